@@ -1,0 +1,244 @@
+"""A net's layers as real Caffe sees them: filtered by state, wired, with splits inserted.
+
+No torch here. Sources: src/caffe/net.cpp (FilterNet, Init), src/caffe/util/insert_splits.cpp.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+
+from caffeio.errors import NetError
+from caffeio.proto import caffe_pb2 as pb
+
+Where = Callable[[int], str]
+
+
+@dataclass(eq=False)
+class Node:
+    """One layer that takes part: its LayerParameter is a copy that may be changed by set-up."""
+
+    param: pb.LayerParameter
+    where: str = ""  # "file:line:column" of the layer in its file
+    source_index: int | None = None  # index in the file's list of layers; None for a Split
+    in_place: frozenset[int] = frozenset()  # indices i with top[i] == bottom[i]
+
+    @property
+    def name(self) -> str:
+        """The layer's name; Caffe does not insist that names be unique."""
+        return self.param.name
+
+    @property
+    def type(self) -> str:
+        """The layer's type."""
+        return self.param.type
+
+    @property
+    def bottoms(self) -> list[str]:
+        """Names of the bottoms, after splits."""
+        return list(self.param.bottom)
+
+    @property
+    def tops(self) -> list[str]:
+        """Names of the tops as written; automatic tops of losses are not among them."""
+        return list(self.param.top)
+
+    @property
+    def propagate_down(self) -> list[bool]:
+        """The layer's propagate_down list: empty, or one entry a bottom."""
+        return list(self.param.propagate_down)
+
+
+@dataclass
+class Graph:
+    """The layers of one net in one state, in the order in which they run."""
+
+    name: str
+    phase: str  # "TRAIN" or "TEST"
+    level: int
+    stages: tuple[str, ...]
+    nodes: list[Node] = field(default_factory=list)
+    inputs: list[str] = field(default_factory=list)  # tops of Input layers, in order
+    outputs: list[str] = field(default_factory=list)  # tops nobody consumes, sorted by bytes
+    force_backward: bool = False
+    debug_info: bool = False
+
+
+def state_meets_rule(state: pb.NetState, rule: pb.NetStateRule) -> bool:
+    """Whether every condition of `rule` holds in `state` (an empty rule always does)."""
+    if rule.HasField("phase") and rule.phase != state.phase:
+        return False
+    if rule.HasField("min_level") and state.level < rule.min_level:
+        return False
+    if rule.HasField("max_level") and state.level > rule.max_level:
+        return False
+    stages = set(state.stage)
+    return stages.issuperset(rule.stage) and stages.isdisjoint(rule.not_stage)
+
+
+def is_included(layer: pb.LayerParameter, state: pb.NetState, where: str = "") -> bool:
+    """Whether `layer` takes part in a net of this state."""
+    if len(layer.include) and len(layer.exclude):
+        raise NetError(
+            f"layer {layer.name!r}: specify either include rules or exclude rules, not both",
+            where=where or None,
+        )
+    if len(layer.include):
+        return any(state_meets_rule(state, rule) for rule in layer.include)
+    return not any(state_meets_rule(state, rule) for rule in layer.exclude)
+
+
+def net_state(
+    net: pb.NetParameter, phase: str, level: int = 0, stages: Iterable[str] = ()
+) -> pb.NetState:
+    """The state of `Net(file, phase, level, stages)`: stages are added to the net's own."""
+    state = pb.NetState()
+    state.CopyFrom(net.state)
+    state.phase = pb.Phase.Value(phase)
+    state.level = level
+    state.stage.extend(stages)
+    return state
+
+
+def build_graph(
+    net: pb.NetParameter,
+    *,
+    phase: str = "TEST",
+    level: int = 0,
+    stages: Iterable[str] = (),
+    state: pb.NetState | None = None,
+    where: Where | None = None,
+) -> Graph:
+    """Filter the layers of an upgraded `net` by state, insert splits, check the wiring.
+
+    `state` overrides phase, level and stages (a solver merges states of its own).
+    `where(i)` gives the place of layer i in its file. Raises NetError.
+    """
+    if state is None:
+        state = net_state(net, phase, level, stages)
+    place = where or (lambda index: "")
+    nodes = []
+    for index, layer in enumerate(net.layer):
+        spot = place(index)
+        if is_included(layer, state, spot):
+            copy = pb.LayerParameter()
+            copy.CopyFrom(layer)
+            nodes.append(Node(copy, spot, index))
+    graph = Graph(
+        net.name,
+        pb.Phase.Name(state.phase),
+        state.level,
+        tuple(state.stage),
+        _insert_splits(nodes),
+        force_backward=net.force_backward,
+        debug_info=net.debug_info,
+    )
+    _wire(graph)
+    return graph
+
+
+def split_name(blob: str, layer: str, index: int) -> str:
+    """The name of the Split layer behind top `index` of `layer`."""
+    return f"{blob}_{layer}_{index}_split"
+
+
+def _insert_splits(nodes: list[Node]) -> list[Node]:
+    """Put a Split behind every top that is read more than once (its loss counts as a reader)."""
+    producer: dict[str, tuple[int, int]] = {}  # blob name -> its latest (layer, top)
+    source_of: dict[tuple[int, int], tuple[int, int]] = {}  # (layer, bottom) -> (layer, top)
+    readers: dict[tuple[int, int], int] = {}
+    loss_weight: dict[tuple[int, int], float] = {}
+    for i, node in enumerate(nodes):
+        for j, blob in enumerate(node.param.bottom):
+            if blob not in producer:
+                raise _unknown_bottom(nodes, i, j)
+            source_of[i, j] = producer[blob]
+            readers[producer[blob]] = readers.get(producer[blob], 0) + 1
+        for j, blob in enumerate(node.param.top):
+            producer[blob] = (i, j)
+        for j, weight in enumerate(node.param.loss_weight):
+            if weight and j < len(node.param.top):
+                loss_weight[i, j] = weight
+                readers[i, j] = readers.get((i, j), 0) + 1
+
+    out: list[Node] = []
+    given: dict[tuple[int, int], int] = {}  # how many tops of this split are taken
+    names = [list(node.param.top) for node in nodes]
+    for i, node in enumerate(nodes):
+        for j in range(len(node.param.bottom)):
+            origin = source_of[i, j]
+            if readers[origin] > 1:
+                k = given.get(origin, 0)
+                given[origin] = k + 1
+                blob = names[origin[0]][origin[1]]
+                split = split_name(blob, nodes[origin[0]].name, origin[1])
+                node.param.bottom[j] = f"{split}_{k}"
+        out.append(node)
+        for j, blob in enumerate(names[i]):
+            if readers.get((i, j), 0) > 1:
+                if (i, j) in loss_weight:
+                    given[i, j] = 1
+                out.append(_split_node(node, blob, j, readers[i, j], loss_weight.get((i, j))))
+        if any(key[0] == i and readers[key] > 1 for key in loss_weight):
+            del node.param.loss_weight[:]
+    return out
+
+
+def _split_node(node: Node, blob: str, index: int, count: int, weight: float | None) -> Node:
+    name = split_name(blob, node.name, index)
+    param = pb.LayerParameter(name=name, type="Split", bottom=[blob])
+    param.top.extend(f"{name}_{k}" for k in range(count))
+    if weight:
+        param.loss_weight.extend([weight] + [0.0] * (count - 1))
+    return Node(param, node.where)
+
+
+def _unknown_bottom(nodes: list[Node], i: int, j: int) -> NetError:
+    node = nodes[i]
+    blob = node.param.bottom[j]
+    later = next((n.name for n in nodes[i:] if blob in n.param.top), None)
+    known = dict.fromkeys(top for n in nodes[:i] for top in n.param.top)
+    if later is not None:
+        hint = f"layer {later!r} makes it, but only further down: move that layer up"
+    else:
+        from difflib import get_close_matches
+
+        close = get_close_matches(blob, known, 2)
+        hint = f"did you mean {' or '.join(map(repr, close))}?" if close else "no layer makes it"
+        hint += " (in this phase, level and stage)"
+    return NetError(
+        f"unknown bottom blob {blob!r} (layer {node.name!r}, bottom index {j}): {hint}",
+        where=node.where or None,
+    )
+
+
+def _wire(graph: Graph) -> None:
+    """Find in-place tops, inputs and outputs; refuse a top that two layers make."""
+    available: set[str] = set()
+    made_by: dict[str, Node] = {}
+    for node in graph.nodes:
+        param = node.param
+        if len(param.propagate_down) not in (0, len(param.bottom)):
+            raise NetError(
+                f"layer {node.name!r}: propagate_down must be given for no bottom or for each of "
+                f"the {len(param.bottom)}, not {len(param.propagate_down)} times",
+                where=node.where or None,
+            )
+        available.difference_update(param.bottom)
+        in_place = set()
+        for i, top in enumerate(param.top):
+            if i < len(param.bottom) and param.bottom[i] == top:
+                in_place.add(i)
+            elif top in made_by:
+                raise NetError(
+                    f"top blob {top!r} is made by more than one layer: {made_by[top].name!r} and "
+                    f"{node.name!r} (in-place needs the same name at the same index of bottom "
+                    "and top)",
+                    where=node.where or None,
+                )
+            made_by[top] = node
+            available.add(top)
+            if param.type == "Input":
+                graph.inputs.append(top)
+        node.in_place = frozenset(in_place)
+    graph.outputs = sorted(available, key=str.encode)

@@ -1,0 +1,102 @@
+"""Named differences between the Caffes: which Caffe's numbers are wanted.
+
+A profile is a frozen record of named choices; code asks it by name and never compares fork names.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from caffeio.errors import CaffeIOError
+
+
+@dataclass(frozen=True)
+class Profile:
+    """The choices in which real Caffes differ; the defaults are BVLC's."""
+
+    name: str
+    # net
+    mask_batch_norm_statistics: bool = True  # statistics get lr_mult 0 without being told to
+    merge_batch_norm_scale: bool = False  # MKL engines: Scale's specs are lost, BatchNorm's filler rules
+    fold_batch_norm_in_test: bool = False  # TEST nets fold Convolution + BatchNorm (+ Scale)
+    # layers
+    accuracy_ties: str = "against_label"  # or "higher_class"
+    pooling_clips_kernel_1: bool = False  # windows of kernel 1 that start outside are clipped
+    pooling_average: str = "bvlc"  # divisor of AVE: "bvlc" or "mkldnn" (avg_include_pad)
+    softmax_loss_nan_is_tiny: bool = False  # nan and 0 probabilities both count as FLT_MIN
+    infogain_softmax: bool = True  # InfogainLoss takes logits
+    sigmoid_loss_normalization: bool = True  # SigmoidCrossEntropyLoss honours loss_param
+    batch_norm: str = "sums"  # stored statistics: "sums" with a factor, or "averages" (NVIDIA)
+    batch_norm_min_eps: float = 0.0
+    label_smoothing: str | None = None  # backward-only variants: "intel" or "nvidia"
+    # solver
+    skip_lr_mult_0: bool = False  # parameters with lr_mult 0 are left alone, history included
+    rate_calls_per_param: bool = False  # multistep and plateau may advance once per parameter
+    warmup: bool = False  # warmup_iter and warmup_start_lr are obeyed
+    warmup_momentum_correction: bool = False  # of the unfused SGD
+    fused_sgd: bool = False  # the parameter's diff keeps the gradient
+    rmsprop: str = "bvlc"  # or "intel": delta under the root, momentum allowed
+    lars: str | None = None  # local_lr_auto: "sara_fused", "sara_unfused", "intel"
+    nvidia_policies: bool = False  # rampup, min_lr, momentum and weight-decay policies, larc
+    delta_floor: bool = False  # NVIDIA's lower limits of delta
+    display_iter_speed: bool = True  # "Iteration N (R iter/s, Ss/D iters), loss = L"
+    snapshot_begin_end: bool = False  # "Snapshot begin" / "Snapshot end" lines
+    prefix_from_solver_file: bool = True  # a missing snapshot_prefix is the solver's own name
+    state_extras: bool = False  # minimum_loss and iter_last_event in .solverstate
+    solver_mode_default_gpu: bool = False  # an unset solver_mode means GPU
+    initial_test_batch: bool = False  # NVIDIA's test of one batch at the start
+
+
+BVLC = Profile("bvlc")
+INTEL = Profile(
+    "intel",
+    mask_batch_norm_statistics=False,
+    fold_batch_norm_in_test=False,
+    accuracy_ties="higher_class",
+    pooling_clips_kernel_1=True,
+    softmax_loss_nan_is_tiny=True,
+    infogain_softmax=False,
+    sigmoid_loss_normalization=False,
+    label_smoothing="intel",
+    skip_lr_mult_0=True,
+    rate_calls_per_param=True,
+    warmup=True,
+    fused_sgd=True,
+    rmsprop="intel",
+    lars="sara_fused",
+    display_iter_speed=False,
+    snapshot_begin_end=True,
+    prefix_from_solver_file=False,
+    state_extras=True,
+    solver_mode_default_gpu=True,
+)
+NVIDIA = Profile(
+    "nvidia",
+    batch_norm="averages",
+    batch_norm_min_eps=1e-5,
+    label_smoothing="nvidia",
+    nvidia_policies=True,
+    delta_floor=True,
+    initial_test_batch=True,
+)
+PROFILES = {profile.name: profile for profile in (BVLC, INTEL, NVIDIA)}
+
+# Which profile a file's dialect asks for; dialects that are not named here are BVLC's children.
+_OF_DIALECT = {
+    "intel": INTEL, "sara": INTEL, "intel-2016": INTEL, "intel-2017": INTEL,
+    "nvidia": NVIDIA, "nvidia-0.14": NVIDIA, "nvidia-0.15": NVIDIA, "nvidia-0.16": NVIDIA,
+    "borisgin": NVIDIA,
+}  # fmt: skip
+
+
+def get_profile(name: str) -> Profile:
+    """The profile called `name` (bvlc, intel or nvidia)."""
+    try:
+        return PROFILES[name]
+    except KeyError:
+        raise CaffeIOError(f"unknown profile {name!r}: known are {', '.join(PROFILES)}") from None
+
+
+def profile_of_dialect(dialect: str | None) -> Profile:
+    """The profile that files of `dialect` were meant for."""
+    return _OF_DIALECT.get(dialect or "bvlc", BVLC)

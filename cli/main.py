@@ -1,0 +1,84 @@
+"""The `caffeio` command: finds the subcommand, shows errors in one place, sets the exit code."""
+
+from __future__ import annotations
+
+import sys
+from importlib import import_module
+from typing import Any
+
+import click
+
+from caffeio import __version__
+from caffeio.errors import CaffeIOError
+
+# Command -> (module of caffeio.cli, one line for --help). A module is imported when its command
+# runs, so that `caffeio --help` stays quick.
+COMMANDS = {
+    "convert": ("convert", "Convert a model between formats and dialects."),
+    "diff": ("diff", "Show how two solvers, nets, weight files or LMDBs differ."),
+    "edit": ("edit", "Change fields of a prototxt and nothing else."),
+    "layers": ("layers", "List the layer types, and which nets of a folder can be built."),
+    "lint": ("lint", "Find the mistakes that Caffe accepts in silence."),
+    "plot": ("plot", "Draw learning-rate curves of one or several solvers."),
+    "show": ("show", "Say what a Caffe file is, on one screen."),
+    "test": ("test", "Score a model: Caffe's `caffe test`, and ensembles."),
+    "time": ("time", "Time a model layer by layer: Caffe's `caffe time`."),
+    "train": ("train", "Train a solver, or a chain of solvers."),
+    "upgrade": ("upgrade", "Rewrite an old net or solver in today's form."),
+}
+
+
+class Group(click.Group):
+    """Loads commands when they are used and turns user errors into exit code 2."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """All commands, sorted."""
+        return sorted(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import the command's module."""
+        if cmd_name not in COMMANDS:
+            return None
+        command: click.Command = import_module(f"caffeio.cli.{COMMANDS[cmd_name][0]}").command
+        return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Find the command; an unknown one gets a suggestion."""
+        try:
+            return super().resolve_command(ctx, args)
+        except click.UsageError as error:
+            from difflib import get_close_matches
+
+            close = get_close_matches(args[0], COMMANDS, 1)
+            if close and "did you mean" not in error.message.lower():
+                error.message += f" Did you mean {close[0]!r}?"
+            raise
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """List the commands without importing them."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, text) for name, (_, text) in sorted(COMMANDS.items())])
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command; a CaffeIOError becomes one message on stderr and exit code 2."""
+        try:
+            return super().invoke(ctx)
+        except CaffeIOError as error:
+            if ctx.params.get("debug"):
+                raise
+            click.echo(f"Error: {error}", err=True)
+            ctx.exit(2)
+        except BrokenPipeError:
+            sys.stderr.close()  # the reader of our pipe has gone: nothing to say
+            ctx.exit(141)
+
+
+@click.group(
+    cls=Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100}
+)
+@click.version_option(__version__, "--version", "-V", prog_name="caffeio")
+@click.option("--debug", is_flag=True, help="Show the traceback of an error.")
+def main(debug: bool) -> None:
+    """Read, run, train, convert and write Caffe models of every fork, on PyTorch."""
