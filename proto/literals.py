@@ -1,0 +1,175 @@
+"""Values of the text format: from their spelling to the bytes they have on the wire.
+
+The rules are those of protobuf's C++ TextFormat (text_format.cc, tokenizer.cc), which every Caffe
+uses to read prototxt: what it refuses is refused here.
+"""
+
+from __future__ import annotations
+
+import re
+import struct
+from collections.abc import Callable
+
+SKIP = r"\s*+(?:\#[^\n]*+\s*+)*+"
+STRING = r""" (?: "[^"\\\n]*+(?:\\.[^"\\\n]*+)*+" | '[^'\\\n]*+(?:\\.[^'\\\n]*+)*+' ) """.replace(
+    " ", ""
+)
+ATOM = rf"(?:-{SKIP}(?=[\w.]))?+[\w.+-]++"
+
+_STRINGS = re.compile(rf"{SKIP}({STRING})", re.ASCII)
+_ESCAPE = re.compile(
+    r"\\(?:([abfnrtv?'\"\\])|([0-7]{1,3})|[xX]([0-9a-fA-F]{1,2})"
+    r"|u([0-9a-fA-F]{4})|U([0-9a-fA-F]{8})|(.?))",
+    re.DOTALL,
+)
+_SIMPLE = dict(zip("abfnrtv?'\"\\", b"\a\b\f\n\r\t\v?'\"\\", strict=True))
+_INTEGER = re.compile(r"-?(?:0[xX][0-9a-fA-F]+|0[0-7]*|[1-9][0-9]*)")
+_NUMBER = re.compile(
+    r"-?(?:(?:0|[1-9][0-9]*)(?:\.[0-9]*)?(?:[eE][-+]?[0-9]+)?[fF]?"
+    r"|\.[0-9]+(?:[eE][-+]?[0-9]+)?[fF]?)"
+)
+_INFINITE = {"inf": "inf", "infinity": "inf", "nan": "nan", "inff": "", "nanf": ""}
+_TRUE, _FALSE = ("true", "True", "t"), ("false", "False", "f")
+_SPACE = re.compile(SKIP, re.ASCII)
+
+
+class BadValue(ValueError):
+    """A value that the field cannot take; `at` is its place within the given text."""
+
+    def __init__(self, message: str, at: int = 0) -> None:
+        super().__init__(message)
+        self.at = at
+
+
+def varint(value: int) -> bytes:
+    """The wire form of a whole number; negative ones count as 64 bits."""
+    if 0 <= value < 128:
+        return _SMALL[value]
+    value &= 0xFFFFFFFFFFFFFFFF
+    out = bytearray()
+    while value > 127:
+        out.append(value & 127 | 128)
+        value >>= 7
+    out.append(value)
+    return bytes(out)
+
+
+_SMALL = [bytes([i]) for i in range(128)]
+
+
+def atom(text: str) -> str:
+    """A number or a name with the space after its minus sign taken out."""
+    if text[0] == "-" and not text[1:2].isalnum() and text[1:2] != ".":
+        return "-" + _SPACE.sub("", text[1:], count=1)
+    return text
+
+
+def integer(text: str, low: int, high: int) -> int:
+    """A decimal, hexadecimal or octal number within `low` to `high`."""
+    text = atom(text)
+    if not _INTEGER.fullmatch(text):
+        raise BadValue(f"expected an integer, found {text}")
+    digits = text.lstrip("-")
+    value = int(digits, 8 if digits[:1] == "0" and digits.isdigit() else 0)
+    value = -value if text[0] == "-" else value
+    if text[0] == "-" and low == 0:
+        raise BadValue(f"expected a number that is not negative, found {text}")
+    if not low <= value <= high:
+        raise BadValue(f"{text} is out of range: {low} to {high}")
+    return value
+
+
+def real(text: str) -> float:
+    """A decimal number with or without fraction, exponent and f, or inf, infinity, nan."""
+    text = atom(text)
+    if _NUMBER.fullmatch(text):
+        return float(text.rstrip("fF"))
+    word = _INFINITE.get(text.lstrip("-").lower() if text[:2] != "--" else "")
+    if not word:
+        raise BadValue(f"expected a number, found {text}")
+    return float("-" + word if text[0] == "-" else word)
+
+
+def single(value: float) -> bytes:
+    """The four bytes of a float; what is too large for it becomes infinite, as in C++."""
+    try:
+        return struct.pack("<f", value)
+    except OverflowError:
+        return struct.pack("<f", float("inf") if value > 0 else float("-inf"))
+
+
+def boolean(text: str) -> bool:
+    """A bool by any of its names, 0 or 1."""
+    if text in _TRUE or text in _FALSE:
+        return text in _TRUE
+    if _INTEGER.fullmatch(text):
+        return bool(integer(text, 0, 1))
+    raise BadValue(f"expected true or false, found {text}")
+
+
+def string(text: str) -> bytes:
+    """Adjacent string literals, joined, their escapes resolved."""
+    if "\\" not in text and text.count(text[0]) == 2 and text[-1] == text[0]:
+        return text[1:-1].encode("utf-8", "surrogateescape")
+    out, at = bytearray(), 0
+    if text[0] not in "\"'":
+        raise BadValue(f"expected a string in quotes, found {text}")
+    while match := _STRINGS.match(text, at):
+        out += _unescape(match[1][1:-1], match.start(1) + 1)
+        at = match.end()
+    return bytes(out)
+
+
+def _unescape(body: str, base: int) -> bytes:
+    out, last = bytearray(), 0
+    for match in _ESCAPE.finditer(body):
+        out += body[last : match.start()].encode("utf-8", "surrogateescape")
+        last = match.end()
+        simple, octal, hexa, short, long, _ = match.groups()
+        if simple:
+            out.append(_SIMPLE[simple])
+        elif octal or hexa:
+            out.append((int(octal, 8) if octal else int(hexa, 16)) & 255)
+        elif (short or long) and int(short or long, 16) <= 0x10FFFF:
+            out += chr(int(short or long, 16)).encode("utf-8", "surrogatepass")
+        else:
+            raise BadValue(f"unknown escape {match[0]} in a string", base + match.start())
+    return bytes(out + body[last:].encode("utf-8", "surrogateescape"))
+
+
+def _text(text: str) -> bytes:
+    data = string(text)
+    try:
+        data.decode()
+    except UnicodeDecodeError:
+        raise BadValue("the string is not UTF-8") from None
+    return data
+
+
+def _number(text: str) -> str:
+    if text[0] in "\"'":
+        raise BadValue(f"expected a number, found the string {text}")
+    return text
+
+
+def _whole(low: int, high: int) -> Callable[[str], bytes]:
+    return lambda text: varint(integer(_number(text), low, high))
+
+
+# protobuf's scalar type (descriptor.h, FieldDescriptor::TYPE_*) -> wire type, encoder
+_I32, _I64 = 1 << 31, 1 << 63
+SCALARS: dict[int, tuple[int, Callable[[str], bytes]]] = {
+    1: (1, lambda text: struct.pack("<d", real(_number(text)))),
+    2: (5, lambda text: single(real(_number(text)))),
+    3: (0, _whole(-_I64, _I64 - 1)),
+    4: (0, _whole(0, 2 * _I64 - 1)),
+    5: (0, _whole(-_I32, _I32 - 1)),
+    8: (0, lambda text: varint(boolean(text))),
+    9: (2, lambda text: _delimited(_text(text))),
+    12: (2, lambda text: _delimited(string(text))),
+    13: (0, _whole(0, 2 * _I32 - 1)),
+}
+
+
+def _delimited(data: bytes) -> bytes:
+    return varint(len(data)) + data
