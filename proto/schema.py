@@ -19,6 +19,8 @@ from pathlib import Path
 FOLDER = Path(__file__).parent
 OWN = 20000  # first number of a field, and of an enum value, that BVLC does not have
 
+_FIRST = ("bvlc", "intel", "sara", "nvidia", "ssd")
+
 # Fields that two forks gave the same name and different message types: one message serves both.
 _SAME_TYPE = {"message:ReLU6Parameter": "message:ReLUParameter"}
 _WIDTH = ("uint32", "int32", "uint64", "int64", "float", "double")
@@ -58,9 +60,12 @@ class Schema:
 
 
 def dialect_names() -> list[str]:
-    """The names of all dialects that have a table, bvlc first."""
+    """The names of all dialects that have a table, the great families first.
+
+    The order decides whose default a field of several forks has in the canonical schema.
+    """
     names = sorted(path.stem for path in (FOLDER / "dialects").glob("*.tsv"))
-    return ["bvlc", *(name for name in names if name != "bvlc")]
+    return [*_FIRST, *(name for name in names if name not in _FIRST)]
 
 
 def _rows(name: str) -> Iterator[list[str]]:
@@ -72,40 +77,50 @@ def _rows(name: str) -> Iterator[list[str]]:
 
 @cache
 def load(name: str) -> Schema:
-    """Read the table of dialect `name`; a delta is laid over bvlc's table."""
-    out = Schema(name)
-    if name != "bvlc":
-        base = load("bvlc")
-        out.messages = {m: dict(fields) for m, fields in base.messages.items()}
-        out.enums = {e: dict(values) for e, values in base.enums.items()}
-    for row in _rows(name):
+    """Read the table of dialect `name`; a delta is laid over the table of its base (bvlc)."""
+    rows = list(_rows(name))
+    base = next((row[1] for row in rows if row[0] == "base"), "bvlc")
+    out = Schema(name) if name == "bvlc" else _copy(load(base), name)
+    types = {row[1] for row in rows if row[0] == "layer"}
+    if types or base == "bvlc":
+        out.layer_types = types
+    for row in rows:
         if row[0].startswith("#"):
-            out.about = row[0][1:].strip()
+            out.about = out.about or row[0][1:].strip()
         elif row[0] == "field":
             _, message, key, number, label, kind, default, packed, *_ = *row, "", ""
             entry = Field(key, int(number), label, kind, default or None, packed == "packed")
             fields = out.messages.setdefault(message, {})
-            # a number that the fork gave to another name is no longer bvlc's
+            # a number that the fork gave to another name is no longer the base's
             for other in [f.name for f in fields.values() if f.number == entry.number]:
                 del fields[other]
             fields[key] = entry
         elif row[0] == "enum":
-            out.enums.setdefault(row[1], {})[row[2]] = int(row[3])
+            values = out.enums.setdefault(row[1], {})
+            for value in [v for v, n in values.items() if n == int(row[3])]:
+                del values[value]
+            values[row[2]] = int(row[3])
         elif row[0] == "lacks":
-            message, _, key = row[1].partition(".")
-            if key in out.messages.get(message, {}):
-                del out.messages[message][key]
-            elif not key:
-                out.messages.pop(message, None)
-        elif row[0] == "layer":
-            out.layer_types.add(row[1])
-        else:
+            _drop(out, row[1])
+        elif row[0] not in ("base", "layer"):
             raise ValueError(f"{name}.tsv: unknown kind of row {row[0]!r}")
-    for message in out.messages:
-        out.messages[message] = dict(
-            sorted(out.messages[message].items(), key=lambda item: item[1].number)
-        )
+    for message, fields in out.messages.items():
+        out.messages[message] = dict(sorted(fields.items(), key=lambda item: item[1].number))
     return out
+
+
+def _copy(base: Schema, name: str) -> Schema:
+    messages = {message: dict(fields) for message, fields in base.messages.items()}
+    enums = {enum: dict(values) for enum, values in base.enums.items()}
+    return Schema(name, "", messages, enums, set(base.layer_types))
+
+
+def _drop(schema: Schema, path: str) -> None:
+    """Take out a message, a field of a message, or a value of an enum."""
+    outer, _, last = path.rpartition(".")
+    if schema.messages.pop(path, None) is None:
+        schema.messages.get(outer, {}).pop(last, None)
+        schema.enums.get(outer, {}).pop(last, None)
 
 
 def _merge(mine: Field, other: Field) -> Field:
@@ -134,8 +149,10 @@ def canonical() -> Schema:
                 if entry.name in mine:
                     mine[entry.name] = _merge(mine[entry.name], entry)
                     continue
-                number = entry.number if name == "bvlc" else OWN + sum(
-                    f.number >= OWN for f in mine.values()
+                number = (
+                    entry.number
+                    if name == "bvlc"
+                    else OWN + sum(f.number >= OWN for f in mine.values())
                 )
                 label = "optional" if entry.label == "required" else entry.label
                 kind = _SAME_TYPE.get(entry.type, entry.type)
@@ -188,7 +205,9 @@ def _message(schema: Schema, name: str, indent: str) -> list[str]:
         options = []
         if entry.default is not None and entry.label != "repeated":
             quoted = entry.type in ("string", "bytes")
-            options.append(f'default = "{entry.default}"' if quoted else f"default = {entry.default}")
+            options.append(
+                f'default = "{entry.default}"' if quoted else f"default = {entry.default}"
+            )
         if entry.packed:
             options.append("packed = true")
         tail = f" [{', '.join(options)}]" if options else ""
