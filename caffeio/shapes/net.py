@@ -1,0 +1,116 @@
+"""Shapes, parameter counts, MACs and memory of a whole net."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from caffeio.errors import LayerError
+from caffeio.graph import Graph, Node
+from caffeio.profiles import BVLC, Profile
+from caffeio.shapes.base import LayerShapes, Shape, infer, is_known, product
+from caffeio.shapes.sources import DATA_LAYERS, opener, source_shapes
+
+
+@dataclass(slots=True)
+class NetShapes:
+    """What is known of a net's blobs without running it; lists are in the order of graph.nodes."""
+
+    graph: Graph
+    layers: list[LayerShapes] = field(default_factory=list)
+    blobs: dict[str, Shape | None] = field(default_factory=dict)  # last value of an in-place chain
+    guessed: dict[str, str] = field(default_factory=dict)  # data layer -> where its shapes are from
+    problems: list[tuple[Node, str]] = field(default_factory=list)
+    owned: list[tuple[Shape, ...]] = field(default_factory=list)  # blobs less those shared
+
+    @property
+    def parameters(self) -> int:
+        """Values in all learnable blobs, shared ones once; unknown ones are left out."""
+        return sum(max(product(blob), 0) for blobs in self.owned for blob in blobs)
+
+    @property
+    def parameters_known(self) -> bool:
+        """Whether `parameters` is the whole truth."""
+        return all(is_known(blob) for layer in self.layers for blob in layer.blobs) and all(
+            layer.known_type for layer in self.layers
+        )
+
+    @property
+    def macs(self) -> int:
+        """Multiply-accumulates of one forward pass, as far as they are known."""
+        return sum(layer.macs or 0 for layer in self.layers)
+
+    @property
+    def macs_known(self) -> bool:
+        """Whether `macs` is the whole truth."""
+        return all(layer.macs is not None for layer in self.layers)
+
+    @property
+    def data_bytes(self) -> int:
+        """What Caffe logs as "Memory required for data": 4 bytes for each value of each top."""
+        tops = (top for layer in self.layers for top in layer.tops)
+        return 4 * sum(max(product(top), 0) for top in tops if top is not None)
+
+    @property
+    def batch(self) -> int | None:
+        """Size of the first axis of the first data blob, None if unknown."""
+        for layer in self.layers:
+            for top in layer.tops:
+                return top[0] if top and top[0] > 0 else None
+        return None
+
+
+def infer_net(
+    graph: Graph,
+    input_shapes: Mapping[str, Sequence[int]] | None = None,
+    *,
+    profile: Profile = BVLC,
+    search_path: Sequence[str | os.PathLike[str]] = (),
+) -> NetShapes:
+    """Infer every blob's shape; what cannot be known stays None, nothing is raised.
+
+    `input_shapes` gives shapes of blobs that data or Input layers make (they win over all else).
+    `search_path`: folders in which the sources of data layers are looked up, after the working
+    directory. Wrong parameters are collected in `problems`.
+    """
+    given = {name: tuple(shape) for name, shape in (input_shapes or {}).items()}
+    find = opener(search_path)
+    result = NetShapes(graph)
+    names: set[str] = set()
+    for node in graph.nodes:
+        if node.type in DATA_LAYERS:
+            shapes, note = source_shapes(node.param, find, len(node.tops))
+            if note and not all(top in given for top in node.tops):
+                result.guessed[node.name] = note
+        else:
+            shapes = _of_layer(result, node, profile)
+        if given and not node.bottoms:
+            tops = zip(node.tops, shapes.tops, strict=False)
+            shapes = LayerShapes(tuple(given.get(name, top) for name, top in tops), shapes.blobs)
+        result.layers.append(shapes)
+        result.owned.append(_owned(node, shapes, names))
+        result.blobs.update(zip(node.tops, shapes.tops, strict=False))
+    return result
+
+
+def _of_layer(result: NetShapes, node: Node, profile: Profile) -> LayerShapes:
+    bottoms = [result.blobs.get(name) for name in node.bottoms]
+    count = len(node.tops)
+    try:
+        return infer(node.type, node.param, bottoms, profile, top_count=count)
+    except LayerError as error:
+        result.problems.append((node, error.message))
+        return LayerShapes((None,) * count, macs=None)
+
+
+def _owned(node: Node, shapes: LayerShapes, names: set[str]) -> tuple[Shape, ...]:
+    """The blobs of a layer that no earlier layer shares by name."""
+    own = []
+    for index, blob in enumerate(shapes.blobs):
+        name = node.param.param[index].name if index < len(node.param.param) else ""
+        if not name or name not in names:
+            own.append(blob)
+        if name:
+            names.add(name)
+    return tuple(own)
