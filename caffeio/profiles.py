@@ -5,9 +5,13 @@ A profile is a frozen record of named choices; code asks it by name and never co
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 from caffeio.errors import CaffeIOError
+
+if TYPE_CHECKING:
+    from caffeio.proto.caffe_pb2 import SolverParameter
 
 
 @dataclass(frozen=True)
@@ -17,19 +21,25 @@ class Profile:
     name: str
     # net
     mask_batch_norm_statistics: bool = True  # statistics get lr_mult 0 without being told to
-    merge_batch_norm_scale: bool = False  # MKL engines: Scale's specs are lost, BatchNorm's filler rules
+    merge_batch_norm_scale: bool = (
+        False  # MKL engines: Scale's specs are lost, BatchNorm's filler rules
+    )
     fold_batch_norm_in_test: bool = False  # TEST nets fold Convolution + BatchNorm (+ Scale)
     # layers
     accuracy_ties: str = "against_label"  # or "higher_class"
+    accuracy_without_labels: float = 0.0  # Accuracy of a batch that has no valid label
     pooling_clips_kernel_1: bool = False  # windows of kernel 1 that start outside are clipped
     pooling_average: str = "bvlc"  # divisor of AVE: "bvlc" or "mkldnn" (avg_include_pad)
     softmax_loss_nan_is_tiny: bool = False  # nan and 0 probabilities both count as FLT_MIN
     infogain_softmax: bool = True  # InfogainLoss takes logits
     sigmoid_loss_normalization: bool = True  # SigmoidCrossEntropyLoss honours loss_param
+    smooth_l1_normalization: bool = False  # SmoothL1Loss honours `normalization: NONE`
     batch_norm: str = "sums"  # stored statistics: "sums" with a factor, or "averages" (NVIDIA)
     batch_norm_min_eps: float = 0.0
+    spatial_dropout_field: str = "spatial_dropout_param"  # where SpatialDropout's ratio stands
     label_smoothing: str | None = None  # backward-only variants: "intel" or "nvidia"
     # solver
+    checks_rate_fields: bool = True  # a negative gamma and sigmoid's stepsize 0 are refused
     skip_lr_mult_0: bool = False  # parameters with lr_mult 0 are left alone, history included
     rate_calls_per_param: bool = False  # multistep and plateau may advance once per parameter
     warmup: bool = False  # warmup_iter and warmup_start_lr are obeyed
@@ -44,6 +54,10 @@ class Profile:
     prefix_from_solver_file: bool = True  # a missing snapshot_prefix is the solver's own name
     state_extras: bool = False  # minimum_loss and iter_last_event in .solverstate
     solver_mode_default_gpu: bool = False  # an unset solver_mode means GPU
+    # data
+    data_sharding: str = "offset"  # of records over ranks: "offset" (TRAIN only) or "stride"
+    data_reader_thread: bool = False  # a reader thread draws first, no prefetch thread on CPUs
+    data_crop_fields: bool = True  # crop_h and crop_w of SSD's transform_param count
     initial_test_batch: bool = False  # NVIDIA's test of one batch at the start
 
 
@@ -53,11 +67,15 @@ INTEL = Profile(
     mask_batch_norm_statistics=False,
     fold_batch_norm_in_test=False,
     accuracy_ties="higher_class",
+    accuracy_without_labels=float("nan"),
     pooling_clips_kernel_1=True,
     softmax_loss_nan_is_tiny=True,
     infogain_softmax=False,
     sigmoid_loss_normalization=False,
+    spatial_dropout_field="dropout_param",
+    smooth_l1_normalization=True,
     label_smoothing="intel",
+    checks_rate_fields=False,
     skip_lr_mult_0=True,
     rate_calls_per_param=True,
     warmup=True,
@@ -69,17 +87,30 @@ INTEL = Profile(
     prefix_from_solver_file=False,
     state_extras=True,
     solver_mode_default_gpu=True,
+    data_sharding="stride",
+    data_reader_thread=True,
+    data_crop_fields=False,
 )
 NVIDIA = Profile(
     "nvidia",
     batch_norm="averages",
     batch_norm_min_eps=1e-5,
     label_smoothing="nvidia",
+    checks_rate_fields=False,
     nvidia_policies=True,
     delta_floor=True,
     initial_test_batch=True,
 )
-PROFILES = {profile.name: profile for profile in (BVLC, INTEL, NVIDIA)}
+# Intel Caffe built without ENABLE_SGD_FUSION, or run on a GPU: its other SGD code.
+INTEL_UNFUSED = replace(
+    INTEL,
+    name="intel-unfused",
+    fused_sgd=False,
+    warmup_momentum_correction=True,
+    lars="sara_unfused",
+)
+INTEL_2019 = replace(INTEL, name="intel-2019", lars="intel")  # the last Intel Caffes
+PROFILES = {profile.name: profile for profile in (BVLC, INTEL, NVIDIA, INTEL_UNFUSED, INTEL_2019)}
 
 # Which profile a file's dialect asks for; dialects that are not named here are BVLC's children.
 _OF_DIALECT = {
@@ -89,8 +120,21 @@ _OF_DIALECT = {
 }  # fmt: skip
 
 
+# Solver fields that only one family of Caffes has: where a file says nothing else, they tell.
+_INTEL_FIELDS = (
+    "warmup_iter", "warmup_start_lr", "lr_iter", "local_lr_auto", "local_gw_ratio",
+    "disabled_update", "engine", "test_offset",
+)  # fmt: skip
+_NVIDIA_FIELDS = (
+    "rampup_interval", "rampup_lr", "min_lr", "momentum_policy", "max_momentum", "momentum_power",
+    "larc", "larc_policy", "larc_eta", "larc_turbo", "weight_decay_policy", "weight_decay_power",
+    "max_weight_decay", "solver_data_type", "store_blobs_in_old_format",
+    "test_and_snapshot_last_epochs",
+)  # fmt: skip
+
+
 def get_profile(name: str) -> Profile:
-    """The profile called `name` (bvlc, intel or nvidia)."""
+    """The profile called `name`: bvlc, intel, nvidia, or a variant of these."""
     try:
         return PROFILES[name]
     except KeyError:
@@ -100,3 +144,16 @@ def get_profile(name: str) -> Profile:
 def profile_of_dialect(dialect: str | None) -> Profile:
     """The profile that files of `dialect` were meant for."""
     return _OF_DIALECT.get(dialect or "bvlc", BVLC)
+
+
+def profile_of_solver(solver: SolverParameter, dialect: str | None = None) -> Profile:
+    """The profile that a solver file was meant for: its dialect's, else what its fields tell."""
+    profile = profile_of_dialect(dialect)
+    if profile is not BVLC:
+        return profile
+    message: Any = solver  # protobuf's stubs leave ListFields untyped
+    used = {field.name for field, _ in message.ListFields()}
+    if used.intersection(_INTEL_FIELDS) or solver.lr_policy == "poly_cyc":
+        return INTEL
+    nvidia = solver.type == "SAG" or solver.regularization_type in ("WD", "L2_unitary")
+    return NVIDIA if nvidia or used.intersection(_NVIDIA_FIELDS) else BVLC

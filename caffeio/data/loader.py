@@ -1,0 +1,322 @@
+"""Batches by a pool of threads: in order, in reused memory, errors where the batch is asked for.
+
+One thread plans (moves the cursor, draws random numbers), the others decode and transform samples
+straight into a ring of batches. OpenCV, simplejpeg and numpy let go of the interpreter's lock, so
+threads scale and nothing is copied between processes.
+"""
+
+from __future__ import annotations
+
+import os
+from abc import abstractmethod
+from collections import deque
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from caffeio.data.base import DataSource, Layer, Shape, shapes_text
+from caffeio.data.image import set_ipp
+from caffeio.data.rng import Draws
+from caffeio.data.transform import Image, Transformer
+from caffeio.errors import CaffeIOError, DataError
+
+CHUNK = 8  # samples a task
+_ROOMY = 32 << 20  # bytes; larger batches are prefetched two at a time, not `prefetch`
+
+
+class Slot:
+    """Memory of one batch of images: float32, or uint8 on its way to a GPU."""
+
+    def __init__(self, batch: int, item: Shape, dtype: torch.dtype, last: bool, pin: bool) -> None:
+        self.item = item  # (C, H, W)
+        self.last = last  # memory is (N, H, W, C)
+        channels, height, width = item
+        shape = (batch, height, width, channels) if last else (batch, *item)
+        self.memory = torch.empty(shape, dtype=dtype, pin_memory=pin)
+        self.rows: NDArray[Any] = self.memory.numpy()
+        self.labels = torch.empty(batch, dtype=torch.float32, pin_memory=pin)
+        self.label_rows: NDArray[np.float32] = self.labels.numpy()
+        self.copied: torch.cuda.Event | None = None  # the last copy out of this memory
+
+
+@dataclass(slots=True)
+class Job:
+    """One sample: what is needed to load it in another thread."""
+
+    record: Any  # a view of the record, a path ...
+    draws: Draws
+    name: str | bytes | memoryview  # key or path, for messages
+    number: int  # of the sample in the run of this rank
+    label: float = 0.0
+
+
+@dataclass(slots=True)
+class Result:
+    """What loading a sample gave: its shape, and its values if they did not fit the slot."""
+
+    shape: Shape
+    values: NDArray[np.float32] | None = None
+    extra: Any = None
+
+
+class LoaderSource(DataSource):
+    """A source of images whose samples are loaded by a pool of threads.
+
+    Subclasses set `batch_size`, `transformer`, `item_shape`, call `start`, and define `plan` and
+    `image`.
+    """
+
+    batch_size: int
+    transformer: Transformer
+    item_shape: Shape  # (C, H, W) of the first sample after transforms
+    prefetch: int = 4
+    with_labels: bool = True
+
+    def __init__(self, layer: Layer) -> None:
+        super().__init__(layer)
+        self._pool: ThreadPoolExecutor | None = None
+        self._planner: ThreadPoolExecutor | None = None
+        self._pending: deque[tuple[Slot, Future[list[Future[list[Result]]]]]] = deque()
+        self._given: Slot | None = None
+        self._closed = False
+
+    # -- for subclasses --------------------------------------------------------------------
+
+    @abstractmethod
+    def plan(self) -> list[Job]:
+        """The jobs of the next batch, in order; called by one thread at a time."""
+
+    @abstractmethod
+    def image(self, job: Job) -> tuple[Image, float]:
+        """The image of a sample before transforms, and its label."""
+
+    def load(self, job: Job, slot: Slot, index: int) -> Result:
+        """Load one sample into row `index` of the slot, if it fits there."""
+        image, slot.label_rows[index] = self.image(job)
+        image, window = self.transformer.place(image, job.draws)
+        shape = (image.shape[0], window.height, window.width)
+        floats = image.pixels.dtype != np.uint8
+        if shape != slot.item or (floats and slot.memory.dtype == torch.uint8):
+            values = np.empty(shape, np.float32)
+            self.transformer.write(image, window, values)
+            return Result(shape, values)
+        if slot.last:
+            self.transformer.write_interleaved(image, window, slot.rows[index])
+        else:
+            self.transformer.write(image, window, slot.rows[index])
+        return Result(shape)
+
+    def finish(self, results: list[Result], slot: Slot) -> tuple[Tensor, ...]:
+        """The tops of a batch whose samples are all loaded."""
+        data = self._data(results, slot)
+        return (data, self._out(slot.labels)) if self.with_labels else (data,)
+
+    def describe(self, job: Job) -> str:
+        """What a job reads, for messages."""
+        return f"{self._name(job)!r} (sample {job.number})"
+
+    # -- running ---------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Fix shapes and memory; called once at the end of construction."""
+        options = self.layer.options
+        self.top_shapes = [(self.batch_size, *self.item_shape)]
+        if self.with_labels:
+            self.top_shapes.append((self.batch_size,))
+        device = options.device or torch.device("cpu")
+        self._device = device
+        # float records and mean images are normalised here, bare pixels on the GPU
+        self._bare = device.type == "cuda" and self.transformer.mean is None
+        self._last = options.channels_last or self._bare
+        threads = options.threads
+        if threads is None:
+            threads = max(1, len(os.sched_getaffinity(0)) // max(1, local_world()))
+        self.threads = threads
+        self._ipp = not (options.exact and self.transformer.needs_exact_cubic())
+
+    def _slot(self, item: Shape) -> Slot:
+        dtype = torch.uint8 if self._bare else torch.float32
+        return Slot(self.batch_size, item, dtype, self._last, self._device.type == "cuda")
+
+    def _ring(self) -> int:
+        size = 4 * self.batch_size * int(np.prod(self.item_shape))
+        return max(1, self.prefetch if size <= _ROOMY else min(self.prefetch, 2))
+
+    def next(self) -> tuple[Tensor, ...]:
+        """The next batch; raises DataError for a sample that cannot be loaded."""
+        if self._closed:
+            raise self.layer.error("the data source is closed")
+        if self.threads == 0:
+            return self._next_here()
+        if self._pool is None:
+            self._launch()
+        if self._given is not None:
+            self._submit(self._given)
+            self._given = None
+        slot, planned = self._pending.popleft()
+        try:
+            results: list[Result] = []
+            for future in planned.result():
+                results += future.result()
+            tops = self._finish(results, slot)
+        except BaseException:
+            self._settle(planned)
+            self._pending.append((slot, self._submit_plan(slot)))
+            raise
+        self._given = slot
+        return tops
+
+    def _next_here(self) -> tuple[Tensor, ...]:
+        slot = self._given or self._slot(self.item_shape)
+        self._given = None
+        self._await_copy(slot)
+        jobs = self._plan()
+        before = set_ipp(self._ipp)
+        try:
+            results = [self._load(job, slot, i) for i, job in enumerate(jobs)]
+        finally:
+            set_ipp(before)
+        tops = self._finish(results, slot)
+        self._given = slot
+        return tops
+
+    def _finish(self, results: list[Result], slot: Slot) -> tuple[Tensor, ...]:
+        tops = self.finish(results, slot)
+        if self._device.type == "cuda":
+            slot.copied = torch.cuda.Event()
+            slot.copied.record()
+        return tops
+
+    def _launch(self) -> None:
+        self._pool = ThreadPoolExecutor(
+            self.threads, "caffeio-data", initializer=set_ipp, initargs=(self._ipp,)
+        )
+        self._planner = ThreadPoolExecutor(1, "caffeio-plan")
+        for _ in range(self._ring()):
+            self._submit(self._slot(self.item_shape))
+        # one slot more than is in flight: that which the consumer holds
+        self._given = self._slot(self.item_shape)
+
+    def _submit(self, slot: Slot) -> None:
+        self._pending.append((slot, self._submit_plan(slot)))
+
+    def _submit_plan(self, slot: Slot) -> Future[list[Future[list[Result]]]]:
+        assert self._planner is not None
+        return self._planner.submit(self._plan_batch, slot)
+
+    def _plan_batch(self, slot: Slot) -> list[Future[list[Result]]]:
+        assert self._pool is not None
+        jobs = self._plan()
+        self._await_copy(slot)
+        return [
+            self._pool.submit(self._load_chunk, jobs[i : i + CHUNK], slot, i)
+            for i in range(0, len(jobs), CHUNK)
+        ]
+
+    def _plan(self) -> list[Job]:
+        try:
+            return self.plan()
+        except DataError as error:
+            raise self.layer.wrap(error) from None
+
+    def _load_chunk(self, jobs: Sequence[Job], slot: Slot, start: int) -> list[Result]:
+        return [self._load(job, slot, start + i) for i, job in enumerate(jobs)]
+
+    def _load(self, job: Job, slot: Slot, index: int) -> Result:
+        try:
+            return self.load(job, slot, index)
+        except CaffeIOError as error:
+            raise self.layer.error(f"{self.describe(job)}: {error.message}") from error
+        except Exception as error:
+            raise self.layer.error(
+                f"{self.describe(job)}: {type(error).__name__}: {error}"
+            ) from error
+
+    @staticmethod
+    def _name(job: Job) -> str:
+        name = job.name
+        return name if isinstance(name, str) else bytes(name).decode("utf-8", "backslashreplace")
+
+    @staticmethod
+    def _settle(planned: Future[list[Future[list[Result]]]]) -> None:
+        """Wait for what still runs of a failed batch: it writes to the slot."""
+        if planned.cancelled() or planned.exception() is not None:
+            return
+        for future in planned.result():
+            if not future.cancel():
+                future.exception()
+
+    # -- results ---------------------------------------------------------------------------
+
+    def _data(self, results: list[Result], slot: Slot) -> Tensor:
+        shape = results[0].shape
+        for i, result in enumerate(results):
+            if result.shape != shape:
+                raise self.layer.error(
+                    f"sample {i} of the batch is {shapes_text(result.shape)}, the first one is "
+                    f"{shapes_text(shape)} (channels, height, width): all samples of a batch must "
+                    "be of one size; use crop_size or resize them, or batch_size 1"
+                )
+        values = [r.values for r in results if r.values is not None]
+        if not values:
+            return self._out_images(slot.memory, slot)
+        if len(values) < len(results):
+            raise self.layer.error("a batch mixes Datums of bytes and of floats")
+        self.item_shape = shape
+        return self._as_wanted(torch.from_numpy(np.stack(values)))
+
+    def _as_wanted(self, data: Tensor) -> Tensor:
+        if self._device.type != "cpu":
+            data = data.to(self._device)
+        if self.layer.options.channels_last:
+            data = data.contiguous(memory_format=torch.channels_last)
+        return data
+
+    def _out_images(self, memory: Tensor, slot: Slot) -> Tensor:
+        data = self._out(memory)
+        if slot.last:
+            data = data.permute(0, 3, 1, 2)
+        if not self._bare:
+            return data
+        channels = data.shape[1]
+        data = data.to(torch.float32)
+        if len(self.transformer.means):
+            means = np.ascontiguousarray(self.transformer._means(channels))
+            data = data.sub_(torch.from_numpy(means).to(data.device)[:, None, None])
+        if self.transformer.scale != 1:
+            data = data.mul_(float(self.transformer.scale))
+        return data if self.layer.options.channels_last else data.contiguous()
+
+    def _out(self, tensor: Tensor) -> Tensor:
+        if self._device.type == "cpu":
+            return tensor
+        return tensor.to(self._device, non_blocking=True)
+
+    @staticmethod
+    def _await_copy(slot: Slot) -> None:
+        if slot.copied is not None:
+            slot.copied.synchronize()
+            slot.copied = None
+
+    def close(self) -> None:
+        """Stop the threads; batches in flight are thrown away."""
+        if self._closed:
+            return
+        self._closed = True
+        if self._planner is not None:
+            self._planner.shutdown(wait=True, cancel_futures=True)
+        if self._pool is not None:
+            self._pool.shutdown(wait=True, cancel_futures=True)
+        self._pending.clear()
+        self._given = None
+
+
+def local_world() -> int:
+    """How many processes of this run share the machine (torchrun says so)."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))

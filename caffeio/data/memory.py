@@ -1,0 +1,138 @@
+"""MemoryData, DummyData and Input: data that are given, or made up.
+
+Sources: src/caffe/layers/memory_data_layer.cpp, dummy_data_layer.cpp, include/caffe/filler.hpp.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+from torch import Tensor
+
+from caffeio.data.base import DataSource, Layer, Shape, batch_of
+from caffeio.data.guess import dummy_shapes
+from caffeio.errors import CaffeIOError
+from caffeio.fillers import fill
+from caffeio.proto import caffe_pb2 as pb
+from caffeio.rng import CaffeRng
+
+
+class MemorySource(DataSource):
+    """Batches of arrays that `reset` was given, over and over."""
+
+    def __init__(self, layer: Layer) -> None:
+        super().__init__(layer)
+        p = layer.param.memory_data_param
+        self.batch_size = batch_of(layer, p.batch_size, "memory_data_param")
+        for field in ("channels", "height", "width"):
+            layer.check(
+                getattr(p, field) > 0, "must be given and positive", f"memory_data_param.{field}"
+            )
+        layer.check(
+            1 <= len(layer.param.top) <= 2, f"takes 1 or 2 tops, not {len(layer.param.top)}", "top"
+        )
+        self._item = (p.channels, p.height, p.width)
+        self.transformer = layer.transformer()
+        crop = self.transformer.crop
+        size = (crop, crop) if crop else self._item[1:]
+        # real Caffe's labels are (N, 1, 1, 1) once data are there
+        shapes: list[Shape] = [(self.batch_size, self._item[0], *size), (self.batch_size, 1, 1, 1)]
+        self.top_shapes = shapes[: len(layer.param.top)]
+        self._data = torch.empty(0)
+        self._labels = torch.empty(0)
+        self._at = 0
+
+    def reset(self, data: ArrayLike | Tensor, labels: ArrayLike | Tensor) -> None:
+        """Give the data: (n, C, H, W) and n labels; n must be a multiple of batch_size.
+
+        As in real Caffe nothing is transformed: transform_param counts for images only
+        (`add_images`).
+        """
+        images = torch.as_tensor(np.asarray(data), dtype=torch.float32)
+        classes = torch.as_tensor(np.asarray(labels), dtype=torch.float32).reshape(-1)
+        n = len(images)
+        self.layer.check(
+            tuple(images.shape[1:]) == (self.top_shapes[0][1:] if self._cropped else self._item),
+            f"the data are {tuple(images.shape)}, expected (n, {', '.join(map(str, self._item))})",
+        )
+        self.layer.check(len(classes) == n, f"{n} data but {len(classes)} labels")
+        self.layer.check(
+            n > 0 and n % self.batch_size == 0,
+            f"the number of data, {n}, must be a multiple of batch_size, {self.batch_size}",
+        )
+        self._data, self._labels = images.contiguous(), classes.view(-1, 1, 1, 1)
+        self.epoch_size, self._at = n, 0
+
+    @property
+    def _cropped(self) -> bool:
+        return False
+
+    def next(self) -> tuple[Tensor, ...]:
+        """The next batch: (N, C, H, W) and (N, 1, 1, 1)."""
+        if not len(self._data):
+            raise self.layer.error("has no data yet: call reset(data, labels) first")
+        part = slice(self._at, self._at + self.batch_size)
+        self._at = (self._at + self.batch_size) % len(self._data)
+        tops = (self._data[part], self._labels[part])[: len(self.top_shapes)]
+        device = self.layer.options.device
+        return tuple(top.to(device) for top in tops) if device else tops
+
+
+class DummySource(DataSource):
+    """Constants, made once; or random numbers, drawn anew for every batch."""
+
+    def __init__(self, layer: Layer) -> None:
+        super().__init__(layer)
+        p = layer.param.dummy_data_param
+        try:
+            self.top_shapes = dummy_shapes(layer.param)
+        except CaffeIOError as error:
+            raise layer.wrap(error, "dummy_data_param") from None
+        count = len(self.top_shapes)
+        fillers = list(p.data_filler) or [pb.FillerParameter(type="constant", value=0)]
+        layer.check(
+            len(fillers) in (1, count),
+            f"give no data_filler, one, or one for each of the {count} tops, not {len(fillers)}",
+            "dummy_data_param.data_filler",
+        )
+        self._fillers = fillers * count if len(fillers) == 1 else fillers
+        self._rng: CaffeRng | torch.Generator = torch.Generator().manual_seed(
+            self.key & (2**63 - 1)
+        )
+        self._tops = [self._make(i) if f.type == "constant" else None
+                      for i, f in enumerate(self._fillers)]  # fmt: skip
+
+    def draw_setup(self, rng: CaffeRng) -> None:
+        """Draw from the main generator from now on, at every batch."""
+        self._rng = rng
+
+    def _make(self, index: int) -> Tensor:
+        out = torch.empty(self.top_shapes[index])
+        fill(out, self._fillers[index], 0.0, self._rng, where=_Owner(self.layer))
+        device = self.layer.options.device
+        return out.to(device) if device else out
+
+    def next(self) -> tuple[Tensor, ...]:
+        """One tensor a top, filled as data_filler says."""
+        tops = (self._make(i) if top is None else top for i, top in enumerate(self._tops))
+        return tuple(tops)
+
+
+class _Owner:
+    """Lets fillers name this layer in their errors."""
+
+    def __init__(self, layer: Layer) -> None:
+        self._layer = layer
+
+    def error(self, message: str, *, field: str | None = None) -> CaffeIOError:
+        """An error that names the layer."""
+        return self._layer.error(message, f"dummy_data_param.{field}" if field else "")
+
+
+def check_labels(labels: NDArray[np.float32], classes: int) -> None:
+    """Raise CaffeIOError unless all labels are whole numbers in [0, classes)."""
+    bad = ~((labels >= 0) & (labels < classes) & (labels == np.floor(labels)))
+    if bad.any():
+        value = labels[bad].flat[0]
+        raise CaffeIOError(f"label {value:g} is not one of the {classes} classes")
