@@ -80,6 +80,8 @@ class Document:
         stack = [root]
         for match in STATEMENT.finditer(self.text, self.text.startswith("\ufeff")):
             statement, node = match[1], None
+            if not statement:
+                break
             if statement in ("}", ">", "]"):
                 stack.pop().end = match.end()
             elif statement not in (",", ";"):

@@ -17,6 +17,7 @@ from google.protobuf.message import DecodeError, Message
 from caffeio.errors import ParseError
 from caffeio.proto.document import Document, caret, line_and_column
 from caffeio.proto.literals import SKIP, BadValue, varint
+from caffeio.proto.printer import format_message as format_message
 from caffeio.proto.tables import (
     STATEMENT,
     AnyTable,
@@ -147,6 +148,8 @@ class _Reader:
         self.text, self.root, self.path = text, root, path
         self.begin = 1 if text.startswith("\ufeff") else 0
         self.statements = STATEMENT.findall(text, self.begin)
+        while self.statements and not self.statements[-1]:
+            self.statements.pop()
         self.unknown: list[tuple[int, Table]] = []
 
     def read(self) -> bytes:
