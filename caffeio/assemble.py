@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import torch
 from torch import Tensor
 
+from caffeio.data import DataSource
 from caffeio.errors import NetError
 from caffeio.graph import Graph, Node
 from caffeio.layers import Layer, LayerContext, lookup
@@ -18,7 +19,6 @@ from caffeio.profiles import Profile
 from caffeio.proto import caffe_pb2 as pb
 from caffeio.steps import (
     AUTOMATIC,
-    DataSource,
     LearnableParam,
     Shape,
     SharedBlobs,
@@ -280,8 +280,9 @@ def mark_backward(steps: Sequence[Step]) -> None:
             step.needs_backward = False
             bottoms = [False] * len(bottoms)
         step.needs_backward = step.needs_backward and contributes
-        for name, flag in zip(step.bottoms, bottoms, strict=True):
+        step.bottom_needs = tuple(contributes and bool(flag) for flag in bottoms)
+        for name, flag in zip(step.bottoms, step.bottom_needs, strict=True):
             if contributes:
                 under_loss.add(name)
-            if not (contributes and flag):
+            if not flag:
                 skipped.add(name)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,7 +17,8 @@ from torch import Tensor, nn
 
 from caffeio.assemble import Assembler, learnable_params
 from caffeio.copy_weights import copy_trained_layers
-from caffeio.errors import DataError, NetError, WeightsError
+from caffeio.data import SOURCE_TYPES, DataSource, make_source
+from caffeio.errors import CaffeIOError, DataError, NetError, WeightsError
 from caffeio.fillers import fill
 from caffeio.graph import Graph, build_graph
 from caffeio.layers import Layer
@@ -26,8 +27,8 @@ from caffeio.profiles import BVLC, Profile, get_profile, profile_of_dialect
 from caffeio.proto import caffe_pb2 as pb
 from caffeio.proto.files import read_net
 from caffeio.proto.weights import Weights, load_weights
+from caffeio.rng import CaffeRng
 from caffeio.steps import (
-    DataSource,
     LearnableParam,
     Shape,
     Step,
@@ -36,9 +37,6 @@ from caffeio.steps import (
     raw_blobs,
     shape_text,
 )
-
-if TYPE_CHECKING:
-    from caffeio.rng import CaffeRng
 
 __all__ = ["DataSource", "LearnableParam", "Net", "Step", "Trace", "load_net"]
 
@@ -71,6 +69,7 @@ class Net(nn.Module):
         self.graph = graph
         self.profile = profile
         self.sources: dict[str, DataSource] = dict(sources or {})
+        self.source_errors: dict[str, CaffeIOError] = {}  # why a data layer has no source
         self.keep_blobs = True  # False: a blob is freed when its last reader has run
         self.keep_trace = False  # True: `trace` holds what every layer read and wrote
         self.trace: list[Trace] = []
@@ -127,6 +126,13 @@ class Net(nn.Module):
         """Blobs that no layer consumes, in Caffe's order (by bytes)."""
         return list(self.graph.outputs)
 
+    def loss_weight_of(self, blob: str) -> float:
+        """The loss weight of a blob: that of the layer that makes it last."""
+        for step in reversed(self.steps):
+            if blob in step.tops:
+                return step.loss_weights[step.tops.index(blob)]
+        return 0.0
+
     def owner_of(self, param: str) -> tuple[Step, int] | None:
         """The layer and the index of the blob that owns the shared param called `param`."""
         for step in self.steps:
@@ -159,12 +165,18 @@ class Net(nn.Module):
         those of real Caffe with that seed.
         """
         made: dict[int, nn.Parameter] = {}
+        exact = rng if isinstance(rng, CaffeRng) else None
         for step in self.steps:
             layer = step.layer
+            layer.rng = exact
+            if exact is not None and step.node.name in self.sources:
+                self.sources[step.node.name].draw_setup(exact)
             for i, spec in enumerate(layer.blob_specs):
                 old = raw_blobs(layer)[i]
                 values = torch.empty(spec.shape)
                 fill(values, spec.filler, spec.default, rng, where=layer)
+                if spec.initial is not None:
+                    values.copy_(spec.initial)
                 if id(old) not in made:
                     made[id(old)] = nn.Parameter(values.to(device), requires_grad=old.requires_grad)
                 layer.blobs[i] = made[id(old)]
@@ -303,7 +315,7 @@ class Net(nn.Module):
     ) -> tuple[Tensor, ...]:
         bottoms: tuple[Tensor, ...] = ()
         if step.layer.is_source:
-            tops = self._data(step, given)
+            tops = self.read_data(step, given)
         else:
             bottoms = tuple(
                 env[name].detach() if stop else env[name]
@@ -325,19 +337,25 @@ class Net(nn.Module):
         result = step.layer(*bottoms)
         return result if isinstance(result, tuple) else (result,)
 
-    def _data(self, step: Step, given: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
+    def read_data(self, step: Step, given: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
+        """The tops of a data layer: as given, else its source's next batch."""
         missing = [top for top in step.tops if top not in given]
         if not missing:
             return tuple(given[top] for top in step.tops)
         if step.node.name in self.sources:
             return self.sources[step.node.name].next()
+        if step.node.name in self.source_errors:
+            raise self.source_errors[step.node.name]
         if step.node.type == "Input":
             raise DataError(
                 f"net {self.name!r}: no value is given for input {', '.join(missing)} "
                 f"(given: {', '.join(given) or 'nothing'})"
             )
-        result = step.layer()
-        return result if isinstance(result, tuple) else (result,)
+        raise DataError(
+            f"net {self.name!r}: data layer {step.node.name!r} (type {step.node.type}) has no "
+            f"source: give {', '.join(step.tops)} as inputs",
+            where=step.node.where or None,
+        )
 
     def train(self, mode: bool = True) -> Net:
         """Accepted for PyTorch's sake: a Caffe net's phase is chosen when it is built."""
@@ -367,17 +385,21 @@ def load_net(
     allow_python: bool = False,
     input_shapes: Mapping[str, Sequence[int]] | None = None,
     device: torch.device | str = "cpu",
+    seed: int | None = None,
 ) -> Net:
     """Build the net of a prototxt (a path, or the text itself) and load its weights.
 
-    Without `weights` the blobs are filled as the prototxt says. `dialect` names the fork whose
-    schema a binary file has; `profile` whose numbers are wanted (default: the dialect's).
-    `device="meta"` builds shapes only. Raises CaffeIOError (ParseError, NetError, WeightsError).
+    Without `weights` the blobs are filled as the prototxt says; with `seed` all random numbers
+    are those of a real Caffe with that random_seed. `dialect` names the fork whose schema a
+    binary file has; `profile` whose numbers are wanted (default: the dialect's). Data layers read
+    their source if it is there; their tops can always be given as inputs. `device="meta"` builds
+    shapes only. Raises CaffeIOError (ParseError, NetError, WeightsError).
     """
     file = read_net(prototxt, dialect=dialect)
     if phase not in ("TRAIN", "TEST"):
         raise NetError(f"phase must be TRAIN or TEST, not {phase!r}")
     chosen = get_profile(profile) if isinstance(profile, str) else profile
+    chosen = chosen or profile_of_dialect(file.dialect)
     graph = build_graph(
         file.message,
         phase=phase,
@@ -385,20 +407,59 @@ def load_net(
         stages=stages,
         where=lambda index: file.where("layer", index),
     )
-    folder = (str(Path(file.path).resolve().parent),) if file.path else ()
+    search = ("", str(Path(file.path).resolve().parent)) if file.path else ("",)
+    errors: dict[str, CaffeIOError] = {}
+    meta = str(device) == "meta"
+    sources = {} if meta else open_sources(graph, chosen, search, errors=errors)
     net = Net(
         graph,
-        profile=chosen or profile_of_dialect(file.dialect),
+        profile=chosen,
+        sources=sources,
         allow_python=allow_python,
         input_shapes=input_shapes,
-        search_path=("", *folder),
+        search_path=search,
     )
-    if str(device) == "meta":
+    net.source_errors = errors
+    if meta:
         if weights is not None:
             raise WeightsError("a net on the meta device has no memory for weights")
         return net
-    net.materialize(device)
+    net.materialize(device, None if seed is None else CaffeRng(seed))
     paths = [weights] if isinstance(weights, (str, os.PathLike)) else list(weights or ())
     for path in paths:
         net.copy_trained_layers_from(load_weights(path, dialect=dialect))
     return net
+
+
+def open_sources(
+    graph: Graph,
+    profile: Profile,
+    search_path: Sequence[str],
+    *,
+    errors: dict[str, CaffeIOError] | None = None,
+    **options: Any,
+) -> dict[str, DataSource]:
+    """Open what the data layers of `graph` read, by layer name; `options` go to make_source.
+
+    With `errors` a source that cannot be opened is noted there and left out; else it raises.
+    """
+    sources: dict[str, DataSource] = {}
+    for node in graph.nodes:
+        if node.type not in SOURCE_TYPES:
+            continue
+        try:
+            sources[node.name] = make_source(
+                node.param,
+                phase=graph.phase,
+                profile=profile,
+                search_path=search_path,
+                where=node.where,
+                **options,
+            )
+        except DataError as error:
+            if errors is None:
+                for source in sources.values():
+                    source.close()
+                raise
+            errors[node.name] = error
+    return sources

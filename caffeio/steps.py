@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,15 +14,6 @@ from caffeio.layers import Layer
 
 Shape = tuple[int, ...]
 AUTOMATIC = "(automatic)"  # Caffe's name of a loss top that the prototxt does not name
-
-
-class DataSource(Protocol):
-    """What a data layer reads from: see caffeio.data."""
-
-    top_shapes: list[Shape]
-
-    def next(self) -> tuple[Tensor, ...]:
-        """The next batch, one tensor a top."""
 
 
 @dataclass(eq=False)
@@ -48,6 +39,7 @@ class Step:
     loss_weights: tuple[float, ...]  # one a top
     stop: tuple[bool, ...]  # bottoms that get no gradient (propagate_down: false)
     needs_backward: bool = False  # as Caffe decides it: some top is under a loss, something learns
+    bottom_needs: tuple[bool, ...] = ()  # which bottoms get a gradient in Caffe
     free: tuple[str, ...] = ()  # blobs that nobody reads after this layer
     fused: tuple[Step, ...] = ()  # BatchNorm, Scale(, ReLU) that run as one
 

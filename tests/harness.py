@@ -65,7 +65,11 @@ def check_case(
 ) -> Net:
     """Run the net of one golden layer case as its README says, and compare every array."""
     arrays = golden(prototxt)
+    if "random_seed" in arrays:
+        options["seed"] = int(arrays["random_seed"])
     net = load_net(prototxt, phase=str(arrays["phase"]), **options)
+    if "memory/data" in arrays:
+        net.sources["x"].reset(arrays["memory/data"], arrays["memory/label"])
     net.keep_trace = True
     if fused:
         net.fuse()

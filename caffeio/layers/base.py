@@ -16,6 +16,7 @@ from caffeio.profiles import BVLC, Profile
 if TYPE_CHECKING:
     from caffeio.layers.onnx_graph import OnnxGraph
     from caffeio.proto.caffe_pb2 import FillerParameter, LayerParameter
+    from caffeio.rng import CaffeRng
 
 Shape = tuple[int, ...]
 
@@ -73,6 +74,7 @@ class BlobSpec:
     filler: FillerParameter | None
     default: float = 0.0  # constant value where no filler is given
     statistic: bool = False  # never trained (BatchNorm's mean, variance, factor)
+    initial: Tensor | None = None  # values in place of a filler's (Python layers set their own)
 
 
 class Layer(nn.Module):
@@ -101,6 +103,7 @@ class Layer(nn.Module):
         self.context = context or LayerContext()
         self.blob_specs: list[BlobSpec] = []
         self.blobs = nn.ParameterList()
+        self.rng: CaffeRng | None = None  # Caffe's own generator, when a seed was given
         self.bottom_shapes: tuple[Shape, ...] = ()  # of the net as it was built
         self.top_shapes: tuple[Shape, ...] = ()
 

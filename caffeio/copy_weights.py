@@ -1,0 +1,151 @@
+"""Copy trained blobs into a net by layer name, as Caffe does, with the forks' BatchNorms.
+
+Sources: src/caffe/net.cpp (CopyTrainedLayersFrom), src/caffe/blob.cpp (ShapeEquals), Intel's
+src/caffe/util/remove_batch_norm.cpp (merged BatchNorm), NVIDIA's src/caffe/net.cpp.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import nn
+
+from caffeio.errors import WeightsError
+from caffeio.proto.blobs import BlobInfo, shapes_match
+from caffeio.proto.weights import LayerEntry, Weights
+from caffeio.steps import Step, raw_blobs, shape_text
+
+if TYPE_CHECKING:
+    from caffeio.net import Net
+
+Plan = list[tuple[nn.Parameter, int, int]]  # target, source layer, source blob
+
+
+def copy_trained_layers(net: Net, weights: Weights) -> list[str]:
+    """Copy `weights` into `net`; returns the names of the file's layers that the net lacks.
+
+    The first layer of a name receives; layers of the net that the file lacks keep what they
+    have. Everything is checked before anything is copied. Raises WeightsError.
+    """
+    targets: dict[str, Step] = {}
+    for step in net.steps:
+        targets.setdefault(step.node.name, step)
+    plan: Plan = []
+    ignored = []
+    for index, entry in enumerate(weights.layers):
+        step = targets.get(entry.name)
+        if step is None:
+            ignored.append(entry.name)
+            continue
+        if not _all_shared(net, weights, entry, step):
+            plan += _plan_layer(net, weights, index, entry, step)
+    _copy(plan, weights)
+    _norm_factors(net, weights, targets)
+    return ignored
+
+
+def _plan_layer(net: Net, weights: Weights, index: int, entry: LayerEntry, step: Step) -> Plan:
+    blobs = raw_blobs(step.layer)
+    plan: Plan = []
+    have = len(entry.blobs)
+    scale = _scale_behind(net, step) if step.node.type == "BatchNorm" else None
+    extra = have - len(blobs)
+    if scale is not None and len(blobs) == 3 and extra in (1, 2):
+        merged = raw_blobs(scale.layer)
+        if extra > len(merged):
+            raise _count_error(weights, entry.name, have, len(blobs))
+        sources = list(range(3, have))
+        plan += _match(weights, entry, index, scale, merged[:extra], sources)
+        have = 3
+    if have != len(blobs):
+        raise _count_error(weights, entry.name, have, len(blobs))
+    return plan + _match(weights, entry, index, step, blobs, list(range(have)))
+
+
+def _all_shared(net: Net, weights: Weights, entry: LayerEntry, step: Step) -> bool:
+    """Whether the blobs that an HDF5 file lacks are another layer's: it stores owners only."""
+    if weights.format != "hdf5" or len(entry.blobs) >= len(step.layer.blobs):
+        return False
+    owned = {id(p.tensor) for p in net.learnable if p.layer == step.node.name}
+    missing = raw_blobs(step.layer)[len(entry.blobs) :]
+    return not entry.blobs and not any(id(blob) in owned for blob in missing)
+
+
+def _count_error(weights: Weights, name: str, have: int, want: int) -> WeightsError:
+    return WeightsError(
+        f"incompatible number of blobs for layer {name!r}: the file has {have}, the net {want}",
+        where=str(weights.path),
+    )
+
+
+def _match(
+    weights: Weights,
+    entry: LayerEntry,
+    index: int,
+    step: Step,
+    targets: Sequence[nn.Parameter],
+    sources: Sequence[int],
+) -> Plan:
+    """Pair blobs of the file with those of the net after comparing their shapes."""
+    plan: Plan = []
+    own = [spec.shape for spec in step.layer.blob_specs]
+    for i, (target, source) in enumerate(zip(targets, sources, strict=True)):
+        blob: BlobInfo = entry.blobs[source]
+        if not shapes_match(blob, own[i]):
+            raise WeightsError(
+                f"cannot copy param {source} weights from layer {entry.name!r}; shape mismatch: "
+                f"the file's is {shape_text(blob.shape)}, the net's is {shape_text(own[i])}. To "
+                "learn this layer's parameters from scratch rather than copying them from a saved "
+                "net, rename the layer",
+                where=str(weights.path),
+            )
+        plan.append((target, index, source))
+    return plan
+
+
+def _copy(plan: Plan, weights: Weights) -> None:
+    arrays: dict[int, list[np.ndarray]] = {}
+    with torch.no_grad():
+        for target, layer, blob in plan:
+            if layer not in arrays:
+                arrays[layer] = weights.arrays(layer)
+            copy_into(target, arrays[layer][blob])
+
+
+def copy_into(target: torch.Tensor, values: np.ndarray) -> None:
+    """Copy an array of any number type and alignment into a tensor of the same count."""
+    if target.device.type == "cpu" and target.dtype == torch.float32 and target.is_contiguous():
+        np.copyto(target.detach().view(-1).numpy(), values.reshape(-1), casting="unsafe")
+        return
+    owned = np.ascontiguousarray(values, dtype=np.float32)
+    owned = owned if owned is not values else owned.copy()
+    target.copy_(torch.from_numpy(np.require(owned, requirements="W")).view(target.shape))
+
+
+def _scale_behind(net: Net, norm: Step) -> Step | None:
+    """The Scale layer with one bottom that reads this BatchNorm's top first, if there is one."""
+    after = net.steps[net.steps.index(norm) + 1 :]
+    for step in after:
+        if norm.tops[0] in step.bottoms:
+            plain = step.node.type == "Scale" and len(step.bottoms) == 1
+            return step if plain else None
+    return None
+
+
+def _norm_factors(net: Net, weights: Weights, targets: dict[str, Step]) -> None:
+    """NVIDIA's BatchNorm stores the statistics themselves: divide a BVLC file's sums."""
+    if net.profile.batch_norm != "averages":
+        return
+    for entry in weights.layers:
+        step = targets.get(entry.name)
+        if step is None or step.node.type != "BatchNorm" or len(entry.blobs) < 3:
+            continue
+        mean, variance, factor = raw_blobs(step.layer)[:3]
+        with torch.no_grad():
+            safe = torch.where(factor == 0, torch.ones_like(factor), factor)
+            mean.div_(safe)
+            variance.div_(safe)
+            factor.fill_(1)

@@ -1,0 +1,159 @@
+"""The nets that a solver names: which files, in which states, with which changes.
+
+Source: src/caffe/solver.cpp (InitTrainNet, InitTestNets).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from caffeio.errors import CaffeIOError, SolverError
+from caffeio.proto import caffe_pb2 as pb
+from caffeio.proto.edits import apply_overrides
+from caffeio.proto.files import NetFile, SolverFile, read_net
+from caffeio.proto.upgrade import upgrade_net
+
+
+@dataclass
+class NetSpec:
+    """One net of a solver, ready to be built."""
+
+    title: str  # as Caffe's log calls it: "net file: net.prototxt"
+    message: pb.NetParameter
+    state: pb.NetState
+    where: Callable[[int], str]
+    dialect: str
+    search_path: tuple[str, ...]  # folders for relative paths, in order
+
+
+def solver_folder(solver: SolverFile) -> str | None:
+    """The folder of the solver's file."""
+    return str(Path(solver.path).resolve().parent) if solver.path else None
+
+
+def find_file(name: str, folder: str | None, *, what: str, where: str | None = None) -> Path:
+    """The file `name` as Caffe finds it (from the working directory), else near the solver.
+
+    Tried in order: as given, below the solver's folder, beside the solver. Raises CaffeIOError
+    that lists the places.
+    """
+    places = [Path(name)]
+    if folder is not None and not Path(name).is_absolute():
+        places.append(Path(folder) / name)
+    if folder is not None:
+        places.append(Path(folder) / Path(name).name)
+    for place in places:
+        if place.exists():
+            return place
+    tried = ", ".join(str(place) for place in dict.fromkeys(places))
+    raise CaffeIOError(f"{what} {name!r} is not there (tried {tried})", where=where)
+
+
+def train_spec(solver: SolverFile, overrides: Sequence[str] = ()) -> NetSpec:
+    """The training net: exactly one of net, net_param, train_net, train_net_param."""
+    message = solver.message
+    fields = ("net", "net_param", "train_net", "train_net_param")
+    given = [name for name in fields if message.HasField(name)]
+    if len(given) != 1:
+        listed = ", ".join(given) if given else "none of them"
+        raise SolverError(
+            f"a solver must name one training net with {', '.join(fields)}: this one has {listed}",
+            where=str(solver.path) if solver.path else None,
+        )
+    state = pb.NetState(phase=pb.TRAIN)
+    return _spec(solver, given[0], None, state, message.train_state, overrides)
+
+
+def test_specs(solver: SolverFile, overrides: Sequence[str] = ()) -> list[NetSpec]:
+    """The test nets, in Caffe's order: test_net_param, test_net, then copies of the one net."""
+    message = solver.message
+    where = str(solver.path) if solver.path else None
+    n_param, n_file = len(message.test_net_param), len(message.test_net)
+    wanted = len(message.test_iter)
+    generic = message.HasField("net") or message.HasField("net_param")
+    if generic and wanted < n_param + n_file:
+        raise SolverError(
+            f"test_iter must be given for each test net: {wanted} times for {n_param + n_file} "
+            "explicit test nets",
+            where=where,
+        )
+    if not generic and wanted != n_param + n_file:
+        raise SolverError(
+            f"test_iter must be given once for each test net: {wanted} times for "
+            f"{n_param + n_file} test nets",
+            where=where,
+        )
+    sources: list[tuple[str, int | None]] = [("test_net_param", i) for i in range(n_param)]
+    sources += [("test_net", i) for i in range(n_file)]
+    shared = "net_param" if message.HasField("net_param") else "net"
+    sources += [(shared, None)] * (wanted - len(sources))
+    states = list(message.test_state)
+    if states and len(states) != len(sources):
+        raise SolverError(
+            f"test_state must be left out or given once for each of the {len(sources)} test nets, "
+            f"not {len(states)} times",
+            where=where,
+        )
+    if sources and message.test_interval <= 0:
+        raise SolverError("test_interval must be set above 0 when there are test nets", where=where)
+    specs = []
+    for i, (name, index) in enumerate(sources):
+        state = pb.NetState(phase=pb.TEST)
+        extra = states[i] if states else pb.NetState()
+        specs.append(_spec(solver, name, index, state, extra, overrides))
+    return specs
+
+
+def _spec(
+    solver: SolverFile,
+    name: str,
+    index: int | None,
+    state: pb.NetState,
+    extra: pb.NetState,
+    overrides: Sequence[str],
+) -> NetSpec:
+    folder = solver_folder(solver)
+    search = ("", folder) if folder else ("",)
+    value = getattr(solver.message, name)
+    if index is not None:
+        value = value[index]
+    if isinstance(value, pb.NetParameter):
+        prefix = (name,) if index is None else (name, index)
+        message = upgrade_net(value).message
+        dialect = solver.dialect
+        title = f"net specified by {name}." if index is None else name
+
+        def where(i: int) -> str:
+            return solver.where(*prefix, "layer", i)
+    else:
+        path = find_file(value, folder, what="net file", where=_place(solver, name, index))
+        file: NetFile = read_net(path)
+        message, dialect = file.message, file.dialect
+        title = f"{name} file: {value}"
+        near = str(path.resolve().parent)
+        search = (*search, near) if near not in search else search
+
+        def where(i: int) -> str:
+            return file.where("layer", i)
+
+    message = _copy(message)
+    apply_overrides(message, overrides)
+    merged = pb.NetState()
+    merged.MergeFrom(state)
+    merged.MergeFrom(message.state)
+    merged.MergeFrom(extra)
+    return NetSpec(title, message, merged, where, dialect, search)
+
+
+def _place(solver: SolverFile, name: str, index: int | None) -> str | None:
+    if solver.path is None:
+        return None
+    return solver.where(name) if index is None else solver.where(name, index)
+
+
+def _copy(message: pb.NetParameter) -> pb.NetParameter:
+    copy = pb.NetParameter()
+    copy.CopyFrom(message)
+    return copy

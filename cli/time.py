@@ -1,0 +1,52 @@
+"""`caffeio time`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+EPILOG = """
+\b
+Examples:
+  caffeio time train_val.prototxt --iterations 10
+  caffeio time -model deploy.prototxt -phase TEST
+"""
+
+
+@click.command(epilog=EPILOG)
+@click.argument("model", required=False, type=click.Path())
+@click.option("--model", "-model", "model_option", metavar="FILE", help="As an argument.")
+@click.option("--iterations", "-iterations", "-n", default=50, help="Passes to time.")
+@click.option(
+    "--phase", "-phase", default="TRAIN", type=click.Choice(["TRAIN", "TEST"]), help="Phase."
+)
+@click.option("--device", type=click.Choice(["cpu", "cuda", "auto"]), help="Default: cpu.")
+@click.option("--gpu", "-gpu", metavar="ID", help="Use this GPU.")
+@click.option("--caffe", "profile", metavar="bvlc|intel|nvidia", help="Whose numbers are wanted.")
+@click.option("--stage", "-stage", default="", metavar="A,B", help="Stages of the net.")
+@click.option("--level", "-level", default=0, help="Level of the net.")
+@click.option("--allow-python", is_flag=True, help="Run the code that Python layers name.")
+@click.pass_context
+def command(ctx: click.Context, /, **options: Any) -> None:
+    """Time MODEL layer by layer, as `caffe time` does; log lines go to stderr.
+
+    Data layers are fed with noise: what is timed is the net.
+    """
+    model = options["model_option"] or options["model"]
+    if not model:
+        raise click.UsageError("Need a model definition to time.", ctx)
+    from caffeio.cli._device import choose
+    from caffeio.log import Log
+    from caffeio.timing import time_net
+
+    device = choose(options["device"], options["gpu"])
+    log = Log(lambda line: click.echo(line, err=True))
+    log.info("caffe.cpp:339", "Use CPU." if device == "cpu" else f"Use {device}.")
+    timing = time_net(
+        model, iterations=options["iterations"], phase=options["phase"], profile=options["profile"],
+        stages=[s for s in options["stage"].split(",") if s], level=options["level"],
+        device=device, log=log, allow_python=options["allow_python"],
+    )  # fmt: skip
+    if timing.images:
+        click.echo(f"{timing.images_per_s:.2f} images/s (batch {timing.images})")

@@ -1,0 +1,86 @@
+"""`caffeio train`."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Any
+
+import click
+
+EPILOG = """
+\b
+Examples:
+  caffeio train solver.prototxt
+  caffeio train solver_cyc1.prototxt --weights start.caffemodel
+  caffeio train solver_init.prototxt solver_cyc1.prototxt solver_collapse.prototxt
+  caffeio train solver.prototxt --snapshot auto
+  caffeio train solver.prototxt --set 'layer[data].data_param.source=/data/train_lmdb'
+  torchrun --nproc-per-node 8 -m caffeio.cli train solver.prototxt
+
+Caffe's own spelling works too: caffeio train -solver F -weights W -gpu 0,1
+"""
+
+
+@click.command(epilog=EPILOG)
+@click.argument("solvers", nargs=-1, type=click.Path())
+@click.option("--solver", "-solver", "solver_option", metavar="FILE", help="As an argument.")
+@click.option("--weights", "-weights", "-w", metavar="A[,B]", help="Start from these weights.")
+@click.option(
+    "--snapshot", "-snapshot", metavar="FILE|auto",
+    help="Go on from this .solverstate; auto: from the newest whole pair.",
+)  # fmt: skip
+@click.option(
+    "--set", "overrides", multiple=True, metavar="KEY=VALUE",
+    help="Change a field of the solver, or of its nets: layer[NAME].data_param.batch_size=8.",
+)  # fmt: skip
+@click.option("--metrics", type=click.Path(), help="Write one JSON line an iteration to this file.")
+@click.option("--nproc", type=click.IntRange(1), default=1, help="Workers on this machine.")
+@click.option(
+    "--device", type=click.Choice(["cpu", "cuda", "auto"]),
+    help="Where to train; default: what solver_mode says.",
+)  # fmt: skip
+@click.option("--gpu", "-gpu", metavar="all|0,1", help="GPUs to use, one worker each.")
+@click.option(
+    "--caffe", "profile", metavar="bvlc|intel|nvidia",
+    help="Whose numbers are wanted; default: what the files were written for.",
+)  # fmt: skip
+@click.option("--stage", "-stage", default="", metavar="A,B", help="Stages of the training net.")
+@click.option("--level", "-level", default=0, help="Level of the training net.")
+@click.option(
+    "--sigint-effect", "--sigint_effect", "-sigint_effect", default="stop",
+    type=click.Choice(["snapshot", "stop", "none"]), help="What SIGINT and SIGTERM do.",
+)  # fmt: skip
+@click.option(
+    "--sighup-effect", "--sighup_effect", "-sighup_effect", default="snapshot",
+    type=click.Choice(["snapshot", "stop", "none"]), help="What SIGHUP does.",
+)  # fmt: skip
+@click.option("--allow-python", is_flag=True, help="Run the code that Python layers name.")
+@click.option("--quiet", "-q", is_flag=True, help="No log lines, no progress bar.")
+@click.pass_context
+def command(ctx: click.Context, /, **options: Any) -> None:
+    """Train SOLVERS one after the other, as real Caffe would.
+
+    Log lines are Caffe's own (on stderr). SIGINT snapshots and stops, SIGHUP snapshots and goes
+    on. Several solvers are a chain: each starts from the weights of the last one; finished phases
+    are skipped and an interrupted one is resumed, so the same command can be started again.
+    """
+    solvers = list(options["solvers"])
+    if options["solver_option"]:
+        solvers.insert(0, options["solver_option"])
+    if not solvers:
+        raise click.UsageError("which solver? Give a solver prototxt.", ctx)
+    if options["snapshot"] and options["weights"]:
+        raise click.UsageError(
+            "Give a snapshot to resume training or weights to finetune but not both.", ctx
+        )
+    if options["snapshot"] and len(solvers) > 1:
+        raise click.UsageError("A chain finds its snapshots by itself: leave --snapshot out.", ctx)
+    from caffeio.cli import _train
+
+    workers = _train.worker_count(options)
+    if workers > 1 and "RANK" not in os.environ:
+        from caffeio.parallel import launch
+
+        ctx.exit(launch(workers, sys.argv[1:]))
+    _train.run(solvers, options)
