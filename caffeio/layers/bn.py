@@ -1,0 +1,112 @@
+"""BN: batch normalization with scale and shift in one layer, as three families of forks have it.
+
+Sources: bn_layer.cpp of SegNet (2 blobs), of PSPNet and temporal-segment-networks (slope and bias,
+frozen), of happynear's and Wei Liu's older Caffes (moving_average, decay).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from caffeio.layers.base import Layer, Shape, between, layer
+from caffeio.layers.norm import batch_norm, force_spec
+from caffeio.proto import caffe_pb2 as pb
+
+FIELD = "bn_param"
+SEGNET_EPS = 1e-9
+_OF_SLOPE = ("slope_filler", "bias_filler", "momentum", "eps", "frozen", "engine")
+_OF_MOVING = ("var_eps", "moving_average", "decay", "across_spatial")
+
+
+def form_of(param: pb.LayerParameter) -> str:
+    """Which BN a layer means: "segnet", "slope" or "moving", by its fields, else by its blobs."""
+    p = param.bn_param
+    if any(p.HasField(name) for name in _OF_SLOPE):
+        return "slope"
+    if any(p.HasField(name) for name in _OF_MOVING):
+        return "moving"
+    if p.HasField("bn_mode") or len(param.blobs) == 2:
+        return "segnet"
+    if p.HasField("scale_filler") or p.HasField("shift_filler"):
+        return "moving" if len(param.blobs) == 4 else "segnet"
+    return "slope"
+
+
+@layer("BN")
+class BN(Layer):
+    """y = (x - mean) / sqrt(variance + eps) * scale + shift over axis 1; biased variances.
+
+    Blobs: scale, shift and, but for SegNet's form, running mean and variance, all [1, C, 1, 1].
+    segnet: statistics of the batch in both phases (further tops: mean, variance), or none at all in
+    bn_mode INFERENCE. slope: stored statistics in TEST and where `frozen`. moving: stored
+    statistics in TEST with moving_average, else the batch's.
+    """
+
+    tops = between(1, 3)
+
+    def setup(self, shape: Shape) -> None:  # type: ignore[override]
+        """Declare the blobs; raises LayerError for what the stored statistics cannot give."""
+        p = self.param.bn_param
+        self.check(2 <= len(shape) <= 4, f"needs a bottom of 2 to 4 axes, not {shape}")
+        self.form = form_of(self.param)
+        self.outputs = len(self.context.top_names) or 1
+        self.check(self.outputs == 1 or self.form == "segnet", "only SegNet's BN has further tops")
+        self.plain = self.form == "segnet" and p.bn_mode == pb.BNParameter.INFERENCE
+        self.check(self.outputs == 1 or not self.plain, "INFERENCE has one top", field=FIELD)
+        self.check(p.across_spatial, "false is not supported", field=f"{FIELD}.across_spatial")
+        self.frozen = self.form == "slope" and p.frozen
+        self.keep = p.momentum if self.form == "slope" else 1 - p.decay
+        self.eps = {"segnet": SEGNET_EPS, "slope": p.eps, "moving": p.var_eps}[self.form]
+        stored = self.form == "slope" or (self.form == "moving" and p.moving_average)
+        self.uses_stored = self.frozen or (stored and not self.train_phase)
+        self.updates = self.train_phase and not self.frozen
+        self._declare(p, shape[1])
+
+    def _declare(self, p: pb.BNParameter, channels: int) -> None:
+        shape = (1, channels, 1, 1)
+        slope = self.form == "slope"
+        names = ("slope_filler", "bias_filler") if slope else ("scale_filler", "shift_filler")
+        for blob, name in zip(("scale", "shift"), names, strict=True):
+            self.add_blob(blob, shape, getattr(p, name) if p.HasField(name) else None)
+        stored = self.form != "segnet" and not (
+            self.form == "moving" and len(self.param.blobs) == 2
+        )
+        self.check(
+            stored or not self.uses_stored,
+            "these blobs hold no statistics for the TEST phase",
+            field=f"{FIELD}.moving_average",
+        )
+        self.updates = self.updates and stored
+        if stored:
+            self.add_blob("mean", shape, statistic=slope)
+            self.add_blob("variance", shape, default=float(self.frozen), statistic=slope)
+        if slope:
+            for i in range(0 if self.frozen else 2, 4):
+                force_spec(self.param, i, 0, 0)
+
+    def forward(self, x: Tensor) -> Tensor | tuple[Tensor, ...]:  # type: ignore[override]
+        """(N, C, ...) -> the same shape (segnet: and mean, variance [1, C, 1, 1])."""
+        scale, shift = (self.blobs[i].flatten() for i in range(2))
+        if self.frozen:
+            scale, shift = scale.detach(), shift.detach()
+        if self.plain:
+            view = (1, -1, *[1] * (x.dim() - 2))
+            return torch.addcmul(shift.view(view), x, scale.view(view))
+        if self.uses_stored:
+            mean, variance = (self.blobs[i].detach().flatten() for i in (2, 3))
+            cudnn = torch.backends.cudnn.enabled
+            return torch.batch_norm(x, scale, shift, mean, variance, False, 0.0, self.eps, cudnn)
+        y, mean, variance = batch_norm(x, scale.detach(), scale, shift, self.eps)
+        count = x.numel() // x.shape[1]
+        variance = variance * ((count - 1) / count)
+        if self.updates:
+            self._update(mean, variance)
+        shape = self.blobs[0].shape
+        extra = (mean.view(shape), variance.view(shape))[: self.outputs - 1]
+        return (y, *extra) if extra else y
+
+    @torch.no_grad()
+    def _update(self, mean: Tensor, variance: Tensor) -> None:
+        for blob, value in ((self.blobs[2], mean), (self.blobs[3], variance)):
+            blob.mul_(self.keep).add_(value.view(blob.shape), alpha=1 - self.keep)

@@ -1,0 +1,264 @@
+"""Convolution, Deconvolution and the forks' depthwise convolutions.
+
+Sources: src/caffe/layers/base_conv_layer.cpp, conv_layer.cpp, deconv_layer.cpp;
+depthwise_conv_layer.cpp (yonghenglh6), conv_dw_layer.cpp (farmingyard).
+"""
+
+from __future__ import annotations
+
+import math
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from caffeio.layers.base import Layer, Shape, at_least, layer
+from caffeio.layers.window import Ints, check_positive, per_axis
+from caffeio.proto import caffe_pb2 as pb
+
+FIELD = "convolution_param"
+
+
+def output_size(size: int, kernel: int, stride: int, pad: int, dilation: int) -> int:
+    """Positions of the kernel along one axis, with C++'s division that truncates toward 0."""
+    room = size + 2 * pad - (dilation * (kernel - 1) + 1)
+    return math.trunc(room / stride) + 1
+
+
+def _make_room(x: Tensor, kernel: Ints, pad: Ints, dilation: Ints) -> Tensor:
+    """Put zeros behind the axes of `x` (N, C, spatial) along which the kernel sticks out."""
+    rows = zip(x.shape[2:], kernel, pad, dilation, strict=True)
+    missing = [d * (k - 1) + 1 - n - 2 * p for n, k, p, d in rows]
+    if max(missing) <= 0:
+        return x
+    return F.pad(x, [n for m in reversed(missing) for n in (0, max(0, m))])
+
+
+class BaseConvolution(Layer):
+    """Parameters, checks and blobs of all convolutions.
+
+    `kernel`, `stride`, `pad` and `dilation` have one value for each spatial axis (0 to 3 axes).
+    Blobs: weight, bias [num_output] (with bias_term).
+    """
+
+    bottoms = at_least(1)
+    tops = at_least(1)
+    equal_bottoms_tops = True
+    in_place = False
+    transposed: ClassVar[bool] = False
+
+    def setup(self, *shapes: Shape) -> None:
+        """Declare the blobs; raises LayerError for fields that contradict the bottoms."""
+        p = self.param.convolution_param
+        shape = shapes[0]
+        self.start = self.axis(p.axis, len(shape), f"{FIELD}.axis")
+        self.spatial = len(shape) - self.start - 1
+        self.check(
+            self.spatial <= 3, f"{self.spatial} spatial axes; 0 to 3 are supported", field=FIELD
+        )
+        self.check(
+            all(other == shape for other in shapes),
+            f"all bottoms must have the same shape: {', '.join(map(str, shapes))}",
+        )
+        self._read_window(p)
+        self._read_channels(p, shape[self.start])
+        self._check_fork_fields(p)
+        if not self.transposed:
+            self._check_size(shape)
+        self._declare(p)
+
+    def _read_window(self, p: pb.ConvolutionParameter) -> None:
+        self.kernel = per_axis(self, p, "kernel_size", FIELD, self.spatial, None)
+        self.stride = per_axis(self, p, "stride", FIELD, self.spatial, 1)
+        self.pad = per_axis(self, p, "pad", FIELD, self.spatial, 0)
+        self.dilation = per_axis(self, p, "dilation", FIELD, self.spatial, 1)
+        if not p.dilation and p.HasField("filter_stride"):  # the older name of dilation
+            self.dilation = (p.filter_stride,) * self.spatial
+        for name in ("kernel", "stride", "dilation"):
+            check_positive(self, getattr(self, name), f"{FIELD}.{name}")
+
+    def _read_channels(self, p: pb.ConvolutionParameter, channels: int) -> None:
+        self.channels, self.num_output = channels, p.num_output
+        self.group = self._groups(p, channels)
+        self.check(p.num_output > 0, "must be above 0", field=f"{FIELD}.num_output")
+        self.check(self.group > 0, "must be above 0", field=f"{FIELD}.group")
+        self.check(
+            channels % self.group == 0,
+            f"{self.group} groups do not divide the bottom's {channels} channels",
+            field=f"{FIELD}.group",
+        )
+        self.check(
+            p.num_output % self.group == 0,
+            f"{p.num_output} is not a multiple of group {self.group}",
+            field=f"{FIELD}.num_output",
+        )
+
+    def _groups(self, p: pb.ConvolutionParameter, channels: int) -> int:
+        return p.group
+
+    def _check_fork_fields(self, p: pb.ConvolutionParameter) -> None:
+        self.check(
+            p.fuse_type == pb.ConvolutionParameter.UNFUSED
+            and p.fusion_type == pb.ConvolutionParameter.NONE_FUSION,
+            "operations that an engine fused into the convolution are not supported",
+            field=f"{FIELD}.{'fuse_type' if p.HasField('fuse_type') else 'fusion_type'}",
+        )
+        self.check(not p.shape_offset, "is not supported", field=f"{FIELD}.shape_offset")
+        self.relu, self.negative_slope = p.relu, p.negative_slope
+
+    def _check_size(self, shape: Shape) -> None:
+        for size, top in zip(shape[self.start + 1 :], self._positions(shape), strict=True):
+            self.check(
+                top > 0,
+                f"the kernel {self.kernel} (dilation {self.dilation}) does not fit into the bottom "
+                f"{shape} with pad {self.pad}: an axis of {size} gives {top} positions",
+                field=f"{FIELD}.kernel_size",
+            )
+
+    def _positions(self, shape: Shape) -> Ints:
+        rows = zip(
+            shape[self.start + 1 :], self.kernel, self.stride, self.pad, self.dilation, strict=True
+        )
+        return tuple(output_size(*row) for row in rows)
+
+    def _declare(self, p: pb.ConvolutionParameter) -> None:
+        first, second = self.num_output, self.channels
+        if self.transposed:
+            first, second = second, first
+        shape = (first, second // self.group, *self.kernel)
+        self.add_blob("weight", shape, p.weight_filler if p.HasField("weight_filler") else None)
+        if p.bias_term:
+            filler = p.bias_filler if p.HasField("bias_filler") else None
+            self.add_blob("bias", (self.num_output,), filler)
+
+    def forward(self, *bottoms: Tensor) -> Tensor | tuple[Tensor, ...]:
+        """(..., C, spatial) -> (..., num_output, spatial), for every bottom with the same blobs."""
+        if len(bottoms) == 1:
+            return self._one(bottoms[0])
+        return tuple(self._one(x) for x in bottoms)
+
+    def _one(self, x: Tensor) -> Tensor:
+        if x.shape[self.start] != self.channels:
+            raise self.error(
+                f"the bottom's {x.shape[self.start]} channels do not fit a kernel made for "
+                f"{self.channels}"
+            )
+        outer = x.shape[: self.start]
+        if self.start != 1:
+            x = x.reshape(math.prod(outer), *x.shape[self.start :])
+        y = self._convolve(x) if self.spatial else self._convolve(x.unsqueeze(2)).squeeze(2)
+        if self.relu:
+            y = F.leaky_relu(y, self.negative_slope) if self.negative_slope else F.relu(y)
+        return y if self.start == 1 else y.reshape(*outer, *y.shape[1:])
+
+    def _convolve(self, x: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    def _weights(self) -> tuple[Tensor, Tensor | None]:
+        weight = self.blobs[0] if self.spatial else self.blobs[0].unsqueeze(2)
+        return weight, self.blobs[1] if len(self.blobs) > 1 else None
+
+    def macs(self) -> int:
+        """Products of one forward over all bottoms."""
+        per_position = math.prod(self.blob_specs[0].shape) if self.blob_specs else 0
+        shapes = self.bottom_shapes if self.transposed else self.top_shapes
+        return sum(
+            per_position * math.prod(s[: self.start]) * math.prod(s[self.start + 1 :])
+            for s in shapes
+        )
+
+
+@layer("Convolution", "DepthwiseConvolution")
+class Convolution(BaseConvolution):
+    """Cross-correlation with zero padding; weight [num_output, C / group, kernel].
+
+    Along each axis there are (size + 2 pad - dilation (kernel - 1) - 1) / stride + 1 positions. A
+    kernel that sticks out by less than a stride still gives one, as C++ rounds toward 0.
+    DepthwiseConvolution is the same on another engine, by default with as many groups as channels.
+    """
+
+    def _groups(self, p: pb.ConvolutionParameter, channels: int) -> int:
+        depthwise = self.kind == "DepthwiseConvolution" and not p.HasField("group")
+        return channels if depthwise else p.group
+
+    def _convolve(self, x: Tensor) -> Tensor:
+        weight, bias = self._weights()
+        if not self.spatial:
+            return F.conv1d(x, weight, bias, groups=self.group)
+        x = _make_room(x, self.kernel, self.pad, self.dilation)
+        convolve = (F.conv1d, F.conv2d, F.conv3d)[self.spatial - 1]
+        return convolve(x, weight, bias, self.stride, self.pad, self.dilation, self.group)
+
+
+@layer("ConvolutionDepthwise")
+class ConvolutionDepthwise(Convolution):
+    """One filter for each channel, weight [C, 1, kernel]; num_output and group do not count."""
+
+    def _read_channels(self, p: pb.ConvolutionParameter, channels: int) -> None:
+        self.channels = self.num_output = self.group = channels
+
+
+@layer("Deconvolution")
+class Deconvolution(BaseConvolution):
+    """Transposed convolution; weight [C, num_output / group, kernel].
+
+    Along each axis the top has stride (size - 1) + dilation (kernel - 1) + 1 - 2 pad values.
+    """
+
+    transposed = True
+
+    def _convolve(self, x: Tensor) -> Tensor:
+        weight, bias = self._weights()
+        if not self.spatial:
+            return F.conv_transpose1d(x, weight, bias, groups=self.group)
+        rows = zip(x.shape[2:], self.kernel, self.stride, self.pad, self.dilation, strict=True)
+        sizes = [s * (n - 1) + d * (k - 1) + 1 - 2 * p for n, k, s, p, d in rows]
+        if min(sizes) < 1:
+            raise self.error(f"pad {self.pad} leaves nothing of the top: {sizes}", field=FIELD)
+        transpose = (F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)[self.spatial - 1]
+        return transpose(
+            x, weight, bias, self.stride, self.pad, groups=self.group, dilation=self.dilation
+        )
+
+
+def im2col(x: Tensor, kernel: Ints, stride: Ints, pad: Ints, dilation: Ints) -> Tensor:
+    """(N, C, spatial) -> (N, C * prod(kernel), positions): the values under each kernel offset.
+
+    Channel c * prod(kernel) + offset, offsets in row-major order (src/caffe/util/im2col.cpp).
+    """
+    n, channels, axes = x.shape[0], x.shape[1], len(kernel)
+    x = _make_room(x, kernel, pad, dilation)
+    x = F.pad(x, [p for p in reversed(pad) for _ in range(2)])
+    for axis, (k, s, d) in enumerate(zip(kernel, stride, dilation, strict=True)):
+        x = x.unfold(2 + axis, d * (k - 1) + 1, s)[..., ::d]
+    order = [0, 1, *range(2 + axes, 2 + 2 * axes), *range(2, 2 + axes)]
+    positions = x.shape[2 : 2 + axes]
+    return x.permute(order).reshape(n, channels * math.prod(kernel), *positions)
+
+
+@layer("Im2col")
+class Im2col(Layer):
+    """The patches that a convolution with these fields multiplies with its weights."""
+
+    in_place = False
+
+    def setup(self, shape: Shape) -> None:  # type: ignore[override]
+        """Raises LayerError for fields that contradict the bottom."""
+        p = self.param.convolution_param
+        self.start = self.axis(p.axis, len(shape), f"{FIELD}.axis")
+        axes = len(shape) - self.start - 1
+        self.check(axes >= 1, f"the bottom {shape} has no spatial axes", field=f"{FIELD}.axis")
+        self.kernel = per_axis(self, p, "kernel_size", FIELD, axes, None)
+        self.stride = per_axis(self, p, "stride", FIELD, axes, 1)
+        self.pad = per_axis(self, p, "pad", FIELD, axes, 0)
+        self.dilation = per_axis(self, p, "dilation", FIELD, axes, 1)
+        for name in ("kernel", "stride", "dilation"):
+            check_positive(self, getattr(self, name), f"{FIELD}.{name}")
+
+    def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
+        """(..., C, spatial) -> (..., C * prod(kernel), positions)."""
+        outer = x.shape[: self.start]
+        flat = x.reshape(math.prod(outer), *x.shape[self.start :])
+        y = im2col(flat, self.kernel, self.stride, self.pad, self.dilation)
+        return torch.reshape(y, (*outer, *y.shape[1:]))

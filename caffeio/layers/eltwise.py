@@ -1,0 +1,96 @@
+"""Eltwise: sum, product or maximum of bottoms of the same shape.
+
+Source: src/caffe/layers/eltwise_layer.cpp.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd import Function
+
+from caffeio.layers.base import Layer, Shape, at_least, layer
+from caffeio.proto import caffe_pb2 as pb
+
+FIELD = "eltwise_param"
+
+
+def product(bottoms: tuple[Tensor, ...]) -> Tensor:
+    """Product of all bottoms, from the first on."""
+    y = bottoms[0] * bottoms[1]
+    for x in bottoms[2:]:
+        y = y * x
+    return y
+
+
+class _UnstableProduct(Function):
+    """The product, whose gradient is top / bottom: nan where a bottom is 0."""
+
+    @staticmethod
+    def forward(ctx: Any, *bottoms: Tensor) -> Tensor:
+        y = product(bottoms)
+        ctx.save_for_backward(y, *bottoms)
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, ...]:
+        y, *bottoms = ctx.saved_tensors
+        return tuple(grad * (y / x) for x in bottoms)
+
+
+@layer("Eltwise")
+class Eltwise(Layer):
+    """SUM (with coefficients), PROD or MAX, element by element.
+
+    In MAX the first bottom wins only if it is greater than the second, a later one only if it is
+    greater than all before; the winner gets the whole gradient.
+    """
+
+    bottoms = at_least(2)
+
+    def setup(self, *shapes: Shape) -> None:
+        """Raises LayerError for different shapes or wrong coefficients."""
+        p = self.param.eltwise_param
+        self.operation = pb.EltwiseParameter.EltwiseOp.Name(p.operation)
+        supported = ("SUM", "PROD", "MAX")
+        self.check(
+            self.operation in supported, f"{self.operation} is not supported",
+            field=f"{FIELD}.operation",
+        )  # fmt: skip
+        self.check(not p.coeff_blob, "is not supported", field=f"{FIELD}.coeff_blob")
+        self.check(
+            len(p.coeff) in (0, len(shapes)),
+            f"takes one coefficient for each of the {len(shapes)} bottoms, not {len(p.coeff)}",
+            field=f"{FIELD}.coeff",
+        )
+        self.check(
+            not p.coeff or self.operation != "PROD", "PROD takes none", field=f"{FIELD}.coeff"
+        )
+        self.check(
+            all(shape == shapes[0] for shape in shapes),
+            f"all bottoms must have the same shape: {', '.join(map(str, shapes))}",
+        )
+        self.coeff = tuple(p.coeff) or (1.0,) * len(shapes)
+        self.stable = p.stable_prod_grad
+
+    def forward(self, *bottoms: Tensor) -> Tensor:
+        """(any shape), n times -> the same shape."""
+        if self.operation == "SUM":
+            return self._sum(bottoms)
+        if self.operation == "PROD":
+            if self.stable:
+                return product(bottoms)
+            return _UnstableProduct.apply(*bottoms)  # type: ignore[no-any-return,no-untyped-call]
+        y = torch.where(bottoms[0] > bottoms[1], bottoms[0], bottoms[1])
+        for x in bottoms[2:]:
+            y = torch.where(x > y, x, y)
+        return y
+
+    def _sum(self, bottoms: tuple[Tensor, ...]) -> Tensor:
+        first = self.coeff[0]
+        y = bottoms[0] if first == 1 else bottoms[0] * first
+        for x, coeff in zip(bottoms[1:], self.coeff[1:], strict=True):
+            y = torch.add(y, x, alpha=coeff)
+        return y

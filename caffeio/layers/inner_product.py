@@ -1,0 +1,86 @@
+"""InnerProduct and Embed: the dense layers.
+
+Sources: src/caffe/layers/inner_product_layer.cpp, embed_layer.cpp.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from caffeio.layers.base import Layer, Shape, layer
+
+
+@layer("InnerProduct")
+class InnerProduct(Layer):
+    """y = W x (+ bias) of the axes from `axis` on, flattened.
+
+    Blobs: weight [num_output, K], or [K, num_output] with `transpose`; bias [num_output].
+    """
+
+    in_place = False
+
+    def setup(self, shape: Shape) -> None:  # type: ignore[override]
+        """Declare the blobs; raises LayerError for a wrong axis or num_output."""
+        p = self.param.inner_product_param
+        field = "inner_product_param"
+        self.check(p.num_output > 0, "must be above 0", field=f"{field}.num_output")
+        self.check(not p.normalize, "is not supported", field=f"{field}.normalize")
+        self.start = self.axis(p.axis, len(shape), f"{field}.axis")
+        self.num_output: int = p.num_output
+        self.inputs = math.prod(shape[self.start :])
+        self.transpose = p.transpose or p.transpose_weights
+        self.relu, self.negative_slope = p.relu, p.negative_slope
+        weight = (self.num_output, self.inputs)
+        filler = p.weight_filler if p.HasField("weight_filler") else None
+        self.add_blob("weight", weight[::-1] if self.transpose else weight, filler)
+        if p.bias_term:
+            filler = p.bias_filler if p.HasField("bias_filler") else None
+            self.add_blob("bias", (self.num_output,), filler)
+
+    def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
+        """(outer, ...) -> (outer, num_output)."""
+        inputs = math.prod(x.shape[self.start :])
+        if inputs != self.inputs:
+            raise self.error(f"the bottom's {inputs} values do not fit weights for {self.inputs}")
+        weight = self.blobs[0].t() if self.transpose else self.blobs[0]
+        bias = self.blobs[1] if len(self.blobs) > 1 else None
+        y = F.linear(x.reshape(*x.shape[: self.start], inputs), weight, bias)
+        if self.relu:
+            return F.leaky_relu(y, self.negative_slope) if self.negative_slope else F.relu(y)
+        return y
+
+    def macs(self) -> int:
+        """Products of one forward."""
+        return sum(math.prod(s[: self.start]) for s in self.bottom_shapes) * math.prod(
+            self.blob_specs[0].shape
+        )
+
+
+@layer("Embed")
+class Embed(Layer):
+    """Row `index` of the weights (+ bias), for each value of the bottom, truncated to an integer.
+
+    Blobs: weight [input_dim, num_output], bias [num_output].
+    """
+
+    in_place = False
+    label_bottoms = frozenset({0})
+
+    def setup(self, shape: Shape) -> None:  # type: ignore[override]
+        """Declare the blobs; raises LayerError unless num_output and input_dim are given."""
+        p = self.param.embed_param
+        for name in ("num_output", "input_dim"):
+            self.check(getattr(p, name) > 0, "must be above 0", field=f"embed_param.{name}")
+        filler = p.weight_filler if p.HasField("weight_filler") else None
+        self.add_blob("weight", (p.input_dim, p.num_output), filler)
+        if p.bias_term:
+            filler = p.bias_filler if p.HasField("bias_filler") else None
+            self.add_blob("bias", (p.num_output,), filler)
+
+    def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
+        """(any shape) of indices -> (that shape, num_output)."""
+        y = F.embedding(x.long(), self.blobs[0])
+        return y + self.blobs[1] if len(self.blobs) > 1 else y

@@ -1,0 +1,170 @@
+"""Neuron layers: one value in, one value out.
+
+Sources: src/caffe/layers/{absval,bnll,clip,elu,prelu,relu,relu6,sigmoid,swish,tanh,threshold}_
+layer.cpp. In place, Caffe computes the gradients of BNLL and Clip from the output, which it finds
+where the input was; so do these.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from caffeio.layers.base import Layer, Shape, layer
+from caffeio.layers.gradients import is_in_place, with_gradient
+
+
+@layer("ReLU")
+class ReLU(Layer):
+    """max(x, 0) + negative_slope * min(x, 0); the slope counts as the gradient at 0."""
+
+    def setup(self, shape: Shape) -> None:  # type: ignore[override]
+        """Read the slope."""
+        self.slope = self.param.relu_param.negative_slope
+
+    def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
+        """(any shape) -> the same shape."""
+        if not self.slope:
+            return F.relu(x)
+        if self.slope < 0 and is_in_place(self):  # the sign is read from the output
+            y = F.leaky_relu(x.detach(), self.slope)
+            return with_gradient(x, y, torch.where(y > 0, 1.0, self.slope))
+        return F.leaky_relu(x, self.slope)
+
+
+@layer("ReLU6")
+class ReLU6(Layer):
+    """min(max(x, 0) + negative_slope * min(x, 0), 6); gradient 0 from 6 on."""
+
+    def setup(self, shape: Shape) -> None:  # type: ignore[override]
+        """Read the slope."""
+        self.slope = self.param.relu6_param.negative_slope
+
+    def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
+        """(any shape) -> the same shape."""
+        if not self.slope:
+            return F.relu6(x)
+        return torch.where(x < 6, F.leaky_relu(x, self.slope), 6.0)
+
+
+@layer("PReLU")
+class PReLU(Layer):
+    """max(x, 0) + a * min(x, 0) with a learned slope a for each channel, or one for all.
+
+    Blob: slope [C], or [] with channel_shared.
+    """
+
+    def setup(self, shape: Shape) -> None:  # type: ignore[override]
+        """Declare the blob; raises LayerError for a bottom without a channel axis."""
+        p = self.param.prelu_param
+        self.check(len(shape) >= 2, f"needs a bottom of 2 axes or more, not {shape}")
+        slopes = () if p.channel_shared else shape[1:2]
+        self.add_blob("slope", slopes, p.filler if p.HasField("filler") else None, default=0.25)
+
+    def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
+        """(N, C, ...) -> the same shape."""
+        return F.prelu(x, self.blobs[0].reshape(-1))
+
+
+@layer("ELU")
+class ELU(Layer):
+    """x above 0, else alpha * (e^x - 1); NVIDIA's lambda multiplies both."""
+
+    def setup(self, shape: Shape) -> None:  # type: ignore[override]
+        """Read the fields."""
+        p = self.param.elu_param
+        self.alpha, self.scale = p.alpha, getattr(p, "lambda")
+
+    def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
+        """(any shape) -> the same shape."""
+        y = F.elu(x, self.alpha)
+        return y if self.scale == 1 else y * self.scale
+
+
+@layer("AbsVal")
+class AbsVal(Layer):
+    """|x|; gradient 0 at 0."""
+
+    in_place = False
+
+    def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
+        """(any shape) -> the same shape."""
+        return x.abs()
+
+
+@layer("BNLL")
+class BNLL(Layer):
+    """log(1 + e^x)."""
+
+    def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
+        """(any shape) -> the same shape."""
+        if not is_in_place(self):
+            return F.softplus(x)
+        y = F.softplus(x.detach())
+        return with_gradient(x, y, torch.sigmoid(y))
+
+
+@layer("Clip")
+class Clip(Layer):
+    """x limited to [min, max]; gradient 1 inside, the ends included."""
+
+    def setup(self, shape: Shape) -> None:  # type: ignore[override]
+        """Raises LayerError unless both limits are given."""
+        p = self.param.clip_param
+        for name in ("min", "max"):
+            self.check(p.HasField(name), "must be given", field=f"clip_param.{name}")
+        self.limits = (p.min, p.max)
+
+    def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
+        """(any shape) -> the same shape."""
+        if not is_in_place(self):
+            return x.clamp(*self.limits)
+        y = x.detach().clamp(*self.limits)
+        return with_gradient(x, y, torch.ones_like(y))
+
+
+@layer("Sigmoid")
+class Sigmoid(Layer):
+    """1 / (1 + e^-x)."""
+
+    def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
+        """(any shape) -> the same shape."""
+        return torch.sigmoid(x)
+
+
+@layer("TanH")
+class TanH(Layer):
+    """tanh(x)."""
+
+    def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
+        """(any shape) -> the same shape."""
+        return torch.tanh(x)
+
+
+@layer("Swish")
+class Swish(Layer):
+    """x / (1 + e^(-beta x))."""
+
+    def setup(self, shape: Shape) -> None:  # type: ignore[override]
+        """Read beta."""
+        self.beta = self.param.swish_param.beta
+
+    def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
+        """(any shape) -> the same shape."""
+        return F.silu(x) if self.beta == 1 else x * torch.sigmoid(self.beta * x)
+
+
+@layer("Threshold")
+class Threshold(Layer):
+    """1 where x > threshold, else 0."""
+
+    differentiable = False
+
+    def setup(self, shape: Shape) -> None:  # type: ignore[override]
+        """Read the threshold."""
+        self.threshold = self.param.threshold_param.threshold
+
+    def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
+        """(any shape) -> the same shape."""
+        return (x.detach() > self.threshold).to(x.dtype)

@@ -1,0 +1,163 @@
+"""The arithmetic of pooling: how many windows there are, and what each of them yields.
+
+Sources: src/caffe/layers/pooling_layer.cpp, pooling_layer.cu; mkldnn_pooling_layer.cpp of Intel
+Caffe for the divisors of its engine. PyTorch's native pooling is used wherever it agrees.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from caffeio.layers.window import Ints
+
+LOWEST = torch.finfo(torch.float32).min  # -FLT_MAX: what Caffe's maximum starts from
+DIVISORS = ("bvlc", "full", "real")  # by what a window's sum is divided, see `_divisor`
+
+
+@dataclass(frozen=True)
+class Window:
+    """Windows over 2 or 3 spatial axes; every tuple has one value an axis."""
+
+    kernel: Ints
+    stride: Ints
+    pad: Ints
+    dilation: Ints
+    ceil: bool = True  # the last window may stick out
+    clip: bool = True  # a last window that starts behind the image is left out
+
+    @property
+    def extent(self) -> Ints:
+        """Length of the window along each axis."""
+        return tuple(d * (k - 1) + 1 for k, d in zip(self.kernel, self.dilation, strict=True))
+
+    def output(self, sizes: Ints) -> Ints:
+        """Number of windows along each axis."""
+        rows = zip(sizes, self.extent, self.stride, self.pad, strict=True)
+        return tuple(_count(*row, ceil=self.ceil, clip=self.clip) for row in rows)
+
+    def is_native(self, sizes: Ints) -> bool:
+        """Whether PyTorch's pooling places exactly these windows."""
+        if any(2 * p > e for p, e in zip(self.pad, self.extent, strict=True)):
+            return False
+        rows = zip(sizes, self.extent, self.stride, self.pad, strict=True)
+        native = tuple(_count(*row, ceil=self.ceil, clip=True) for row in rows)
+        return native == self.output(sizes)
+
+    def padding(self, sizes: Ints) -> list[int]:
+        """F.pad's argument that makes room for all windows (negative: unused values)."""
+        rows = zip(sizes, self.output(sizes), self.extent, self.stride, self.pad, strict=True)
+        pairs = [(p, (count - 1) * s + e - n - p) for n, count, e, s, p in rows]
+        return [v for pair in reversed(pairs) for v in pair]
+
+
+def _count(size: int, extent: int, stride: int, pad: int, *, ceil: bool, clip: bool) -> int:
+    room = size + 2 * pad - extent
+    count = (-(-room // stride) if ceil else room // stride) + 1
+    return count - 1 if clip and (count - 1) * stride >= size + pad else count
+
+
+def max_pool(x: Tensor, w: Window, *, mask: bool) -> tuple[Tensor, Tensor | None]:
+    """Largest value of each window of `x` (N, C, spatial); the first one in row-major order.
+
+    With `mask` also the index of that value in its plane, as float. Windows that hold no value
+    (they start behind the image) yield -FLT_MAX and index -1. Unlike in Caffe, where nan never
+    wins, a nan in the window wins, as everywhere in PyTorch.
+    """
+    sizes = tuple(x.shape[2:])
+    if w.is_native(sizes):
+        return _native_max(x, w, w.pad, mask)
+    if any(w.pad):  # more than half of the kernel: make the padding
+        y, index = _native_max(F.pad(x, w.padding(sizes), value=-math.inf), w, None, mask)
+        return y, index if index is None else _unpad_index(index, w, sizes)
+    native = Window(w.kernel, w.stride, w.pad, w.dilation, w.ceil)
+    y, index = _native_max(x, native, native.pad, mask)
+    rows = zip(w.output(sizes), native.output(sizes), strict=True)
+    extra = [v for total, n in reversed(list(rows)) for v in (0, total - n)]
+    y = F.pad(y, extra, value=LOWEST)
+    return y, index if index is None else F.pad(index, extra, value=-1.0)
+
+
+def _native_max(x: Tensor, w: Window, pad: Ints | None, mask: bool) -> tuple[Tensor, Tensor | None]:
+    axes = len(w.kernel)
+    pool = (F.max_pool2d, F.max_pool3d)[axes - 2]
+    ceil = w.ceil and pad is not None
+    args = (w.kernel, w.stride, pad or (0,) * axes, w.dilation, ceil)
+    if not mask:
+        return pool(x, *args), None
+    y, index = pool(x, *args, return_indices=True)
+    return y, index.to(x.dtype)
+
+
+def _unpad_index(index: Tensor, w: Window, sizes: Ints) -> Tensor:
+    """Turn indices into a padded plane into indices of the plane itself."""
+    pads = w.padding(sizes)[::-1]  # (behind, before) of the first axis, of the second ...
+    rest, scale = index, 1
+    plain = torch.zeros_like(index)
+    for i in reversed(range(len(sizes))):
+        length = sizes[i] + pads[2 * i] + pads[2 * i + 1]
+        position = torch.remainder(rest, length)
+        plain = plain + (position - w.pad[i]) * scale
+        rest = torch.div(rest, length, rounding_mode="floor")
+        scale *= sizes[i]
+    return plain
+
+
+def average_pool(x: Tensor, w: Window, divisor: str) -> Tensor:
+    """Sum of each window of `x` (N, C, spatial) over its `divisor`, one of DIVISORS.
+
+    Windows that hold no value yield what Caffe computes there: 0 / 0 = nan, or a zero.
+    """
+    sizes = tuple(x.shape[2:])
+    pool = (F.avg_pool2d, F.avg_pool3d)[len(sizes) - 2]
+    if w.is_native(sizes):
+        whole = math.prod(w.kernel) if divisor == "full" else None
+        return pool(x, w.kernel, w.stride, w.pad, w.ceil, divisor != "real", whole)
+    sums = pool(F.pad(x, w.padding(sizes)), w.kernel, w.stride, divisor_override=1)
+    return sums / _divisor(w, sizes, divisor, sums)
+
+
+def _divisor(w: Window, sizes: Ints, kind: str, like: Tensor) -> Tensor:
+    """Divisors of all windows, broadcast against (N, C, windows).
+
+    bvlc: values inside the image and the padding; full: the whole kernel; real: the image only.
+    """
+    out = like.new_ones(())
+    axes = len(sizes)
+    for i, count in enumerate(w.output(sizes)):
+        start = torch.arange(count, device=like.device) * w.stride[i] - w.pad[i]
+        if kind == "full":
+            length = torch.full_like(start, w.kernel[i])
+        elif kind == "real":
+            length = (start + w.kernel[i]).clamp(max=sizes[i]) - start.clamp(min=0)
+        else:
+            length = (start + w.kernel[i]).clamp(max=sizes[i] + w.pad[i]) - start
+        out = out * length.to(like.dtype).view(-1, *[1] * (axes - 1 - i))
+    return out
+
+
+def stochastic_pool(x: Tensor, w: Window, *, train: bool) -> Tensor:
+    """Zeiler & Fergus 2013, for values >= 0 without padding, 2 spatial axes.
+
+    `train`: one value of each window, drawn with a probability in proportion to itself. Else the
+    mean under that law, sum(x^2) / sum(x), and 0 where the sum is 0.
+    """
+    n, c = x.shape[:2]
+    sizes = tuple(x.shape[2:])
+    rows, columns = w.output(sizes)
+    patches = F.unfold(F.pad(x, w.padding(sizes)), w.kernel, stride=w.stride)
+    patches = patches.view(n, c, -1, rows * columns)
+    if train:
+        sums = patches.detach().cumsum(2)
+        threshold = torch.rand_like(sums[:, :, :1]) * sums[:, :, -1:]
+        chosen = (sums >= threshold).to(torch.uint8).argmax(2, keepdim=True)
+        y = patches.gather(2, chosen)
+    else:
+        total = patches.sum(2)
+        safe = torch.where(total > 0, total, 1)
+        y = torch.where(total > 0, (patches * patches).sum(2) / safe, 0)
+    return y.view(n, c, rows, columns)

@@ -1,0 +1,104 @@
+"""Layers that work along axes: Softmax, ArgMax, Reduction.
+
+Sources: src/caffe/layers/softmax_layer.cpp, argmax_layer.cpp, reduction_layer.cpp.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from caffeio.layers.base import Layer, Shape, layer
+from caffeio.proto import caffe_pb2 as pb
+
+
+@layer("Softmax")
+class Softmax(Layer):
+    """exp(x) / sum of exp(x) along `axis`, the maximum subtracted first."""
+
+    def setup(self, shape: Shape) -> None:  # type: ignore[override]
+        """Raises LayerError for an axis out of range."""
+        p = self.param.softmax_param
+        self.dim = self.axis(p.axis, len(shape), "softmax_param.axis")
+        plain = p.normalize_type == "Softmax"
+        self.check(plain, "only Softmax is supported", field="softmax_param.normalize_type")
+
+    def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
+        """(any shape) -> the same shape."""
+        return torch.softmax(x, self.dim)
+
+
+@layer("Reduction")
+class Reduction(Layer):
+    """coeff * SUM, ASUM (of |x|), SUMSQ (of x^2) or MEAN over all axes from `axis` on."""
+
+    in_place = False
+
+    def setup(self, shape: Shape) -> None:  # type: ignore[override]
+        """Raises LayerError for an axis out of range."""
+        p = self.param.reduction_param
+        self.start = self.axis(p.axis, len(shape), "reduction_param.axis")
+        self.operation = pb.ReductionParameter.ReductionOp.Name(p.operation)
+        self.coeff = p.coeff
+
+    def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
+        """(outer, ...) -> (outer); a scalar for axis 0."""
+        flat = x.flatten(self.start)
+        coeff = self.coeff
+        if self.operation == "ASUM":
+            flat = flat.abs()
+        elif self.operation == "SUMSQ":
+            flat = flat.square()
+        elif self.operation == "MEAN":
+            coeff /= flat.shape[-1]
+        y = flat.sum(-1)
+        return y if coeff == 1 else y * coeff
+
+
+@layer("ArgMax")
+class ArgMax(Layer):
+    """Indices of the `top_k` largest values, largest first; of equal ones the last index first.
+
+    With `axis`: along it (with out_max_val the values instead). Without: of each item flattened,
+    top (N, 1, top_k, 1 ...), with out_max_val (N, 2, top_k, 1 ...): indices, then values.
+    """
+
+    in_place = False
+    differentiable = False
+
+    def setup(self, shape: Shape) -> None:  # type: ignore[override]
+        """Raises LayerError when top_k is larger than what there is to choose from."""
+        p = self.param.argmax_param
+        self.check(not p.use_ignore_ids, "is not supported", field="argmax_param.use_ignore_ids")
+        self.out_max_val, self.top_k = p.out_max_val, p.top_k
+        self.dim: int | None = None
+        if p.HasField("axis"):
+            self.dim = self.axis(p.axis, len(shape), "argmax_param.axis")
+        choice = math.prod(shape[1:]) if self.dim is None else shape[self.dim]
+        self.check(
+            1 <= p.top_k <= choice, f"must be from 1 to {choice}, not {p.top_k}",
+            field="argmax_param.top_k",
+        )  # fmt: skip
+
+    def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
+        """See the class."""
+        x = x.detach()
+        if self.dim is not None:
+            values, indices = self._largest(x, self.dim)
+            return values if self.out_max_val else indices
+        values, indices = self._largest(x.flatten(1), 1)
+        rows = torch.stack((indices, values) if self.out_max_val else (indices,), 1)
+        return rows.view(*rows.shape, *[1] * (x.dim() - 3))
+
+    def _largest(self, x: Tensor, dim: int) -> tuple[Tensor, Tensor]:
+        last = x.shape[dim] - 1
+        mirrored = x.flip(dim)  # so that the last of equal values is found first
+        if self.top_k == 1:
+            index = mirrored.argmax(dim, keepdim=True)
+            values = mirrored.gather(dim, index)
+        else:
+            values, index = mirrored.sort(dim=dim, descending=True, stable=True)
+            values, index = (t.narrow(dim, 0, self.top_k) for t in (values, index))
+        return values, (last - index).to(x.dtype)

@@ -1,0 +1,126 @@
+"""Scale, Bias and Axpy: products and sums with a blob of fewer axes.
+
+Sources: src/caffe/layers/scale_layer.cpp, bias_layer.cpp; axpy_layer.cpp of SENet's Caffe.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from caffeio.layers.base import Layer, Shape, between, exactly, layer
+
+
+def operand_shape(owner: Layer, shape: Shape, axis: int, num_axes: int, field: str) -> Shape:
+    """Shape of the blob that spans `num_axes` axes (-1: to the end) of `shape` from `axis` on."""
+    owner.check(
+        num_axes >= -1, f"{num_axes} is neither a number of axes nor -1", field=f"{field}.num_axes"
+    )
+    start = owner.axis(axis, len(shape), f"{field}.axis")
+    if num_axes == -1:
+        return shape[start:]
+    owner.check(
+        start + num_axes <= len(shape),
+        f"a blob of {num_axes} axes from axis {start} on extends past the bottom {shape}",
+        field=f"{field}.num_axes",
+    )
+    return shape[start : start + num_axes]
+
+
+def check_operand(owner: Layer, shape: Shape, axis: int, operand: Shape, field: str) -> int:
+    """Check that `operand` fits into `shape` from `axis` on; returns the axis (0 for scalars)."""
+    start = owner.axis(axis, len(shape), f"{field}.axis") if operand else 0
+    owner.check(
+        start + len(operand) <= len(shape),
+        f"the operand {operand} from axis {start} on extends past the bottom {shape}",
+        field=f"{field}.axis",
+    )
+    for i, size in enumerate(operand):
+        owner.check(
+            shape[start + i] == size,
+            f"dimension mismatch: axis {start + i} of the bottom {shape} is {shape[start + i]}, "
+            f"axis {i} of the operand {operand} is {size}",
+            field=f"{field}.axis",
+        )
+    return start
+
+
+def spread(blob: Tensor, axis: int, ndim: int) -> Tensor:
+    """View `blob` so that it broadcasts against `ndim` axes, its first at `axis`."""
+    return blob.view(*blob.shape, *[1] * (ndim - axis - blob.dim()))
+
+
+@layer("Scale")
+class Scale(Layer):
+    """y = x * scale (+ bias); the scale is a blob, or the second bottom.
+
+    Blobs: scale (one bottom only), bias (with bias_term), of the shape of the axes they span.
+    """
+
+    bottoms = between(1, 2)
+
+    def setup(self, *shapes: Shape) -> None:
+        """Declare the blobs; raises LayerError where the operand does not fit the bottom."""
+        p = self.param.scale_param
+        for field in ("min_value", "max_value"):
+            self.check(not p.HasField(field), "is not supported", field=f"scale_param.{field}")
+        if len(shapes) == 1:
+            operand = operand_shape(self, shapes[0], p.axis, p.num_axes, "scale_param")
+            filler = p.filler if p.HasField("filler") else None
+            self.add_blob("scale", operand, filler, default=1.0)
+        else:
+            operand = shapes[1]
+        self.start = check_operand(self, shapes[0], p.axis, operand, "scale_param")
+        self.has_bias = p.bias_term
+        if self.has_bias:
+            self.add_blob("bias", operand, p.bias_filler if p.HasField("bias_filler") else None)
+        channel = self.start == 1 and len(operand) == 1
+        self.fusible = len(shapes) == 1 and channel  # with the BatchNorm before it
+
+    def forward(self, x: Tensor, scale: Tensor | None = None) -> Tensor:  # type: ignore[override]
+        """(any shape) -> the same shape."""
+        factor = self.blobs[0] if scale is None else scale
+        factor = spread(factor, self.start, x.dim())
+        if not self.has_bias:
+            return x * factor
+        bias = spread(self.blobs[len(self.blobs) - 1], self.start, x.dim())
+        return torch.addcmul(bias, x, factor)
+
+
+@layer("Bias")
+class Bias(Layer):
+    """y = x + bias; the bias is a blob, or the second bottom."""
+
+    bottoms = between(1, 2)
+
+    def setup(self, *shapes: Shape) -> None:
+        """Declare the blob; raises LayerError where the operand does not fit the bottom."""
+        p = self.param.bias_param
+        if len(shapes) == 1:
+            operand = operand_shape(self, shapes[0], p.axis, p.num_axes, "bias_param")
+            self.add_blob("bias", operand, p.filler if p.HasField("filler") else None)
+        else:
+            operand = shapes[1]
+        self.start = check_operand(self, shapes[0], p.axis, operand, "bias_param")
+
+    def forward(self, x: Tensor, bias: Tensor | None = None) -> Tensor:  # type: ignore[override]
+        """(any shape) -> the same shape."""
+        return x + spread(self.blobs[0] if bias is None else bias, self.start, x.dim())
+
+
+@layer("Axpy")
+class Axpy(Layer):
+    """y = a * x + b with one factor a (N, C[, 1, 1]) for each channel of x and b (N, C, ...)."""
+
+    bottoms = exactly(3)
+
+    def setup(self, *shapes: Shape) -> None:
+        """Raises LayerError unless a is (N, C) or (N, C, 1, 1) and x and b have the same shape."""
+        a, x, b = shapes
+        self.check(x == b, f"bottoms 1 and 2 must have the same shape, not {x} and {b}")
+        fits = len(x) >= 2 and a[:2] == x[:2] and all(n == 1 for n in a[2:])
+        self.check(fits, f"bottom 0 must hold one factor for each channel of {x}, not {a}")
+
+    def forward(self, a: Tensor, x: Tensor, b: Tensor) -> Tensor:  # type: ignore[override]
+        """Shape of x and b."""
+        return torch.addcmul(b, a.reshape(*x.shape[:2], *[1] * (x.dim() - 2)), x)
