@@ -214,7 +214,8 @@ def lookup(kind: str, name: str, where: str | None = None) -> type[Layer]:
     try:
         return REGISTRY[kind]
     except KeyError:
-        close = get_close_matches(kind, REGISTRY, 3)
+        folded = {known.lower(): known for known in REGISTRY}
+        close = [folded[name] for name in get_close_matches(kind.lower(), folded, 3)]
         hint = f" (did you mean {' or '.join(map(repr, close))}?)" if close else ""
         raise UnknownLayerError(
             f"layer {name!r}: unknown layer type {kind!r}{hint}; known are {len(REGISTRY)} types. "

@@ -1,0 +1,129 @@
+"""Layers that join, cut, repeat and drop blobs: Concat, Slice, Split, Silence.
+
+Sources: src/caffe/layers/{concat,slice,split,silence}_layer.cpp.
+"""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+
+from caffeio.layers.base import Layer, Shape, at_least, exactly, layer
+from caffeio.layers.labels import text
+
+
+class AxisLayer(Layer):
+    """A layer whose parameter names an axis, or, in old files, a `*_dim`."""
+
+    in_place = False
+
+    def axis_or_dim(self, ndim: int, field: str, old: str) -> int:
+        """The axis that `<field>.axis` or the old `<field>.<old>` names."""
+        param = getattr(self.param, field)
+        if not param.HasField(old):
+            return self.axis(param.axis, ndim, f"{field}.axis")
+        self.check(
+            not param.HasField("axis"),
+            f"give either axis or {old}, not both",
+            field=f"{field}.{old}",
+        )
+        dim: int = getattr(param, old)
+        self.check(
+            dim < ndim, f"{dim} is out of range for a {ndim}-D bottom", field=f"{field}.{old}"
+        )
+        return dim
+
+
+@layer("Concat")
+class Concat(AxisLayer):
+    """Joins its bottoms along concat_param.axis (default 1); other dimensions must be equal."""
+
+    bottoms = at_least(1)
+
+    def setup(self, *shapes: Shape) -> None:
+        """Check the axis and the other dimensions."""
+        first = shapes[0]
+        self.concat_axis = axis = self.axis_or_dim(len(first), "concat_param", "concat_dim")
+        for i, shape in enumerate(shapes[1:], 1):
+            rest = (*shape[:axis], *shape[axis + 1 :])
+            self.check(
+                len(shape) == len(first) and rest == (*first[:axis], *first[axis + 1 :]),
+                f"bottoms must have equal dimensions except along axis {axis}: bottom 0 is "
+                f"{text(first)}, bottom {i} is {text(shape)}",
+            )
+
+    def forward(self, *bottoms: Tensor) -> Tensor:
+        """Return the joined blob."""
+        return bottoms[0] if len(bottoms) == 1 else torch.cat(bottoms, self.concat_axis)
+
+
+@layer("Slice")
+class Slice(AxisLayer):
+    """Cuts its bottom along slice_param.axis at slice_point, or into equal parts."""
+
+    tops = at_least(1)
+
+    def setup(self, *shapes: Shape) -> None:
+        """Find the sizes of the parts."""
+        shape = shapes[0]
+        self.slice_axis = self.axis_or_dim(len(shape), "slice_param", "slice_dim")
+        self.points = tuple(self.param.slice_param.slice_point)
+        self.parts = max(1, len(self.context.top_names))
+        self.sizes(shape)
+
+    def sizes(self, shape: Shape) -> list[int]:
+        """Sizes of the tops along the axis for a bottom of `shape`."""
+        total = shape[self.slice_axis]
+        if not self.points:
+            self.check(
+                total % self.parts == 0,
+                f"{self.parts} tops do not evenly divide axis {self.slice_axis} of size {total}",
+            )
+            return [total // self.parts] * self.parts
+        field = "slice_param.slice_point"
+        self.check(
+            len(self.points) == self.parts - 1,
+            f"{self.parts} tops need {self.parts - 1} slice points, not {len(self.points)}",
+            field=field,
+        )
+        edges = (0, *self.points, total)
+        self.check(
+            all(a < b for a, b in pairwise(edges)),
+            f"slice points {text(self.points)} must rise, between 0 and the size {total} of axis "
+            f"{self.slice_axis}",
+            field=field,
+        )
+        return [b - a for a, b in pairwise(edges)]
+
+    def forward(self, *bottoms: Tensor) -> Tensor | tuple[Tensor, ...]:
+        """Return the parts (views of the bottom)."""
+        x = bottoms[0]
+        if self.parts == 1:
+            return x
+        return torch.split(x, self.sizes(tuple(x.shape)), self.slice_axis)
+
+
+@layer("Split")
+class Split(Layer):
+    """The same blob under several names; the gradients of the tops are added."""
+
+    tops = at_least(1)
+    in_place = False
+
+    def forward(self, *bottoms: Tensor) -> tuple[Tensor, ...]:
+        """Return the bottom, once for each top."""
+        return bottoms * max(1, len(self.context.top_names))
+
+
+@layer("Silence")
+class Silence(Layer):
+    """Consumes blobs, so that they are not outputs of the net."""
+
+    bottoms = at_least(1)
+    tops = exactly(0)
+
+    def forward(self, *bottoms: Tensor) -> tuple[Tensor, ...]:
+        """Return nothing."""
+        return ()

@@ -1,0 +1,207 @@
+"""Layers that rename or move the numbers of one blob: Flatten, Reshape, Crop, Tile, Permute.
+
+Sources: src/caffe/layers/{flatten,reshape,crop,tile}_layer.cpp (BVLC; Intel's reshape_layer.cpp
+for pixelshuffler), permute_layer.cpp (SSD).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import prod
+
+from torch import Tensor, cat
+from torch.nn.functional import pixel_shuffle
+
+from caffeio.layers.base import Layer, Shape, exactly, layer
+from caffeio.layers.labels import text
+
+
+@layer("Flatten")
+class Flatten(Layer):
+    """Joins the axes flatten_param.axis (default 1) to end_axis (default -1) into one."""
+
+    in_place = False
+
+    def setup(self, *shapes: Shape) -> None:
+        """Check the axes."""
+        param, ndim = self.param.flatten_param, len(shapes[0])
+        self.start = self.axis(param.axis, ndim, "flatten_param.axis")
+        self.end = self.axis(param.end_axis, ndim, "flatten_param.end_axis") + 1
+        self.check(
+            self.start <= self.end,
+            f"axis {param.axis} lies behind end_axis {param.end_axis}",
+            field="flatten_param",
+        )
+
+    def forward(self, *bottoms: Tensor) -> Tensor:
+        """Return the bottom in its new shape."""
+        x = bottoms[0]
+        shape = x.shape
+        middle = prod(shape[self.start : self.end])
+        return x.reshape(*shape[: self.start], middle, *shape[self.end :])
+
+
+@layer("Reshape")
+class Reshape(Layer):
+    """Gives axes [axis, axis + num_axes) of the bottom the dimensions reshape_param.shape.
+
+    A dimension 0 copies the bottom's at the same place, one may be -1 (inferred). A negative axis
+    counts from behind the last one: -1 appends. Intel's `pixelshuffler` r makes (N, C, r H, r W)
+    of (N, C r^2, H, W) instead.
+    """
+
+    in_place = False
+
+    def setup(self, *shapes: Shape) -> None:
+        """Check the parameters against the bottom."""
+        param = self.param.reshape_param
+        self.dims = tuple(param.shape.dim)
+        self.shuffle = param.pixelshuffler
+        ndim = len(shapes[0])
+        self.start: int = param.axis if param.axis >= 0 else ndim + param.axis + 1
+        self.check(
+            0 <= self.start <= ndim,
+            f"axis {param.axis} out of range for a {ndim}-D bottom",
+            field="reshape_param.axis",
+        )
+        self.check(param.num_axes >= -1, "must be -1 (all) or more", field="reshape_param.num_axes")
+        self.end: int = ndim if param.num_axes == -1 else self.start + param.num_axes
+        self.check(
+            self.end <= ndim,
+            f"axes {self.start} to {self.end} out of range for a {ndim}-D bottom",
+            field="reshape_param.num_axes",
+        )
+        self.check(self.dims.count(-1) <= 1, "only one dim may be -1", field="reshape_param.shape")
+        self.check(
+            all(d >= -1 for d in self.dims), "a dim is less than -1", field="reshape_param.shape"
+        )
+        if self.shuffle != 1:
+            self._check_shuffle(shapes[0])
+        else:
+            self.top_shape(shapes[0])
+
+    def _check_shuffle(self, shape: Shape) -> None:
+        r = self.shuffle
+        self.check(
+            r > 0 and len(shape) == 4 and shape[1] % (r * r) == 0,
+            f"needs a 4-D bottom whose channels divide by {r * r}, not {text(shape)}",
+            field="reshape_param.pixelshuffler",
+        )
+
+    def top_shape(self, shape: Shape) -> Shape:
+        """The top's shape for a bottom of `shape`."""
+        field = "reshape_param.shape"
+        dims = list(self.dims)
+        for i, dim in enumerate(dims):
+            if dim == 0:
+                self.check(
+                    self.start + i < len(shape),
+                    f"dim {i} is 0 (copy), but a {len(shape)}-D bottom has no axis "
+                    f"{self.start + i}",
+                    field=field,
+                )
+                dims[i] = shape[self.start + i]
+        head, tail = shape[: self.start], shape[self.end :]
+        if -1 in dims:
+            known = prod([d for d in dims if d != -1]) * prod(head) * prod(tail)
+            self.check(
+                known != 0 and prod(shape) % known == 0,
+                f"the bottom's count {prod(shape)} does not divide by the product {known} of "
+                "the other dims",
+                field=field,
+            )
+            dims[dims.index(-1)] = prod(shape) // known
+        out = (*head, *dims, *tail)
+        self.check(
+            prod(out) == prod(shape),
+            f"the new shape {text(out)} has not the bottom's count ({text(shape)})",
+            field=field,
+        )
+        return out
+
+    def forward(self, *bottoms: Tensor) -> Tensor:
+        """Return the bottom in its new shape."""
+        x = bottoms[0]
+        if self.shuffle != 1:
+            return pixel_shuffle(x, self.shuffle)
+        return x.reshape(self.top_shape(tuple(x.shape)))
+
+
+@layer("Crop")
+class Crop(Layer):
+    """Cuts bottom 0 to the sizes of bottom 1 from crop_param.axis (default 2) on, at `offset`."""
+
+    bottoms = exactly(2)
+    in_place = False
+
+    def setup(self, *shapes: Shape) -> None:
+        """Check the offsets."""
+        param, ndim = self.param.crop_param, len(shapes[0])
+        self.start = self.axis(param.axis, ndim, "crop_param.axis")
+        cropped = ndim - self.start
+        offsets = list(param.offset) or [0]
+        self.check(
+            len(offsets) in (1, cropped),
+            f"one offset for each of the {cropped} axes from {self.start} on, or one for all, is "
+            f"wanted, not {len(offsets)}",
+            field="crop_param.offset",
+        )
+        self.offsets: Sequence[int] = offsets if len(offsets) == cropped else offsets * cropped
+        self.check(
+            len(shapes[1]) >= ndim,
+            f"bottom 1 ({text(shapes[1])}) has fewer axes than bottom 0 ({text(shapes[0])})",
+        )
+        for axis, offset in enumerate(self.offsets, self.start):
+            size, wanted = shapes[0][axis], shapes[1][axis]
+            self.check(
+                size - offset >= wanted,
+                f"axis {axis} of size {size} cannot be cropped to {wanted} at offset {offset}",
+                field="crop_param.offset",
+            )
+
+    def forward(self, *bottoms: Tensor) -> Tensor:
+        """Return the part of the first bottom (a view)."""
+        x, reference = bottoms
+        for axis, offset in enumerate(self.offsets, self.start):
+            x = x.narrow(axis, offset, reference.shape[axis])
+        return x
+
+
+@layer("Tile")
+class Tile(Layer):
+    """Repeats its bottom tile_param.tiles times along tile_param.axis (default 1), as a whole."""
+
+    in_place = False
+
+    def setup(self, *shapes: Shape) -> None:
+        """Check axis and tiles."""
+        param = self.param.tile_param
+        self.tile_axis = self.axis(param.axis, len(shapes[0]), "tile_param.axis")
+        self.check(param.tiles > 0, "must be set, and positive", field="tile_param.tiles")
+        self.tiles: int = param.tiles
+
+    def forward(self, *bottoms: Tensor) -> Tensor:
+        """Return the repeated blob."""
+        x = bottoms[0]
+        return x if self.tiles == 1 else cat([x] * self.tiles, self.tile_axis)
+
+
+@layer("Permute")
+class Permute(Layer):
+    """Reorders axes (SSD): top axis i is bottom axis order[i]; axes left out follow in order."""
+
+    in_place = False
+
+    def setup(self, *shapes: Shape) -> None:
+        """Check that `order` names axes, each once."""
+        order, ndim = list(self.param.permute_param.order), len(shapes[0])
+        field = "permute_param.order"
+        self.check(
+            all(axis < ndim for axis in order), f"axes of a {ndim}-D bottom are wanted", field=field
+        )
+        self.check(len(set(order)) == len(order), "names an axis twice", field=field)
+        self.order = (*order, *(axis for axis in range(ndim) if axis not in order))
+
+    def forward(self, *bottoms: Tensor) -> Tensor:
+        """Return the bottom with its axes in the new order (a view)."""
+        return bottoms[0].permute(self.order)

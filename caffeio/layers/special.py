@@ -1,0 +1,255 @@
+"""Layers of forks that move or resize maps: ShuffleChannel, Reorg, CropCenter, Upsample, Interp.
+
+Sources: shuffle_channel_layer.cpp (ShuffleNet), reorg_layer.cpp (Intel; darknet's order),
+crop_center_layer.cpp (waifu2x), upsample_layer.cpp (caffe-segnet with a pooling mask; the YOLO
+forks without), interp_layer.cpp and util/interp.cpp (DeepLab, PSPNet).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn.functional import interpolate
+
+from caffeio.errors import DataError
+from caffeio.layers.base import Layer, Shape, between, layer
+from caffeio.layers.labels import text
+
+
+class MapLayer(Layer):
+    """A layer on feature maps (N,C,H,W)."""
+
+    in_place = False
+
+    def setup(self, *shapes: Shape) -> None:
+        """Check the number of axes."""
+        self.check(
+            len(shapes[0]) == 4, f"needs a bottom (N, C, H, W), not one of {text(shapes[0])}"
+        )
+
+
+@layer("ShuffleChannel")
+class ShuffleChannel(MapLayer):
+    """Mixes `group` groups of channels: channel i of group g moves to place i * group + g."""
+
+    def setup(self, *shapes: Shape) -> None:
+        """Check that the channels divide."""
+        super().setup(*shapes)
+        self.group: int = self.param.shuffle_channel_param.group
+        self.check(
+            self.group > 0 and shapes[0][1] % self.group == 0,
+            f"{shapes[0][1]} channels do not divide into {self.group} groups",
+            field="shuffle_channel_param.group",
+        )
+
+    def forward(self, *bottoms: Tensor) -> Tensor:
+        """Return the mixed channels."""
+        x = bottoms[0]
+        n, c, h, w = x.shape
+        grouped = x.reshape(n, self.group, c // self.group, h, w)
+        return grouped.transpose(1, 2).reshape(x.shape)
+
+
+@layer("Reorg")
+class Reorg(MapLayer):
+    """Makes (N, C s^2, H/s, W/s) of (N,C,H,W) as darknet does, or (N, C/s^2, H s, W s) (reverse).
+
+    darknet reads the bottom's memory as (N, C/s^2, H s, W s), so C must divide by s^2 both ways.
+    The gradient is the derivative (Intel's code passes back a buffer that nobody writes).
+    """
+
+    def setup(self, *shapes: Shape) -> None:
+        """Check that the sizes divide."""
+        super().setup(*shapes)
+        param = self.param.reorg_param
+        self.stride: int = param.stride
+        self.reverse: bool = param.reverse
+        self.check(self.stride > 0, "must be set, and positive", field="reorg_param.stride")
+        _, channels, height, width = shapes[0]
+        s = self.stride
+        fit = channels % (s * s) == 0
+        if not self.reverse:
+            fit = fit and height % s == 0 and width % s == 0
+        self.check(
+            fit,
+            f"a bottom of {text(shapes[0])} does not divide by stride {s}",
+            field="reorg_param.stride",
+        )
+
+    def forward(self, *bottoms: Tensor) -> Tensor:
+        """Return the reordered blob."""
+        x = bottoms[0]
+        n, c, h, w = x.shape
+        s = self.stride
+        if self.reverse:
+            x = x.reshape(n, s, s, c // (s * s), h, w).permute(0, 3, 4, 1, 5, 2)
+            return x.reshape(n, c // (s * s), h * s, w * s)
+        x = x.reshape(n, c // (s * s), h, s, w, s).permute(0, 3, 5, 1, 2, 4)
+        return x.reshape(n, c * s * s, h // s, w // s)
+
+
+@layer("CropCenter")
+class CropCenter(Layer):
+    """Cuts crop_size[i] off both ends of axis i (waifu2x)."""
+
+    in_place = False
+
+    def setup(self, *shapes: Shape) -> None:
+        """Check that there is a size for each axis and that something is left."""
+        self.sizes = tuple(self.param.crop_center_param.crop_size)
+        field = "crop_center_param.crop_size"
+        self.check(
+            len(self.sizes) == len(shapes[0]),
+            f"one size for each of {len(shapes[0])} axes is wanted, not {len(self.sizes)}",
+            field=field,
+        )
+        self.check(
+            all(2 * size < dim for size, dim in zip(self.sizes, shapes[0], strict=True)),
+            f"nothing is left of a bottom of {text(shapes[0])}",
+            field=field,
+        )
+
+    def forward(self, *bottoms: Tensor) -> Tensor:
+        """Return the middle of the bottom (a view)."""
+        x = bottoms[0]
+        for axis, size in enumerate(self.sizes):
+            if size:
+                x = x.narrow(axis, size, x.shape[axis] - 2 * size)
+        return x
+
+
+@layer("Upsample")
+class Upsample(MapLayer):
+    """Enlarges feature maps.
+
+    Two bottoms (SegNet): puts every value where the mask of a MAX pooling layer, the second bottom,
+    says, among zeros; the size is upsample_h x upsample_w, or `scale` (2), or scale_h and scale_w,
+    one less with pad_out_h, pad_out_w. If places repeat, the last value stays and each gets the
+    gradient. A place outside the top is a DataError on the CPU; elsewhere its map holds a nan.
+    One bottom (YOLO forks): repeats every value `scale` times along both axes.
+    """
+
+    bottoms = between(1, 2)
+    label_bottoms = frozenset({1})
+
+    def setup(self, *shapes: Shape) -> None:
+        """Read the size, which is fixed when upsample_h and upsample_w are given."""
+        super().setup(*shapes)
+        param = self.param.upsample_param
+        self.masked = len(shapes) == 2
+        self.size = (param.upsample_h, param.upsample_w)
+        fixed = param.HasField("upsample_h") and param.HasField("upsample_w")
+        scale = param.scale if param.HasField("scale") else (2.0 if self.masked else 1.0)
+        pair = param.HasField("scale_h") and param.HasField("scale_w")
+        self.scales = (param.scale_h, param.scale_w) if pair else (int(scale), int(scale))
+        self.pads = (int(param.pad_out_h), int(param.pad_out_w))
+        self.fixed: bool = fixed
+        self.check(
+            fixed or pair or scale == int(scale),
+            f"must be a whole number, not {scale:g}",
+            field="upsample_param.scale",
+        )
+        self.check(min(self.scales) >= 1 or fixed, "must be positive", field="upsample_param.scale")
+        self.check(
+            self.masked or not (fixed or any(self.pads)),
+            "a size without a scale needs the pooling mask as second bottom",
+            field="upsample_param",
+        )
+        if self.masked:
+            self.check(
+                shapes[0] == shapes[1],
+                f"bottom and mask must have the same shape: {text(shapes[0])} and "
+                f"{text(shapes[1])}",
+            )
+
+    def forward(self, *bottoms: Tensor) -> Tensor:
+        """Return the enlarged maps."""
+        x = bottoms[0]
+        if not self.masked:
+            return x.repeat_interleave(self.scales[0], 2).repeat_interleave(self.scales[1], 3)
+        height, width = self.size if self.fixed else self._scaled(x)
+        places = bottoms[1].detach().long().flatten(2)
+        x, places = self._check_places(x.flatten(2), places, height * width)
+        top = x.new_zeros(*x.shape[:2], height * width).scatter(2, places, x)
+        return top.view(*x.shape[:2], height, width)
+
+    def _scaled(self, x: Tensor) -> tuple[int, int]:
+        height, width = (
+            x.shape[axis] * scale - pad
+            for axis, scale, pad in zip((2, 3), self.scales, self.pads, strict=True)
+        )
+        return height, width
+
+    def _check_places(self, x: Tensor, places: Tensor, size: int) -> tuple[Tensor, Tensor]:
+        inside = places.clamp(0, size - 1)
+        wrong = inside != places
+        if places.device.type != "cpu" or torch.compiler.is_compiling():
+            return x.masked_fill(wrong, torch.nan), inside
+        if bool(wrong.any()):
+            place = int(places[wrong][0])
+            raise DataError(
+                f"layer {self.name!r} (type {self.kind}): the mask's place {place} is outside the "
+                f"top of {size} places: do the sizes fit the pooling layer's bottom?",
+                where=self.context.where or None,
+            )
+        return x, places
+
+
+@layer("Interp")
+class Interp(MapLayer):
+    """Bilinear resize whose corners stay in place, after cropping -pad_beg and -pad_end pixels.
+
+    The size is height x width, or shrunk by shrink_factor: (H - 1) // f + 1, or enlarged by
+    zoom_factor: H + (H - 1) (f - 1), or both, first shrunk (PSPNet).
+    """
+
+    def setup(self, *shapes: Shape) -> None:
+        """Check that the size is given in one way."""
+        super().setup(*shapes)
+        param = self.param.interp_param
+        self.shrink = param.shrink_factor if param.HasField("shrink_factor") else None
+        self.zoom = param.zoom_factor if param.HasField("zoom_factor") else None
+        explicit = param.HasField("height") and param.HasField("width")
+        self.fixed = (param.height, param.width) if explicit else None
+        factors = self.shrink is not None or self.zoom is not None
+        self.check(
+            factors != explicit,
+            "give either height and width, or zoom_factor and shrink_factor",
+            field="interp_param",
+        )
+        for field, factor in (("shrink_factor", self.shrink), ("zoom_factor", self.zoom)):
+            self.check(factor is None or factor >= 1, "must be 1 or more", field=field)
+        self.pads = (param.pad_beg, param.pad_end)
+        for field, pad in zip(("pad_beg", "pad_end"), self.pads, strict=True):
+            self.check(pad <= 0, "can only crop: 0 or less", field=f"interp_param.{field}")
+        sizes = self.top_size(shapes[0][2], shapes[0][3])
+        self.check(
+            min(sizes) > 0 and min(shapes[0][2:]) + sum(self.pads) > 0,
+            f"nothing is left of a bottom of {text(shapes[0])}",
+            field="interp_param",
+        )
+
+    def top_size(self, height: int, width: int) -> tuple[int, int]:
+        """Height and width of the top for those of the bottom."""
+        if self.fixed is not None:
+            return self.fixed
+        return self._resized(height), self._resized(width)
+
+    def _resized(self, size: int) -> int:
+        size += sum(self.pads)
+        if self.shrink is not None:
+            size = (size - 1) // self.shrink + 1
+        if self.zoom is not None:
+            size += (size - 1) * (self.zoom - 1)
+        return size
+
+    def forward(self, *bottoms: Tensor) -> Tensor:
+        """Return the resized maps."""
+        x = bottoms[0]
+        size = self.top_size(x.shape[2], x.shape[3])
+        if any(self.pads):
+            begin, end = -self.pads[0], -self.pads[1]
+            x = x[:, :, begin : x.shape[2] - end, begin : x.shape[3] - end]
+        if tuple(x.shape[2:]) == size:
+            return x
+        return interpolate(x, size, mode="bilinear", align_corners=True)
