@@ -31,7 +31,7 @@ _MAIN_LINE = {
     "borisgin": "nvidia",
 }  # fmt: skip
 _ROW = re.compile(
-    r"^(field|enum|lacks|layer|base)\t([^\t\n]+)(?:\t([^\t\n]+)\t(\d+)(?:\t(\w+))?)?", re.M
+    r"^(field|enum|lacks|layer|base)\t([^\t\n]+)(?:\t([^\t\n]+)\t(\d+)(?:\t(\w+))?)?", re.MULTILINE
 )
 
 

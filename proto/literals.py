@@ -33,10 +33,11 @@ _TRUE, _FALSE = ("true", "True", "t"), ("false", "False", "f")
 _SPACE = re.compile(SKIP, re.ASCII)
 
 
-class BadValue(ValueError):
+class BadValueError(ValueError):
     """A value that the field cannot take; `at` is its place within the given text."""
 
     def __init__(self, message: str, at: int = 0) -> None:
+        """`at` counts from the begin of the value's text."""
         super().__init__(message)
         self.at = at
 
@@ -68,14 +69,14 @@ def integer(text: str, low: int, high: int) -> int:
     """A decimal, hexadecimal or octal number within `low` to `high`."""
     text = atom(text)
     if not _INTEGER.fullmatch(text):
-        raise BadValue(f"expected an integer, found {text}")
+        raise BadValueError(f"expected an integer, found {text}")
     digits = text.lstrip("-")
     value = int(digits, 8 if digits[:1] == "0" and digits.isdigit() else 0)
     value = -value if text[0] == "-" else value
     if text[0] == "-" and low == 0:
-        raise BadValue(f"expected a number that is not negative, found {text}")
+        raise BadValueError(f"expected a number that is not negative, found {text}")
     if not low <= value <= high:
-        raise BadValue(f"{text} is out of range: {low} to {high}")
+        raise BadValueError(f"{text} is out of range: {low} to {high}")
     return value
 
 
@@ -86,7 +87,7 @@ def real(text: str) -> float:
         return float(text.rstrip("fF"))
     word = _INFINITE.get(text.lstrip("-").lower() if text[:2] != "--" else "")
     if not word:
-        raise BadValue(f"expected a number, found {text}")
+        raise BadValueError(f"expected a number, found {text}")
     return float("-" + word if text[0] == "-" else word)
 
 
@@ -104,7 +105,7 @@ def boolean(text: str) -> bool:
         return text in _TRUE
     if _INTEGER.fullmatch(text):
         return bool(integer(text, 0, 1))
-    raise BadValue(f"expected true or false, found {text}")
+    raise BadValueError(f"expected true or false, found {text}")
 
 
 def string(text: str) -> bytes:
@@ -113,7 +114,7 @@ def string(text: str) -> bytes:
         return text[1:-1].encode("utf-8", "surrogateescape")
     out, at = bytearray(), 0
     if text[0] not in "\"'":
-        raise BadValue(f"expected a string in quotes, found {text}")
+        raise BadValueError(f"expected a string in quotes, found {text}")
     while match := _STRINGS.match(text, at):
         out += _unescape(match[1][1:-1], match.start(1) + 1)
         at = match.end()
@@ -133,7 +134,7 @@ def _unescape(body: str, base: int) -> bytes:
         elif (short or long) and int(short or long, 16) <= 0x10FFFF:
             out += chr(int(short or long, 16)).encode("utf-8", "surrogatepass")
         else:
-            raise BadValue(f"unknown escape {match[0]} in a string", base + match.start())
+            raise BadValueError(f"unknown escape {match[0]} in a string", base + match.start())
     return bytes(out + body[last:].encode("utf-8", "surrogateescape"))
 
 
@@ -142,13 +143,13 @@ def _text(text: str) -> bytes:
     try:
         data.decode()
     except UnicodeDecodeError:
-        raise BadValue("the string is not UTF-8") from None
+        raise BadValueError("the string is not UTF-8") from None
     return data
 
 
 def _number(text: str) -> str:
     if text[0] in "\"'":
-        raise BadValue(f"expected a number, found the string {text}")
+        raise BadValueError(f"expected a number, found the string {text}")
     return text
 
 

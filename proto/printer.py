@@ -17,8 +17,12 @@ from caffeio.proto import schema
 
 _ESCAPES = {
     **{byte: f"\\{byte:03o}" for byte in range(256) if not 0x20 <= byte < 0x7F},
-    **{ord("\n"): "\\n", ord("\r"): "\\r", ord("\t"): "\\t"},
-    **{ord('"'): '\\"', ord("'"): "\\'", ord("\\"): "\\\\"},
+    ord("\n"): "\\n",
+    ord("\r"): "\\r",
+    ord("\t"): "\\t",
+    ord('"'): '\\"',
+    ord("'"): "\\'",
+    ord("\\"): "\\\\",
 }
 _DOUBLE, _FLOAT, _BOOL, _STRING, _MESSAGE, _BYTES, _ENUM = 1, 2, 8, 9, 11, 12, 14
 

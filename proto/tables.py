@@ -13,7 +13,7 @@ from caffeio.proto.literals import (
     SCALARS,
     SKIP,
     STRING,
-    BadValue,
+    BadValueError,
     atom,
     integer,
     varint,
@@ -38,20 +38,22 @@ _MEMO_ENTRIES, _MEMO_LENGTH = 4096, 80
 Entry = tuple[int, bytes, "Table | None"]
 
 
-class UnknownName(Exception):
+class UnknownNameError(Exception):
     """A field or an enum value that the schema does not have; `kind` says which."""
 
     def __init__(self, kind: str, name: str) -> None:
+        """`kind` is field or value."""
         super().__init__(kind, name)
         self.kind, self.name = kind, name
 
 
 class FieldEntry:
-    """One field: its descriptor, bit, tag and the encoder of one value."""
+    """One field: its descriptor, bit (0 if repeated), tag and the encoder of one value."""
 
     __slots__ = ("bit", "descriptor", "encode", "tag")
 
-    def __init__(self, descriptor: Any, bit: int, dialect: str) -> None:
+    def __init__(self, descriptor: Any, bit: int, dialect: str | None) -> None:
+        """`dialect` numbers the enums."""
         self.descriptor, self.bit = descriptor, bit
         if descriptor.message_type is not None:
             wire, self.encode = 2, None
@@ -63,39 +65,61 @@ class FieldEntry:
 
 
 class Table:
-    """What the statements inside one message type mean, in one dialect's numbering of enums."""
+    """What the statements inside one message type mean, in one dialect or in none.
 
-    def __init__(self, descriptor: Any, dialect: str) -> None:
+    `memo` holds what is known already; `required` has the bits of the fields that must be there.
+    """
+
+    def __init__(self, descriptor: Any, dialect: str | None) -> None:
+        """Make the table of a message descriptor; None stands for a table without fields."""
         self.descriptor, self.dialect = descriptor, dialect
         self.fields: dict[str, FieldEntry] = {}
         self.memo: dict[str, Entry] = {}
+        self.enum_number = False  # whether the last new statement gave an enum by number
+        self.required = 0
+        self._labels: dict[str, str] = {}
+        if dialect is not None and descriptor is not None:
+            name = descriptor.full_name.partition(".")[2]
+            theirs = schema.load(dialect).messages.get(name, {})
+            self._labels = {key: field.label for key, field in theirs.items()}
+            for key, label in self._labels.items():
+                if label == "required":
+                    self.required |= self.field(key).bit
 
     def field(self, name: str) -> FieldEntry:
-        """The entry of field `name`; UnknownName if there is none."""
+        """The entry of field `name`; UnknownNameError if there is none."""
         known = self.fields.get(name)
         if known is None:
             descriptor = self.descriptor.fields_by_name.get(name)
             if descriptor is None:
-                raise UnknownName("field", name)
-            bit = 0 if descriptor.is_repeated else 1 << len(self.fields)
+                raise UnknownNameError("field", name)
+            repeated = descriptor.is_repeated and self._labels.get(name, "repeated") == "repeated"
+            bit = 0 if repeated else 1 << len(self.fields)
             known = self.fields[name] = FieldEntry(descriptor, bit, self.dialect)
         return known
+
+    def names_of(self, bits: int) -> list[str]:
+        """The names of the fields with these bits."""
+        return [name for name, field in self.fields.items() if field.bit & bits]
 
     def learn(self, statement: str) -> Entry | None:
         """The entry of a statement not seen before, or None if it is none (a lone character).
 
-        Raises UnknownName or BadValue, whose `at` counts from the statement's begin.
+        Raises UnknownNameError or BadValueError, whose `at` counts from the statement's begin.
         """
+        self.enum_number = False
         parts = PARTS.fullmatch(statement)
         if parts is None:
             return None
         name, colon, value = parts.groups()
+        field = self.field(name)
         try:
-            entry = self._entry(self.field(name), bool(colon), value)
-        except BadValue as error:
+            entry = self._entry(field, bool(colon), value)
+        except BadValueError as error:
             error.at += parts.start(3)
             raise
-        if len(statement) <= _MEMO_LENGTH:
+        self.enum_number = field.descriptor.enum_type is not None and value[0] in "-0123456789["
+        if len(statement) <= _MEMO_LENGTH and not self.enum_number:
             if len(self.memo) >= _MEMO_ENTRIES:
                 self.memo.clear()
             self.memo[statement] = entry
@@ -105,30 +129,30 @@ class Table:
         repeated = field.bit == 0
         if field.encode is None:
             if value not in ("{", "<", "[") and not (repeated and _empty(value)):
-                raise BadValue(f'expected "{{" after {field.descriptor.name}, found {value}')
+                raise BadValueError(f'expected "{{" after {field.descriptor.name}, found {value}')
             if value[0] == "[" and not repeated:
-                raise BadValue(f"{field.descriptor.name} is one message, not a list")
+                raise BadValueError(f"{field.descriptor.name} is one message, not a list")
             inner = table(field.descriptor.message_type, self.dialect)
             if value == "[":
                 return 0, b"", ListTable(inner, field.tag)
             return (field.bit, field.tag, inner) if value in ("{", "<") else (0, b"", None)
         if value in ("{", "<") or not colon:
-            raise BadValue(f"{field.descriptor.name} is a single value: expected : and the value")
+            raise BadValueError(
+                f"{field.descriptor.name} is a single value: expected : and the value"
+            )
         if value[0] != "[":
             return field.bit, field.tag + field.encode(value), None
         if not repeated:
-            raise BadValue(f"{field.descriptor.name} takes one value, not a list")
-        return 0, b"".join(field.tag + _at(field.encode, *item) for item in _items(value)), None
-
-    def suggestion(self, name: str) -> str | None:
-        """The known field whose name is most like `name`."""
-        return best_match(name, self.descriptor.fields_by_name.keys())
+            raise BadValueError(f"{field.descriptor.name} takes one value, not a list")
+        data = [field.tag + _at(field.encode, *item) for item in list_items(value)]
+        return 0, b"".join(data), None
 
 
 class ListTable(Table):
     """The inside of `field: [{...}, {...}]`: only messages stand there, without a name."""
 
     def __init__(self, element: Table, tag: bytes) -> None:
+        """`tag` goes before each `element`."""
         super().__init__(element.descriptor, element.dialect)
         self.element: Entry = (0, tag, element)
 
@@ -141,7 +165,8 @@ class AnyTable(Table):
     """The inside of a field that the schema does not know: anything well-formed goes."""
 
     def __init__(self) -> None:
-        super().__init__(None, "")
+        """Know nothing."""
+        super().__init__(None, None)
         self.element: Entry = (0, b"", self)
 
     def learn(self, statement: str) -> Entry | None:
@@ -150,13 +175,13 @@ class AnyTable(Table):
         if parts is None or (not parts[2] and parts[3] not in ("{", "<", "[")):
             return None
         if parts[3][0] == "[" and len(parts[3]) > 1:
-            _items(parts[3])
+            list_items(parts[3])
         return 0, b"", self if parts[3] in ("{", "<", "[") else None
 
 
 @cache
-def table(descriptor: Any, dialect: str) -> Table:
-    """The table of a message descriptor."""
+def table(descriptor: Any, dialect: str | None) -> Table:
+    """The table of a message descriptor; with a dialect its labels and enum numbers hold."""
     return Table(descriptor, dialect)
 
 
@@ -169,18 +194,18 @@ def best_match(name: str, known: Any) -> str | None:
 
 
 def _empty(value: str) -> bool:
-    return value[0] == "[" and not list(_items(value))
+    return value[0] == "[" and not list(list_items(value))
 
 
 def _at(encode: Any, value: str, at: int) -> bytes:
     try:
         return bytes(encode(value))
-    except BadValue as error:
+    except BadValueError as error:
         error.at += at
         raise
 
 
-def _items(text: str) -> list[tuple[str, int]]:
+def list_items(text: str) -> list[tuple[str, int]]:
     """The items of a list in brackets, each with its place; commas between them are a must."""
     out: list[tuple[str, int]] = []
     at, wanted = 1, "value or ]"
@@ -196,14 +221,16 @@ def _items(text: str) -> list[tuple[str, int]]:
             return out
         else:
             break
-    raise BadValue(f"expected {wanted} in the list", max(at - 1, 0))
+    raise BadValueError(f"expected {wanted} in the list", max(at - 1, 0))
 
 
-def _enum_encoder(descriptor: Any, dialect: str) -> Any:
+def _enum_encoder(descriptor: Any, dialect: str | None) -> Any:
     def encode(text: str) -> bytes:
         text = atom(text)
         if text[0] in "\"'":
-            raise BadValue(f"expected the name of a {descriptor.name}, found the string {text}")
+            raise BadValueError(
+                f"expected the name of a {descriptor.name}, found the string {text}"
+            )
         if text[0] in "-0123456789":
             number = integer(text, -(1 << 31), (1 << 31) - 1)
             name = enum_name(descriptor, number, dialect)
@@ -211,15 +238,15 @@ def _enum_encoder(descriptor: Any, dialect: str) -> Any:
             name = text
         value = descriptor.values_by_name.get(name)
         if value is None:
-            raise UnknownName("value", text)
+            raise UnknownNameError("value", text)
         return varint(value.number)
 
     return encode
 
 
-def enum_name(descriptor: Any, number: int, dialect: str) -> str | None:
+def enum_name(descriptor: Any, number: int, dialect: str | None) -> str | None:
     """The name that `dialect` gives to `number` of an enum of the canonical schema."""
-    if dialect == "bvlc":
+    if dialect in (None, "bvlc"):
         value = descriptor.values_by_number.get(number) if number < schema.OWN else None
         return value.name if value else None
     full = descriptor.full_name.partition(".")[2]
