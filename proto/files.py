@@ -3,66 +3,212 @@
 from __future__ import annotations
 
 import os
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from pathlib import Path
+from typing import Any
+
+from google.protobuf.message import Message
 
 from caffeio.errors import CaffeIOError
 from caffeio.proto import caffe_pb2 as pb
+from caffeio.proto.guess import Guess, guess_dialect, has_required, used_names
 from caffeio.proto.text import ParsedText, UnknownField, parse
+from caffeio.proto.upgrade import Upgraded, upgrade_net, upgrade_solver
+
+_CONTROL = re.compile(rb"[\x00-\x08\x0e-\x1f\x7f]")
+_FIELD = re.compile(r"\s*(\w+)\s*:")
+_HEAD = 4096
 
 
 @dataclass
 class _File:
+    """What both kinds of files have."""
+
     path: Path | None
     dialect: str
-    text: str | None
-    parsed: ParsedText | None
+    text: str | None = None
     unknown: list[UnknownField] = field(default_factory=list)
+    guess: Guess = field(default_factory=lambda: Guess("bvlc"))
+    parsed: ParsedText | None = None
+    upgraded: Upgraded[Any] | None = None
 
     def where(self, *path: str | int) -> str:
-        """The place "file:line:column" of a field; the file alone if it is binary."""
+        """The place "file:line:column" of a field; of a binary file its path.
+
+        The path is that of the message as it is now: names and indices in turn, such as
+        `where("layer", 3, "convolution_param")`. A field that the upgrade has made is placed at
+        what it was made from.
+        """
         if self.parsed is None:
-            return str(self.path)
-        return self.parsed.where(*path)
+            return str(self.path or "<net>")
+        return self.parsed.where(*self._original(path))
+
+    def _original(self, path: Sequence[str | int]) -> Sequence[str | int]:
+        """The path before the upgrade."""
+        if self.upgraded is None or not path or path[0] != "layer" or not self.upgraded.done:
+            return path
+        index = path[1] if len(path) > 1 else 0
+        if not isinstance(index, int) or not -len(self.upgraded.origin) <= index:
+            return path
+        origin = self.upgraded.origin[index] if index < len(self.upgraded.origin) else None
+        return ("input",) if origin is None else (self.upgraded.field, origin, *path[2:])
 
 
 @dataclass
 class NetFile(_File):
-    """A net as read: `message` is the canonical NetParameter, upgraded unless told otherwise."""
+    """A net as read.
+
+    `message` is canonical and, unless told otherwise, upgraded; `dialect` the Caffe that the file
+    was written for, `guess` why it is taken for that; `unknown` lists what the schema does not
+    know; `upgraded` what the upgrade did. `text` and `parsed` are None for a binary file.
+    """
 
     message: pb.NetParameter = field(default_factory=pb.NetParameter)
 
 
 @dataclass
 class SolverFile(_File):
-    """A solver as read."""
+    """A solver as read; the fields are those of NetFile."""
 
     message: pb.SolverParameter = field(default_factory=pb.SolverParameter)
-
-
-def _load(source: str | os.PathLike[str]) -> tuple[Path | None, str]:
-    if isinstance(source, str) and ("\n" in source or "{" in source):
-        return None, source
-    path = Path(source)
-    try:
-        return path, path.read_bytes().decode("utf-8", "surrogateescape")
-    except FileNotFoundError:
-        if isinstance(source, str) and ":" in source:
-            return None, source
-        raise CaffeIOError("there is no such file", where=str(source)) from None
 
 
 def read_net(
     source: str | os.PathLike[str], *, dialect: str | None = None, upgrade: bool = True
 ) -> NetFile:
-    """Read a net from a file, or from the text itself."""
-    path, text = _load(source)
-    parsed = parse(text, pb.NetParameter, path=str(path or "<text>"))
-    return NetFile(path, dialect or "bvlc", text, parsed, parsed.unknown, parsed.message)
+    """Read a net from a prototxt, from a binary .caffemodel (without its weights), or from text.
+
+    `source` is a path, or the text itself: a str with a line break, a brace, or a field of a net
+    at its begin. Without a `dialect` it is guessed. `upgrade=False` leaves V0 and V1 as they are.
+    Raises CaffeIOError if there is no such file, ParseError where it is broken, DialectError where
+    a binary file means different things to different Caffes, NetError if it cannot be upgraded.
+    """
+    path, data = _load(source, pb.NetParameter)
+    if not isinstance(data, str):
+        return _read_binary(path, data, dialect, upgrade)
+    parsed, guess = parse_file(data, pb.NetParameter, str(path or "<text>"), dialect)
+    file = NetFile(path, guess.dialect, data, parsed.unknown, guess, parsed)
+    file.message = parsed.message
+    if upgrade:
+        _upgrade(file)
+    return file
 
 
 def read_solver(source: str | os.PathLike[str], *, dialect: str | None = None) -> SolverFile:
-    """Read a solver from a file, or from the text itself."""
-    path, text = _load(source)
-    parsed = parse(text, pb.SolverParameter, path=str(path or "<text>"))
-    return SolverFile(path, dialect or "bvlc", text, parsed, parsed.unknown, parsed.message)
+    """Read a solver from a prototxt or from the text itself; `solver_type` becomes `type`.
+
+    `source` and `dialect` are as for `read_net`. Raises CaffeIOError and ParseError as it does, and
+    SolverError if solver_type and type are both given.
+    """
+    path, data = _load(source, pb.SolverParameter)
+    if not isinstance(data, str):
+        raise CaffeIOError("a solver must be text, and this is a binary file", where=str(path))
+    parsed, guess = parse_file(data, pb.SolverParameter, str(path or "<text>"), dialect)
+    file = SolverFile(path, guess.dialect, data, parsed.unknown, guess, parsed)
+    file.upgraded = upgrade_solver(parsed.message, path=parsed.path, where=parsed.where)
+    file.message = file.upgraded.message
+    return file
+
+
+def parse_file(
+    text: str, message_type: type[Message], path: str, dialect: str | None
+) -> tuple[ParsedText, Guess]:
+    """Parse a text in its dialect, which is guessed if it is not given."""
+    if dialect is not None:
+        _check_dialect(dialect)
+        return parse(text, message_type, path=path, dialect=dialect), Guess(dialect)
+    parsed = parse(text, message_type, path=path)
+    used = used_names(parsed.message) | {f"{u.owner}.{u.name}" for u in parsed.unknown}
+    guess = guess_dialect(used)
+    renumbered = parsed.enum_numbers and guess.dialect != "bvlc"
+    if renumbered or has_required(used, guess.dialect):
+        parsed = parse(text, message_type, path=path, dialect=guess.dialect)
+    return parsed, guess
+
+
+def read_text(path: str | os.PathLike[str]) -> str:
+    """A file's text, as it can be written back byte for byte: bytes that are not UTF-8 survive."""
+    return decode_text(_read(Path(path)))
+
+
+def decode_text(data: bytes) -> str:
+    """Bytes of a prototxt as text; `encode_text` gives the same bytes back."""
+    return data.decode("utf-8", "surrogateescape")
+
+
+def encode_text(text: str) -> bytes:
+    """The bytes of a text from `decode_text`."""
+    return text.encode("utf-8", "surrogateescape")
+
+
+def _upgrade(file: NetFile) -> None:
+    place = file.parsed.where if file.parsed is not None else None
+    path = str(file.path or "<text>")
+    file.upgraded = upgrade_net(file.message, dialect=file.dialect, path=path, where=place)
+    file.message = file.upgraded.message
+
+
+def _read_binary(path: Path | None, data: bytes, dialect: str | None, upgrade: bool) -> NetFile:
+    from caffeio.proto.dialect import decode, detect
+
+    assert path is not None
+    chosen = dialect if dialect is not None else detect(data, kind="net").dialect
+    file = NetFile(path, chosen, message=decode(data, "NetParameter", chosen).message)
+    if upgrade:
+        _upgrade(file)
+    return file
+
+
+def _load(source: str | os.PathLike[str], kind: type[Message]) -> tuple[Path | None, Any]:
+    """Path and content of a source: str if it is text, else the bytes of a binary file."""
+    if isinstance(source, str) and _is_text(source, kind):
+        return None, source
+    path = Path(source)
+    try:
+        with open(path, "rb") as file:
+            head = file.read(_HEAD)
+    except OSError as error:
+        raise CaffeIOError(_why(path, error), where=str(path)) from None
+    if _CONTROL.search(head):
+        from caffeio.proto.mapped import map_file
+
+        return path, map_file(path, CaffeIOError, "a net")
+    return path, read_text(path)
+
+
+def _is_text(source: str, kind: type[Message]) -> bool:
+    if "\n" in source or "{" in source:
+        return True
+    match = _FIELD.match(source)
+    return bool(match and match[1] in kind.DESCRIPTOR.fields_by_name and not Path(source).exists())
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise CaffeIOError(_why(path, error), where=str(path)) from None
+
+
+def _why(path: Path, error: OSError) -> str:
+    """What keeps a file from being read, and what may have been meant."""
+    if isinstance(error, IsADirectoryError):
+        return "is a folder, not a file"
+    if not isinstance(error, FileNotFoundError):
+        return f"cannot be read: {error.strerror}"
+    if not path.parent.is_dir():
+        return f"there is no such file: the folder {path.parent} is missing"
+    close = get_close_matches(path.name, [entry.name for entry in path.parent.iterdir()], 1, 0.7)
+    hint = f"; did you mean {path.parent / close[0]}?" if close else ""
+    return f"there is no such file{hint}"
+
+
+def _check_dialect(name: str) -> None:
+    from caffeio.errors import DialectError
+    from caffeio.proto.schema import dialect_names
+
+    if name not in dialect_names():
+        raise DialectError(f"unknown dialect {name!r}; known are {', '.join(dialect_names())}")

@@ -7,7 +7,6 @@ not have points to the forks that do.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -30,6 +29,7 @@ _MAIN_LINE = {
     "nvidia-0.14": "nvidia", "nvidia-0.15": "nvidia", "nvidia-0.16": "nvidia",
     "borisgin": "nvidia",
 }  # fmt: skip
+_MARKS = {"repeated": "[]", "required": "!"}
 _ROW = re.compile(
     r"^(field|enum|lacks|layer|base)\t([^\t\n]+)(?:\t([^\t\n]+)\t(\d+)(?:\t(\w+))?)?", re.MULTILINE
 )
@@ -45,25 +45,27 @@ class Guess:
 
 
 @cache
-def _facts(name: str) -> frozenset[str]:
-    """All that a dialect has: "Message.field", "Message.field[]", "Enum.VALUE", "type T"."""
+def facts(name: str) -> frozenset[str]:
+    """All that a dialect has, as words.
+
+    "Message", "Message.field", "Message.field[]" (repeated), "Message.field!" (required),
+    "Enum.VALUE", "Enum.number", "type T" (a registered layer type).
+    """
     text = (schema.FOLDER / "dialects" / f"{name}.tsv").read_text(encoding="utf-8")
     rows = _ROW.findall(text)
     base = next((row[1] for row in rows if row[0] == "base"), "bvlc")
-    facts: set[str] = set() if name == "bvlc" else set(_facts(base))
+    words: set[str] = set() if name == "bvlc" else set(facts(base))
     for kind, owner, key, number, label in rows:
         if kind == "field":
-            facts.add(f"{owner}.{key}")
-            facts.discard(f"{owner}.{key}[]")
-            if label == "repeated":
-                facts.add(f"{owner}.{key}[]")
+            words -= {f"{owner}.{key}[]", f"{owner}.{key}!"}
+            words |= {owner, f"{owner}.{key}", f"{owner}.{key}{_MARKS.get(label, '')}"}
         elif kind == "enum":
-            facts |= {f"{owner}.{key}", f"{owner}.{number}"}
+            words |= {f"{owner}.{key}", f"{owner}.{number}"}
         elif kind == "layer":
-            facts.add(f"type {owner}")
+            words.add(f"type {owner}")
         elif kind == "lacks":
-            facts -= {owner, f"{owner}[]"}
-    return frozenset(facts)
+            words -= {owner, f"{owner}[]", f"{owner}!"}
+    return frozenset(words)
 
 
 def used_names(message: Message) -> set[str]:
@@ -75,6 +77,7 @@ def used_names(message: Message) -> set[str]:
 
 def _walk(message: Any, out: set[str]) -> None:
     owner = message.DESCRIPTOR.full_name.partition(".")[2]
+    out.add(owner)
     for field, value in message.ListFields():
         name = f"{owner}.{field.name}"
         out.add(name)
@@ -92,29 +95,32 @@ def _walk(message: Any, out: set[str]) -> None:
             out.add(f"{name}[]")
 
 
-def guess_dialect(message: Message, more: Iterable[str] = ()) -> Guess:
-    """The dialect that explains most of what a message uses and BVLC does not have.
+def guess_dialect(used: set[str]) -> Guess:
+    """The dialect that explains most of what a file uses (`used_names`) and BVLC does not have.
 
-    `more` are further names of the same form, of what the canonical schema could not hold.
-    Where nothing is foreign the answer is bvlc; what no fork has is no evidence.
+    Where nothing is foreign the answer is bvlc; what no dialect has is no evidence.
     """
-    used = used_names(message) | set(more)
-    foreign = used - _facts("bvlc")
+    foreign = used - facts("bvlc")
     if not foreign:
         return Guess("bvlc")
     scores = {}
     for name in schema.dialect_names():
-        facts = _facts(name)
-        scores[name] = (len(foreign & facts), -len((used & _facts("bvlc")) - facts))
+        theirs = facts(name)
+        scores[name] = (len(foreign & theirs), -len((used & facts("bvlc")) - theirs))
     best = max(scores.values())
     if best[0] == 0:
         return Guess("bvlc")
     tied = [name for name, score in scores.items() if score == best]
     ranked = sorted(tied, key=lambda name: (_MAIN_LINE.get(name) in tied, _extent(name), name))
-    evidence = tuple(sorted(foreign & _facts(ranked[0])))
+    evidence = tuple(sorted(foreign & facts(ranked[0])))
     return Guess(ranked[0], evidence, tuple(ranked[1:]))
 
 
 def _extent(name: str) -> int:
     """How much a dialect adds to bvlc: of two that fit, the smaller one says more."""
-    return len(_facts(name) - _facts("bvlc"))
+    return len(facts(name) - facts("bvlc"))
+
+
+def has_required(used: set[str], dialect: str) -> bool:
+    """Whether a message is used that has required fields in the dialect."""
+    return any(f[:-1].rpartition(".")[0] in used for f in facts(dialect) if f.endswith("!"))

@@ -187,10 +187,14 @@ def table(descriptor: Any, dialect: str | None) -> Table:
 
 def best_match(name: str, known: Any) -> str | None:
     """The entry of `known` that `name` is probably a slip of, if any."""
-    found = difflib.get_close_matches(name, list(known), 1, 0.7)
-    if not found and name.lower() != name:
-        found = difflib.get_close_matches(name.lower(), list(known), 1, 0.7)
-    return found[0] if found else None
+    stem = name.removesuffix("_param")
+    stems = {
+        entry.removesuffix("_param").lower(): entry
+        for entry in known
+        if stem == name or entry.endswith("_param")
+    }
+    found = difflib.get_close_matches(stem.lower(), list(stems), 1, 0.7)
+    return stems[found[0]] if found else None
 
 
 def _empty(value: str) -> bool:
