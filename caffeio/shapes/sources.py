@@ -8,8 +8,9 @@ from __future__ import annotations
 import os
 import struct
 from collections.abc import Callable, Sequence
+from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from caffeio.errors import ParseError
 from caffeio.proto.wire import iter_fields
@@ -264,7 +265,7 @@ def _hdf5_shapes(param: LayerParameter, find: Opener, top_count: int) -> tuple[L
     if listing is None:
         return nothing
     try:
-        import h5py
+        h5py: Any = import_module("h5py")
     except ImportError:
         return nothing
     try:

@@ -1,0 +1,112 @@
+"""`caffeio diff`."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import click
+
+EPILOG = """\b
+Examples:
+  caffeio diff solver_cyc1.prototxt solver_cyc2.prototxt
+  caffeio diff HEAD~1:models/solver.prototxt models/solver.prototxt
+  caffeio diff a/train_val.prototxt b/train_val.prototxt --format html > diff.html
+  caffeio diff a.caffemodel b.caffemodel --tol 1e-5 --exit-code
+  caffeio diff models_old/ models_new/
+"""
+
+
+@click.command(epilog=EPILOG, no_args_is_help=True)
+@click.argument("left")
+@click.argument("right")
+@click.option("--no-net", is_flag=True, help="Do not follow solvers and weights into their nets.")
+@click.option("--dataset-size", type=click.IntRange(1), metavar="N", help="Images in an epoch.")
+@click.option(
+    "--workers",
+    type=click.IntRange(1),
+    default=1,
+    metavar="N",
+    help="Processes that train at once; batch_size is for each.",
+)
+@click.option(
+    "--tol",
+    type=click.FloatRange(0),
+    default=0.0,
+    metavar="T",
+    help="Blobs that differ by no more than T of their largest value are the same.",
+)
+@click.option(
+    "--plot", type=click.Path(dir_okay=False), help="Draw both learning rates (PNG, SVG)."
+)
+@click.option("--all", "-a", "show_all", is_flag=True, help="Show what is equal, and every blob.")
+@click.option("--dialect", metavar="NAME", help="Read both files as files of this dialect.")
+@click.option(
+    "--caffe", type=click.Choice(["bvlc", "intel", "nvidia"]), help="Whose solver runs the files."
+)
+@click.option(
+    "--format",
+    "-f",
+    "form",
+    type=click.Choice(["text", "json", "html"]),
+    default="text",
+    show_default=True,
+)
+@click.option("--exit-code", is_flag=True, help="Exit with 1 if they differ, 0 if not.")
+def command(left: str, right: str, **options: Any) -> None:
+    """Show how two solvers, nets, weight files, solver states, LMDBs or folders differ.
+
+    LEFT and RIGHT are files, folders, `-` for standard input, or REVISION:PATH of a git
+    repository. Solvers are compared by meaning: defaults, old fields and paths are resolved, the
+    learning rate is compared at every iteration, and the nets that they train are compared too.
+
+    Exit code: 0; with --exit-code 0 if they are the same, 1 if not; 2 in case of trouble.
+    """
+    from caffeio.converters.diff.compare import Settings, compare
+    from caffeio.converters.source import open_source, scratch_folder
+    from caffeio.errors import CaffeIOError
+
+    settings = Settings(
+        not options["no_net"],
+        options["dataset_size"],
+        options["workers"],
+        options["tol"],
+        options["show_all"],
+        options["dialect"],
+        options["caffe"],
+    )
+    with scratch_folder() as scratch:
+        if left == right == "-":
+            raise CaffeIOError("only one side can be standard input")
+        sources = open_source(left, scratch), open_source(right, scratch)
+        report = compare(*sources, settings)
+        if options["plot"]:
+            _plot(sources, settings, options["plot"])
+    _write(report, options["form"])
+    if options["exit_code"] and not report.data["same"]:
+        raise SystemExit(1)
+
+
+def _plot(sources: Any, settings: Any, target: str) -> None:
+    from caffeio.errors import CaffeIOError
+
+    if any(source.kind != "solver" for source in sources):
+        raise CaffeIOError("--plot draws learning rates: both sides must be solvers")
+    from caffeio.converters.diff.rates_plot import plot_rates
+
+    plot_rates(sources, settings, target)
+
+
+def _write(report: Any, form: str) -> None:
+    if form == "json":
+        import json
+
+        click.echo(json.dumps(report.data, indent=2, ensure_ascii=False))
+    elif form == "html":
+        from caffeio.converters.report import html
+
+        click.echo(html.render(report), nl=False)
+    else:
+        from caffeio.converters.report import text
+
+        text.write(report, sys.stdout)

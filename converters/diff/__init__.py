@@ -1,0 +1,1 @@
+"""Differences between two Caffe files of the same kind."""

@@ -1,0 +1,409 @@
+"""Two nets: layers added, removed, renamed, changed; sizes, and what the net gets to see."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+from caffeio.converters.diff import transforms
+from caffeio.converters.diff.align import Alignment, Maker, align, producers
+from caffeio.converters.diff.messages import (
+    absent_message,
+    changed_fields,
+    default_text,
+    flatten,
+    layer_fields,
+    message_text,
+    rules_text,
+)
+from caffeio.converters.report.model import Cell, Report, Section, count, listed, scaled, size
+from caffeio.errors import NetError
+from caffeio.graph import build_graph
+from caffeio.profiles import BVLC, Profile
+from caffeio.proto.caffe_pb2 import LayerParameter, NetParameter
+from caffeio.shapes import DATA_LAYERS, LayerShapes, NetShapes, format_shape, infer_net
+
+PHASES = ("TRAIN", "TEST")
+
+
+@dataclass
+class NetSide:
+    """One of the two nets, upgraded."""
+
+    label: str
+    message: NetParameter
+    profile: Profile = BVLC
+    search: tuple[str, ...] = ()
+    problems: dict[str, str] = field(default_factory=dict)  # phase -> why it does not build
+
+    @cached_property
+    def shapes(self) -> dict[str, NetShapes]:
+        """Phase -> the shapes of the net in it; phases in which it does not build are left out."""
+        out = {}
+        for phase in PHASES:
+            try:
+                graph = build_graph(self.message, phase=phase)
+            except NetError as error:
+                self.problems[phase] = str(error)
+                continue
+            out[phase] = infer_net(graph, profile=self.profile, search_path=self.search)
+        return out
+
+    @cached_property
+    def of_layer(self) -> dict[int, LayerShapes]:
+        """Index of a layer in the file -> its shapes, in TRAIN if it takes part there."""
+        out: dict[int, LayerShapes] = {}
+        for shapes in self.shapes.values():
+            for node, found in zip(shapes.graph.nodes, shapes.layers, strict=True):
+                if node.source_index is not None:
+                    out.setdefault(node.source_index, found)
+        return out
+
+
+@dataclass(frozen=True)
+class Change:
+    """One thing that differs in a pair of layers."""
+
+    what: str
+    left: str
+    right: str
+
+
+@dataclass
+class LayerChange:
+    """A pair of layers that differ, or that only the name tells apart."""
+
+    left: LayerParameter
+    right: LayerParameter
+    changes: list[Change]
+
+    @property
+    def renamed(self) -> bool:
+        """Whether the two layers have different names."""
+        return self.left.name != self.right.name
+
+
+@dataclass
+class NetDiff:
+    """How two nets differ."""
+
+    left: NetSide
+    right: NetSide
+    alignment: Alignment
+    changed: list[LayerChange]
+    net_fields: list[Change]
+
+    @property
+    def same(self) -> bool:
+        """Whether both nets compute and train the same, whatever their layers are called."""
+        renames = any(change.renamed for change in self.changed)
+        return not (
+            self.alignment.removed
+            or self.alignment.added
+            or renames
+            or self.net_fields
+            or any(change.changes for change in self.changed)
+        )
+
+
+def diff_nets(left: NetSide, right: NetSide) -> NetDiff:
+    """Compare two nets."""
+    a, b = list(left.message.layer), list(right.message.layer)
+    alignment = align(a, b)
+    makers = [(producers(a, phase), producers(b, phase)) for phase in PHASES]
+    partner = dict(alignment.pairs)
+    changed = []
+    for i, j in alignment.pairs:
+        changes = _changes(a[i], b[j], left.of_layer.get(i), right.of_layer.get(j))
+        ends = [(of_a[i], of_b[j]) for of_a, of_b in makers]
+        changes += _wiring(a[i], b[j], ends, partner)
+        if changes or a[i].name != b[j].name:
+            changed.append(LayerChange(a[i], b[j], changes))
+    skip = frozenset({"layer", "layers", "name"})
+    flat = flatten(left.message, skip=skip), flatten(right.message, skip=skip)
+    net_fields = [
+        Change(path, flat[0].get(path, "-"), flat[1].get(path, "-"))
+        for path in changed_fields(*flat)
+    ]
+    return NetDiff(left, right, alignment, changed, net_fields)
+
+
+def _changes(
+    left: LayerParameter,
+    right: LayerParameter,
+    left_shapes: LayerShapes | None,
+    right_shapes: LayerShapes | None,
+) -> list[Change]:
+    out = []
+    if left.type != right.type:
+        out.append(Change("type", left.type, right.type))
+    if rules_text(left) != rules_text(right):
+        out.append(Change("takes part in", rules_text(left) or "all", rules_text(right) or "all"))
+    blobs = [
+        len(s.blobs) if s is not None and s.blobs else None for s in (left_shapes, right_shapes)
+    ]
+    a, b = layer_fields(left, blobs[0]), layer_fields(right, blobs[1])
+    absent: set[str] = set()
+    for path in changed_fields(a, b):
+        outer = absent_message(path, left, right)
+        if outer in absent:
+            continue
+        if outer is not None:
+            absent.add(outer)
+            values = [message_text(param, outer) for param in (left, right)]
+        else:
+            values = [
+                flat[path] if path in flat else default_text(param, path)
+                for flat, param in ((a, left), (b, right))
+            ]
+        out.append(Change(outer or path, *values))
+    return out
+
+
+Ends = Sequence[tuple[list[Maker] | None, list[Maker] | None]]  # of one phase each
+
+
+def _wiring(
+    left: LayerParameter, right: LayerParameter, ends: Ends, partner: dict[int, int]
+) -> list[Change]:
+    """Bottoms that come from another layer, tops that came or went; names do not matter."""
+    out = []
+    moved = len(left.bottom) != len(right.bottom)
+    for of_left, of_right in ends:
+        if of_left is None or of_right is None:
+            continue
+        names = zip(left.bottom, right.bottom, strict=False)
+        for (a, b), x, y in zip(names, of_left, of_right, strict=False):
+            moved |= _other_maker(x, y, partner) and not (x is None and a == b)
+    if moved:
+        out.append(Change("bottom", ", ".join(left.bottom), ", ".join(right.bottom)))
+    if len(left.top) != len(right.top):
+        out.append(Change("top", ", ".join(left.top) or "-", ", ".join(right.top) or "-"))
+    return out
+
+
+def _other_maker(left: Maker, right: Maker, partner: dict[int, int]) -> bool:
+    """Whether two bottoms are made by layers that are not each other's partner.
+
+    A maker that was removed with nothing in its place is told by the list of removed layers.
+    """
+    if left is not None and left[0] not in partner:
+        return right is not None
+    return (None if left is None else (partner[left[0]], left[1])) != right
+
+
+def totals(side: NetSide, phase: str) -> dict[str, str]:
+    """Sizes of a net in one phase, as text."""
+    shapes = side.shapes.get(phase)
+    if shapes is None:
+        return {}
+    layers = sum(node.type != "Split" for node in shapes.graph.nodes)
+    parameters = f"{shapes.parameters:,}" + ("" if shapes.parameters_known else " or more")
+    out = {"layers": f"{layers}", "parameters": parameters}
+    batch = shapes.batch
+    if shapes.macs and batch:
+        per_image = scaled(shapes.macs / batch)
+        out["MACs an image"] = per_image + ("" if shapes.macs_known else " or more")
+    if shapes.data_bytes:
+        out["memory of blobs"] = size(shapes.data_bytes) + (f" for {batch} images" if batch else "")
+    inputs = [
+        f"{top} {format_shape(shapes.blobs.get(top))}"
+        for node in shapes.graph.nodes
+        if not node.bottoms
+        for top in node.tops
+    ]
+    if inputs:
+        out["inputs"] = listed(inputs, 3)
+    if shapes.graph.outputs:
+        out["outputs"] = listed(shapes.graph.outputs, 6)
+    return out
+
+
+def summary(diff: NetDiff) -> str:
+    """One line: `2 layers added, 1 changed`."""
+    if diff.same:
+        return "the nets are the same"
+    changed = [c for c in diff.changed if c.changes]
+    renamed = [c for c in diff.changed if c.renamed]
+    words = []
+    for number, word in (
+        (len(diff.alignment.added), "added"),
+        (len(diff.alignment.removed), "removed"),
+        (len(changed), "changed"),
+        (len(renamed), "renamed"),
+    ):
+        if number:
+            words.append(f"{number} {word}" if words else f"{count(number, 'layer')} {word}")
+    if diff.net_fields:
+        words.append(f"net-level: {listed([c.what for c in diff.net_fields])}")
+    return ", ".join(words)
+
+
+def report(diff: NetDiff, out: Report, title: str = "Net") -> None:
+    """Add the sections of a net's differences to `out`."""
+    section = out.section(title)
+    section.say(summary(diff)[0].upper() + summary(diff)[1:] + ".")
+    names = (diff.left.label, diff.right.label)
+    for side in (diff.left, diff.right):
+        for phase, problem in side.problems.items():
+            section.say(f"{side.label} cannot be built for {phase}: {problem}", tone="warn")
+    _sizes(diff, section, names)
+    if diff.same:
+        return
+    _lists(diff, section)
+    _changed(diff, section, names)
+    _data(diff, out, names)
+
+
+def _sizes(diff: NetDiff, section: Section, names: tuple[str, str]) -> None:
+    table = section.table("", *names)
+    for phase in PHASES:
+        if phase in diff.left.problems or phase in diff.right.problems:
+            continue
+        a, b = totals(diff.left, phase), totals(diff.right, phase)
+        for key in dict.fromkeys([*a, *b]):
+            left, right = a.get(key, "-"), b.get(key, "-")
+            if left == right and phase == "TEST" and key not in ("inputs", "outputs"):
+                continue
+            tones = ("", "") if left == right else ("left", "right")
+            table.add(f"{key} ({phase})", Cell(left, tones[0]), Cell(right, tones[1]))  # type: ignore[arg-type]
+    if diff.net_fields:
+        for change in diff.net_fields:
+            table.add(change.what, Cell(change.left, "left"), Cell(change.right, "right"))
+
+
+def _lists(diff: NetDiff, section: Section) -> None:
+    for title, indices, side, tone in (
+        ("only left", diff.alignment.removed, diff.left, "left"),
+        ("only right", diff.alignment.added, diff.right, "right"),
+    ):
+        if not indices:
+            continue
+        table = section.table(title, "type", "takes part in", "top", "parameters", right=(4,))
+        for index in indices[:LIMIT]:
+            param = side.message.layer[index]
+            shapes = side.of_layer.get(index)
+            tops = ", ".join(map(format_shape, shapes.tops)) if shapes else ""
+            values = sum(_volume(blob) for blob in shapes.blobs) if shapes else 0
+            table.add(
+                Cell(param.name, tone),  # type: ignore[arg-type]
+                param.type,
+                rules_text(param) or "all",
+                tops,
+                f"{values:,}" if values else "",
+            )
+        if len(indices) > LIMIT:
+            section.say(f"... and {len(indices) - LIMIT} more", tone="dim")
+
+
+LIMIT = 40
+
+
+def _volume(shape: Sequence[int]) -> int:
+    total = 1
+    for dim in shape:
+        total *= max(dim, 0)
+    return total
+
+
+def _changed(diff: NetDiff, section: Section, names: tuple[str, str]) -> None:
+    """Renames, then changes: layers that change in the same way share their rows."""
+    renamed = [c for c in diff.changed if c.renamed]
+    if renamed:
+        table = section.table("renamed", "", "type")
+        for change in renamed[:LIMIT]:
+            a, b = Cell(change.left.name, "left"), Cell(change.right.name, "right")
+            table.add(a, b, change.right.type)
+        if len(renamed) > LIMIT:
+            section.say(f"... and {len(renamed) - LIMIT} more", tone="dim")
+    groups: dict[tuple[Change, ...], list[LayerChange]] = defaultdict(list)
+    for change in diff.changed:
+        if change.changes:
+            groups[tuple(change.changes)].append(change)
+    if not groups:
+        return
+    table = section.table("changed", "field", *names)
+    for changes, members in groups.items():
+        head = members[0].left.name
+        if len(members) > 1:
+            types = {m.left.type for m in members}
+            kind = f"{types.pop()} layers" if len(types) == 1 else "layers"
+            head = f"{len(members)} {kind}: {listed([m.left.name for m in members], 3)}"
+        for row, change in enumerate(changes):
+            a, b = Cell(change.left, "left"), Cell(change.right, "right")
+            table.add(Cell(head if row == 0 else "", "strong"), _short(change.what), a, b)
+
+
+def _short(path: str) -> str:
+    """A field's path without the message that the layer's type implies."""
+    first, _, rest = path.partition(".")
+    return rest if rest and first.endswith("_param") else path
+
+
+def _data(diff: NetDiff, out: Report, names: tuple[str, str]) -> None:
+    """What the net is shown, where that differs."""
+    for phase in PHASES:
+        steps = [_pipeline(side, phase) for side in (diff.left, diff.right)]
+        if steps[0] == steps[1]:
+            continue
+        section = out.section(f"What the net sees in {phase}")
+        table = section.table("", *names)
+        for key in dict.fromkeys([*steps[0], *steps[1]]):
+            a, b = steps[0].get(key, "-"), steps[1].get(key, "-")
+            if a == b:
+                table.add(key, Cell(a, "dim"), Cell("same", "dim"))
+            else:
+                table.add(key, Cell(a, "left"), Cell(b, "right"))
+
+
+def _pipeline(side: NetSide, phase: str) -> dict[str, str]:
+    shapes = side.shapes.get(phase)
+    for node in shapes.graph.nodes if shapes else ():
+        if node.type in DATA_LAYERS:
+            return transforms.describe(node.param, phase)
+    return {"data": "no data layer in this phase"} if shapes else {}
+
+
+def as_data(diff: NetDiff) -> dict[str, Any]:
+    """The comparison as plain data."""
+
+    def side(one: NetSide) -> dict[str, Any]:
+        return {
+            "file": one.label,
+            "problems": one.problems,
+            **{
+                phase: {
+                    "parameters": shapes.parameters,
+                    "macs": shapes.macs,
+                    "batch": shapes.batch,
+                    "data_bytes": shapes.data_bytes,
+                    "outputs": shapes.graph.outputs,
+                }
+                for phase, shapes in one.shapes.items()
+            },
+        }
+
+    def name(one: NetSide, index: int) -> dict[str, str]:
+        param = one.message.layer[index]
+        return {"name": param.name, "type": param.type, "rules": rules_text(param)}
+
+    return {
+        "same": diff.same,
+        "left": side(diff.left),
+        "right": side(diff.right),
+        "removed": [name(diff.left, i) for i in diff.alignment.removed],
+        "added": [name(diff.right, j) for j in diff.alignment.added],
+        "changed": [
+            {
+                "left": c.left.name,
+                "right": c.right.name,
+                "type": c.right.type,
+                "changes": [vars(x) for x in c.changes],
+            }
+            for c in diff.changed
+        ],
+        "net": [vars(x) for x in diff.net_fields],
+    }

@@ -1,0 +1,166 @@
+"""What a solver does to a data set and to the disk: images seen, tests, snapshots."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from caffeio.converters.report.model import share
+from caffeio.graph import is_included, net_state
+from caffeio.profiles import Profile
+from caffeio.proto.caffe_pb2 import NetParameter, SolverParameter
+from caffeio.shapes import DATA_LAYERS
+
+_BATCH_FIELDS = (
+    "data_param", "image_data_param", "hdf5_data_param", "window_data_param", "memory_data_param",
+    "dense_image_data_param",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Feed:
+    """The data layer of a net: items in a batch, items in the data set (None: unknown)."""
+
+    batch: int | None = None
+    entries: int | None = None
+    source: str = ""
+
+
+def feed_of(net: NetParameter, phase: str, search: Sequence[str] = ()) -> Feed:
+    """The first data layer of `net` in `phase`."""
+    state = net_state(net, phase)
+    for layer in net.layer:
+        if layer.type not in DATA_LAYERS and layer.type != "MemoryData":
+            continue
+        if not is_included(layer, state):
+            continue
+        for name in _BATCH_FIELDS:
+            if layer.HasField(name):
+                param = getattr(layer, name)
+                source = getattr(param, "source", "")
+                return Feed(int(param.batch_size) or None, entries_of(source, search), source)
+    return Feed()
+
+
+def entries_of(source: str, search: Sequence[str] = ()) -> int | None:
+    """Records in an LMDB, or lines in a list of images; None if it is not here."""
+    for folder in ("", *search):
+        path = Path(folder, source)
+        if not source or not path.exists():
+            continue
+        if (path / "data.mdb").is_file():
+            import lmdb
+
+            try:
+                with lmdb.open(str(path), readonly=True, lock=False) as env:
+                    return int(env.stat()["entries"])
+            except lmdb.Error:
+                return None
+        if path.is_file() and path.suffix in (".txt", ".list", ".lst"):
+            with path.open("rb") as lines:
+                return sum(1 for line in lines if line.strip())
+    return None
+
+
+def snapshot_iterations(solver: SolverParameter) -> list[int]:
+    """Iterations after which the weights are written, the last one included."""
+    every, stop = solver.snapshot, solver.max_iter
+    out = list(range(every, stop + 1, every)) if every > 0 else []
+    if solver.snapshot_after_train and stop > 0 and (not out or out[-1] != stop):
+        out.append(stop)
+    return out
+
+
+def test_iterations(solver: SolverParameter, profile: Profile) -> list[int]:
+    """Iterations at which the test nets run (solver.cpp, Step and Solve)."""
+    if not solver.test_iter or solver.test_interval <= 0:
+        return []
+    every = solver.test_interval
+    first = 0 if solver.test_initialization else every
+    return list(range(first, solver.max_iter + 1, every))
+
+
+def spans(iterations: Sequence[int]) -> str:
+    """`every 500 from 500 to 10,000 (20)`, or the few numbers themselves."""
+    if not iterations:
+        return "never"
+    if len(iterations) <= 3:
+        return ", ".join(f"{i:,}" for i in iterations)
+    steps = {b - a for a, b in pairwise(iterations)}
+    if len(steps) == 1:
+        step = steps.pop()
+        return (
+            f"every {step:,} from {iterations[0]:,} to {iterations[-1]:,} ({len(iterations):,} x)"
+        )
+    body, last = iterations[:-1], iterations[-1]
+    return f"{spans(body)}, and {last:,}"
+
+
+@dataclass(frozen=True)
+class Seen:
+    """How much data one run uses."""
+
+    batch: int | None  # of one worker
+    workers: int
+    iter_size: int
+    iterations: int
+    dataset: int | None
+
+    @property
+    def per_update(self) -> int | None:
+        """Images in one update."""
+        return None if self.batch is None else self.batch * self.workers * self.iter_size
+
+    @property
+    def images(self) -> int | None:
+        """Images in the whole run."""
+        return None if self.per_update is None else self.per_update * self.iterations
+
+    @property
+    def epochs(self) -> float | None:
+        """Passes over the data set."""
+        if self.images is None or not self.dataset:
+            return None
+        return self.images / self.dataset
+
+    def words(self) -> dict[str, str]:
+        """Rows of a table."""
+        if self.batch is None:
+            return {"images seen": "unknown (no batch size found)"}
+        parts = [f"{self.batch:,} a batch"]
+        if self.iter_size != 1:
+            parts.append(f"iter_size {self.iter_size}")
+        if self.workers != 1:
+            parts.append(f"{self.workers} workers")
+        rows = {"images in an update": f"{self.per_update:,}"}
+        if len(parts) > 1:
+            rows["images in an update"] += f" ({' x '.join(parts)})"
+        rows["images seen"] = f"{self.images:,}"
+        if self.epochs is not None:
+            rows["epochs"] = f"{self.epochs:.4g} of {self.dataset:,} images"
+        return rows
+
+    def as_data(self) -> dict[str, Any]:
+        """The same as plain data."""
+        return {
+            "batch": self.batch,
+            "workers": self.workers,
+            "iter_size": self.iter_size,
+            "images_per_update": self.per_update,
+            "images": self.images,
+            "dataset": self.dataset,
+            "epochs": self.epochs,
+        }
+
+
+def coverage(solver: SolverParameter, feed: Feed) -> str:
+    """How much of the test set one test sees."""
+    if not solver.test_iter or feed.batch is None:
+        return ""
+    images = solver.test_iter[0] * feed.batch
+    if feed.entries:
+        return f"{images:,} images, {share(images, feed.entries)} of {feed.entries:,}"
+    return f"{images:,} images"

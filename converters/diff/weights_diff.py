@@ -1,0 +1,325 @@
+"""Two sets of arrays: weights, solver states, means. Blob by blob, in one pass over both files."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from caffeio.converters.report.model import Cell, Report, Section, count, listed, number, scaled
+from caffeio.shapes import format_shape
+
+Array = NDArray[Any]
+Arrays = Mapping[str, Sequence[Array]]  # layer -> its blobs
+
+CHUNK = 1 << 20
+DECADES = tuple(10.0**e for e in range(-8, 1))  # upper ends of the histogram's bins but the last
+_BINS = (
+    "equal", "<1e-8", "<1e-7", "<1e-6", "<1e-5", "<1e-4", "<1e-3", "<0.01", "<0.1", "<1", "more",
+)  # fmt: skip
+_BLOB_NAMES = {
+    "BatchNorm": ("mean", "variance", "factor", "scale", "bias"),
+    "Scale": ("scale", "bias"),
+    "PReLU": ("slope",),
+    "Bias": ("bias",),
+}
+
+
+@dataclass
+class BlobDiff:
+    """One pair of blobs. `relative` = largest |a - b| / largest |a| or |b|."""
+
+    layer: str
+    index: int
+    name: str
+    shape: tuple[int, ...]
+    values: int
+    max_abs: float = 0.0
+    mean_abs: float = 0.0
+    largest: float = 0.0  # largest magnitude in either
+    norm_left: float = 0.0
+    norm_right: float = 0.0
+    norm_diff: float = 0.0
+    unequal: int = 0
+    histogram: list[int] = field(default_factory=lambda: [0] * len(_BINS))
+    not_finite: bool = False
+
+    @property
+    def relative(self) -> float:
+        """Largest difference over the largest magnitude."""
+        if self.not_finite:
+            return math.inf
+        return self.max_abs / self.largest if self.largest else 0.0
+
+
+@dataclass
+class WeightsDiff:
+    """How two sets of arrays differ."""
+
+    labels: tuple[str, str]
+    kind: str
+    blobs: list[BlobDiff]
+    removed: list[str]  # layers only in the left
+    added: list[str]  # layers only in the right
+    renamed: list[tuple[str, str]]  # equal blobs under another name
+    reshaped: list[str]  # pairs that cannot be compared, in words
+    tol: float = 0.0
+    facts: list[tuple[str, str, str]] = field(default_factory=list)  # scalars, as text
+
+    @property
+    def over(self) -> list[BlobDiff]:
+        """Blobs that differ by more than the tolerance."""
+        return [b for b in self.blobs if b.unequal and b.relative > self.tol]
+
+    @property
+    def same(self) -> bool:
+        """Whether all blobs are there and agree within the tolerance."""
+        facts = all(a == b for _, a, b in self.facts)
+        return facts and not (
+            self.over or self.removed or self.added or self.renamed or self.reshaped
+        )
+
+
+def diff_arrays(
+    left: Arrays,
+    right: Arrays,
+    labels: tuple[str, str],
+    *,
+    kind: str = "weights",
+    types: Mapping[str, str] | None = None,
+    tol: float = 0.0,
+) -> WeightsDiff:
+    """Compare all blobs of two mappings; `tol` is relative to a blob's largest magnitude."""
+    types = types or {}
+    blobs: list[BlobDiff] = []
+    reshaped: list[str] = []
+    for layer in left:
+        if layer not in right:
+            continue
+        a, b = left[layer], right[layer]
+        if len(a) != len(b):
+            reshaped.append(f"{layer}: {count(len(a), 'blob')} and {len(b)}")
+        for index, (x, y) in enumerate(zip(a, b, strict=False)):
+            if not _comparable(x, y):
+                shapes = f"{format_shape(x.shape)} and {format_shape(y.shape)}"
+                reshaped.append(f"{layer}[{index}]: {shapes}")
+                continue
+            name = blob_name(types.get(layer, ""), index)
+            blobs.append(_compare(BlobDiff(layer, index, name, y.shape, x.size), x, y))
+    removed = [name for name in left if name not in right]
+    added = [name for name in right if name not in left]
+    renamed = _renamed(left, right, removed, added)
+    return WeightsDiff(labels, kind, blobs, removed, added, renamed, reshaped, tol)
+
+
+def blob_name(layer_type: str, index: int) -> str:
+    """What a blob is called: weight, bias, mean ..."""
+    names = _BLOB_NAMES.get(layer_type, ("weight", "bias"))
+    return names[index] if layer_type and index < len(names) else str(index)
+
+
+def _comparable(a: Array, b: Array) -> bool:
+    """Equal shapes, or equal but for axes of 1 (legacy 4-D shapes)."""
+    if a.shape == b.shape:
+        return True
+    squeezed = [tuple(n for n in x.shape if n != 1) for x in (a, b)]
+    return squeezed[0] == squeezed[1] and 4 in (a.ndim, b.ndim)
+
+
+def _chunks(a: Array, b: Array) -> Iterator[tuple[Array, Array]]:
+    x, y = a.reshape(-1), b.reshape(-1)
+    for start in range(0, x.size, CHUNK):
+        stop = start + CHUNK
+        yield x[start:stop].astype(np.float64), y[start:stop].astype(np.float64)
+
+
+def _compare(out: BlobDiff, a: Array, b: Array) -> BlobDiff:
+    """Fill in the figures of one pair: one pass for the sizes, one for the histogram."""
+    sums = np.zeros(4)
+    with np.errstate(all="ignore"):
+        for x, y in _chunks(a, b):
+            d = np.abs(x - y)
+            equal = (x == y) | (np.isnan(x) & np.isnan(y))
+            d[equal] = 0
+            out.unequal += int(x.size - np.count_nonzero(equal))
+            out.not_finite |= not bool(np.isfinite(d).all())
+            out.max_abs = max(out.max_abs, float(np.nanmax(d, initial=0)))
+            magnitude = np.maximum(np.abs(x), np.abs(y))
+            out.largest = max(out.largest, float(np.nanmax(magnitude, initial=0)))
+            sums += (np.nansum(d), np.nansum(x * x), np.nansum(y * y), np.nansum(d * d))
+        out.mean_abs = float(sums[0]) / max(out.values, 1)
+        out.norm_left, out.norm_right, out.norm_diff = map(float, np.sqrt(sums[1:]))
+        if out.unequal and out.largest:
+            _fill_histogram(out, a, b)
+        else:
+            out.histogram[0] = out.values
+    return out
+
+
+def _fill_histogram(out: BlobDiff, a: Array, b: Array) -> None:
+    edges = np.array(DECADES) * out.largest
+    bins = np.zeros(len(_BINS), np.int64)
+    for x, y in _chunks(a, b):
+        d = np.abs(x - y)
+        equal = (x == y) | (np.isnan(x) & np.isnan(y))
+        bins[0] += np.count_nonzero(equal)
+        bins[1:] += np.bincount(np.searchsorted(edges, d[~equal]), minlength=len(_BINS) - 1)
+    out.histogram = bins.tolist()
+
+
+def _renamed(
+    left: Arrays, right: Arrays, removed: list[str], added: list[str]
+) -> list[tuple[str, str]]:
+    """Take pairs of layers with the very same blobs out of `removed` and `added`."""
+    out = []
+    for old in list(removed):
+        blobs = left[old]
+        for new in added:
+            others = right[new]
+            if [x.shape for x in blobs] != [y.shape for y in others] or not blobs:
+                continue
+            if all(np.array_equal(x, y) for x, y in zip(blobs, others, strict=True)):
+                out.append((old, new))
+                removed.remove(old)
+                added.remove(new)
+                break
+    return out
+
+
+def report(diff: WeightsDiff, *, show_all: bool = False) -> Report:
+    """The comparison as a report."""
+    out = Report(f"{diff.labels[0]} -> {diff.labels[1]} ({diff.kind})", data=as_data(diff))
+    out.say(*_headline(diff))
+    facts = [fact for fact in diff.facts if fact[1] != fact[2] or show_all]
+    if facts:
+        table = out.section("Fields").table("", *diff.labels)
+        for name, a, b in facts:
+            tones = ("", "") if a == b else ("left", "right")
+            table.add(name, Cell(a, tones[0]), Cell(b, tones[1]))  # type: ignore[arg-type]
+    _names(diff, out)
+    unequal = [b for b in diff.blobs if b.unequal]
+    if unequal:
+        _histogram(unequal, out.section("How large the differences are"))
+    shown = diff.blobs if show_all else unequal
+    if shown:
+        _blobs(diff, shown, out.section("Blobs"), show_all)
+    return out
+
+
+def _headline(diff: WeightsDiff) -> tuple[Cell | str, ...]:
+    unequal = [b for b in diff.blobs if b.unequal]
+    if diff.same and not unequal:
+        return (Cell("All blobs are equal", "good"), f" ({_volume(diff)}).")
+    if diff.same:
+        worst = max(unequal, key=lambda b: b.relative)
+        return (
+            Cell(f"Equal within {number(diff.tol)}", "good"),
+            f": the largest relative difference is {worst.relative:.3g} ({_place(worst)}).",
+        )
+    words = []
+    if diff.over:
+        worst = max(diff.over, key=lambda b: b.relative)
+        words.append(f"{len(diff.over)} of {count(len(diff.blobs), 'blob')} differ")
+        words.append(f"most of all {_place(worst)}, by {worst.relative:.3g} of its largest value")
+    for names, what in ((diff.removed, "only left"), (diff.added, "only right")):
+        if names:
+            words.append(f"{count(len(names), 'layer')} {what}")
+    if diff.renamed:
+        words.append(f"{len(diff.renamed)} renamed")
+    if diff.reshaped:
+        words.append(f"{len(diff.reshaped)} of another shape")
+    if not words:
+        words.append("the arrays are equal, other fields differ")
+    return ("; ".join(words)[0].upper() + "; ".join(words)[1:] + f" ({_volume(diff)}).",)
+
+
+def _volume(diff: WeightsDiff) -> str:
+    return f"{count(len(diff.blobs), 'blob')}, {scaled(sum(b.values for b in diff.blobs))} values"
+
+
+def _place(blob: BlobDiff) -> str:
+    return f"{blob.layer} {blob.name}".strip()
+
+
+def _names(diff: WeightsDiff, out: Report) -> None:
+    if not (diff.removed or diff.added or diff.renamed or diff.reshaped):
+        return
+    section = out.section("Layers")
+    if diff.removed:
+        section.say("only left: ", Cell(listed(diff.removed, 20), "left"))
+    if diff.added:
+        section.say("only right: ", Cell(listed(diff.added, 20), "right"))
+    if diff.renamed:
+        pairs = [f"{old} -> {new}" for old, new in diff.renamed]
+        section.say("equal under another name: ", listed(pairs, 20))
+    if diff.reshaped:
+        section.say("other shapes: ", listed(diff.reshaped, 20))
+
+
+def _histogram(blobs: Sequence[BlobDiff], section: Section) -> None:
+    """Values by |a - b| relative to the largest magnitude of their blob."""
+    total = [sum(b.histogram[i] for b in blobs) for i in range(len(_BINS))]
+    largest = max(total)
+    table = section.table("|a-b| / largest", "values", "", right=(0, 1))
+    for name, values in zip(_BINS, total, strict=True):
+        if values:
+            table.add(name, f"{values:,}", "█" * max(round(30 * values / largest), 1))
+
+
+def _blobs(diff: WeightsDiff, shown: Sequence[BlobDiff], section: Section, show_all: bool) -> None:
+    limit = len(shown) if show_all else 30
+    order = sorted(shown, key=lambda b: -b.relative) if len(shown) > limit else list(shown)
+    table = section.table(
+        "layer", "blob", "shape", "norms", "max |a-b|", "mean |a-b|", "relative", right=(4, 5, 6)
+    )
+    for blob in order[:limit]:
+        tone = "bad" if blob.relative > diff.tol else "good"
+        table.add(
+            blob.layer,
+            blob.name,
+            format_shape(blob.shape),
+            f"{blob.norm_left:.4g} -> {blob.norm_right:.4g}",
+            f"{blob.max_abs:.3g}",
+            f"{blob.mean_abs:.3g}",
+            Cell(f"{blob.relative:.3g}" if blob.unequal else "0", tone if blob.unequal else "dim"),
+        )
+    if len(order) > limit:
+        section.say(f"... and {len(order) - limit} more, less different (--all)", tone="dim")
+
+
+def as_data(diff: WeightsDiff) -> dict[str, Any]:
+    """The comparison as plain data."""
+    return {
+        "kind": diff.kind,
+        "same": diff.same,
+        "left": diff.labels[0],
+        "right": diff.labels[1],
+        "tolerance": diff.tol,
+        "fields": [{"name": n, "left": a, "right": b} for n, a, b in diff.facts],
+        "removed": diff.removed,
+        "added": diff.added,
+        "renamed": diff.renamed,
+        "reshaped": diff.reshaped,
+        "histogram_bins": list(_BINS),
+        "blobs": [
+            {
+                "layer": b.layer,
+                "index": b.index,
+                "name": b.name,
+                "shape": list(b.shape),
+                "max_abs": b.max_abs,
+                "mean_abs": b.mean_abs,
+                "relative": b.relative if math.isfinite(b.relative) else None,
+                "norm_left": b.norm_left,
+                "norm_right": b.norm_right,
+                "norm_diff": b.norm_diff,
+                "unequal": b.unequal,
+                "histogram": b.histogram,
+            }
+            for b in diff.blobs
+        ],
+    }

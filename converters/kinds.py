@@ -1,0 +1,149 @@
+"""What kind of Caffe file is this? Told by the content, with the name as a hint."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+from caffeio.errors import CaffeIOError, ParseError
+from caffeio.proto.wire import BYTES, FIXED32, VARINT, read_field, read_tag, read_varint
+
+KINDS = {
+    "solver": "solver prototxt",
+    "net": "net prototxt",
+    "labelmap": "label map",
+    "text": "text that is no net, solver or label map",
+    "caffemodel": "weights (.caffemodel)",
+    "caffemodel.h5": "weights (HDF5)",
+    "solverstate": "solver state (.solverstate)",
+    "solverstate.h5": "solver state (HDF5)",
+    "mean": "mean image (.binaryproto)",
+    "lmdb": "LMDB",
+    "leveldb": "LevelDB",
+    "directory": "directory",
+}
+
+# Fields at the top level that only one kind of prototxt has.
+_SOLVER = re.compile(
+    r"\b(base_lr|lr_policy|max_iter|solver_mode|snapshot_prefix|train_net|test_net|net|"
+    r"solver_type|stepsize|stepvalue|test_iter|test_interval|momentum|weight_decay)\s*:"
+)
+_NET = re.compile(r"\b(layers?|input_dim|input_shape)\s*:?\s*\{|\binput(_dim)?\s*:")
+_LABELMAP = re.compile(r"\bitem\s*:?\s*\{")
+_COMMENT = re.compile(r"#[^\n]*|\"(?:[^\"\\\n]|\\.)*\"|'(?:[^'\\\n]|\\.)*'")
+
+
+def kind_of(path: str | os.PathLike[str]) -> str:
+    """The kind of the file or folder at `path`, a key of KINDS. Raises CaffeIOError."""
+    place = Path(path)
+    if place.is_dir():
+        if (place / "data.mdb").exists():
+            return "lmdb"
+        if (place / "CURRENT").exists() and any(place.glob("MANIFEST-*")):
+            return "leveldb"
+        return "directory"
+    try:
+        with place.open("rb") as file:
+            head = file.read(1 << 16)
+            size = file.seek(0, os.SEEK_END)
+    except FileNotFoundError:
+        raise CaffeIOError("there is no such file", where=str(path)) from None
+    except OSError as error:
+        raise CaffeIOError(f"cannot be read: {error.strerror}", where=str(path)) from None
+    if not size:
+        raise CaffeIOError("the file is empty", where=str(path))
+    return kind_of_bytes(head, size, place.name, str(path))
+
+
+def kind_of_bytes(head: bytes, size: int, name: str = "", where: str = "<data>") -> str:
+    """The kind of a file that begins with `head` and is `size` bytes long."""
+    if head.startswith(b"\x89HDF\r\n\x1a\n"):
+        return "solverstate.h5" if ".solverstate" in name else "caffemodel.h5"
+    if head.startswith(b"version https://git-lfs"):
+        raise CaffeIOError("a Git LFS pointer: fetch the file itself first", where=where)
+    if name.startswith("data.mdb") or head[16:20] == b"\xde\xc0\xef\xbe":
+        raise CaffeIOError("the data file of an LMDB: give its folder", where=where)
+    text = _as_text(head)
+    if text is not None:
+        return kind_of_text(text, name)
+    kind = _binary_kind(head, size)
+    if kind is None:
+        raise CaffeIOError(
+            "neither a prototxt nor one of Caffe's binary files (.caffemodel, .solverstate, "
+            ".binaryproto, HDF5, LMDB)",
+            where=where,
+        )
+    return kind
+
+
+def _as_text(head: bytes) -> str | None:
+    if b"\0" in head:
+        return None
+    text = head.decode("utf-8", "replace")
+    odd = sum(c < " " and c not in "\t\r\n\f\v" or c == "\ufffd" for c in text[:4096])
+    return text if odd <= len(text[:4096]) // 50 else None
+
+
+def kind_of_text(text: str, name: str = "") -> str:
+    """solver, net, labelmap or text, by the fields at the top level."""
+    flat = _top_level(_COMMENT.sub(lambda m: '""' if m[0][0] != "#" else "", text))
+    if _NET.search(flat):
+        return "net"
+    if _SOLVER.search(flat):
+        return "solver"
+    if _LABELMAP.search(flat):
+        return "labelmap"
+    return "solver" if "solver" in name else "text"
+
+
+def _top_level(text: str) -> str:
+    """The text without what stands inside braces."""
+    out, depth, last = [], 0, 0
+    for match in re.finditer(r"[{}]", text):
+        if match[0] == "{":
+            if depth == 0:
+                out.append(text[last : match.end()])
+            depth += 1
+        else:
+            depth = max(depth - 1, 0)
+            last = match.end()
+    if depth == 0:
+        out.append(text[last:])
+    return " ".join(out)
+
+
+def _binary_kind(head: bytes, size: int) -> str | None:
+    """Tell NetParameter, SolverState and BlobProto apart by the fields at the top of the file."""
+    seen = _fields_at_top(head, size)
+    if seen is None:
+        return None
+    if seen.get(1) == VARINT:
+        if seen.get(5) in (BYTES, FIXED32):
+            return "mean"
+        return "solverstate" if seen.get(3, seen.get(2)) == BYTES else None
+    if seen.get(7) == BYTES and seen.get(5) in (BYTES, FIXED32):
+        return "mean"
+    if BYTES in (seen.get(100), seen.get(2)):
+        return "caffemodel"
+    return "caffemodel" if seen.get(1) == BYTES and not seen.keys() - {1, 3, 4, 5, 6, 8} else None
+
+
+def _fields_at_top(head: bytes, size: int) -> dict[int, int] | None:
+    """Field number -> wire type; the last field may run past `head` if the file is longer."""
+    seen: dict[int, int] = {}
+    at = 0
+    try:
+        while at < len(head):
+            number, wire, start = read_tag(head, at, len(head))
+            if wire == BYTES:
+                length, start = read_varint(head, start, len(head))
+                at = start + length
+                if at > size:
+                    return None
+            else:
+                _, _, _, at = read_field(head, at, len(head))
+            seen.setdefault(number, wire)
+    except ParseError:
+        return seen if size > len(head) else None
+    return seen

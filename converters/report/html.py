@@ -1,0 +1,73 @@
+"""Reports as one self-contained HTML page."""
+
+from __future__ import annotations
+
+from html import escape
+
+from caffeio.converters.report.model import Cell, Line, Report, Table
+
+STYLE = """
+:root { color-scheme: light dark; --dim: #777; --left: #b42318; --right: #087443; --warn: #a15c07;
+  --edge: #8884; --head: #8881; }
+@media (prefers-color-scheme: dark) {
+  :root { --left: #ff8a80; --right: #69db9a; --warn: #ffc46b; } }
+body { font: 15px/1.5 system-ui, sans-serif; max-width: 75rem; margin: 2rem auto; padding: 0 1rem; }
+h1 { font-size: 1.3rem; } h2 { font-size: 1.05rem; margin-top: 2rem; }
+table { border-collapse: collapse; display: block; overflow-x: auto; }
+th, td { text-align: left; vertical-align: top; padding: .2rem .9rem .2rem 0;
+  border-bottom: 1px solid var(--edge); }
+td, .mono { font-family: ui-monospace, monospace; font-size: .88rem; overflow-wrap: anywhere; }
+th { font-weight: 600; color: var(--dim); } .num { text-align: right; }
+.left, .bad { color: var(--left); } .right, .good { color: var(--right); }
+.warn { color: var(--warn); } .dim { color: var(--dim); } .strong, .bad { font-weight: 600; }
+"""
+
+
+def page(title: str, body: str, *, style: str = "", script: str = "") -> str:
+    """A whole page; nothing in it is loaded from elsewhere."""
+    return (
+        '<!doctype html>\n<html lang="en">\n<meta charset="utf-8">\n'
+        f"<title>{escape(title)}</title>\n"
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f"<style>{STYLE}{style}</style>\n<body>\n{body}\n"
+        + (f"<script>{script}</script>\n" if script else "")
+        + "</body>\n</html>\n"
+    )
+
+
+def render(report: Report) -> str:
+    """The report as a page."""
+    return page(report.title, body(report))
+
+
+def body(report: Report) -> str:
+    """The report as HTML elements."""
+    out = [f"<h1>{escape(report.title)}</h1>"]
+    out += [_line(paragraph) for paragraph in report.headline]
+    for section in report.sections:
+        out.append(f"<section><h2>{escape(section.title)}</h2>")
+        for block in section.blocks:
+            out.append(_table(block) if isinstance(block, Table) else _line(block))
+        out.append("</section>")
+    return "\n".join(out)
+
+
+def _line(paragraph: Line) -> str:
+    return f"<p>{''.join(map(_cell, paragraph.parts))}</p>"
+
+
+def _cell(cell: Cell) -> str:
+    text = escape(cell.text)
+    return f'<span class="{cell.tone}">{text}</span>' if cell.tone else text
+
+
+def _table(table: Table) -> str:
+    numbers = [' class="num"' if i in table.right else "" for i in range(len(table.columns))]
+    out = ["<table>"]
+    if table.heads:
+        heads = zip(numbers, table.columns, strict=True)
+        out.append(f"<tr>{''.join(f'<th{n}>{escape(head)}</th>' for n, head in heads)}</tr>")
+    for row in table.rows:
+        cells = zip(numbers, row, strict=False)
+        out.append(f"<tr>{''.join(f'<td{n}>{_cell(cell)}</td>' for n, cell in cells)}</tr>")
+    return "\n".join([*out, "</table>"])
