@@ -38,6 +38,12 @@ class Profile:
     batch_norm_min_eps: float = 0.0
     spatial_dropout_field: str = "spatial_dropout_param"  # where SpatialDropout's ratio stands
     label_smoothing: str | None = None  # backward-only variants: "intel" or "nvidia"
+    # data
+    data_sharding: str = "offset"  # records over ranks in TRAIN only, or "stride": in TEST as well
+    data_reader_thread: bool = False  # a reader thread draws first, no prefetch thread on CPUs
+    data_crop_fields: bool = True  # crop_h and crop_w of SSD's transform_param count
+    data_crop_before_resize: bool = False  # with crop_size, resize_param's pixels are thrown away
+    data_scaled_mean: bool = False  # pixel * scale - mean * scale, not (pixel - mean) * scale
     # solver
     checks_rate_fields: bool = True  # a negative gamma and sigmoid's stepsize 0 are refused
     skip_lr_mult_0: bool = False  # parameters with lr_mult 0 are left alone, history included
@@ -54,11 +60,10 @@ class Profile:
     prefix_from_solver_file: bool = True  # a missing snapshot_prefix is the solver's own name
     state_extras: bool = False  # minimum_loss and iter_last_event in .solverstate
     solver_mode_default_gpu: bool = False  # an unset solver_mode means GPU
-    # data
-    data_sharding: str = "offset"  # of records over ranks: "offset" (TRAIN only) or "stride"
-    data_reader_thread: bool = False  # a reader thread draws first, no prefetch thread on CPUs
-    data_crop_fields: bool = True  # crop_h and crop_w of SSD's transform_param count
     initial_test_batch: bool = False  # NVIDIA's test of one batch at the start
+    # many workers
+    tests_on_all_workers: bool = False  # every worker tests its share, results are averaged
+    averages_statistics: bool = False  # snapshots hold the workers' mean BatchNorm statistics
 
 
 BVLC = Profile("bvlc")
@@ -90,9 +95,11 @@ INTEL = Profile(
     data_sharding="stride",
     data_reader_thread=True,
     data_crop_fields=False,
+    data_crop_before_resize=True,
 )
 NVIDIA = Profile(
     "nvidia",
+    data_scaled_mean=True,
     batch_norm="averages",
     batch_norm_min_eps=1e-5,
     label_smoothing="nvidia",

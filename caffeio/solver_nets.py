@@ -11,7 +11,7 @@ from pathlib import Path
 
 from caffeio.errors import CaffeIOError, SolverError
 from caffeio.proto import caffe_pb2 as pb
-from caffeio.proto.edits import apply_overrides
+from caffeio.proto.overrides import apply_overrides
 from caffeio.proto.files import NetFile, SolverFile, read_net
 from caffeio.proto.upgrade import upgrade_net
 

@@ -46,7 +46,7 @@ class Action(enum.IntEnum):
 
 
 @dataclass
-class TestResult:
+class Scores:
     """The means of one test net's outputs."""
 
     net: int
@@ -60,7 +60,7 @@ class Events:
     """Callbacks of whoever watches the training (metrics file, progress bar)."""
 
     iteration: Callable[[dict[str, Any]], None] | None = None  # after every iteration
-    test: Callable[[TestResult], None] | None = None
+    test: Callable[[Scores], None] | None = None
     snapshot: Callable[[str, str], None] | None = None  # paths of weights and state
     poll: Callable[[], Action] = field(default=lambda: Action.NONE)
 
@@ -98,8 +98,10 @@ class Trainer:
         solver_changes = [o for o in overrides if not o.lstrip().startswith("layer")]
         apply_overrides(self.file.message, solver_changes)
         self.param = self.file.message
+        self._specs = train_spec(self.file, net_changes), test_specs(self.file, net_changes)
+        self.dialect = _dialect(self.file.dialect, self._specs[0].dialect)
         chosen = get_profile(profile) if isinstance(profile, str) else profile
-        self.profile = chosen or profile_of_dialect(self.file.dialect)
+        self.profile = chosen or profile_of_dialect(self.dialect)
         self.world = world or World.join(device or self.wanted_device(self.param, self.profile))
         self.log = log if self.world.is_root else NULL_LOG
         self.events = events or Events()
@@ -113,7 +115,7 @@ class Trainer:
         self._check()
         self.snapshots = Snapshots(self)
         self.snapshots.probe()
-        self._build(net_changes, weights)
+        self._build(weights)
 
     # -- construction ----------------------------------------------------------------------
 
@@ -176,19 +178,18 @@ class Trainer:
             )
         self.schedule = Schedule(param, self.profile)
 
-    def _build(self, changes: Sequence[str], weights: Sequence[str | os.PathLike[str]]) -> None:
+    def _build(self, weights: Sequence[str | os.PathLike[str]]) -> None:
         rng: CaffeRng | None = None
         if self.param.random_seed >= 0:
             rng = CaffeRng(self.param.random_seed + self.world.rank)
             torch.manual_seed(self.param.random_seed + self.world.rank)
         self.rng = rng
-        spec = train_spec(self.file, changes)
+        spec, tests = self._specs
         self.log.info("solver.cpp:102", f"Creating training net from {spec.title}")
         self.net = self._make(spec)
         files = [*self._weights_field(), *map(os.fspath, weights)]
         self._finetune(self.net, files)
         self.test_nets: list[Net] = []
-        tests = test_specs(self.file, changes)
         for i, test in enumerate(tests):
             self.log.info("solver.cpp:190", f"Creating test net (#{i}) specified by {test.title}")
             net = self._make(test)
@@ -367,7 +368,7 @@ class Trainer:
         """Run every test net; False if a signal asked to stop meanwhile."""
         return all(self.test(i) is not None for i in range(len(self.test_nets)))
 
-    def test(self, index: int = 0) -> TestResult | None:
+    def test(self, index: int = 0) -> Scores | None:
         """Score test net `index` over its test_iter batches; None if a signal stopped it."""
         net = self.test_nets[index]
         self.log.info("solver.cpp:347", f"Iteration {self.iter}, Testing net (#{index})")
@@ -393,12 +394,12 @@ class Trainer:
 
     def _score(
         self, index: int, batches: int, loss: Tensor, total: dict[str, Tensor]
-    ) -> TestResult:
+    ) -> Scores:
         net = self.test_nets[index]
         if self.profile.tests_on_all_workers:
             self.world.mean([loss, *total.values()])
         means = {name: (value / batches) for name, value in total.items()}
-        result = TestResult(
+        result = Scores(
             index,
             self.iter,
             float(loss / batches),
@@ -435,6 +436,11 @@ class Trainer:
                     close()
 
 
+def _dialect(solver: str, net: str) -> str:
+    """The dialect of a run: the solver's, or the net's where the solver uses BVLC's fields only."""
+    return net if solver == "bvlc" else solver
+
+
 def _scalars(net: Net, outputs: Mapping[str, Tensor]) -> Iterator[tuple[str, float]]:
     """Every element of every output, in Caffe's order."""
     for name in net.outputs:
@@ -451,4 +457,4 @@ def _with_weight(net: Net, name: str, value: float) -> str:
     return text
 
 
-__all__ = ["ALONE", "Action", "Events", "TestResult", "Trainer"]
+__all__ = ["ALONE", "Action", "Events", "Scores", "Trainer"]
