@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, TypeVar
+from functools import lru_cache
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from caffeio.errors import WeightsError
 from caffeio.proto.atomic import atomic_write
 from caffeio.proto.blobs import Array
 from caffeio.proto.stream import Blob, Part, blob_parts, field_parts, size_of, write_parts
-from caffeio.proto.wire import BYTES, bytes_header, iter_places
+from caffeio.proto.wire import bytes_header, iter_places
 
 if TYPE_CHECKING:
     from caffeio.proto.caffe_pb2 import NetParameter
@@ -60,7 +61,7 @@ def write_caffemodel(
             message = f"layer {name!r} has {len(arrays)} blobs, but {len(gradients)} diffs"
             raise WeightsError(message, where=where)
         payload.append(_layer_blobs(name, arrays, gradients, raw_data, where))
-    parts = list(_splice(_encode(net, dialect, unknown, lost), payload))
+    parts = list(_fill(_template(net, dialect, unknown, lost), payload))
     total = size_of(parts)
     with atomic_write(path, sync=sync, needed=total) as file:
         write_parts(file, parts, sync=sync)
@@ -100,36 +101,52 @@ def _layer_blobs(
     return out
 
 
-def _encode(
+class _Layer(NamedTuple):
+    """An encoded layer, cut where its blobs belong."""
+
+    number: int  # of the layer in NetParameter
+    before: bytes
+    behind: bytes
+
+
+_Template = tuple[_Layer | bytes, ...]
+
+
+def _template(
     net: NetParameter, dialect: str, unknown: Iterable[Unknown], lost: list[Lost] | None
-) -> bytes:
-    """The net without blobs, in the dialect's numbers."""
+) -> _Template:
+    """The net in the dialect's numbers, without blobs, cut where they belong."""
     if any(layer.blobs for layer in net.layer) or any(layer.blobs for layer in net.layers):
         bare = type(net)()
         bare.CopyFrom(net)
         for layer in (*bare.layer, *bare.layers):
             layer.ClearField("blobs")
         net = bare
+    if lost is None and not (unknown := list(unknown)):
+        return _template_again(type(net), net.SerializeToString(deterministic=True), dialect)
+    from caffeio.proto.dialect import encode
+
+    return _cut(encode(net, dialect, unknown=unknown, lost=lost))
+
+
+@lru_cache(maxsize=4)
+def _template_again(kind: type[NetParameter], canonical: bytes, dialect: str) -> _Template:
+    """Encode a net once for all snapshots of a training (18 ms for the layers of ResNet-50)."""
     from caffeio.proto.dialect import encode  # protobuf is slow to import: only for who writes
 
-    return encode(net, dialect, unknown=unknown, lost=lost)
+    return _cut(encode(kind.FromString(canonical), dialect))
 
 
-def _splice(encoded: bytes, payload: list[list[list[Part]]]) -> Iterator[Part]:
-    """The encoded net with each layer's blobs put in their place, in the order of field numbers."""
-    waiting = iter(payload)
-    for number, wire_type, value, begin, end in iter_places(encoded):
-        if number not in _BLOBS_OF or wire_type != BYTES or isinstance(value, int):
-            yield encoded[begin:end]
+def _cut(encoded: bytes) -> _Template:
+    pieces: list[_Layer | bytes] = []
+    for number, _, value, begin, end in iter_places(encoded):
+        if number not in _BLOBS_OF or isinstance(value, int):
+            pieces.append(encoded[begin:end])
             continue
-        blobs_number = _BLOBS_OF[number]
-        cut = _place_of(encoded, *value, blobs_number)
-        blobs = [part for blob in next(waiting) for part in field_parts(blobs_number, blob)]
-        before, behind = encoded[value[0] : cut], encoded[cut : value[1]]
-        yield bytes_header(number, len(before) + size_of(blobs) + len(behind))
-        yield before
-        yield from blobs
-        yield behind
+        first, last = value
+        cut = _place_of(encoded, first, last, _BLOBS_OF[number])
+        pieces.append(_Layer(number, encoded[first:cut], encoded[cut:last]))
+    return tuple(pieces)
 
 
 def _place_of(encoded: bytes, start: int, end: int, number: int) -> int:
@@ -138,3 +155,18 @@ def _place_of(encoded: bytes, start: int, end: int, number: int) -> int:
         if other > number:
             return begin
     return end
+
+
+def _fill(template: _Template, payload: list[list[list[Part]]]) -> Iterator[Part]:
+    """The net with each layer's blobs in their place: the order of field numbers, as in C++."""
+    waiting = iter(payload)
+    for piece in template:
+        if isinstance(piece, bytes):
+            yield piece
+            continue
+        number = _BLOBS_OF[piece.number]
+        blobs = [part for blob in next(waiting) for part in field_parts(number, blob)]
+        size = len(piece.before) + size_of(blobs) + len(piece.behind)
+        yield bytes_header(piece.number, size) + piece.before
+        yield from blobs
+        yield piece.behind
