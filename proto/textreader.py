@@ -7,8 +7,8 @@ from itertools import islice
 from typing import NamedTuple
 
 from caffeio.errors import ParseError
-from caffeio.proto.document import caret, line_and_column
 from caffeio.proto.literals import SKIP, BadValueError, varint
+from caffeio.proto.places import caret, line_and_column
 from caffeio.proto.tables import STATEMENT, AnyTable, Entry, ListTable, Table, UnknownNameError
 
 MAX_DEPTH = 100
