@@ -21,9 +21,7 @@ if TYPE_CHECKING:
 
 
 class RandomMask(Layer):
-    """What both have: the ratio, and masks that can be those of real Caffe."""
-
-    rng: CaffeRng | None = None  # set: masks are Caffe's, bit for bit; else torch's
+    """What both have: the ratio, and, where the net has a seed, the masks of real Caffe."""
 
     def read_ratio(self, ratio: float, field: str) -> None:
         """Set `ratio`; raises LayerError unless it is in [0, 1)."""

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from caffeio.data.guess import guess_shapes
+from caffeio.data_shapes import guess_shapes
 from caffeio.errors import CaffeIOError
 from caffeio.layers.base import Count, Layer, Shape, at_least, between, exactly, layer
 
