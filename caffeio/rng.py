@@ -64,7 +64,7 @@ class CaffeRng:
 
     def __init__(self, seed: int) -> None:
         self._bits = np.random.MT19937()
-        self._bits._legacy_seeding(int(seed) & 0xFFFFFFFF)  # type: ignore[attr-defined]
+        self._bits._legacy_seeding(int(seed) & 0xFFFFFFFF)
         self._block: Words = np.empty(0, np.uint32)
         self._at = 0
 
@@ -103,8 +103,10 @@ class CaffeRng:
             return np.zeros(n, np.int32)
         words = self.raw(n)
         if isinstance(p, np.float32):
-            return (words.astype(np.float32) <= p * np.float32(4294967295)).astype(np.int32)
-        return (words <= p * 4294967295.0).astype(np.int32)
+            ones = words.astype(np.float32) <= p * np.float32(4294967295)
+        else:
+            ones = words <= p * 4294967295.0
+        return np.asarray(ones, np.int32)
 
     def gaussian(self, mean: float, std: float, n: int) -> Floats:
         """`n` float32 values of Caffe's gaussian(mean, std), by the 128-layer ziggurat."""
@@ -161,7 +163,7 @@ class CaffeRng:
                 used = self._at - start
                 keep[p + 1 : used] = False
         self._at = start + max(n, used)
-        return values[keep]
+        return np.asarray(values[keep], np.float32)
 
     def _one_normal(self) -> np.float32:
         """One standard normal value, every case of the ziggurat."""

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from caffeio.data.base import DataSource as DataSource
     from caffeio.data.base import Options as Options
-    from caffeio.data.guess import guess_shapes as guess_shapes
     from caffeio.data.memory import MemorySource as MemorySource
     from caffeio.data.sources import SOURCE_TYPES as SOURCE_TYPES
     from caffeio.data.sources import make_source as make_source
@@ -21,7 +20,6 @@ _HOME = {
     "MemorySource": "memory",
     "Options": "base",
     "SOURCE_TYPES": "sources",
-    "guess_shapes": "guess",
     "make_source": "sources",
 }
 

@@ -2,15 +2,18 @@
 
 Sources: sara-nl src/caffe/data_transformer.cpp (RandomResizeImage, RandomAlterAspectRatio),
 src/caffe/util/im_transforms.cpp (ApplyResize, ApplyNoise). Real arithmetic is float32 throughout.
+`word` draws from the transformer's generator, `die` from that of the thread: two streams in Caffe.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import cache
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
 
 from caffeio.data.image import INTERPOLATION, Pixels, resize
 from caffeio.errors import DataError
@@ -52,25 +55,28 @@ def uniform(word: Word, low: float, high: float) -> np.float32:
 # -- ApplyResize -----------------------------------------------------------------------------
 
 
-def interpolation(param: pb.ResizeParameter, word: Word) -> int:
-    """OpenCV's code: LINEAR if none is listed, else one of the list, all equally likely."""
+@cache
+def _cumulative(n: int) -> NDArray[np.float32]:
+    return np.cumsum(np.full(n, _F(1) / _F(n)), dtype=_F)
+
+
+def interpolation(param: pb.ResizeParameter, die: Word) -> int:
+    """OpenCV's code: LINEAR if none is listed, else one of the list by a roll of the die."""
     modes = param.interp_mode
     if not modes:
         return INTERPOLATION["LINEAR"]
-    index = 0
-    if len(modes) > 1:
-        cumulative = np.cumsum(np.full(len(modes), _F(1) / _F(len(modes))), dtype=_F)
-        value = uniform(word, 0, float(cumulative[-1]))
-        index = int(np.searchsorted(cumulative, value, side="left"))
+    value = uniform(die, 0, float(_cumulative(len(modes))[-1]))
+    index = int(np.searchsorted(_cumulative(len(modes)), value, side="left"))
     name = pb.ResizeParameter.Interp_mode.Name(modes[min(index, len(modes) - 1)])
     return INTERPOLATION[name]
 
 
-def apply_resize(image: Pixels, param: pb.ResizeParameter, word: Word,
-                 size: tuple[int, int] | None = None) -> Pixels:  # fmt: skip
+def apply_resize(
+    image: Pixels, param: pb.ResizeParameter, die: Word, size: tuple[int, int] | None = None
+) -> Pixels:
     """Resize as `param` says; `size` (width, height) replaces its own."""
     width, height = size or (param.width, param.height)
-    mode = interpolation(param, word)
+    mode = interpolation(param, die)
     if param.resize_mode == pb.ResizeParameter.WARP:
         return resize(image, width, height, mode)
     if width <= 0 or height <= 0:
@@ -82,7 +88,7 @@ def apply_resize(image: Pixels, param: pb.ResizeParameter, word: Word,
             return resize(image, width, math.floor(_F(width) / aspect), mode)
         return resize(image, math.floor(aspect * _F(height)), height, mode)
     if param.resize_mode == pb.ResizeParameter.FIT_LARGE_SIZE_AND_PAD:
-        return _fit_and_pad(image, param, width, height, mode, aspect > wanted)
+        return _fit_and_pad(image, param, width, height, mode, bool(aspect > wanted))
     raise DataError(f"resize mode {param.resize_mode} is not implemented")
 
 
@@ -111,23 +117,23 @@ def _fit_and_pad(
     )
 
 
-def shorter_side(image: Pixels, size: int, param: pb.ResizeParameter, word: Word) -> Pixels:
+def shorter_side(image: Pixels, size: int, param: pb.ResizeParameter, die: Word) -> Pixels:
     """Resize so that the shorter side is `size`; the other is cut to an int in float32."""
     height, width = image.shape[:2]
     if height < width:
         target = (int(_F(width) / _F(height) * _F(size)), size)
     else:
         target = (size, int(_F(height) / _F(width) * _F(size)))
-    return apply_resize(image, param, word, target)
+    return apply_resize(image, param, die, target)
 
 
-def random_resize(image: Pixels, param: pb.RandomResizeParameter, word: Word) -> Pixels:
+def random_resize(image: Pixels, param: pb.RandomResizeParameter, word: Word, die: Word) -> Pixels:
     """Resize so that the shorter side is a random size in [min_size, max_size]."""
     height, width = image.shape[:2]
     low = param.min_size or min(height, width)
     high = param.max_size or max(height, width)
     size = pick(word, high - low + 1) + low
-    return shorter_side(image, size, param.resize_param, word)
+    return shorter_side(image, size, param.resize_param, die)
 
 
 def random_window(
@@ -151,32 +157,92 @@ def random_window(
 
 
 def random_aspect_ratio(
-    image: Pixels, param: pb.RandomAspectRatioParameter, crop: int, word: Word
+    image: Pixels, param: pb.RandomAspectRatioParameter, crop: int, word: Word, die: Word
 ) -> Pixels:
     """Resize a random window to crop x crop; if none fits, the shorter side to `crop`."""
     if param.max_area_ratio < param.min_area_ratio:
         raise DataError("random_aspect_ratio_param.max_area_ratio is below min_area_ratio")
     window = random_window(image.shape[0], image.shape[1], param, word)
     if window is None:
-        return shorter_side(image, crop, param.resize_param, word)
+        return shorter_side(image, crop, param.resize_param, die)
     x, y, width, height, _ = window
     part = image[y : y + height, x : x + width]
-    return apply_resize(part, param.resize_param, word, (crop, crop))
+    return apply_resize(part, param.resize_param, die, (crop, crop))
+
+
+# -- NVIDIA ----------------------------------------------------------------------------------
+
+
+def nvidia_resizes(param: pb.TransformationParameter) -> bool:
+    """Whether any field of NVIDIA's random resizing is used."""
+    fields = (
+        "rand_resize_ratio_lower", "rand_resize_ratio_upper", "vertical_stretch_lower",
+        "vertical_stretch_upper", "horizontal_stretch_lower", "horizontal_stretch_upper",
+    )  # fmt: skip
+    sizes = param.img_rand_resize_lower or param.img_rand_resize_upper
+    return bool(sizes) or any(param.HasField(field) for field in fields)
+
+
+def _between(word: Word, a: float, b: float) -> np.float32:
+    """A float32 in [a, b]; no draw if they are equal."""
+    if a == b:
+        return _F(a)
+    low, high = min(a, b), max(a, b)
+    return _F(low + (high - low) * word() / 4294967295.0)
+
+
+def nvidia_size(
+    height: int, width: int, p: pb.TransformationParameter, word: Word
+) -> tuple[int, int]:
+    """Height and width to which NVIDIA's image_random_resize brings an image."""
+    size = min(height, width)
+    if p.img_rand_resize_lower and p.img_rand_resize_upper:
+        steps = p.img_rand_resize_upper - p.img_rand_resize_lower + 1
+        size = p.img_rand_resize_lower + pick(word, steps)
+    scale = _F(size) / _F(min(height, width))
+    new_h, new_w = scale * _F(height), scale * _F(width)
+    if p.rand_resize_ratio_lower >= 1 and p.rand_resize_ratio_upper > 1:
+        factor = _between(word, p.rand_resize_ratio_lower, p.rand_resize_ratio_upper)
+        if new_w > new_h or (new_w == new_h and word() % 2):
+            new_w = new_h * factor
+        else:
+            new_h = new_w * factor
+    if p.vertical_stretch_lower > 0 and p.vertical_stretch_upper > 0:
+        new_h = new_h * _between(word, p.vertical_stretch_lower, p.vertical_stretch_upper)
+    if p.horizontal_stretch_lower > 0 and p.horizontal_stretch_upper > 0:
+        new_w = new_w * _between(word, p.horizontal_stretch_lower, p.horizontal_stretch_upper)
+    rows = max(p.crop_size, math.floor(float(new_h) + 0.5))
+    cols = max(p.crop_size, math.floor(float(new_w) + 0.5))
+    if not p.allow_upscale:
+        rows, cols = min(rows, height), min(cols, width)
+    return rows, cols
+
+
+def nvidia_resize(image: Pixels, p: pb.TransformationParameter, word: Word) -> Pixels:
+    """NVIDIA's random resize: shorter side, aspect ratio, stretches; never beneath crop_size."""
+    height, width = image.shape[:2]
+    rows, cols = nvidia_size(height, width, p, word)
+    if (rows, cols) == (height, width):
+        return image
+    down = rows <= height and cols <= width
+    algorithm = p.interpolation_algo_down if down else p.interpolation_algo_up
+    name = pb.TransformationParameter.InterpolationAlgo.Name(algorithm).removeprefix("INTER_")
+    return resize(image, cols, rows, INTERPOLATION[name])
 
 
 # -- ApplyNoise ------------------------------------------------------------------------------
 
 
-def apply_noise(image: Pixels, param: pb.NoiseParameter, word: Word) -> Pixels:
+def apply_noise(image: Pixels, param: pb.NoiseParameter, die: Word) -> Pixels:
     """The image effects of SSD's noise_param, in its order."""
     if param.decolorize:
         image = cv2.cvtColor(cv2.cvtColor(image, cv2.COLOR_BGR2GRAY), cv2.COLOR_GRAY2BGR)  # type: ignore[assignment]
     if param.gauss_blur:
         image = cv2.GaussianBlur(image, (7, 7), 1.5)  # type: ignore[assignment]
     if param.hist_eq:
-        image = _on_luma(image, cv2.equalizeHist)
+        image = _on_luma(image, lambda y: np.asarray(cv2.equalizeHist(y), np.uint8))
     if param.clahe:
-        image = _on_luma(image, cv2.createCLAHE(clipLimit=4).apply)
+        image = _on_luma(image, lambda y: np.asarray(cv2.createCLAHE(4).apply(y), np.uint8))
     if param.jpeg > 0:
         _, data = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, int(param.jpeg)])
         image = np.asarray(cv2.imdecode(data, cv2.IMREAD_COLOR))
@@ -189,7 +255,7 @@ def apply_noise(image: Pixels, param: pb.NoiseParameter, word: Word) -> Pixels:
     if param.inverse:
         image = cv2.bitwise_not(image)  # type: ignore[assignment]
     if param.saltpepper:
-        image = _salt_and_pepper(image, param.saltpepper_param, word)
+        image = _salt_and_pepper(image, param.saltpepper_param, die)
     if param.convert_to_hsv:
         image = cv2.cvtColor(image, cv2.COLOR_BGR2HSV)  # type: ignore[assignment]
     if param.convert_to_lab:
@@ -205,7 +271,7 @@ def _on_luma(image: Pixels, change: Callable[[Pixels], Pixels]) -> Pixels:
     return np.asarray(cv2.cvtColor(cv2.merge(planes), cv2.COLOR_YCrCb2BGR))
 
 
-def _salt_and_pepper(image: Pixels, param: pb.SaltPepperParameter, word: Word) -> Pixels:
+def _salt_and_pepper(image: Pixels, param: pb.SaltPepperParameter, die: Word) -> Pixels:
     height, width = image.shape[:2]
     channels = 1 if image.ndim == 2 else image.shape[2]
     values = np.array([int(v) & 255 for v in param.value], np.uint8)
@@ -216,6 +282,6 @@ def _salt_and_pepper(image: Pixels, param: pb.SaltPepperParameter, word: Word) -
     image = image.copy()
     count = math.floor(_F(param.fraction) * _F(width) * _F(height))
     for _ in range(count):
-        x = word() % width
-        image[word() % height, x] = values if image.ndim == 3 else values[0]
+        x = die() % width
+        image[die() % height, x] = values if image.ndim == 3 else values[0]
     return image

@@ -6,9 +6,8 @@ import os
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +17,7 @@ from caffeio.data.transform import Transformer
 from caffeio.errors import CaffeIOError, DataError
 from caffeio.profiles import BVLC, Profile
 from caffeio.proto import caffe_pb2 as pb
+from caffeio.proto.blobproto import read_blobproto
 from caffeio.rng import CaffeRng
 
 if TYPE_CHECKING:
@@ -115,31 +115,18 @@ class Layer:
 
         t = self.param.transform_param
         both = t.mean_file and len(t.mean_value)
-        return Transformer(t, self.phase, mean=None if both else self.read_mean(), fail=fail)
+        mean = None if both else self.read_mean()
+        return Transformer(t, self.phase, profile=self.profile, mean=mean, fail=fail)
 
 
 def read_mean(path: str) -> NDArray[np.float32]:
-    """Read a mean image (a BlobProto, `*.binaryproto`): (C, H, W) float32."""
-    from google.protobuf.message import DecodeError
-
-    blob = pb.BlobProto()
-    try:
-        blob.ParseFromString(Path(path).read_bytes())
-    except (OSError, DecodeError) as error:
-        raise DataError(f"cannot read the mean image {path!r}: {error}") from None
-    values = np.array(blob.data, np.float32)
-    if not len(values):
-        values = np.array(blob.double_data, np.float64).astype(np.float32)
-    if blob.HasField("shape"):
-        shape = tuple(blob.shape.dim)
-    else:
-        shape = (blob.num, blob.channels, blob.height, blob.width)
-    if len(shape) == 4 and shape[0] == 1:
-        shape = shape[1:]
-    if len(shape) != 3 or int(np.prod(shape)) != len(values):
-        text = " x ".join(map(str, shape))
-        raise DataError(f"mean image {path!r}: {len(values)} values do not fill {text}")
-    return values.reshape(shape)
+    """Read a mean image (`*.binaryproto`, num = 1): (C, H, W) float32."""
+    values = read_blobproto(path)
+    if values.ndim == 4 and values.shape[0] == 1:
+        values = values[0]
+    if values.ndim != 3:
+        raise DataError(f"mean image {path!r} is {shapes_text(values.shape)}, not 1 x C x H x W")
+    return np.array(values, np.float32)
 
 
 class DataSource(ABC):
@@ -174,15 +161,20 @@ class DataSource(ABC):
         draws = draw_setup(
             self.layer.param, self.layer.phase, rng, reader_thread=profile.data_reader_thread
         )
-        self.use_setup(draws)
+        # on a CPU the fork loads in the main thread, BVLC in one whose generator it has just seeded
+        self.use_setup(draws, rng if draws.thread is None or profile.data_reader_thread
+                       else CaffeRng(draws.thread))  # fmt: skip
 
-    def use_setup(self, draws: SetupDraws) -> None:
-        """Seed the source's generators; sources without randomness have none."""
+    def use_setup(self, draws: SetupDraws, thread: CaffeRng) -> None:  # noqa: B027
+        """Seed the source's generators; sources without randomness have none.
+
+        `thread` is the generator of the thread that loads.
+        """
 
     def close(self) -> None:  # noqa: B027 - many sources hold nothing
         """Stop threads and close files. Calling it again does nothing."""
 
-    def __enter__(self) -> DataSource:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(
@@ -193,7 +185,7 @@ class DataSource(ABC):
     ) -> None:
         self.close()
 
-    def __iter__(self) -> DataSource:
+    def __iter__(self) -> Self:
         return self
 
     def __next__(self) -> tuple[Tensor, ...]:

@@ -10,9 +10,10 @@ from collections.abc import Iterator
 import numpy as np
 
 from caffeio.data.base import Layer, batch_of
+from caffeio.data.batch import Job
 from caffeio.data.datum import Datum, scan_datum
 from caffeio.data.db import Buffer, Database, KeyTable, open_db
-from caffeio.data.loader import Job, LoaderSource, Result
+from caffeio.data.loader import LoaderSource
 from caffeio.data.rng import SampleRandom, SetupDraws
 from caffeio.data.transform import Image
 from caffeio.errors import DataError
@@ -23,9 +24,9 @@ from caffeio.rng import CaffeRng
 class Records:
     """The records that one rank reads, in order, without end.
 
-    sharding "offset": record i is for rank i % world (BVLC); "stride": start at record `rank`, go on
-    by `world` (Intel): both count on through the wrap. With `shuffle` the order is a permutation of
-    all records, shuffled again (from its present order) at the end of every pass.
+    Record i of the endless sequence is for rank i % world: BVLC's counter of records and Intel's
+    strides come to the same, and count on through the wrap. With `shuffle` the order is a
+    permutation of all records, shuffled again (from its present order) after every pass.
     """
 
     def __init__(self, db: Database, *, rank: int = 0, world: int = 1, shuffle: bool = False,
@@ -129,11 +130,11 @@ class DatabaseSource(LoaderSource):
     def _datum(value: Buffer) -> Datum:
         return scan_datum(value)
 
-    def use_setup(self, draws: SetupDraws) -> None:
+    def use_setup(self, draws: SetupDraws, thread: CaffeRng) -> None:
         """Repeat real Caffe's crops, mirrors and shuffles. Call it before the first `next`."""
         self.layer.check(self._iterator is None, "cannot be seeded after its first batch")
         if draws.transformer is not None:
-            self._random.exact = CaffeRng(draws.transformer)
+            self._random.exact, self._random.die = CaffeRng(draws.transformer), thread.raw
             if self.transformer.lookahead:
                 self.threads = 0  # samples draw as they go: only one by one is the order fixed
         if self._records._shuffle and self.layer.options.world == 1:
@@ -167,6 +168,3 @@ class DatabaseSource(LoaderSource):
         self._iterator = None
         if not was:
             self.db.close()
-
-
-__all__ = ["DatabaseSource", "Records", "Result"]

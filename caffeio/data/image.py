@@ -6,6 +6,7 @@ whose pixels are the same bits; everything else, and whatever it refuses, throug
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import Any
 
 import cv2
@@ -14,8 +15,9 @@ from numpy.typing import NDArray
 
 from caffeio.errors import DataError
 
+simplejpeg: Any
 try:
-    import simplejpeg
+    simplejpeg = import_module("simplejpeg")
 except ImportError:  # pragma: no cover - a speed-up, not a need
     simplejpeg = None
 

@@ -12,57 +12,19 @@ from abc import abstractmethod
 from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from caffeio.data.base import DataSource, Layer, Shape, shapes_text
+from caffeio.data.batch import Job, Result, Slot
 from caffeio.data.image import set_ipp
-from caffeio.data.rng import Draws
-from caffeio.data.transform import Image, Transformer
+from caffeio.data.transform import Image, Transformer, Window
 from caffeio.errors import CaffeIOError, DataError
 
 CHUNK = 8  # samples a task
 _ROOMY = 32 << 20  # bytes; larger batches are prefetched two at a time, not `prefetch`
-
-
-class Slot:
-    """Memory of one batch of images: float32, or uint8 on its way to a GPU."""
-
-    def __init__(self, batch: int, item: Shape, dtype: torch.dtype, last: bool, pin: bool) -> None:
-        self.item = item  # (C, H, W)
-        self.last = last  # memory is (N, H, W, C)
-        channels, height, width = item
-        shape = (batch, height, width, channels) if last else (batch, *item)
-        self.memory = torch.empty(shape, dtype=dtype, pin_memory=pin)
-        self.rows: NDArray[Any] = self.memory.numpy()
-        self.labels = torch.empty(batch, dtype=torch.float32, pin_memory=pin)
-        self.label_rows: NDArray[np.float32] = self.labels.numpy()
-        self.copied: torch.cuda.Event | None = None  # the last copy out of this memory
-
-
-@dataclass(slots=True)
-class Job:
-    """One sample: what is needed to load it in another thread."""
-
-    record: Any  # a view of the record, a path ...
-    draws: Draws
-    name: str | bytes | memoryview  # key or path, for messages
-    number: int  # of the sample in the run of this rank
-    label: float = 0.0
-
-
-@dataclass(slots=True)
-class Result:
-    """What loading a sample gave: its shape, and its values if they did not fit the slot."""
-
-    shape: Shape
-    values: NDArray[np.float32] | None = None
-    extra: Any = None
 
 
 class LoaderSource(DataSource):
@@ -100,6 +62,9 @@ class LoaderSource(DataSource):
         """Load one sample into row `index` of the slot, if it fits there."""
         image, slot.label_rows[index] = self.image(job)
         image, window = self.transformer.place(image, job.draws)
+        return self._write(image, window, slot, index)
+
+    def _write(self, image: Image, window: Window, slot: Slot, index: int) -> Result:
         shape = (image.shape[0], window.height, window.width)
         floats = image.pixels.dtype != np.uint8
         if shape != slot.item or (floats and slot.memory.dtype == torch.uint8):
@@ -189,7 +154,7 @@ class LoaderSource(DataSource):
     def _finish(self, results: list[Result], slot: Slot) -> tuple[Tensor, ...]:
         tops = self.finish(results, slot)
         if self._device.type == "cuda":
-            slot.copied = torch.cuda.Event()
+            slot.copied = torch.cuda.Event()  # type: ignore[no-untyped-call]
             slot.copied.record()
         return tops
 
@@ -282,15 +247,19 @@ class LoaderSource(DataSource):
         data = self._out(memory)
         if slot.last:
             data = data.permute(0, 3, 1, 2)
+        elif self.layer.options.channels_last:
+            data = data.contiguous(memory_format=torch.channels_last)
         if not self._bare:
             return data
-        channels = data.shape[1]
-        data = data.to(torch.float32)
-        if len(self.transformer.means):
-            means = np.ascontiguousarray(self.transformer._means(channels))
+        t, data = self.transformer, data.to(torch.float32)
+        scaled = self.layer.profile.data_scaled_mean
+        if scaled:
+            data = data.mul_(float(t.scale))
+        if len(t.means):
+            means = np.array(t.means_of(data.shape[1]) * (t.scale if scaled else np.float32(1)))
             data = data.sub_(torch.from_numpy(means).to(data.device)[:, None, None])
-        if self.transformer.scale != 1:
-            data = data.mul_(float(self.transformer.scale))
+        if not scaled:
+            data = data.mul_(float(t.scale))
         return data if self.layer.options.channels_last else data.contiguous()
 
     def _out(self, tensor: Tensor) -> Tensor:

@@ -5,13 +5,18 @@ Sources: src/caffe/layers/memory_data_layer.cpp, dummy_data_layer.cpp, include/c
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 from torch import Tensor
 
 from caffeio.data.base import DataSource, Layer, Shape, batch_of
-from caffeio.data.guess import dummy_shapes
+from caffeio.data.image import Pixels
+from caffeio.data.rng import SampleRandom, SetupDraws
+from caffeio.data.transform import Image
+from caffeio.data_shapes import dummy_shapes
 from caffeio.errors import CaffeIOError
 from caffeio.fillers import fill
 from caffeio.proto import caffe_pb2 as pb
@@ -34,26 +39,32 @@ class MemorySource(DataSource):
         )
         self._item = (p.channels, p.height, p.width)
         self.transformer = layer.transformer()
-        crop = self.transformer.crop
-        size = (crop, crop) if crop else self._item[1:]
         # real Caffe's labels are (N, 1, 1, 1) once data are there
-        shapes: list[Shape] = [(self.batch_size, self._item[0], *size), (self.batch_size, 1, 1, 1)]
+        shapes: list[Shape] = [(self.batch_size, *self._item), (self.batch_size, 1, 1, 1)]
         self.top_shapes = shapes[: len(layer.param.top)]
+        self._random = SampleRandom(
+            self.transformer.fixed_draws, self.key, lookahead=self.transformer.lookahead
+        )
         self._data = torch.empty(0)
         self._labels = torch.empty(0)
-        self._at = 0
+        self._at = self._number = 0
+        self._fresh = False  # images were added and are not all used yet
+
+    def use_setup(self, draws: SetupDraws, thread: CaffeRng) -> None:
+        """Repeat real Caffe's crops and mirrors of added images."""
+        if draws.transformer is not None:
+            self._random.exact, self._random.die = CaffeRng(draws.transformer), thread.raw
 
     def reset(self, data: ArrayLike | Tensor, labels: ArrayLike | Tensor) -> None:
         """Give the data: (n, C, H, W) and n labels; n must be a multiple of batch_size.
 
-        As in real Caffe nothing is transformed: transform_param counts for images only
-        (`add_images`).
+        As in real Caffe nothing is transformed: transform_param is for `add_images`.
         """
-        images = torch.as_tensor(np.asarray(data), dtype=torch.float32)
-        classes = torch.as_tensor(np.asarray(labels), dtype=torch.float32).reshape(-1)
+        images = torch.as_tensor(data, dtype=torch.float32)
+        classes = torch.as_tensor(labels, dtype=torch.float32).reshape(-1)
         n = len(images)
         self.layer.check(
-            tuple(images.shape[1:]) == (self.top_shapes[0][1:] if self._cropped else self._item),
+            tuple(images.shape[1:]) == self._item,
             f"the data are {tuple(images.shape)}, expected (n, {', '.join(map(str, self._item))})",
         )
         self.layer.check(len(classes) == n, f"{n} data but {len(classes)} labels")
@@ -62,11 +73,26 @@ class MemorySource(DataSource):
             f"the number of data, {n}, must be a multiple of batch_size, {self.batch_size}",
         )
         self._data, self._labels = images.contiguous(), classes.view(-1, 1, 1, 1)
-        self.epoch_size, self._at = n, 0
+        self.epoch_size, self._at, self._fresh = n, 0, False
 
-    @property
-    def _cropped(self) -> bool:
-        return False
+    def add_images(self, images: Sequence[Pixels], labels: Sequence[int]) -> None:
+        """Give uint8 images (H, W[, C]), BGR, which are transformed as transform_param says.
+
+        All of them must be used before more can be added (AddMatVector).
+        """
+        self.layer.check(not self._fresh, "cannot add images until all present ones are used")
+        out = np.empty((len(images), *self._item), np.float32)
+        numbers = range(self._number, self._number + len(images))
+        for row, pixels, draws in zip(out, images, self._random.batch(numbers), strict=True):
+            image, window = self.transformer.place(Image(np.asarray(pixels), False), draws)
+            shape = (image.shape[0], window.height, window.width)
+            self.layer.check(
+                shape == self._item, f"an image becomes {shape}, not {self._item}: set crop_size"
+            )
+            self.transformer.write(image, window, row)
+        self.reset(out, labels)
+        self._number += len(images)
+        self._fresh = True
 
     def next(self) -> tuple[Tensor, ...]:
         """The next batch: (N, C, H, W) and (N, 1, 1, 1)."""
@@ -74,6 +100,7 @@ class MemorySource(DataSource):
             raise self.layer.error("has no data yet: call reset(data, labels) first")
         part = slice(self._at, self._at + self.batch_size)
         self._at = (self._at + self.batch_size) % len(self._data)
+        self._fresh = self._fresh and self._at > 0
         tops = (self._data[part], self._labels[part])[: len(self.top_shapes)]
         device = self.layer.options.device
         return tuple(top.to(device) for top in tops) if device else tops
@@ -128,11 +155,3 @@ class _Owner:
     def error(self, message: str, *, field: str | None = None) -> CaffeIOError:
         """An error that names the layer."""
         return self._layer.error(message, f"dummy_data_param.{field}" if field else "")
-
-
-def check_labels(labels: NDArray[np.float32], classes: int) -> None:
-    """Raise CaffeIOError unless all labels are whole numbers in [0, classes)."""
-    bad = ~((labels >= 0) & (labels < classes) & (labels == np.floor(labels)))
-    if bad.any():
-        value = labels[bad].flat[0]
-        raise CaffeIOError(f"label {value:g} is not one of the {classes} classes")

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,16 +22,27 @@ Word = Callable[[], int]  # the next 32-bit number
 
 @dataclass(slots=True)
 class Draws:
-    """What one sample may draw: numbers drawn beforehand, then as many more as it needs."""
+    """What one sample may draw: numbers drawn beforehand, then as many more as it needs.
 
-    fixed: Sequence[int] = ()
-    more: Word = field(default=lambda: 0)
+    `more` is the transformer's generator, `die` that of the thread (interpolation, noise, SSD).
+    """
+
+    fixed: Sequence[int]
+    more: Word
+    die: Word
     _at: int = 0
 
     def word(self) -> int:
         """The next of the numbers drawn beforehand."""
         self._at += 1
         return self.fixed[self._at - 1]
+
+
+def _nothing() -> int:
+    raise RuntimeError("this sample draws nothing")
+
+
+NO_DRAWS = Draws((), _nothing, _nothing)
 
 
 @dataclass(frozen=True)
@@ -125,6 +136,7 @@ class SampleStream:
         self._key, self._sample, self._words, self._block, self._at = key, sample, words, block, 0
 
     def __call__(self) -> int:
+        """The next word."""
         if self._at >= len(self._words):
             more = philox(self._key, np.array([self._sample], np.uint64), self._block, 16)
             self._words, self._at = more[0].tolist(), 0
@@ -141,20 +153,25 @@ class SampleRandom:
         self.key = key
         self._blocks = -(-(fixed + lookahead) // 4)
         self.exact: CaffeRng | None = None
+        self.die: Word | None = None  # of the thread, in exact mode
 
     def batch(self, samples: Sequence[int]) -> list[Draws]:
         """The draws of the samples with these numbers, in order."""
         if self.exact is not None:
             rng, fixed = self.exact, self.fixed
             words = rng.raw(fixed * len(samples)).tolist() if fixed else []
-            return [Draws(words[i * fixed : (i + 1) * fixed], rng.raw) for i in range(len(samples))]
-        if not self._blocks:
-            return [Draws((), SampleStream(self.key, s, [], 0)) for s in samples]
-        rows = philox(self.key, np.array(samples, np.uint64), 0, self._blocks).tolist()
-        return [
-            Draws(row[: self.fixed], SampleStream(self.key, s, row[self.fixed :], self._blocks))
-            for s, row in zip(samples, rows, strict=True)
-        ]
+            die = self.die or rng.raw
+            return [
+                Draws(words[i * fixed : (i + 1) * fixed], rng.raw, die) for i in range(len(samples))
+            ]
+        rows: list[list[int]] = [[]] * len(samples)
+        if self._blocks:
+            rows = philox(self.key, np.array(samples, np.uint64), 0, self._blocks).tolist()
+        return [self._draws(s, row) for s, row in zip(samples, rows, strict=True)]
+
+    def _draws(self, sample: int, row: list[int]) -> Draws:
+        stream = SampleStream(self.key, sample, row[self.fixed :], self._blocks)
+        return Draws(row[: self.fixed], stream, stream)
 
 
 def entropy() -> int:

@@ -19,6 +19,7 @@ from caffeio.data.datum import Datum
 from caffeio.data.image import COLOR, GRAY, NATIVE, decode
 from caffeio.data.rng import Draws
 from caffeio.errors import DataError
+from caffeio.profiles import BVLC, Profile
 from caffeio.proto import caffe_pb2 as pb
 
 Array = NDArray[Any]
@@ -58,8 +59,8 @@ def _default_fail(message: str, field: str) -> DataError:
 class Transformer:
     """What `transform_param` makes of an image.
 
-    `mean` is the mean file's array (C, H, W) float32, already read. `crop_fields`: do crop_h and
-    crop_w count (SSD; the sara fork ignores them)?
+    `mean` is the mean file's array (C, H, W) float32, already read. The profile's data_crop_fields,
+    data_crop_before_resize and data_scaled_mean say whose transformer it is.
     """
 
     def __init__(
@@ -67,27 +68,34 @@ class Transformer:
         param: pb.TransformationParameter,
         phase: str,
         *,
+        profile: Profile = BVLC,
         mean: NDArray[np.float32] | None = None,
         fail: Fail = _default_fail,
     ) -> None:
         self.param, self.phase, self.mean, self.fail = param, phase, mean, fail
+        self.profile = profile
         self.scale = np.float32(param.scale)
         self.means = np.array(param.mean_value, np.float32)
         self.crop = int(param.crop_size)
+        self.crop_size: tuple[int, int] | None = (self.crop, self.crop) if self.crop else None
+        if not self.crop and param.crop_h and param.crop_w and profile.data_crop_fields:
+            self.crop_size = int(param.crop_h), int(param.crop_w)
         self.mirror = bool(param.mirror)
         self.train = phase == "TRAIN"
         self.flag = COLOR if param.force_color else GRAY if param.force_gray else NATIVE
         self.resizes = bool(param.resize_param) or bool(param.noise_param)
-        self._tables: dict[int, tuple[list[Array], Array]] = {}
+        self._tables: dict[tuple[int, bool], tuple[list[Array], Array]] = {}
         self._check()
-        self.randomly_resized = param.HasField("random_resize_param") or param.HasField(
-            "random_aspect_ratio_param"
+        self.randomly_resized = (
+            param.HasField("random_resize_param")
+            or param.HasField("random_aspect_ratio_param")
+            or augment.nvidia_resizes(param)
         )
         # words that a sample draws beforehand, and a guess of how many more it will want
-        self.fixed_draws = int(self.mirror) + 2 * int(self.train and self.crop > 0)
-        self.lookahead = 13 if param.HasField("random_aspect_ratio_param") else 1
-        if not self.randomly_resized and not self.resizes:
-            self.lookahead = 0
+        self.fixed_draws = int(self.mirror) + 2 * int(self.train and self.crop_size is not None)
+        self.lookahead = 0
+        if self.randomly_resized or self.resizes:
+            self.lookahead = 13 if param.HasField("random_aspect_ratio_param") else 2
 
     def _check(self) -> None:
         p = self.param
@@ -101,11 +109,9 @@ class Transformer:
         for resize in p.resize_param:
             if resize.height <= 0 or resize.width <= 0:
                 self._fail("height and width must be positive", "resize_param")
-        random = p.HasField("random_resize_param") or p.HasField("random_aspect_ratio_param")
-        if random and not self.crop:
-            name = "random_resize_param" if p.HasField("random_resize_param") else (
-                "random_aspect_ratio_param")  # fmt: skip
-            self._fail("needs crop_size", name)
+        for field in ("random_resize_param", "random_aspect_ratio_param"):
+            if p.HasField(field) and not self.crop:
+                self._fail("needs crop_size", field)
 
     def _fail(self, message: str, field: str = "") -> NoReturn:
         raise self.fail(message, field)
@@ -118,7 +124,11 @@ class Transformer:
             params.append(p.random_resize_param.resize_param)
         if p.HasField("random_aspect_ratio_param"):
             params.append(p.random_aspect_ratio_param.resize_param)
-        return any(pb.ResizeParameter.CUBIC in r.interp_mode for r in params)
+        name = pb.TransformationParameter.InterpolationAlgo.Name
+        nvidia = (name(p.interpolation_algo_down), name(p.interpolation_algo_up))
+        return any(pb.ResizeParameter.CUBIC in r.interp_mode for r in params) or (
+            augment.nvidia_resizes(p) and "INTER_CUBIC" in nvidia
+        )
 
     # -- image -> window -------------------------------------------------------------------
 
@@ -131,18 +141,20 @@ class Transformer:
     def output_shape(self, image: Image) -> tuple[int, int, int]:
         """(C, H, W) that this image becomes, without drawing anything (InferBlobShape)."""
         channels, height, width = image.shape
-        if self.crop:
-            if not self.randomly_resized:
+        if self.crop_size:
+            if not self.randomly_resized and not self.resizes:
                 self._check_crop(height, width)
-            return channels, self.crop, self.crop
+            return channels, *self.crop_size
         for resize in self.param.resize_param:
             height, width = new_size(resize, height, width)
         return channels, height, width
 
     def _check_crop(self, height: int, width: int) -> None:
-        if height < self.crop or width < self.crop:
+        assert self.crop_size is not None
+        if height < self.crop_size[0] or width < self.crop_size[1]:
+            size = " x ".join(map(str, dict.fromkeys(self.crop_size)))
             self._fail(
-                f"{self.crop} is larger than the image, whose height is {height} and width {width}",
+                f"{size} is larger than the image, whose height is {height} and width {width}",
                 "crop_size",
             )
 
@@ -151,45 +163,59 @@ class Transformer:
         mirror = self.mirror and draws.word() % 2 != 0
         if self.randomly_resized:
             image = self._random_resize(image, draws)
-        other = image
+        before = image
         if self.resizes and not image.planar:
             pixels = image.pixels
             for resize in self.param.resize_param:
-                pixels = augment.apply_resize(pixels, resize, draws.more)
+                pixels = augment.apply_resize(pixels, resize, draws.die)
             for noise in self.param.noise_param:
-                pixels = augment.apply_noise(pixels, noise, draws.more)
-            other = Image(pixels, False)
-        _, height, width = other.shape
-        if not self.crop:
-            return other, Window(0, 0, height, width, mirror, (height, width))
+                pixels = augment.apply_noise(pixels, noise, draws.die)
+            image = Image(pixels, False)
+        _, height, width = image.shape
+        if self.crop_size is None:
+            return image, Window(0, 0, height, width, mirror, (height, width))
         self._check_crop(height, width)
+        rows, cols = self.crop_size
         if self.train:
-            y = draws.word() % (height - self.crop + 1)
-            x = draws.word() % (width - self.crop + 1)
+            y = draws.word() % (height - rows + 1)
+            x = draws.word() % (width - cols + 1)
         else:
-            y, x = (height - self.crop) // 2, (width - self.crop) // 2
-        # the fork cuts the crop out of the image before resize_param and noise_param
-        if y + self.crop > image.shape[1] or x + self.crop > image.shape[2]:
+            y, x = (height - rows) // 2, (width - cols) // 2
+        window = Window(y, x, rows, cols, mirror, (height, width))
+        if self.profile.data_crop_before_resize and self.resizes:
+            self._check_inside(before, window)
+            return before, window
+        return image, window
+
+    def _check_inside(self, image: Image, window: Window) -> None:
+        """The sara fork cuts the crop out of the image before resize_param and noise_param."""
+        _, height, width = image.shape
+        if window.y + window.height > height or window.x + window.width > width:
             self._fail(
-                f"the crop of {self.crop} at row {y}, column {x} of the resized image lies outside "
-                f"of the image before resize_param ({image.shape[1]} x {image.shape[2]}), from "
-                "which real Caffe takes the pixels",
+                f"the crop at row {window.y}, column {window.x} of the resized image lies outside "
+                f"of the image before resize_param ({height} x {width}), from which this Caffe "
+                "takes the pixels",
                 "resize_param",
             )
-        return image, Window(y, x, self.crop, self.crop, mirror, (height, width))
 
     def _random_resize(self, image: Image, draws: Draws) -> Image:
         pixels = image.pixels
-        if image.planar:  # the fork reads the planes as if they were interleaved
+        if image.planar and augment.nvidia_resizes(self.param):
+            pixels = np.ascontiguousarray(pixels.transpose(1, 2, 0))
+        elif image.planar:  # the sara fork reads the planes as if they were interleaved
             if pixels.dtype != np.uint8:
                 self._fail("a Datum of floats cannot be resized", "random_resize_param")
             channels, height, width = image.shape
             pixels = np.ascontiguousarray(pixels).reshape(height, width, channels)
-        if self.param.HasField("random_resize_param"):
-            out = augment.random_resize(pixels, self.param.random_resize_param, draws.more)
+        if augment.nvidia_resizes(self.param):
+            out = augment.nvidia_resize(pixels, self.param, draws.more)
+        elif self.param.HasField("random_resize_param"):
+            out = augment.random_resize(
+                pixels, self.param.random_resize_param, draws.more, draws.die
+            )
         else:
             p = self.param.random_aspect_ratio_param
-            out = augment.random_aspect_ratio(pixels, p, self.crop, draws.more)
+            out = augment.random_aspect_ratio(pixels, p, self.crop, draws.more, draws.die)
         return Image(out, False)
 
     # -- window -> output ------------------------------------------------------------------
@@ -198,7 +224,7 @@ class Transformer:
         """Write the window's (pixel - mean) * scale into `out`, float32 (C, height, width)."""
         y, x, height, width, mirror, full = window
         pixels, channels = image.pixels, image.shape[0]
-        if self.mean is not None:
+        if self.mean is not None and not self._scales_first(image):
             self._check_mean(channels, full)
         if image.planar:
             planes: Any = pixels[:, y : y + height, x : x + width]
@@ -206,22 +232,42 @@ class Transformer:
             part = pixels[y : y + height, x : x + width]
             planes = cv2.split(part) if pixels.ndim == 3 else (part,)
         if self.mean is None and pixels.dtype == np.uint8:
-            tables, _ = self._table(channels)
+            tables, _ = self._table(channels, self._scales_first(image))
             for table, plane, target in zip(tables, planes, out, strict=True):
                 cv2.LUT(cv2.flip(plane, 1) if mirror else plane, table, target)
             return
         target = out[:, :, ::-1] if mirror else out
         for i, plane in enumerate(planes):
             np.copyto(target[i], plane)
+        if self._scales_first(image):
+            self._write_scaled(target, height, width, channels)
+            return
         if self.mean is not None:
             np.subtract(target, self.mean[:, y : y + height, x : x + width], out=target)
         elif len(self.means):
-            np.subtract(target, self._means(channels)[:, None, None], out=target)
+            np.subtract(target, self.means_of(channels)[:, None, None], out=target)
         np.multiply(out, self.scale, out=out)
+
+    def _scales_first(self, image: Image) -> bool:
+        return self.profile.data_scaled_mean and not image.planar
+
+    def _write_scaled(
+        self, target: NDArray[np.float32], height: int, width: int, channels: int
+    ) -> None:
+        """NVIDIA's pixel * scale - mean * scale; a mean file's centre is what counts."""
+        np.multiply(target, self.scale, out=target)
+        if self.mean is not None:
+            top, left = (self.mean.shape[1] - height) // 2, (self.mean.shape[2] - width) // 2
+            mean = self.mean[:, max(top, 0) : top + height, max(left, 0) : left + width]
+            if mean.shape != target.shape:
+                self._fail("the mean is smaller than the image or has other channels", "mean_file")
+            np.subtract(target, mean * self.scale, out=target)
+        elif len(self.means):
+            np.subtract(target, (self.means_of(channels) * self.scale)[:, None, None], out=target)
 
     def write_interleaved(self, image: Image, window: Window, out: NDArray[Any]) -> None:
         """The same into `out` of shape (height, width, C): float32, or the bare uint8 pixels."""
-        y, x, height, width, mirror, full = window
+        y, x, height, width, mirror, _ = window
         channels = image.shape[0]
         if out.dtype == np.uint8 or (self.mean is None and image.pixels.dtype == np.uint8):
             if image.planar:
@@ -233,7 +279,7 @@ class Transformer:
                 np.copyto(out, part[:, ::-1] if mirror else part)
                 return
             part = cv2.flip(part, 1).reshape(out.shape) if mirror else part
-            cv2.LUT(part, self._table(channels)[1], out)
+            cv2.LUT(part, self._table(channels, self._scales_first(image))[1], out)
             return
         rows = np.empty((channels, height, width), np.float32)
         self.write(image, window, rows)
@@ -247,7 +293,8 @@ class Transformer:
             self._fail(f"the mean is {want} (channels, height, width), the image {have}",
                        "mean_file")  # fmt: skip
 
-    def _means(self, channels: int) -> NDArray[np.float32]:
+    def means_of(self, channels: int) -> NDArray[np.float32]:
+        """mean_value, one for each channel; none at all if there is none."""
         if len(self.means) not in (1, channels):
             self._fail(
                 f"specify either 1 mean_value or as many as channels: {channels}, "
@@ -256,17 +303,17 @@ class Transformer:
             )
         return np.broadcast_to(self.means, (channels,))
 
-    def _table(self, channels: int) -> tuple[list[Array], Array]:
+    def _table(self, channels: int, scaled: bool) -> tuple[list[Array], Array]:
         """What each of the 256 pixel values becomes, by channel: planar and interleaved."""
-        if channels not in self._tables:
-            values = np.arange(256, dtype=np.float32)
-            rows = np.broadcast_to(values, (channels, 256))
-            if len(self.means):
-                rows = rows - self._means(channels)[:, None]
-            rows = np.ascontiguousarray(rows * self.scale)
+        key = channels, scaled
+        if key not in self._tables:
+            rows: Array = np.broadcast_to(np.arange(256, dtype=np.float32), (channels, 256))
+            means = self.means_of(channels)[:, None] if len(self.means) else np.float32(0)
+            rows = rows * self.scale - means * self.scale if scaled else (rows - means) * self.scale
+            rows = np.ascontiguousarray(rows)
             together = np.ascontiguousarray(rows.T).reshape(1, 256, channels)
-            self._tables[channels] = ([row.reshape(1, 256) for row in rows], together)
-        return self._tables[channels]
+            self._tables[key] = ([row.reshape(1, 256) for row in rows], together)
+        return self._tables[key]
 
 
 def new_size(resize: pb.ResizeParameter, height: int, width: int) -> tuple[int, int]:

@@ -8,6 +8,7 @@ hdf5_output_layer.cpp.
 from __future__ import annotations
 
 import os
+from importlib import import_module
 from typing import Any, ClassVar
 
 import numpy as np
@@ -138,7 +139,7 @@ class HDF5Output(Layer):
     def setup(self, *shapes: Shape) -> None:
         """Check the parameters."""
         self._name = self.param.hdf5_output_param.file_name
-        self.check(self._name, "names no file", field="hdf5_output_param.file_name")
+        self.check(bool(self._name), "names no file", field="hdf5_output_param.file_name")
         self.check(
             shapes[0][:1] == shapes[1][:1], f"{shapes[0][:1]} data but {shapes[1][:1]} labels"
         )
@@ -146,12 +147,13 @@ class HDF5Output(Layer):
             self.check(len(shape) <= 4, "cannot write a blob of more than 4 axes")
         self._written = False
 
-    def forward(self, data: Tensor, label: Tensor) -> tuple[Tensor, ...]:
+    def forward(self, *bottoms: Tensor) -> tuple[Tensor, ...]:
         """Write both bottoms; there is no top."""
+        data, label = bottoms
         if data.is_meta:
             return ()
         try:
-            import h5py
+            h5py: Any = import_module("h5py")
         except ImportError:
             raise self.error(
                 "writing HDF5 needs the package h5py: pip install 'caffeio[hdf5]'"

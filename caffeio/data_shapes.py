@@ -24,9 +24,8 @@ def guess_shapes(param: pb.LayerParameter) -> list[Shape]:
         return dummy_shapes(param)
     if param.type == "MemoryData":
         m = param.memory_data_param
-        crop = param.transform_param.crop_size
-        size = (crop, crop) if crop else (m.height, m.width)
-        return [(m.batch_size, m.channels, *size), (m.batch_size, 1, 1, 1)][:tops]
+        shapes: list[Shape] = [(m.batch_size, m.channels, m.height, m.width)]
+        return [*shapes, (m.batch_size, 1, 1, 1)][:tops]
     if param.type == "HDF5Data":
         return [(param.hdf5_data_param.batch_size or 1, 1)] * tops
     batch, item = _image_batch(param)
