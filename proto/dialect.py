@@ -1,8 +1,8 @@
 """The dialects of caffe.proto: which one bytes are in, and bytes <-> canonical messages.
 
     found = detect(data)                                  # which Caffe wrote this net?
-    net, unknown, _ = decode(data, "NetParameter", found.dialect)
-    again = encode(net, found.dialect, unknown=unknown)
+    net = decode(data, "NetParameter", found.dialect)     # .message, .unknown
+    again = encode(net.message, found.dialect, unknown=net.unknown)
 
 Every fork gave numbers of its own to its fields; the canonical schema (`caffe_pb2`) has all of
 their names. The tables of facts in `dialects/` say which name has which number where.
@@ -18,6 +18,7 @@ from google.protobuf.message import DecodeError, Message
 
 from caffeio.errors import DialectError, ParseError
 from caffeio.proto import caffe_pb2, schema
+from caffeio.proto.detection import KINDS, Detection, detect
 from caffeio.proto.stream import Part
 from caffeio.proto.transcode import (
     CANONICAL,
@@ -33,11 +34,15 @@ from caffeio.proto.wire import Buffer
 
 
 class Decoded(NamedTuple):
-    """A canonical message, what its dialect did not know, and where the numbers of blobs lie."""
+    """A canonical message, what its dialect did not know, and where its blobs lie.
+
+    By the path of each BlobProto, `payload` tells where its numbers lie, `blobs` the whole of it.
+    """
 
     message: Any
     unknown: list[Unknown]
     payload: dict[Path, list[Payload]]
+    blobs: dict[Path, tuple[int, int]]
 
 
 def check_name(dialect: str) -> str:
@@ -63,7 +68,7 @@ def decode(data: Buffer, message_type_name: str, dialect: str, *, payload: bool 
         message = kind.FromString(b"".join(map(bytes, _bytes_of(parts))))
     except DecodeError as error:
         raise ParseError(f"not a {message_type_name}: {error}") from None
-    return Decoded(message, run.unknown, run.payload)
+    return Decoded(message, run.unknown, run.payload, run.blobs)
 
 
 def encode(
@@ -141,12 +146,15 @@ def _value_text(message: Message, path: Path) -> str:
 
 
 __all__ = [
+    "KINDS",
     "Decoded",
+    "Detection",
     "Lost",
     "Payload",
     "Unknown",
     "check_name",
     "decode",
+    "detect",
     "encode",
     "encode_parts",
     "path_text",

@@ -19,7 +19,8 @@ from pathlib import Path
 FOLDER = Path(__file__).parent
 OWN = 20000  # first number of a field, and of an enum value, that BVLC does not have
 
-_FIRST = ("bvlc", "intel", "sara", "nvidia", "ssd")
+# the main lines, whose files are the most frequent
+FAMILIES = ("bvlc", "ssd", "intel", "sara", "intel-2017", "intel-2016", "nvidia")
 
 # Fields that two forks gave the same name and different message types: one message serves both.
 _SAME_TYPE = {"message:ReLU6Parameter": "message:ReLUParameter"}
@@ -57,6 +58,7 @@ class Schema:
     messages: dict[str, dict[str, Field]] = field(default_factory=dict)
     enums: dict[str, dict[str, int]] = field(default_factory=dict)
     layer_types: set[str] = field(default_factory=set)
+    ranges: dict[str, tuple[float, float]] = field(default_factory=dict)  # values that occur
 
 
 def dialect_names() -> list[str]:
@@ -65,7 +67,7 @@ def dialect_names() -> list[str]:
     The order decides whose default a field of several forks has in the canonical schema.
     """
     names = sorted(path.stem for path in (FOLDER / "dialects").glob("*.tsv"))
-    return [*_FIRST, *(name for name in names if name not in _FIRST)]
+    return [*FAMILIES, *(name for name in names if name not in FAMILIES)]
 
 
 def _rows(name: str) -> Iterator[list[str]]:
@@ -81,9 +83,7 @@ def load(name: str) -> Schema:
     rows = list(_rows(name))
     base = next((row[1] for row in rows if row[0] == "base"), "bvlc")
     out = Schema(name) if name == "bvlc" else _copy(load(base), name)
-    types = {row[1] for row in rows if row[0] == "layer"}
-    if types or base == "bvlc":
-        out.layer_types = types
+    out.layer_types = {row[1] for row in rows if row[0] == "layer"} or out.layer_types
     for row in rows:
         if row[0].startswith("#"):
             out.about = out.about or row[0][1:].strip()
@@ -102,17 +102,25 @@ def load(name: str) -> Schema:
             values[row[2]] = int(row[3])
         elif row[0] == "lacks":
             _drop(out, row[1])
+        elif row[0] == "range":
+            out.ranges[row[1]] = (float(row[2]), float(row[3]))
         elif row[0] not in ("base", "layer"):
             raise ValueError(f"{name}.tsv: unknown kind of row {row[0]!r}")
     for message, fields in out.messages.items():
         out.messages[message] = dict(sorted(fields.items(), key=lambda item: item[1].number))
+    out.ranges = {path: span for path, span in out.ranges.items() if _has(out, path)}
     return out
+
+
+def _has(schema: Schema, path: str) -> bool:
+    message, _, field_name = path.rpartition(".")
+    return field_name in schema.messages.get(message, {})
 
 
 def _copy(base: Schema, name: str) -> Schema:
     messages = {message: dict(fields) for message, fields in base.messages.items()}
     enums = {enum: dict(values) for enum, values in base.enums.items()}
-    return Schema(name, "", messages, enums, set(base.layer_types))
+    return Schema(name, "", messages, enums, set(base.layer_types), dict(base.ranges))
 
 
 def _drop(schema: Schema, path: str) -> None:

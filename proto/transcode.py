@@ -181,6 +181,7 @@ class Transcoder:
     unknown: list[Unknown] = field(default_factory=list)
     lost: list[tuple[Path, str]] = field(default_factory=list)
     payload: dict[Path, list[Payload]] = field(default_factory=dict)
+    blobs: dict[Path, tuple[int, int]] = field(default_factory=dict)  # where whole blobs lie
     budget: int = MAX_FIELDS
 
     def message(
@@ -188,6 +189,8 @@ class Transcoder:
     ) -> list[Part]:
         """The message in buf[start:end], of type `name`, as `out` of the target dialect."""
         check_depth(depth, start)
+        if self.cut and name == "BlobProto":
+            self.blobs[path] = (start, end)
         steps = plan(self.source, self.target, name, out)
         fields = _Fields(self, name, path, depth)
         pos = start
