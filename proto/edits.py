@@ -311,3 +311,10 @@ def _remove_items(edit: _Edit, nodes: list[Node]) -> None:
             edit.changes.append((node.begin, same[i + 1].begin, ""))
     if last + 1 < len(same):  # the tail goes with the comma behind the last that stays
         edit.changes.append((kept[-1].end, same[-1].end, ""))
+
+
+def insert_text(document: Document, owner: Node, text: str) -> None:
+    """Write a field, as it stands in another text, behind the last one of a message."""
+    edit = _Edit(document, owner.path)
+    _insert(edit, owner, "", [line.strip() for line in text.splitlines()])
+    edit.apply()

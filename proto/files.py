@@ -20,7 +20,7 @@ from caffeio.proto.upgrade import Upgraded, upgrade_net, upgrade_solver
 
 _CONTROL = re.compile(rb"[\x00-\x08\x0e-\x1f\x7f]")
 _FIELD = re.compile(r"\s*(\w+)\s*:")
-_HEAD = 4096
+HEAD = 4096
 
 
 @dataclass
@@ -134,6 +134,17 @@ def read_text(path: str | os.PathLike[str]) -> str:
     return decode_text(_read(Path(path)))
 
 
+def read_bytes(path: str | os.PathLike[str]) -> Any:
+    """A file's bytes; a binary file is mapped into memory. CaffeIOError if it cannot be read."""
+    content = _load(Path(path), Message)[1]
+    return encode_text(content) if isinstance(content, str) else content
+
+
+def is_binary(head: bytes) -> bool:
+    """Whether a file that begins so is binary: it has control characters."""
+    return _CONTROL.search(head) is not None
+
+
 def decode_text(data: bytes) -> str:
     """Bytes of a prototxt as text; `encode_text` gives the same bytes back."""
     return data.decode("utf-8", "surrogateescape")
@@ -169,10 +180,10 @@ def _load(source: str | os.PathLike[str], kind: type[Message]) -> tuple[Path | N
     path = Path(source)
     try:
         with open(path, "rb") as file:
-            head = file.read(_HEAD)
+            head = file.read(HEAD)
     except OSError as error:
         raise CaffeIOError(_why(path, error), where=str(path)) from None
-    if _CONTROL.search(head):
+    if is_binary(head):
         from caffeio.proto.mapped import map_file
 
         return path, map_file(path, CaffeIOError, "a net")

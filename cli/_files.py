@@ -1,0 +1,52 @@
+"""What commands share that read one file and write another: `-`, atomic writes, diffs."""
+
+from __future__ import annotations
+
+import difflib
+import sys
+from typing import Any
+
+import click
+
+from caffeio.errors import CaffeIOError
+
+
+def read_input(path: str) -> Any:
+    """The bytes of a file, mapped if it is large, or of standard input for `-`."""
+    if path == "-":
+        return sys.stdin.buffer.read()
+    from caffeio.proto.files import read_bytes
+
+    return read_bytes(path)
+
+
+def write_output(path: str, parts: list[Any], *, unless_same: Any = None) -> None:
+    """Write the pieces to a file, all or nothing, or to standard output for `-`.
+
+    A file whose bytes are `unless_same` already is left alone.
+    """
+    if path == "-":
+        for part in parts:
+            sys.stdout.buffer.write(part)
+        sys.stdout.buffer.flush()
+        return
+    if unless_same is not None and b"".join(parts) == bytes(unless_same):
+        return
+    from caffeio.proto.atomic import atomic_write
+    from caffeio.proto.stream import write_parts
+
+    with atomic_write(path, error=CaffeIOError) as file:
+        write_parts(file, parts)
+
+
+def show_diff(old: str, new: str, path: str) -> None:
+    """Print a unified diff, in colours on a terminal."""
+    lines = difflib.unified_diff(
+        old.splitlines(keepends=True), new.splitlines(keepends=True), path, path
+    )
+    colours = {"+": "green", "-": "red", "@": "cyan"}
+    for line in lines:
+        bare = line.encode("utf-8", "surrogateescape").decode(errors="replace")
+        end = "" if bare.endswith("\n") else "\n\\ No newline at end of file\n"
+        click.secho(bare.rstrip("\n"), fg=colours.get(line[:1]), nl=bare.endswith("\n"))
+        click.echo(end, nl=False)
