@@ -10,12 +10,14 @@ import torch
 from torch import Tensor
 
 from caffeio.layers.base import Layer, Shape, between, layer
+from caffeio.layers.fields import check_fields
 from caffeio.layers.norm import batch_norm, force_spec
 from caffeio.proto import caffe_pb2 as pb
 
 FIELD = "bn_param"
 SEGNET_EPS = 1e-9
 _OF_SLOPE = ("slope_filler", "bias_filler", "momentum", "eps", "frozen", "engine")
+_OF_SEGNET = ("scale_filler", "shift_filler", "bn_mode")
 _OF_MOVING = ("var_eps", "moving_average", "decay", "across_spatial")
 
 
@@ -49,12 +51,12 @@ class BN(Layer):
         """Declare the blobs; raises LayerError for what the stored statistics cannot give."""
         p = self.param.bn_param
         self.check(2 <= len(shape) <= 4, f"needs a bottom of 2 to 4 axes, not {shape}")
+        check_fields(self, FIELD, (*_OF_SLOPE, *_OF_MOVING[:3], *_OF_SEGNET))
         self.form = form_of(self.param)
         self.outputs = len(self.context.top_names) or 1
         self.check(self.outputs == 1 or self.form == "segnet", "only SegNet's BN has further tops")
         self.plain = self.form == "segnet" and p.bn_mode == pb.BNParameter.INFERENCE
         self.check(self.outputs == 1 or not self.plain, "INFERENCE has one top", field=FIELD)
-        self.check(p.across_spatial, "false is not supported", field=f"{FIELD}.across_spatial")
         self.frozen = self.form == "slope" and p.frozen
         self.keep = p.momentum if self.form == "slope" else 1 - p.decay
         self.eps = {"segnet": SEGNET_EPS, "slope": p.eps, "moving": p.var_eps}[self.form]

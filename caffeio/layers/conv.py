@@ -14,10 +14,17 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from caffeio.layers.base import Layer, Shape, at_least, layer
+from caffeio.layers.fields import check_fields
 from caffeio.layers.window import Ints, check_positive, per_axis
 from caffeio.proto import caffe_pb2 as pb
 
 FIELD = "convolution_param"
+_FIELDS = (
+    "num_output", "bias_term", "group", "axis", "weight_filler", "bias_filler", "relu",
+    "negative_slope",
+    *(n + s for n in ("pad", "stride", "dilation", "filter_stride") for s in ("", "_h", "_w")),
+    "kernel_size", "kernel_h", "kernel_w",
+)  # fmt: skip
 
 
 def output_size(size: int, kernel: int, stride: int, pad: int, dilation: int) -> int:
@@ -61,9 +68,10 @@ class BaseConvolution(Layer):
             all(other == shape for other in shapes),
             f"all bottoms must have the same shape: {', '.join(map(str, shapes))}",
         )
+        check_fields(self, FIELD, _FIELDS)
         self._read_window(p)
         self._read_channels(p, shape[self.start])
-        self._check_fork_fields(p)
+        self.relu, self.negative_slope = p.relu, p.negative_slope
         if not self.transposed:
             self._check_size(shape)
         self._declare(p)
@@ -72,9 +80,9 @@ class BaseConvolution(Layer):
         self.kernel = per_axis(self, p, "kernel_size", FIELD, self.spatial, None)
         self.stride = per_axis(self, p, "stride", FIELD, self.spatial, 1)
         self.pad = per_axis(self, p, "pad", FIELD, self.spatial, 0)
-        self.dilation = per_axis(self, p, "dilation", FIELD, self.spatial, 1)
-        if not p.dilation and p.HasField("filter_stride"):  # the older name of dilation
-            self.dilation = (p.filter_stride,) * self.spatial
+        old = any(p.HasField("filter_stride" + s) for s in ("", "_h", "_w"))
+        name = "filter_stride" if old else "dilation"
+        self.dilation = per_axis(self, p, name, FIELD, self.spatial, 1)
         for name in ("kernel", "stride", "dilation"):
             check_positive(self, getattr(self, name), f"{FIELD}.{name}")
 
@@ -96,16 +104,6 @@ class BaseConvolution(Layer):
 
     def _groups(self, p: pb.ConvolutionParameter, channels: int) -> int:
         return p.group
-
-    def _check_fork_fields(self, p: pb.ConvolutionParameter) -> None:
-        self.check(
-            p.fuse_type == pb.ConvolutionParameter.UNFUSED
-            and p.fusion_type == pb.ConvolutionParameter.NONE_FUSION,
-            "operations that an engine fused into the convolution are not supported",
-            field=f"{FIELD}.{'fuse_type' if p.HasField('fuse_type') else 'fusion_type'}",
-        )
-        self.check(not p.shape_offset, "is not supported", field=f"{FIELD}.shape_offset")
-        self.relu, self.negative_slope = p.relu, p.negative_slope
 
     def _check_size(self, shape: Shape) -> None:
         for size, top in zip(shape[self.start + 1 :], self._positions(shape), strict=True):
@@ -247,6 +245,7 @@ class Im2col(Layer):
         """Raises LayerError for fields that contradict the bottom."""
         p = self.param.convolution_param
         self.start = self.axis(p.axis, len(shape), f"{FIELD}.axis")
+        check_fields(self, FIELD, _FIELDS)
         axes = len(shape) - self.start - 1
         self.check(axes >= 1, f"the bottom {shape} has no spatial axes", field=f"{FIELD}.axis")
         self.kernel = per_axis(self, p, "kernel_size", FIELD, axes, None)

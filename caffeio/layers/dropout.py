@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from caffeio.layers.base import Layer, Shape, layer
+from caffeio.layers.fields import check_fields
 
 if TYPE_CHECKING:
     from caffeio.rng import CaffeRng
@@ -46,6 +47,8 @@ class Dropout(RandomMask):
     def setup(self, shape: Shape) -> None:  # type: ignore[override]
         """Raises LayerError for a ratio outside of [0, 1)."""
         p = self.param.dropout_param
+        known = ("dropout_ratio", "scale_train", "sqrt_scale", "sample_weights_test")
+        check_fields(self, "dropout_param", known)
         self.read_ratio(p.dropout_ratio, "dropout_param.dropout_ratio")
         self.drops = self.train_phase or p.sample_weights_test
         self.factor = 1.0  # on top of 1 / (1 - r) or the identity

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.autograd import Function
 
 from caffeio.layers.base import Layer, Shape, at_least, layer
+from caffeio.layers.fields import check_fields
 from caffeio.proto import caffe_pb2 as pb
 
 FIELD = "eltwise_param"
@@ -59,7 +60,7 @@ class Eltwise(Layer):
             self.operation in supported, f"{self.operation} is not supported",
             field=f"{FIELD}.operation",
         )  # fmt: skip
-        self.check(not p.coeff_blob, "is not supported", field=f"{FIELD}.coeff_blob")
+        check_fields(self, FIELD, ("operation", "coeff", "stable_prod_grad"))
         self.check(
             len(p.coeff) in (0, len(shapes)),
             f"takes one coefficient for each of the {len(shapes)} bottoms, not {len(p.coeff)}",

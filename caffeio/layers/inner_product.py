@@ -11,6 +11,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from caffeio.layers.base import Layer, Shape, layer
+from caffeio.layers.fields import check_fields
+
+_FIELDS = (
+    "num_output", "bias_term", "weight_filler", "bias_filler", "axis", "transpose",
+    "transpose_weights", "relu", "negative_slope",
+)  # fmt: skip
 
 
 @layer("InnerProduct")
@@ -27,7 +33,7 @@ class InnerProduct(Layer):
         p = self.param.inner_product_param
         field = "inner_product_param"
         self.check(p.num_output > 0, "must be above 0", field=f"{field}.num_output")
-        self.check(not p.normalize, "is not supported", field=f"{field}.normalize")
+        check_fields(self, field, _FIELDS)
         self.start = self.axis(p.axis, len(shape), f"{field}.axis")
         self.num_output: int = p.num_output
         self.inputs = math.prod(shape[self.start :])

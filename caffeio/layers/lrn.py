@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.autograd import Function
 
 from caffeio.layers.base import Layer, Shape, layer
+from caffeio.layers.fields import check_fields
 from caffeio.proto import caffe_pb2 as pb
 
 
@@ -66,8 +67,7 @@ class LRN(Layer):
             p.local_size % 2 == 1, f"must be odd, not {p.local_size}", field="lrn_param.local_size"
         )
         self.check(len(shape) == 4, f"needs a bottom of 4 axes, not {shape}")
-        fused = p.fuse_type != pb.LRNParameter.UNFUSED
-        self.check(not fused, "is not supported", field="lrn_param.fuse_type")
+        check_fields(self, "lrn_param", ("local_size", "alpha", "beta", "k", "norm_region"))
         self.size, self.alpha, self.beta, self.k = p.local_size, p.alpha, p.beta, p.k
         self.across = p.norm_region == pb.LRNParameter.ACROSS_CHANNELS
 
@@ -112,6 +112,7 @@ class MVN(Layer):
         """Raises LayerError for a bottom of more than 4 axes."""
         p = self.param.mvn_param
         self.check(len(shape) <= 4, f"needs a bottom of at most 4 axes, not {shape}")
+        check_fields(self, "mvn_param", ("normalize_variance", "across_channels", "eps"))
         self.eps, self.normalize_variance = p.eps, p.normalize_variance
         self.dims = (1, 2, 3) if p.across_channels else (2, 3)
 

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from caffeio.layers.base import Layer, Shape, layer
+from caffeio.layers.fields import check_fields
 from caffeio.layers.gradients import is_in_place, with_gradient
 
 
@@ -21,6 +22,7 @@ class ReLU(Layer):
 
     def setup(self, shape: Shape) -> None:  # type: ignore[override]
         """Read the slope."""
+        check_fields(self, "relu_param", ("negative_slope",))
         self.slope = self.param.relu_param.negative_slope
 
     def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
@@ -58,6 +60,7 @@ class PReLU(Layer):
     def setup(self, shape: Shape) -> None:  # type: ignore[override]
         """Declare the blob; raises LayerError for a bottom without a channel axis."""
         p = self.param.prelu_param
+        check_fields(self, "prelu_param", ("filler", "channel_shared"))
         self.check(len(shape) >= 2, f"needs a bottom of 2 axes or more, not {shape}")
         slopes = () if p.channel_shared else shape[1:2]
         self.add_blob("slope", slopes, p.filler if p.HasField("filler") else None, default=0.25)
@@ -74,6 +77,7 @@ class ELU(Layer):
     def setup(self, shape: Shape) -> None:  # type: ignore[override]
         """Read the fields."""
         p = self.param.elu_param
+        check_fields(self, "elu_param", ("alpha", "lambda"))
         self.alpha, self.scale = p.alpha, getattr(p, "lambda")
 
     def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]

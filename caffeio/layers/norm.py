@@ -11,7 +11,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from caffeio.layers.base import Layer, Shape, layer
+from caffeio.layers.fields import check_fields
 from caffeio.proto import caffe_pb2 as pb
+
+_FIELDS = (
+    "use_global_stats", "moving_average_fraction", "eps", "relu", "fused_relu", "stats_batch_size",
+    "use_weight_bias", "bias_term", "filler", "scale_bias", "scale_filler", "bias_filler",
+)  # fmt: skip
 
 
 def force_spec(param: pb.LayerParameter, index: int, lr_mult: float, decay_mult: float) -> None:
@@ -58,8 +64,7 @@ class BatchNorm(Layer):
         """Declare the blobs; raises LayerError for bottoms without a channel axis."""
         p = self.param.batch_norm_param
         self.check(len(shape) >= 2, f"needs a bottom of 2 axes or more, not {len(shape)}")
-        for field in ("disable_mean", "disable_variance", "update_global_stats"):
-            self.check(not getattr(p, field), "is not supported", field=f"batch_norm_param.{field}")
+        check_fields(self, "batch_norm_param", _FIELDS)
         self.channels = shape[1]
         self.eps = max(p.eps, self.profile.batch_norm_min_eps)
         self.fraction = p.moving_average_fraction

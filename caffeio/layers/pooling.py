@@ -11,11 +11,17 @@ import torch
 from torch import Tensor
 
 from caffeio.layers.base import Layer, Shape, between, layer
+from caffeio.layers.fields import check_fields
 from caffeio.layers.pool_ops import Window, average_pool, max_pool, stochastic_pool
 from caffeio.layers.window import Ints, check_positive, per_axis
 from caffeio.proto import caffe_pb2 as pb
 
 FIELD = "pooling_param"
+_FIELDS = (
+    "pool", "global_pooling", "round_mode", "ceil_mode", "avg_include_pad", "dilation",
+    *(n + s for n in ("kernel", "pad", "stride") for s in ("_h", "_w")), "kernel_size", "pad",
+    "stride", "kernel_size_3d", "pad_3d", "stride_3d",
+)  # fmt: skip
 METHODS = ("MAX", "AVE", "STOCHASTIC")
 
 
@@ -58,7 +64,7 @@ class Pooling(Layer):
             "only MAX has a second top",
             field=f"{FIELD}.pool",
         )
-        self.check(not p.HasField("bin_size"), "is not supported", field=f"{FIELD}.bin_size")
+        check_fields(self, FIELD, _FIELDS)
         self._read_window(p, shape)
         self._check_window(shape)
 
@@ -145,6 +151,7 @@ class SPP(Layer):
     def setup(self, shape: Shape) -> None:  # type: ignore[override]
         """Raises LayerError for a bottom without 4 axes, or too small for the pyramid."""
         p = self.param.spp_param
+        check_fields(self, "spp_param", ("pyramid_height", "pool"))
         self.check(len(shape) == 4, f"needs a bottom of 4 axes, not {shape}")
         self.check(min(shape[2:]) > 0, f"the bottom {shape} is empty")
         self.levels: int = p.pyramid_height

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from caffeio.layers.base import Layer, Shape, layer
+from caffeio.layers.fields import check_fields
 from caffeio.proto import caffe_pb2 as pb
 
 
@@ -22,8 +23,7 @@ class Softmax(Layer):
         """Raises LayerError for an axis out of range."""
         p = self.param.softmax_param
         self.dim = self.axis(p.axis, len(shape), "softmax_param.axis")
-        plain = p.normalize_type == "Softmax"
-        self.check(plain, "only Softmax is supported", field="softmax_param.normalize_type")
+        check_fields(self, "softmax_param", ("axis",))
 
     def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
         """(any shape) -> the same shape."""
@@ -40,7 +40,13 @@ class Reduction(Layer):
         """Raises LayerError for an axis out of range."""
         p = self.param.reduction_param
         self.start = self.axis(p.axis, len(shape), "reduction_param.axis")
+        check_fields(self, "reduction_param", ("operation", "axis", "coeff"))
         self.operation = pb.ReductionParameter.ReductionOp.Name(p.operation)
+        self.check(
+            self.operation in ("SUM", "ASUM", "SUMSQ", "MEAN"),
+            f"{self.operation} is not supported",
+            field="reduction_param.operation",
+        )
         self.coeff = p.coeff
 
     def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
@@ -71,7 +77,7 @@ class ArgMax(Layer):
     def setup(self, shape: Shape) -> None:  # type: ignore[override]
         """Raises LayerError when top_k is larger than what there is to choose from."""
         p = self.param.argmax_param
-        self.check(not p.use_ignore_ids, "is not supported", field="argmax_param.use_ignore_ids")
+        check_fields(self, "argmax_param", ("axis", "top_k", "out_max_val"))
         self.out_max_val, self.top_k = p.out_max_val, p.top_k
         self.dim: int | None = None
         if p.HasField("axis"):

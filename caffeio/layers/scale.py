@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from caffeio.layers.base import Layer, Shape, between, exactly, layer
+from caffeio.layers.fields import check_fields
 
 
 def operand_shape(owner: Layer, shape: Shape, axis: int, num_axes: int, field: str) -> Shape:
@@ -62,8 +63,8 @@ class Scale(Layer):
     def setup(self, *shapes: Shape) -> None:
         """Declare the blobs; raises LayerError where the operand does not fit the bottom."""
         p = self.param.scale_param
-        for field in ("min_value", "max_value"):
-            self.check(not p.HasField(field), "is not supported", field=f"scale_param.{field}")
+        known = ("axis", "num_axes", "filler", "bias_term", "bias_filler")
+        check_fields(self, "scale_param", known)
         if len(shapes) == 1:
             operand = operand_shape(self, shapes[0], p.axis, p.num_axes, "scale_param")
             filler = p.filler if p.HasField("filler") else None
@@ -96,6 +97,7 @@ class Bias(Layer):
     def setup(self, *shapes: Shape) -> None:
         """Declare the blob; raises LayerError where the operand does not fit the bottom."""
         p = self.param.bias_param
+        check_fields(self, "bias_param", ("axis", "num_axes", "filler"))
         if len(shapes) == 1:
             operand = operand_shape(self, shapes[0], p.axis, p.num_axes, "bias_param")
             self.add_blob("bias", operand, p.filler if p.HasField("filler") else None)

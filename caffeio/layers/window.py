@@ -17,7 +17,10 @@ def per_axis(owner: Layer, p: Any, name: str, field: str, axes: int, default: in
     forms are given, when _h and _w are used without 2 spatial axes, or for a wrong count.
     """
     path = f"{field}.{name}"
-    values: Sequence[int] = getattr(p, name)
+    given = getattr(p, name)
+    values: Sequence[int] = given
+    if isinstance(given, int):  # one fork's field is not repeated
+        values = [given] if p.HasField(name) else []
     low, high = name.replace("_size", "") + "_h", name.replace("_size", "") + "_w"
     if hasattr(p, low) and (p.HasField(low) or p.HasField(high)):
         forms = f"{low} and {high}"
