@@ -69,7 +69,7 @@ def warm_up(solver: SolverParameter, t: Ints) -> Floats:
     steps = solver.warmup_iter
     left = (steps - t).astype(np.float32) * np.float32(solver.warmup_start_lr)
     gained = t.astype(np.float32) * np.float32(solver.base_lr)
-    return (gained + left) / np.float32(steps)
+    return ((gained + left) / np.float32(steps)).astype(np.float32, copy=False)
 
 
 def ramp_up(solver: SolverParameter, t: Ints) -> Floats:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any, NamedTuple, SupportsIndex
 
@@ -317,7 +317,8 @@ def load_schedule(
 ) -> Schedule:
     """The schedule of a solver given as message, as what `read_solver` returns, as path or text.
 
-    `profile`: whose Caffe; by default that of the file's dialect and of the fields it uses.
+    `profile`: whose Caffe; by default that of the file's dialect and of the fields it uses, less
+    the checks that came late to BVLC (a negative gamma), for a file may be older or of a fork.
     """
     if isinstance(solver, (str, os.PathLike)):
         from caffeio.proto.files import read_solver
@@ -325,9 +326,13 @@ def load_schedule(
         solver = read_solver(solver)
     file: Any = solver
     if not hasattr(file, "message"):
-        return Schedule(file, profile or profile_of_solver(file))
-    chosen = profile or profile_of_solver(file.message, file.dialect)
+        return Schedule(file, profile or _lenient(profile_of_solver(file)))
+    chosen = profile or _lenient(profile_of_solver(file.message, file.dialect))
     return Schedule(file.message, chosen, where=file.where)
+
+
+def _lenient(profile: Profile) -> Profile:
+    return replace(profile, checks_rate_fields=False)
 
 
 def learning_rates(

@@ -87,7 +87,8 @@ def _common_norm(tensors: list[Tensor]) -> Tensor:
     """The L2 norm of all elements of all tensors, a float32 scalar on the device of the first."""
     home = tensors[0].device
     norms = [norm.to(home, torch.float32) for norm in torch._foreach_norm(tensors)]
-    return torch.linalg.vector_norm(torch.stack(norms))
+    total: Tensor = torch.linalg.vector_norm(torch.stack(norms))
+    return total
 
 
 Clipped = tuple[float, float]  # the L2 norm before clipping, the factor
