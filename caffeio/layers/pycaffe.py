@@ -5,7 +5,6 @@ Source: python/caffe/_caffe.cpp and pycaffe.py (BVLC).
 
 from __future__ import annotations
 
-import importlib
 import importlib.util
 import sys
 from collections.abc import Iterator, Sequence
@@ -126,17 +125,15 @@ def _shim() -> ModuleType:
 def _has_caffe() -> bool:
     if "caffe" in sys.modules:
         return True
-    try:
-        return importlib.util.find_spec("caffe") is not None
-    except (ImportError, ValueError):
-        return False
+    spec = importlib.util.find_spec("caffe")
+    return spec is not None and spec.origin is not None  # not just a folder of that name
 
 
 @contextmanager
 def import_environment(folders: Sequence[str]) -> Iterator[None]:
     """Put `folders` first in sys.path, and a stand-in for pycaffe in sys.modules if it is missing.
 
-    Both are taken back at the end, except what the code itself adds to sys.path.
+    Both are taken back at the end; what the code itself adds to sys.path stays.
     """
     added = [folder for folder in folders if folder not in sys.path]
     sys.path[:0] = added

@@ -89,8 +89,19 @@ class PythonLayer(Layer):
             self.native.setup(*shapes)
             self.blobs, self.blob_specs = self.native.blobs, self.native.blob_specs
             return
-        self.code = self._load()
-        self._make_blobs(shapes)
+        with import_environment(self._folders()):
+            self.code = self._load()
+            self._make_blobs(shapes)
+            self._set_up_code()
+        for i, blob in enumerate(self.code.blobs):
+            self.add_blob(f"blob{i}", blob.shape)
+            self.blob_specs[i].initial = torch.from_numpy(blob.data.copy())
+
+    def _folders(self) -> Sequence[str]:
+        """Where the module is looked for before sys.path."""
+        return self.context.search_path or ("",)
+
+    def _set_up_code(self) -> None:
         self.code.param_str = self.param.python_param.param_str
         self.code.phase = 0 if self.train_phase else 1
         for method in ("setup", "reshape"):
@@ -101,9 +112,6 @@ class PythonLayer(Layer):
                     f"{method}() of {self.module}.{self.class_name} raised "
                     f"{type(error).__name__}: {error}"
                 ) from error
-        for i, blob in enumerate(self.code.blobs):
-            self.add_blob(f"blob{i}", blob.shape)
-            self.blob_specs[i].initial = torch.from_numpy(blob.data.copy())
 
     def _load(self) -> Any:
         title = f"module {self.module!r}, class {self.class_name!r}"
@@ -113,18 +121,16 @@ class PythonLayer(Layer):
                 "--allow-python (or allow_python=True)",
                 field="python_param",
             )
-        folders = self.context.search_path or ("",)
-        with import_environment(folders):
-            importlib.invalidate_caches()
-            try:
-                module = importlib.import_module(self.module)
-            except ImportError as error:
-                listed = ", ".join(folder or "the working folder" for folder in folders)
-                raise self.error(
-                    f"cannot import module {self.module!r}: {error} (searched {listed}, then "
-                    "PYTHONPATH)",
-                    field="python_param.module",
-                ) from error
+        importlib.invalidate_caches()
+        try:
+            module = importlib.import_module(self.module)
+        except ImportError as error:
+            listed = ", ".join(folder or "the working folder" for folder in self._folders())
+            raise self.error(
+                f"cannot import module {self.module!r}: {error} (searched {listed}, then "
+                "PYTHONPATH)",
+                field="python_param.module",
+            ) from error
         cls = getattr(module, self.class_name, None)
         if not isinstance(cls, type):
             raise self.error(
