@@ -37,6 +37,13 @@ Examples:
     help="Blobs that differ by no more than T of their largest value are the same.",
 )
 @click.option(
+    "--atol",
+    type=click.FloatRange(0),
+    default=0.0,
+    metavar="T",
+    help="Blobs that differ by no more than T are the same.",
+)
+@click.option(
     "--plot", type=click.Path(dir_okay=False), help="Draw both learning rates (PNG, SVG)."
 )
 @click.option("--all", "-a", "show_all", is_flag=True, help="Show what is equal, and every blob.")
@@ -71,6 +78,7 @@ def command(left: str, right: str, **options: Any) -> None:
         options["dataset_size"],
         options["workers"],
         options["tol"],
+        options["atol"],
         options["show_all"],
         options["dialect"],
         options["caffe"],

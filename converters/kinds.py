@@ -119,9 +119,9 @@ def _binary_kind(head: bytes, size: int) -> str | None:
     if seen is None:
         return None
     if seen.get(1) == VARINT:
-        if seen.get(5) in (BYTES, FIXED32):
-            return "mean"
-        return "solverstate" if seen.get(3, seen.get(2)) == BYTES else None
+        if BYTES in (seen.get(2), seen.get(3)):
+            return "solverstate"
+        return "mean" if seen.get(5) in (BYTES, FIXED32) else None
     if seen.get(7) == BYTES and seen.get(5) in (BYTES, FIXED32):
         return "mean"
     if BYTES in (seen.get(100), seen.get(2)):

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from caffeio.converters.kinds import KINDS, kind_of
-from caffeio.converters.report.model import Cell, Report, count
+from caffeio.converters.report.model import Cell, Report, count, short_names
 from caffeio.converters.source import Source
 from caffeio.errors import CaffeIOError
 from caffeio.profiles import get_profile, profile_of_dialect
@@ -33,9 +33,15 @@ class Settings:
     dataset_size: int | None = None
     workers: int = 1
     tol: float = 0.0
+    atol: float = 0.0
     show_all: bool = False
     dialect: str | None = None
     caffe: str | None = None  # profile
+
+    @property
+    def tolerances(self) -> dict[str, float]:
+        """The options of `diff_arrays`."""
+        return {"tol": self.tol, "atol": self.atol}
 
 
 def compare(left: Source, right: Source, settings: Settings) -> Report:
@@ -102,7 +108,9 @@ def net_side(source: Source, settings: Settings) -> NetSide:
 def _nets(left: Source, right: Source, settings: Settings) -> Report:
     from caffeio.converters.diff import net_diff
 
-    diff = net_diff.diff_nets(net_side(left, settings), net_side(right, settings))
+    sides = net_side(left, settings), net_side(right, settings)
+    sides[0].label, sides[1].label = short_names((left.label, right.label))
+    diff = net_diff.diff_nets(*sides)
     out = Report(f"{left.label} -> {right.label} (nets)")
     net_diff.report(diff, out, "Layers")
     out.data = {"kind": "net", **net_diff.as_data(diff)}
@@ -115,7 +123,9 @@ def _weights(left: Source, right: Source, settings: Settings) -> Report:
 
     a, b = load_weights(left.path), load_weights(right.path)
     types = {entry.name: entry.type for weights in (a, b) for entry in weights.layers}
-    diff = weights_diff.diff_arrays(a, b, (left.label, right.label), types=types, tol=settings.tol)
+    diff = weights_diff.diff_arrays(
+        a, b, (left.label, right.label), types=types, tol=settings.tol, atol=settings.atol
+    )
     out = weights_diff.report(diff, show_all=settings.show_all)
     if not settings.follow_nets or {left.kind, right.kind} != {"caffemodel"}:
         return out
@@ -139,8 +149,10 @@ def _states(left: Source, right: Source, settings: Settings) -> Report:
     arrays: list[Arrays] = [
         {f"history {i}": [blob] for i, blob in enumerate(state.history)} for state in states
     ]
-    labels = (left.label, right.label)
-    diff = weights_diff.diff_arrays(*arrays, labels, kind="solver states", tol=settings.tol)
+    labels = short_names((left.label, right.label))
+    diff = weights_diff.diff_arrays(
+        *arrays, labels, kind="solver states", tol=settings.tol, atol=settings.atol
+    )
     for blob in diff.blobs:
         blob.name = ""
     diff.facts = [
@@ -155,8 +167,10 @@ def _means(left: Source, right: Source, settings: Settings) -> Report:
     from caffeio.proto.blobproto import read_blobproto
 
     arrays: list[Arrays] = [{"mean": [read_blobproto(s.path)]} for s in (left, right)]
-    labels = (left.label, right.label)
-    diff = weights_diff.diff_arrays(*arrays, labels, kind="mean images", tol=settings.tol)
+    labels = short_names((left.label, right.label))
+    diff = weights_diff.diff_arrays(
+        *arrays, labels, kind="mean images", tol=settings.tol, atol=settings.atol
+    )
     return weights_diff.report(diff, show_all=True)
 
 

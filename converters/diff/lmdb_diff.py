@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -42,10 +43,14 @@ def diff_lmdbs(left: Path, right: Path, labels: tuple[str, str]) -> LmdbDiff:
     """Compare two LMDB folders key by key. Raises DataError."""
     import lmdb
 
+    def opened(path: Path) -> Any:
+        return lmdb.open(str(path), readonly=True, lock=False)
+
+    one = left.resolve() == right.resolve()  # an LMDB can be opened only once in a process
     try:
         with (
-            lmdb.open(str(left), readonly=True, lock=False) as a,
-            lmdb.open(str(right), readonly=True, lock=False) as b,
+            opened(left) as a,
+            nullcontext(a) if one else opened(right) as b,
             a.begin(buffers=True) as ta,
             b.begin(buffers=True) as tb,
         ):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from caffeio.converters.diff import net_diff, rates
@@ -14,7 +13,7 @@ from caffeio.converters.diff.training import (
     spans,
     test_iterations,
 )
-from caffeio.converters.report.model import Cell, Report, Section, listed, ratio
+from caffeio.converters.report.model import Cell, Report, Section, listed, ratio, short_names
 
 
 def headline(diff: SolverDiff) -> list[str]:
@@ -52,7 +51,7 @@ def report(diff: SolverDiff) -> Report:
         out.say("They train alike. What differs: ", listed(changed, 8) + ".")
     else:
         out.say("They train differently: ", "; ".join(headline(diff)) + ".")
-    short = _short_names(names)
+    short = short_names(names)
     if diff.fields or diff.options.show_all:
         _fields(diff, out.section("Fields"), short)
     section = out.section("Learning rate at every iteration")
@@ -61,18 +60,6 @@ def report(diff: SolverDiff) -> Report:
     _training(diff, out.section("Run"), short)
     _net(diff, out, short)
     return out
-
-
-def _short_names(names: tuple[str, str]) -> tuple[str, str]:
-    """The files' names, with as much of the path as tells them apart."""
-    if names[0] == names[1]:
-        return f"{names[0]} (left)", f"{names[1]} (right)"
-    a, b = (Path(name).parts for name in names)
-    for take in range(1, max(len(a), len(b)) + 1):
-        left, right = "/".join(a[-take:]), "/".join(b[-take:])
-        if left != right:
-            return left, right
-    return names
 
 
 def _fields(diff: SolverDiff, section: Section, names: tuple[str, str]) -> None:
@@ -153,7 +140,7 @@ def _net(diff: SolverDiff, out: Report, names: tuple[str, str]) -> None:
         return
     if diff.nets is not None:
         assert diff.left.net is not None and diff.right.net is not None
-        labels = _short_names((diff.left.net.label, diff.right.net.label))
+        labels = short_names((diff.left.net.label, diff.right.net.label))
         diff.left.net.label, diff.right.net.label = labels
         net_diff.report(diff.nets, out)
         return

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from caffeio.converters.report.model import Cell, Report, Section, count, listed, number, scaled
+from caffeio.converters.report.model import Cell, Report, Section, count, listed, scaled
 from caffeio.shapes import format_shape
 
 Array = NDArray[Any]
@@ -68,12 +68,19 @@ class WeightsDiff:
     renamed: list[tuple[str, str]]  # equal blobs under another name
     reshaped: list[str]  # pairs that cannot be compared, in words
     tol: float = 0.0
+    atol: float = 0.0
     facts: list[tuple[str, str, str]] = field(default_factory=list)  # scalars, as text
 
     @property
     def over(self) -> list[BlobDiff]:
-        """Blobs that differ by more than the tolerance."""
-        return [b for b in self.blobs if b.unequal and b.relative > self.tol]
+        """Blobs that differ by more than both tolerances."""
+        return [b for b in self.blobs if self.exceeds(b)]
+
+    def exceeds(self, blob: BlobDiff) -> bool:
+        """Whether a blob differs by more than the relative and the absolute tolerance."""
+        if blob.not_finite:
+            return True
+        return bool(blob.unequal) and blob.relative > self.tol and blob.max_abs > self.atol
 
     @property
     def same(self) -> bool:
@@ -92,8 +99,13 @@ def diff_arrays(
     kind: str = "weights",
     types: Mapping[str, str] | None = None,
     tol: float = 0.0,
+    atol: float = 0.0,
 ) -> WeightsDiff:
-    """Compare all blobs of two mappings; `tol` is relative to a blob's largest magnitude."""
+    """Compare all blobs of two mappings.
+
+    A blob is the same if it differs by no more than `tol` times its largest magnitude, or by no
+    more than `atol`.
+    """
     types = types or {}
     blobs: list[BlobDiff] = []
     reshaped: list[str] = []
@@ -113,7 +125,7 @@ def diff_arrays(
     removed = [name for name in left if name not in right]
     added = [name for name in right if name not in left]
     renamed = _renamed(left, right, removed, added)
-    return WeightsDiff(labels, kind, blobs, removed, added, renamed, reshaped, tol)
+    return WeightsDiff(labels, kind, blobs, removed, added, renamed, reshaped, tol, atol)
 
 
 def blob_name(layer_type: str, index: int) -> str:
@@ -217,7 +229,7 @@ def _headline(diff: WeightsDiff) -> tuple[Cell | str, ...]:
     if diff.same:
         worst = max(unequal, key=lambda b: b.relative)
         return (
-            Cell(f"Equal within {number(diff.tol)}", "good"),
+            Cell("Equal within the tolerance", "good"),
             f": the largest relative difference is {worst.relative:.3g} ({_place(worst)}).",
         )
     words = []
@@ -277,7 +289,7 @@ def _blobs(diff: WeightsDiff, shown: Sequence[BlobDiff], section: Section, show_
         "layer", "blob", "shape", "norms", "max |a-b|", "mean |a-b|", "relative", right=(4, 5, 6)
     )
     for blob in order[:limit]:
-        tone = "bad" if blob.relative > diff.tol else "good"
+        tone = "bad" if diff.exceeds(blob) else "good"
         table.add(
             blob.layer,
             blob.name,
@@ -299,6 +311,7 @@ def as_data(diff: WeightsDiff) -> dict[str, Any]:
         "left": diff.labels[0],
         "right": diff.labels[1],
         "tolerance": diff.tol,
+        "absolute_tolerance": diff.atol,
         "fields": [{"name": n, "left": a, "right": b} for n, a, b in diff.facts],
         "removed": diff.removed,
         "added": diff.added,

@@ -1,0 +1,157 @@
+"""`caffeio diff` as a user calls it."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from caffeio.cli.main import main
+from tests.paths import ROOT
+
+RECIPE = ROOT / "tests" / "converters" / "recipe"
+CYC1, CYC2 = str(RECIPE / "cyc1.prototxt"), str(RECIPE / "cyc2.prototxt")
+
+
+def run(*arguments: str, **options):
+    return CliRunner().invoke(main, ["diff", *arguments], **options)
+
+
+def test_text():
+    result = run(CYC1, CYC2, env={"COLUMNS": "100"})
+    assert result.exit_code == 0
+    assert "They train differently" in result.output
+    assert "\x1b" not in result.output
+    assert max(map(len, result.output.splitlines())) <= 100
+
+
+@pytest.mark.parametrize("width", [60, 80, 160])
+def test_tables_fold_to_the_width(width):
+    result = run(CYC1, str(RECIPE / "collapse.prototxt"), env={"COLUMNS": str(width)})
+    assert max(map(len, result.output.splitlines())) <= width
+
+
+def test_exit_codes(tmp_path):
+    assert run(CYC1, CYC2, "--exit-code").exit_code == 1
+    assert run(CYC1, CYC1, "--exit-code").exit_code == 0
+    assert run(CYC1, str(tmp_path / "missing"), "--exit-code").exit_code == 2
+    result = run(CYC1, str(RECIPE / "net.prototxt"))
+    assert result.exit_code == 2
+    assert "different kinds" in result.stderr and "solver prototxt" in result.stderr
+
+
+def test_json():
+    result = run(CYC1, CYC2, "--format", "json", "--workers", "128", "--dataset-size", "1281167")
+    data = json.loads(result.output)
+    assert data["kind"] == "solver" and data["same"] is False
+    assert data["learning_rate"]["largest_ratio"] == pytest.approx(4)
+    assert data["left"]["data"]["images_per_update"] == 4096
+
+
+def test_html_is_one_page(tmp_path):
+    result = run(CYC1, CYC2, "--format", "html")
+    assert result.output.startswith("<!doctype html>") and result.output.endswith("</html>\n")
+    assert "http" not in result.output.replace("http-equiv", "")
+    assert "warmup_iter" in result.output
+
+
+def test_standard_input():
+    result = run(CYC1, "-", input=Path(CYC2).read_bytes())
+    assert "<stdin>" in result.output and "1,000 more updates" in result.output
+    assert run("-", "-", input=b"x").exit_code == 2
+
+
+def test_folders(tmp_path):
+    for name in ("a", "b"):
+        (tmp_path / name / "deep").mkdir(parents=True)
+        (tmp_path / name / "deep" / "solver.prototxt").write_text('base_lr: 1 lr_policy: "fixed"')
+    (tmp_path / "a" / "net.prototxt").write_text('layer { name: "x" type: "ReLU" }')
+    (tmp_path / "b" / "deep" / "solver.prototxt").write_text('base_lr: 2 lr_policy: "fixed"')
+    (tmp_path / "b" / "notes.txt").write_text("not a Caffe file")
+    result = run(str(tmp_path / "a"), str(tmp_path / "b"), "--format", "json", "--exit-code")
+    assert result.exit_code == 1
+    files = {item["file"]: item for item in json.loads(result.output)["files"]}
+    assert set(files) == {"net.prototxt", "deep/solver.prototxt"}
+    assert files["net.prototxt"]["only"] == "left"
+    assert files["deep/solver.prototxt"]["fields"][0]["name"] == "base_lr"
+    assert (
+        "deep/solver.prototxt: Fields"
+        in run(str(tmp_path / "a"), str(tmp_path / "b"), "--all").output
+    )
+
+
+def git(folder: Path, *arguments: str) -> None:
+    identity = ["-c", "user.name=t", "-c", "user.email=t@example.org"]
+    subprocess.run(["git", *identity, *arguments], cwd=folder, check=True, capture_output=True)
+
+
+def test_git_revisions_are_followed_into_their_nets(tmp_path, monkeypatch):
+    git(tmp_path, "init", "-q")
+    models = tmp_path / "models"
+    models.mkdir()
+    net = (
+        'layer {{ name: "p" type: "DummyData" top: "x" '
+        "dummy_data_param {{ shape {{ dim: {} }} }} }}"
+    )
+    (models / "net.prototxt").write_text(net.format(2))
+    (models / "solver.prototxt").write_text(
+        'net: "models/net.prototxt" base_lr: 1 lr_policy: "fixed" max_iter: 3'
+    )
+    git(tmp_path, "add", ".")
+    git(tmp_path, "commit", "-q", "-m", "one")
+    (models / "net.prototxt").write_text(net.format(3))
+    monkeypatch.chdir(tmp_path)
+    result = run("HEAD:models/solver.prototxt", "models/solver.prototxt", "--format", "json")
+    assert result.exit_code == 0, result.output
+    data = json.loads(result.output)
+    assert data["fields"] == []
+    assert data["nets"]["changed"][0]["changes"][0]["what"] == "dummy_data_param.shape.dim"
+    folders = run("HEAD:models", "models", "--format", "json")
+    assert [f["same"] for f in json.loads(folders.output)["files"]] == [False, True]
+    missing = run("HEAD:models/none.prototxt", "models/solver.prototxt")
+    assert missing.exit_code == 2 and "git says" in missing.stderr
+
+
+def loaded_modules(*arguments: str) -> set[str]:
+    """The modules that a command loads, in a process of its own."""
+    code = (
+        "import sys\nfrom caffeio.cli.main import main\n"
+        "try:\n    main(sys.argv[1:], prog_name='caffeio')\nexcept SystemExit:\n    pass\n"
+        "print('\\n'.join(sys.modules), file=sys.stderr)"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code, *arguments],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "NO_COLOR": "1"},
+    )
+    return set(result.stderr.split())
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("--help",),
+        ("diff", "--help"),
+        ("diff", CYC1, CYC2),
+        ("diff", CYC1, str(RECIPE / "collapse.prototxt"), "--format", "html"),
+    ],
+)
+def test_no_heavy_modules(arguments):
+    loaded = loaded_modules(*arguments)
+    heavy = {"torch", "onnx", "onnxruntime", "cv2", "h5py", "matplotlib", "lmdb", "scipy"}
+    assert not loaded & heavy
+    if "--help" in arguments:
+        assert not loaded & {"numpy", "google.protobuf", "rich"}
+
+
+def test_help_has_examples():
+    text = run("--help").output
+    assert "caffeio diff solver_cyc1.prototxt solver_cyc2.prototxt" in text
+    assert "Exit code" in text
