@@ -77,18 +77,19 @@ def detect(data: Buffer, kind: str = "net") -> Detection:
 
 def _report(best: list[Reading], others: list[list[Reading]], shapes: list[str]) -> Detection:
     chosen = best[0]
+    also = [r for r in best[1:] if r.score - chosen.score < _MARGIN]
+    worse = [r for r in best[1:] if r not in also] + [group[0] for group in others]
     evidence = [*shapes, *chosen.special_texts()]
-    for group in others[: len(schema.FAMILIES)]:
-        dialect = group[0].dialect
-        if group[0].score > chosen.score and (dialect in schema.FAMILIES or group is others[0]):
-            evidence += [f"not {dialect}: {text}" for text in group[0].problem_texts()[:3]]
+    for reading in worse:
+        near = reading is worse[0] or reading.dialect in schema.FAMILIES
+        if near and reading.score > chosen.score:
+            evidence += [f"not {reading.dialect}: {text}" for text in reading.problem_texts()[:3]]
     if not evidence:
         evidence = ["nothing in it differs between the dialects"]
     margin = others[0][0].score - chosen.score if others else float("inf")
-    alternatives = [(g[0].dialect, g[0].score, g[0].problem_texts()) for g in others]
     confidence = 1 - 2 ** -max(margin, 1.0 if shapes else 0.0)
-    also = [reading.dialect for reading in best[1:]]
-    return Detection(chosen.dialect, confidence, evidence, alternatives, also)
+    alternatives = [(g[0].dialect, g[0].score, g[0].problem_texts()) for g in others]
+    return Detection(chosen.dialect, confidence, evidence, alternatives, [r.dialect for r in also])
 
 
 def _group(readings: Iterable[Reading]) -> list[list[Reading]]:
