@@ -389,6 +389,19 @@ def test_old_nets() -> None:
 
 
 def test_nesting_has_an_end() -> None:
+    # the OpenCL branch's MOE layers have nets in them, which have layers ...
+    def nested(times: int) -> bytes:
+        data = b""
+        for _ in range(times):
+            data = wire.bytes_field(100, wire.bytes_field(150, wire.bytes_field(2, data)))
+        return data
+
+    layer = decode(nested(20), "NetParameter", "bvlc-opencl").message.layer[0]
+    assert layer.moe_param.expert_net[0].layer[0].HasField("moe_param")
+    with pytest.raises(ParseError, match="100 deep"):
+        decode(nested(40), "NetParameter", "bvlc-opencl")
+    with pytest.raises(CaffeIOError):
+        detect(nested(400))
     run = Transcoder(wire.bytes_field(1, b""), "bvlc", "canonical")
     with pytest.raises(ParseError, match="100 deep"):
         run.message(0, 2, "BlobProtoVector", "BlobProtoVector", (), 100)
