@@ -87,12 +87,15 @@ class Assembler:
         bottoms = [self.metas[name] for name in param.bottom]
         self.set_up(node, layer, bottoms, tops)
         weights = loss_weights(node, cls, len(tops))
+        learns = tuple(
+            i >= len(param.param) or param.param[i].lr_mult != 0 for i in range(len(layer.blobs))
+        )
         check_param_specs(node, layer)
         if node.propagate_down:
             stop = tuple(not flag for flag in node.propagate_down)
         else:
             stop = (False,) * len(bottoms)
-        return Step(node, layer, tuple(param.bottom), tuple(tops), weights, stop)
+        return Step(node, layer, tuple(param.bottom), tuple(tops), weights, stop, learns)
 
     def set_up(self, node: Node, layer: Layer, bottoms: list[Tensor], tops: list[str]) -> None:
         """Let the layer declare its blobs, and find its tops' shapes on the meta device."""
@@ -262,12 +265,7 @@ def mark_backward(steps: Sequence[Step]) -> None:
     flags: list[list[bool]] = []
     for step in steps:
         bottoms = [needs[name] for name in step.bottoms]
-        learns = any(
-            (specs[i] if i < len(specs) else pb.ParamSpec()).lr_mult != 0
-            for specs in [step.node.param.param]
-            for i in range(len(step.layer.blobs))
-        )
-        step.needs_backward = any(bottoms) or learns
+        step.needs_backward = any(bottoms) or any(step.learns)
         flags.append(step.node.propagate_down or bottoms)
         for top in step.tops:
             needs[top] = step.needs_backward

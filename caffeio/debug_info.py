@@ -46,9 +46,8 @@ def log_backward(log: Log, net: Net) -> None:
                 text = _mean_abs(value.grad, value)
                 line = f"    [Backward] Layer {name}, bottom blob {bottom} diff: {text}"
                 log.info("net.cpp:621", line)
-        specs = entry.step.node.param.param
         for i, blob in enumerate(entry.step.layer.blobs):
-            if i >= len(specs) or specs[i].lr_mult != 0 or net.graph.force_backward:
+            if entry.step.learns[i] or net.graph.force_backward:
                 text = _mean_abs(blob.grad, blob)
                 line = f"    [Backward] Layer {name}, param blob {i} diff: {text}"
                 log.info("net.cpp:632", line)

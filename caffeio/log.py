@@ -38,7 +38,7 @@ class Log:
         if self.sink is not None:
             now = datetime.now()
             stamp = f"{level}{now:%m%d %H:%M:%S.%f} {self._thread:5d} {place}] "
-            self.sink(stamp + text)
+            self.sink(stamp + text.removesuffix("\n"))
 
     def info(self, place: str, text: str) -> None:
         """An information line."""

@@ -20,7 +20,7 @@ from caffeio.copy_weights import copy_trained_layers
 from caffeio.data import SOURCE_TYPES, DataSource, make_source
 from caffeio.errors import CaffeIOError, DataError, NetError, WeightsError
 from caffeio.fillers import fill
-from caffeio.graph import Graph, build_graph
+from caffeio.graph import Graph, build_graph, net_state
 from caffeio.layers import Layer
 from caffeio.layers.norm import fused_batch_norm_scale
 from caffeio.profiles import BVLC, Profile, get_profile, profile_of_dialect
@@ -37,6 +37,7 @@ from caffeio.steps import (
     raw_blobs,
     shape_text,
 )
+from caffeio.unknown import of_active_layers, refuse_unknown
 
 __all__ = ["DataSource", "LearnableParam", "Net", "Step", "Trace", "load_net"]
 
@@ -386,6 +387,7 @@ def load_net(
     input_shapes: Mapping[str, Sequence[int]] | None = None,
     device: torch.device | str = "cpu",
     seed: int | None = None,
+    ignore_unknown: bool = False,
 ) -> Net:
     """Build the net of a prototxt (a path, or the text itself) and load its weights.
 
@@ -393,7 +395,8 @@ def load_net(
     are those of a real Caffe with that random_seed. `dialect` names the fork whose schema a
     binary file has; `profile` whose numbers are wanted (default: the dialect's). Data layers read
     their source if it is there; their tops can always be given as inputs. `device="meta"` builds
-    shapes only. Raises CaffeIOError (ParseError, NetError, WeightsError).
+    shapes only. A field that no known Caffe has is an error, as in Caffe, unless
+    `ignore_unknown`. Raises CaffeIOError (ParseError, NetError, WeightsError).
     """
     file = read_net(prototxt, dialect=dialect)
     if phase not in ("TRAIN", "TEST"):
@@ -407,6 +410,9 @@ def load_net(
         stages=stages,
         where=lambda index: file.where("layer", index),
     )
+    if not ignore_unknown:
+        state = net_state(file.message, phase, level, stages)
+        refuse_unknown(of_active_layers(file.unknown, file.message, state))
     search = ("", str(Path(file.path).resolve().parent)) if file.path else ("",)
     errors: dict[str, CaffeIOError] = {}
     meta = str(device) == "meta"

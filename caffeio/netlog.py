@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Iterable
 
-from caffeio.graph import state_meets_rule
+from caffeio.errors import CaffeIOError
+from caffeio.graph import is_included, state_meets_rule
 from caffeio.log import Log
 from caffeio.net import Net, Step
+from caffeio.profiles import Profile
 from caffeio.proto import caffe_pb2 as pb
+from caffeio.proto.files import read_net
 from caffeio.proto.text import format_message
 from caffeio.steps import AUTOMATIC
 
@@ -18,12 +22,31 @@ _INNER = {"SoftmaxWithLoss": lambda p: True, "InfogainLoss": lambda p: True}
 
 def log_filtering(log: Log, net: pb.NetParameter, state: pb.NetState) -> None:
     """The lines of FilterNet: why a rule is not met."""
+    if not log:
+        return
     for layer in net.layer:
         rules: Iterable[pb.NetStateRule] = layer.include or layer.exclude
         for rule in rules:
             if state_meets_rule(state, rule):
                 break
             log.info("net.cpp:296", _unmet(layer.name, rule, state))
+
+
+def log_upgrade(log: Log, lines: Iterable[tuple[str, str]]) -> None:
+    """What UpgradeNetAsNeeded says; each line comes with its severity."""
+    for level, text in lines:
+        log.write(level, "upgrade_proto.cpp:79", text)
+
+
+def log_upgrade_of_weights(log: Log, path: str | os.PathLike[str], profile: Profile) -> None:
+    """The same for the net inside a binary weights file, which Caffe upgrades too."""
+    if not log or not profile.upgrades_batch_norm or os.fspath(path).endswith(".h5"):
+        return
+    try:
+        upgraded = read_net(path).upgraded
+    except CaffeIOError:
+        return  # only the weights matter: a net of an unclear dialect is none of our business
+    log_upgrade(log, upgraded.log if upgraded else [])
 
 
 def _unmet(name: str, rule: pb.NetStateRule, state: pb.NetState) -> str:
@@ -51,10 +74,15 @@ def _unmet(name: str, rule: pb.NetStateRule, state: pb.NetState) -> str:
     return f"The NetState contained a not_stage '{stage}' specified by a rule in layer {name}"
 
 
-def log_net(log: Log, net: Net, filtered: pb.NetParameter) -> None:
-    """All lines of a net's set-up; `filtered` is the net as it was read, with its state merged."""
+def log_net(log: Log, net: Net, message: pb.NetParameter, state: pb.NetState) -> None:
+    """All lines of a net's set-up; `message` is the net as it was read, `state` the merged one."""
     if not log:
         return
+    filtered = pb.NetParameter()
+    filtered.CopyFrom(message)
+    filtered.state.CopyFrom(state)
+    del filtered.layer[:]
+    filtered.layer.extend(layer for layer in message.layer if is_included(layer, state))
     log.info("net.cpp:53", "Initializing net from parameters: \n" + format_message(filtered))
     memory = 0
     for step in net.steps:
@@ -93,15 +121,14 @@ def _log_layer(log: Log, net: Net, step: Step, memory: int) -> int:
             log.info("net.cpp:134", f"    with loss weight {weight:g}")
         memory += count
     log.info("net.cpp:139", f"Memory required for data: {memory * 4}")
-    for i, spec in enumerate(node.param.param):
+    for spec in node.param.param:
         owner = net.owner_of(spec.name) if spec.name else None
         if owner is not None and owner[0] is not step:
             log.info(
-                "net.cpp:488",
+                "net.cpp:467",
                 f"Sharing parameters '{spec.name}' owned by layer '{owner[0].node.name}', "
                 f"param index {owner[1]}",
             )
-        del i
     return memory
 
 

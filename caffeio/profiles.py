@@ -61,6 +61,8 @@ class Profile:
     state_extras: bool = False  # minimum_loss and iter_last_event in .solverstate
     solver_mode_default_gpu: bool = False  # an unset solver_mode means GPU
     initial_test_batch: bool = False  # NVIDIA's test of one batch at the start
+    upgrades_batch_norm: bool = True  # old BatchNorm specs are rewritten when a net is read
+    weights_in_solver: bool = True  # the command's weights become the solver's `weights` field
     # many workers
     tests_on_all_workers: bool = False  # every worker tests its share, results are averaged
     averages_statistics: bool = False  # snapshots hold the workers' mean BatchNorm statistics

@@ -19,7 +19,7 @@ from caffeio.errors import NetError
 from caffeio.graph import net_state
 from caffeio.log import NULL_LOG, Log, number
 from caffeio.net import Net
-from caffeio.netlog import log_filtering, log_net
+from caffeio.netlog import log_filtering, log_net, log_upgrade_of_weights
 from caffeio.parallel import ALONE, World
 from caffeio.profiles import Profile, get_profile, profile_of_dialect
 from caffeio.proto.files import read_net
@@ -55,12 +55,13 @@ def score(
     log: Log = NULL_LOG,
     allow_python: bool = False,
     data_options: Mapping[str, Any] | None = None,
+    ignore_unknown: bool = False,
 ) -> list[Score]:
     """Score each of `weights` on the same `iterations` batches, and all together if several.
 
     Returns one Score a weights file, in order, then the ensemble's. Raises CaffeIOError.
     """
-    spec, chosen = _spec(model, overrides, profile, stages, level)
+    spec, chosen = _spec(model, overrides, profile, stages, level, ignore_unknown)
     options = {
         "profile": chosen, "world": world, "allow_python": allow_python,
         "data_options": data_options,
@@ -71,7 +72,8 @@ def score(
         nets.append(build_net(spec, **options, with_sources=False))
     for i, (net, path) in enumerate(zip(nets, weights, strict=True)):
         if i == 0:
-            log_net(log, net, spec)
+            log_net(log, net, spec.message, spec.state)
+        log_upgrade_of_weights(log, path, chosen)
         for ignored in net.copy_trained_layers_from(load_weights(path)):
             log.info("net.cpp:744", f"Ignoring source layer {ignored}")
     titles = [os.fspath(path) for path in weights]
@@ -84,17 +86,19 @@ def _spec(
     profile: str | Profile | None,
     stages: Sequence[str],
     level: int,
+    ignore_unknown: bool,
 ) -> tuple[NetSpec, Profile]:
     file = read_net(model)
     message = type(file.message)()
     message.CopyFrom(file.message)
     apply_overrides(message, overrides)
-    state = net_state(message, "TEST", level, stages)
+    state = net_state(message, "TEST", level, stages or [""])  # as the tool's empty flag
     folder = (str(Path(file.path).resolve().parent),) if file.path else ()
     spec = NetSpec(
         f"net file: {model}", message, state, lambda i: file.where("layer", i), file.dialect,
-        ("", *folder),
+        ("", *folder), file.unknown,
     )  # fmt: skip
+    spec.check_unknown(ignore_unknown)
     chosen = get_profile(profile) if isinstance(profile, str) else profile
     return spec, chosen or profile_of_dialect(file.dialect)
 

@@ -11,9 +11,11 @@ from pathlib import Path
 
 from caffeio.errors import CaffeIOError, SolverError
 from caffeio.proto import caffe_pb2 as pb
-from caffeio.proto.overrides import apply_overrides
 from caffeio.proto.files import NetFile, SolverFile, read_net
+from caffeio.proto.overrides import apply_overrides
+from caffeio.proto.text import UnknownField
 from caffeio.proto.upgrade import upgrade_net
+from caffeio.unknown import of_active_layers, refuse_unknown
 
 
 @dataclass
@@ -26,6 +28,21 @@ class NetSpec:
     where: Callable[[int], str]
     dialect: str
     search_path: tuple[str, ...]  # folders for relative paths, in order
+    unknown: Sequence[UnknownField] = ()
+    upgrade_log: Sequence[tuple[str, str]] = ()  # Caffe's lines about the upgrade, with severity
+
+    def check_unknown(self, ignore: bool) -> None:
+        """Refuse unknown fields in layers that take part in this state."""
+        if not ignore:
+            refuse_unknown(of_active_layers(self.unknown, self.message, self.state))
+
+
+def override_nets(specs: Sequence[NetSpec], overrides: Sequence[str]) -> None:
+    """Apply `KEY=VALUE` changes; each must match something in at least one of the nets."""
+    counts = [apply_overrides(spec.message, overrides, missing_ok=True) for spec in specs]
+    for i, override in enumerate(overrides):
+        if not any(count[i] for count in counts):
+            raise CaffeIOError(f"--set {override}: no net of this solver has such a field to set")
 
 
 def solver_folder(solver: SolverFile) -> str | None:
@@ -51,7 +68,7 @@ def find_file(name: str, folder: str | None, *, what: str, where: str | None = N
     raise CaffeIOError(f"{what} {name!r} is not there (tried {tried})", where=where)
 
 
-def train_spec(solver: SolverFile, overrides: Sequence[str] = ()) -> NetSpec:
+def train_spec(solver: SolverFile) -> NetSpec:
     """The training net: exactly one of net, net_param, train_net, train_net_param."""
     message = solver.message
     fields = ("net", "net_param", "train_net", "train_net_param")
@@ -63,10 +80,10 @@ def train_spec(solver: SolverFile, overrides: Sequence[str] = ()) -> NetSpec:
             where=str(solver.path) if solver.path else None,
         )
     state = pb.NetState(phase=pb.TRAIN)
-    return _spec(solver, given[0], None, state, message.train_state, overrides)
+    return _spec(solver, given[0], None, state, message.train_state)
 
 
-def test_specs(solver: SolverFile, overrides: Sequence[str] = ()) -> list[NetSpec]:
+def test_specs(solver: SolverFile) -> list[NetSpec]:
     """The test nets, in Caffe's order: test_net_param, test_net, then copies of the one net."""
     message = solver.message
     where = str(solver.path) if solver.path else None
@@ -102,7 +119,7 @@ def test_specs(solver: SolverFile, overrides: Sequence[str] = ()) -> list[NetSpe
     for i, (name, index) in enumerate(sources):
         state = pb.NetState(phase=pb.TEST)
         extra = states[i] if states else pb.NetState()
-        specs.append(_spec(solver, name, index, state, extra, overrides))
+        specs.append(_spec(solver, name, index, state, extra))
     return specs
 
 
@@ -112,7 +129,6 @@ def _spec(
     index: int | None,
     state: pb.NetState,
     extra: pb.NetState,
-    overrides: Sequence[str],
 ) -> NetSpec:
     folder = solver_folder(solver)
     search = ("", folder) if folder else ("",)
@@ -121,8 +137,9 @@ def _spec(
         value = value[index]
     if isinstance(value, pb.NetParameter):
         prefix = (name,) if index is None else (name, index)
-        message = upgrade_net(value).message
-        dialect = solver.dialect
+        upgraded = upgrade_net(value, dialect=solver.dialect)
+        message, dialect = upgraded.message, solver.dialect
+        lines, unknown = upgraded.log, []
         title = f"net specified by {name}." if index is None else name
 
         def where(i: int) -> str:
@@ -131,6 +148,7 @@ def _spec(
         path = find_file(value, folder, what="net file", where=_place(solver, name, index))
         file: NetFile = read_net(path)
         message, dialect = file.message, file.dialect
+        lines, unknown = file.upgraded.log if file.upgraded else [], file.unknown
         title = f"{name} file: {value}"
         near = str(path.resolve().parent)
         search = (*search, near) if near not in search else search
@@ -139,12 +157,11 @@ def _spec(
             return file.where("layer", i)
 
     message = _copy(message)
-    apply_overrides(message, overrides)
     merged = pb.NetState()
     merged.MergeFrom(state)
     merged.MergeFrom(message.state)
     merged.MergeFrom(extra)
-    return NetSpec(title, message, merged, where, dialect, search)
+    return NetSpec(title, message, merged, where, dialect, search, unknown, lines)
 
 
 def _place(solver: SolverFile, name: str, index: int | None) -> str | None:

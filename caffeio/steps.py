@@ -38,6 +38,7 @@ class Step:
     tops: tuple[str, ...]
     loss_weights: tuple[float, ...]  # one a top
     stop: tuple[bool, ...]  # bottoms that get no gradient (propagate_down: false)
+    learns: tuple[bool, ...] = ()  # blobs whose gradient Caffe computes: by the specs as written
     needs_backward: bool = False  # as Caffe decides it: some top is under a loss, something learns
     bottom_needs: tuple[bool, ...] = ()  # which bottoms get a gradient in Caffe
     free: tuple[str, ...] = ()  # blobs that nobody reads after this layer

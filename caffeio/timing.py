@@ -10,9 +10,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from caffeio.graph import net_state
 from caffeio.log import NULL_LOG, Log, number
 from caffeio.net import Net, Step, load_net
+from caffeio.netlog import log_filtering, log_net
 from caffeio.profiles import Profile
+from caffeio.proto.files import read_net
 
 
 @dataclass
@@ -62,6 +65,10 @@ def time_net(
         model, phase=phase, stages=stages, level=level, profile=profile, device=device,
         allow_python=allow_python,
     )  # fmt: skip
+    message = read_net(model).message
+    state = net_state(message, phase, level, stages or [""])
+    log_filtering(log, message, state)
+    log_net(log, net, message, state)
     data = fake_data(net, device)
     log.info("caffe.cpp:351", "Performing Forward")
     net(data)

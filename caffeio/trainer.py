@@ -20,7 +20,7 @@ from caffeio.debug_info import log_backward, log_forward
 from caffeio.errors import SolverError
 from caffeio.log import NULL_LOG, Log, number
 from caffeio.net import Net
-from caffeio.netlog import log_filtering, log_net
+from caffeio.netlog import log_filtering, log_net, log_upgrade, log_upgrade_of_weights
 from caffeio.parallel import ALONE, World
 from caffeio.profiles import Profile, get_profile, profile_of_dialect
 from caffeio.proto import caffe_pb2 as pb
@@ -33,8 +33,16 @@ from caffeio.schedule import RateState, Schedule
 from caffeio.smoothing import LazyLoss
 from caffeio.snapshot import Snapshots
 from caffeio.solver import make_optimizer
-from caffeio.solver_nets import NetSpec, find_file, solver_folder, test_specs, train_spec
+from caffeio.solver_nets import (
+    NetSpec,
+    find_file,
+    override_nets,
+    solver_folder,
+    test_specs,
+    train_spec,
+)
 from caffeio.training_net import build_net
+from caffeio.unknown import refuse_unknown
 
 
 class Action(enum.IntEnum):
@@ -87,18 +95,27 @@ class Trainer:
         level: int = 0,
         allow_python: bool = False,
         data_options: Mapping[str, Any] | None = None,
+        ignore_unknown: bool = False,
     ) -> None:
         """Read the solver, build its nets and load `weights` (later files win).
 
         `overrides` are `KEY=VALUE` changes of solver fields, or of net fields when KEY begins
-        with `layer[`. `device` None obeys solver_mode. Raises CaffeIOError.
+        with `layer[`. `device` None obeys solver_mode. A field that no known Caffe has is an
+        error, as in Caffe, unless `ignore_unknown`. Raises CaffeIOError.
         """
         self.file = solver if isinstance(solver, SolverFile) else read_solver(solver)
         net_changes = [o for o in overrides if o.lstrip().startswith("layer")]
         solver_changes = [o for o in overrides if not o.lstrip().startswith("layer")]
+        if not ignore_unknown:
+            refuse_unknown(self.file.unknown)
         apply_overrides(self.file.message, solver_changes)
         self.param = self.file.message
-        self._specs = train_spec(self.file, net_changes), test_specs(self.file, net_changes)
+        self._set_state(stages, level)
+        specs = [train_spec(self.file), *test_specs(self.file)]
+        override_nets(specs, net_changes)
+        for spec in specs:
+            spec.check_unknown(ignore_unknown)
+        self._specs = specs[0], specs[1:]
         self.dialect = _dialect(self.file.dialect, self._specs[0].dialect)
         chosen = get_profile(profile) if isinstance(profile, str) else profile
         self.profile = chosen or profile_of_dialect(self.dialect)
@@ -109,13 +126,15 @@ class Trainer:
         self.rates = RateState()
         self._allow_python = allow_python
         self._data_options = dict(data_options or {})
-        self._set_state(stages, level)
+        files = [os.fspath(path) for path in weights]
+        if files and self.profile.weights_in_solver:
+            self.param.weights.append(",".join(files))
         self._prefix()
         self._log_start()
         self._check()
         self.snapshots = Snapshots(self)
         self.snapshots.probe()
-        self._build(weights)
+        self._build(self._weights_field() if self.profile.weights_in_solver else files)
 
     # -- construction ----------------------------------------------------------------------
 
@@ -178,7 +197,7 @@ class Trainer:
             )
         self.schedule = Schedule(param, self.profile)
 
-    def _build(self, weights: Sequence[str | os.PathLike[str]]) -> None:
+    def _build(self, files: Sequence[str]) -> None:
         rng: CaffeRng | None = None
         if self.param.random_seed >= 0:
             rng = CaffeRng(self.param.random_seed + self.world.rank)
@@ -187,7 +206,6 @@ class Trainer:
         spec, tests = self._specs
         self.log.info("solver.cpp:102", f"Creating training net from {spec.title}")
         self.net = self._make(spec)
-        files = [*self._weights_field(), *map(os.fspath, weights)]
         self._finetune(self.net, files)
         self.test_nets: list[Net] = []
         for i, test in enumerate(tests):
@@ -202,8 +220,8 @@ class Trainer:
         self.log.info("solver.cpp:57", "Solver scaffolding done.")
 
     def _make(self, spec: NetSpec) -> Net:
-        if self.log:
-            log_filtering(self.log, spec.message, spec.state)
+        log_upgrade(self.log, spec.upgrade_log)
+        log_filtering(self.log, spec.message, spec.state)
         net = build_net(
             spec,
             profile=self.profile,
@@ -211,8 +229,9 @@ class Trainer:
             rng=self.rng,
             allow_python=self._allow_python,
             data_options=self._data_options,
+            fuse=not (spec.message.debug_info or self.param.debug_info),
         )
-        log_net(self.log, net, spec)
+        log_net(self.log, net, spec.message, spec.state)
         return net
 
     def _weights_field(self) -> list[str]:
@@ -223,6 +242,7 @@ class Trainer:
         for name in files:
             path = find_file(name, solver_folder(self.file), what="weights file", where=self.place)
             self.log.info("solver.cpp:72", f"Finetuning from {name}")
+            log_upgrade_of_weights(self.log, path, self.profile)
             for ignored in net.copy_trained_layers_from(load_weights(path)):
                 self.log.info("net.cpp:744", f"Ignoring source layer {ignored}")
 
@@ -242,15 +262,22 @@ class Trainer:
             log.info("solver.cpp:311", "Optimization stopped early.")
             return False
         if param.display and self.iter % param.display == 0:
-            with torch.no_grad():
-                self.net()
-            log.info(
-                "solver.cpp:327", f"Iteration {self.iter}, loss = {number(self.net.loss.item())}"
-            )
+            self._extra_forward()
         if param.test_interval and self.iter % param.test_interval == 0:
             self.test_all()
         log.info("solver.cpp:332", "Optimization Done.")
         return True
+
+    def _extra_forward(self) -> None:
+        """Caffe runs one more batch for the last loss line: BatchNorm statistics move with it."""
+        self.net.keep_trace = bool(self.param.debug_info)
+        with torch.no_grad():
+            self.net()
+        if self.net.keep_trace:
+            log_forward(self.log, self.net)
+        self.smoothed.add(self.net.loss.detach())
+        loss = number(self.smoothed.value)
+        self.log.info("solver.cpp:327", f"Iteration {self.iter}, loss = {loss}")
 
     def step(self, count: int) -> bool:
         """Train `count` iterations; False if a signal stopped it before."""
@@ -392,9 +419,7 @@ class Trainer:
                 total[name] = total[name] + value if name in total else value.float().clone()
         return self._score(index, batches, loss, total)
 
-    def _score(
-        self, index: int, batches: int, loss: Tensor, total: dict[str, Tensor]
-    ) -> Scores:
+    def _score(self, index: int, batches: int, loss: Tensor, total: dict[str, Tensor]) -> Scores:
         net = self.test_nets[index]
         if self.profile.tests_on_all_workers:
             self.world.mean([loss, *total.values()])

@@ -24,9 +24,11 @@ def build_net(
     allow_python: bool = False,
     data_options: Mapping[str, Any] | None = None,
     with_sources: bool = True,
+    fuse: bool = True,
 ) -> Net:
     """Open the data sources, build the net on the world's device and fill its blobs.
 
+    `fuse` joins BatchNorm + Scale (+ ReLU); debug_info needs them apart.
     Without `with_sources` the data must be given to every forward.
     With `rng` everything random is drawn from Caffe's own generator, in Caffe's order.
     """
@@ -54,7 +56,8 @@ def build_net(
         _freeze_unreached(net)
     if _is_vision(net):
         net.to(memory_format=torch.channels_last)
-    net.fuse()
+    if fuse:
+        net.fuse()
     net.keep_blobs = False
     return net
 

@@ -170,6 +170,7 @@ def run(solvers: list[str], options: dict[str, Any]) -> None:
             "stages": [s for s in options["stage"].split(",") if s],
             "level": options["level"],
             "allow_python": options["allow_python"],
+            "ignore_unknown": options["ignore_unknown"],
         }
         weights = [w.strip() for w in (options["weights"] or "").split(",") if w.strip()]
         with signals.watch():

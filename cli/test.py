@@ -35,6 +35,10 @@ Examples:
 @click.option("--stage", "-stage", default="", metavar="A,B", help="Stages of the net.")
 @click.option("--level", "-level", default=0, help="Level of the net.")
 @click.option("--allow-python", is_flag=True, help="Run the code that Python layers name.")
+@click.option(
+    "--ignore-unknown-fields", "ignore_unknown", is_flag=True,
+    help="Go on although the prototxt has fields that no known Caffe has.",
+)  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="Print the scores as JSON on stdout.")
 @click.pass_context
 def command(ctx: click.Context, /, **options: Any) -> None:
@@ -64,6 +68,7 @@ def command(ctx: click.Context, /, **options: Any) -> None:
         model, weights, iterations=options["iterations"], overrides=options["overrides"],
         profile=options["profile"], world=world, level=options["level"], log=log,
         stages=[s for s in options["stage"].split(",") if s], allow_python=options["allow_python"],
+        ignore_unknown=options["ignore_unknown"],
     )  # fmt: skip
     if options["as_json"]:
         import json

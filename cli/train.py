@@ -56,6 +56,10 @@ Caffe's own spelling works too: caffeio train -solver F -weights W -gpu 0,1
     type=click.Choice(["snapshot", "stop", "none"]), help="What SIGHUP does.",
 )  # fmt: skip
 @click.option("--allow-python", is_flag=True, help="Run the code that Python layers name.")
+@click.option(
+    "--ignore-unknown-fields", "ignore_unknown", is_flag=True,
+    help="Go on although the prototxt has fields that no known Caffe has.",
+)  # fmt: skip
 @click.option("--quiet", "-q", is_flag=True, help="No log lines, no progress bar.")
 @click.pass_context
 def command(ctx: click.Context, /, **options: Any) -> None:
