@@ -25,7 +25,9 @@ def unit_forward(gates: Tensor, c_prev: Tensor, cont: Tensor) -> tuple[Tensor, T
     `cont` (N,1) is 0 where a sequence begins; the forget gate's activation contains it.
     """
     hidden = c_prev.shape[-1]
-    acts = torch.cat([gates[..., : 3 * hidden].sigmoid(), gates[..., 3 * hidden :].tanh()], -1)
+    acts = gates.clone()
+    acts[..., : 3 * hidden].sigmoid_()
+    acts[..., 3 * hidden :].tanh_()
     i, f, o, g = torch.split(acts, hidden, -1)
     f.mul_(cont)
     c = torch.addcmul(i * g, f, c_prev)

@@ -151,8 +151,11 @@ class Crop(Layer):
             len(shapes[1]) >= ndim,
             f"bottom 1 ({text(shapes[1])}) has fewer axes than bottom 0 ({text(shapes[0])})",
         )
+        self._check_sizes(*shapes)
+
+    def _check_sizes(self, shape: Shape, reference: Shape) -> None:
         for axis, offset in enumerate(self.offsets, self.start):
-            size, wanted = shapes[0][axis], shapes[1][axis]
+            size, wanted = shape[axis], reference[axis]
             self.check(
                 size - offset >= wanted,
                 f"axis {axis} of size {size} cannot be cropped to {wanted} at offset {offset}",
@@ -162,6 +165,7 @@ class Crop(Layer):
     def forward(self, *bottoms: Tensor) -> Tensor:
         """Return the part of the first bottom (a view)."""
         x, reference = bottoms
+        self._check_sizes(tuple(x.shape), tuple(reference.shape))
         for axis, offset in enumerate(self.offsets, self.start):
             x = x.narrow(axis, offset, reference.shape[axis])
         return x

@@ -75,16 +75,19 @@ class _SoftmaxLoss(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         prob, index, weight = ctx.saved_tensors
-        smoothing: Smoothing = ctx.smoothing or Smoothing(1.0, 0.0, 1.0)
-        grad = prob.clone() if smoothing.scale == 1 else prob * smoothing.scale
-        if smoothing.others:
-            grad -= smoothing.others
-        true = torch.full_like(index, -smoothing.true, dtype=grad.dtype)
-        grad.scatter_add_(ctx.axis, index, true)
-        if weight is None:
-            grad *= grads[0]
+        scale = grads[0] if weight is None else grads[0] * weight
+        true = prob.gather(ctx.axis, index)
+        if ctx.smoothing is None:
+            grad = prob * scale
+            true = true - 1
         else:
-            grad = torch.where(weight == 0, 0.0, grad * (grads[0] * weight))
+            smooth, others, further = ctx.smoothing
+            grad = (prob * smooth - others) * scale
+            true = true * smooth - others - further
+        # subtracted before the product: p - 1 is exact where p is near 1
+        grad.scatter_(ctx.axis, index, true * scale)
+        if weight is not None:
+            grad.masked_fill_(weight == 0, 0.0)  # also where the scores are nan
         return grad, None, None, None, None, None
 
 

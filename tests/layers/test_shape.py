@@ -147,6 +147,8 @@ def test_crop_errors():
     kind = 'type: "Crop"'
     with pytest.raises(LayerError, match="axis 2 of size 4 cannot be cropped to 3 at offset 2"):
         build(f"{kind} crop_param {{ offset: 2 offset: 0 }}", (1, 1, 4, 4), (1, 1, 3, 4))
+    with pytest.raises(LayerError, match="axis 3 of size 2 cannot be cropped to 3 at offset 0"):
+        build(kind, (1, 1, 4, 4), (1, 1, 3, 3))(torch.ones(1, 1, 4, 2), torch.ones(1, 1, 3, 3))
     with pytest.raises(LayerError, match="one offset for each of the 2 axes"):
         build(f"{kind} crop_param {{ offset: 1 offset: 1 offset: 1 }}", (1, 1, 4, 4), (1, 1, 3, 3))
     with pytest.raises(LayerError, match="fewer axes"):
