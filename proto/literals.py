@@ -6,6 +6,7 @@ uses to read prototxt: what it refuses is refused here.
 
 from __future__ import annotations
 
+import math
 import re
 import struct
 from collections.abc import Callable
@@ -30,6 +31,8 @@ _NUMBER = re.compile(
 )
 _INFINITE = {"inf": "inf", "infinity": "inf", "nan": "nan", "inff": "", "nanf": ""}
 _TRUE, _FALSE = ("true", "True", "t"), ("false", "False", "f")
+_MAX_DIGITS = 1000
+_FLOAT_MAX, _ROUNDS_TO_MAX = 3.4028234663852886e38, 3.4028235677973366e38
 _SPACE = re.compile(SKIP, re.ASCII)
 
 
@@ -71,6 +74,8 @@ def integer(text: str, low: int, high: int) -> int:
     if not _INTEGER.fullmatch(text):
         raise BadValueError(f"expected an integer, found {text}")
     digits = text.lstrip("-")
+    if len(digits) > _MAX_DIGITS:
+        raise BadValueError(f"a number of {len(digits)} digits is out of range")
     value = int(digits, 8 if digits[:1] == "0" and digits.isdigit() else 0)
     value = -value if text[0] == "-" else value
     if text[0] == "-" and low == 0:
@@ -96,7 +101,8 @@ def single(value: float) -> bytes:
     try:
         return struct.pack("<f", value)
     except OverflowError:
-        return struct.pack("<f", float("inf") if value > 0 else float("-inf"))
+        largest = _FLOAT_MAX if abs(value) <= _ROUNDS_TO_MAX else math.inf
+        return struct.pack("<f", math.copysign(largest, value))
 
 
 def boolean(text: str) -> bool:

@@ -6,6 +6,7 @@ SimpleDtoa).
 
 from __future__ import annotations
 
+import math
 import struct
 from collections.abc import Callable
 from functools import cache
@@ -15,6 +16,7 @@ from google.protobuf.message import Message
 
 from caffeio.proto import schema
 
+_SMALLEST_NORMAL = 2.0**-126
 _ESCAPES = {
     **{byte: f"\\{byte:03o}" for byte in range(256) if not 0x20 <= byte < 0x7F},
     ord("\n"): "\\n",
@@ -28,10 +30,15 @@ _DOUBLE, _FLOAT, _BOOL, _STRING, _MESSAGE, _BYTES, _ENUM = 1, 2, 8, 9, 11, 12, 1
 
 
 def format_float(value: float) -> str:
-    """A float32 in the six digits that C++ prints, or nine where six are another number."""
+    """A float32 in the six digits that C++ prints, or nine where six are another number.
+
+    Subnormal numbers have nine: C's strtof reports them as out of range, so C++ distrusts six.
+    """
     text = f"{value:.6g}"
-    if value - value == 0 and struct.pack("<f", value) != _packed(text):
-        return f"{value:.9g}"
+    if math.isfinite(value):
+        subnormal = 0 < abs(value) < _SMALLEST_NORMAL
+        if subnormal or struct.pack("<f", value) != _packed(text):
+            return f"{value:.9g}"
     return text
 
 
@@ -45,7 +52,7 @@ def _packed(text: str) -> bytes:
 def format_double(value: float) -> str:
     """A double in fifteen digits, or seventeen where fifteen are another number."""
     text = f"{value:.15g}"
-    return text if value - value != 0 or float(text) == value else f"{value:.17g}"
+    return text if not math.isfinite(value) or float(text) == value else f"{value:.17g}"
 
 
 def escape(value: str | bytes) -> str:

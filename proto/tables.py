@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import difflib
 import re
+from collections.abc import Callable
 from functools import cache
-from typing import Any
+from typing import Any, TypeVar
 
 from caffeio.proto import schema
 from caffeio.proto.literals import (
@@ -18,6 +19,8 @@ from caffeio.proto.literals import (
     integer,
     varint,
 )
+
+T = TypeVar("T")
 
 _NAME = r"[A-Za-z_]\w*+"
 _LIST = rf"\[(?:[^\[\]{{}}<>\"'\#]|{STRING}|\#[^\n]*+)*+\]"
@@ -175,7 +178,7 @@ class AnyTable(Table):
         if parts is None or (not parts[2] and parts[3] not in ("{", "<", "[")):
             return None
         if parts[3][0] == "[" and len(parts[3]) > 1:
-            list_items(parts[3])
+            _at(list_items, parts[3], parts.start(3))
         return 0, b"", self if parts[3] in ("{", "<", "[") else None
 
 
@@ -201,9 +204,10 @@ def _empty(value: str) -> bool:
     return value[0] == "[" and not list(list_items(value))
 
 
-def _at(encode: Any, value: str, at: int) -> bytes:
+def _at(read: Callable[[str], T], value: str, at: int) -> T:
+    """Read a value that stands `at` characters behind the statement's begin."""
     try:
-        return bytes(encode(value))
+        return read(value)
     except BadValueError as error:
         error.at += at
         raise

@@ -79,13 +79,13 @@ class ParsedText:
     def _describe(self, index: int, table_: Table) -> UnknownField:
         node = self.document.statements[index]
         assert node is not None
-        line, column = self.document.position(node.start)
         owner = table_.descriptor
         field = owner.fields_by_name.get(node.name)
         kind, name, known = "field", node.name, owner.fields_by_name.keys()
         if field is not None:
             owner = field.enum_type
             kind, name, known = "value", node.value, owner.values_by_name.keys()
+        line, column = self.document.position(node.start if kind == "field" else node.begin)
         return UnknownField(
             name=name,
             path=node.path,

@@ -95,14 +95,14 @@ class TextReader:
         """The entry of a statement that is not known yet; None for a separator."""
         statement = self.statements[index]
         try:
-            entry = current.learn(statement)
-            self.enum_numbers |= current.enum_number
+            try:
+                entry = current.learn(statement)
+                self.enum_numbers |= current.enum_number
+            except UnknownNameError:
+                self.unknown.append((index, current))
+                entry = _ANYTHING.learn(statement)
         except BadValueError as error:
             raise self._error(index, str(error), error.at) from None
-        except UnknownNameError as error:
-            self.unknown.append((index, current))
-            opens = error.kind == "field" and statement[-1] in _CLOSERS
-            return 0, b"", _ANYTHING if opens else None
         if entry is not None:
             return entry
         before = self.statements[index - 1] if index else ""

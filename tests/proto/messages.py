@@ -1,0 +1,51 @@
+"""Random messages of the canonical schema, for hypothesis."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from google.protobuf.message import Message
+from hypothesis import strategies as st
+
+_TEXT = st.text(st.characters(exclude_categories=("Cs",)), max_size=8)
+_WHOLE = {
+    3: st.integers(-(2**63), 2**63 - 1),
+    4: st.integers(0, 2**64 - 1),
+    5: st.integers(-(2**31), 2**31 - 1),
+    13: st.integers(0, 2**32 - 1),
+}
+
+
+def _value(field: Any, depth: int) -> st.SearchStrategy[Any]:
+    if field.message_type is not None:
+        return messages(field.message_type._concrete_class, depth - 1)
+    if field.enum_type is not None:
+        # a number of ours for a fork's value must not look like a number in the text
+        return st.sampled_from([value.number for value in field.enum_type.values])
+    if field.type in _WHOLE:
+        return _WHOLE[field.type]
+    special = st.sampled_from([float("inf"), float("-inf"), 0.0, -0.0, 0.1, 1e-5])
+    return {
+        1: st.one_of(special, st.floats(allow_nan=False)),
+        2: st.one_of(special, st.floats(width=32, allow_nan=False)),
+        8: st.booleans(),
+        9: _TEXT,
+        12: st.binary(max_size=8),
+    }[field.type]
+
+
+@st.composite
+def messages(draw: Any, kind: type[Message], depth: int = 3) -> Message:
+    """A message with a few of its fields set, `depth` messages deep."""
+    message = kind()
+    fields = [f for f in kind.DESCRIPTOR.fields if depth > 0 or f.message_type is None]
+    chosen = draw(st.lists(st.sampled_from(fields), max_size=5, unique_by=lambda f: f.name))
+    for field in chosen:
+        value = _value(field, depth)
+        if field.is_repeated:
+            getattr(message, field.name).extend(draw(st.lists(value, max_size=3)))
+        elif field.message_type is not None:
+            getattr(message, field.name).CopyFrom(draw(value))
+        else:
+            setattr(message, field.name, draw(value))
+    return message
