@@ -7,6 +7,7 @@ depthwise_conv_layer.cpp (yonghenglh6), conv_dw_layer.cpp (farmingyard).
 from __future__ import annotations
 
 import math
+import operator
 from typing import ClassVar
 
 import torch
@@ -33,13 +34,17 @@ def output_size(size: int, kernel: int, stride: int, pad: int, dilation: int) ->
     return math.trunc(room / stride) + 1
 
 
-def _make_room(x: Tensor, kernel: Ints, pad: Ints, dilation: Ints) -> Tensor:
-    """Put zeros behind the axes of `x` (N, C, spatial) along which the kernel sticks out."""
-    rows = zip(x.shape[2:], kernel, pad, dilation, strict=True)
-    missing = [d * (k - 1) + 1 - n - 2 * p for n, k, p, d in rows]
-    if max(missing) <= 0:
+def least_sizes(kernel: Ints, pad: Ints, dilation: Ints) -> Ints:
+    """Sizes of the bottom from which on the kernel does not stick out of the padding."""
+    return tuple(d * (k - 1) + 1 - 2 * p for k, p, d in zip(kernel, pad, dilation, strict=True))
+
+
+def make_room(x: Tensor, least: Ints) -> Tensor:
+    """Put zeros behind the axes of `x` (N, C, spatial) that are shorter than `least`."""
+    if all(map(operator.ge, x.shape[2:], least)):
         return x
-    return F.pad(x, [n for m in reversed(missing) for n in (0, max(0, m))])
+    missing = [max(0, size - n) for n, size in zip(x.shape[2:], least, strict=True)]
+    return F.pad(x, [n for m in reversed(missing) for n in (0, m)])
 
 
 class BaseConvolution(Layer):
@@ -85,6 +90,7 @@ class BaseConvolution(Layer):
         self.dilation = per_axis(self, p, name, FIELD, self.spatial, 1)
         for name in ("kernel", "stride", "dilation"):
             check_positive(self, getattr(self, name), f"{FIELD}.{name}")
+        self.least = least_sizes(self.kernel, self.pad, self.dilation)
 
     def _read_channels(self, p: pb.ConvolutionParameter, channels: int) -> None:
         self.channels, self.num_output = channels, p.num_output
@@ -126,7 +132,8 @@ class BaseConvolution(Layer):
             first, second = second, first
         shape = (first, second // self.group, *self.kernel)
         self.add_blob("weight", shape, p.weight_filler if p.HasField("weight_filler") else None)
-        if p.bias_term:
+        self.has_bias = p.bias_term
+        if self.has_bias:
             filler = p.bias_filler if p.HasField("bias_filler") else None
             self.add_blob("bias", (self.num_output,), filler)
 
@@ -155,7 +162,7 @@ class BaseConvolution(Layer):
 
     def _weights(self) -> tuple[Tensor, Tensor | None]:
         weight = self.blobs[0] if self.spatial else self.blobs[0].unsqueeze(2)
-        return weight, self.blobs[1] if len(self.blobs) > 1 else None
+        return weight, self.blobs[1] if self.has_bias else None
 
     def macs(self) -> int:
         """Products of one forward over all bottoms."""
@@ -184,7 +191,7 @@ class Convolution(BaseConvolution):
         weight, bias = self._weights()
         if not self.spatial:
             return F.conv1d(x, weight, bias, groups=self.group)
-        x = _make_room(x, self.kernel, self.pad, self.dilation)
+        x = make_room(x, self.least)
         convolve = (F.conv1d, F.conv2d, F.conv3d)[self.spatial - 1]
         return convolve(x, weight, bias, self.stride, self.pad, self.dilation, self.group)
 
@@ -226,7 +233,7 @@ def im2col(x: Tensor, kernel: Ints, stride: Ints, pad: Ints, dilation: Ints) -> 
     Channel c * prod(kernel) + offset, offsets in row-major order (src/caffe/util/im2col.cpp).
     """
     n, channels, axes = x.shape[0], x.shape[1], len(kernel)
-    x = _make_room(x, kernel, pad, dilation)
+    x = make_room(x, least_sizes(kernel, pad, dilation))
     x = F.pad(x, [p for p in reversed(pad) for _ in range(2)])
     for axis, (k, s, d) in enumerate(zip(kernel, stride, dilation, strict=True)):
         x = x.unfold(2 + axis, d * (k - 1) + 1, s)[..., ::d]

@@ -6,6 +6,7 @@ Sources: src/caffe/layers/pooling_layer.cpp, spp_layer.cpp; He et al. 2014 (SPP)
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -13,7 +14,7 @@ from torch import Tensor
 from caffeio.layers.base import Layer, Shape, between, layer
 from caffeio.layers.fields import check_fields
 from caffeio.layers.pool_ops import Window, average_pool, max_pool, stochastic_pool
-from caffeio.layers.window import Ints, check_positive, per_axis
+from caffeio.layers.window import check_positive, per_axis
 from caffeio.proto import caffe_pb2 as pb
 
 FIELD = "pooling_param"
@@ -92,6 +93,8 @@ class Pooling(Layer):
                 check_positive(self, getattr(self, name), f"{FIELD}.{name}")
         self.ceil = p.round_mode == pb.PoolingParameter.CEIL and p.ceil_mode
         mkldnn = self.profile.pooling_average == "mkldnn" and any(self.pad)
+        clip = any(self.pad) or (self.profile.pooling_clips_kernel_1 and 1 in self.kernel)
+        self._window = Window(self.kernel, self.stride, self.pad, self.dilation, self.ceil, clip)
         self.divisor = ("full" if p.avg_include_pad else "real") if mkldnn else "bvlc"
 
     def _check_window(self, shape: Shape) -> None:
@@ -123,9 +126,9 @@ class Pooling(Layer):
 
     def window(self, shape: Shape) -> Window:
         """The windows over a bottom of `shape`."""
-        kernel: Ints = tuple(shape[2:]) if self.is_global else self.kernel
-        clip = any(self.pad) or (self.profile.pooling_clips_kernel_1 and 1 in kernel)
-        return Window(kernel, self.stride, self.pad, self.dilation, self.ceil, clip)
+        if not self.is_global:
+            return self._window
+        return replace(self._window, kernel=tuple(shape[2:]))
 
     def forward(self, x: Tensor) -> Tensor | tuple[Tensor, ...]:  # type: ignore[override]
         """(N, C, spatial) -> (N, C, windows), and the mask if it is wanted."""
