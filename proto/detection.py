@@ -68,6 +68,8 @@ def detect(data: Buffer, kind: str = "net") -> Detection:
     groups = _group(_assess(data, name))
     best = groups[0]
     rivals = [g for g in groups[1:] if g[0].score - best[0].score < _MARGIN]
+    if _is_family(best):  # a private fork that explains no more is no rival
+        rivals = [group for group in rivals if _is_family(group)]
     evidence: list[str] = []
     if rivals:
         best, evidence = _by_shapes(data, name, [best, *rivals])
@@ -105,6 +107,10 @@ def _rank(dialect: str) -> tuple[int, int, str]:
     names = schema.dialect_names()
     index = min(names.index(dialect), len(schema.FAMILIES))
     return index, _extent(dialect), dialect
+
+
+def _is_family(group: list[Reading]) -> bool:
+    return group[0].dialect in schema.FAMILIES
 
 
 def _extent(dialect: str) -> int:
