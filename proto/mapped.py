@@ -80,10 +80,12 @@ def foreign(buf: Buffer) -> str | None:
     return _kind_of_text(head.decode(errors="replace").lstrip("\ufeff \t\r\n"))
 
 
-def _kind_of_text(text: str) -> str:
+def _kind_of_text(text: str) -> str | None:
     lower = text[:400].lower()
     if lower.startswith(("<!doctype", "<html", "<?xml")):
         return "is a web page, not the file: the download went wrong"
     if "{" in text or text.startswith(("#", "name:", "net:", "train_net:")):
         return "is text (a prototxt?), not a binary file"
+    if "\ufffd" in text:
+        return None
     return f"is text, not a binary file; it begins {text[:40]!r}"

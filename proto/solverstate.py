@@ -6,6 +6,7 @@ import math
 import os
 import re
 import struct
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -263,9 +264,10 @@ def find_weights(state_path: str | os.PathLike[str], state: SolverState) -> Path
 
 
 def _belong(state: SolverState, path: Path) -> bool:
-    """Whether the weights hold a blob for each history entry, in order.
+    """Whether the weights hold a blob for each history entry.
 
-    Blobs that share another's memory have no history, so the history's shapes are a subsequence.
+    Blobs that share another's memory have no history, so the history's shapes are a subsequence
+    of the blobs'; HDF5 files order layers by name, so there they are a subset.
     """
     weights = load_weights(path)
     blobs = [blob for entry in weights.layers for blob in entry.blobs]
@@ -275,6 +277,8 @@ def _belong(state: SolverState, path: Path) -> bool:
     half = len(shapes) // 2
     halves = shapes[:half] if shapes[:half] == shapes[half:] else shapes
     stored = [blob.shape for blob in blobs]
+    if weights.format == "hdf5":
+        return any(not Counter(want) - Counter(stored) for want in (shapes, halves))
     return _subsequence(shapes, stored) or _subsequence(halves, stored)
 
 

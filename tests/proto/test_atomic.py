@@ -1,0 +1,183 @@
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import stat
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+
+from caffeio.errors import SnapshotError, WeightsError
+from caffeio.proto.atomic import atomic_path, atomic_write, size_text
+from caffeio.proto.stream import write_parts
+from tests.paths import ROOT
+
+
+def test_content_appears_at_the_end(tmp_path: Path) -> None:
+    target = tmp_path / "x.bin"
+    with atomic_write(target) as file:
+        file.write(b"new")
+        assert not target.exists()
+    assert target.read_bytes() == b"new"
+    assert os.listdir(tmp_path) == ["x.bin"]
+
+
+@pytest.mark.parametrize("how", [atomic_write, atomic_path])
+def test_failure_leaves_the_old_file(tmp_path: Path, how: object) -> None:
+    target = tmp_path / "x.bin"
+    target.write_bytes(b"old")
+    with pytest.raises(KeyError), how(target) as file:  # type: ignore[operator]
+        (file.write_bytes if isinstance(file, Path) else file.write)(b"half of it")
+        raise KeyError
+    assert target.read_bytes() == b"old"
+    assert os.listdir(tmp_path) == ["x.bin"]
+
+
+def test_named_where_the_system_has_no_unnamed_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr(os, "O_TMPFILE")
+    target = tmp_path / "x.bin"
+    with pytest.raises(KeyError), atomic_write(target) as file:
+        file.write(b"half of it")
+        assert len(os.listdir(tmp_path)) == 1
+        raise KeyError
+    assert os.listdir(tmp_path) == []
+    with atomic_write(target) as file:
+        file.write(b"new")
+    assert target.read_bytes() == b"new"
+    assert os.listdir(tmp_path) == ["x.bin"]
+
+
+def test_atomic_path_gives_a_name(tmp_path: Path) -> None:
+    target = tmp_path / "x.bin"
+    with atomic_path(target) as temporary:
+        temporary.write_bytes(b"new")
+        assert temporary.parent == tmp_path
+        assert not target.exists()
+    assert target.read_bytes() == b"new"
+    assert os.listdir(tmp_path) == ["x.bin"]
+
+
+def test_permissions_and_links_stay(tmp_path: Path) -> None:
+    target, link = tmp_path / "x.bin", tmp_path / "link.bin"
+    target.write_bytes(b"old")
+    target.chmod(0o640)
+    link.symlink_to("x.bin")
+    with atomic_write(link) as file:
+        file.write(b"new")
+    assert link.is_symlink()
+    assert target.read_bytes() == b"new"
+    assert stat.S_IMODE(target.stat().st_mode) == 0o640
+
+
+def test_new_files_obey_the_umask(tmp_path: Path) -> None:
+    old = os.umask(0o027)
+    try:
+        with atomic_write(tmp_path / "x.bin") as file:
+            file.write(b"new")
+    finally:
+        os.umask(old)
+    assert stat.S_IMODE((tmp_path / "x.bin").stat().st_mode) == 0o640
+
+
+def test_no_such_folder(tmp_path: Path) -> None:
+    with (
+        pytest.raises(SnapshotError, match=r"x\.bin: cannot be written: No such file"),
+        atomic_write(tmp_path / "none" / "x.bin"),
+    ):
+        pass
+
+
+def test_a_folder_is_no_target(tmp_path: Path) -> None:
+    with pytest.raises(SnapshotError, match="Is a directory"), atomic_write(tmp_path):
+        pass
+
+
+def test_devices_are_written_to_directly() -> None:
+    with atomic_write("/dev/null") as file:
+        file.write(b"gone")
+    assert stat.S_ISCHR(os.stat("/dev/null").st_mode)
+
+
+def test_full_disk_names_the_space(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    target = tmp_path / "x.bin"
+    target.write_bytes(b"old")
+
+    def full(descriptor: int, buffers: object) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "writev", full)
+    text = r"x\.bin: cannot be written: No space left on device \(5\.1 GB are needed, .* are free"
+    with pytest.raises(SnapshotError, match=text), atomic_write(target, needed=5_120_000_000) as f:
+        write_parts(f, [b"x" * 100])
+    assert target.read_bytes() == b"old"
+    assert os.listdir(tmp_path) == ["x.bin"]
+
+
+def test_the_error_can_be_another(tmp_path: Path) -> None:
+    with pytest.raises(WeightsError), atomic_write(tmp_path / "no" / "x", error=WeightsError):
+        pass
+
+
+def run(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run Python code that begins with our imports."""
+    head = "import os, sys, resource, signal\nfrom caffeio.proto.atomic import atomic_write\n"
+    head += "from caffeio.proto.stream import write_parts\nfrom caffeio.errors import *\n"
+    return subprocess.run(
+        [sys.executable, "-c", head + textwrap.dedent(code), *arguments],
+        check=False,
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+    )
+
+
+def test_file_size_limit_of_the_system(tmp_path: Path) -> None:
+    target = tmp_path / "x.bin"
+    target.write_bytes(b"old")
+    result = run(
+        """
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, 1 << 20))
+        try:
+            with atomic_write(sys.argv[1], needed=8 << 20) as file:
+                write_parts(file, [b"x" * (8 << 20)])
+        except SnapshotError as error:
+            print(error)
+        """,
+        str(target),
+    )
+    assert "File too large" in result.stdout, result.stderr
+    assert "8.4 MB are needed" in result.stdout
+    assert target.read_bytes() == b"old"
+    assert os.listdir(tmp_path) == ["x.bin"]
+
+
+@pytest.mark.skipif(not hasattr(os, "O_TMPFILE"), reason="the system has no unnamed files")
+def test_kill_leaves_nothing(tmp_path: Path) -> None:
+    target = tmp_path / "x.bin"
+    target.write_bytes(b"old")
+    result = run(
+        """
+        with atomic_write(sys.argv[1]) as file:
+            write_parts(file, [b"x" * (8 << 20)], sync=True)
+            os.kill(os.getpid(), signal.SIGKILL)
+        """,
+        str(target),
+    )
+    assert result.returncode == -signal.SIGKILL, result.stderr
+    assert target.read_bytes() == b"old"
+    assert os.listdir(tmp_path) == ["x.bin"]
+
+
+def test_size_text() -> None:
+    assert [size_text(n) for n in (7, 999, 1000, 102_400_000)] == [
+        "7 bytes",
+        "999 bytes",
+        "1.0 kB",
+        "102.4 MB",
+    ]
