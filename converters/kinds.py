@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 from caffeio.errors import CaffeIOError, ParseError
@@ -32,6 +33,22 @@ _SOLVER = re.compile(
 _NET = re.compile(r"\b(layers?|input_dim|input_shape)\s*:?\s*\{|\binput(_dim)?\s*:")
 _LABELMAP = re.compile(r"\bitem\s*:?\s*\{")
 _COMMENT = re.compile(r"#[^\n]*|\"(?:[^\"\\\n]|\\.)*\"|'(?:[^'\\\n]|\\.)*'")
+
+
+_SUFFIXES = (
+    ".prototxt", ".prototxt.txt", ".pbtxt", ".caffemodel", ".solverstate", ".caffemodel.h5",
+    ".solverstate.h5", ".binaryproto",
+)  # fmt: skip
+
+
+def members(folder: Path) -> Iterator[tuple[str, Path]]:
+    """Caffe's files below `folder`, LMDBs among them, by relative name."""
+    for path in sorted(folder.rglob("*")):
+        name = str(path.relative_to(folder))
+        if (path.is_dir() and (path / "data.mdb").exists()) or (
+            path.is_file() and path.name.endswith(_SUFFIXES)
+        ):
+            yield name, path
 
 
 def kind_of(path: str | os.PathLike[str]) -> str:

@@ -41,8 +41,8 @@ class Source:
             return self._resolve_in_git(name)
         places = [Path(name)]
         if self.path.name != "<stdin>":
-            folder = self.path.resolve().parent
-            places += [folder / name, *(above / name for above in folder.parents)]
+            folder = self.path.parent
+            places += [folder / name, *(above / name for above in folder.resolve().parents)]
             places.append(folder / Path(name).name)
         for place in places:
             if place.is_file():

@@ -221,7 +221,12 @@ def _jpeg_shape(data: bytes) -> Shape:
 
 
 def source_shapes(param: LayerParameter, find: Opener, top_count: int) -> tuple[LayerShapes, str]:
-    """Shapes of a data layer's tops, and how they were found ("" if the prototxt says it all)."""
+    """Shapes of a data layer's tops, and how they were found ("" if the prototxt says it all).
+
+    An input_param in a data layer, as drawing tools like Netscope want it, tells the shapes.
+    """
+    if param.input_param.shape:
+        return input_(Query(param.type, param, (), top_count)), ""
     found = item_shape(param, find)
     t, batch = param.transform_param, _batch(param)
     if param.type == "WindowData":

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from caffeio.converters.kinds import KINDS, kind_of
+from caffeio.converters.kinds import KINDS, kind_of, members
 from caffeio.converters.report.model import Cell, Report, count, short_names
 from caffeio.converters.source import Source
 from caffeio.errors import CaffeIOError
@@ -20,9 +19,6 @@ if TYPE_CHECKING:
 
 WEIGHTS = ("caffemodel", "caffemodel.h5")
 STATES = ("solverstate", "solverstate.h5")
-_SUFFIXES = (
-    ".prototxt", ".prototxt.txt", ".pbtxt", ".caffemodel", ".solverstate", ".h5", ".binaryproto",
-)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -197,32 +193,22 @@ def _label_maps(left: Source, right: Source) -> Report:
     return out
 
 
-def _members(folder: Path) -> Iterator[tuple[str, Path]]:
-    """Caffe's files below `folder`, LMDBs among them, by relative name."""
-    for path in sorted(folder.rglob("*")):
-        name = str(path.relative_to(folder))
-        if (path.is_dir() and (path / "data.mdb").exists()) or (
-            path.is_file() and path.name.endswith(_SUFFIXES)
-        ):
-            yield name, path
-
-
 def _folders(left: Source, right: Source, settings: Settings) -> Report:
-    members = [dict(_members(source.path)) for source in (left, right)]
+    found = [dict(members(source.path)) for source in (left, right)]
     out = Report(f"{left.label} -> {right.label} (directories)")
     data: dict[str, Any] = {"kind": "directory", "files": []}
     section = out.section("")
     table = section.table("file", "", "")
     details: list[tuple[str, Report]] = []
-    for name in sorted({*members[0], *members[1]}):
-        if name not in members[1]:
+    for name in sorted({*found[0], *found[1]}):
+        if name not in found[1]:
             table.add(name, Cell("only left", "left"), "")
             data["files"].append({"file": name, "same": False, "only": "left"})
-        elif name not in members[0]:
+        elif name not in found[0]:
             table.add(name, Cell("only right", "right"), "")
             data["files"].append({"file": name, "same": False, "only": "right"})
         else:
-            _pair(name, members, (left, right), settings, table, data, details)
+            _pair(name, found, (left, right), settings, table, data, details)
     same = all(item["same"] for item in data["files"])
     data["same"] = same
     out.data = data
@@ -241,7 +227,7 @@ def _folders(left: Source, right: Source, settings: Settings) -> Report:
 
 def _pair(
     name: str,
-    members: list[dict[str, Path]],
+    found: list[dict[str, Path]],
     sources: tuple[Source, Source],
     settings: Settings,
     table: Any,
@@ -257,7 +243,7 @@ def _pair(
                 kind=kind_of(files[name]),
                 inside=f"{source.inside.rstrip('/')}/{name}" if source.inside else None,
             )
-            for source, files in zip(sources, members, strict=True)
+            for source, files in zip(sources, found, strict=True)
         ]
         report = compare(pair[0], pair[1], replace(settings, follow_nets=False))
     except CaffeIOError as error:

@@ -64,7 +64,7 @@ def _cell(cell: Cell) -> str:
 def _table(table: Table) -> str:
     numbers = [' class="num"' if i in table.right else "" for i in range(len(table.columns))]
     out = ["<table>"]
-    if table.heads:
+    if table.heads and any(table.columns):
         heads = zip(numbers, table.columns, strict=True)
         out.append(f"<tr>{''.join(f'<th{n}>{escape(head)}</th>' for n, head in heads)}</tr>")
     for row in table.rows:

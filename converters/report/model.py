@@ -87,6 +87,18 @@ def line(*parts: str | Cell, tone: Tone = "") -> Line:
     return Line(tuple(part if isinstance(part, Cell) else Cell(part, tone) for part in parts))
 
 
+def short_names(names: tuple[str, str]) -> tuple[str, str]:
+    """Two files' names, with as much of their paths as tells them apart."""
+    if names[0] == names[1]:
+        return f"{names[0]} (left)", f"{names[1]} (right)"
+    a, b = (name.split("/") for name in names)
+    for take in range(1, max(len(a), len(b)) + 1):
+        left, right = "/".join(a[-take:]), "/".join(b[-take:])
+        if left != right:
+            return left, right
+    return names
+
+
 def count(number: int, noun: str, plural: str | None = None) -> str:
     """`1 layer`, `53 layers`."""
     return f"{number:,} {noun if number == 1 else plural or noun + 's'}"

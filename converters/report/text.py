@@ -68,7 +68,7 @@ def _text(parts: Iterable[Cell]) -> Text:
 def _table(table: Table) -> RichTable:
     out = RichTable(
         box=None,
-        show_header=table.heads,
+        show_header=table.heads and any(table.columns),
         header_style="dim",
         pad_edge=False,
         padding=(0, 2, 0, 0),

@@ -1,0 +1,176 @@
+"""`caffeio show`."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+EPILOG = """\b
+Examples:
+  caffeio show train_val.prototxt --phase TRAIN
+  caffeio show model.caffemodel --html -o model.html
+  caffeio show deploy.prototxt --weights model.caffemodel --json
+  caffeio show deploy.prototxt --input data=1,3,224,224 --svg -o net.svg
+  caffeio show solver.prototxt
+  caffeio show train_lmdb/
+"""
+
+FORMS = {
+    "tree": "Show the net as a tree of its data flow.",
+    "json": "Write all of it as JSON.",
+    "html": "Write one self-contained page: the graph drawn, layers, histograms of weights.",
+    "dot": "Write the net in Graphviz's language.",
+    "svg": "Draw the net.",
+}
+
+
+def _forms(function: Any) -> Any:
+    for name, text in reversed(FORMS.items()):
+        option = click.option(f"--{name}", "form", flag_value=name, help=text)
+        function = option(function)
+    return function
+
+
+@click.command(epilog=EPILOG, no_args_is_help=True)
+@click.argument("file")
+@_forms
+@click.option("--output", "-o", type=click.Path(), help="Write there, not to standard output.")
+@click.option("--phase", type=click.Choice(["TRAIN", "TEST"], case_sensitive=False))
+@click.option("--stage", "stages", multiple=True, help="A stage of the net; may be repeated.")
+@click.option("--level", type=int, default=0, help="The level of the net.")
+@click.option(
+    "--input",
+    "inputs",
+    multiple=True,
+    metavar="NAME=N,C,H,W",
+    help="The shape of an input blob; may be repeated.",
+)
+@click.option("--weights", type=click.Path(path_type=Path), help="Weights to show with the net.")
+@click.option("--dataset-size", type=click.IntRange(1), metavar="N", help="Images in an epoch.")
+@click.option("--all", "-a", "show_all", is_flag=True, help="Show every layer, blob and default.")
+@click.option("--dialect", metavar="NAME", help="Read the file as one of this dialect.")
+@click.option(
+    "--caffe", type=click.Choice(["bvlc", "intel", "nvidia"]), help="Whose Caffe runs the file."
+)
+def command(file: str, **options: Any) -> None:
+    """Say what a Caffe file is, on one screen.
+
+    FILE is a prototxt (net, solver or label map), a .caffemodel or .solverstate (binary or HDF5), a
+    mean .binaryproto, an LMDB or another folder, `-` for standard input, or REVISION:PATH of a git
+    repository.
+    """
+    from caffeio.converters.source import open_source, scratch_folder
+
+    with scratch_folder() as scratch:
+        source = open_source(file, scratch)
+        if source.kind in ("net", "caffemodel", "caffemodel.h5"):
+            text, report = _net(source, options)
+        else:
+            text, report = _other(source, options)
+        _write(text, report, options)
+
+
+def _net(source: Any, options: dict[str, Any]) -> tuple[str | None, Any]:
+    from caffeio.converters.show import nets
+    from caffeio.errors import CaffeIOError
+
+    phase = options["phase"]
+    shown = nets.load(
+        source,
+        chosen := nets.Options(
+            phase.upper() if phase else None,
+            options["stages"],
+            options["level"],
+            dict(map(_input, options["inputs"])),
+            options["dialect"],
+            options["caffe"],
+            options["show_all"],
+            options["weights"],
+        ),
+    )
+    form = options["form"]
+    report = nets.report(shown, chosen)
+    if form in ("dot", "svg"):
+        from caffeio.converters.show import graphics
+
+        if shown.view is None:
+            raise CaffeIOError("; ".join(shown.warnings) or "there is no net", where=source.label)
+        return (graphics.dot if form == "dot" else graphics.svg)(shown.view), report
+    if form == "html":
+        from caffeio.converters.show import page
+
+        return page.render(shown, report), report
+    if form == "tree" and shown.view is not None:
+        from caffeio.converters.show import tree
+
+        report.sections = report.sections[:1]
+        tree.report(shown.view, report.section("Data flow"))
+    return None, report
+
+
+def _input(text: str) -> tuple[str, tuple[int, ...]]:
+    name, _, dims = text.partition("=")
+    try:
+        return name, tuple(int(d) for d in dims.replace("x", ",").split(","))
+    except ValueError:
+        raise click.BadParameter(f"{text!r} is not of the form NAME=N,C,H,W") from None
+
+
+def _other(source: Any, options: dict[str, Any]) -> tuple[str | None, Any]:
+    from caffeio.converters.kinds import KINDS
+    from caffeio.converters.show import others
+    from caffeio.errors import CaffeIOError
+
+    form, kind = options["form"], source.kind
+    if form in ("tree", "dot", "svg"):
+        raise CaffeIOError(
+            f"only nets can be shown so: this is a {KINDS[kind]}", where=source.label
+        )
+    if kind == "solver":
+        report = others.show_solver(
+            source,
+            dialect=options["dialect"],
+            caffe=options["caffe"],
+            show_all=options["show_all"],
+            dataset=options["dataset_size"],
+        )
+    elif kind in ("solverstate", "solverstate.h5"):
+        report = others.show_state(source)
+    elif kind == "mean":
+        report = others.show_mean(source)
+    elif kind == "lmdb":
+        report = others.show_lmdb(source, show_all=options["show_all"])
+    elif kind == "labelmap":
+        report = others.show_label_map(source)
+    elif kind == "directory":
+        report = others.show_folder(source)
+    else:
+        raise CaffeIOError(f"nothing is known of a {KINDS[kind]}", where=source.label)
+    if form == "html":
+        from caffeio.converters.report import html
+
+        return html.render(report), report
+    return None, report
+
+
+def _write(text: str | None, report: Any, options: dict[str, Any]) -> None:
+    if text is None and options["form"] == "json":
+        import json
+
+        text = json.dumps(report.data, indent=2, ensure_ascii=False) + "\n"
+    if text is not None:
+        if options["output"]:
+            Path(options["output"]).write_text(text, encoding="utf-8")
+        else:
+            click.echo(text, nl=not text.endswith("\n"))
+        return
+    from caffeio.converters.report import text as terminal
+
+    if options["output"]:
+        with open(options["output"], "w", encoding="utf-8") as stream:
+            terminal.write(report, stream)
+    else:
+        terminal.write(report, sys.stdout)

@@ -1,0 +1,344 @@
+"""What `caffeio show` says: the view of a net, its tree, its drawing, its page."""
+
+from __future__ import annotations
+
+import html
+import json
+import re
+import shutil
+import subprocess
+from html.parser import HTMLParser
+from pathlib import Path
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from caffeio.converters.kinds import kind_of, kind_of_text
+from caffeio.converters.show import graphics, nets, page, tree
+from caffeio.converters.show.layout import layout
+from caffeio.converters.show.stats import stats_of
+from caffeio.converters.show.view import make_view
+from caffeio.converters.show.words import layer_words
+from caffeio.converters.source import Source
+from caffeio.errors import CaffeIOError
+from caffeio.graph import build_graph
+from caffeio.proto import caffe_pb2 as pb
+from caffeio.proto.files import read_net
+from caffeio.proto.text import parse
+from caffeio.shapes import infer_net
+from tests.paths import GOLDEN
+
+RECIPE = Path(__file__).parent / "recipe"
+RESIDUAL = """
+name: "residual"
+layer { name: "data" type: "Input" top: "data" top: "label"
+        input_param { shape { dim: 2 dim: 3 dim: 8 dim: 8 } shape { dim: 2 } } }
+layer { name: "a" type: "Convolution" bottom: "data" top: "a"
+        convolution_param { num_output: 4 kernel_size: 3 pad: 1 } }
+layer { name: "a_bn" type: "BatchNorm" bottom: "a" top: "a" }
+layer { name: "a_relu" type: "ReLU" bottom: "a" top: "a" }
+layer { name: "b1" type: "Convolution" bottom: "a" top: "b1"
+        convolution_param { num_output: 4 kernel_size: 1 } }
+layer { name: "b2" type: "Convolution" bottom: "a" top: "b2"
+        convolution_param { num_output: 4 kernel_size: 1 } }
+layer { name: "sum" type: "Eltwise" bottom: "b1" bottom: "b2" top: "sum" }
+layer { name: "fc" type: "InnerProduct" bottom: "sum" top: "fc"
+        inner_product_param { num_output: 2 } }
+layer { name: "loss" type: "SoftmaxWithLoss" bottom: "fc" bottom: "label" top: "loss" }
+"""
+
+
+def view_of(text: str, **options):
+    return make_view(infer_net(build_graph(read_net(text).message)), **options)
+
+
+def shown_net(path: Path, **options) -> nets.ShownNet:
+    return nets.load(Source(path.name, path, kind_of(path)), nets.Options(**options))
+
+
+def test_in_place_layers_are_folded():
+    view = view_of(RESIDUAL)
+    assert [row.name for row in view.rows] == ["data", "a", "b1", "b2", "sum", "fc", "loss"]
+    assert view.rows[1].kind == "Convolution+BatchNorm+ReLU"
+    assert view.rows[1].parameters == 4 * 27 + 4 + 4 + 4 + 1
+    assert [row.sources for row in view.rows] == [[], [0], [1], [1], [2, 3], [4], [5, 0]]
+    assert [row.readers for row in view.rows][1] == [2, 3]
+    assert view.types()["Convolution"] == 3
+    assert len(view_of(RESIDUAL, fold=False).rows) == 9
+
+
+def test_the_tree_comes_back_at_joins():
+    assert tree.depths(view_of(RESIDUAL)) == [0, 0, 1, 1, 0, 0, 0]
+
+
+CONV = 'type: "Convolution" convolution_param { %s }'
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (CONV % "kernel_size: 7 stride: 2 pad: 3 num_output: 64", "7x7 /2 pad 3 -> 64"),
+        (
+            CONV % "kernel_h: 1 kernel_w: 3 num_output: 8 group: 4 bias_term: false dilation: 2",
+            "1x3 dilation 2 4 groups -> 8 no bias",
+        ),
+        ('type: "Pooling" pooling_param { pool: AVE kernel_size: 3 stride: 2 }', "ave 3x3 /2"),
+        ('type: "Pooling" pooling_param { global_pooling: true }', "global max"),
+        ('type: "Eltwise" eltwise_param { operation: PROD }', "prod"),
+        ('type: "Dropout" dropout_param { dropout_ratio: 0.4 }', "dropout_ratio 0.4"),
+        ('type: "SoftmaxWithLoss" loss_weight: 0.3', "weight 0.3"),
+        ('type: "Quux"', ""),
+    ],
+)  # fmt: skip
+def test_words(text, words):
+    assert layer_words(parse(text, pb.LayerParameter).message) == words
+
+
+graphs = st.integers(1, 30).flatmap(
+    lambda n: st.tuples(
+        st.just(n),
+        st.lists(
+            st.tuples(st.integers(0, n - 1), st.integers(0, n - 1)).filter(lambda e: e[0] < e[1]),
+            max_size=60,
+        ),
+    )
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(graphs)
+def test_layout_has_no_overlaps_and_flows_down(graph):
+    n, edges = graph
+    drawing = layout([(20.0 + i, 10.0) for i in range(n)], edges, gap_x=5, gap_y=6)
+    boxes = drawing.boxes[:n]
+    for start, end in edges:
+        assert boxes[start].y < boxes[end].y
+        route = drawing.routes[start, end]
+        assert route[0] == (boxes[start].x, boxes[start].y)
+        assert route[-1] == (boxes[end].x, boxes[end].y)
+    for i, a in enumerate(boxes):
+        assert a.x - a.width / 2 >= -1e-6 and a.x + a.width / 2 <= drawing.width + 1e-6
+        for b in boxes[i + 1 :]:
+            if a.rank == b.rank:
+                assert abs(a.x - b.x) >= (a.width + b.width) / 2 + 5 - 1e-6
+
+
+def test_svg_is_well_formed():
+    view = view_of(RESIDUAL.replace('name: "sum"', 'name: "<sum> & more"'))
+    root = ElementTree.fromstring(graphics.svg(view))
+    space = "{http://www.w3.org/2000/svg}"
+    boxes = [g for g in root.iter(f"{space}g") if g.get("class") == "box"]
+    assert [g.get("id") for g in boxes] == [f"node-{i}" for i in range(7)]
+    assert boxes[4].find(f"{space}title").text == "<sum> & more"
+    edges = [p for p in root.iter(f"{space}path") if p.get("class") == "edge"]
+    assert len(edges) == 8
+
+
+def test_dot_is_what_graphviz_reads():
+    text = graphics.dot(view_of(RESIDUAL))
+    assert text.count("->") >= 8 and text.startswith('digraph "residual" {')
+    assert "n5 -> n6" in text and 'n0 -> n6 [label="label", fontsize=8]' in text
+    if shutil.which("dot"):
+        subprocess.run(["dot", "-Tplain"], input=text, text=True, check=True, capture_output=True)
+
+
+def test_figures_of_an_array():
+    array = np.array([[0, 1, 2], [3, np.nan, np.inf]], np.float32)
+    stats = stats_of(array)
+    assert (stats.shape, stats.values, stats.low, stats.high) == ((2, 3), 6, 0, 3)
+    assert (stats.mean, stats.zeros, stats.not_finite) == (1.5, 1, 2)
+    assert stats.std == pytest.approx(np.std([0, 1, 2, 3]))
+    assert stats.norm == pytest.approx(np.sqrt(14))
+    assert sum(stats.histogram) == 4
+    json.dumps(stats.as_data(), allow_nan=False)
+    nothing = stats_of(np.array([np.nan]))
+    assert nothing.as_data()["mean"] is None
+    assert stats_of(np.full(5, 2.0)).histogram == [5]
+    assert stats_of(np.zeros((0, 3))).values == 0
+
+
+def test_phases():
+    assert shown_net(RECIPE / "net.prototxt").view.graph.phase == "TEST"
+    assert shown_net(RECIPE / "net.prototxt", phase="TRAIN").view.graph.phase == "TRAIN"
+    only_train = shown_net(RECIPE / "net_noaug.prototxt")
+    assert only_train.view.graph.phase == "TRAIN"
+    assert not only_train.warnings
+
+
+def test_missing_inputs_are_named_and_can_be_given(tmp_path):
+    path = tmp_path / "net.prototxt"
+    path.write_text(
+        'layer { name: "c" type: "Convolution" bottom: "data" top: "c" '
+        "convolution_param { num_output: 2 kernel_size: 3 } }"
+    )
+    shown = shown_net(path)
+    assert "nothing makes data" in shown.warnings[0]
+    assert shown.view.outputs == [("c", None)]
+    given_ = shown_net(path, inputs={"data": (1, 3, 8, 8)})
+    assert given_.view.outputs == [("c", (1, 2, 6, 6))]
+    assert given_.view.rows[1].node.where.endswith(":1:1")
+
+
+def test_unknown_fields_and_problems_are_warned_of(tmp_path):
+    path = tmp_path / "net.prototxt"
+    path.write_text(
+        'layer { name: "i" type: "Input" top: "x" input_param { shape { dim: 1 dim: 3 } } }\n'
+        'layer { name: "a" type: "InnerProduct" bottom: "x" top: "a"\n'
+        "  inner_product_param { num_outputs: 2 } }\n"
+    )
+    shown = shown_net(path)
+    text = "\n".join(shown.warnings)
+    assert "num_outputs" in text and "did you mean num_output?" in text
+    assert "net.prototxt:2:1" in text and "must be 1 or more" in text
+
+
+def weights_file() -> Path:
+    path = GOLDEN / "nets" / "residual_inplace" / "weights.caffemodel"
+    if not path.exists():
+        pytest.skip("no weights among the golden nets")
+    return path
+
+
+def test_a_caffemodel():
+    shown = shown_net(weights_file())
+    report = nets.report(shown, nets.Options())
+    assert report.data["dialect"] == shown.file.dialect
+    names = {entry["name"] for entry in report.data["net"]["layers"]}
+    assert set(shown.stats) <= names
+    titles = [section.title for section in report.sections]
+    assert titles == ["", "Layers", "Weights"]
+    json.dumps(report.data, allow_nan=False)
+
+
+class Page(HTMLParser):
+    """Collects what a page loads, and its ids."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.loads: list[str] = []
+        self.ids: list[str] = []
+
+    def handle_starttag(self, tag, attributes):
+        for name, value in attributes:
+            if name in ("src", "href"):
+                self.loads.append(value)
+            if name == "id":
+                self.ids.append(value)
+
+
+def residual_page(tmp_path: Path) -> Path:
+    source = tmp_path / "residual.prototxt"
+    source.write_text(RESIDUAL.replace('"b1"', '"b<1>"'))
+    shown = shown_net(source)
+    generator = np.random.default_rng(0)
+    shown.stats = {"a": [stats_of(generator.normal(size=(4, 3, 3, 3))), stats_of(np.zeros(4))]}
+    shown.blob_types = {"a": "Convolution"}
+    out = tmp_path / "net.html"
+    out.write_text(page.render(shown, nets.report(shown, nets.Options())), encoding="utf-8")
+    return out
+
+
+def test_the_page_is_self_contained(tmp_path):
+    parser = Page()
+    text = residual_page(tmp_path).read_text(encoding="utf-8")
+    parser.feed(text)
+    assert parser.loads == []
+    assert {f"node-{i}" for i in range(7)} | {f"layer-{i}" for i in range(7)} <= set(parser.ids)
+    assert len(parser.ids) == len(set(parser.ids))
+    assert "b<1>" not in text and html.escape("b<1>") in text
+    assert text.count('class="histogram"') == 2
+
+
+ACTIONS = """
+<script>
+const say = {};
+const visible = () => rows.filter(r => !r.hidden).map(r => r.querySelector("b").textContent);
+const type = text => { search.value = text; search.dispatchEvent(new Event("input")); };
+say.all = visible();
+type("convolution relu"); say.search = visible(); say.found = found.textContent;
+say.dimmed = document.querySelectorAll(".box.off").length;
+type("label"); say.by_blob = visible();
+type("");
+document.getElementById("open").click(); say.open = rows.filter(r => r.open).length;
+document.getElementById("close").click(); say.closed = rows.filter(r => r.open).length;
+box(4).dispatchEvent(new MouseEvent("click", { bubbles: true }));
+say.picked = [...document.querySelectorAll("details.hit")].map(r => r.id);
+say.unfolded = document.getElementById("layer-4").open;
+document.getElementById("layer-1").querySelector("summary").click();
+say.marked = [...document.querySelectorAll(".box.hit")].map(b => b.id);
+const before = drawing.getBoundingClientRect().width;
+document.getElementById("larger").click();
+say.zoom = drawing.getBoundingClientRect().width / before;
+say.bars = document.querySelectorAll("#layer-1 .histogram i").length;
+say.drawn = document.getElementById("node-0").getBoundingClientRect().width > 20;
+document.title = "DONE" + JSON.stringify(say);
+</script>
+"""
+
+
+def test_the_page_works_in_a_browser(tmp_path):
+    names = ("chromium", "chromium-browser", "google-chrome")
+    browser = next(filter(None, map(shutil.which, names)), None)
+    if browser is None:
+        pytest.skip("no Chromium is installed (Debian: apt install chromium)")
+    path = residual_page(tmp_path)
+    path.write_text(path.read_text(encoding="utf-8").replace("</body>", ACTIONS + "</body>"))
+    result = subprocess.run(
+        [browser, "--headless", "--no-sandbox", "--disable-gpu", "--dump-dom", path.as_uri()],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    title = re.search(r"<title>DONE(.*?)</title>", result.stdout, re.DOTALL)
+    assert title is not None, result.stderr[-2000:]
+    say = json.loads(html.unescape(title[1]))
+    assert say["all"] == ["data", "a", "b<1>", "b2", "sum", "fc", "loss"]
+    assert say["search"] == ["a"] and say["found"] == "1 of 7" and say["dimmed"] == 6
+    assert say["by_blob"] == ["data", "loss"]
+    assert (say["open"], say["closed"]) == (7, 0)
+    assert say["picked"] == ["layer-4"] and say["unfolded"]
+    assert say["marked"] == ["node-1"]
+    assert say["zoom"] == pytest.approx(1.25, rel=0.01)
+    assert say["bars"] == 41 and say["drawn"]
+
+
+@pytest.mark.parametrize(
+    ("text", "kind"),
+    [
+        ("layer { name: 'x' base_lr: 1 }", "net"),
+        ("input: 'data' input_dim: 1", "net"),
+        ("# layer {\nbase_lr: 0.1", "solver"),
+        ("net: 'layer {'", "solver"),
+        ("net_param { layer { } } base_lr: 1", "solver"),
+        ("item { name: 'cat' label: 1 }", "labelmap"),
+        ("hello", "text"),
+    ],
+)
+def test_kinds_of_text(text, kind):
+    assert kind_of_text(text) == kind
+
+
+def test_kinds_of_files(tmp_path):
+    (tmp_path / "empty").touch()
+    (tmp_path / "junk").write_bytes(bytes(range(256)) * 4)
+    (tmp_path / "lfs.caffemodel").write_text("version https://git-lfs.github.com/spec/v1\n")
+    for name, message in (("empty", "empty"), ("junk", "neither"), ("lfs.caffemodel", "LFS"),
+                          ("none", "no such file")):  # fmt: skip
+        with pytest.raises(CaffeIOError, match=message):
+            kind_of(tmp_path / name)
+    state = pb.SolverState(iter=3, current_step=0)
+    state.history.add().data.extend([1.0] * 40000)
+    state.minimum_loss = 1.0
+    (tmp_path / "s").write_bytes(state.SerializeToString())
+    assert kind_of(tmp_path / "s") == "solverstate"
+    mean = pb.BlobProto(num=1, channels=3, height=2, width=2, data=[1.0] * 12)
+    (tmp_path / "m").write_bytes(mean.SerializeToString())
+    assert kind_of(tmp_path / "m") == "mean"
+    net = pb.NetParameter(name="n")
+    net.layer.add(name="x", type="ReLU")
+    (tmp_path / "n").write_bytes(net.SerializeToString())
+    assert kind_of(tmp_path / "n") == "caffemodel"
