@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from bisect import bisect_right
+from collections.abc import Iterator
 from functools import cached_property
 from typing import Any
 
@@ -162,6 +163,14 @@ class Document:
                 item.end, item.group = item.begin + len(text), node
                 parent.children.append(item)
         return node
+
+    def walk(self) -> Iterator[Node]:
+        """All fields, outer ones before what is in them; the items of a list one by one."""
+        stack = list(reversed(self.root.children or ()))
+        while stack:
+            node = stack.pop()
+            yield node
+            stack.extend(reversed(node.children or ()))
 
     def position(self, offset: int) -> tuple[int, int]:
         """Line and column, both from 1, of an offset; a BOM does not count."""

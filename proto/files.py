@@ -50,11 +50,11 @@ class _File:
         """The path before the upgrade."""
         if self.upgraded is None or not path or path[0] != "layer" or not self.upgraded.done:
             return path
-        index = path[1] if len(path) > 1 else 0
-        if not isinstance(index, int) or not -len(self.upgraded.origin) <= index:
-            return path
-        origin = self.upgraded.origin[index] if index < len(self.upgraded.origin) else None
-        return ("input",) if origin is None else (self.upgraded.field, origin, *path[2:])
+        index, origin = path[1] if len(path) > 1 else 0, self.upgraded.origin
+        if not isinstance(index, int) or not -len(origin) <= index < len(origin):
+            return ()
+        old = origin[index]
+        return ("input",) if old is None else (self.upgraded.field, old, *path[2:])
 
 
 @dataclass

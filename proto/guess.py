@@ -55,6 +55,8 @@ def facts(name: str) -> frozenset[str]:
     rows = _ROW.findall(text)
     base = next((row[1] for row in rows if row[0] == "base"), "bvlc")
     words: set[str] = set() if name == "bvlc" else set(facts(base))
+    if any(row[0] == "layer" for row in rows):  # a list of types is whole, fields are a delta
+        words = {word for word in words if not word.startswith("type ")}
     for kind, owner, key, number, label in rows:
         if kind == "field":
             words -= {f"{owner}.{key}[]", f"{owner}.{key}!"}
@@ -64,7 +66,8 @@ def facts(name: str) -> frozenset[str]:
         elif kind == "layer":
             words.add(f"type {owner}")
         elif kind == "lacks":
-            words -= {owner, f"{owner}[]", f"{owner}!"}
+            gone = (f"{owner}.", f"{owner}[", f"{owner}!")
+            words = {word for word in words if word != owner and not word.startswith(gone)}
     return frozenset(words)
 
 

@@ -17,7 +17,7 @@ from caffeio.proto import caffe_pb2 as pb
 from caffeio.proto.printer import format_double, format_float
 from caffeio.proto.text import format_message, parse
 from tests.paths import GOLDEN, SHARED, needs_shared
-from tests.proto.messages import messages
+from tests.proto.messages import messages, texts
 from tests.proto.oracle import ask
 from tests.proto.texts import LINES, MORE
 
@@ -111,6 +111,15 @@ def test_round_trip_of_random_nets(message: pb.NetParameter) -> None:
     for style in ({"as_one_line": True}, {"use_short_repeated_primitives": True}):
         text = text_format.MessageToString(message, **style)
         assert parse(text, pb.NetParameter).message == message
+
+
+@given(texts(pb.NetParameter))
+@settings(max_examples=100, deadline=None)
+def test_all_styles_are_read(styled: tuple[str, pb.NetParameter]) -> None:
+    text, message = styled
+    parsed = parse(text, pb.NetParameter)
+    assert parsed.message == message
+    assert not parsed.unknown
 
 
 @given(st.text())
