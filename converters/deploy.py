@@ -1,0 +1,248 @@
+"""A training net as a net for use: data layers become inputs, losses go.
+
+What remains is what leads from the inputs to the predictions. A data layer's top is an input if
+it reaches a layer with weights; what only labels reach (targets, metrics) is left out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from caffeio.errors import UnsupportedError
+from caffeio.proto import caffe_pb2 as pb
+
+DATA = frozenset(
+    ("Data", "ImageData", "AnnotatedData", "WindowData", "MemoryData", "HDF5Data", "VideoData")
+    + ("DummyData", "DenseImageData", "ImageSegData", "SegData", "BoxData", "CoSData")
+)
+_METRICS = frozenset(
+    ("Accuracy", "Silence", "HDF5Output", "DetectionEvaluate", "EvalDetection")
+    + ("SegmentationEvaluate", "LabelsequenceAccuracy")
+)
+# losses that end in a function of the predictions
+_FUNCTION = {
+    "SoftmaxWithLoss": "Softmax",
+    "SoftmaxWithLossOHEM": "Softmax",
+    "SigmoidCrossEntropyLoss": "Sigmoid",
+}
+_PHASE_ONLY = ("include", "exclude", "phase", "loss_weight", "propagate_down")
+_SSD_NOTE = "DetectionOutput has the usual nms 0.45, top_k 400, keep_top_k 200, confidence 0.01"
+Shape = Sequence[int]
+
+
+def is_loss(layer_type: str) -> bool:
+    """Whether layers of this type only measure: losses of all Caffes are called so."""
+    return layer_type.endswith(("Loss", "LossOHEM")) or layer_type in _FUNCTION
+
+
+def deploy(net: Any, input_shapes: Mapping[str, Shape] | None = None) -> list[str]:
+    """Make a deploy net of a V2 net (blobs with shapes, Splits healed); return notes on it.
+
+    `input_shapes` gives shapes by blob name where the file has none, or others. Raises
+    UnsupportedError if a shape is not known.
+    """
+    shapes = dict(input_shapes or {})
+    notes: list[str] = []
+    layers = [layer for layer in net.layer if layer.type not in _METRICS]
+    inputs = _inputs(layers)
+    kept = _living(layers, inputs)
+    out = [_input_layer(layers, name, shapes, kept) for name in inputs]
+    losses = [layer for layer in kept if is_loss(layer.type)]
+    for layer in kept:
+        if is_loss(layer.type):
+            ends = _ends(layer, last=layer is losses[-1])
+            notes += [] if ends else [f"{layer.type} {layer.name!r} left out"]
+            notes += [_SSD_NOTE] if layer.type == "MultiBoxLoss" and ends else []
+            out += ends
+        else:
+            out.append(_bare(layer))
+    if unused := shapes.keys() - set(inputs) - _input_tops(out):
+        names = ", ".join(sorted(unused))
+        raise UnsupportedError(f"shapes are given for {names}, which are no inputs of the net")
+    for layer in out:
+        _override(layer, shapes)
+    del net.layer[:]
+    net.layer.extend(out)
+    for name in ("state", "debug_info", "force_backward"):
+        net.ClearField(name)
+    return notes
+
+
+def _inputs(layers: Sequence[Any]) -> list[str]:
+    """The tops of data layers that reach weights; without any weights, their first tops."""
+    tops = [top for layer in layers if layer.type in DATA for top in layer.top]
+    weighted = [top for top in dict.fromkeys(tops) if _reaches_weights(layers, top)]
+    firsts = [layer.top[0] for layer in layers if layer.type in DATA and layer.top]
+    return weighted or list(dict.fromkeys(firsts))
+
+
+def _reaches_weights(layers: Sequence[Any], source: str) -> bool:
+    reached = {source}
+    for layer in layers:
+        if reached & set(layer.bottom):
+            if layer.blobs:
+                return True
+            reached |= set(layer.top)
+    return False
+
+
+def _living(layers: Sequence[Any], inputs: Sequence[str]) -> list[Any]:
+    """The layers that an input, an Input layer or a layer without bottoms reaches."""
+    alive = set(inputs)
+    kept = []
+    for layer in layers:
+        if layer.type in DATA:
+            continue
+        if not layer.bottom or alive & set(layer.bottom):
+            kept.append(layer)
+            if not is_loss(layer.type):
+                alive |= set(layer.top)
+    return kept
+
+
+def _input_layer(
+    layers: Sequence[Any], name: str, shapes: Mapping[str, Shape], kept: Sequence[Any]
+) -> Any:
+    shape = shapes.get(name) or _shape_of(layers, name, kept)
+    if shape is None:
+        message = f"the shape of input {name!r} is not in the file: give it as {name}=1,3,224,224"
+        raise UnsupportedError(message)
+    layer = pb.LayerParameter(name=name, type="Input", top=[name])
+    layer.input_param.shape.add(dim=shape)
+    return layer
+
+
+def _shape_of(layers: Sequence[Any], name: str, kept: Sequence[Any]) -> Shape | None:
+    """The shape (of one example) that a data layer gives to its first top."""
+    layer = next(layer for layer in layers if layer.type in DATA and name in layer.top)
+    index = list(layer.top).index(name)
+    if layer.type == "DummyData":
+        p = layer.dummy_data_param
+        old = list(zip(p.num, p.channels, p.height, p.width, strict=False))
+        found = [tuple(shape.dim) for shape in p.shape] or old
+        return (1, *found[min(index, len(found) - 1)][1:]) if found else None
+    if index:
+        return None
+    if layer.type == "MemoryData":
+        p = layer.memory_data_param
+        sides = (layer.transform_param.crop_size,) * 2
+        return (1, p.channels, *(sides if sides[0] else (p.height, p.width)))
+    plane = _plane(layer)
+    channels = _channels(kept, name) or (3 if layer.type != "Data" else None)
+    return (1, channels, *plane) if plane and channels else None
+
+
+def _plane(layer: Any) -> tuple[int, int] | None:
+    """Height and width after the transforms of a data layer."""
+    t = layer.transform_param
+    if t.crop_h and t.crop_w:
+        return t.crop_h, t.crop_w
+    old = getattr(layer, "window_data_param" if layer.type == "WindowData" else "data_param")
+    if size := t.crop_size or old.crop_size:
+        return size, size
+    for resize in t.resize_param:
+        if resize.height and resize.width:
+            return resize.height, resize.width
+    p = layer.image_data_param
+    return (p.new_height, p.new_width) if p.new_height and p.new_width else None
+
+
+def _channels(layers: Sequence[Any], name: str) -> int | None:
+    """The channels that the first convolution behind a blob has weights for."""
+    reached = {name}
+    for layer in layers:
+        if reached & set(layer.bottom):
+            if layer.type == "Convolution" and layer.blobs:
+                shape = layer.blobs[0].shape.dim
+                per_group = shape[1] if len(shape) > 1 else layer.blobs[0].channels
+                return int(per_group * layer.convolution_param.group)
+            if layer.blobs and layer.type not in ("BatchNorm", "Scale", "Bias"):
+                return None
+            reached |= set(layer.top)
+    return None
+
+
+def _ends(loss: Any, *, last: bool) -> list[Any]:
+    """What stands for a loss: Softmax or Sigmoid of its predictions, SSD's detections, or none."""
+    if loss.type == "MultiBoxLoss" and len(loss.bottom) > 2:
+        return _detections(loss)
+    kind = _FUNCTION.get(loss.type)
+    if kind is None or not loss.bottom:
+        return []
+    name = "prob" if last else f"prob_{loss.name}"
+    layer = pb.LayerParameter(name=name, type=kind, bottom=loss.bottom[:1], top=[name])
+    if kind == "Softmax" and loss.HasField("softmax_param") and loss.softmax_param.axis != 1:
+        layer.softmax_param.axis = loss.softmax_param.axis
+    return [layer]
+
+
+def _detections(loss: Any) -> list[Any]:
+    """SSD's end of a deploy net: probabilities of the classes, then DetectionOutput."""
+    p = loss.multibox_loss_param
+    places, scores, priors = loss.bottom[:3]
+
+    def after(kind: str, suffix: str, bottom: str) -> Any:
+        name = f"{scores}_{suffix}"
+        return pb.LayerParameter(name=name, type=kind, bottom=[bottom], top=[name])
+
+    reshape = after("Reshape", "reshape", scores)
+    reshape.reshape_param.shape.dim.extend((0, -1, p.num_classes))
+    if p.conf_loss_type == p.LOGISTIC:
+        chance = after("Sigmoid", "sigmoid", reshape.top[0])
+    else:
+        chance = after("Softmax", "softmax", reshape.top[0])
+        chance.softmax_param.axis = 2
+    flatten = after("Flatten", "flatten", chance.top[0])
+    flatten.flatten_param.axis = 1
+    found = pb.LayerParameter(name="detection_out", type="DetectionOutput", top=["detection_out"])
+    found.bottom.extend((places, flatten.top[0], priors))
+    q = found.detection_output_param
+    q.num_classes, q.share_location = p.num_classes, p.share_location
+    q.background_label_id, q.code_type = p.background_label_id, p.code_type
+    q.variance_encoded_in_target = p.encode_variance_in_target
+    q.nms_param.nms_threshold, q.nms_param.top_k = 0.45, 400
+    q.keep_top_k, q.confidence_threshold = 200, 0.01
+    return [reshape, chance, flatten, found]
+
+
+def _bare(layer: Any) -> Any:
+    """A layer without what only training needs: phases, rates, fillers."""
+    out = type(layer)()
+    out.CopyFrom(layer)
+    for name in _PHASE_ONLY:
+        out.ClearField(name)
+    if any(spec.name for spec in out.param):
+        for spec in out.param:
+            shared = spec.name
+            spec.Clear()
+            spec.name = shared
+    else:
+        out.ClearField("param")
+    for entry, value in out.ListFields():
+        if entry.message_type is not None and not entry.is_repeated:
+            for inner in [f.name for f, _ in value.ListFields()]:
+                if inner == "filler" or inner.endswith("_filler"):
+                    value.ClearField(inner)
+    if out.type == "BatchNorm":  # a deploy net is a TEST net, which uses what has been learned
+        out.batch_norm_param.ClearField("use_global_stats")
+        if not out.batch_norm_param.ListFields():
+            out.ClearField("batch_norm_param")
+    return out
+
+
+def _input_tops(layers: Sequence[Any]) -> set[str]:
+    return {top for layer in layers if layer.type == "Input" for top in layer.top}
+
+
+def _override(layer: Any, shapes: Mapping[str, Shape]) -> None:
+    """Give an Input layer of the file the shapes that are asked for."""
+    if layer.type != "Input":
+        return
+    known = layer.input_param.shape
+    for index, top in enumerate(layer.top):
+        if top in shapes and known:
+            if len(known) == 1 and len(layer.top) > 1:
+                known.extend([known[0]] * (len(layer.top) - 1))
+            del known[index].dim[:]
+            known[index].dim.extend(shapes[top])
