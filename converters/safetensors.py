@@ -54,6 +54,8 @@ def read(path: str | os.PathLike[str]) -> Weights:
         header, start = _header(buffer)
         metadata = header.pop("__metadata__", {})
         tensors = {name: _tensor(name, entry, start, buffer) for name, entry in header.items()}
+        if sum(blob.count * blob.dtype.itemsize for blob in tensors.values()) > len(buffer) - start:
+            raise ParseError("tensors overlap")
         known = json.loads(metadata[_KEY]) if _KEY in metadata else {}
         layers = _ours(known["layers"], tensors) if "layers" in known else _grouped(tensors)
     except ParseError as error:

@@ -153,8 +153,12 @@ def _h5py_group(group: Any, depth: int) -> Group:
         if type(link).__name__ != "HardLink":
             raise ParseError(f"HDF5: {group.name}/{name} is a link to elsewhere; not followed")
         member = group[name]
-        inner = hasattr(member, "keys")
-        members[name] = _h5py_group(member, depth + 1) if inner else _h5py_dataset(member)
+        if hasattr(member, "keys"):
+            members[name] = _h5py_group(member, depth + 1)
+        elif hasattr(member, "chunks"):
+            members[name] = _h5py_dataset(member)
+        else:
+            raise ParseError(f"HDF5: {member.name} is neither group nor data set")
     return Group(members)
 
 

@@ -74,6 +74,7 @@ class _Tree:
         self.buf = buf
         self.base = 0
         self.met: set[int] = set()
+        self.stored = 0  # bytes of all data sets
 
     def take(self, form: str, at: int) -> tuple[Any, ...]:
         """Unpack little-endian numbers at byte `at` of the file."""
@@ -197,7 +198,11 @@ class _Tree:
         size = dtype.itemsize
         for n in shape:
             size *= n
-        return Dataset(name, shape, dtype, self.place(layout, size))
+        offset = self.place(layout, size)
+        self.stored += size if offset >= 0 else 0
+        if self.stored > len(self.buf):
+            fail("HDF5: data sets overlap", offset)
+        return Dataset(name, shape, dtype, offset)
 
     def dims(self, space: _Message) -> tuple[int, ...]:
         """The shape; () for a scalar."""

@@ -310,3 +310,11 @@ def test_a_failed_write_leaves_the_old_file(
 def test_signature_behind_garbage() -> None:
     with pytest.raises(ParseError, match="signature is missing"):
         read_tree(struct.pack("<8Q", *range(8)))
+
+
+def test_a_named_type_is_no_blob(tmp_path: Path) -> None:
+    path = tmp_path / "x.h5"
+    with h5py.File(path, "w", libver="latest") as file:
+        file["data/a/0"] = np.dtype("f4")
+    with pytest.raises(WeightsError, match="neither group nor data set"):
+        load_weights(path)

@@ -1,0 +1,132 @@
+"""What is fuzzed: each target reads bytes as a kind of file, and may fail in one way only.
+
+A target raises nothing but CaffeIOError, ends soon, and holds arrays no larger than what the bytes
+hold (`check_sizes`). `run.py` feeds it; `test_fuzz.py` replays what was found.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import numpy as np
+
+from caffeio.converters import safetensors
+from caffeio.errors import CaffeIOError
+from caffeio.proto.blobproto import read_blobproto
+from caffeio.proto.hdf5tree import Dataset, ExoticError, Group, read_tree
+from caffeio.proto.mapped import HDF5_SIGNATURE, foreign
+from caffeio.proto.solverstate import read_solverstate
+from caffeio.proto.weights import Weights, load_weights
+from tests.paths import GOLDEN
+
+_FOLDER = Path(tempfile.mkdtemp(dir="/dev/shm" if os.path.isdir("/dev/shm") else None))
+
+
+def put(data: bytes) -> Path:
+    """The data as a file."""
+    path = _FOLDER / f"{os.getpid()}.bin"
+    path.unlink(missing_ok=True)  # a map of the last one may still be alive
+    path.write_bytes(data)
+    return path
+
+
+def check_sizes(arrays: Iterable[np.ndarray], data: bytes) -> None:
+    """No array has memory of its own beyond what the file holds."""
+    own = sum(array.nbytes for array in arrays)
+    assert own <= len(data), f"{own} bytes of arrays from {len(data)} bytes"
+
+
+def _walk(weights: Weights, data: bytes) -> None:
+    arrays = []
+    for index in range(len(weights.layers)):
+        try:
+            arrays += weights.arrays(index)
+            arrays += [a for a in weights.diff_arrays(index) if a is not None]
+        except CaffeIOError:
+            continue
+    check_sizes(arrays, data)
+    assert all(isinstance(name, str) for name in weights)
+
+
+def weights(data: bytes) -> None:
+    """A binary caffemodel."""
+    if data[:8] != HDF5_SIGNATURE:
+        _walk(load_weights(put(data)), data)
+
+
+def solverstate(data: bytes) -> None:
+    """A binary solver state."""
+    if data[:8] != HDF5_SIGNATURE:
+        check_sizes(read_solverstate(put(data)).history, data)
+
+
+def blobproto(data: bytes) -> None:
+    """A mean file."""
+    check_sizes([read_blobproto(put(data))], data)
+
+
+def hdf5(data: bytes) -> None:
+    """HDF5, by the reader of ours; h5py, which reads rarer kinds, is C and not fuzzed here."""
+    try:
+        tree = read_tree(data)
+    except ExoticError:
+        return
+    for dataset in _datasets(tree):
+        size = int(np.prod(dataset.shape, dtype=object)) * dataset.dtype.itemsize
+        assert dataset.offset == -1 or 0 <= dataset.offset <= len(data) - size
+    path = put(data)
+    for read in (lambda: _walk(load_weights(path), data), lambda: read_solverstate(path)):
+        try:
+            read()
+        except CaffeIOError:
+            continue
+
+
+def _datasets(group: Group) -> list[Dataset]:
+    out = []
+    for member in group.members.values():
+        out += [member] if isinstance(member, Dataset) else _datasets(member)
+    return out
+
+
+def tensors(data: bytes) -> None:
+    """A safetensors file."""
+    _walk(safetensors.read(put(data)), data)
+
+
+def sniff(data: bytes) -> None:
+    """The guess at what a file is."""
+    foreign(data)
+
+
+TARGETS: dict[str, tuple[Callable[[bytes], None], tuple[str, ...]]] = {
+    "weights": (weights, ("nets/*/*.caffemodel", "logs/upgrade/*.caffemodel")),
+    "solverstate": (solverstate, ("solvers/*/*.solverstate", "fork/lr/*/*.solverstate")),
+    "blobproto": (blobproto, ("data/*/*.binaryproto", "layers/InfogainLoss/assets/*.binaryproto")),
+    "hdf5": (hdf5, ("nets/siamese_shared/*.h5", "solvers/hdf5_shared/*.h5")),
+    "tensors": (tensors, ()),
+    "sniff": (sniff, ("solvers/sgd_fixed/*.prototxt",)),
+}
+
+
+def run_one(target: Callable[[bytes], None], data: bytes) -> None:
+    """Run a target; a user's error is a good end."""
+    try:
+        target(data)
+    except CaffeIOError as error:
+        assert str(error)
+
+
+def seeds(name: str) -> list[bytes]:
+    """Good files to begin with, and the cases found so far."""
+    corpus = Path(__file__).parent / "corpus" / name
+    found = [p.read_bytes() for p in sorted(corpus.glob("*"))]
+    good = [p.read_bytes() for pattern in TARGETS[name][1] for p in sorted(GOLDEN.glob(pattern))]
+    if name == "tensors":
+        path = _FOLDER / "seed"
+        safetensors.write(path, {"a": [np.ones((2, 3), np.float32), np.zeros(2)], "b": []})
+        good.append(path.read_bytes())
+    return good + found
