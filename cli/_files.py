@@ -33,10 +33,10 @@ def write_output(path: str, parts: list[Any], *, unless_same: Any = None) -> Non
     if unless_same is not None and b"".join(parts) == bytes(unless_same):
         return
     from caffeio.proto.atomic import atomic_write
-    from caffeio.proto.stream import write_parts
 
     with atomic_write(path, error=CaffeIOError) as file:
-        write_parts(file, parts)
+        for part in parts:
+            file.write(part)
 
 
 def show_diff(old: str, new: str, path: str) -> None:

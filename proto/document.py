@@ -186,15 +186,15 @@ class Document:
     def where(self, *path: str | int) -> str:
         """See `ParsedText.where`."""
         node = self.root
-        steps = list(path)
-        while steps:
-            name, index = steps.pop(0), 0
-            if steps and isinstance(steps[0], int):
-                index = steps.pop(0)
-            found = node.named(str(name))
-            if not -len(found) <= index < len(found):
+        for i, name in enumerate(path):
+            if isinstance(name, int):
+                continue
+            index = path[i + 1] if i + 1 < len(path) else 0
+            found = node.named(name)
+            at = index if isinstance(index, int) else 0
+            if not -len(found) <= at < len(found):
                 break
-            node = found[index]
+            node = found[at]
         return self.place(node)
 
     def find(self, path: str) -> list[Node]:

@@ -150,6 +150,13 @@ def decode_text(data: bytes) -> str:
     return data.decode("utf-8", "surrogateescape")
 
 
+def text_of(data: Any, path: str) -> str:
+    """The text in a file's bytes; CaffeIOError if they are binary."""
+    if is_binary(data[:HEAD]):
+        raise CaffeIOError("is a binary file, not a prototxt", where=path)
+    return decode_text(bytes(data))
+
+
 def encode_text(text: str) -> bytes:
     """The bytes of a text from `decode_text`."""
     return text.encode("utf-8", "surrogateescape")

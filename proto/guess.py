@@ -66,8 +66,7 @@ def facts(name: str) -> frozenset[str]:
         elif kind == "layer":
             words.add(f"type {owner}")
         elif kind == "lacks":
-            gone = (f"{owner}.", f"{owner}[", f"{owner}!")
-            words = {word for word in words if word != owner and not word.startswith(gone)}
+            words = {w for w in words if w.rstrip("[]!") != owner and w.rpartition(".")[0] != owner}
     return frozenset(words)
 
 

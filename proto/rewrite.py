@@ -181,4 +181,4 @@ def _new_path(path: tuple[str | int, ...], upgraded: Upgraded[Any]) -> Any:
     rest = path[2:]
     if path[0] == "layers" and rest[:1] == ("layer",):
         rest = rest[1:]
-    return ("layer", upgraded.origin.index(path[1]), *rest)  # type: ignore[arg-type]
+    return ("layer", upgraded.origin.index(path[1]), *rest)

@@ -26,7 +26,7 @@ class _Frame(NamedTuple):
     seen: int
     closer: str
     tag: bytes
-    index: int
+    opened: int
 
 
 _ANYTHING = AnyTable()

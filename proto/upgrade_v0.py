@@ -83,7 +83,7 @@ def upgrade_v0_net(
     out.input.extend(net.input)
     out.input_dim.extend(net.input_dim)
     for layer, old in zip(padded.layers, origin, strict=True):
-        problems += _upgrade_layer(layer, out.layers.add(), lambda old=old: where("layers", old))
+        problems += _upgrade_layer(layer, out.layers.add(), where("layers", old))
     return out, origin, problems
 
 
@@ -129,7 +129,7 @@ def _check_padding(layer: Any, source: Any, where: str) -> None:
         )
 
 
-def _upgrade_layer(old: Any, new: Any, where: Callable[[], str]) -> list[str]:
+def _upgrade_layer(old: Any, new: Any, where: str) -> list[str]:
     """Fill a V1 layer from a connection with a V0 layer in it; returns the problems."""
     new.bottom.extend(old.bottom)
     new.top.extend(old.top)
@@ -140,7 +140,7 @@ def _upgrade_layer(old: Any, new: Any, where: Callable[[], str]) -> list[str]:
         new.name = v0.name
     if v0.HasField("type"):
         if v0.type not in V0_TYPES:
-            raise NetError(f"layer {v0.name!r}: unknown V0 layer type {v0.type!r}", where=where())
+            raise NetError(f"layer {v0.name!r}: unknown V0 layer type {v0.type!r}", where=where)
         new.type = pb.V1LayerParameter.LayerType.Value(V0_TYPES[v0.type])
     for key in _LISTS:
         getattr(new, key).extend(getattr(v0, key))
