@@ -123,18 +123,19 @@ def _template(
             layer.ClearField("blobs")
         net = bare
     if lost is None and not (unknown := list(unknown)):
-        return _template_again(type(net), net.SerializeToString(deterministic=True), dialect)
+        return _template_again(net.SerializeToString(deterministic=True), dialect)
     from caffeio.proto.dialect import encode
 
     return _cut(encode(net, dialect, unknown=unknown, lost=lost))
 
 
 @lru_cache(maxsize=4)
-def _template_again(kind: type[NetParameter], canonical: bytes, dialect: str) -> _Template:
+def _template_again(canonical: bytes, dialect: str) -> _Template:
     """Encode a net once for all snapshots of a training (18 ms for the layers of ResNet-50)."""
-    from caffeio.proto.dialect import encode  # protobuf is slow to import: only for who writes
+    from caffeio.proto.caffe_pb2 import NetParameter  # slow to import: only for who writes
+    from caffeio.proto.dialect import encode
 
-    return _cut(encode(kind.FromString(canonical), dialect))
+    return _cut(encode(NetParameter.FromString(canonical), dialect))
 
 
 def _cut(encoded: bytes) -> _Template:

@@ -3,6 +3,9 @@ from __future__ import annotations
 import os
 import shutil
 import struct
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +27,7 @@ from caffeio.proto.solverstate import (
 )
 from caffeio.proto.weights import write_caffemodel
 from caffeio.proto.wire import bytes_field, varint_field
-from tests.paths import GOLDEN
+from tests.paths import GOLDEN, ROOT
 from tests.proto.test_hdf5 import ids, timeless
 
 STATES = sorted(GOLDEN.glob("**/*.solverstate"))
@@ -299,6 +302,44 @@ def test_find_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert find_weights(tmp_path / "a" / "s", state) is None
     assert find_weights(tmp_path / "b" / "s", state) == tmp_path / "b" / "w"
     assert find_weights(tmp_path / "b" / "s", SolverState(1)) is None
+
+
+KILLED = """
+import sys
+import numpy as np
+from pathlib import Path
+from tests.proto.test_solverstate import snapshot
+blobs = [[np.zeros((300, 1000), np.float32)], [np.ones(3, np.float32)]]
+print("ready", flush=True)
+for i in range(int(sys.argv[2]), 1 << 20):
+    snapshot(Path(sys.argv[1]), i, blobs=blobs)
+    for old in Path(sys.argv[1]).glob(f"snap_iter_{i - 3}.*"):
+        old.unlink()
+"""
+
+
+def test_killed_at_any_moment(tmp_path: Path) -> None:
+    """kill -9 while snapshots are written: the newest whole pair is never older than the last."""
+    last = 0
+    for round_ in range(6):
+        process = subprocess.Popen(
+            [sys.executable, "-c", KILLED, str(tmp_path), str(last + 1)],
+            cwd=ROOT,
+            stdout=subprocess.PIPE,
+        )
+        assert process.stdout is not None
+        process.stdout.readline()
+        time.sleep(0.05 + 0.017 * round_)
+        process.kill()
+        process.communicate()
+        states = snapshot_names(tmp_path / "snap")
+        found = newest_whole_pair(tmp_path / "snap")
+        if states:
+            assert found is not None
+            assert found[2] == states[0][0] >= last  # a state is there only with whole weights
+            last = found[2]
+    assert last > 0
+    assert len([p for p in tmp_path.iterdir() if p.suffix == ".tmp"]) <= 1  # of the last instant
 
 
 @pytest.mark.slow
