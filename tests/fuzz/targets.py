@@ -120,13 +120,17 @@ def run_one(target: Callable[[bytes], None], data: bytes) -> None:
         assert str(error)
 
 
-def seeds(name: str) -> list[bytes]:
-    """Good files to begin with, and the cases found so far."""
-    corpus = Path(__file__).parent / "corpus" / name
-    found = [p.read_bytes() for p in sorted(corpus.glob("*"))]
+def good_files(name: str) -> list[bytes]:
+    """Files that the target reads without an error."""
     good = [p.read_bytes() for pattern in TARGETS[name][1] for p in sorted(GOLDEN.glob(pattern))]
     if name == "tensors":
         path = _FOLDER / "seed"
         safetensors.write(path, {"a": [np.ones((2, 3), np.float32), np.zeros(2)], "b": []})
         good.append(path.read_bytes())
-    return good + found
+    return good
+
+
+def seeds(name: str) -> list[bytes]:
+    """What mutations begin with: good files, and the cases found so far."""
+    corpus = Path(__file__).parent / "corpus" / name
+    return good_files(name) + [p.read_bytes() for p in sorted(corpus.glob("*"))]

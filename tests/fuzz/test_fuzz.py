@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.fuzz.run import mutate
-from tests.fuzz.targets import TARGETS, run_one, seeds
+from tests.fuzz.targets import TARGETS, good_files, run_one, seeds
 from tests.paths import ROOT
 
 CORPUS = sorted(p for p in (Path(__file__).parent / "corpus").glob("*/*") if p.is_file())
@@ -25,8 +25,8 @@ def test_found_cases(path: Path) -> None:
 @pytest.mark.parametrize("name", sorted(TARGETS))
 def test_good_files_and_mutations(name: str) -> None:
     target, good, rng = TARGETS[name][0], seeds(name), random.Random(1)
-    assert good
-    for data in good:
+    assert good_files(name)
+    for data in good_files(name):
         target(data)
     for _ in range(1500):
         run_one(target, mutate(rng.choice(good), good, rng))
