@@ -53,8 +53,8 @@ class Node:
         """The way to here from the root, as `Document.find` takes it."""
         if self.parent is None:
             return ""
-        same = self.parent.named(self.name)
-        index = f"[{same.index(self)}]" if len(same) > 1 and self in same else ""
+        place = self.document.ordinals.get(self)
+        index = f"[{place}]" if place is not None else ""
         return f"{self.parent.path}.{self.name}{index}".lstrip(".")
 
     @property
@@ -109,7 +109,7 @@ class Document:
         """Take another text."""
         self.text = text
         self.statements: list[Node | None] = []  # of every statement its node, None for others
-        for name in ("of_root", "_lines"):
+        for name in ("of_root", "ordinals", "_lines"):
             self.__dict__.pop(name, None)
         self.root = self._build()
 
@@ -119,6 +119,19 @@ class Document:
         out: dict[str, list[Node]] = {}
         for child in self.root.children or ():
             out.setdefault(child.name, []).append(child)
+        return out
+
+    @cached_property
+    def ordinals(self) -> dict[Node, int]:
+        """The index of every field that has namesakes beside it, among them."""
+        out: dict[Node, int] = {}
+        for owner in (self.root, *self.walk()):
+            groups: dict[str, list[Node]] = {}
+            for child in owner.children or ():
+                groups.setdefault(child.name, []).append(child)
+            for group in groups.values():
+                if len(group) > 1:
+                    out.update((node, i) for i, node in enumerate(group))
         return out
 
     @cached_property

@@ -20,7 +20,8 @@ ATOM = rf"(?:-{SKIP}(?=[\w.]))?+[\w.+-]++"
 _STRINGS = re.compile(rf"{SKIP}({STRING})", re.ASCII)
 _ESCAPE = re.compile(
     r"\\(?:([abfnrtv?'\"\\])|([0-7]{1,3})|[xX]([0-9a-fA-F]{1,2})"
-    r"|u([0-9a-fA-F]{4})|U([0-9a-fA-F]{8})|(.?))",
+    r"|u([dD][89abAB][0-9a-fA-F]{2})\\u([dD][c-fC-F][0-9a-fA-F]{2})"
+    r"|u([0-9a-fA-F]{4})|U([0-9a-fA-F]{8})|.?)",
     re.DOTALL,
 )
 _SIMPLE = dict(zip("abfnrtv?'\"\\", b"\a\b\f\n\r\t\v?'\"\\", strict=True))
@@ -117,7 +118,7 @@ def boolean(text: str) -> bool:
 def string(text: str) -> bytes:
     """Adjacent string literals, joined, their escapes resolved."""
     if "\\" not in text and text.count(text[0]) == 2 and text[-1] == text[0]:
-        return text[1:-1].encode("utf-8", "surrogateescape")
+        return _bytes(text[1:-1])
     out, at = bytearray(), 0
     if text[0] not in "\"'":
         raise BadValueError(f"expected a string in quotes, found {text}")
@@ -130,18 +131,29 @@ def string(text: str) -> bytes:
 def _unescape(body: str, base: int) -> bytes:
     out, last = bytearray(), 0
     for match in _ESCAPE.finditer(body):
-        out += body[last : match.start()].encode("utf-8", "surrogateescape")
+        out += _bytes(body[last : match.start()])
         last = match.end()
-        simple, octal, hexa, short, long, _ = match.groups()
+        simple, octal, hexa, head, trail, short, long = match.groups()
         if simple:
             out.append(_SIMPLE[simple])
         elif octal or hexa:
             out.append((int(octal, 8) if octal else int(hexa, 16)) & 255)
+        elif head:  # a pair of UTF-16 surrogates is one character
+            pair = bytes.fromhex(head + trail).decode("utf-16-be")
+            out += pair.encode()
         elif (short or long) and int(short or long, 16) <= 0x10FFFF:
             out += chr(int(short or long, 16)).encode("utf-8", "surrogatepass")
         else:
             raise BadValueError(f"unknown escape {match[0]} in a string", base + match.start())
-    return bytes(out + body[last:].encode("utf-8", "surrogateescape"))
+    return bytes(out + _bytes(body[last:]))
+
+
+def _bytes(text: str) -> bytes:
+    """UTF-8, but for bytes of the file that are none: they are what they were."""
+    try:
+        return text.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:
+        raise BadValueError("the string has half of a surrogate pair") from None
 
 
 def _text(text: str) -> bytes:

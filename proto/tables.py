@@ -26,10 +26,10 @@ _NAME = r"[A-Za-z_]\w*+"
 _LIST = rf"\[(?:[^\[\]{{}}<>\"'\#]|{STRING}|\#[^\n]*+)*+\]"
 VALUE = rf"(?:{ATOM}|{STRING}(?:{SKIP}{STRING})*+|{_LIST})"
 # One statement a match: a field with its value, the opening of a message or of a list of messages,
-# or else any one character (closing brackets, separators, what does not belong there), and
-# at the very end nothing.
+# or else a closing bracket, a separator, a word or character that does not belong there, and at the
+# very end nothing.
 STATEMENT = re.compile(
-    rf"{SKIP}({_NAME}{SKIP}(?::{SKIP}(?:{VALUE}|[{{<\[])|[{{<\[])|[^\s]|\Z)", re.ASCII
+    rf"{SKIP}({_NAME}{SKIP}(?::{SKIP}(?:{VALUE}|[{{<\[])|[{{<\[])|{_NAME}|[^\s]|\Z)", re.ASCII
 )
 PARTS = re.compile(rf"({_NAME}){SKIP}(:?){SKIP}({VALUE}|[{{<\[])", re.ASCII)
 _ITEM = re.compile(rf"{SKIP}(?:({ATOM}|{STRING}(?:{SKIP}{STRING})*+)|(,)|(\])|(.))", re.ASCII)

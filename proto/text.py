@@ -6,8 +6,9 @@ but for fields and enum values that the schema does not have: they are reported 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Any, TypeVar
 
 from google.protobuf.message import Message
@@ -18,6 +19,7 @@ from caffeio.proto.tables import Table, best_match, table
 from caffeio.proto.textreader import TextReader
 
 M = TypeVar("M", bound=Message)
+_SUGGESTIONS = 200  # so many unknown fields of a file get one: each takes a millisecond
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +67,11 @@ class ParsedText:
     @cached_property
     def unknown(self) -> list[UnknownField]:
         """The fields and enum values that the schema does not know, in file order."""
-        return [self._describe(index, owner) for index, owner in self._unknown]
+        suggest = cache(best_match)
+        return [
+            self._describe(index, owner, suggest if i < _SUGGESTIONS else _nothing)
+            for i, (index, owner) in enumerate(self._unknown)
+        ]
 
     def where(self, *path: str | int) -> str:
         """The place, "file:line:column", of a field, of its element, or of what encloses it.
@@ -76,7 +82,9 @@ class ParsedText:
         """
         return self.document.where(*path)
 
-    def _describe(self, index: int, table_: Table) -> UnknownField:
+    def _describe(
+        self, index: int, table_: Table, suggest: Callable[[str, tuple[str, ...]], str | None]
+    ) -> UnknownField:
         node = self.document.statements[index]
         assert node is not None
         owner = table_.descriptor
@@ -91,12 +99,16 @@ class ParsedText:
             path=node.path,
             line=line,
             column=column,
-            suggestion=best_match(name, known),
+            suggestion=suggest(name, tuple(known)),
             text=node.text,
             kind=kind,
             owner=owner.full_name.partition(".")[2],
             where=f"{self.path}:{line}:{column}",
         )
+
+
+def _nothing(name: str, known: tuple[str, ...]) -> None:
+    """No suggestion."""
 
 
 def parse(

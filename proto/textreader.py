@@ -12,6 +12,7 @@ from caffeio.proto.places import caret, line_and_column
 from caffeio.proto.tables import STATEMENT, AnyTable, Entry, ListTable, Table, UnknownNameError
 
 MAX_DEPTH = 100
+_LONGEST = 300  # characters of an error's message
 
 _CLOSERS = {"{": "}", "<": ">", "[": "]"}
 _BROKEN = re.compile(rf"([A-Za-z_]\w*+){SKIP}(:?){SKIP}", re.ASCII)
@@ -167,6 +168,8 @@ class TextReader:
 
     def _at(self, offset: int, message: str) -> ParseError:
         line, column = line_and_column(self.text, offset)
+        if len(message) > _LONGEST:
+            message = f"{message[: _LONGEST // 2]} ... {message[-_LONGEST // 3 :]}"
         where = f"{self.path}:{line}:{column}"
         return ParseError(f"{message}\n{caret(self.text, offset)}", where=where)
 
@@ -177,4 +180,6 @@ def _shown(text: str, at: int) -> str:
     if found is None:
         return "the end of the file"
     word = found[0]
+    if word == '"':
+        return "a quotation mark"
     return f'"{word}"' if word.isascii() and word.isprintable() else f"{word!r} (U+{ord(word):04X})"
