@@ -209,7 +209,6 @@ lr_policy: "é" net: 'ü'
 
 MORE = [
     r'net: "\ud83d\uDE00 \U00010ffff"',
-    r'net: "\U00110000"',
     "",
     "base_lr: -# c\n1",
     "max_iter\n:\n3",
