@@ -15,6 +15,7 @@ from caffeio.errors import CaffeIOError
 # runs, so that `caffeio --help` stays quick.
 COMMANDS = {
     "convert": ("convert", "Convert a model between formats and dialects."),
+    "demo": ("demo", "Train, export and check a small recipe on data made on the spot."),
     "diff": ("diff", "Show how two solvers, nets, weight files or LMDBs differ."),
     "edit": ("edit", "Change fields of a prototxt and nothing else."),
     "layers": ("layers", "List the layer types, and which nets of a folder can be built."),
