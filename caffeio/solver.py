@@ -16,7 +16,8 @@ from caffeio.errors import SolverError
 from caffeio.profiles import BVLC, Profile
 from caffeio.schedule import Where
 from caffeio.solvers import rules, sgd
-from caffeio.solvers.base import SOLVERS, CaffeOptimizer, Learnable, solver_type
+from caffeio.solvers.base import SOLVERS, CaffeOptimizer, solver_type
+from caffeio.solvers.plan import Learnable
 
 if TYPE_CHECKING:
     from caffeio.proto.caffe_pb2 import SolverParameter

@@ -22,6 +22,7 @@ from caffeio.proto.weights import load_weights
 from caffeio.schedule import RateState, Schedule
 from caffeio.solver import SOLVERS, CaffeOptimizer, make_optimizer
 from caffeio.solvers import kernels
+from caffeio.solvers.plan import Batch
 from tests.paths import GOLDEN
 from tests.small_nets import Blob, SmallNet, small_net
 
@@ -40,11 +41,13 @@ def difference(got: object, want: object) -> float:
     return float(np.abs(a - b).max(initial=0) / max(np.abs(b).max(initial=0), 1e-30))
 
 
-@pytest.fixture(params=["fused", "plain"])
+@pytest.fixture(params=["fused", "plain", "device"])
 def path(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Run a test with torch's fused kernels and without."""
-    if request.param == "plain":
+    """Run a test with torch's fused kernels, without, and without as on a GPU."""
+    if request.param != "fused":
         monkeypatch.setattr(kernels, "available", lambda *_: False)
+    if request.param == "device":
+        monkeypatch.setattr(Batch, "on_cpu", property(lambda batch: False))
     return request.param
 
 
@@ -76,7 +79,11 @@ def read_solver(folder: Path) -> pb.SolverParameter:
     return solver_of((folder / "solver.prototxt").read_text())
 
 
-@pytest.mark.parametrize("case", CASES)
+RUNS = [(case, path) for case in CASES for path in ("fused", "plain")]
+RUNS += [(case, "device") for case in ("adam_poly", "iter_size3_clip", "nesterov_step")]
+
+
+@pytest.mark.parametrize(("case", "path"), RUNS, indirect=["path"])
 def test_trainings_of_real_caffe(case: str, path: str) -> None:
     folder = GOLDEN / "solvers" / case
     losses, trace = np.load(folder / "losses.npy"), np.load(folder / "trace.npz")

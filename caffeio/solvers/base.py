@@ -8,9 +8,8 @@ then blob by blob divided by iter_size, regularised, turned into the update valu
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import numpy as np
 import torch
@@ -21,66 +20,12 @@ from caffeio.errors import SnapshotError, SolverError, UnsupportedError
 from caffeio.lr_policies import nvidia_weight_decay
 from caffeio.profiles import Profile
 from caffeio.schedule import Where
-from caffeio.solvers import kernels
+from caffeio.solvers.plan import Batch, Learnable, Plan
 
 if TYPE_CHECKING:
     from caffeio.proto.caffe_pb2 import SolverParameter
 
 _UNSUPPORTED = ("clip_weights", "clamp_weights_lower", "clamp_weights_upper")
-
-
-class Learnable(Protocol):
-    """A blob that a net owns and a solver updates (see `net.learnable`)."""
-
-    @property
-    def layer(self) -> str:
-        """The name of its layer."""
-
-    @property
-    def index(self) -> int:
-        """Which of the layer's blobs it is."""
-
-    @property
-    def tensor(self) -> Tensor:
-        """Its values; `.grad` holds the summed gradients of iter_size batches (None: zeros)."""
-
-    @property
-    def lr_mult(self) -> float:
-        """Its own factor of the learning rate."""
-
-    @property
-    def decay_mult(self) -> float:
-        """Its own factor of the weight decay."""
-
-
-@dataclass
-class Batch:
-    """Blobs that one call updates: same device, dtype, rate and decay.
-
-    Lists are equally long; the tensors of one blob all lie in memory in the same way.
-    """
-
-    indices: list[int]
-    params: list[Tensor]
-    grads: list[Tensor]
-    history: list[list[Tensor]]  # one list a kind of history
-    eta: float | list[Tensor]  # rate * lr_mult, or (LARS) a scalar tensor a blob
-    decay: float  # weight_decay * decay_mult
-    iter_size: int  # the gradients are still to be divided by it
-
-    def takes(self, kernel: str) -> bool:
-        """Whether a fused kernel can update it: one rate, dense memory, a kernel that works."""
-        one, first = isinstance(self.eta, float), self.params[0]
-        dense = kernels.flat(first) is not None
-        return one and dense and kernels.available(kernel, first.device, first.dtype)
-
-    def divisor(self) -> Tensor | None:
-        """`iter_size` as fused kernels take it; None for 1."""
-        return None if self.iter_size == 1 else self.scalar(self.iter_size)
-
-    def scalar(self, value: float) -> Tensor:
-        """A float32 scalar on the device of the blobs."""
-        return torch.full((), value, dtype=torch.float32, device=self.params[0].device)
 
 
 def _common_norm(tensors: list[Tensor]) -> Tensor:
@@ -104,6 +49,7 @@ class CaffeOptimizer(Optimizer):
     type: ClassVar[str]
     state_names: ClassVar[tuple[str, ...]]  # of the kinds of history, in the order of .solverstate
     scratch_names: tuple[str, ...] = ()  # kept between updates, but not in .solverstate
+    kernel: ClassVar[str | None] = None  # torch's fused one for its formula
     nvidia_only: ClassVar[bool] = False
     delta_floor: ClassVar[float] = 0.0  # NVIDIA's lower limit of the field `delta`
     zero_rate_is_idle: ClassVar[bool] = False  # lr_mult 0: the history stays 0, nothing happens
@@ -128,7 +74,7 @@ class CaffeOptimizer(Optimizer):
         self.delta = max(float(solver.delta), float(np.float32(floor)))
         self._clip_done = False
         self._idle: set[int] | None = None
-        self._zeros: dict[int, Tensor] = {}
+        self._plan: Plan | None = None
         self._iteration = 0
         self._check()
         self._first: dict[tuple[float, float], int] = {}  # blob of each group, for its rate
@@ -178,12 +124,12 @@ class CaffeOptimizer(Optimizer):
                 # an array of a file may be read-only and unaligned: torch wants neither
                 values = new if isinstance(new, Tensor) else torch.from_numpy(np.array(new))
                 mine.copy_(values.reshape(mine.shape))
-        self._idle = None
+        self._idle = self._plan = None
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Torch's own, of a `state_dict()` of this class."""
         super().load_state_dict(state_dict)
-        self._idle = None
+        self._idle = self._plan = None
 
     def diffs(self) -> list[Tensor]:
         """What Caffe's diff memory of every blob holds after the last step (for snapshot_diff).
@@ -199,7 +145,7 @@ class CaffeOptimizer(Optimizer):
         tensor = self.blobs[index].tensor
         if index in self._idle_blobs() and not self.profile.skip_lr_mult_0:
             return torch.zeros_like(tensor, requires_grad=False)
-        return tensor.grad if tensor.grad is not None else self._zeros_of(index)
+        return tensor.grad if tensor.grad is not None else self._current_plan().zeros(index)
 
     # One update.
 
@@ -211,8 +157,10 @@ class CaffeOptimizer(Optimizer):
         the factor if there was something to scale; without, CUDA devices are not waited for.
         """
         self._clip_done = True
+        if self.clip_gradients < 0:
+            return None
         grads = [b.tensor.grad for b in self.blobs if b.tensor.grad is not None]
-        if self.clip_gradients < 0 or not grads:
+        if not grads:
             return None
         if not report and grads[0].device.type != "cpu":
             self._clip_unseen(grads)
@@ -242,13 +190,15 @@ class CaffeOptimizer(Optimizer):
         if not self._clip_done:
             self.clip(report=False)
         self._clip_done = False
-        self._rates = np.broadcast_to(np.asarray(rate, np.float32), (len(self.blobs),))
+        self._rate = np.asarray(rate, np.float32)
+        self._rates = np.broadcast_to(self._rate, (len(self.blobs),))
         self._iteration = iteration
         self._begin()
         for batch in self._batches():
             self._adapt(batch)
-            if not self._fuse(batch):
-                self._plain(batch)
+            one_by_one = isinstance(batch.eta, list) and batch.on_cpu
+            for part in batch.singles() if one_by_one else (batch,):
+                self._update(part)
 
     def _begin(self) -> None:
         """Set what the formula needs besides the batches; called once a step."""
@@ -256,8 +206,31 @@ class CaffeOptimizer(Optimizer):
     def _adapt(self, batch: Batch) -> None:
         """Replace eta by a rate of each blob's own (LARS); most types do not."""
 
-    def _fuse(self, batch: Batch) -> bool:
-        """Update `batch` by a fused kernel if one fits; whether it did."""
+    def _update(self, batch: Batch) -> None:
+        """Update `batch`, by the fused kernel if it can be."""
+        if not self._fusible(batch):
+            self._by_parts(batch, self._plain)
+            return
+        if batch.decay and not self._kernel_decays():
+            self._by_parts(batch, self._regularised)
+            batch.iter_size, batch.decay = 1, 0.0
+        assert isinstance(batch.eta, float)
+        self._fuse(batch, batch.eta)
+
+    def _by_parts(self, batch: Batch, work: Callable[[Batch], None]) -> None:
+        for part in batch.pieces() if batch.on_cpu else (batch,):
+            work(part)
+
+    def _fusible(self, batch: Batch) -> bool:
+        """Whether the fused kernel may update `batch`: it leaves no D for snapshot_diff."""
+        return self.kernel is not None and not self.keep_diff and batch.takes(self.kernel)
+
+    def _kernel_decays(self) -> bool:
+        """Whether the kernel does this regularization by itself."""
+        return self._is_l2()
+
+    def _fuse(self, batch: Batch, eta: float) -> None:
+        """Update `batch` by the fused kernel."""
         raise NotImplementedError
 
     def _value(self, batch: Batch) -> list[Tensor]:
@@ -266,18 +239,6 @@ class CaffeOptimizer(Optimizer):
 
     def _plain(self, batch: Batch) -> None:
         """Update `batch` by plain operations, in the order of Caffe's own."""
-        if batch.params[0].device.type != "cpu":
-            self._plain_part(batch)
-            return
-        lists = [batch.params, batch.grads, *batch.history]
-        for i, (params, grads, *history) in kernels.pieces(*lists):
-            eta = batch.eta if isinstance(batch.eta, float) else [batch.eta[i]]
-            index = [batch.indices[i]]
-            self._plain_part(
-                replace(batch, indices=index, params=params, grads=grads, history=history, eta=eta)
-            )
-
-    def _plain_part(self, batch: Batch) -> None:
         self._normalise(batch)
         leave = self.keep_diff and self._leaves_gradient(batch.decay)
         if leave:
@@ -287,6 +248,10 @@ class CaffeOptimizer(Optimizer):
         torch._foreach_sub_(batch.params, values)
         if self.keep_diff and not leave and values is not batch.grads:
             torch._foreach_copy_(batch.grads, values)
+
+    def _regularised(self, batch: Batch) -> None:
+        self._normalise(batch)
+        self._regularise(batch)
 
     def _leaves_gradient(self, decay: float) -> bool:
         """Whether Caffe leaves the gradient in the diff memory, not D (`decay`: of the blob)."""
@@ -312,48 +277,33 @@ class CaffeOptimizer(Optimizer):
 
     # Preparing it.
 
-    def _batches(self) -> list[Batch]:
-        """The blobs to update, grouped so that each group is one call."""
-        mults = np.array([blob.lr_mult for blob in self.blobs], np.float32)
-        with np.errstate(all="ignore"):
-            etas = (self._rates * mults).tolist()
-        for group in self.param_groups if self.blobs else ():
-            group["lr"] = etas[self._first[group["lr_mult"], group["decay_mult"]]]
-        idle = self._idle_blobs()
-        batches: dict[tuple[Any, ...], list[int]] = {}
-        for i, blob in enumerate(self.blobs):
-            if i in idle:
-                continue
-            # repr: nan is equal to nan; the sign of lr_mult: LARS asks for it
-            key = (repr(etas[i]), self._decay(i), blob.lr_mult > 0)
-            place = (blob.tensor.device, blob.tensor.dtype, kernels.flat(blob.tensor) is None)
-            batches.setdefault((*key, *place), []).append(i)
-        return [self._batch(indices, etas[indices[0]]) for indices in batches.values()]
+    def _batches(self) -> Iterator[Batch]:
+        """The blobs to update, grouped so that each batch is one call."""
+        for shown in self.param_groups if self.blobs else ():
+            first = self._first[shown["lr_mult"], shown["decay_mult"]]
+            shown["lr"] = float(self._rates[first] * np.float32(shown["lr_mult"]))
+        weight_decay = self._weight_decay()
+        plan = self._current_plan()
+        for group in plan.groups:
+            decay = float(weight_decay * np.float32(group.decay_mult))
+            for positions, rate in group.split(self._rate):
+                indices = [group.indices[k] for k in positions]
+                yield Batch(
+                    indices,
+                    [group.params[k] for k in positions],
+                    [plan.grad(i, replace=self.keep_diff) for i in indices],
+                    [[kind[k] for k in positions] for kind in group.history],
+                    group.lr_mult,
+                    float(np.float32(rate) * np.float32(group.lr_mult)),
+                    decay,
+                    self.solver.iter_size,
+                    group.dense,
+                )
 
-    def _batch(self, indices: list[int], eta: float) -> Batch:
-        params = [self.blobs[i].tensor for i in indices]
-        grads = []
-        for i, param in zip(indices, params, strict=True):
-            given = self._zeros_of(i).zero_() if param.grad is None else param.grad
-            grads.append(kernels.matching(given, param))
-            if param.grad is not None and grads[-1] is not given and self.keep_diff:
-                param.grad = grads[-1]
-        history: list[list[Tensor]] = [[] for _ in self._names]
-        for param in params:
-            state = self.state[param]
-            for kind, name in zip(history, self._names, strict=True):
-                state[name] = kernels.matching(state[name], param)
-                kind.append(state[name])
-        decay = self._decay(indices[0])
-        return Batch(indices, params, grads, history, eta, decay, self.solver.iter_size)
-
-    def _zeros_of(self, index: int) -> Tensor:
-        """The gradient of a blob that nothing reached: memory of its own, as Caffe's diff."""
-        tensor = self.blobs[index].tensor
-        zeros = self._zeros.get(index)
-        if zeros is None or zeros.device != tensor.device or zeros.stride() != tensor.stride():
-            zeros = self._zeros[index] = torch.zeros_like(tensor, requires_grad=False)
-        return zeros
+    def _current_plan(self) -> Plan:
+        if self._plan is None or not self._plan.valid():
+            self._plan = Plan(self.blobs, self.state, self._names, self._idle_blobs())
+        return self._plan
 
     def _decay(self, index: int) -> float:
         """weight_decay * decay_mult of a blob."""

@@ -17,7 +17,7 @@ from torch import Tensor
 _NO_MOMENTUM = 1e-60
 # A step count at which Adam's bias corrections 1 - beta^step are exactly 1.
 _FAR = 1e30
-_PIECE = 1 << 15  # floats a thread: the working set of one piece stays in the L2 cache
+_PIECE = 1 << 17  # floats a thread: the working set of one piece stays in the L2 cache
 
 
 def _momentum(value: float) -> float:
@@ -230,21 +230,39 @@ def flat(tensor: Tensor) -> Tensor | None:
     return permuted.view(-1) if permuted.is_contiguous() else None
 
 
-def pieces(*lists: Sequence[Tensor]) -> Iterator[tuple[int, list[list[Tensor]]]]:
-    """Cut tensors of one layout into pieces that fit the cache: (index, one piece of each list).
+def pieces(*lists: Sequence[Tensor]) -> Iterator[tuple[list[int], list[list[Tensor]]]]:
+    """Cut and gather tensors into pieces that fit the cache: positions, and a part of each list.
 
     Operations over a piece do not go to memory for their temporaries, which on CPUs is faster than
-    whole tensors by far. All lists are equally long; the tensors of an index have one layout.
+    whole tensors by far. All lists are equally long; the tensors at a position have one layout.
     """
-    size = _PIECE * torch.get_num_threads()
-    for i, row in enumerate(zip(*lists, strict=True)):
-        views = [flat(tensor) for tensor in row]
-        whole = [view for view in views if view is not None]
-        if len(whole) < len(row):
-            yield i, [[tensor] for tensor in row]
-            continue
-        for start in range(0, max(whole[0].numel(), 1), size):
-            yield i, [[view[start : start + size]] for view in whole]
+    limit = _PIECE * torch.get_num_threads()
+    positions: list[int] = []
+    columns: list[list[Tensor]] = [[] for _ in lists]
+    total = 0
+    for position, row in enumerate(zip(*lists, strict=True)):
+        for parts in _cut(row, limit):
+            if positions and total + parts[0].numel() > limit:
+                yield positions, columns
+                positions, columns, total = [], [[] for _ in lists], 0
+            positions.append(position)
+            total += parts[0].numel()
+            for column, part in zip(columns, parts, strict=True):
+                column.append(part)
+    if positions:
+        yield positions, columns
+
+
+def _cut(row: Sequence[Tensor], limit: int) -> Iterator[Sequence[Tensor]]:
+    """Cut tensors of one layout in parallel, into parts of `limit` elements."""
+    count = row[0].numel()
+    views = [flat(tensor) for tensor in row] if count > limit else []
+    whole = [view for view in views if view is not None]
+    if len(whole) < len(row):
+        yield row
+        return
+    for start in range(0, count, limit):
+        yield [view[start : start + limit] for view in whole]
 
 
 def matching(tensor: Tensor, like: Tensor) -> Tensor:

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from caffeio.solvers import kernels
-from caffeio.solvers.base import Batch, CaffeOptimizer, solver_type
+from caffeio.solvers.base import CaffeOptimizer, solver_type
+from caffeio.solvers.plan import Batch
 
 
 def scale(tensors: list[Tensor], by: float | list[Tensor]) -> None:
@@ -35,15 +36,14 @@ class Nesterov(CaffeOptimizer):
     """h' = momentum * h + eta * g; D = (1 + momentum) * h' - momentum * h."""
 
     state_names = ("momentum_buffer",)
+    kernel = "nesterov"
     zero_rate_is_idle = True
 
-    def _fuse(self, batch: Batch) -> bool:
-        eta = batch.eta
-        if self.keep_diff or (batch.decay and not self._is_l2()) or not batch.takes("nesterov"):
-            return False
-        assert isinstance(eta, float)
-        if not 1e-30 < abs(eta) < 1e30:  # the kernel divides by its inverse
-            return False
+    def _fusible(self, batch: Batch) -> bool:
+        eta = batch.eta if isinstance(batch.eta, float) else 0.0
+        return super()._fusible(batch) and 1e-30 < abs(eta) < 1e30  # it divides by the inverse
+
+    def _fuse(self, batch: Batch, eta: float) -> None:
         kernels.nesterov(
             batch.params,
             batch.grads,
@@ -52,7 +52,6 @@ class Nesterov(CaffeOptimizer):
             decay=eta * batch.decay,
             grad_scale=batch.scalar(batch.iter_size / eta),
         )
-        return True
 
     def _value(self, batch: Batch) -> list[Tensor]:
         momentum, (history,) = self.solver.momentum, batch.history
@@ -70,26 +69,23 @@ class AdaGrad(CaffeOptimizer):
     """h += g^2; D = eta * g / (sqrt(h) + delta)."""
 
     state_names = ("sum",)
+    kernel = "adagrad"
     delta_floor = 1e-3
 
     def _check(self) -> None:
         super()._check()
         self._no_momentum()
 
-    def _fuse(self, batch: Batch) -> bool:
-        if self.keep_diff or (batch.decay and not self._is_l2()) or not batch.takes("adagrad"):
-            return False
-        assert isinstance(batch.eta, float)
+    def _fuse(self, batch: Batch, eta: float) -> None:
         kernels.adagrad(
             batch.params,
             batch.grads,
             batch.history[0],
-            lr=batch.eta,
+            lr=eta,
             decay=batch.decay,
             delta=self.delta,
             grad_scale=batch.divisor(),
         )
-        return True
 
     def _value(self, batch: Batch) -> list[Tensor]:
         (history,) = batch.history
@@ -109,14 +105,15 @@ class RMSProp(CaffeOptimizer):
     """
 
     state_names = ("square_avg",)
+    kernel = "adam"
     delta_floor = 1e-4
 
     def _check(self) -> None:
         super()._check()
         self._intel = self.profile.rmsprop == "intel"
-        if self._intel:
+        if self._intel and self.solver.momentum != 0:
             self.scratch_names = ("update",)
-        else:
+        elif not self._intel:
             self._no_momentum()
         if not 0 <= self.solver.rms_decay < 1:
             raise self._error(
@@ -124,25 +121,22 @@ class RMSProp(CaffeOptimizer):
                 f"rms_decay should lie between 0 and 1, it is {self.solver.rms_decay:g}",
             )
 
-    def _fuse(self, batch: Batch) -> bool:
+    def _fusible(self, batch: Batch) -> bool:
+        return not self._intel and super()._fusible(batch)
+
+    def _fuse(self, batch: Batch, eta: float) -> None:
         """Adam of beta1 = 0, whose first moment is the gradient in its own memory."""
-        if self._intel or self.keep_diff or (batch.decay and not self._is_l2()):
-            return False
-        if not batch.takes("adam"):
-            return False
-        assert isinstance(batch.eta, float)
         kernels.adam(
             batch.params,
             batch.grads,
             batch.grads,
             batch.history[0],
-            lr=batch.eta,
+            lr=eta,
             betas=(0.0, self.solver.rms_decay),
             decay=batch.decay,
             delta=self.delta,
             grad_scale=batch.divisor(),
         )
-        return True
 
     def _value(self, batch: Batch) -> list[Tensor]:
         history = batch.history[0]
@@ -155,7 +149,7 @@ class RMSProp(CaffeOptimizer):
             torch._foreach_add_(root, self.delta)
         torch._foreach_div_(batch.grads, root)
         scale(batch.grads, batch.eta)
-        if self._intel:
+        if self.scratch_names:
             update = batch.history[1]
             torch._foreach_mul_(update, self.solver.momentum)
             torch._foreach_add_(update, batch.grads)
@@ -171,9 +165,6 @@ class AdaDelta(CaffeOptimizer):
 
     state_names = ("square_avg", "acc_delta")
     delta_floor = 1e-3
-
-    def _fuse(self, batch: Batch) -> bool:
-        return False  # torch has no such kernel
 
     def _value(self, batch: Batch) -> list[Tensor]:
         (squares, updates), rho = batch.history, self.solver.momentum
@@ -197,6 +188,7 @@ class Adam(CaffeOptimizer):
     """
 
     state_names = ("exp_avg", "exp_avg_sq")
+    kernel = "adam"
     delta_floor = 1e-4
 
     def _begin(self) -> None:
@@ -206,27 +198,24 @@ class Adam(CaffeOptimizer):
         with np.errstate(all="ignore"):
             self._correction = np.float32(np.sqrt(1 - b2 ** real(k)) / (1 - b1 ** real(k)))
 
-    def _rate(self, batch: Batch) -> float:
-        assert isinstance(batch.eta, float)
-        return float(np.float32(batch.eta) * self._correction)
+    def _corrected(self, eta: float) -> float:
+        return float(np.float32(eta) * self._correction)
 
-    def _fuse(self, batch: Batch) -> bool:
-        betas = (self.solver.momentum, self.solver.momentum2)
-        if self.keep_diff or (batch.decay and not self._is_l2()) or max(betas) >= 1:
-            return False
-        if not batch.takes("adam"):
-            return False
+    def _fusible(self, batch: Batch) -> bool:
+        below_1 = max(self.solver.momentum, self.solver.momentum2) < 1
+        return below_1 and super()._fusible(batch)
+
+    def _fuse(self, batch: Batch, eta: float) -> None:
         kernels.adam(
             batch.params,
             batch.grads,
             *batch.history,
-            lr=self._rate(batch),
-            betas=betas,
+            lr=self._corrected(eta),
+            betas=(self.solver.momentum, self.solver.momentum2),
             decay=batch.decay,
             delta=self.delta,
             grad_scale=batch.divisor(),
         )
-        return True
 
     def _value(self, batch: Batch) -> list[Tensor]:
         means, squares = batch.history
@@ -238,5 +227,6 @@ class Adam(CaffeOptimizer):
         torch._foreach_add_(root, self.delta)
         torch._foreach_copy_(batch.grads, means)
         torch._foreach_div_(batch.grads, root)
-        torch._foreach_mul_(batch.grads, self._rate(batch))
+        assert isinstance(batch.eta, float)
+        torch._foreach_mul_(batch.grads, self._corrected(batch.eta))
         return batch.grads

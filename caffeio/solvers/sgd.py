@@ -8,7 +8,8 @@ from torch import Tensor
 
 from caffeio.lr_policies import nvidia_momentum, warm_up_rate
 from caffeio.solvers import kernels
-from caffeio.solvers.base import Batch, CaffeOptimizer, solver_type
+from caffeio.solvers.base import CaffeOptimizer, solver_type
+from caffeio.solvers.plan import Batch
 from caffeio.solvers.rules import scale
 
 
@@ -17,6 +18,7 @@ class SGD(CaffeOptimizer):
     """h = momentum * h + eta * g; D = h. With NVIDIA's WD: D = h + eta * decay * w."""
 
     state_names = ("momentum_buffer",)
+    kernel = "sgd"
     zero_rate_is_idle = True
 
     def _check(self) -> None:
@@ -58,7 +60,7 @@ class SGD(CaffeOptimizer):
         return warming and self.profile.warmup_momentum_correction
 
     def _adapt(self, batch: Batch) -> None:
-        if self.blobs[batch.indices[0]].lr_mult <= 0:
+        if batch.lr_mult <= 0:
             return
         if self.solver.larc:
             self._normalise(batch)
@@ -116,24 +118,28 @@ class SGD(CaffeOptimizer):
             self._correlation[i] = 0.95 * old + (1 - 0.95) * cosine
         return [self._correlation[i] for i in batch.indices]
 
-    def _fuse(self, batch: Batch) -> bool:
-        if not batch.takes("sgd") or (batch.decay and not (self._is_l2() or self._decoupled)):
+    def _fusible(self, batch: Batch) -> bool:
+        if self.keep_diff and batch.decay and not self._kernel_decays():
             return False
-        assert isinstance(batch.eta, float)
+        return batch.takes("sgd")  # with its D, the history
+
+    def _kernel_decays(self) -> bool:
+        return self._is_l2() or self._decoupled
+
+    def _fuse(self, batch: Batch, eta: float) -> None:
         decay = batch.decay
         if decay and self._decoupled:
-            torch._foreach_mul_(batch.params, 1.0 - float(np.float32(decay * batch.eta)))
+            torch._foreach_mul_(batch.params, 1.0 - float(np.float32(decay * eta)))
             decay = 0.0
         kernels.sgd(
             batch.params,
             batch.grads,
             batch.history[0],
             momentum=self._momentum,
-            gain=batch.eta,
+            gain=eta,
             decay=decay,
             grad_scale=batch.divisor(),
         )
-        return True
 
     def _regularise(self, batch: Batch) -> None:
         if not self._decoupled:
@@ -197,10 +203,10 @@ class SAG(SGD):
             ratios = [r * (1 - 0.9 * c) for r, c in zip(ratios, turbo, strict=True)]
         return ratios
 
-    def _fuse(self, batch: Batch) -> bool:
-        if not batch.takes("sgd") or (batch.decay and self._decoupled):
-            return False
-        assert isinstance(batch.eta, float)
+    def _fusible(self, batch: Batch) -> bool:
+        return not (batch.decay and self._decoupled) and super()._fusible(batch)
+
+    def _fuse(self, batch: Batch, eta: float) -> None:
         kernels.sgd(
             batch.params,
             batch.grads,
@@ -208,10 +214,9 @@ class SAG(SGD):
             momentum=self._momentum,
             gain=1.0 - self._momentum,
             decay=batch.decay,
-            lr=batch.eta,
+            lr=eta,
             grad_scale=batch.divisor(),
         )
-        return True
 
     def _value(self, batch: Batch) -> list[Tensor]:
         (history,) = batch.history
