@@ -16,29 +16,26 @@ from caffeio.errors import UnsupportedError
 from caffeio.proto.blobs import DOUBLE, FLOAT, Array, BlobInfo, scan_blob, view
 from caffeio.proto.dialect import Decoded, Lost, Unknown, decode
 from caffeio.proto.stream import Numbers, Part, blob_parts
-from caffeio.proto.wire import Buffer, bytes_header, iter_fields, varint_field
+from caffeio.proto.wire import Buffer, bytes_header, varint_field
 
 
 class Blob:
     """One blob of a layer: a BlobProto in a file, or an array of ours."""
 
     def __init__(
-        self, buf: Buffer = b"", span: tuple[int, int] | None = None, array: Array | None = None
+        self,
+        buf: Buffer = b"",
+        span: tuple[int, int] | None = None,
+        names: frozenset[str] = frozenset(),
+        array: Array | None = None,
     ) -> None:
-        """Either `span` in `buf`, or `array`."""
-        self.buf, self.span, self._array = buf, span, array
+        """Either `span` in `buf` and the names of the fields that are there, or `array`."""
+        self.buf, self.span, self.names, self._array = buf, span, names, array
 
     @property
     def info(self) -> BlobInfo | None:
         """What the file says of the blob; None for an array of ours."""
         return scan_blob(self.buf, *self.span) if self.span else None
-
-    @property
-    def numbers(self) -> set[int]:
-        """The field numbers that the BlobProto in the file has."""
-        return (
-            {number for number, _, _ in iter_fields(self.buf, *self.span)} if self.span else set()
-        )
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -124,7 +121,10 @@ def state_of(data: Buffer, decoded: Decoded) -> NetState:
         param.CopyFrom(message)
         layer = Layer(param, source=index)
         for k in range(len(param.blobs)):
-            layer.blobs.append(Blob(data, decoded.blobs[name, index, "blobs", k]))
+            path = (name, index, "blobs", k)
+            names = {entry.name for entry, _ in message.blobs[k].ListFields()}
+            names |= {place.name for place in decoded.payload.get(path, ())}
+            layer.blobs.append(Blob(data, decoded.blobs[path], frozenset(names)))
             layer.origin.append((index, k))
         param.ClearField("blobs")
         layers.append(layer)
@@ -165,7 +165,7 @@ def _owners(state: NetState) -> Iterable[tuple[Layer, int]]:
 
 def blob_for(
     blob: Blob,
-    known: Mapping[int, str],
+    known: Mapping[str, int],
     wanted: Mapping[str, int],
     *,
     floats: bool = False,
@@ -173,17 +173,15 @@ def blob_for(
 ) -> Array | memoryview | bytes:
     """The blob as an array or as the bytes of a BlobProto, for a dialect's BlobProto fields.
 
-    `known` names the field numbers of the file's dialect, `wanted` gives the numbers of those the
-    target has; if they agree the bytes stay as they are. Raw and packed numbers become floats;
+    `known` and `wanted` give the numbers of BlobProto's fields in the file's and in the target's
+    dialect; if they agree the bytes stay as they are. Raw and packed numbers become floats;
     `floats` makes floats of doubles too. `shape` replaces a legacy shape.
     """
     raw = blob.raw()
     if raw is not None and shape is None:
-        numbers = blob.numbers
-        same = all(wanted.get(known.get(n, ""), n) == n for n in numbers)
-        missing = {known[n] for n in numbers if n in known} - wanted.keys()
-        doubles = floats and bool({known.get(n) for n in numbers} & {"double_data", "double_diff"})
-        if same and not missing and not doubles:
+        same = all(known[name] == wanted.get(name) for name in blob.names)
+        doubles = floats and bool(blob.names & {"double_data", "double_diff"})
+        if same and not doubles:
             return raw
     array, info = blob.array(), blob.info
     keep = array.dtype == np.float64 and not floats and "double_data" in wanted

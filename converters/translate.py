@@ -33,7 +33,7 @@ from caffeio.proto.dialect import Detection, Lost, Unknown, check_name, detect
 from caffeio.proto.mapped import is_hdf5, map_file
 from caffeio.proto.schema import Schema
 from caffeio.proto.solverstate import read_solverstate, write_solverstate
-from caffeio.proto.stream import write_parts
+from caffeio.proto.stream import Blob, write_parts
 from caffeio.proto.upgrade import V1_TYPES
 from caffeio.proto.weightwriter import write_caffemodel
 from caffeio.proto.wire import Buffer
@@ -90,14 +90,15 @@ def translate(
             result.copied = True
             return result
         state = read_state(data, result.source)
+        before = history_order(state)
+        _adapt(state, result, merge_batch_norm)
+        blobs = _blobs(state, result, float32, modern_shapes)
     except CaffeIOError as error:
         where = f"{src}, {error.where}" if error.where else str(src)
         raise type(error)(error.message, where=where) from None
-    before = history_order(state)
-    _adapt(state, result, merge_batch_norm)
     places = {origin: place for place, origin in enumerate(before)}
     result.history = [places[origin] for origin in history_order(state)]
-    _write(state, dst, result, float32, modern_shapes)
+    _write(state, dst, blobs, result)
     return result
 
 
@@ -128,27 +129,31 @@ def _adapt(state: NetState, result: Translation, merge: bool) -> None:
     done += adapt.write_out_defaults(state, source, target)
 
 
-def _write(
-    state: NetState,
-    dst: str | os.PathLike[str],
-    result: Translation,
-    float32: bool,
-    modern_shapes: bool,
-) -> None:
+def _blobs(
+    state: NetState, result: Translation, float32: bool, modern_shapes: bool
+) -> list[list[Blob]]:
+    """The blobs of each layer in the form that the target has."""
     source, target = schema.load(result.source), schema.load(result.target)
-    known = {entry.number: name for name, entry in source.messages["BlobProto"].items()}
+    known = {name: entry.number for name, entry in source.messages["BlobProto"].items()}
     wanted = {name: entry.number for name, entry in target.messages["BlobProto"].items()}
-    blobs = []
+    out: list[list[Blob]] = []
     for layer in state.layers:
         shapes = [_shape(layer, k) if modern_shapes else None for k in range(len(layer.blobs))]
-        blobs.append(
+        out.append(
             [
                 blob_for(blob, known, wanted, floats=float32, shape=shape)
                 for blob, shape in zip(layer.blobs, shapes, strict=True)
             ]
         )
+    return out
+
+
+def _write(
+    state: NetState, dst: str | os.PathLike[str], blobs: list[list[Blob]], result: Translation
+) -> None:
     message = state.message()
     lost: list[Lost] = []
+    source, target = schema.load(result.source), schema.load(result.target)
     keep = _unknown_to_keep(state, result, target)
     write_caffemodel(dst, message, blobs, dialect=result.target, unknown=keep, lost=lost)
     matters, notes = adapt.sort_lost(lost, message)

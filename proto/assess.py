@@ -121,6 +121,7 @@ class Rule(NamedTuple):
 _RULES: list[dict[int, Rule]] = []
 _KNOWN: dict[object, int] = {}
 _OPEN: set[tuple[str, str]] = set()
+_BLOBS: set[int] = set()  # the indices of BlobProto's rules
 
 
 @cache
@@ -152,6 +153,8 @@ def rules_of(dialect: str, message: str) -> int:
     if key not in _KNOWN:
         _KNOWN[key] = len(_RULES)
         _RULES.append(rules)
+        if message == "BlobProto":
+            _BLOBS.add(_KNOWN[key])
     return _KNOWN[key]
 
 
@@ -191,7 +194,7 @@ class Assessor:
     def message(self, rules: int, start: int, end: int, depth: int = 1) -> Verdict:
         """Judge the message in buf[start:end] by the rules."""
         check_depth(depth, start)
-        small = end - start <= _SMALL
+        small = end - start <= _SMALL and rules not in _BLOBS
         key = (rules, bytes(self.buf[start:end]) if small else (start, end))
         if key not in self.memo:
             self.memo[key] = self._message(rules, start, end, depth)
@@ -217,26 +220,32 @@ class Assessor:
 
     def judge(self, rule: Rule | None, message: str, raw: Raw, depth: int = 1) -> Verdict:
         """Judge one field of a message by its rule (None: the dialect does not know it)."""
-        own = hash((raw.kind, self._bytes(raw)))
         if rule is None:
             what = f"{message} has no field {raw.number}"
-            return Verdict(own, (Problem(UNKNOWN, what, self.sample(raw)),))
+            return self._wrong(raw, Problem(UNKNOWN, what, self.sample(raw)))
         entry = rule.entry
         label = f"{message}.{entry.name} ({entry.number})"
         if not accepts(entry, raw.kind):
             what = f"{label} would be {_article(entry.type)}"
-            return Verdict(own, (Problem(MISREAD, what, self.sample(raw)),))
+            return self._wrong(raw, Problem(MISREAD, what, self.sample(raw)))
         special = ((label, self.sample(raw)),) if rule.special else ()
+        if message == "BlobProto" and entry.name in PAYLOAD:  # the numbers are not read
+            return Verdict(hash(entry.name), (), special)
         if entry.message is not None:
             return self._inner(rule, label, raw, special, depth)
-        if entry.type == "string" and not _is_text(self._bytes(raw)):
-            what = f"{label} would be a text"
-            return Verdict(own, (Problem(MISREAD, what, self.sample(raw)),), special)
-        if message == "BlobProto" and entry.name in PAYLOAD:
-            return Verdict(hash(entry.name), (), special)
         if wire_type(entry) == VARINT:
             return self._varints(rule, label, raw, special)
+        data = self._bytes(raw)
+        if entry.type == "string" and not _is_text(data):
+            what = f"{label} would be a text"
+            return self._wrong(raw, Problem(MISREAD, what, self.sample(raw)), special)
+        own = hash((raw.kind, data))
         return Verdict(own, tuple(self._out_of_range(rule, label, raw)), special)
+
+    def _wrong(
+        self, raw: Raw, problem: Problem, special: tuple[tuple[str, str], ...] = ()
+    ) -> Verdict:
+        return Verdict(hash((raw.kind, self._bytes(raw))), (problem,), special)
 
     def _out_of_range(self, rule: Rule, label: str, raw: Raw) -> Iterator[Problem]:
         """A float that does not occur in this field, as far as the dialect's table knows."""
@@ -255,8 +264,8 @@ class Assessor:
         try:
             part = self.message(rule.inner, *raw.value, depth + 1)
         except ParseError:
-            what = Problem(MISREAD, f"{label} would be a message", self.sample(raw))
-            return Verdict(hash(self._bytes(raw)), (what,), special)
+            problem = Problem(MISREAD, f"{label} would be a message", self.sample(raw))
+            return self._wrong(raw, problem, special)
         return Verdict(part.digest, part.problems, special or part.special)
 
     def _varints(

@@ -260,9 +260,10 @@ class _Fields:
                 )
                 self._append(goal, field_parts(goal.number, parts), place)
             else:
-                first, last = value
-                view = memoryview(run.buf)[first:last]
-                self._append(goal, [bytes_header(goal.number, last - first), view], place)
+                data = memoryview(run.buf)[slice(*value)]
+                if entry.type == "string":
+                    data = _text(data, run.target == CANONICAL)
+                self._append(goal, [bytes_header(goal.number, len(data)), data], place)
             return
         pieces, refused = _numbers(run.buf, step, goal, kind, value)
         if refused:
@@ -297,6 +298,32 @@ class _Fields:
                 self.found.setdefault(number, []).append(parts)
         fields = (group for number in sorted(self.found) for group in self.found[number])
         return [part for group in (*fields, *tail) for part in group]
+
+
+_ESCAPE = 0x10FF00  # private use: these characters stand for the bytes 0x80 to 0xFF
+_ESCAPED = re.compile("[\U0010ff80-\U0010ffff]")
+_FOREIGN = re.compile("[\udc80-\udcff\U0010ff80-\U0010ffff]")
+
+
+def _text(data: memoryview, canonical: bool) -> memoryview:
+    """A text's bytes. Caffe's texts are of any encoding, canonical ones are UTF-8.
+
+    Bytes that are not UTF-8 become characters of a private range, and bytes again on the way back.
+    """
+    raw = bytes(data)
+    if raw.isascii():
+        return data
+    text = raw.decode("utf-8", "surrogateescape")
+    text = _FOREIGN.sub(_escape, text) if canonical else _ESCAPED.sub(_unescape, text)
+    return memoryview(text.encode("utf-8", "surrogateescape"))
+
+
+def _escape(match: re.Match[str]) -> str:
+    return "".join(chr(_ESCAPE + byte) for byte in match[0].encode("utf-8", "surrogateescape"))
+
+
+def _unescape(match: re.Match[str]) -> str:
+    return chr(0xDC00 + ord(match[0]) - _ESCAPE)
 
 
 def _joined(parts: Iterable[Part]) -> bytes:

@@ -161,6 +161,16 @@ def test_a_field_of_another_width() -> None:
     assert [str(item) for item in lost] == ["scale: 1.5 (uint32 of segnet lacks it)"]
 
 
+def test_texts_that_are_not_utf8_survive() -> None:
+    name = "层".encode("gb18030") + b"\xf4\x8f\xbe\x81 conv"
+    data = wire.bytes_field(1, name) + wire.bytes_field(2, "Größe".encode())
+    decoded = decode(data, "LayerParameter", "bvlc")
+    assert isinstance(decoded.message.name, str)
+    assert decoded.message.name.endswith(" conv")
+    assert decoded.message.type == "Größe"
+    assert encode(decoded.message, "bvlc") == data
+
+
 def test_unknown_fields_survive_where_they_were() -> None:
     strange = wire.bytes_field(7777, b"abc") + wire.varint_field(3, 99)
     loss = wire.bytes_field(101, wire.varint_field(1, 5) + strange)
