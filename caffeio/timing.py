@@ -56,10 +56,12 @@ def time_net(
     device: str = "cpu",
     log: Log = NULL_LOG,
     allow_python: bool = False,
+    synthetic: bool = False,
 ) -> Timing:
-    """Run `iterations` forward and backward passes, layer by layer, on random or real data.
+    """Run `iterations` forward and backward passes, layer by layer.
 
-    Data layers whose source is missing are fed with noise of the shape they would have.
+    Data layers read their source, as in Caffe; with `synthetic` they are fed with noise of the
+    shape they have, or would have. Input layers always are. Raises CaffeIOError.
     """
     net = load_net(
         model, phase=phase, stages=stages, level=level, profile=profile, device=device,
@@ -69,7 +71,12 @@ def time_net(
     state = net_state(message, phase, level, stages or [""])
     log_filtering(log, message, state)
     log_net(log, net, message, state)
-    data = fake_data(net, device)
+    if not synthetic:
+        for error in net.source_errors.values():
+            raise type(error)(
+                f"{error.message}. To time the net on noise instead: --synthetic", where=error.where
+            )
+    data = fake_data(net, device, synthetic)
     log.info("caffe.cpp:351", "Performing Forward")
     net(data)
     log.info("caffe.cpp:356", f"Initial loss: {number(net.loss.item())}")
@@ -87,11 +94,11 @@ def time_net(
     return _report(net, forward, backward, total, iterations, log)
 
 
-def fake_data(net: Net, device: str) -> dict[str, Tensor]:
-    """Noise for inputs and data tops, zeros for what looks like a label (fewer than 3 axes)."""
+def fake_data(net: Net, device: str, synthetic: bool) -> dict[str, Tensor]:
+    """Noise for inputs (and data tops), zeros for what looks like a label (fewer than 3 axes)."""
     data = {}
     for step in net.steps:
-        if step.layer.is_source and step.node.name not in net.sources:
+        if step.layer.is_source and (synthetic or step.node.name not in net.sources):
             for top, shape in zip(step.tops, step.layer.top_shapes, strict=True):
                 like = torch.randn if len(shape) > 2 else torch.zeros
                 data[top] = like(shape, device=device)

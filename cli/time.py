@@ -9,7 +9,7 @@ import click
 EPILOG = """
 \b
 Examples:
-  caffeio time train_val.prototxt --iterations 10
+  caffeio time train_val.prototxt --iterations 10 --synthetic
   caffeio time -model deploy.prototxt -phase TEST
 """
 
@@ -26,12 +26,13 @@ Examples:
 @click.option("--caffe", "profile", metavar="bvlc|intel|nvidia", help="Whose numbers are wanted.")
 @click.option("--stage", "-stage", default="", metavar="A,B", help="Stages of the net.")
 @click.option("--level", "-level", default=0, help="Level of the net.")
+@click.option("--synthetic", is_flag=True, help="Feed data layers with noise.")
 @click.option("--allow-python", is_flag=True, help="Run the code that Python layers name.")
 @click.pass_context
 def command(ctx: click.Context, /, **options: Any) -> None:
     """Time MODEL layer by layer, as `caffe time` does; log lines go to stderr.
 
-    Data layers are fed with noise: what is timed is the net.
+    Data layers read their source; --synthetic feeds noise, so that no data are needed.
     """
     model = options["model_option"] or options["model"]
     if not model:
@@ -46,7 +47,7 @@ def command(ctx: click.Context, /, **options: Any) -> None:
     timing = time_net(
         model, iterations=options["iterations"], phase=options["phase"], profile=options["profile"],
         stages=[s for s in options["stage"].split(",") if s], level=options["level"],
-        device=device, log=log, allow_python=options["allow_python"],
+        device=device, log=log, allow_python=options["allow_python"], synthetic=options["synthetic"],
     )  # fmt: skip
     if timing.images:
         click.echo(f"{timing.images_per_s:.2f} images/s (batch {timing.images})")

@@ -135,9 +135,9 @@ def test_sharing_is_one_tensor_and_one_learnable() -> None:
 def test_permissive_sharing_views_the_owner() -> None:
     text = NET.replace('bottom: "y" top: "z" param { name: "w" }',
                        'bottom: "y" top: "z" param { name: "w" share_mode: PERMISSIVE }')  # fmt: skip
-    text = text.replace(
-        'name: "b" type: "InnerProduct"', 'name: "b" type: "InnerProduct"'
-    ).replace("num_output: 3 bias_term: false }", "num_output: 3 bias_term: false transpose: true }")
+    text = text.replace('name: "b" type: "InnerProduct"', 'name: "b" type: "InnerProduct"').replace(
+        "num_output: 3 bias_term: false }", "num_output: 3 bias_term: false transpose: true }"
+    )
     net = load_net(text)
     assert net.params["b"][0].data_ptr() == net.params["a"][0].data_ptr()
 
@@ -194,7 +194,9 @@ def test_phase_must_be_a_phase() -> None:
 
 
 def test_propagate_down_false_stops_the_gradient() -> None:
-    net = load_net(NET.replace('bottom: "y" top: "z"', 'bottom: "y" top: "z" propagate_down: false'))
+    net = load_net(
+        NET.replace('bottom: "y" top: "z"', 'bottom: "y" top: "z" propagate_down: false')
+    )
     x = torch.ones(2, 3, requires_grad=True)
     out = net({"x": x})["z"].sum()
     out.backward()

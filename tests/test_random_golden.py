@@ -60,7 +60,9 @@ def test_dropout(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(
-    "folder", sorted(p.parent for p in (RANDOM / "train").glob("*/golden.npz")), ids=lambda p: p.name
+    "folder",
+    sorted(p.parent for p in (RANDOM / "train").glob("*/golden.npz")),
+    ids=lambda p: p.name,
 )
 def test_training(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shutil.copytree(RANDOM, tmp_path / "random")

@@ -90,7 +90,9 @@ def test_solver(folder: Path) -> None:
     check_weights(Path(final), folder / final)
     state = final.replace("caffemodel", "solverstate")
     check_state(Path(state), folder / state)
-    for result, wanted in zip(run.tests, json.loads((folder / "tests.json").read_text()), strict=True):
+    for result, wanted in zip(
+        run.tests, json.loads((folder / "tests.json").read_text()), strict=True
+    ):
         assert (result.iteration, result.net) == (wanted["iter"], wanted["net"])
         for name, mean in wanted["mean"].items():
             assert_close(result.outputs[name].reshape(-1), mean, f"test of {name}", LIMIT)
