@@ -123,7 +123,8 @@ def parse_file(
     parsed = parse(text, message_type, path=path)
     used = used_names(parsed.message) | {f"{u.owner}.{u.name}" for u in parsed.unknown}
     guess = guess_dialect(used)
-    renumbered = parsed.enum_numbers and guess.dialect != "bvlc"
+    numbers = parsed.enum_numbers or any(u.kind == "value" for u in parsed.unknown)
+    renumbered = numbers and guess.dialect != "bvlc"
     if renumbered or has_required(used, guess.dialect):
         parsed = parse(text, message_type, path=path, dialect=guess.dialect)
     return parsed, guess

@@ -34,6 +34,8 @@ _ROW = re.compile(
     r"^(field|enum|lacks|layer|base)\t([^\t\n]+)(?:\t([^\t\n]+)\t(\d+)(?:\t(\w+))?)?", re.MULTILINE
 )
 
+_BASE = re.compile(r"^base\t(\S+)", re.MULTILINE)
+
 
 @dataclass(frozen=True, slots=True)
 class Guess:
@@ -45,18 +47,40 @@ class Guess:
 
 
 @cache
+def _table(name: str) -> str:
+    return (schema.FOLDER / "dialects" / f"{name}.tsv").read_text(encoding="utf-8")
+
+
+def _base(name: str) -> str:
+    match = _BASE.search(_table(name))
+    return match[1] if match else "bvlc"
+
+
+def _may_have(name: str, words: set[str]) -> bool:
+    """Whether a dialect's table mentions any of the words: a quick look before `facts`."""
+    if name == "bvlc":
+        return False
+    keys = {word.rstrip("[]!").rpartition("." if "." in word else " ")[2] for word in words}
+    return any(key in _table(name) for key in keys) or _may_have(_base(name), words)
+
+
+@cache
 def facts(name: str) -> frozenset[str]:
     """All that a dialect has, as words.
 
     "Message", "Message.field", "Message.field[]" (repeated), "Message.field!" (required),
     "Enum.VALUE", "Enum.number", "type T" (a registered layer type).
     """
-    text = (schema.FOLDER / "dialects" / f"{name}.tsv").read_text(encoding="utf-8")
-    rows = _ROW.findall(text)
-    base = next((row[1] for row in rows if row[0] == "base"), "bvlc")
-    words: set[str] = set() if name == "bvlc" else set(facts(base))
-    if any(row[0] == "layer" for row in rows):  # a list of types is whole, fields are a delta
-        words = {word for word in words if not word.startswith("type ")}
+    rows, base = _ROW.findall(_table(name)), _base(name)
+    lacks = {row[1] for row in rows if row[0] == "lacks"}
+    whole = any(row[0] == "layer" for row in rows)  # a list of types is no delta
+    words = {
+        word
+        for word in (facts(base) if name != "bvlc" else ())
+        if word.rstrip("[]!") not in lacks
+        and word.rpartition(".")[0] not in lacks
+        and not (whole and word.startswith("type "))
+    }
     for kind, owner, key, number, label in rows:
         if kind == "field":
             words -= {f"{owner}.{key}[]", f"{owner}.{key}!"}
@@ -65,8 +89,6 @@ def facts(name: str) -> frozenset[str]:
             words |= {f"{owner}.{key}", f"{owner}.{number}"}
         elif kind == "layer":
             words.add(f"type {owner}")
-        elif kind == "lacks":
-            words = {w for w in words if w.rstrip("[]!") != owner and w.rpartition(".")[0] != owner}
     return frozenset(words)
 
 
@@ -107,9 +129,11 @@ def guess_dialect(used: set[str]) -> Guess:
         return Guess("bvlc")
     scores = {}
     for name in schema.dialect_names():
+        if not _may_have(name, foreign):
+            continue
         theirs = facts(name)
         scores[name] = (len(foreign & theirs), -len((used & facts("bvlc")) - theirs))
-    best = max(scores.values())
+    best = max(scores.values(), default=(0, 0))
     if best[0] == 0:
         return Guess("bvlc")
     tied = [name for name, score in scores.items() if score == best]

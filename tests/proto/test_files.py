@@ -11,10 +11,11 @@ import caffeio.proto
 from caffeio.errors import CaffeIOError, DialectError, ParseError
 from caffeio.proto import caffe_pb2 as pb
 from caffeio.proto.files import decode_text, encode_text, read_bytes, read_net, read_solver
-from caffeio.proto.guess import ONE_IN_BVLC, facts, guess_dialect
+from caffeio.proto.guess import _MAIN_LINE, ONE_IN_BVLC, facts, guess_dialect
 from caffeio.proto.overrides import apply_overrides
 from caffeio.proto.rewrite import message_type_of
-from caffeio.proto.schema import canonical, load
+from caffeio.proto.schema import canonical, dialect_names, load
+from caffeio.proto.upgrade import _KEEP_BATCH_NORM_SPECS
 from tests.paths import GOLDEN, SHARED, needs_shared
 
 V1 = GOLDEN / "logs" / "upgrade" / "v1_0.prototxt"
@@ -115,12 +116,15 @@ def test_enum_numbers_follow_the_dialect() -> None:
     assert message.layer[0].loss_param.normalization == mode.Value("NONE")
     message = read_net(text % "batch_norm_param { filler { } }").message
     assert message.layer[0].loss_param.normalization == mode.Value("PRE_FIXED")
+    file = read_net("layer { pooling_param { engine: 4 } }")  # which no BVLC has
+    engine = pb.PoolingParameter.Engine.Value("MKLDNN")
+    assert (file.message.layer[0].pooling_param.engine, file.unknown) == (engine, [])
     with pytest.raises(ParseError, match="ClipParameter must have max in the dialect bvlc"):
         read_net("layer { clip_param { min: 0 } }")
 
 
 def test_facts_are_those_of_the_tables() -> None:
-    for name in ("bvlc", "sara", "nvidia", "intel-2016", "enet"):
+    for name in dialect_names():
         table = load(name)
         fields = {f"{m}.{f}" for m, fields in table.messages.items() for f in fields}
         found = {f for f in facts(name) if "." in f and f[-1] not in "]!"}
@@ -148,6 +152,12 @@ def test_fields_that_only_bvlc_has_once() -> None:
         and bvlc[message][name].label != "repeated"
     }
     assert found == ONE_IN_BVLC
+
+
+def test_names_of_dialects_are_right() -> None:
+    known = set(dialect_names())
+    assert set(_MAIN_LINE) | set(_MAIN_LINE.values()) <= known
+    assert set(_KEEP_BATCH_NORM_SPECS) <= known
 
 
 def test_nothing_known_is_no_evidence() -> None:
