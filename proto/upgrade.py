@@ -14,6 +14,7 @@ from google.protobuf.message import Message
 from caffeio.errors import NetError, SolverError
 from caffeio.proto import caffe_pb2 as pb
 from caffeio.proto.upgrade_v0 import upgrade_v0_net
+from caffeio.proto.upgrade_v1 import upgrade_v1_net
 
 M = TypeVar("M", bound=Message)
 Where = Callable[..., str]
@@ -24,37 +25,22 @@ _KEEP_BATCH_NORM_SPECS = (
     "nvidia", "nvidia-0.14", "nvidia-0.15", "nvidia-0.16", "borisgin",
 )  # fmt: skip
 
-V1_TYPES = {
-    "NONE": "", "ABSVAL": "AbsVal", "ACCURACY": "Accuracy", "ARGMAX": "ArgMax", "BNLL": "BNLL",
-    "CONCAT": "Concat", "CONTRASTIVE_LOSS": "ContrastiveLoss", "CONVOLUTION": "Convolution",
-    "DATA": "Data", "DECONVOLUTION": "Deconvolution", "DROPOUT": "Dropout",
-    "DUMMY_DATA": "DummyData", "EUCLIDEAN_LOSS": "EuclideanLoss", "ELTWISE": "Eltwise",
-    "EXP": "Exp", "FLATTEN": "Flatten", "HDF5_DATA": "HDF5Data", "HDF5_OUTPUT": "HDF5Output",
-    "HINGE_LOSS": "HingeLoss", "IM2COL": "Im2col", "IMAGE_DATA": "ImageData",
-    "INFOGAIN_LOSS": "InfogainLoss", "INNER_PRODUCT": "InnerProduct", "LRN": "LRN",
-    "MEMORY_DATA": "MemoryData", "MULTINOMIAL_LOGISTIC_LOSS": "MultinomialLogisticLoss",
-    "MVN": "MVN", "POOLING": "Pooling", "POWER": "Power", "RELU": "ReLU", "SIGMOID": "Sigmoid",
-    "SIGMOID_CROSS_ENTROPY_LOSS": "SigmoidCrossEntropyLoss", "SILENCE": "Silence",
-    "SOFTMAX": "Softmax", "SOFTMAX_LOSS": "SoftmaxWithLoss", "SPLIT": "Split", "SLICE": "Slice",
-    "TANH": "TanH", "WINDOW_DATA": "WindowData", "THRESHOLD": "Threshold",
-    # of forks
-    "UPSAMPLE": "Upsample", "RELU6": "ReLU6", "LOCAL": "Local", "BN": "BN",
-    "NORMALIZE": "Normalize", "INSANITY": "Insanity", "TRIPLET_LOSS": "TripletLoss",
-    "ROIPOOLING": "ROIPooling", "BATCH_NORM": "BatchNorm", "CROP": "Crop",
-    "PARSE_OUTPUT": "ParseOutput", "PARSE_EVALUATE": "ParseEvaluate", "DICE_LOSS": "DiceCoefLoss",
-}  # fmt: skip
 _MOVED = {
     "DATA": "data_param",
     "IMAGE_DATA": "image_data_param",
     "WINDOW_DATA": "window_data_param",
 }
+_V0_WARNING = (
+    "Note that future Caffe releases will not support V0NetParameter; use "
+    "./build/tools/upgrade_net_proto_text for prototxt and "
+    "./build/tools/upgrade_net_proto_binary for model weights upgrade "
+    "this and any other net protos to the new format."
+)
 _TRANSFORM = ("scale", "mean_file", "crop_size", "mirror")
 SOLVER_TYPES = {
     "SGD": "SGD", "NESTEROV": "Nesterov", "ADAGRAD": "AdaGrad", "RMSPROP": "RMSProp",
     "ADADELTA": "AdaDelta", "ADAM": "Adam",
 }  # fmt: skip
-# fields of V1 layers that have another form in V2 layers
-_NOT_COPIED = ("type", "param", "blob_share_mode", "blobs_lr", "weight_decay", "layer")
 
 
 @dataclass
@@ -138,15 +124,7 @@ def _from_v0(out: Upgraded[pb.NetParameter], path: str, where: Where) -> None:
         out._fail("V0NetParameter to NetParameter (see above); continuing anyway.", problems)
     else:
         out._end("file specified using deprecated V0LayerParameter")
-    tools = "./build/tools/upgrade_net_proto"
-    out.log.append(
-        (
-            "W",
-            "Note that future Caffe releases will not support V0NetParameter; use "
-            f"{tools}_text for prototxt and {tools}_binary for model weights upgrade "
-            "this and any other net protos to the new format.",
-        )
-    )
+    out.log.append(("W", _V0_WARNING))
     out.done.append(f"{before} V0 layers to {len(origin)} V1 layers")
 
 
@@ -191,49 +169,10 @@ def _from_v1(out: Upgraded[pb.NetParameter], path: str, where: Where) -> None:
             where=where("layers", 0),
         )
     out._begin(f"input file specified using deprecated V1LayerParameter: {path}")
-    new = pb.NetParameter()
-    for descriptor, _ in old.ListFields():
-        if descriptor.name != "layers":
-            _copy_field(old, new, descriptor)
-    for layer, index in zip(old.layers, out.origin, strict=True):
-        _upgrade_v1_layer(layer, new.layer.add(), where("layers", index))
+    new = upgrade_v1_net(old, lambda i: where("layers", out.origin[i] or 0))
     out.message = new
     out._end("file specified using deprecated V1LayerParameter")
     out.done.append(f"{len(new.layer)} V1 layers to current ones")
-
-
-def _copy_field(old: Any, new: Any, descriptor: Any) -> None:
-    name = descriptor.name
-    if descriptor.is_repeated:
-        getattr(new, name).extend(getattr(old, name))
-    elif descriptor.message_type is not None:
-        getattr(new, name).CopyFrom(getattr(old, name))
-    else:
-        setattr(new, name, getattr(old, name))
-
-
-def _upgrade_v1_layer(old: Any, new: Any, where: str) -> None:
-    for descriptor, _ in old.ListFields():
-        if descriptor.name not in _NOT_COPIED:
-            _copy_field(old, new, descriptor)
-    if old.HasField("type"):
-        name = pb.V1LayerParameter.LayerType.Name(old.type)
-        if name not in V1_TYPES:
-            raise NetError(f"layer {old.name!r}: V1 type {name} has no current name", where=where)
-        new.type = V1_TYPES[name]
-    specs = (old.param, old.blob_share_mode, old.blobs_lr, old.weight_decay)
-    for _ in range(max(map(len, specs))):
-        new.param.add()
-    for spec, name in zip(new.param, old.param, strict=False):
-        spec.name = name
-    for spec, mode in zip(new.param, old.blob_share_mode, strict=False):
-        spec.share_mode = pb.ParamSpec.DimCheckMode.Value(
-            pb.V1LayerParameter.DimCheckMode.Name(mode)
-        )
-    for spec, rate in zip(new.param, old.blobs_lr, strict=False):
-        spec.lr_mult = rate
-    for spec, decay in zip(new.param, old.weight_decay, strict=False):
-        spec.decay_mult = decay
 
 
 def _move_inputs(out: Upgraded[pb.NetParameter], path: str, where: Where) -> None:
