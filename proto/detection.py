@@ -113,6 +113,7 @@ def _is_family(group: list[Reading]) -> bool:
     return group[0].dialect in schema.FAMILIES
 
 
+@cache
 def _extent(dialect: str) -> int:
     own, plain = schema.load(dialect).messages, schema.load("bvlc").messages
     return sum(
