@@ -14,7 +14,7 @@ from google.protobuf.message import Message
 from caffeio.errors import NetError, SolverError
 from caffeio.proto import caffe_pb2 as pb
 from caffeio.proto.upgrade_v0 import upgrade_v0_net
-from caffeio.proto.upgrade_v1 import upgrade_v1_net
+from caffeio.proto.upgrade_v1 import V1_TYPES, upgrade_v1_net
 
 M = TypeVar("M", bound=Message)
 Where = Callable[..., str]
@@ -276,3 +276,6 @@ def upgrade_solver(
     )
     out.done.append(f'solver_type: {old} to type: "{new.type}"')
     return out
+
+
+__all__ = ["SOLVER_TYPES", "V1_TYPES", "Upgraded", "upgrade_net", "upgrade_solver"]
