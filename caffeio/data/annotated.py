@@ -159,7 +159,9 @@ class AnnotatedSource(DatabaseSource):
         datum = found.datum
         if self._typed and self.with_labels and not found.has_type:
             raise DataError("the record misses its annotation type")
-        if found.type != 0 or self.anno.anno_type != 0:
+        given = self.anno.HasField("anno_type")
+        known = self.anno.anno_type == pb.AnnotatedDatum.BBOX if given else found.type == 0
+        if self._typed and not known:
             raise DataError("unknown annotation type: only BBOX is implemented")
         facts = np.array([[b.group_label, b.instance_id, b.difficult] for b in found.boxes], _F)
         corners = np.array([[b.xmin, b.ymin, b.xmax, b.ymax] for b in found.boxes], _F)

@@ -46,6 +46,8 @@ def uniform(word: Word, low: float, high: float) -> np.float32:
     """One value of Caffe's uniform(low, high) (see caffeio.rng)."""
     a = _F(low)
     top = np.nextafter(_F(high), _F(np.inf), dtype=_F)
+    if not a < top:
+        raise DataError(f"a random number between {low:g} and {high:g}: the wrong way round")
     while True:
         value = _F(word()) / _F(4294967296) * (top - a) + a
         if value < top:

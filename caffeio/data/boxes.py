@@ -7,6 +7,7 @@ image's width and height; boxes are float32 arrays (n, 4), arithmetic is float32
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import numpy as np
@@ -74,8 +75,8 @@ def sample_box(sampler: pb.Sampler, word: Word) -> Boxes:
     square = float(scale) ** 2
     aspect = max(aspect, _F(square))
     aspect = min(aspect, _F(1 / square))
-    root = np.sqrt(aspect)
-    width, height = scale * root, scale / root
+    root = math.sqrt(aspect)  # in double: in float32 a side can come out above 1
+    width, height = _F(float(scale) * root), _F(float(scale) / root)
     x = uniform(word, 0, float(_F(1) - width))
     y = uniform(word, 0, float(_F(1) - height))
     return np.array([x, y, x + width, y + height], _F)

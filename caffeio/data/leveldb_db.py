@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import os
 import shutil
+import tempfile
+import weakref
 from collections.abc import Iterator
 from importlib import import_module
 from typing import Any
@@ -16,7 +18,11 @@ from caffeio.errors import DataError
 
 
 class LevelDatabase:
-    """A LevelDB folder, through the optional package plyvel. Values are copies."""
+    """A LevelDB folder, through the optional package plyvel. Values are copies.
+
+    Opening a LevelDB rewrites its log and manifest, so a folder of links beside temporary copies of
+    the small files is opened in its place: reading changes nothing, and works on read-only media.
+    """
 
     kind = "LevelDB"
 
@@ -34,9 +40,10 @@ class LevelDatabase:
         if not os.path.exists(os.path.join(path, "CURRENT")):
             hint = "; it is an LMDB, set `backend: LMDB`" * os.path.exists(f"{path}/data.mdb")
             raise DataError(f"{path!r} is not a LevelDB{hint}")
-        self._copy: str | None = None
+        shadow = _shadow(path)
+        self._clean = weakref.finalize(self, shutil.rmtree, shadow, ignore_errors=True)
         try:
-            self._db = plyvel.DB(self._writable(path))
+            self._db = plyvel.DB(shadow)
         except plyvel.Error as error:
             self._clean()
             raise DataError(f"cannot open LevelDB {path!r}: {error}") from error
@@ -44,26 +51,6 @@ class LevelDatabase:
         if next(self.iter_keys(), None) is None:
             self.close()
             raise DataError(f"LevelDB {path!r} is empty: it has no records")
-
-    def _writable(self, path: str) -> str:
-        """LevelDB writes to a folder that it opens: a read-only one is linked into a new one."""
-        if os.access(path, os.W_OK):
-            return path
-        import tempfile
-
-        self._copy = tempfile.mkdtemp(prefix="caffeio-leveldb-")
-        for name in os.listdir(path):
-            old, new = os.path.join(path, name), os.path.join(self._copy, name)
-            if name.endswith((".ldb", ".sst")):
-                os.symlink(os.path.realpath(old), new)
-            elif name != "LOCK":
-                shutil.copyfile(old, new)
-        return self._copy
-
-    def _clean(self) -> None:
-        if self._copy:
-            shutil.rmtree(self._copy, ignore_errors=True)
-            self._copy = None
 
     def cursor(self) -> LevelCursor:
         """A cursor at the first record."""
@@ -85,6 +72,18 @@ class LevelDatabase:
         """Close the database."""
         self._db.close()
         self._clean()
+
+
+def _shadow(path: str) -> str:
+    """A temporary folder with links to the tables of the LevelDB and copies of all else."""
+    shadow = tempfile.mkdtemp(prefix="caffeio-leveldb-")
+    for name in os.listdir(path):
+        old, new = os.path.join(path, name), os.path.join(shadow, name)
+        if name.endswith((".ldb", ".sst")):
+            os.symlink(os.path.realpath(old), new)
+        elif name not in ("LOCK", "LOG", "LOG.old"):
+            shutil.copyfile(old, new)
+    return shadow
 
 
 class LevelCursor:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import shutil
 import threading
+import weakref
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -41,7 +42,7 @@ class LmdbDatabase:
         except BaseException:
             _release(self._real)
             raise
-        self._open = True
+        self._finish = weakref.finalize(self, _finish, self._txn, self._real)
 
     def cursor(self) -> LmdbCursor:
         """A cursor at the first record."""
@@ -61,10 +62,12 @@ class LmdbDatabase:
 
     def close(self) -> None:
         """End the read transaction; the last user closes the environment."""
-        if self._open:
-            self._open = False
-            self._txn.abort()
-            _release(self._real)
+        self._finish()
+
+
+def _finish(txn: Any, real: str) -> None:
+    txn.abort()
+    _release(real)
 
 
 class LmdbCursor:
@@ -112,13 +115,10 @@ def _open_lmdb(real: str, path: str) -> Any:
 
     file = Path(real, "data.mdb") if os.path.isdir(real) else Path(real)
     if not file.exists():
-        found = sorted(os.listdir(real))[:5] if os.path.isdir(real) else []
-        if {"CURRENT"} & set(found):
+        if os.path.exists(os.path.join(real, "CURRENT")):
             raise DataError(f"{path!r} is a LevelDB; set `backend: LEVELDB` to read it")
-        what = f"a folder without data.mdb (in it: {', '.join(found) or 'nothing'})"
-        raise DataError(
-            f"LMDB {path!r} does not exist" if not os.path.exists(real) else f"{path!r} is {what}"
-        )
+        missing = f"LMDB {path!r} does not exist"
+        raise DataError(f"{path!r} has no data.mdb" if os.path.isdir(real) else missing)
     size = file.stat().st_size
     try:
         env = lmdb.open(

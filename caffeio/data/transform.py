@@ -139,8 +139,13 @@ class Transformer:
         return Image(datum.pixels(), True)
 
     def output_shape(self, image: Image) -> tuple[int, int, int]:
-        """(C, H, W) that this image becomes, without drawing anything (InferBlobShape)."""
+        """(C, H, W) that this image becomes, without drawing anything; checks means and crop."""
         channels, height, width = image.shape
+        if len(self.means):
+            self.means_of(channels)
+        sized = self.randomly_resized or self.resizes or self._scales_first(image)
+        if self.mean is not None and not sized:
+            self._check_mean(channels, (height, width))
         if self.crop_size:
             if not self.randomly_resized and not self.resizes:
                 self._check_crop(height, width)

@@ -1,0 +1,39 @@
+"""What real Caffe dies of is one clear DataError here."""
+
+from __future__ import annotations
+
+import pytest
+
+from caffeio.errors import DataError
+from tests.data.helpers import make_source, net
+from tests.paths import GOLDEN
+
+CASES = {
+    "corrupt_jpeg": r"cannot decode the image",
+    "empty_lmdb": r"LMDB '.*' is empty",
+    "missing_lmdb": r"'nowhere' does not exist; looked for /.*nowhere and /.*nowhere",
+    "mean_file_and_value": r"transform_param.mean_file: cannot specify mean_file and mean_value",
+    "mean_file_wrong_size": r"transform_param.mean_file: the mean is .*, the image",
+    "crop_larger_than_image": r"transform_param.crop_size: 9 is larger than the image",
+    "varying_size_in_batch": r"sample 1 of the batch is 1 x 5 x 5|all samples of a batch must",
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_golden_errors(case: str) -> None:
+    folder = GOLDEN / "errors" / case
+    param = net(folder / "net.prototxt").layer[0]
+    with (
+        pytest.raises(DataError, match=CASES[case]) as caught,
+        make_source(param, phase="TRAIN", search_path=[str(folder)], where="net:1:1") as source,
+    ):
+        for _ in range(3):
+            source.next()
+    assert str(caught.value).startswith("net:1:1: layer 'd' (type Data)")
+
+
+def test_batch_size_zero() -> None:
+    from tests.data.helpers import data_layer
+
+    with pytest.raises(DataError, match=r"data_param\.batch_size: a positive batch size"):
+        make_source(data_layer("x", batch=0))
