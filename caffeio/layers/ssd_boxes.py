@@ -1,0 +1,115 @@
+"""Boxes of SSD: decoding, encoding, overlaps and non-maximum suppression, whole tensors at a time.
+
+A box is (xmin, ymin, xmax, ymax) in the last axis, divided by the image's width and height.
+Source: src/caffe/util/bbox_util.cpp of weiliu89/caffe, branch ssd.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from caffeio.layers.base import Layer, Shape
+from caffeio.layers.labels import text
+from caffeio.proto import caffe_pb2 as pb
+
+MATRIX_LIMIT = 1 << 26  # overlaps kept at once by `nms`; more are computed row by row
+
+
+def code_type(value: int) -> str:
+    """Name of a PriorBoxParameter.CodeType: CORNER, CENTER_SIZE or CORNER_SIZE."""
+    return pb.PriorBoxParameter.CodeType.Name(value)  # type: ignore[arg-type]
+
+
+def check_predictions(
+    layer: Layer, loc: Shape, conf: Shape, prior: Shape, loc_classes: int, classes: int
+) -> int:
+    """The number of priors; LayerError unless the three bottoms fit each other."""
+    layer.check(
+        len(prior) >= 3 and prior[1] == 2 and prior[2] % 4 == 0,
+        f"bottom 2 must be priors of shape (1, 2, 4 x boxes), not {text(prior)}",
+    )
+    boxes = prior[2] // 4
+    layer.check(loc[:1] == conf[:1], f"bottoms 0 ({text(loc)}) and 1 ({text(conf)}) differ in num")
+    for shape, factor, what in ((loc, 4 * loc_classes, "locations"), (conf, classes, "scores")):
+        layer.check(
+            len(shape) > 1 and boxes * factor == shape[1],
+            f"{boxes} priors need {boxes * factor} {what} for each image, not {text(shape)}",
+        )
+    return boxes
+
+
+def size(boxes: Tensor, *, normalized: bool = True) -> Tensor:
+    """Areas; 0 where a box is inside out. Pixels count both ends unless `normalized`."""
+    width, height = (boxes[..., 2:] - boxes[..., :2]).unbind(-1)
+    area = width * height if normalized else (width + 1) * (height + 1)
+    return torch.where((width < 0) | (height < 0), 0.0, area)
+
+
+def jaccard(a: Tensor, b: Tensor, *, normalized: bool = True) -> Tensor:
+    """Intersection over union of boxes a and b, broadcast; 0 where they do not meet.
+
+    Pixel boxes (not `normalized`) that do not meet share one pixel all the same, as in
+    IntersectBBox and JaccardOverlap.
+    """
+    low = torch.maximum(a[..., :2], b[..., :2])
+    high = torch.minimum(a[..., 2:], b[..., 2:])
+    apart = (high < low).any(-1)
+    width, height = (high - low if normalized else high - low + 1).unbind(-1)
+    both = torch.where(apart, 0.0 if normalized else 1.0, width * height)
+    union = size(a, normalized=normalized) + size(b, normalized=normalized) - both
+    return torch.where(both > 0, both / union, 0.0)
+
+
+def decode(prior: Tensor, variance: Tensor, loc: Tensor, code: str, in_target: bool) -> Tensor:
+    """Boxes that the predictions `loc` mean (DecodeBBox); all (..., P, 4) and broadcast.
+
+    `in_target`: the variances are in the training targets, the predictions are plain.
+    """
+    offset = loc if in_target else variance * loc
+    if code == "CORNER":
+        return prior + offset
+    extent = prior[..., 2:] - prior[..., :2]
+    if code == "CORNER_SIZE":
+        return prior + offset * torch.cat((extent, extent), -1)
+    center = (prior[..., :2] + prior[..., 2:]) / 2 + offset[..., :2] * extent
+    half = offset[..., 2:].exp() * extent / 2
+    return torch.cat((center - half, center + half), -1)
+
+
+def encode(prior: Tensor, variance: Tensor, box: Tensor, code: str, in_target: bool) -> Tensor:
+    """The predictions that would mean `box` (EncodeBBox)."""
+    if code == "CENTER_SIZE":
+        extent = prior[..., 2:] - prior[..., :2]
+        shift = (box[..., :2] + box[..., 2:]) / 2 - (prior[..., :2] + prior[..., 2:]) / 2
+        ratio = (box[..., 2:] - box[..., :2]) / extent
+        out = torch.cat((shift / extent, ratio.log()), -1)
+    else:
+        out = box - prior
+        if code == "CORNER_SIZE":
+            extent = prior[..., 2:] - prior[..., :2]
+            out = out / torch.cat((extent, extent), -1)
+    return out if in_target else out / variance
+
+
+def nms(boxes: Tensor, valid: Tensor, threshold: float, eta: float = 1.0) -> Tensor:
+    """Which boxes greedy suppression keeps (ApplyNMSFast), many problems at once.
+
+    `boxes` is (B, n, 4), best first, `valid` (B, n). A box stays if it overlaps no box that was
+    kept before by more than the threshold, which every kept box multiplies by `eta` while it is
+    above 0.5 and `eta` is below 1. The only loop is over the n places.
+    """
+    count, n = valid.shape
+    keep = torch.zeros_like(valid)
+    bound = boxes.new_full((count, 1), threshold)
+    whole = None
+    if count * n * n <= MATRIX_LIMIT:
+        whole = jaccard(boxes.unsqueeze(2), boxes.unsqueeze(1))
+    for i in range(n):
+        row = jaccard(boxes[:, i : i + 1], boxes) if whole is None else whole[:, i]
+        stays = valid[:, i] & ~((row > bound) & keep).any(1)
+        keep[:, i] = stays
+        if eta < 1:
+            shrink = stays.unsqueeze(1) & (bound > 0.5)
+            bound = torch.where(shrink, bound * eta, bound)
+    return keep
