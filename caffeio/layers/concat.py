@@ -12,6 +12,7 @@ from torch import Tensor
 
 from caffeio.layers.base import Layer, Shape, at_least, exactly, layer
 from caffeio.layers.labels import text
+from caffeio.layers.onnx_graph import OnnxGraph
 
 
 class AxisLayer(Layer):
@@ -114,6 +115,10 @@ class Split(Layer):
 
     def forward(self, *bottoms: Tensor) -> tuple[Tensor, ...]:
         """Return the bottom, once for each top."""
+        return bottoms * max(1, len(self.context.top_names))
+
+    def onnx(self, g: OnnxGraph, *bottoms: str) -> tuple[str, ...]:
+        """No operator: the tops are other names of one value."""
         return bottoms * max(1, len(self.context.top_names))
 
 

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from caffeio.layers.base import Layer, Shape, at_least, layer
 from caffeio.layers.fields import check_fields
+from caffeio.layers.onnx_graph import OnnxGraph
 from caffeio.layers.window import Ints, check_positive, per_axis
 from caffeio.proto import caffe_pb2 as pb
 
@@ -156,6 +157,41 @@ class BaseConvolution(Layer):
         if self.relu:
             y = F.leaky_relu(y, self.negative_slope) if self.negative_slope else F.relu(y)
         return y if self.start == 1 else y.reshape(*outer, *y.shape[1:])
+
+    def onnx(self, g: OnnxGraph, *bottoms: str) -> str | tuple[str, ...]:
+        """Conv or ConvTranspose of every bottom."""
+        tops = tuple(self._onnx_one(g, x) for x in bottoms)
+        return tops[0] if len(tops) == 1 else tops
+
+    def _onnx_one(self, g: OnnxGraph, x: str) -> str:
+        shape = g.shape(x)
+        spatial = shape[self.start + 1 :]
+        if self.start != 1:
+            if g.dynamic_batch:
+                raise g.unsupported("axes before the channels are one with a fixed batch only")
+            x = g.reshape(x, math.prod(shape[: self.start]), self.channels, *(spatial or (1,)))
+        elif not spatial:
+            x = g.reshape(x, 0, self.channels, 1)
+        y = self._onnx_convolve(g, x, spatial)
+        y = g.relu(y, self.negative_slope) if self.relu else y
+        if self.start == 1:
+            return y if spatial else g.reshape(y, 0, self.num_output)
+        return g.reshape(y, *self.top_shapes[0])
+
+    def _onnx_convolve(self, g: OnnxGraph, x: str, spatial: Shape) -> str:
+        weight = g.param(self, 0, shape=(*self.blob_specs[0].shape[:2], *(self.kernel or (1,))))
+        blobs = [weight, g.param(self, 1)] if self.has_bias else [weight]
+        behind = self.pad
+        if not self.transposed:  # room for a kernel that sticks out
+            missing = (max(0, n - size) for n, size in zip(self.least, spatial, strict=True))
+            behind = tuple(p + m for p, m in zip(self.pad, missing, strict=True))
+        given = {
+            "kernel_shape": self.kernel, "strides": self.stride, "dilations": self.dilation,
+            "pads": (*self.pad, *behind),
+        }  # fmt: skip
+        name = "ConvTranspose" if self.transposed else "Conv"
+        y: str = g.op(name, [x, *blobs], group=self.group, **(given if spatial else {}))
+        return y
 
     def _convolve(self, x: Tensor) -> Tensor:
         raise NotImplementedError

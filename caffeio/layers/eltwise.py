@@ -13,6 +13,7 @@ from torch.autograd import Function
 
 from caffeio.layers.base import Layer, Shape, at_least, layer
 from caffeio.layers.fields import check_fields
+from caffeio.layers.onnx_graph import OnnxGraph
 from caffeio.proto import caffe_pb2 as pb
 
 FIELD = "eltwise_param"
@@ -87,6 +88,15 @@ class Eltwise(Layer):
         y = torch.where(bottoms[0] > bottoms[1], bottoms[0], bottoms[1])
         for x in bottoms[2:]:
             y = torch.where(x > y, x, y)
+        return y
+
+    def onnx(self, g: OnnxGraph, *bottoms: str) -> str:
+        """Add, Mul or Max, in Caffe's order."""
+        kind = {"SUM": "Add", "PROD": "Mul", "MAX": "Max"}[self.operation]
+        weighted = [g.scaled(x, c) for x, c in zip(bottoms, self.coeff, strict=True)]
+        y = weighted[0]
+        for x in weighted[1:]:
+            y = g.op(kind, [y, x])
         return y
 
     def _sum(self, bottoms: tuple[Tensor, ...]) -> Tensor:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from caffeio.layers.base import Layer, Shape, layer
 from caffeio.layers.fields import check_fields
+from caffeio.layers.onnx_graph import OnnxGraph
 
 _FIELDS = (
     "num_output", "bias_term", "weight_filler", "bias_filler", "axis", "transpose",
@@ -56,6 +57,30 @@ class InnerProduct(Layer):
         y = F.linear(x.reshape(*x.shape[: self.start], inputs), weight, bias)
         if self.relu:
             return F.leaky_relu(y, self.negative_slope) if self.negative_slope else F.relu(y)
+        return y
+
+    def onnx(self, g: OnnxGraph, *bottoms: str) -> str:
+        """Gemm of the flattened bottom for axis 1, else MatMul."""
+        shape = g.shape(bottoms[0])
+        bias = [g.param(self, 1)] if len(self.blobs) > 1 else []
+        if self.start == 1:
+            flat = len(shape) == 2
+            x = bottoms[0] if flat else g.op("Flatten", bottoms, axis=1)
+            y = g.op("Gemm", [x, g.param(self, 0), *bias], transB=int(not self.transpose))
+        else:
+            y = self._onnx_matmul(g, bottoms[0], shape)
+            y = g.op("Add", [y, *bias]) if bias else y
+        return g.relu(y, self.negative_slope) if self.relu else str(y)
+
+    def _onnx_matmul(self, g: OnnxGraph, x: str, shape: Shape) -> str:
+        if self.start == 0 and g.dynamic_batch:
+            raise g.unsupported("axis 0 is part of its input")
+        if self.start != len(shape) - 1:
+            x = g.reshape(x, *[0] * self.start, self.inputs)
+        weight = g.param(self, 0)
+        if not self.transpose:
+            weight = g.op("Transpose", [weight], perm=(1, 0))
+        y: str = g.op("MatMul", [x, weight])
         return y
 
     def macs(self) -> int:

@@ -14,6 +14,7 @@ from torch import Tensor
 from caffeio.layers.base import Layer, Shape, layer
 from caffeio.layers.fields import check_fields
 from caffeio.layers.gradients import is_in_place, with_gradient
+from caffeio.layers.onnx_graph import OnnxGraph
 
 
 @layer("ReLU")
@@ -33,6 +34,10 @@ class ReLU(Layer):
             y = F.leaky_relu(x.detach(), self.slope)
             return with_gradient(x, y, torch.where(y > 0, 1.0, self.slope))
         return F.leaky_relu(x, self.slope)
+
+    def onnx(self, g: OnnxGraph, *bottoms: str) -> str:
+        """Relu or LeakyRelu."""
+        return g.relu(bottoms[0], self.slope)
 
 
 @layer("ReLU6")

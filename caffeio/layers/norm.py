@@ -6,12 +6,14 @@ mkldnn_batch_norm_layer.cpp, cudnn_batch_norm_layer.cu; Ioffe & Szegedy 2015.
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from caffeio.layers.base import Layer, Shape, layer
 from caffeio.layers.fields import check_fields
+from caffeio.layers.onnx_graph import OnnxGraph
 from caffeio.proto import caffe_pb2 as pb
 
 _FIELDS = (
@@ -124,6 +126,35 @@ class BatchNorm(Layer):
         bias = self.blobs[4] if len(self.blobs) > 4 else None
         y = self.normalize(x, weight, bias)
         return F.relu(y) if self.relu else y
+
+    def onnx(self, g: OnnxGraph, *bottoms: str) -> str:
+        """One BatchNormalization."""
+        extra = [g.param(self, i) for i in range(3, len(self.blobs))]
+        return self.onnx_scaled(g, bottoms[0], *extra)
+
+    def onnx_scaled(
+        self, g: OnnxGraph, x: str, weight: str | None = None, bias: str | None = None
+    ) -> str:
+        """BatchNormalization with the scale and bias of this layer or of the Scale behind it."""
+        ones, zeros = np.ones(self.channels), np.zeros(self.channels)
+        scale = [weight or g.const(ones, "scale"), bias or g.const(zeros, "bias")]
+        if self.use_global:
+            stored = zip(("mean", "variance"), self.global_statistics(), strict=True)
+            statistics = [g.const(value.cpu().numpy(), name) for name, value in stored]
+        elif self.part and self.part != g.shape(x)[0]:
+            raise g.unsupported("stats_batch_size splits the batch")
+        else:
+            statistics = self._onnx_statistics(g, x)
+        y: str = g.op("BatchNormalization", [x, *scale, *statistics], epsilon=self.eps)
+        return g.relu(y) if self.relu else y
+
+    def _onnx_statistics(self, g: OnnxGraph, x: str) -> list[str]:
+        """Mean and biased variance of the batch itself."""
+        axes = [i for i in range(len(g.shape(x))) if i != 1]
+        mean = g.op("ReduceMean", [x], axes=axes)
+        centred = g.op("Sub", [x, mean])
+        variance = g.op("ReduceMean", [g.op("Mul", [centred, centred])], axes=axes)
+        return [g.reshape(value, -1) for value in (mean, variance)]
 
     def normalize(self, x: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
         """Forward with any scale and bias (C values each)."""

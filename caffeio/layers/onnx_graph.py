@@ -11,10 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from caffeio.errors import UnsupportedError
+
 if TYPE_CHECKING:
     from caffeio.layers.base import Layer
 
 OPSET = 17
+FLOAT = 1  # onnx.TensorProto.FLOAT
+INT64 = 7  # onnx.TensorProto.INT64
 
 
 @dataclass
@@ -30,18 +34,32 @@ class OnnxNode:
 
 @dataclass
 class OnnxGraph:
-    """Collects nodes; the values' names are unique, blobs of the net keep theirs in the end."""
+    """Collects nodes; the values' names are unique, blobs of the net keep theirs in the end.
+
+    Axis 0 of the net's inputs may be of any size when `dynamic_batch` is set: a layer that cannot
+    do with that raises `unsupported`.
+    """
 
     nodes: list[OnnxNode] = field(default_factory=list)
     constants: dict[str, np.ndarray] = field(default_factory=dict)
     shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)
     layer: Layer | None = None  # the layer that is being added
+    dynamic_batch: bool = False
     _count: dict[str, int] = field(default_factory=dict)
+    _shared: dict[str, str] = field(default_factory=dict)
+
+    def reserve(self, name: str) -> None:
+        """Let no value that is made later be called `name`."""
+        self._count.setdefault(name, 1)
 
     def _fresh(self, stem: str) -> str:
-        n = self._count.get(stem, 0)
-        self._count[stem] = n + 1
-        return f"{stem}:{n}" if n else stem
+        while True:
+            n = self._count.get(stem, 0)
+            self._count[stem] = n + 1
+            name = f"{stem}:{n}" if n else stem
+            if not n or name not in self._count:
+                self._count.setdefault(name, 1)
+                return name
 
     def op(self, kind: str, inputs: Sequence[str], outputs: int = 1, **attributes: Any) -> Any:
         """Add operator `kind`; returns the name of its output (a tuple of names if several).
@@ -69,24 +87,62 @@ class OnnxGraph:
         """A constant list of int64."""
         return self.const(np.asarray(list(values), np.int64), hint)
 
-    def param(self, layer: Layer, index: int) -> str:
-        """Blob `index` of `layer` as an initializer called "<layer>.<blob's name>".
+    def param(self, layer: Layer, index: int, *, shape: Sequence[int] | None = None) -> str:
+        """Blob `index` of `layer`, as `shape` if given: an initializer "<layer>.<blob's name>".
 
         A blob that layers share is one initializer.
         """
         blob = layer.blobs[index].detach()
-        array = blob.cpu().contiguous().numpy()
-        key = f"\0{blob.data_ptr()}:{tuple(blob.shape)}"
+        blob = blob if shape is None else blob.reshape(tuple(shape))
+        key = f"{blob.data_ptr()}:{tuple(blob.shape)}"
         name = self._shared.get(key)
         if name is None:
             name = self._fresh(f"{layer.name}.{layer.blob_specs[index].name}")
             self._shared[key] = name
-            self.constants[name] = array
-            self.shapes[name] = array.shape
+            self.constants[name] = blob.cpu().contiguous().numpy()
+            self.shapes[name] = tuple(blob.shape)
         return name
-
-    _shared: dict[str, str] = field(default_factory=dict)
 
     def shape(self, name: str) -> tuple[int, ...]:
         """The shape of a bottom, a constant or a param, as the net was built."""
         return self.shapes[name]
+
+    def unsupported(self, reason: str) -> UnsupportedError:
+        """The error for a layer, or a use of it, that ONNX cannot express."""
+        if self.layer is None:
+            return UnsupportedError(f"no ONNX form: {reason}")
+        return UnsupportedError(
+            f"layer {self.layer.name!r} (type {self.layer.kind}) has no ONNX form: {reason}",
+            where=self.layer.context.where or None,
+        )
+
+    # -- what many layers need -------------------------------------------------------------
+
+    def reshape(self, x: str, *dims: int) -> str:
+        """`x` in another shape; 0 copies the dimension at the same place, one -1 is inferred."""
+        name: str = self.op("Reshape", [x, self.ints(dims)])
+        return name
+
+    def scaled(self, x: str, factor: float, offset: float = 0.0) -> str:
+        """x * factor + offset, without the operators that change nothing."""
+        if factor != 1:
+            x = self.op("Mul", [x, self.const(factor, "factor")])
+        return self.op("Add", [x, self.const(offset, "offset")]) if offset else x
+
+    def relu(self, x: str, slope: float = 0.0) -> str:
+        """max(x, 0) + slope * min(x, 0)."""
+        if slope:
+            return str(self.op("LeakyRelu", [x], alpha=slope))
+        return str(self.op("Relu", [x]))
+
+    def to_float(self, x: str) -> str:
+        """`x` as float32: blobs of the net are."""
+        return str(self.op("Cast", [x], to=FLOAT))
+
+    def to_int(self, x: str) -> str:
+        """`x` as int64, truncated toward 0 like Caffe's casts."""
+        return str(self.op("Cast", [x], to=INT64))
+
+    def constant_of(self, name: str) -> np.ndarray | None:
+        """The value of a constant or a param, None for values that are computed."""
+        return self.constants.get(name)

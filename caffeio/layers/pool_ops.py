@@ -16,7 +16,7 @@ from torch import Tensor
 from caffeio.layers.window import Ints
 
 LOWEST = torch.finfo(torch.float32).min  # -FLT_MAX: what Caffe's maximum starts from
-DIVISORS = ("bvlc", "full", "real")  # by what a window's sum is divided, see `_divisor`
+DIVISORS = ("bvlc", "full", "real")  # by what a window's sum is divided, see `divisors`
 
 
 @dataclass(frozen=True)
@@ -118,10 +118,10 @@ def average_pool(x: Tensor, w: Window, divisor: str) -> Tensor:
         whole = math.prod(w.kernel) if divisor == "full" else None
         return pool(x, w.kernel, w.stride, w.pad, w.ceil, divisor != "real", whole)
     sums = pool(F.pad(x, w.padding(sizes)), w.kernel, w.stride, divisor_override=1)
-    return sums / _divisor(w, sizes, divisor, sums)
+    return sums / divisors(w, sizes, divisor, sums)
 
 
-def _divisor(w: Window, sizes: Ints, kind: str, like: Tensor) -> Tensor:
+def divisors(w: Window, sizes: Ints, kind: str, like: Tensor) -> Tensor:
     """Divisors of all windows, broadcast against (N, C, windows).
 
     bvlc: values inside the image and the padding; full: the whole kernel; real: the image only.

@@ -13,6 +13,8 @@ from torch import Tensor
 
 from caffeio.layers.base import Layer, Shape, between, layer
 from caffeio.layers.fields import check_fields
+from caffeio.layers.onnx_graph import OnnxGraph
+from caffeio.layers.pool_onnx import onnx_pool
 from caffeio.layers.pool_ops import Window, average_pool, max_pool, stochastic_pool
 from caffeio.layers.window import check_positive, per_axis
 from caffeio.proto import caffe_pb2 as pb
@@ -139,6 +141,19 @@ class Pooling(Layer):
             divisor=self.divisor, train=self.train_phase, mask=self.mask,
         )  # fmt: skip
         return y if mask is None else (y, mask)
+
+    def onnx(self, g: OnnxGraph, *bottoms: str) -> str | tuple[str, ...]:
+        """Global or windowed MaxPool and AveragePool with Caffe's windows."""
+        sizes = g.shape(bottoms[0])[2:]
+        if self.is_global and not self.mask and self.method != "STOCHASTIC":
+            kind = {"MAX": "GlobalMaxPool", "AVE": "GlobalAveragePool"}[self.method]
+            return str(g.op(kind, bottoms))
+        if self.method == "STOCHASTIC" and self.train_phase:
+            raise g.unsupported("STOCHASTIC draws at random in TRAIN")
+        return onnx_pool(
+            g, bottoms[0], self.method, self.window(self.bottom_shapes[0]), sizes,
+            divisor=self.divisor, mask=self.mask,
+        )  # fmt: skip
 
 
 @layer("SPP")

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from caffeio.layers.base import Layer, Shape, layer
 from caffeio.layers.fields import check_fields
+from caffeio.layers.onnx_graph import OnnxGraph
 from caffeio.proto import caffe_pb2 as pb
 
 
@@ -28,6 +29,11 @@ class Softmax(Layer):
     def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
         """(any shape) -> the same shape."""
         return torch.softmax(x, self.dim)
+
+    def onnx(self, g: OnnxGraph, *bottoms: str) -> str:
+        """Softmax."""
+        y: str = g.op("Softmax", bottoms, axis=self.dim)
+        return y
 
 
 @layer("Reduction")

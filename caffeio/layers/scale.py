@@ -10,6 +10,7 @@ from torch import Tensor
 
 from caffeio.layers.base import Layer, Shape, between, exactly, layer
 from caffeio.layers.fields import check_fields
+from caffeio.layers.onnx_graph import OnnxGraph
 
 
 def operand_shape(owner: Layer, shape: Shape, axis: int, num_axes: int, field: str) -> Shape:
@@ -51,6 +52,19 @@ def spread(blob: Tensor, axis: int, ndim: int) -> Tensor:
     return blob.view(*blob.shape, *[1] * (ndim - axis - blob.dim()))
 
 
+def onnx_spread(g: OnnxGraph, owner: Layer, operand: str | int, ndim: int) -> str:
+    """`spread` of a bottom (its name) or a blob of `owner` (its index) against `ndim` axes."""
+    start: int = owner.start
+    if isinstance(operand, int):
+        shape = owner.blob_specs[operand].shape
+        return g.param(owner, operand, shape=(*shape, *[1] * (ndim - start - len(shape))))
+    rank = len(g.shape(operand))
+    if start + rank == ndim:
+        return operand
+    name: str = g.op("Unsqueeze", [operand, g.ints(range(rank, ndim - start), "axes")])
+    return name
+
+
 @layer("Scale")
 class Scale(Layer):
     """y = x * scale (+ bias); the scale is a blob, or the second bottom.
@@ -87,6 +101,14 @@ class Scale(Layer):
         bias = spread(self.blobs[len(self.blobs) - 1], self.start, x.dim())
         return torch.addcmul(bias, x, factor)
 
+    def onnx(self, g: OnnxGraph, *bottoms: str) -> str:
+        """Mul, and Add with a bias."""
+        ndim = len(g.shape(bottoms[0]))
+        y: str = g.op("Mul", [bottoms[0], onnx_spread(g, self, (*bottoms[1:], 0)[0], ndim)])
+        if self.has_bias:
+            y = g.op("Add", [y, onnx_spread(g, self, len(self.blobs) - 1, ndim)])
+        return y
+
 
 @layer("Bias")
 class Bias(Layer):
@@ -109,6 +131,12 @@ class Bias(Layer):
         """(any shape) -> the same shape."""
         return x + spread(self.blobs[0] if bias is None else bias, self.start, x.dim())
 
+    def onnx(self, g: OnnxGraph, *bottoms: str) -> str:
+        """Add."""
+        bias = onnx_spread(g, self, (*bottoms[1:], 0)[0], len(g.shape(bottoms[0])))
+        y: str = g.op("Add", [bottoms[0], bias])
+        return y
+
 
 @layer("Axpy")
 class Axpy(Layer):
@@ -126,3 +154,14 @@ class Axpy(Layer):
     def forward(self, a: Tensor, x: Tensor, b: Tensor) -> Tensor:  # type: ignore[override]
         """Shape of x and b."""
         return torch.addcmul(b, a.reshape(*x.shape[:2], *[1] * (x.dim() - 2)), x)
+
+    def onnx(self, g: OnnxGraph, *bottoms: str) -> str:
+        """Mul and Add."""
+        a, x, b = bottoms
+        ranks = len(g.shape(a)), len(g.shape(x))
+        if ranks[0] < ranks[1]:
+            a = g.op("Unsqueeze", [a, g.ints(range(*ranks), "axes")])
+        elif ranks[0] > ranks[1]:
+            a = g.op("Squeeze", [a, g.ints(range(ranks[1], ranks[0]), "axes")])
+        y: str = g.op("Add", [g.op("Mul", [x, a]), b])
+        return y
