@@ -133,13 +133,19 @@ def test_sharing_is_one_tensor_and_one_learnable() -> None:
 
 
 def test_permissive_sharing_views_the_owner() -> None:
-    text = NET.replace('bottom: "y" top: "z" param { name: "w" }',
-                       'bottom: "y" top: "z" param { name: "w" share_mode: PERMISSIVE }')  # fmt: skip
-    text = text.replace('name: "b" type: "InnerProduct"', 'name: "b" type: "InnerProduct"').replace(
-        "num_output: 3 bias_term: false }", "num_output: 3 bias_term: false transpose: true }"
+    text = NET.replace("dim: 2 dim: 3", "dim: 2 dim: 6").replace(
+        "num_output: 3", "num_output: 4", 1
     )
-    net = load_net(text)
+    text = text.replace("num_output: 3", "num_output: 6")  # the owner's 4 x 6 is read as 6 x 4
+    head, name, tail = text.rpartition('param { name: "w" }')
+    net = load_net(head + name.replace(" }", " share_mode: PERMISSIVE }") + tail)
+    assert net.params["a"][0].shape == (4, 6)
+    assert net.params["b"][0].shape == (6, 4)
     assert net.params["b"][0].data_ptr() == net.params["a"][0].data_ptr()
+    net({"x": torch.ones(2, 6)})["z"].sum().backward()
+    assert net.params["a"][0].grad is not None
+    with pytest.raises(NetError, match="shape mismatch"):
+        load_net(text)
 
 
 def test_params_are_writable_in_place() -> None:
@@ -164,8 +170,7 @@ def test_missing_input_is_named() -> None:
         (('param { name: "w" }', 'param { name: "w" } param {}'), "too many params"),
         (('top: "z"', 'top: "z" loss_weight: 1 loss_weight: 2'), "loss_weight must be left out"),
         (('type: "ReLU"', 'type: "Rellu"'), "did you mean"),
-        (('bottom: "y" top: "z"', 'bottom: "y" top: "z" propagate_down: true '
-          'propagate_down: true'), "propagate_down"),
+        (('top: "z"', 'top: "z" propagate_down: true propagate_down: true'), "propagate_down"),
     ],
 )  # fmt: skip
 def test_wiring_errors_name_place_and_layer(change: tuple[str, str], message: str) -> None:

@@ -1,0 +1,91 @@
+"""Several workers: gradients are averaged, signals reach all, one failure ends the run."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from caffeio import load_weights
+from tests.paths import GOLDEN, ROOT
+
+SOLVERS = GOLDEN / "solvers"
+
+
+@pytest.fixture
+def case(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    shutil.copytree(SOLVERS / "sgd_fixed", tmp_path / "solvers" / "sgd_fixed")
+    shutil.copytree(SOLVERS / "lmdb", tmp_path / "solvers" / "lmdb")
+    monkeypatch.chdir(tmp_path / "solvers" / "sgd_fixed")
+    for path in Path().glob("snap_iter_*"):
+        path.unlink()
+    return tmp_path / "solvers" / "sgd_fixed"
+
+
+def command(*arguments: str) -> dict[str, Any]:
+    env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    return {
+        "args": [sys.executable, "-m", "caffeio.cli", *arguments],
+        "env": env, "text": True, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE,
+    }  # fmt: skip
+
+
+def caffeio(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(**command(*arguments), timeout=120, check=False)
+
+
+def halve_batches(path: Path) -> None:
+    net = path / "net.prototxt"
+    text = net.read_text()
+    assert "batch_size: 10" in text
+    net.write_text(text.replace("batch_size: 10", "batch_size: 5", 1))
+
+
+def test_two_workers_are_one_with_twice_the_batch(case: Path) -> None:
+    """BVLC deals records out one by one: two workers of 5 see what one of 10 sees."""
+    arguments = ("train", "solver.prototxt", "--weights", "init.caffemodel")
+    one = caffeio(*arguments, "--metrics", "one.jsonl")
+    assert one.returncode == 0, one.stderr
+    final = next(Path().glob("snap_iter_*5.caffemodel"))
+    alone = {k: [b.copy() for b in v] for k, v in load_weights(final).items()}
+    halve_batches(case)
+    two = caffeio(*arguments, "--nproc", "2", "--metrics", "two.jsonl")
+    assert two.returncode == 0, two.stderr
+    for layer, blobs in load_weights(final).items():
+        for mine, wanted in zip(blobs, alone[layer], strict=True):
+            np.testing.assert_allclose(mine, wanted, rtol=1e-4, atol=1e-6)
+    lines = [json.loads(line) for line in Path("two.jsonl").read_text().splitlines()]
+    assert sum("lr" in line for line in lines) == 25
+
+
+def test_error_of_all_workers_ends_the_run(case: Path) -> None:
+    run = caffeio("train", "solver.prototxt", "--weights", "none.caffemodel", "--nproc", "2")
+    assert run.returncode == 2
+    assert "none.caffemodel" in run.stderr
+
+
+def test_signal_stops_all_workers_with_a_snapshot(case: Path) -> None:
+    settings = ["max_iter=1000000", "display=0", "test_interval=1000000", "snapshot=0"]
+    changes = [word for setting in settings for word in ("--set", setting)]
+    process = subprocess.Popen(
+        **command("train", "solver.prototxt", "--nproc", "2", "--metrics", "m.jsonl", *changes)
+    )
+    deadline = time.monotonic() + 60
+    while not (Path("m.jsonl").exists() and Path("m.jsonl").stat().st_size):
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=60)
+    assert process.returncode == 0
+    [state] = Path().glob("snap_iter_*.solverstate")
+    assert state.with_suffix(".caffemodel").exists()
