@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from caffeio.shapes.base import LayerShapes, Query, Shape, rule
+from caffeio.shapes.base import LayerShapes, Query, Shape, agree, product, rule
 
 SCALAR: Shape = ()
 
@@ -13,6 +13,10 @@ SCALAR: Shape = ()
 )  # fmt: skip
 def loss(q: Query) -> LayerShapes:
     """One scalar."""
+    if q.kind != "MultiBoxLoss" and len(q.bottoms) > 1:
+        a, b = q.bottoms[:2]
+        if a and b and not agree(a[0], b[0]):
+            q.fail(f"the first dimensions of {a} and {b} differ", "bottom")
     return LayerShapes((SCALAR,))
 
 
@@ -25,6 +29,13 @@ def detection_loss(q: Query) -> LayerShapes:
 @rule("SoftmaxWithLoss", "InfogainLoss")
 def softmax_loss(q: Query) -> LayerShapes:
     """The loss, and the probabilities if a second top is named."""
+    field = "softmax_param" if q.kind == "SoftmaxWithLoss" else "infogain_loss_param"
+    scores, labels = (*q.bottoms, None, None)[:2]
+    if scores is not None and labels is not None:
+        axis = q.axis(getattr(q.param, field).axis, len(scores), f"{field}.axis")
+        wanted = product((*scores[:axis], *scores[axis + 1 :]))
+        if not agree(wanted, product(labels)):
+            q.fail(f"{wanted} predictions in {scores}, {product(labels)} labels", "bottom")
     return LayerShapes((SCALAR, *q.bottoms[:1])[: max(q.top_count, 1)])
 
 

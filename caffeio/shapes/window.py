@@ -133,6 +133,8 @@ def pool_geometry(q: Query, space: Shape) -> tuple[Shape, Shape, Shape]:
     """Kernel, stride and pad of a Pooling layer over the spatial sizes `space`."""
     p, axes = q.param.pooling_param, len(space)
     if p.global_pooling:
+        if p.kernel_size or p.HasField("kernel_h") or p.HasField("kernel_w"):
+            q.fail("global_pooling and a kernel exclude each other", "pooling_param.kernel_size")
         return space, (1,) * axes, (0,) * axes
 
     def pair(name: str, default: int) -> tuple[int, int] | None:

@@ -25,10 +25,14 @@ STYLES: dict[Tone, str] = {
 }
 
 
-def write(report: Report, stream: IO[str], *, width: int | None = None) -> None:
-    """Write `report` to `stream`: colours only on a terminal and without NO_COLOR."""
-    console = make_console(stream, width)
-    console.print(Text(report.title, style="bold"))
+def write(report: Report, stream: IO[str], *, width: int | None = None, fold: bool = True) -> None:
+    """Write `report` to `stream`: colours only on a terminal and without NO_COLOR.
+
+    Without `fold` a paragraph is one line, however long it is.
+    """
+    console = make_console(stream, width if fold else 1 << 16)
+    if report.title:
+        console.print(Text(report.title, style="bold"))
     for paragraph in report.headline:
         console.print(_line(paragraph))
     for section in report.sections:

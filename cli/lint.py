@@ -1,0 +1,166 @@
+"""`caffeio lint`."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+EPILOG = """\b
+Examples:
+  caffeio lint solver.prototxt train_val.prototxt
+  caffeio lint models/ --format github
+  caffeio lint --fix train_val.prototxt
+  caffeio lint --explain CIO302
+  caffeio lint . --ignore CIO402 --format sarif > lint.sarif
+
+\b
+A comment on the line keeps a rule quiet: # caffeio: ignore CIO402
+"""
+
+
+def _explain(context: click.Context, _: click.Parameter, code: str | None) -> None:
+    if code is None or context.resilient_parsing:
+        return
+    from caffeio.converters.lint.run import RULES, rules
+
+    chosen = rules() if code == "all" else [RULES[code]] if code in RULES else []
+    if not chosen:
+        from difflib import get_close_matches
+
+        close = get_close_matches(code.upper(), list(RULES), 1)
+        hint = f" Did you mean {close[0]}?" if close else ""
+        raise click.BadParameter(f"There is no rule {code!r}.{hint}")
+    for one in chosen:
+        click.secho(f"{one.code} {one.name} ({one.severity})", bold=True)
+        click.echo(one.explanation + "\n")
+    context.exit(0)
+
+
+@click.command(epilog=EPILOG, no_args_is_help=True)
+@click.argument("files", nargs=-1, required=True, metavar="FILE...")
+@click.option("--fix", is_flag=True, help="Write the safe fixes into the files; comments stay.")
+@click.option(
+    "--format",
+    "-f",
+    "form",
+    type=click.Choice(["text", "json", "sarif", "github"]),
+    default="text",
+    show_default=True,
+)
+@click.option(
+    "--select", multiple=True, metavar="CODE", help="Run only these rules (CIO4: all CIO4xx)."
+)
+@click.option("--ignore", multiple=True, metavar="CODE", help="Leave these rules out.")
+@click.option("--info", is_flag=True, help="Also say what is merely worth knowing.")
+@click.option("--dialect", metavar="NAME", help="Hold the files against this dialect.")
+@click.option(
+    "--caffe", type=click.Choice(["bvlc", "intel", "nvidia"]), help="Whose Caffe runs the files."
+)
+@click.option(
+    "--explain",
+    metavar="CODE",
+    is_eager=True,
+    expose_value=False,
+    callback=_explain,
+    help="Explain a rule (or `all`) and exit.",
+)
+def command(files: tuple[str, ...], **options: Any) -> None:
+    """Find the mistakes in nets and solvers that Caffe accepts in silence, or dies of late.
+
+    FILE is a prototxt, a folder with prototxts in it, `-` for standard input, or REVISION:PATH of a
+    git repository.
+
+    Exit code: 0 if nothing is found, 1 if there are errors or warnings, 2 in case of trouble.
+    """
+    from caffeio.converters.lint.run import Selection, lint
+    from caffeio.converters.source import open_source, scratch_folder
+
+    selection = Selection(
+        _codes(options["select"]), _codes(options["ignore"]), options["dialect"], options["caffe"]
+    )
+    found: list[Any] = []
+    with scratch_folder() as scratch:
+        sources = [s for name in files for s in _sources(open_source(name, scratch))]
+        for source in sources:
+            one = lint(source, selection)
+            if options["fix"]:
+                one = _fix(source, one, selection)
+            found += one
+    if not options["info"]:
+        found = [finding for finding in found if finding.severity != "info"]
+    _write(found, len(sources), options["form"], to_stderr=options["fix"] and "-" in files)
+    if any(finding.severity != "info" for finding in found):
+        raise SystemExit(1)
+
+
+def _codes(values: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(code for value in values for code in value.replace(",", " ").upper().split())
+
+
+def _sources(source: Any) -> list[Any]:
+    """The source itself, or the nets and solvers in a folder."""
+    if source.kind != "directory":
+        return [source]
+    from dataclasses import replace
+
+    from caffeio.converters.kinds import kind_of, members
+    from caffeio.errors import CaffeIOError
+
+    out = []
+    for name, path in members(source.path):
+        if ".prototxt" not in path.name and path.suffix != ".pbtxt":
+            continue
+        try:
+            kind = kind_of(path)
+        except CaffeIOError:
+            continue
+        if kind in ("net", "solver"):
+            inside = f"{source.inside}/{name}" if source.inside else None
+            label = str(Path(source.label, name))
+            out.append(replace(source, label=label, path=path, kind=kind, inside=inside))
+    return out
+
+
+def _fix(source: Any, found: list[Any], selection: Any) -> list[Any]:
+    """Write the fixes, and look again."""
+    from caffeio.cli._files import write_output
+    from caffeio.converters.lint.run import fixed_text, lint
+    from caffeio.errors import CaffeIOError
+    from caffeio.proto.files import encode_text, read_text
+
+    if source.revision is not None:
+        raise CaffeIOError("--fix writes files, not git revisions", where=source.label)
+    text = read_text(source.path)
+    new, _ = fixed_text(text, found, source.label)
+    if source.label == "<stdin>":
+        write_output("-", [encode_text(new)])
+        source.path.write_bytes(encode_text(new))
+    elif new != text:
+        write_output(str(source.path), [encode_text(new)])
+    return lint(source, selection)
+
+
+def _write(found: list[Any], files: int, form: str, *, to_stderr: bool) -> None:
+    from caffeio.converters.lint import output
+    from caffeio.converters.lint.run import rules
+
+    stream = sys.stderr if to_stderr else sys.stdout
+    if form in ("json", "sarif"):
+        import json
+
+        from caffeio import __version__
+
+        data: Any = output.as_data(found, rules())
+        if form == "sarif":
+            data = output.sarif(found, rules(), __version__)
+        click.echo(json.dumps(data, indent=2, ensure_ascii=False), file=stream)
+    elif form == "github":
+        for finding in found:
+            click.echo(output.github(finding), file=stream)
+    else:
+        from caffeio.converters.report import text
+
+        text.write(output.report(found, files), stream, fold=stream.isatty())

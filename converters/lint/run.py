@@ -1,0 +1,152 @@
+"""Lint files: find out what they are, run the rules, apply the fixes."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from caffeio.converters.kinds import KINDS
+from caffeio.converters.lint import (  # noqa: F401  (they register their rules)
+    shape_rules,
+    solver_rules,
+    text_rules,
+    training_rules,
+    wiring_rules,
+)
+from caffeio.converters.lint.model import (
+    ERROR,
+    RULES,
+    Finding,
+    Fix,
+    NetContext,
+    Rule,
+    SolverContext,
+    place_of,
+    rule,
+)
+from caffeio.converters.source import Source
+from caffeio.errors import CaffeIOError, NetError, ParseError, SolverError
+from caffeio.profiles import BVLC, get_profile, profile_of_dialect, profile_of_solver
+from caffeio.proto.files import read_net, read_solver
+
+_IGNORE = re.compile(r"#\s*caffeio:\s*ignore\b(?:[\s=:]*([A-Z0-9, ]+))?")
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Which rules run, and for whose Caffe."""
+
+    select: tuple[str, ...] = ()  # codes or beginnings of codes; empty: all
+    ignore: tuple[str, ...] = ()
+    dialect: str | None = None
+    caffe: str | None = None
+
+    def takes(self, code: str) -> bool:
+        """Whether a rule runs."""
+        chosen = not self.select or code.startswith(self.select)
+        return chosen and not (self.ignore and code.startswith(self.ignore))
+
+
+@rule("CIO100", "broken", ERROR, "file")
+def broken(context: object) -> Iterable[Finding]:  # type: ignore[misc]
+    """The text is not well-formed, or mixes old and new forms: Caffe refuses it."""
+    return iter(())
+
+
+def rules() -> list[Rule]:
+    """All rules by code."""
+    return [RULES[code] for code in sorted(RULES)]
+
+
+def lint(source: Source, selection: Selection) -> list[Finding]:
+    """Run the rules over one prototxt. Raises CaffeIOError if it is none."""
+    if source.kind not in ("net", "solver"):
+        raise CaffeIOError(f"lint reads nets and solvers, and this is a {KINDS[source.kind]}",
+                           where=source.label)  # fmt: skip
+    try:
+        context = _context(source, selection)
+    except (ParseError, NetError, SolverError) as error:
+        message = str(error).removeprefix(f"{error.where}: ")
+        path, line, column = place_of((error.where or source.label).splitlines()[0])
+        return [Finding("CIO100", ERROR, message, _label(path, source), line, column)]
+    found: list[Finding] = []
+    kinds = ("text", "net" if isinstance(context, NetContext) else "solver")
+    for one in rules():
+        if one.kind in kinds and selection.takes(one.code):
+            found += one.check(context)
+    found = [replace(f, path=_label(f.path, source)) for f in found]
+    return sorted(set(_not_ignored(found, context)), key=lambda f: f.order)
+
+
+def _label(path: str, source: Source) -> str:
+    return source.label if path == str(source.path) else path
+
+
+def _context(source: Source, selection: Selection) -> NetContext | SolverContext:
+    if source.kind == "net":
+        return _net_context(source, selection)
+    file = read_solver(source.path, dialect=selection.dialect)
+    profile = profile_of_solver(file.message, file.dialect)
+    context = SolverContext(source.label, profile, file.dialect, selection.dialect, file=file)
+    name = file.message.net or file.message.train_net
+    found = source.resolve(name) if name else None
+    if found is not None and found.kind == "net":
+        try:
+            context.net = _net_context(found, selection)
+        except CaffeIOError:
+            context.net = None
+        context.net_path = found.path
+        context.from_here = Path(name) == found.path
+        if context.net is not None and profile is BVLC:
+            context.profile = context.net.profile
+    if selection.caffe:
+        context.profile = get_profile(selection.caffe)
+    return context
+
+
+def _net_context(source: Source, selection: Selection) -> NetContext:
+    file = read_net(source.path, dialect=selection.dialect)
+    profile = profile_of_dialect(file.dialect)
+    if selection.caffe:
+        profile = get_profile(selection.caffe)
+    search = (str(source.path.parent),)
+    return NetContext(
+        source.label, profile, file.dialect, selection.dialect, file=file, search=search
+    )
+
+
+def _not_ignored(
+    found: Sequence[Finding], context: NetContext | SolverContext
+) -> Iterable[Finding]:
+    """Leave out what a comment `# caffeio: ignore CODE` on the same line asks to leave out."""
+    lines = (context.file.text or "").split("\n")
+    for finding in found:
+        line = lines[finding.line - 1] if 0 < finding.line <= len(lines) else ""
+        match = _IGNORE.search(line)
+        if match is None or match[1] and finding.code not in re.split(r"[,\s]+", match[1].strip()):
+            yield finding
+
+
+def fixed_text(text: str, found: Sequence[Finding], path: str) -> tuple[str, int]:
+    """The text after all fixes of `found`, comments kept, and how many were made."""
+    from caffeio.proto.rewrite import edit_text
+
+    fixes = [f.fix for f in found if f.fix is not None]
+    renames = sorted((fix.rename for fix in fixes if fix.rename), reverse=True)
+    lines = text.split("\n")
+    for line, column, old, new in renames:
+        before = lines[line - 1]
+        assert before[column - 1 : column - 1 + len(old)] == old
+        lines[line - 1] = before[: column - 1] + new + before[column - 1 + len(old) :]
+    text = "\n".join(lines)
+    done = len(renames)
+    for fix in fixes:
+        if fix.changes or fix.removals:
+            text, _ = edit_text(text, fix.changes, fix.removals, path=path)
+            done += 1
+    return text, done
+
+
+__all__ = ["RULES", "Fix", "Selection", "fixed_text", "lint", "rules"]

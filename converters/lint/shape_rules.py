@@ -1,0 +1,180 @@
+"""Rules about sizes: windows, crops, means."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+from caffeio.converters.diff.training import entries_of
+from caffeio.converters.lint.model import ERROR, INFO, Finding, NetContext, net_rule
+from caffeio.errors import CaffeIOError
+from caffeio.proto import caffe_pb2 as pb
+from caffeio.shapes import DATA_LAYERS, format_shape, item_shape
+from caffeio.shapes.base import Query
+from caffeio.shapes.sources import opener
+from caffeio.shapes.window import pool_geometry, pool_sizes
+
+
+@net_rule("CIO301", "wrong-parameters", ERROR)
+def wrong_parameters(context: NetContext) -> Iterator[Finding]:
+    """A layer's parameters are wrong, or do not fit its bottoms: Caffe dies at set-up."""
+    seen = {_layer_of(unknown.path) for unknown in context.file.unknown}
+    for shapes in context.shapes.values():
+        for node, message in shapes.problems:
+            if node.source_index is not None and node.source_index not in seen:
+                seen.add(node.source_index)
+                yield context.finding("CIO301", message, node.where)
+
+
+def _layer_of(path: str) -> int | None:
+    """The index in `layer[3].convolution_param.num_outputs`."""
+    match = re.match(r"layer\[(\d+)\]", path)
+    return int(match[1]) if match else None
+
+
+def _windows(
+    context: NetContext,
+) -> Iterator[tuple[int, tuple[int, ...], list[tuple[int, int, int, int, int]]]]:
+    """Index, bottom's shape and (size, kernel, stride, pad, windows) of each axis of a Pooling."""
+    for index, layer in enumerate(context.layers):
+        if layer.type != "Pooling" or layer.pooling_param.global_pooling:
+            continue
+        for _, bottoms, found in context.shapes_of(index):
+            if not bottoms or bottoms[0] is None or not found.tops or found.tops[0] is None:
+                continue
+            space = bottoms[0][2:]
+            query = Query("Pooling", layer, tuple(bottoms[:1]), 1, context.profile)
+            kernel, stride, pad = pool_geometry(query, space)
+            count = pool_sizes(query, space, kernel, stride, pad)
+            axes = list(zip(space, kernel, stride, pad, count, strict=True))
+            yield index, bottoms[0], [axis for axis in axes if axis[0] > 0]
+            break
+
+
+@net_rule("CIO302", "empty-window", ERROR)
+def empty_window(context: NetContext) -> Iterator[Finding]:
+    """The last pooling window begins beyond the image, because sizes are rounded up.
+
+    BVLC's Caffe then makes -FLT_MAX (MAX) or NaN (AVE) of nothing, and writes beyond its memory in
+    the backward pass. It happens where the kernel is smaller than the stride. Use round_mode: FLOOR
+    (where it exists), a larger kernel, or a convolution.
+    """
+    for index, shape, axes in _windows(context):
+        for size, _, stride, pad, count in axes:
+            start = (count - 1) * stride - pad
+            if start >= size:
+                message = f"its last window starts at {start}, beyond the {size} pixels of {shape}"
+                yield context.layer("CIO302", index, message, "pooling_param")
+                break
+
+
+@net_rule("CIO303", "partial-window", INFO)
+def partial_window(context: NetContext) -> Iterator[Finding]:
+    """The last pooling window hangs over the edge, because Caffe rounds sizes up.
+
+    Well in Caffe, but other frameworks round down by default and get another size: check converters
+    for `ceil_mode`.
+    """
+    for index, shape, axes in _windows(context):
+        over = [
+            (count - 1) * stride - pad + kernel - size - pad
+            for size, kernel, stride, pad, count in axes
+        ]
+        if max(over, default=0) > 0:
+            message = f"its last window hangs {max(over)} over the edge of {shape}"
+            yield context.layer("CIO303", index, message, "pooling_param")
+
+
+@net_rule("CIO304", "crop-too-large", ERROR)
+def crop_too_large(context: NetContext) -> Iterator[Finding]:
+    """The crop is larger than the images: Caffe dies when it reads the first such image.
+
+    Looks at new_height and new_width, random_resize_param, and the first record where the data
+    are here.
+    """
+    find = opener(context.search)
+    for index, layer in enumerate(context.layers):
+        crop = layer.transform_param.crop_size
+        if not crop or layer.type not in DATA_LAYERS:
+            continue
+        size = _smallest_side(layer)
+        source = "the resize"
+        if size is None and not layer.transform_param.HasField("random_aspect_ratio_param"):
+            found = item_shape(layer, find)
+            if found is not None:
+                size, source = min(found[0][1:]), found[1]
+        if size is not None and size < crop:
+            message = f"crop_size {crop} is larger than {size}, the smaller side by {source}"
+            yield context.layer("CIO304", index, message, "transform_param", "crop_size")
+
+
+def _smallest_side(layer: pb.LayerParameter) -> int | None:
+    t, image = layer.transform_param, layer.image_data_param
+    if t.HasField("random_resize_param") and t.random_resize_param.min_size:
+        return int(t.random_resize_param.min_size)
+    if image.new_height and image.new_width:
+        return int(min(image.new_height, image.new_width))
+    return None
+
+
+@net_rule("CIO305", "mean-values", ERROR)
+def mean_values(context: NetContext) -> Iterator[Finding]:
+    """mean_value must be one number, or one for each channel, and excludes mean_file."""
+    for index, layer in enumerate(context.layers):
+        t = layer.transform_param
+        if not t.mean_value or layer.type not in DATA_LAYERS:
+            continue
+        if t.mean_file:
+            message = "give mean_file or mean_value, not both"
+            yield context.layer("CIO305", index, message, "transform_param", "mean_file")
+        for _, _, found in context.shapes_of(index):
+            top = found.tops[0] if found.tops else None
+            channels = top[1] if top and len(top) == 4 else -1
+            if channels > 0 and len(t.mean_value) not in (1, channels):
+                message = f"{len(t.mean_value)} mean_value for {channels} channels"
+                yield context.layer("CIO305", index, message, "transform_param", "mean_value")
+                break
+
+
+@net_rule("CIO307", "mean-file", ERROR)
+def mean_file(context: NetContext) -> Iterator[Finding]:
+    """The mean image has another size than the records; Caffe dies at the first record.
+
+    Only looked at where both are here.
+    """
+    find = opener(context.search)
+    for index, layer in enumerate(context.layers):
+        name = layer.transform_param.mean_file
+        path = find(name) if name and layer.type in DATA_LAYERS else None
+        found = item_shape(layer, find) if path is not None else None
+        if path is None or found is None or len(layer.transform_param.resize_param):
+            continue
+        from caffeio.proto.blobproto import read_blobproto
+
+        try:
+            mean = tuple(read_blobproto(path).shape[-3:])
+        except CaffeIOError as error:
+            yield context.layer("CIO307", index, str(error), "transform_param", "mean_file")
+            continue
+        if mean != found[0]:
+            message = f"{name} is {format_shape(mean)}, {found[1]} is {format_shape(found[0])}"
+            yield context.layer("CIO307", index, message, "transform_param", "mean_file")
+
+
+@net_rule("CIO308", "no-records", ERROR)
+def no_records(context: NetContext) -> Iterator[Finding]:
+    """The database is here, and is empty: Caffe crashes when it reads from it."""
+    for index, layer in enumerate(context.layers):
+        source = layer.data_param.source
+        if layer.type in ("Data", "AnnotatedData") and entries_of(source, context.search) == 0:
+            yield context.layer("CIO308", index, f"{source} is empty", "data_param", "source")
+
+
+@net_rule("CIO306", "half-a-resize", ERROR)
+def half_a_resize(context: NetContext) -> Iterator[Finding]:
+    """new_height and new_width must both be given, or neither; Caffe dies otherwise."""
+    for index, layer in enumerate(context.layers):
+        p = layer.image_data_param
+        if bool(p.new_height) != bool(p.new_width):
+            message = "new_height and new_width must both be given"
+            yield context.layer("CIO306", index, message, "image_data_param")

@@ -1,0 +1,205 @@
+"""Rules about how layers hang together."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator
+
+from caffeio.converters.lint.facts import MEASURES, NEEDS_OWN_TOP, NOT_IN_PLACE
+from caffeio.converters.lint.model import ERROR, Finding, NetContext, is_loss, net_rule
+from caffeio.graph import Graph, Node
+from caffeio.shapes import DATA_LAYERS, Shape, format_shape, is_known, product
+
+
+def reached(graph: Graph) -> set[int]:
+    """Indices of the nodes that feed a loss."""
+    maker: dict[str, int] = {}
+    sources: list[list[int]] = []
+    for i, node in enumerate(graph.nodes):
+        sources.append([maker[b] for b in node.bottoms if b in maker])
+        maker.update(dict.fromkeys(node.tops, i))
+    out: set[int] = set()
+    for i in reversed(range(len(graph.nodes))):
+        if i in out or is_loss(graph.nodes[i].param):
+            out.add(i)
+            out.update(sources[i])
+    return out
+
+
+@net_rule("CIO200", "does-not-build", ERROR)
+def does_not_build(context: NetContext) -> Iterator[Finding]:
+    """The layers do not fit together: Caffe dies while it builds the net.
+
+    A net that can be built for one phase only is well if all that the other lacks is its data.
+    """
+    errors = context.build_errors
+    for phase, error in errors.items():
+        if len(errors) == 1 and "unknown bottom blob" in error.message:
+            continue
+        if phase == "TEST" and "TRAIN" in errors and error.message == errors["TRAIN"].message:
+            continue
+        yield context.finding("CIO200", f"({phase}) {error.message}", error.where or context.path)
+
+
+@net_rule("CIO201", "unused-top")
+def unused_top(context: NetContext) -> Iterator[Finding]:
+    """In training, a layer makes something that nobody reads and that is no measure.
+
+    Caffe takes it for an output of the net: it is computed, and printed at every display. Name the
+    right blob where it should be read, or end it in a Silence layer.
+    """
+    graph = context.graphs.get("TRAIN")
+    if graph is None or not context.trains:
+        return
+    for node in graph.nodes:
+        if node.source_index is None or is_loss(node.param) or node.type in MEASURES:
+            continue
+        for i, top in enumerate(node.tops):
+            if top in graph.outputs and _last_maker(graph, top) is node:
+                message = f"nobody reads its top {top!r} in TRAIN"
+                yield context.layer("CIO201", node.source_index, message, "top", i)
+
+
+def _last_maker(graph: Graph, blob: str) -> Node | None:
+    return next((node for node in reversed(graph.nodes) if blob in node.tops), None)
+
+
+@net_rule("CIO202", "no-loss")
+def no_loss(context: NetContext) -> Iterator[Finding]:
+    """A net reads data meant for training, and has no loss: nothing would be learned."""
+    graph = context.graphs.get("TRAIN")
+    if graph is None or any(is_loss(node.param) for node in graph.nodes):
+        return
+    if any(node.type == "Python" for node in graph.nodes):
+        return  # a Python layer may be the loss
+    for index, layer in enumerate(context.layers):
+        only_train = context.in_phase(layer, "TRAIN") and not context.in_phase(layer, "TEST")
+        if layer.type in DATA_LAYERS and only_train:
+            message = "reads data for TRAIN, but the net has no loss there"
+            yield context.layer("CIO202", index, message)
+            return
+
+
+@net_rule("CIO203", "unreached")
+def unreached(context: NetContext) -> Iterator[Finding]:
+    """A layer has weights to be learned, and no way leads from it to a loss.
+
+    Its weights stay as they were filled.
+    """
+    graph = context.graphs.get("TRAIN")
+    if graph is None or not context.trains or any(n.type == "Python" for n in graph.nodes):
+        return
+    good = reached(graph)
+    shapes = context.shapes["TRAIN"]
+    for i, node in enumerate(graph.nodes):
+        learns = shapes.layers[i].blobs and any(
+            index >= len(node.param.param) or node.param.param[index].lr_mult
+            for index in range(len(shapes.layers[i].blobs))
+        )
+        if i not in good and learns and node.source_index is not None:
+            yield context.layer("CIO203", node.source_index, "its weights reach no loss in TRAIN")
+
+
+@net_rule("CIO204", "no-in-place")
+def no_in_place(context: NetContext) -> Iterator[Finding]:
+    """A layer works in place that cannot: it overwrites what it still has to read.
+
+    Caffe does not check this for most types. Give the top a name of its own.
+    """
+    for index, layer in enumerate(context.layers):
+        if layer.type not in NOT_IN_PLACE:
+            continue
+        for i, (bottom, top) in enumerate(zip(layer.bottom, layer.top, strict=False)):
+            if bottom == top:
+                message = f"type {layer.type} cannot work in place on {top!r}"
+                yield context.layer("CIO204", index, message, "top", i)
+
+
+@net_rule("CIO205", "overwritten-top")
+def overwritten_top(context: NetContext) -> Iterator[Finding]:
+    """A layer works in place on a blob whose maker needs it for its gradient.
+
+    Sigmoid, TanH, Softmax, ELU, Exp, Power, LRN, MVN and others compute their gradient from their
+    own top; after an in-place layer it holds other values, and the gradient is wrong.
+    """
+    graph = context.graphs.get("TRAIN")
+    if graph is None or not context.trains:
+        return
+    maker: dict[str, Node] = {}
+    for node in graph.nodes:
+        for i in sorted(node.in_place):
+            above = maker.get(node.tops[i])
+            if above is not None and above.type in NEEDS_OWN_TOP and node.source_index is not None:
+                message = f"overwrites {node.tops[i]!r}, from which {above.type} layer "
+                message += f"{above.name!r} computes its gradient"
+                yield context.layer("CIO205", node.source_index, message, "top", i)
+        maker.update(dict.fromkeys(node.tops, node))
+
+
+@net_rule("CIO206", "same-name")
+def same_name(context: NetContext) -> Iterator[Finding]:
+    """Two layers of one phase that have weights have the same name.
+
+    Weights are loaded by name: only the first gets them (from HDF5: the last), and a snapshot holds
+    both under one name.
+    """
+    seen: set[int] = set()
+    for shapes in context.shapes.values():
+        first: dict[str, int] = {}
+        for node, found in zip(shapes.graph.nodes, shapes.layers, strict=True):
+            index = node.source_index
+            if index is None or index in seen or not found.blobs:
+                continue
+            if node.name in first:
+                seen.add(index)
+                message = f"the name is taken by {context.file.where('layer', first[node.name])}"
+                yield context.layer("CIO206", index, message, "name")
+            first.setdefault(node.name, index)
+
+
+@net_rule("CIO207", "shared-mults", ERROR)
+def shared_mults(context: NetContext) -> Iterator[Finding]:
+    """Shared weights with different lr_mult or decay_mult: Caffe dies while it builds the net."""
+    owners: dict[str, dict[str, float]] = defaultdict(dict)
+    for index, layer in enumerate(context.layers):
+        for i, spec in enumerate(layer.param):
+            if not spec.name:
+                continue
+            for name in ("lr_mult", "decay_mult"):
+                if not spec.HasField(name):
+                    continue
+                value = getattr(spec, name)
+                owner = owners[spec.name].setdefault(name, value)
+                if owner != value:
+                    message = f"shares {spec.name!r} with another {name} ({owner:g})"
+                    yield context.layer("CIO207", index, message, "param", i, name)
+
+
+@net_rule("CIO208", "loss-weights", ERROR)
+def loss_weights(context: NetContext) -> Iterator[Finding]:
+    """loss_weight must be given once for each top, or not at all; Caffe dies otherwise."""
+    for index, layer in enumerate(context.layers):
+        weights, tops = len(layer.loss_weight), len(layer.top)
+        if weights and tops and weights != tops:
+            message = f"{weights} loss_weight for {tops} top{'s' if tops > 1 else ''}"
+            yield context.layer("CIO208", index, message, "loss_weight")
+
+
+@net_rule("CIO209", "shared-shapes", ERROR)
+def shared_shapes(context: NetContext) -> Iterator[Finding]:
+    """Shared weights of different shapes: Caffe dies while it builds the net.
+
+    share_mode: PERMISSIVE asks only for equal numbers of values.
+    """
+    for graph, shapes in ((s.graph, s) for s in context.shapes.values()):
+        owners: dict[str, tuple[str, Shape]] = {}
+        for node, found in zip(graph.nodes, shapes.layers, strict=True):
+            for i, (spec, blob) in enumerate(zip(node.param.param, found.blobs, strict=False)):
+                if not spec.name or node.source_index is None or not is_known(blob):
+                    continue
+                owner, shape = owners.setdefault(spec.name, (node.name, blob))
+                same = product(shape) == product(blob) if spec.share_mode else shape == blob
+                if not same:
+                    message = f"shares {spec.name!r} of {owner!r}, {format_shape(shape)}, as "
+                    message += format_shape(blob)
+                    yield context.layer("CIO209", node.source_index, message, "param", i)
