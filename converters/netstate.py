@@ -6,13 +6,14 @@ Nothing is read before it is needed: a blob that nobody changes goes from file t
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
-from caffeio.errors import UnsupportedError
+from caffeio.errors import CaffeIOError, UnsupportedError
 from caffeio.proto.blobs import DOUBLE, FLOAT, Array, BlobInfo, scan_blob, view
 from caffeio.proto.dialect import Decoded, Lost, Unknown, decode
 from caffeio.proto.stream import Numbers, Part, blob_parts
@@ -138,6 +139,12 @@ def state_of(data: Buffer, decoded: Decoded) -> NetState:
     return NetState(net, layers, name, rest)
 
 
+def located(error: CaffeIOError, path: str | os.PathLike[str]) -> CaffeIOError:
+    """The same error with the file's name in front of its place."""
+    where = f"{path}, {error.where}" if error.where else str(path)
+    return type(error)(error.message, where=where)
+
+
 def history_order(state: NetState) -> list[tuple[int, int]]:
     """For each history tensor of a solver, the (layer, blob) of the file that it belonged to.
 
@@ -241,6 +248,7 @@ __all__ = [
     "NetState",
     "blob_for",
     "history_order",
+    "located",
     "modern_shape",
     "read_state",
     "state_of",

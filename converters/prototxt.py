@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from caffeio.converters.deploy import deploy as make_deploy
+from caffeio.converters.netstate import located
 from caffeio.converters.splits import heal_splits
 from caffeio.errors import CaffeIOError, UnsupportedError
 from caffeio.proto import caffe_pb2 as pb
@@ -67,8 +68,7 @@ def read(
         if deploy:
             out.notes += make_deploy(out.message, input_shapes)
     except CaffeIOError as error:
-        where = f"{path}, {error.where}" if error.where else str(path)
-        raise type(error)(error.message, where=where) from None
+        raise located(error, path) from None
     for layer in out.message.layer:
         layer.ClearField("blobs")
     return out

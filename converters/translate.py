@@ -21,6 +21,7 @@ from caffeio.converters.netstate import (
     NetState,
     blob_for,
     history_order,
+    located,
     modern_shape,
     read_state,
 )
@@ -94,8 +95,7 @@ def translate(
         _adapt(state, result, merge_batch_norm)
         blobs = _blobs(state, result, float32, modern_shapes)
     except CaffeIOError as error:
-        where = f"{src}, {error.where}" if error.where else str(src)
-        raise type(error)(error.message, where=where) from None
+        raise located(error, src) from None
     places = {origin: place for place, origin in enumerate(before)}
     result.history = [places[origin] for origin in history_order(state)]
     _write(state, dst, blobs, result)

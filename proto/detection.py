@@ -21,15 +21,14 @@ from caffeio.proto.assess import (
     Problem,
     Raw,
     Reading,
-    Rule,
     Verdict,
-    rule_table,
-    rules_of,
 )
 from caffeio.proto.blobs import scan_blob
+from caffeio.proto.plan import CANONICAL
+from caffeio.proto.rules import Rule, rule_table, rules_of
 from caffeio.proto.schema import Schema
 from caffeio.proto.shapewalk import Walk, walk_shapes
-from caffeio.proto.transcode import CANONICAL, Transcoder
+from caffeio.proto.transcode import Transcoder
 from caffeio.proto.wire import BYTES, Buffer
 
 KINDS = {

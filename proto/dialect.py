@@ -19,9 +19,9 @@ from google.protobuf.message import DecodeError, Message
 from caffeio.errors import DialectError, ParseError
 from caffeio.proto import caffe_pb2, schema
 from caffeio.proto.detection import KINDS, Detection, detect
+from caffeio.proto.plan import CANONICAL
 from caffeio.proto.stream import Part
 from caffeio.proto.transcode import (
-    CANONICAL,
     Insert,
     Lost,
     Path,

@@ -11,51 +11,42 @@ The numbers of blobs are not touched: they can be left out, their places noted (
 
 from __future__ import annotations
 
-import math
 import re
-import struct
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache
 from typing import NamedTuple
 
-from caffeio.proto import schema
+from caffeio.proto.plan import (
+    CANONICAL,
+    Step,
+    accepts,
+    encode_value,
+    plan,
+    read_values,
+    wire_type,
+)
 from caffeio.proto.schema import Field
 from caffeio.proto.stream import Numbers, Part, field_parts
 from caffeio.proto.wire import (
     BYTES,
     FIXED32,
-    FIXED64,
-    VARINT,
     Buffer,
     Value,
     bytes_field,
     bytes_header,
     check_depth,
     fail,
-    packed_varints,
     read_field,
-    signed,
     tag,
     varint,
 )
 
 Path = tuple[str | int, ...]
-CANONICAL = "canonical"
 PAYLOAD = frozenset(
     ("data", "diff", "double_data", "double_diff", "raw_data", "raw_diff")
     + ("packed_data", "packed_diff")
 )
 MAX_FIELDS = 1_000_000  # a net of a thousand layers has some 50,000
-
-_FIXED = {"float": (FIXED32, "<f"), "double": (FIXED64, "<d")}
-_INTEGERS = {
-    "bool": (0, 1),
-    "int32": (-(2**31), 2**31 - 1),
-    "uint32": (0, 2**32 - 1),
-    "int64": (-(2**63), 2**63 - 1),
-    "uint64": (0, 2**64 - 1),
-}
 
 
 class Unknown(NamedTuple):
@@ -100,73 +91,6 @@ def path_text(path: Path) -> str:
     for part in path:
         out += f"[{part}]" if isinstance(part, int) else f".{part}" if out else part
     return out
-
-
-def schema_of(name: str) -> schema.Schema:
-    """The schema of a dialect, or the canonical one."""
-    return schema.canonical() if name == CANONICAL else schema.load(name)
-
-
-def wire_type(entry: Field) -> int:
-    """The wire type of one value of the field."""
-    if entry.type in _FIXED:
-        return _FIXED[entry.type][0]
-    return VARINT if entry.type in _INTEGERS or entry.enum else BYTES
-
-
-def accepts(entry: Field, kind: int) -> bool:
-    """Whether protobuf reads a field of this wire type as `entry` (packed or not)."""
-    own = wire_type(entry)
-    return kind == own or (kind == BYTES and own != BYTES and entry.label == "repeated")
-
-
-@dataclass(frozen=True, slots=True)
-class Step:
-    """What becomes of one field."""
-
-    source: Field
-    target: Field | None
-    indexed: bool  # the canonical field is repeated
-    enum: Mapping[int, int] | None = None  # number there -> number here
-    names: Mapping[int, str] | None = None  # the source's enum
-    plain: bool = False  # the value's bytes stay as they are
-
-
-@cache
-def plan(source: str, target: str, message: str, out: str) -> dict[int, Step]:
-    """By number, what becomes of the fields of `message` of one dialect in `out` of the other."""
-    here, there = schema_of(source), schema_of(target)
-    wanted, union = there.messages.get(out, {}), schema.canonical().messages
-    steps = {}
-    for entry in here.messages.get(message, {}).values():
-        goal = wanted.get(entry.name)
-        shared = union.get(message, union.get(out, {})).get(entry.name)
-        indexed = (shared or entry).label == "repeated"
-        steps[entry.number] = _step(entry, goal, indexed, here, there)
-    return steps
-
-
-def _step(
-    entry: Field, goal: Field | None, indexed: bool, here: schema.Schema, there: schema.Schema
-) -> Step:
-    if entry.enum:
-        names = {number: name for name, number in here.enums[entry.enum].items()}
-        numbers = there.enums.get(goal.enum, {}) if goal and goal.enum else {}
-        table = {n: numbers[name] for n, name in names.items() if name in numbers}
-        return Step(entry, goal, indexed, table, names)
-    if goal is None:
-        return Step(entry, None, indexed)
-    if wire_type(entry) == BYTES or goal.type == entry.type:
-        return Step(entry, goal, indexed, plain=True)
-    return Step(entry, goal, indexed, plain=_fits(entry.type, goal.type))
-
-
-def _fits(narrow: str, wide: str) -> bool:
-    """Whether every value of one integer type has the same bytes in the other."""
-    if narrow not in _INTEGERS or wide not in _INTEGERS:
-        return False
-    low, high = _INTEGERS[wide]
-    return low <= _INTEGERS[narrow][0] and _INTEGERS[narrow][1] <= high
 
 
 @dataclass
@@ -340,50 +264,17 @@ def _numbers(
     if step.plain and kind == BYTES and goal.packed and isinstance(value, tuple):
         return [bytes(buf[slice(*value)])], []
     pieces, refused = [], []
-    for number in _values(buf, step.source, kind, value):
+    for number in read_values(buf, step.source, kind, value):
         if step.enum is not None:
             known = step.enum.get(int(number))
             piece = None if known is None else varint(known)
         else:
-            piece = _encode(number, goal.type)
+            piece = encode_value(number, goal.type)
         if piece is None:
             refused.append(number)
         else:
             pieces.append(piece)
     return pieces, refused
-
-
-def _values(buf: Buffer, entry: Field, kind: int, value: Value) -> list[int] | list[float]:
-    """The number, or the packed numbers, of a field."""
-    if entry.type in _FIXED:
-        assert isinstance(value, tuple)
-        first, last = value
-        size, form = (4, "f") if entry.type == "float" else (8, "d")
-        count, odd = divmod(last - first, size)
-        if odd:
-            fail(f"{entry.name}: packed numbers of {size} bytes fill {last - first} bytes", first)
-        return list(struct.unpack(f"<{count}{form}", bytes(buf[first:last])))
-    raw = [value] if isinstance(value, int) else packed_varints(buf, *value)
-    if entry.type == "bool":
-        return [int(n != 0) for n in raw]
-    if entry.type in ("uint32", "uint64"):
-        return [n & _INTEGERS[entry.type][1] for n in raw]
-    return [signed(n, 64 if entry.type == "int64" else 32) for n in raw]
-
-
-def _encode(number: float, kind: str) -> bytes | None:
-    """The number's bytes, or None if the type cannot hold it."""
-    if kind in _FIXED:
-        try:
-            return struct.pack(_FIXED[kind][1], number)
-        except OverflowError:
-            return None
-    if kind not in _INTEGERS or not math.isfinite(number):
-        return None
-    low, high = _INTEGERS[kind]
-    if int(number) != number or not low <= number <= high:
-        return None
-    return varint(int(number))
 
 
 __all__ = [
@@ -394,9 +285,5 @@ __all__ = [
     "Payload",
     "Transcoder",
     "Unknown",
-    "accepts",
     "path_text",
-    "plan",
-    "schema_of",
-    "wire_type",
 ]
