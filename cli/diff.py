@@ -69,7 +69,7 @@ def command(left: str, right: str, **options: Any) -> None:
 
     Exit code: 0; with --exit-code 0 if they are the same, 1 if not; 2 in case of trouble.
     """
-    from caffeio.converters.diff.compare import Settings, compare
+    from caffeio.converters.diff.compare import Settings, compare, plot_rates
     from caffeio.converters.source import open_source, scratch_folder
     from caffeio.errors import CaffeIOError
 
@@ -89,20 +89,10 @@ def command(left: str, right: str, **options: Any) -> None:
         sources = open_source(left, scratch), open_source(right, scratch)
         report = compare(*sources, settings)
         if options["plot"]:
-            _plot(sources, settings, options["plot"])
+            plot_rates(*sources, settings, options["plot"])
     _write(report, options["form"])
     if options["exit_code"] and not report.data["same"]:
         raise SystemExit(1)
-
-
-def _plot(sources: Any, settings: Any, target: str) -> None:
-    from caffeio.errors import CaffeIOError
-
-    if any(source.kind != "solver" for source in sources):
-        raise CaffeIOError("--plot draws learning rates: both sides must be solvers")
-    from caffeio.converters.diff.rates_plot import plot_rates
-
-    plot_rates(sources, settings, target)
 
 
 def _write(report: Any, form: str) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from caffeio.converters.kinds import KINDS, kind_of, members
-from caffeio.converters.report.model import Cell, Report, count, short_names
+from caffeio.converters.report.model import Cell, Line, Report, count, short_names
 from caffeio.converters.source import Source
 from caffeio.errors import CaffeIOError
 from caffeio.profiles import get_profile, profile_of_dialect
@@ -85,6 +85,22 @@ def solver_diff_of(left: Source, right: Source, settings: Settings) -> SolverDif
     return solver_diff.diff_solvers(sides[0], sides[1], options)
 
 
+def plot_rates(left: Source, right: Source, settings: Settings, target: str) -> None:
+    """Draw the learning rates of two solvers (PNG, SVG, PDF), or list them (CSV)."""
+    from caffeio.converters import lr_plot
+
+    if (left.kind, right.kind) != ("solver", "solver"):
+        raise CaffeIOError("--plot draws learning rates: both sides must be solvers")
+    diff = solver_diff_of(left, right, settings).rates
+    names = short_names((left.label, right.label))
+    curves = []
+    for name, one in zip(names, (diff.left, diff.right), strict=True):
+        if one.rates is None or not len(one.rates):
+            raise CaffeIOError(one.problem or "max_iter is not set: no rates to draw", where=name)
+        curves.append(lr_plot.Curve(name, one.rates))
+    lr_plot.write(target, curves)
+
+
 def _solvers(left: Source, right: Source, settings: Settings) -> Report:
     from caffeio.converters.diff import solver_report
 
@@ -147,7 +163,7 @@ def _states(left: Source, right: Source, settings: Settings) -> Report:
     ]
     labels = short_names((left.label, right.label))
     diff = weights_diff.diff_arrays(
-        *arrays, labels, kind="solver states", tol=settings.tol, atol=settings.atol
+        arrays[0], arrays[1], labels, kind="solver states", tol=settings.tol, atol=settings.atol
     )
     for blob in diff.blobs:
         blob.name = ""
@@ -165,7 +181,7 @@ def _means(left: Source, right: Source, settings: Settings) -> Report:
     arrays: list[Arrays] = [{"mean": [read_blobproto(s.path)]} for s in (left, right)]
     labels = short_names((left.label, right.label))
     diff = weights_diff.diff_arrays(
-        *arrays, labels, kind="mean images", tol=settings.tol, atol=settings.atol
+        arrays[0], arrays[1], labels, kind="mean images", tol=settings.tol, atol=settings.atol
     )
     return weights_diff.report(diff, show_all=True)
 
@@ -253,7 +269,7 @@ def _pair(
     same = bool(report.data["same"])
     words = " ".join(paragraph.text for paragraph in report.headline)
     if not words and report.sections:
-        words = next((b.text for b in report.sections[0].blocks if hasattr(b, "parts")), "")
+        words = next((b.text for b in report.sections[0].blocks if isinstance(b, Line)), "")
     table.add(
         name, Cell("same", "good") if same else Cell("differs", "warn"), "" if same else words
     )

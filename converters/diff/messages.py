@@ -25,21 +25,19 @@ _WINDOW_FIELDS = ("kernel_size", "stride", "pad", "dilation")
 _WINDOW_DEFAULTS = {"kernel_size": 0, "stride": 1, "pad": 0, "dilation": 1}
 
 
-def is_repeated(field: FieldDescriptor) -> bool:
-    """Whether `field` is a repeated one (old and new protobuf spell this differently)."""
-    if hasattr(field, "is_repeated"):
-        return bool(field.is_repeated)
-    return bool(field.label == FieldDescriptor.LABEL_REPEATED)
+def is_repeated(field: Any) -> bool:
+    """Whether a FieldDescriptor is a repeated one."""
+    return bool(field.is_repeated)
 
 
-def text_of(field: FieldDescriptor, value: Any) -> str:
+def text_of(field: Any, value: Any) -> str:
     """A value as a prototxt writes it, in one line."""
     if is_repeated(field):
         return "[" + ", ".join(_one(field, item) for item in value) + "]"
     return _one(field, value)
 
 
-def _one(field: FieldDescriptor, value: Any) -> str:
+def _one(field: Any, value: Any) -> str:
     if field.enum_type is not None:
         found = field.enum_type.values_by_number.get(value)
         return found.name if found is not None else str(value)
@@ -118,7 +116,8 @@ def default_text(message: Message, path: str) -> str:
         return "1" if names[-1].endswith("mult") else "-"
     if names[-1] in _WINDOW_DEFAULTS and len(names) == 2:
         return str(_WINDOW_DEFAULTS[names[-1]]) if names[-1] != "kernel_size" else "-"
-    descriptor, field = message.DESCRIPTOR, None
+    descriptor: Any = message.DESCRIPTOR
+    field: Any = None
     for name in names:
         field = descriptor.fields_by_name.get(name) if descriptor is not None else None
         if field is None:

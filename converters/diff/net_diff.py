@@ -228,7 +228,7 @@ def summary(diff: NetDiff) -> str:
         return "the nets are the same"
     changed = [c for c in diff.changed if c.changes]
     renamed = [c for c in diff.changed if c.renamed]
-    words = []
+    words: list[str] = []
     for number, word in (
         (len(diff.alignment.added), "added"),
         (len(diff.alignment.removed), "removed"),
@@ -314,9 +314,9 @@ def _changed(diff: NetDiff, section: Section, names: tuple[str, str]) -> None:
     renamed = [c for c in diff.changed if c.renamed]
     if renamed:
         table = section.table("renamed", "", "type")
-        for change in renamed[:LIMIT]:
-            a, b = Cell(change.left.name, "left"), Cell(change.right.name, "right")
-            table.add(a, b, change.right.type)
+        for pair in renamed[:LIMIT]:
+            a, b = Cell(pair.left.name, "left"), Cell(pair.right.name, "right")
+            table.add(a, b, pair.right.type)
         if len(renamed) > LIMIT:
             section.say(f"... and {len(renamed) - LIMIT} more", tone="dim")
     groups: dict[tuple[Change, ...], list[LayerChange]] = defaultdict(list)
@@ -332,9 +332,9 @@ def _changed(diff: NetDiff, section: Section, names: tuple[str, str]) -> None:
             types = {m.left.type for m in members}
             kind = f"{types.pop()} layers" if len(types) == 1 else "layers"
             head = f"{len(members)} {kind}: {listed([m.left.name for m in members], 3)}"
-        for row, change in enumerate(changes):
-            a, b = Cell(change.left, "left"), Cell(change.right, "right")
-            table.add(Cell(head if row == 0 else "", "strong"), _short(change.what), a, b)
+        for row, one in enumerate(changes):
+            a, b = Cell(one.left, "left"), Cell(one.right, "right")
+            table.add(Cell(head if row == 0 else "", "strong"), _short(one.what), a, b)
 
 
 def _short(path: str) -> str:

@@ -186,7 +186,9 @@ def diff_solvers(left: SolverSide, right: SolverSide, options: Options) -> Solve
         right.message, right.profile
     )
     curves = [rates.curve(side.message, side.profile) for side in (left, right)]
-    diff = SolverDiff(left, right, options, fields, respelled, equal, rates.compare(*curves, marks))
+    diff = SolverDiff(
+        left, right, options, fields, respelled, equal, rates.compare(curves[0], curves[1], marks)
+    )
     diff.other = _others(left, right)
     if options.follow_nets:
         _compare_nets(diff)

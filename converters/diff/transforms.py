@@ -52,11 +52,11 @@ def _window(t: TransformationParameter) -> dict[str, str]:
     elif t.HasField("random_aspect_ratio_param"):
         r = t.random_aspect_ratio_param
         change = r.aspect_ratio_change
-        low, high = change**2, 1 / change**2 if change else 0
+        narrow, wide = change**2, 1 / change**2 if change else 0
         size = f"{t.crop_size} x {t.crop_size}" if t.crop_size else "its own size"
         out["window"] = (
             f"random, {number(100 * r.min_area_ratio)} to {number(100 * r.max_area_ratio)} % of "
-            f"the area, height:width {low:.3g} to {high:.3g}, resized to {size} "
+            f"the area, height:width {narrow:.3g} to {wide:.3g}, resized to {size} "
             f"({_interpolation(r.resize_param)})"
         )
     for resize in t.resize_param:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from caffeio.converters.report.model import Cell, Report, Section, count, listed, scaled
+from caffeio.converters.report.model import Cell, Report, Section, Tone, count, listed, scaled
 from caffeio.shapes import format_shape
 
 Array = NDArray[Any]
@@ -289,7 +289,7 @@ def _blobs(diff: WeightsDiff, shown: Sequence[BlobDiff], section: Section, show_
         "layer", "blob", "shape", "norms", "max |a-b|", "mean |a-b|", "relative", right=(4, 5, 6)
     )
     for blob in order[:limit]:
-        tone = "bad" if diff.exceeds(blob) else "good"
+        tone: Tone = "bad" if diff.exceeds(blob) else "good"
         table.add(
             blob.layer,
             blob.name,

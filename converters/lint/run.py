@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -50,7 +50,7 @@ class Selection:
 
 
 @rule("CIO100", "broken", ERROR, "file")
-def broken(context: object) -> Iterable[Finding]:  # type: ignore[misc]
+def broken(context: object) -> Iterator[Finding]:
     """The text is not well-formed, or mixes old and new forms: Caffe refuses it."""
     return iter(())
 

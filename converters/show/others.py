@@ -16,7 +16,7 @@ def show_solver(
     source: Source, *, dialect: str | None, caffe: str | None, show_all: bool, dataset: int | None
 ) -> Report:
     """A solver: its fields, its learning rate, its run, its net."""
-    from caffeio.converters.diff import solver_diff
+    from caffeio.converters.diff import rates, solver_diff
     from caffeio.profiles import get_profile
 
     side = solver_diff.load_pair(source, source, dialect)[0]
@@ -48,7 +48,7 @@ def show_solver(
         "profile": side.profile.name,
         "net": side.net_name,
         "fields": data,
-        "learning_rate": solver_diff.rates.as_data(diff.rates)["left"],
+        "learning_rate": rates.as_data(diff.rates)["left"],
         "run": diff.seen[0].as_data() if diff.seen else {},
     }
     return out

@@ -155,3 +155,18 @@ def test_help_has_examples():
     text = run("--help").output
     assert "caffeio diff solver_cyc1.prototxt solver_cyc2.prototxt" in text
     assert "Exit code" in text
+
+
+def test_plot(tmp_path):
+    target = tmp_path / "lr.csv"
+    assert run(CYC1, CYC2, "--plot", str(target)).exit_code == 0
+    lines = target.read_text().splitlines()
+    assert len(lines) == 1 + 3750 + 4750
+    assert lines[1].endswith(",1.01999998") and lines[3751].endswith(",0.254999995")
+    pytest.importorskip("matplotlib")
+    svg = tmp_path / "lr.svg"
+    assert run(CYC1, CYC2, "--plot", str(svg)).exit_code == 0
+    assert "<svg" in svg.read_text()
+    net = str(RECIPE / "net.prototxt")
+    result = run(net, net, "--plot", str(svg))
+    assert result.exit_code == 2 and "both sides must be solvers" in result.stderr
