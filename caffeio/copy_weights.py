@@ -35,8 +35,12 @@ def copy_trained_layers(net: Net, weights: Weights) -> list[str]:
         targets.setdefault(step.node.name, step)
     plan: Plan = []
     ignored = []
+    merged = {s.node.merged_scale: s for s in net.steps if s.node.merged_scale}
     for index, entry in enumerate(weights.layers):
         step = targets.get(entry.name)
+        if step is None and entry.name in merged and len(entry.blobs) <= 2:
+            plan += _plan_scale(weights, index, entry, merged[entry.name])
+            continue
         if step is None:
             ignored.append(entry.name)
             continue
@@ -51,6 +55,8 @@ def _plan_layer(net: Net, weights: Weights, index: int, entry: LayerEntry, step:
     blobs = raw_blobs(step.layer)
     plan: Plan = []
     have = len(entry.blobs)
+    if step.node.merged_scale and have == 3:
+        return _match(weights, entry, index, step, blobs[:3], [0, 1, 2])
     scale = _scale_behind(net, step) if step.node.type == "BatchNorm" else None
     extra = have - len(blobs)
     if scale is not None and len(blobs) == 3 and extra in (1, 2):
@@ -63,6 +69,23 @@ def _plan_layer(net: Net, weights: Weights, index: int, entry: LayerEntry, step:
     if have != len(blobs):
         raise _count_error(weights, entry.name, have, len(blobs))
     return plan + _match(weights, entry, index, step, blobs, list(range(have)))
+
+
+def _plan_scale(weights: Weights, index: int, entry: LayerEntry, norm: Step) -> Plan:
+    """A Scale layer of the file goes into blobs 3 and 4 of the BatchNorm that took it in."""
+    blobs = raw_blobs(norm.layer)[3:]
+    if len(entry.blobs) != len(blobs):
+        raise _count_error(weights, entry.name, len(entry.blobs), len(blobs))
+    plan: Plan = []
+    for i, (target, blob) in enumerate(zip(blobs, entry.blobs, strict=True)):
+        if not shapes_match(blob, norm.layer.blob_specs[3 + i].shape):
+            raise WeightsError(
+                f"cannot copy param {i} weights from layer {entry.name!r} into {norm.node.name!r}; "
+                f"shape mismatch: {shape_text(blob.shape)}, {shape_text(target.shape)}",
+                where=str(weights.path),
+            )
+        plan.append((target, index, i))
+    return plan
 
 
 def _all_shared(net: Net, weights: Weights, entry: LayerEntry, step: Step) -> bool:

@@ -409,6 +409,7 @@ def load_net(
         level=level,
         stages=stages,
         where=lambda index: file.where("layer", index),
+        merge_scales=chosen.merge_batch_norm_scale,
     )
     if not ignore_unknown:
         state = net_state(file.message, phase, level, stages)

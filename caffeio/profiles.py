@@ -119,7 +119,19 @@ INTEL_UNFUSED = replace(
     lars="sara_unfused",
 )
 INTEL_2019 = replace(INTEL, name="intel-2019", lars="intel")  # the last Intel Caffes
-PROFILES = {profile.name: profile for profile in (BVLC, INTEL, NVIDIA, INTEL_UNFUSED, INTEL_2019)}
+# Intel Caffe with its MKL-DNN engine, the default of its own builds: BatchNorm takes in the Scale
+# behind it (whose decay_mult and fillers are lost), AVE pooling divides by the whole window.
+INTEL_MKLDNN = replace(
+    INTEL,
+    name="intel-mkldnn",
+    mask_batch_norm_statistics=True,
+    merge_batch_norm_scale=True,
+    pooling_average="mkldnn",
+)
+PROFILES = {
+    profile.name: profile
+    for profile in (BVLC, INTEL, NVIDIA, INTEL_MKLDNN, INTEL_UNFUSED, INTEL_2019)
+}
 
 # Which profile a file's dialect asks for; dialects that are not named here are BVLC's children.
 _OF_DIALECT = {

@@ -32,7 +32,12 @@ def build_net(
     Without `with_sources` the data must be given to every forward.
     With `rng` everything random is drawn from Caffe's own generator, in Caffe's order.
     """
-    graph = build_graph(spec.message, state=spec.state, where=spec.where)
+    graph = build_graph(
+        spec.message,
+        state=spec.state,
+        where=spec.where,
+        merge_scales=profile.merge_batch_norm_scale,
+    )
     sources = {}
     if with_sources:
         sources = open_sources(

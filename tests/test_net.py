@@ -229,3 +229,33 @@ def test_compile_fullgraph() -> None:
     compiled = torch.compile(net, fullgraph=True, backend="eager")(data)
     for name, value in eager.items():
         torch.testing.assert_close(compiled[name], value)
+
+
+def test_mkldnn_profile_takes_scales_into_batch_norm(tmp_path: Path) -> None:
+    folder = GOLDEN / "nets" / "residual_inplace"
+    plain = load_net(folder / "net.prototxt", folder / "weights.caffemodel", phase="TEST")
+    merged = load_net(
+        folder / "net.prototxt", folder / "weights.caffemodel", phase="TEST",
+        profile="intel-mkldnn",
+    )  # fmt: skip
+    assert "Scale" not in merged.layer_types
+    norms = [s for s in merged.steps if s.node.type == "BatchNorm"]
+    assert all(len(s.layer.blobs) == 5 for s in norms)
+    specs = {p.index: (p.lr_mult, p.decay_mult) for p in merged.learnable
+             if p.layer == norms[0].node.name}  # fmt: skip
+    assert specs[3] == specs[4] == (1, 1)
+    assert specs[0][0] == 0
+    data = {name: torch.rand(plain.blob_shapes[name]) for name in plain.inputs}
+    if "label" in data:
+        data["label"].zero_()
+    for name, value in plain(data).items():
+        torch.testing.assert_close(merged(data)[name], value)
+    from caffeio import load_weights
+    from caffeio.proto.weights import write_caffemodel
+
+    path = tmp_path / "merged.caffemodel"
+    write_caffemodel(path, merged.to_proto(), merged.blob_arrays(), dialect="sara")
+    again = load_net(folder / "net.prototxt", phase="TEST")
+    again.copy_trained_layers_from(load_weights(path))  # five blobs: split again
+    for name, value in plain(data).items():
+        torch.testing.assert_close(again(data)[name], value)
