@@ -134,8 +134,9 @@ def _name_blobs(
         free = value not in names and value not in fed and value not in constants
         name = blob if blob not in taken else ""
         if not free and blob in wanted:
-            graph.layer = None
-            value = graph.op("Identity", [names.get(value, value)])
+            graph.layer, source = None, value
+            value = graph.op("Identity", [names.get(source, source)])
+            graph.shapes[value] = graph.shapes[source]
             free = True
         if free:
             names[value] = name or value

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from caffeio.layers.base import Layer, Shape, between, layer
 from caffeio.layers.fields import check_fields
-from caffeio.layers.norm import batch_norm, force_spec
+from caffeio.layers.norm import batch_norm, batch_statistics, force_spec
+from caffeio.layers.onnx_graph import OnnxGraph
 from caffeio.proto import caffe_pb2 as pb
 
 FIELD = "bn_param"
@@ -107,6 +108,21 @@ class BN(Layer):
         shape = self.blobs[0].shape
         extra = (mean.view(shape), variance.view(shape))[: self.outputs - 1]
         return (y, *extra) if extra else y
+
+    def onnx(self, g: OnnxGraph, *bottoms: str) -> str:
+        """BatchNormalization with stored statistics; in SegNet's INFERENCE Mul and Add."""
+        (x,) = bottoms
+        channels = (self.blob_specs[0].shape[1],)
+        if self.plain:
+            spread = (*channels, *[1] * (len(g.shape(x)) - 2))
+            scaled = g.op("Mul", [x, g.param(self, 0, shape=spread)])
+            return str(g.op("Add", [scaled, g.param(self, 1, shape=spread)]))
+        blobs = [g.param(self, i, shape=channels) for i in range(4 if self.uses_stored else 2)]
+        if not self.uses_stored:
+            if self.outputs > 1:
+                raise g.unsupported("statistics as tops")
+            blobs += batch_statistics(g, x)
+        return str(g.op("BatchNormalization", [x, *blobs], epsilon=self.eps))
 
     @torch.no_grad()
     def _update(self, mean: Tensor, variance: Tensor) -> None:

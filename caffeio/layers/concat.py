@@ -59,6 +59,10 @@ class Concat(AxisLayer):
         """Return the joined blob."""
         return bottoms[0] if len(bottoms) == 1 else torch.cat(bottoms, self.concat_axis)
 
+    def onnx(self, g: OnnxGraph, *bottoms: str) -> str:
+        """Concat."""
+        return str(g.op("Concat", bottoms, axis=self.concat_axis))
+
 
 @layer("Slice")
 class Slice(AxisLayer):
@@ -105,6 +109,18 @@ class Slice(AxisLayer):
             return x
         return torch.split(x, self.sizes(tuple(x.shape)), self.slice_axis)
 
+    def onnx(self, g: OnnxGraph, *bottoms: str) -> tuple[str, ...]:
+        """Split."""
+        if self.parts == 1:
+            return bottoms
+        if g.dynamic_batch and self.slice_axis == 0:
+            raise g.unsupported("it cuts axis 0, whose size is not fixed")
+        sizes = g.ints(self.sizes(g.shape(bottoms[0])), "sizes")
+        tops: tuple[str, ...] = g.op(
+            "Split", [bottoms[0], sizes], outputs=self.parts, axis=self.slice_axis
+        )
+        return tops
+
 
 @layer("Split")
 class Split(Layer):
@@ -131,4 +147,8 @@ class Silence(Layer):
 
     def forward(self, *bottoms: Tensor) -> tuple[Tensor, ...]:
         """Return nothing."""
+        return ()
+
+    def onnx(self, g: OnnxGraph, *bottoms: str) -> tuple[str, ...]:
+        """Nothing."""
         return ()

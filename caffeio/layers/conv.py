@@ -10,6 +10,7 @@ import math
 import operator
 from typing import ClassVar
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -304,3 +305,22 @@ class Im2col(Layer):
         flat = x.reshape(math.prod(outer), *x.shape[self.start :])
         y = im2col(flat, self.kernel, self.stride, self.pad, self.dilation)
         return torch.reshape(y, (*outer, *y.shape[1:]))
+
+    def onnx(self, g: OnnxGraph, *bottoms: str) -> str:
+        """Conv of each channel with kernels of a single 1."""
+        (x,) = bottoms
+        outer, (channels, *spatial) = g.shape(x)[: self.start], g.shape(x)[self.start :]
+        if self.start != 1:
+            if g.dynamic_batch:
+                raise g.unsupported("axes before the channels are one with a fixed batch only")
+            x = g.reshape(x, math.prod(outer), channels, *spatial)
+        offsets = math.prod(self.kernel)
+        picks = np.tile(np.eye(offsets), (channels, 1)).reshape(-1, 1, *self.kernel)
+        least = least_sizes(self.kernel, self.pad, self.dilation)
+        missing = (max(0, n - size) for n, size in zip(least, spatial, strict=True))
+        behind = (p + m for p, m in zip(self.pad, missing, strict=True))
+        y: str = g.op(
+            "Conv", [x, g.const(picks, "picks")], group=channels, kernel_shape=self.kernel,
+            strides=self.stride, dilations=self.dilation, pads=(*self.pad, *behind),
+        )  # fmt: skip
+        return y if self.start == 1 else g.reshape(y, *self.top_shapes[0])

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from caffeio.layers.base import Layer, Shape, layer
 from caffeio.layers.fields import check_fields
+from caffeio.layers.onnx_graph import OnnxGraph
 
 if TYPE_CHECKING:
     from caffeio.rng import CaffeRng
@@ -65,6 +66,12 @@ class Dropout(RandomMask):
             y = F.dropout(x, self.ratio, self.drops)
         return y if self.factor == 1 else y * self.factor
 
+    def onnx(self, g: OnnxGraph, *bottoms: str) -> str:
+        """Nothing, or a constant factor, where nothing is dropped."""
+        if self.drops and self.ratio:
+            raise g.unsupported("it drops at random")
+        return g.scaled(bottoms[0], self.factor)
+
 
 @layer("SpatialDropout")
 class SpatialDropout(RandomMask):
@@ -82,3 +89,9 @@ class SpatialDropout(RandomMask):
             planes = (*x.shape[:2], *[1] * (x.dim() - 2))
             return x * self.caffe_mask(self.rng, x, planes)
         return torch.feature_dropout(x, self.ratio, self.train_phase)
+
+    def onnx(self, g: OnnxGraph, *bottoms: str) -> str:
+        """Nothing: in TEST the bottom is the top."""
+        if self.train_phase and self.ratio:
+            raise g.unsupported("it drops at random")
+        return bottoms[0]

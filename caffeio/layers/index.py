@@ -14,6 +14,7 @@ from torch import Tensor
 from caffeio.errors import DataError
 from caffeio.layers.base import Layer, Shape, at_least, exactly, layer
 from caffeio.layers.labels import text
+from caffeio.layers.onnx_graph import OnnxGraph
 
 
 @layer("BatchReindex")
@@ -53,6 +54,10 @@ class BatchReindex(Layer):
             return x.index_select(0, index)
         picked = x.index_select(0, index)
         return picked.masked_fill(outside.view(-1, *[1] * (x.dim() - 1)), torch.nan)
+
+    def onnx(self, g: OnnxGraph, *bottoms: str) -> str:
+        """Gather."""
+        return str(g.op("Gather", [bottoms[0], g.to_int(bottoms[1])], axis=0))
 
 
 @layer("Filter")
@@ -95,6 +100,12 @@ class Filter(Layer):
         index = selector.detach().flatten().nonzero().flatten()
         return tuple(x.index_select(0, index) for x in items)
 
+    def onnx(self, g: OnnxGraph, *bottoms: str) -> tuple[str, ...]:
+        """Compress; how many items are kept is known when it runs."""
+        *items, selector = bottoms
+        chosen = g.reshape(g.op("Cast", [selector], to=9), -1)  # 9: bool
+        return tuple(str(g.op("Compress", [x, chosen], axis=0)) for x in items)
+
 
 @layer("Parameter")
 class Parameter(Layer):
@@ -116,6 +127,10 @@ class Parameter(Layer):
         """Return the blob."""
         blob: Tensor = self.blobs[0]
         return blob.view(blob.shape)
+
+    def onnx(self, g: OnnxGraph, *bottoms: str) -> str:
+        """The blob itself."""
+        return g.param(self, 0)
 
 
 @layer("BoxAnnotatorOHEM")

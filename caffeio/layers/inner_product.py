@@ -115,3 +115,8 @@ class Embed(Layer):
         """(any shape) of indices -> (that shape, num_output)."""
         y = F.embedding(x.long(), self.blobs[0])
         return y + self.blobs[1] if len(self.blobs) > 1 else y
+
+    def onnx(self, g: OnnxGraph, *bottoms: str) -> str:
+        """Gather of the weights' rows."""
+        y: str = g.op("Gather", [g.param(self, 0), g.to_int(bottoms[0])], axis=0)
+        return str(g.op("Add", [y, g.param(self, 1)])) if len(self.blobs) > 1 else y

@@ -14,6 +14,7 @@ from torch.autograd import Function
 
 from caffeio.layers.base import Layer, Shape, layer
 from caffeio.layers.fields import check_fields
+from caffeio.layers.onnx_graph import OnnxGraph
 from caffeio.proto import caffe_pb2 as pb
 
 
@@ -80,6 +81,21 @@ class LRN(Layer):
         mean = F.avg_pool2d(x * x, self.size, 1, self.size // 2)
         return x * power(mean * self.alpha + 1, -self.beta)
 
+    def onnx(self, g: OnnxGraph, *bottoms: str) -> str:
+        """LRN; within a channel AveragePool of the squares."""
+        (x,) = bottoms
+        if self.across:
+            return str(
+                g.op("LRN", [x], size=self.size, alpha=self.alpha, beta=self.beta, bias=self.k)
+            )
+        half = self.size // 2
+        mean = g.op(
+            "AveragePool", [g.op("Mul", [x, x])], kernel_shape=(self.size,) * 2, strides=(1, 1),
+            pads=(half,) * 4, count_include_pad=1,
+        )  # fmt: skip
+        base = g.scaled(mean, self.alpha, 1.0)
+        return str(g.op("Mul", [x, g.op("Pow", [base, g.const(-self.beta, "power")])]))
+
 
 class _Standardize(Function):
     """(x - mean) / (sqrt(variance) + eps) over `dims`; the gradient leaves eps out, as Caffe's."""
@@ -122,3 +138,16 @@ class MVN(Layer):
         if not self.normalize_variance:
             return x - x.mean(self.dims, keepdim=True)
         return _Standardize.apply(x, self.dims, self.eps)  # type: ignore[no-any-return,no-untyped-call]
+
+    def onnx(self, g: OnnxGraph, *bottoms: str) -> str:
+        """ReduceMean, Sub, Sqrt and Div."""
+        (x,) = bottoms
+        shape = g.shape(x)
+        if len(shape) < 4:
+            x = g.reshape(x, *[0] * len(shape), *[1] * (4 - len(shape)))
+        centred: str = g.op("Sub", [x, g.op("ReduceMean", [x], axes=self.dims)])
+        if not self.normalize_variance:
+            return centred
+        squares = g.op("Mul", [centred, centred])
+        deviation = g.op("Sqrt", [g.op("ReduceMean", [squares], axes=self.dims)])
+        return str(g.op("Div", [centred, g.scaled(deviation, 1.0, self.eps)]))

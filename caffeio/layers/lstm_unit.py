@@ -14,6 +14,7 @@ from torch.autograd.function import once_differentiable
 
 from caffeio.layers.base import Layer, Shape, exactly, layer
 from caffeio.layers.labels import text
+from caffeio.layers.onnx_graph import OnnxGraph
 
 
 def unit_forward(gates: Tensor, c_prev: Tensor, cont: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -29,6 +30,17 @@ def unit_forward(gates: Tensor, c_prev: Tensor, cont: Tensor) -> tuple[Tensor, T
     f.mul_(cont)
     c = torch.addcmul(i * g, f, c_prev)
     return acts, c, o * c.tanh()
+
+
+def onnx_unit(g: OnnxGraph, gates: str, c_prev: str, cont: str, hidden: int) -> tuple[str, str]:
+    """`unit_forward` in ONNX: cell and hidden state of values by name."""
+    sizes = g.ints((3 * hidden, hidden), "sizes")
+    soft, cell = g.op("Split", [gates, sizes], outputs=2, axis=-1)
+    thirds = g.ints((hidden,) * 3, "sizes")
+    i, f, o = g.op("Split", [g.op("Sigmoid", [soft]), thirds], outputs=3, axis=-1)
+    kept = g.op("Mul", [g.op("Mul", [f, cont]), c_prev])
+    c = g.op("Add", [g.op("Mul", [i, g.op("Tanh", [cell])]), kept])
+    return c, g.op("Mul", [o, g.op("Tanh", [c])])
 
 
 def unit_backward(
@@ -93,3 +105,9 @@ class LSTMUnit(Layer):
         return _Unit.apply(  # type: ignore[no-any-return,no-untyped-call]
             c_prev, gates, cont.detach().unsqueeze(-1)
         )
+
+    def onnx(self, g: OnnxGraph, *bottoms: str) -> tuple[str, str]:
+        """Sigmoid, Tanh, Mul and Add."""
+        c_prev, gates, cont = bottoms
+        keep = g.op("Unsqueeze", [cont, g.ints((2,), "axes")])
+        return onnx_unit(g, gates, c_prev, keep, g.shape(c_prev)[-1])

@@ -54,6 +54,12 @@ class ReLU6(Layer):
             return F.relu6(x)
         return torch.where(x < 6, F.leaky_relu(x, self.slope), 6.0)
 
+    def onnx(self, g: OnnxGraph, *bottoms: str) -> str:
+        """Clip, and LeakyRelu before it where there is a slope."""
+        if not self.slope:
+            return str(g.op("Clip", [*bottoms, g.const(0.0, "min"), g.const(6.0, "max")]))
+        return str(g.op("Min", [g.relu(bottoms[0], self.slope), g.const(6.0, "max")]))
+
 
 @layer("PReLU")
 class PReLU(Layer):
@@ -74,6 +80,12 @@ class PReLU(Layer):
         """(N, C, ...) -> the same shape."""
         return F.prelu(x, self.blobs[0].reshape(-1))
 
+    def onnx(self, g: OnnxGraph, *bottoms: str) -> str:
+        """PRelu."""
+        shape = self.blob_specs[0].shape or (1,)
+        spread = (*shape, *[1] * (len(g.shape(bottoms[0])) - 2))
+        return str(g.op("PRelu", [*bottoms, g.param(self, 0, shape=spread)]))
+
 
 @layer("ELU")
 class ELU(Layer):
@@ -90,6 +102,10 @@ class ELU(Layer):
         y = F.elu(x, self.alpha)
         return y if self.scale == 1 else y * self.scale
 
+    def onnx(self, g: OnnxGraph, *bottoms: str) -> str:
+        """Elu."""
+        return g.scaled(g.op("Elu", bottoms, alpha=self.alpha), self.scale)
+
 
 @layer("AbsVal")
 class AbsVal(Layer):
@@ -100,6 +116,10 @@ class AbsVal(Layer):
     def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
         """(any shape) -> the same shape."""
         return x.abs()
+
+    def onnx(self, g: OnnxGraph, *bottoms: str) -> str:
+        """Abs."""
+        return str(g.op("Abs", bottoms))
 
 
 @layer("BNLL")
@@ -112,6 +132,10 @@ class BNLL(Layer):
             return F.softplus(x)
         y = F.softplus(x.detach())
         return with_gradient(x, y, torch.sigmoid(y))
+
+    def onnx(self, g: OnnxGraph, *bottoms: str) -> str:
+        """Softplus."""
+        return str(g.op("Softplus", bottoms))
 
 
 @layer("Clip")
@@ -132,6 +156,10 @@ class Clip(Layer):
         y = x.detach().clamp(*self.limits)
         return with_gradient(x, y, torch.ones_like(y))
 
+    def onnx(self, g: OnnxGraph, *bottoms: str) -> str:
+        """Clip."""
+        return str(g.op("Clip", [*bottoms, *(g.const(v, "limit") for v in self.limits)]))
+
 
 @layer("Sigmoid")
 class Sigmoid(Layer):
@@ -141,6 +169,10 @@ class Sigmoid(Layer):
         """(any shape) -> the same shape."""
         return torch.sigmoid(x)
 
+    def onnx(self, g: OnnxGraph, *bottoms: str) -> str:
+        """Sigmoid."""
+        return str(g.op("Sigmoid", bottoms))
+
 
 @layer("TanH")
 class TanH(Layer):
@@ -149,6 +181,10 @@ class TanH(Layer):
     def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
         """(any shape) -> the same shape."""
         return torch.tanh(x)
+
+    def onnx(self, g: OnnxGraph, *bottoms: str) -> str:
+        """Tanh."""
+        return str(g.op("Tanh", bottoms))
 
 
 @layer("Swish")
@@ -162,6 +198,10 @@ class Swish(Layer):
     def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
         """(any shape) -> the same shape."""
         return F.silu(x) if self.beta == 1 else x * torch.sigmoid(self.beta * x)
+
+    def onnx(self, g: OnnxGraph, *bottoms: str) -> str:
+        """x times Sigmoid."""
+        return str(g.op("Mul", [*bottoms, g.op("Sigmoid", [g.scaled(bottoms[0], self.beta)])]))
 
 
 @layer("Threshold")
@@ -177,3 +217,7 @@ class Threshold(Layer):
     def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
         """(any shape) -> the same shape."""
         return (x.detach() > self.threshold).to(x.dtype)
+
+    def onnx(self, g: OnnxGraph, *bottoms: str) -> str:
+        """Greater."""
+        return g.to_float(g.op("Greater", [*bottoms, g.const(self.threshold, "threshold")]))

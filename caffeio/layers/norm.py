@@ -53,6 +53,15 @@ def batch_norm(
     return y, mean, variance
 
 
+def batch_statistics(g: OnnxGraph, x: str) -> list[str]:
+    """Mean and biased variance of `x` (N, C, ...) itself in ONNX: C values each."""
+    axes = [i for i in range(len(g.shape(x))) if i != 1]
+    mean = g.op("ReduceMean", [x], axes=axes)
+    centred = g.op("Sub", [x, mean])
+    variance = g.op("ReduceMean", [g.op("Mul", [centred, centred])], axes=axes)
+    return [g.reshape(value, -1) for value in (mean, variance)]
+
+
 @layer("BatchNorm")
 class BatchNorm(Layer):
     """y = (x - mean) / sqrt(variance + eps) over axis 1, by batch or stored statistics.
@@ -144,17 +153,9 @@ class BatchNorm(Layer):
         elif self.part and self.part != g.shape(x)[0]:
             raise g.unsupported("stats_batch_size splits the batch")
         else:
-            statistics = self._onnx_statistics(g, x)
+            statistics = batch_statistics(g, x)
         y: str = g.op("BatchNormalization", [x, *scale, *statistics], epsilon=self.eps)
         return g.relu(y) if self.relu else y
-
-    def _onnx_statistics(self, g: OnnxGraph, x: str) -> list[str]:
-        """Mean and biased variance of the batch itself."""
-        axes = [i for i in range(len(g.shape(x))) if i != 1]
-        mean = g.op("ReduceMean", [x], axes=axes)
-        centred = g.op("Sub", [x, mean])
-        variance = g.op("ReduceMean", [g.op("Mul", [centred, centred])], axes=axes)
-        return [g.reshape(value, -1) for value in (mean, variance)]
 
     def normalize(self, x: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
         """Forward with any scale and bias (C values each)."""

@@ -126,8 +126,8 @@ class OnnxGraph:
     def scaled(self, x: str, factor: float, offset: float = 0.0) -> str:
         """x * factor + offset, without the operators that change nothing."""
         if factor != 1:
-            x = self.op("Mul", [x, self.const(factor, "factor")])
-        return self.op("Add", [x, self.const(offset, "offset")]) if offset else x
+            x = self.op("Mul", [x, self.const(float(factor), "factor")])
+        return self.op("Add", [x, self.const(float(offset), "offset")]) if offset else x
 
     def relu(self, x: str, slope: float = 0.0) -> str:
         """max(x, 0) + slope * min(x, 0)."""

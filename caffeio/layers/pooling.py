@@ -207,3 +207,18 @@ class SPP(Layer):
         if self.levels == 1:
             return pooled[0]
         return torch.cat([y.flatten(1) for y in pooled], 1)
+
+    def onnx(self, g: OnnxGraph, *bottoms: str) -> str:
+        """Pooling of every level, flattened and joined."""
+        if self.method == "STOCHASTIC" and self.train_phase:
+            raise g.unsupported("STOCHASTIC draws at random in TRAIN")
+        shape = g.shape(bottoms[0])
+        pooled = []
+        for level in range(self.levels):
+            window = self.window(level, shape)
+            pooled.append(
+                onnx_pool(g, bottoms[0], self.method, window, shape[2:], divisor="bvlc", mask=False)
+            )
+        if self.levels == 1:
+            return str(pooled[0])
+        return str(g.op("Concat", [g.op("Flatten", [y], axis=1) for y in pooled], axis=1))

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from caffeio.layers.base import Layer, Shape, layer
 from caffeio.layers.gradients import is_in_place, with_gradient
+from caffeio.layers.onnx_graph import OnnxGraph
 
 
 def log_of_base(owner: Layer, base: float, field: str) -> float:
@@ -39,6 +40,10 @@ class Exp(Layer):
         y = torch.exp(x if self.inner == 1 else x * self.inner)
         return y if self.outer == 1 else y * self.outer
 
+    def onnx(self, g: OnnxGraph, *bottoms: str) -> str:
+        """Exp."""
+        return g.scaled(g.op("Exp", [g.scaled(bottoms[0], self.inner)]), self.outer)
+
 
 @layer("Log")
 class Log(Layer):
@@ -57,6 +62,10 @@ class Log(Layer):
             return self._log(x)
         y = self._log(x.detach())
         return with_gradient(x, y, self.outer * self.scale / (y * self.scale + self.shift))
+
+    def onnx(self, g: OnnxGraph, *bottoms: str) -> str:
+        """Log."""
+        return g.scaled(g.op("Log", [g.scaled(bottoms[0], self.scale, self.shift)]), self.outer)
 
     def _log(self, x: Tensor) -> Tensor:
         y = torch.log(x if self.scale == 1 and not self.shift else x * self.scale + self.shift)
@@ -88,6 +97,19 @@ class Power(Layer):
         if not (torch.is_grad_enabled() and x.requires_grad):
             return y
         return with_gradient(x, y, self._slope(y, self._base(y) if is_in_place(self) else base))
+
+    def onnx(self, g: OnnxGraph, *bottoms: str) -> str:
+        """Mul, Add and Pow, as far as they change anything."""
+        if self.power * self.scale == 0:
+            value = 1.0 if self.power == 0 else float(torch.tensor(self.shift).pow(self.power))
+            like = g.op("Shape", bottoms)
+            return str(g.op("Expand", [g.const(value, "value"), like]))
+        base = g.scaled(bottoms[0], self.scale, self.shift)
+        if self.power == 1:
+            return base
+        if self.power == 2:
+            return str(g.op("Mul", [base, base]))
+        return str(g.op("Pow", [base, g.const(self.power, "power")]))
 
     def _base(self, x: Tensor) -> Tensor:
         y = x if self.scale == 1 else x * self.scale

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from math import prod
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
@@ -16,7 +17,8 @@ from torch.nn.functional import linear
 
 from caffeio.layers.base import Layer, Shape, between, layer
 from caffeio.layers.labels import text
-from caffeio.layers.lstm_unit import unit_backward, unit_forward
+from caffeio.layers.lstm_unit import onnx_unit, unit_backward, unit_forward
+from caffeio.layers.onnx_graph import OnnxGraph
 
 
 class _LSTMSequence(torch.autograd.Function):
@@ -168,6 +170,45 @@ class Recurrent(Layer):
             out = out + linear(bottoms[2].flatten(1), self.blobs[2])
         return out
 
+    def onnx_project(self, g: OnnxGraph, bottoms: Sequence[str]) -> list[str]:
+        """`project` in ONNX, one value (N, rows) for each step."""
+        if g.dynamic_batch:
+            raise g.unsupported("axis 0 is time, which is unrolled: its size is fixed")
+        rows = self.blob_specs[1].shape[0]
+        x = g.reshape(bottoms[0], 0, 0, self.blob_specs[0].shape[1])
+        weight = g.op("Transpose", [g.param(self, 0)], perm=(1, 0))
+        out = g.op("Add", [g.op("MatMul", [x, weight]), g.param(self, 1)])
+        if self.static:
+            flat = g.reshape(bottoms[2], 0, self.blob_specs[2].shape[1])
+            out = g.op("Add", [out, g.op("Gemm", [flat, g.param(self, 2)], transB=1)])
+        return self.onnx_steps(g, out, (-1, rows))
+
+    def onnx_steps(self, g: OnnxGraph, x: str, shape: Sequence[int]) -> list[str]:
+        """The parts of `x` along axis 0, each in `shape`."""
+        if self.steps == 1:
+            return [g.reshape(x, *shape)]
+        sizes = g.ints((1,) * self.steps, "sizes")
+        parts = g.op("Split", [x, sizes], outputs=self.steps, axis=0)
+        return [g.reshape(part, *shape) for part in parts]
+
+    def onnx_initial(self, g: OnnxGraph, exposed: Sequence[str]) -> list[str]:
+        """The states (N,H) to begin with: those of the bottoms, else zeros."""
+        if self.expose:
+            return [g.reshape(state, -1, self.hidden) for state in exposed]
+        zeros = np.zeros((self.bottom_shapes[0][1], self.hidden))
+        return [g.const(zeros, name) for name in self.states]
+
+    def onnx_finish(
+        self, g: OnnxGraph, steps: Sequence[str], last: Sequence[str]
+    ) -> tuple[str, ...]:
+        """The outputs (T,N,H) of all steps and, with expose_hidden, the last states."""
+        axes = g.ints((0,), "axes")
+        rows = [g.op("Unsqueeze", [step, axes]) for step in steps]
+        tops = [g.op("Concat", rows, axis=0) if len(rows) > 1 else rows[0]]
+        if self.expose:
+            tops += [g.op("Unsqueeze", [state, axes]) for state in last]
+        return tuple(tops)
+
 
 @layer("LSTM")
 class LSTM(Recurrent):
@@ -195,6 +236,18 @@ class LSTM(Recurrent):
             inputs, self.blobs[2 + self.static], h, c, bottoms[1].detach()
         )
         return self.finish(outputs, (outputs[-1], last))
+
+    def onnx(self, g: OnnxGraph, *bottoms: str) -> tuple[str, ...]:
+        """All steps one after the other: ONNX's LSTM knows no `cont`. States begin as zeros."""
+        keeps = self.onnx_steps(g, bottoms[1], (-1, 1))
+        recurrent = g.param(self, 2 + self.static)
+        h, c = self.onnx_initial(g, bottoms[2 + self.static :])
+        hidden = []
+        for x, keep in zip(self.onnx_project(g, bottoms), keeps, strict=True):
+            gates = g.op("Gemm", [g.op("Mul", [h, keep]), recurrent, x], transB=1)
+            c, h = onnx_unit(g, gates, c, keep, self.hidden)
+            hidden.append(h)
+        return self.onnx_finish(g, hidden, (h, c))
 
     def macs(self) -> int:
         """Multiply-accumulates of the matrix products."""
@@ -236,6 +289,18 @@ class RNN(Recurrent):
             hidden.append(h)
         outputs = linear(torch.stack(hidden), self.blobs[first + 1], self.blobs[first + 2]).tanh()
         return self.finish(outputs, (h,))
+
+    def onnx(self, g: OnnxGraph, *bottoms: str) -> tuple[str, ...]:
+        """All steps one after the other; the state begins as zeros."""
+        first = 2 + self.static
+        keeps = self.onnx_steps(g, bottoms[1], (-1, 1))
+        blobs = [g.param(self, i) for i in range(first, first + 3)]
+        (h,) = self.onnx_initial(g, bottoms[first:])
+        outputs = []
+        for x, keep in zip(self.onnx_project(g, bottoms), keeps, strict=True):
+            h = g.op("Tanh", [g.op("Gemm", [g.op("Mul", [h, keep]), blobs[0], x], transB=1)])
+            outputs.append(g.op("Tanh", [g.op("Gemm", [h, *blobs[1:]], transB=1)]))
+        return self.onnx_finish(g, outputs, (h,))
 
     def macs(self) -> int:
         """Multiply-accumulates of the matrix products."""

@@ -68,6 +68,15 @@ class Reduction(Layer):
         y = flat.sum(-1)
         return y if coeff == 1 else y * coeff
 
+    def onnx(self, g: OnnxGraph, *bottoms: str) -> str:
+        """ReduceSum, ReduceL1, ReduceSumSquare or ReduceMean."""
+        (x,) = bottoms
+        axes = list(range(self.start, len(g.shape(x))))
+        if self.operation == "SUM":  # its axes are an input in opset 17
+            return g.scaled(g.op("ReduceSum", [x, g.ints(axes, "axes")], keepdims=0), self.coeff)
+        names = {"ASUM": "ReduceL1", "SUMSQ": "ReduceSumSquare", "MEAN": "ReduceMean"}
+        return g.scaled(g.op(names[self.operation], [x], axes=axes, keepdims=0), self.coeff)
+
 
 @layer("ArgMax")
 class ArgMax(Layer):
@@ -103,6 +112,32 @@ class ArgMax(Layer):
         values, indices = self._largest(x.flatten(1), 1)
         rows = torch.stack((indices, values) if self.out_max_val else (indices,), 1)
         return rows.view(*rows.shape, *[1] * (x.dim() - 3))
+
+    def onnx(self, g: OnnxGraph, *bottoms: str) -> str:
+        """ArgMax of the mirrored bottom: of equal values Caffe takes the last."""
+        (x,) = bottoms
+        ndim = len(g.shape(x))
+        if self.dim is not None:
+            values, indices = self._onnx_largest(g, x, self.dim, g.shape(x)[self.dim])
+            return values if self.out_max_val else indices
+        found = self._onnx_largest(g, g.op("Flatten", [x], axis=1), 1, math.prod(g.shape(x)[1:]))
+        rows = [g.op("Unsqueeze", [v, g.ints((1,), "axes")]) for v in found[::-1]]
+        y = g.op("Concat", rows, axis=1) if self.out_max_val else rows[0]
+        return g.reshape(y, 0, 0, 0, *[1] * (ndim - 3)) if ndim > 3 else str(y)
+
+    def _onnx_largest(self, g: OnnxGraph, x: str, dim: int, size: int) -> tuple[str, str]:
+        """The top_k values along `dim`, and their indices as floats."""
+        ends = g.ints((-1,), "start"), g.ints((-size - 1,), "end")
+        mirrored = g.op("Slice", [x, *ends, g.ints((dim,), "axes"), g.ints((-1,), "step")])
+        if self.top_k == 1:
+            index = g.op("ArgMax", [mirrored], axis=dim, keepdims=1)
+            values = g.op("ReduceMax", [x], axes=(dim,), keepdims=1)
+        else:
+            values, index = g.op(
+                "TopK", [mirrored, g.ints((self.top_k,), "k")], outputs=2, axis=dim
+            )
+        last = g.const(size - 1, "last")
+        return values, g.to_float(g.op("Sub", [last, index]))
 
     def _largest(self, x: Tensor, dim: int) -> tuple[Tensor, Tensor]:
         last = x.shape[dim] - 1

@@ -14,6 +14,7 @@ from torch.nn.functional import pixel_shuffle
 
 from caffeio.layers.base import Layer, Shape, exactly, layer
 from caffeio.layers.labels import text
+from caffeio.layers.onnx_graph import OnnxGraph
 
 
 @layer("Flatten")
@@ -39,6 +40,13 @@ class Flatten(Layer):
         shape = x.shape
         middle = prod(shape[self.start : self.end])
         return x.reshape(*shape[: self.start], middle, *shape[self.end :])
+
+    def onnx(self, g: OnnxGraph, *bottoms: str) -> str:
+        """Reshape, or Flatten where it says the same."""
+        shape = g.shape(bottoms[0])
+        if self.start == 1 and self.end == len(shape):
+            return str(g.op("Flatten", bottoms, axis=1))
+        return g.reshape(bottoms[0], *[0] * self.start, -1, *shape[self.end :])
 
 
 @layer("Reshape")
@@ -126,6 +134,20 @@ class Reshape(Layer):
             return pixel_shuffle(x, self.shuffle)
         return x.reshape(self.top_shape(tuple(x.shape)))
 
+    def onnx(self, g: OnnxGraph, *bottoms: str) -> str:
+        """Reshape, with the batch copied or inferred where it is dynamic."""
+        x, shape = bottoms[0], g.shape(bottoms[0])
+        if self.shuffle != 1:
+            return str(g.op("DepthToSpace", [x], blocksize=self.shuffle, mode="CRD"))
+        dims = list(self.top_shape(shape))
+        if dims and shape and dims[0] == shape[0]:
+            dims[0] = 0
+        elif g.dynamic_batch:
+            if -1 not in self.dims:
+                raise g.unsupported("its dimensions fix the batch")
+            dims[self.start + self.dims.index(-1)] = -1
+        return g.reshape(x, *dims)
+
 
 @layer("Crop")
 class Crop(Layer):
@@ -170,6 +192,18 @@ class Crop(Layer):
             x = x.narrow(axis, offset, reference.shape[axis])
         return x
 
+    def onnx(self, g: OnnxGraph, *bottoms: str) -> str:
+        """Slice with constant ends."""
+        sizes = g.shape(bottoms[1])[self.start :]
+        kept = list(enumerate(zip(self.offsets, sizes, strict=False), self.start))
+        if g.dynamic_batch:
+            if self.start == 0 and self.offsets[0]:
+                raise g.unsupported("it cuts axis 0, whose size is not fixed")
+            kept = [row for row in kept if row[0]]
+        rows = ([o for _, (o, _) in kept], [o + n for _, (o, n) in kept], [a for a, _ in kept])
+        names = zip(rows, ("starts", "ends", "axes"), strict=True)
+        return str(g.op("Slice", [bottoms[0], *(g.ints(row, name) for row, name in names)]))
+
 
 @layer("Tile")
 class Tile(Layer):
@@ -188,6 +222,12 @@ class Tile(Layer):
         """Return the repeated blob."""
         x = bottoms[0]
         return x if self.tiles == 1 else cat([x] * self.tiles, self.tile_axis)
+
+    def onnx(self, g: OnnxGraph, *bottoms: str) -> str:
+        """Tile."""
+        repeats = [1] * len(g.shape(bottoms[0]))
+        repeats[self.tile_axis] = self.tiles
+        return str(g.op("Tile", [bottoms[0], g.ints(repeats, "repeats")]))
 
 
 @layer("Permute")
@@ -209,3 +249,7 @@ class Permute(Layer):
     def forward(self, *bottoms: Tensor) -> Tensor:
         """Return the bottom with its axes in the new order (a view)."""
         return bottoms[0].permute(self.order)
+
+    def onnx(self, g: OnnxGraph, *bottoms: str) -> str:
+        """Transpose."""
+        return str(g.op("Transpose", bottoms, perm=self.order))

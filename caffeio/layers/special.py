@@ -14,6 +14,7 @@ from torch.nn.functional import interpolate
 from caffeio.errors import DataError
 from caffeio.layers.base import Layer, Shape, between, layer
 from caffeio.layers.labels import text
+from caffeio.layers.onnx_graph import OnnxGraph
 
 
 class MapLayer(Layer):
@@ -48,6 +49,12 @@ class ShuffleChannel(MapLayer):
         n, c, h, w = x.shape
         grouped = x.reshape(n, self.group, c // self.group, h, w)
         return grouped.transpose(1, 2).reshape(x.shape)
+
+    def onnx(self, g: OnnxGraph, *bottoms: str) -> str:
+        """Reshape, Transpose, Reshape."""
+        _, c, h, w = g.shape(bottoms[0])
+        grouped = g.reshape(bottoms[0], 0, self.group, c // self.group, h, w)
+        return g.reshape(g.op("Transpose", [grouped], perm=(0, 2, 1, 3, 4)), 0, c, h, w)
 
 
 @layer("Reorg")
@@ -87,6 +94,18 @@ class Reorg(MapLayer):
         x = x.reshape(n, c // (s * s), h, s, w, s).permute(0, 3, 5, 1, 2, 4)
         return x.reshape(n, c * s * s, h // s, w // s)
 
+    def onnx(self, g: OnnxGraph, *bottoms: str) -> str:
+        """Reshape, Transpose, Reshape."""
+        _, c, h, w = g.shape(bottoms[0])
+        s = self.stride
+        if self.reverse:
+            x = g.reshape(bottoms[0], 0, s, s, c // (s * s), h, w)
+            x = g.op("Transpose", [x], perm=(0, 3, 4, 1, 5, 2))
+            return g.reshape(x, 0, c // (s * s), h * s, w * s)
+        x = g.reshape(bottoms[0], 0, c // (s * s), h, s, w, s)
+        x = g.op("Transpose", [x], perm=(0, 3, 5, 1, 2, 4))
+        return g.reshape(x, 0, c * s * s, h // s, w // s)
+
 
 @layer("CropCenter")
 class CropCenter(Layer):
@@ -116,6 +135,15 @@ class CropCenter(Layer):
             if size:
                 x = x.narrow(axis, size, x.shape[axis] - 2 * size)
         return x
+
+    def onnx(self, g: OnnxGraph, *bottoms: str) -> str:
+        """Slice."""
+        axes = [axis for axis, size in enumerate(self.sizes) if size]
+        if not axes:
+            return bottoms[0]
+        starts = g.ints([self.sizes[a] for a in axes], "starts")
+        ends = g.ints([-self.sizes[a] for a in axes], "ends")
+        return str(g.op("Slice", [bottoms[0], starts, ends, g.ints(axes, "axes")]))
 
 
 @layer("Upsample")
@@ -172,6 +200,24 @@ class Upsample(MapLayer):
         x, places = self._check_places(x.flatten(2), places, height * width)
         top = x.new_zeros(*x.shape[:2], height * width).scatter(2, places, x)
         return top.view(*x.shape[:2], height, width)
+
+    def onnx(self, g: OnnxGraph, *bottoms: str) -> str:
+        """Resize (nearest); with a mask ScatterElements into zeros."""
+        if not self.masked:
+            scales = g.const((1.0, 1.0, *map(float, self.scales)), "scales")
+            return str(
+                g.op(
+                    "Resize", [bottoms[0], "", scales], mode="nearest", nearest_mode="floor",
+                    coordinate_transformation_mode="asymmetric",
+                )
+            )  # fmt: skip
+        (_, c, h, w), (height, width) = self.bottom_shapes[0], self.top_shapes[0][2:]
+        maps = g.op("Shape", [bottoms[0]], start=0, end=2)
+        zeros = g.op("ConstantOfShape", [g.op("Concat", [maps, g.ints((height * width,))], axis=0)])
+        places = g.reshape(g.to_int(bottoms[1]), 0, c, h * w)
+        values = g.reshape(bottoms[0], 0, c, h * w)
+        top = g.op("ScatterElements", [zeros, places, values], axis=2)
+        return g.reshape(top, 0, c, height, width)
 
     def _scaled(self, x: Tensor) -> tuple[int, int]:
         height, width = (
@@ -253,3 +299,22 @@ class Interp(MapLayer):
         if tuple(x.shape[2:]) == size:
             return x
         return interpolate(x, size, mode="bilinear", align_corners=True)
+
+    def onnx(self, g: OnnxGraph, *bottoms: str) -> str:
+        """Slice, and Resize with its corners in place."""
+        x, (h, w) = bottoms[0], g.shape(bottoms[0])[2:]
+        size = self.top_size(h, w)
+        begin, end = (-pad for pad in self.pads)
+        if begin or end:
+            ends = g.ints((h - end, w - end), "ends")
+            x = g.op("Slice", [x, g.ints((begin, begin), "starts"), ends, g.ints((2, 3), "axes")])
+        if size == (h - begin - end, w - begin - end):
+            return x
+        maps = g.op("Shape", [x], start=0, end=2)
+        sizes = g.op("Concat", [maps, g.ints(size)], axis=0)
+        return str(
+            g.op(
+                "Resize", [x, "", "", sizes], mode="linear",
+                coordinate_transformation_mode="align_corners",
+            )
+        )  # fmt: skip
