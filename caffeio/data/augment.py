@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from functools import cache
+from struct import Struct
 
 import cv2
 import numpy as np
@@ -21,6 +22,7 @@ from caffeio.proto import caffe_pb2 as pb
 
 Word = Callable[[], int]
 _F = np.float32
+_FLOAT = Struct("f")
 _PAD_MODES = {
     pb.ResizeParameter.CONSTANT: cv2.BORDER_CONSTANT,
     pb.ResizeParameter.MIRRORED: cv2.BORDER_REFLECT_101,
@@ -35,11 +37,20 @@ def pick(word: Word, n: int) -> int:
     return word() % n
 
 
-def ratio(word: Word, low: float, high: float) -> np.float32:
-    """A float32 on the grid low, low + 0.001, ... up to high."""
+@cache
+def grid(low: float, high: float) -> list[float]:
+    """The float32 values low, low + 0.001, ... up to high, one of which `ratio` chooses."""
     a, b = _F(low), _F(high)
     steps = int((b - a) * _F(1000) + _F(1))
-    return _F((_F(pick(word, steps)) + a * _F(1000)) / _F(1000))
+    if steps <= 0:
+        raise DataError(f"a random number between {low:g} and {high:g}: the wrong way round")
+    values: list[float] = ((np.arange(steps).astype(_F) + a * _F(1000)) / _F(1000)).tolist()
+    return values
+
+
+def float32(value: float) -> float:
+    """`value` rounded to float32."""
+    return _FLOAT.unpack(_FLOAT.pack(value))[0]  # type: ignore[no-any-return]
 
 
 def uniform(word: Word, low: float, high: float) -> np.float32:
@@ -142,18 +153,22 @@ def random_window(
     height: int, width: int, param: pb.RandomAspectRatioParameter, word: Word
 ) -> tuple[int, int, int, int, int] | None:
     """A window (x, y, width, height, attempt) of random area and aspect; None if none fitted."""
-    area = _F(height * width)
-    change = _F(param.aspect_ratio_change)
+    area = float32(height * width)
+    change = param.aspect_ratio_change
+    shares = grid(param.min_area_ratio, param.max_area_ratio)
+    aspects = grid(change, float(_F(1) / _F(change)))
+    swaps = grid(0, 1)
     for attempt in range(1, param.max_attempt + 1):
-        share = ratio(word, param.min_area_ratio, param.max_area_ratio)
-        aspect = ratio(word, float(change), float(_F(1) / change))
-        side = np.sqrt(share * area)
-        h, w = int(side * aspect), int(side / aspect)
-        if ratio(word, 0, 1) < 0.5:
+        share = shares[word() % len(shares)]
+        aspect = aspects[word() % len(aspects)]
+        # products, quotients and roots of float32 numbers, taken in double and rounded once
+        side = float32(math.sqrt(float32(share * area)))
+        h, w = int(float32(side * aspect)), int(float32(side / aspect))
+        if swaps[word() % len(swaps)] < 0.5:
             h, w = w, h
         if h <= height and w <= width:
-            y = pick(word, height - h + 1)
-            x = pick(word, width - w + 1)
+            y = word() % (height - h + 1)
+            x = word() % (width - w + 1)
             return x, y, w, h, attempt
     return None
 

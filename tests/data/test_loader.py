@@ -179,9 +179,8 @@ def test_sizes_within_a_batch_must_agree(tmp_path: Path) -> None:
 
 def test_bytes_and_floats_of_one_size(tmp_path: Path) -> None:
     floats = np.linspace(-1, 1, 216, dtype=np.float32)
-    write_lmdb(tmp_path / "db", [
-        ("0", encode_datum(data=pixels(0))), ("1", encode_datum(shape=(3, 8, 9), float_data=floats)),
-    ])  # fmt: skip
+    rows = [encode_datum(data=pixels(0)), encode_datum(shape=(3, 8, 9), float_data=floats)]
+    write_lmdb(tmp_path / "db", [(str(i), row) for i, row in enumerate(rows)])
     with make_source(data_layer(tmp_path / "db", "scale: 2", batch=2)) as source:
         data = source.next()[0].numpy()
     assert np.array_equal(data[1].ravel(), floats * 2)

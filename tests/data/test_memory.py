@@ -105,15 +105,18 @@ def test_shapes_are_guessed_without_data() -> None:
     def guess(text: str) -> list[tuple[int, ...]]:
         return guess_shapes(layer('name: "x" top: "data" top: "label" ' + text))
 
-    assert guess('type: "Data" data_param { batch_size: 8 } transform_param { crop_size: 224 '
-                 "mean_value: 1 mean_value: 2 mean_value: 3 }") == [(8, 3, 224, 224), (8,)]  # fmt: skip
-    assert guess('type: "Data" data_param { batch_size: 8 } transform_param { force_gray: true }')[
-        0
-    ] == (8, 1, 227, 227)
-    assert guess('type: "ImageData" image_data_param { new_height: 6 new_width: 7 is_color: false }'
-                 ) == [(1, 1, 6, 7), (1,)]  # fmt: skip
-    assert guess('type: "AnnotatedData" data_param { batch_size: 2 } transform_param { resize_param '
-                 "{ height: 300 width: 300 } }") == [(2, 3, 300, 300), (1, 1, 1, 8)]  # fmt: skip
-    assert guess('type: "WindowData" window_data_param { batch_size: 5 } transform_param '
-                 "{ crop_size: 9 }") == [(5, 3, 9, 9), (5,)]  # fmt: skip
+    crop = "transform_param { crop_size: 224 mean_value: 1 mean_value: 2 mean_value: 3 }"
+    assert guess(f'type: "Data" data_param {{ batch_size: 8 }} {crop}') == [(8, 3, 224, 224), (8,)]
+    gray = 'type: "Data" data_param { batch_size: 8 } transform_param { force_gray: true }'
+    assert guess(gray)[0] == (8, 1, 227, 227)
+    sized = 'type: "ImageData" image_data_param { new_height: 6 new_width: 7 is_color: false }'
+    assert guess(sized) == [(1, 1, 6, 7), (1,)]
+    ssd = "transform_param { resize_param { height: 300 width: 300 } }"
+    assert guess(f'type: "AnnotatedData" data_param {{ batch_size: 2 }} {ssd}') == [
+        (2, 3, 300, 300), (1, 1, 1, 8),
+    ]  # fmt: skip
+    small = "transform_param { crop_size: 9 }"
+    assert guess(f'type: "WindowData" window_data_param {{ batch_size: 5 }} {small}') == [
+        (5, 3, 9, 9), (5,),
+    ]  # fmt: skip
     assert guess('type: "HDF5Data" hdf5_data_param { batch_size: 5 }') == [(5, 1), (5, 1)]
