@@ -103,7 +103,7 @@ def test_thinning_keeps_both_sides_of_every_jump() -> None:
     [
         "3\n2.5\n2\n",
         "iter,loss\n0,3\n1,2.5\n2,2\n",
-        '{"iter": 0, "loss": 3}\n{"event": "snap"}\n{"iter": 1, "loss": 2.5}\n{"loss": 2, "iter": 2}',
+        '{"iter": 0, "loss": 3}\n{"event": 1}\n{"iter": 1, "loss": 2.5}\n{"loss": 2, "iter": 2}',
     ],
 )
 def test_losses(tmp_path: Path, text: str) -> None:
