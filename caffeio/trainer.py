@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from caffeio.debug_info import log_backward, log_forward
+from caffeio.detection_map import detection_map
 from caffeio.errors import SolverError
 from caffeio.log import NULL_LOG, Log, number
 from caffeio.net import Net
@@ -96,12 +97,15 @@ class Trainer:
         allow_python: bool = False,
         data_options: Mapping[str, Any] | None = None,
         ignore_unknown: bool = False,
+        precision: str = "fp32",
+        compile: bool = False,
     ) -> None:
         """Read the solver, build its nets and load `weights` (later files win).
 
         `overrides` are `KEY=VALUE` changes of solver fields, or of net fields when KEY begins
         with `layer[`. `device` None obeys solver_mode. A field that no known Caffe has is an
-        error, as in Caffe, unless `ignore_unknown`. Raises CaffeIOError.
+        error, as in Caffe, unless `ignore_unknown`. `precision` "bf16" trains faster, with other
+        numbers than Caffe's; `compile` uses torch.compile. Raises CaffeIOError.
         """
         self.file = solver if isinstance(solver, SolverFile) else read_solver(solver)
         net_changes = [o for o in overrides if o.lstrip().startswith("layer")]
@@ -126,6 +130,8 @@ class Trainer:
         self.rates = RateState()
         self._allow_python = allow_python
         self._data_options = dict(data_options or {})
+        self._speed = {"precision": precision, "compile": compile}
+        self._fill_placeholders()
         files = [os.fspath(path) for path in weights]
         if files and self.profile.weights_in_solver:
             self.param.weights.append(",".join(files))
@@ -173,6 +179,22 @@ class Trainer:
         elif os.path.isdir(param.snapshot_prefix):
             param.snapshot_prefix = os.path.join(param.snapshot_prefix, os.path.basename(stem))
 
+    def _fill_placeholders(self) -> None:
+        """Intel's multi-node paths: %# is this worker's number, %* how many there are."""
+        if not self.profile.tests_on_all_workers:
+            return
+
+        def filled(text: str) -> str:
+            return text.replace("%#", str(self.world.rank)).replace("%*", str(self.world.size))
+
+        if self.param.snapshot_prefix:
+            self.param.snapshot_prefix = filled(self.param.snapshot_prefix)
+        for spec in (self._specs[0], *self._specs[1]):
+            for layer in spec.message.layer:
+                for param in (layer.data_param, layer.image_data_param, layer.hdf5_data_param):
+                    if "%" in param.source:
+                        param.source = filled(param.source)
+
     @property
     def place(self) -> str | None:
         """The solver's file, for messages."""
@@ -195,6 +217,12 @@ class Trainer:
             raise SolverError(
                 f"iter_size must be 1 or more, not {param.iter_size}", where=self.place
             )
+        if param.eval_type not in ("classification", "detection"):
+            raise SolverError(
+                f"eval_type must be classification or detection, not {param.eval_type!r}",
+                where=self.place,
+            )
+        self.detection = param.eval_type == "detection"
         self.schedule = Schedule(param, self.profile)
 
     def _build(self, files: Sequence[str]) -> None:
@@ -215,7 +243,7 @@ class Trainer:
             net.share_trained_layers_with(self.net)
             self.test_nets.append(net)
         self.optimizer = make_optimizer(self.param, self.profile, self.net.learnable)
-        self.module = self.world.wrap(self.net)
+        self.module = self.world.wrap(self.net, **self._speed)
         self.smoothed = LazyLoss(self.param.average_loss)
         self.log.info("solver.cpp:57", "Solver scaffolding done.")
 
@@ -255,6 +283,8 @@ class Trainer:
         log.info("solver.cpp:290", f"Learning Rate Policy: {param.lr_policy}")
         if resume is not None:
             self.restore(resume)
+        if self.profile.initial_test_batch and self.test_nets:
+            self._initial_test()
         finished = self.step(param.max_iter - self.iter)
         if param.snapshot_after_train and (not param.snapshot or self.iter % param.snapshot):
             self.snapshot()
@@ -267,6 +297,13 @@ class Trainer:
             self.test_all()
         log.info("solver.cpp:332", "Optimization Done.")
         return True
+
+    def _initial_test(self) -> None:
+        """NVIDIA's one batch of every test net before training; it stands for the test at 0."""
+        self.log.info("solver.cpp:381", "Initial Test started...")
+        for index in range(len(self.test_nets)):
+            self.test(index, batches=1)
+        self.log.info("solver.cpp:385", "Initial Test completed")
 
     def _extra_forward(self) -> None:
         """Caffe runs one more batch for the last loss line: BatchNorm statistics move with it."""
@@ -284,6 +321,7 @@ class Trainer:
         stop = self.iter + count
         self.smoothed.reset()
         self._timer, self._last = time.perf_counter(), self.iter
+        self._began = self.iter
         while self.iter < stop:
             if self._test_due() and not self.test_all():
                 return False
@@ -305,6 +343,7 @@ class Trainer:
     def _test_due(self) -> bool:
         every = self.param.test_interval
         first = self.iter > 0 or self.param.test_initialization
+        first = first and not (self.profile.initial_test_batch and self.iter == self._began)
         return bool(every) and self.iter % every == 0 and first
 
     def _display_due(self) -> bool:
@@ -342,6 +381,8 @@ class Trainer:
         if self._display_due():
             text = f"Iteration {self.iter}, lr = {number(rates.printed)}"
             self.log.info("sgd_solver.cpp:112", text)
+        if self.profile.warmup and self.param.disabled_update:
+            return float(rates.printed)  # Intel's switch for looking at gradients alone
         clipped = self.optimizer.clip()
         if clipped is not None and self.log:
             norm, scale = clipped
@@ -395,11 +436,11 @@ class Trainer:
         """Run every test net; False if a signal asked to stop meanwhile."""
         return all(self.test(i) is not None for i in range(len(self.test_nets)))
 
-    def test(self, index: int = 0) -> Scores | None:
-        """Score test net `index` over its test_iter batches; None if a signal stopped it."""
+    def test(self, index: int = 0, *, batches: int | None = None) -> Scores | None:
+        """Score test net `index` over `batches` (its test_iter); None if a signal stopped it."""
         net = self.test_nets[index]
         self.log.info("solver.cpp:347", f"Iteration {self.iter}, Testing net (#{index})")
-        batches = self.param.test_iter[index]
+        batches = self.param.test_iter[index] if batches is None else batches
         net.keep_trace = bool(self.param.debug_info)
         total: dict[str, Tensor] = {}
         loss = torch.zeros((), device=self.world.device)
@@ -416,14 +457,21 @@ class Trainer:
                 log_forward(self.log, net)
             loss += net.loss
             for name, value in outputs.items():
-                total[name] = total[name] + value if name in total else value.float().clone()
+                if self.detection:
+                    rows = [total[name]] if name in total else []
+                    total[name] = torch.cat([*rows, value.float()], -2)
+                else:
+                    total[name] = total[name] + value if name in total else value.float().clone()
         return self._score(index, batches, loss, total)
 
     def _score(self, index: int, batches: int, loss: Tensor, total: dict[str, Tensor]) -> Scores:
         net = self.test_nets[index]
+        if self.detection:
+            total = {name: self._mean_precision(rows) for name, rows in total.items()}
         if self.profile.tests_on_all_workers:
             self.world.mean([loss, *total.values()])
-        means = {name: (value / batches) for name, value in total.items()}
+        count = 1 if self.detection else batches
+        means = {name: (value / count) for name, value in total.items()}
         result = Scores(
             index,
             self.iter,
@@ -438,6 +486,14 @@ class Trainer:
         if self.events.test is not None:
             self.events.test(result)
         return result
+
+    def _mean_precision(self, rows: Tensor) -> Tensor:
+        """The mAP of all rows of a test's DetectionEvaluate, a scalar on the worker's device."""
+        found = detection_map(rows.flatten(0, -2).cpu().numpy(), self.param.ap_version)
+        if self.param.show_per_class_result:
+            for label, value in found.by_label.items():
+                self.log.info("solver.cpp:414", f"class{label}: {number(value)}")
+        return torch.tensor(found.mean, device=self.world.device)
 
     # -- snapshots -------------------------------------------------------------------------
 
