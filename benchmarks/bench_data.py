@@ -5,10 +5,10 @@
 Both read the same LMDB of JPEGs and do the same work with the same decoder and resizer: the data
 layer of the ResNet-50 recipe (random area and aspect, CUBIC to 224, mirror, mean, scale to float32
 NCHW), its TEST layer (shorter side 256, centre crop), a plain random crop, and raw 28 x 28 Datums.
-The DataLoader has as many workers (processes) as we have threads. Rounds are interleaved; figures
-are medians, the ratio is ours over theirs. Beside them the processor time of a sample, all threads
-and processes together, which other load on the machine disturbs less. `exact` is real Caffe's
-CUBIC (no Intel IPP in OpenCV).
+The DataLoader has as many workers (processes) as we have threads; for raw Datums we use one.
+Rounds are interleaved; figures are medians, the ratio is ours over theirs. Beside them stands the
+processor time of a sample, all threads and processes together, which other load on the machine
+disturbs less. `exact` is real Caffe's CUBIC (no Intel IPP in OpenCV).
 """
 
 from __future__ import annotations
@@ -148,7 +148,8 @@ def compare(args: argparse.Namespace, folder: Path, case: tuple[str, str, str, s
     workers = [worker.pid for worker in loader._iterator._workers]
     images = args.images if database == "jpeg" else 8000
     ours, torchs = [], []
-    options = {"phase": phase, "profile": INTEL, "threads": args.threads, "exact": exact}
+    options = {"phase": phase, "profile": INTEL, "exact": exact}
+    options["threads"] = args.threads if database == "jpeg" else None
     for _ in range(args.rounds):
         with make_source(param, **options) as source:  # a new one: it does not read on meanwhile
             source.next()

@@ -16,8 +16,10 @@ from caffeio.errors import CaffeIOError
 COMMANDS = {
     "convert": ("convert", "Convert a model between formats and dialects."),
     "demo": ("demo", "Train, export and check a small recipe on data made on the spot."),
+    "convert-imageset": ("convert_imageset", "Write a list of images into an LMDB."),
     "diff": ("diff", "Show how two solvers, nets, weight files or LMDBs differ."),
     "edit": ("edit", "Change fields of a prototxt and nothing else."),
+    "image-mean": ("image_mean", "Compute the mean image of a database."),
     "layers": ("layers", "List the layer types, and which nets of a folder can be built."),
     "lint": ("lint", "Find the mistakes that Caffe accepts in silence."),
     "plot": ("plot", "Draw learning-rate curves of one or several solvers."),

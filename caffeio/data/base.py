@@ -34,7 +34,8 @@ class Options:
     rank, world: which of how many processes reads (sharding as the profile's `data_sharding`).
     shared_seed: a number on which all ranks agree; it keys the random streams of the samples and,
         with several ranks, the shuffle. None: fresh entropy for one process, 0 for several.
-    threads: threads that decode and transform; 0 does it all in `next`; None: as many as cores.
+    threads: threads that decode and transform; 0 does it all in `next`; None: as many as this
+        process has cores, one for small bare pixels.
     device: where the batches are wanted. For CUDA the pixels travel as uint8 through pinned
         memory and are normalised there (the same float32 numbers).
     channels_last: 4-D batches get torch's channels_last memory format.

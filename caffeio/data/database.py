@@ -20,6 +20,8 @@ from caffeio.errors import DataError
 from caffeio.proto import caffe_pb2 as pb
 from caffeio.rng import CaffeRng
 
+_LIGHT = 20_000  # bare values of a record that one thread handles faster than several
+
 
 class Records:
     """The records that one rank reads, in order, without end.
@@ -122,6 +124,7 @@ class DatabaseSource(LoaderSource):
         try:
             image = self.transformer.load(self._datum(value))
             self.item_shape = self.transformer.output_shape(image)
+            self.light = image.planar and image.pixels.size < _LIGHT
         except DataError as error:
             job = Job(value, self._random.batch([0])[0], key, 0)
             raise self.layer.error(f"{self.describe(job)}: {error.message}") from None

@@ -155,9 +155,9 @@ def write_lmdb(
     if not target.parent.is_dir():
         raise DataError(f"cannot create LMDB {str(path)!r}: no folder {str(target.parent)!r}")
     part = target.with_name(f".{target.name}.{os.getpid()}.part")
-    part.mkdir()
     count = 0
     try:
+        part.mkdir()
         env = lmdb.open(str(part), map_size=1 << 24)
         batch: list[tuple[bytes, bytes]] = []
         for key, value in records:
@@ -171,7 +171,7 @@ def write_lmdb(
         env.close()
         (part / "lock.mdb").unlink(missing_ok=True)
         part.rename(target)
-    except lmdb.Error as error:
+    except (lmdb.Error, PermissionError) as error:
         raise DataError(f"cannot write LMDB {str(path)!r}: {error}") from error
     finally:
         shutil.rmtree(part, ignore_errors=True)

@@ -39,6 +39,7 @@ class LoaderSource(DataSource):
     item_shape: Shape  # (C, H, W) of the first sample after transforms
     prefetch: int = 4
     with_labels: bool = True
+    light: bool = False  # samples take less than some 20 us
 
     def __init__(self, layer: Layer) -> None:
         super().__init__(layer)
@@ -99,11 +100,14 @@ class LoaderSource(DataSource):
         # float records and mean images are normalised here, bare pixels on the GPU
         self._bare = device.type == "cuda" and self.transformer.mean is None
         self._last = options.channels_last or self._bare
-        threads = options.threads
-        if threads is None:
-            threads = max(1, len(os.sched_getaffinity(0)) // max(1, local_world()))
-        self.threads = threads
+        self.threads = self._default_threads() if options.threads is None else options.threads
         self._ipp = not (options.exact and self.transformer.needs_exact_cubic())
+
+    def _default_threads(self) -> int:
+        """One for small bare pixels (more would wait for the interpreter), else all cores."""
+        if self.light:
+            return 1
+        return max(1, len(os.sched_getaffinity(0)) // max(1, local_world()))
 
     def _slot(self, item: Shape) -> Slot:
         dtype = torch.uint8 if self._bare else torch.float32

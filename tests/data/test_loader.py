@@ -12,8 +12,9 @@ import torch
 
 from caffeio.data.datum import encode_datum
 from caffeio.data.lmdb_db import write_lmdb
+from caffeio.data.loader import LoaderSource
 from caffeio.errors import DataError
-from caffeio.profiles import BVLC, INTEL
+from caffeio.profiles import BVLC, INTEL, NVIDIA
 from caffeio.rng import CaffeRng
 from tests.data.helpers import data_layer, jpeg_lmdb, labels_of, make_source, pixels, raw_lmdb
 
@@ -219,3 +220,25 @@ def test_unknown_types() -> None:
     for kind, hint in (("VideoData", "ImageData"), ("Input", "inputs"), ("Foo", "known are")):
         with pytest.raises(DataError, match=hint):
             make_source(layer(f'name: "d" type: "{kind}" top: "data"'))
+
+
+@pytest.mark.parametrize("profile", [BVLC, NVIDIA])
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_pixels_for_a_gpu_become_the_same_numbers(
+    tmp_path: Path, profile: object, channels_last: bool
+) -> None:
+    """A GPU gets uint8 pixels and normalises them there: the same path, run here."""
+    param = data_layer(
+        jpeg_lmdb(tmp_path / "db", 7),
+        "mirror: true crop_size: 33 scale: 0.017 mean_value: 104.3 mean_value: 117 mean_value: 1",
+    )
+    options = {"profile": profile, "channels_last": channels_last, "shared_seed": 4}
+    want = batches(param, 3, **options)
+    with make_source(param, **options) as source:  # type: ignore[arg-type]
+        assert isinstance(source, LoaderSource)
+        source._bare = source._last = True
+        for wanted in want:
+            data, labels = source.next()
+            assert torch.equal(data, wanted[0])
+            assert torch.equal(labels, wanted[1])
+            assert data.stride() == wanted[0].stride()

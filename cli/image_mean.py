@@ -1,0 +1,34 @@
+"""`caffeio image-mean`."""
+
+from __future__ import annotations
+
+import click
+
+EPILOG = """
+\b
+Examples:
+  caffeio image-mean train_lmdb mean.binaryproto
+  caffeio image-mean train_leveldb --backend leveldb
+"""
+
+
+@click.command(epilog=EPILOG)
+@click.argument("database", metavar="DB", type=click.Path())
+@click.argument("target", metavar="[OUT]", type=click.Path(), required=False)
+@click.option("--backend", type=click.Choice(["lmdb", "leveldb"]), default="lmdb",
+              show_default=True, help="The kind of database.")  # fmt: skip
+def command(database: str, target: str | None, backend: str) -> None:
+    """Compute the mean image of a database: Caffe's `compute_image_mean`.
+
+    OUT is what transform_param's mean_file reads (a .binaryproto). The mean of each channel, for
+    mean_value, is printed. All images must be of one size.
+    """
+    from caffeio.data.tools import compute_image_mean, mean_values
+    from caffeio.proto.blobproto import write_blobproto
+
+    mean = compute_image_mean(database, backend.upper())
+    if target:
+        write_blobproto(target, mean)
+        click.echo(f"{target}: {' x '.join(map(str, mean.shape))} (channels, height, width)")
+    for channel, value in enumerate(mean_values(mean)):
+        click.echo(f"mean_value channel [{channel}]: {value:.6g}")
