@@ -338,6 +338,14 @@ class Net(nn.Module):
         result = step.layer(*bottoms)
         return result if isinstance(result, tuple) else (result,)
 
+    def read_inputs(self) -> dict[str, Tensor]:
+        """The next batch of every data layer that has a source, by blob name."""
+        data: dict[str, Tensor] = {}
+        for step in self.steps:
+            if step.node.name in self.sources:
+                data.update(zip(step.tops, self.sources[step.node.name].next(), strict=True))
+        return data
+
     def read_data(self, step: Step, given: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
         """The tops of a data layer: as given, else its source's next batch."""
         missing = [top for top in step.tops if top not in given]

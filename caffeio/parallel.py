@@ -31,15 +31,24 @@ TIMEOUT = timedelta(hours=6)  # a test on rank 0 alone may take long
 
 
 class LossOf(nn.Module):
-    """Gives DistributedDataParallel a forward whose result is the loss."""
+    """One training forward as a module: what DistributedDataParallel wraps.
 
-    def __init__(self, net: Net) -> None:
+    `precision` "bf16" runs convolutions and products in bfloat16 (torch.autocast), weights and
+    updates stay float32; `compile` traces the net with torch.compile.
+    """
+
+    def __init__(self, net: Net, precision: str = "fp32", compile: bool = False) -> None:
         super().__init__()
         self.net = net
+        self.bf16 = precision == "bf16"
+        self._run = (torch.compile(net),) if compile else (net,)  # a tuple: not a second submodule
 
     def forward(self) -> tuple[Tensor, dict[str, Tensor]]:
-        """The weighted total loss (scalar) and the net's outputs."""
-        outputs = self.net()
+        """The weighted total loss (scalar) and the net's outputs, for the next batch."""
+        data = self.net.read_inputs()
+        kind = next(iter(data.values())).device.type if data else "cpu"
+        with torch.autocast(kind, torch.bfloat16, enabled=self.bf16):
+            outputs = self._run[0](data)
         return self.net.loss, outputs
 
 
@@ -50,6 +59,7 @@ class World:
     rank: int = 0
     size: int = 1
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    control: dist.ProcessGroup | None = None  # for flags: gloo, so that no GPU has to wait
 
     @classmethod
     def join(cls, device: str = "cpu") -> World:
@@ -74,7 +84,8 @@ class World:
         if size > 1 and not dist.is_initialized():
             backend = "nccl" if place.type == "cuda" else "gloo"
             dist.init_process_group(backend, timeout=TIMEOUT)
-        return cls(rank, size, place)
+        control = dist.new_group(backend="gloo", timeout=TIMEOUT) if size > 1 else None
+        return cls(rank, size, place, control)
 
     @property
     def is_root(self) -> bool:
@@ -86,9 +97,9 @@ class World:
         if self.size > 1 and dist.is_initialized():
             dist.destroy_process_group()
 
-    def wrap(self, net: Net) -> nn.Module:
+    def wrap(self, net: Net, precision: str = "fp32", compile: bool = False) -> nn.Module:
         """The module to call in training: it averages the gradients in its backward."""
-        module = LossOf(net)
+        module = LossOf(net, precision, compile)
         if self.size == 1 or not any(p.requires_grad for p in net.parameters()):
             return module
         return DistributedDataParallel(
@@ -125,8 +136,8 @@ class World:
         """The largest `value` of all workers: a signal that reached one reaches all."""
         if self.size == 1:
             return value
-        flag = torch.tensor([value], device=self.device)
-        dist.all_reduce(flag, op=dist.ReduceOp.MAX)
+        flag = torch.tensor([value])
+        dist.all_reduce(flag, op=dist.ReduceOp.MAX, group=self.control)
         return int(flag.item())
 
     def share(self, value: Any) -> Any:
@@ -134,13 +145,13 @@ class World:
         if self.size == 1:
             return value
         box = [value]
-        dist.broadcast_object_list(box, src=0, device=self.device)
+        dist.broadcast_object_list(box, src=0, group=self.control)
         return box[0]
 
     def wait(self) -> None:
         """Wait for all workers."""
         if self.size > 1:
-            dist.barrier()
+            dist.barrier(group=self.control)
 
 
 ALONE = World()

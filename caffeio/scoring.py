@@ -112,7 +112,7 @@ def _run(nets: Sequence[Net], titles: Sequence[str], iterations: int, log: Log) 
     losses = [[0.0] for _ in names]
     batches: list[list[dict[str, np.ndarray]]] = [[] for _ in names]
     for _ in range(iterations):
-        data = _next(nets[0])
+        data = nets[0].read_inputs()
         with torch.no_grad():
             results = [(net(data), net.loss) for net in nets]
             if ends:
@@ -124,14 +124,6 @@ def _run(nets: Sequence[Net], titles: Sequence[str], iterations: int, log: Log) 
     for title, loss, rows in zip(names, losses, batches, strict=True):
         scores.append(_report(nets[0], title, loss, rows, log, alone=len(names) == 1))
     return scores
-
-
-def _next(net: Net) -> dict[str, Tensor]:
-    data: dict[str, Tensor] = {}
-    for step in net.steps:
-        if step.node.name in net.sources:
-            data.update(zip(step.tops, net.sources[step.node.name].next(), strict=True))
-    return data
 
 
 def _report(

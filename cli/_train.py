@@ -8,7 +8,7 @@ import os
 import signal
 import sys
 from collections.abc import Iterator
-from typing import IO, Any
+from typing import IO, Any, Self
 
 import torch
 from rich.console import Console
@@ -91,7 +91,7 @@ class Watcher:
         self.phase = ""
         self.speed = 0.0
 
-    def __enter__(self) -> Watcher:
+    def __enter__(self) -> Self:
         if self.progress:
             self.progress.start()
         return self
@@ -171,6 +171,8 @@ def run(solvers: list[str], options: dict[str, Any]) -> None:
             "level": options["level"],
             "allow_python": options["allow_python"],
             "ignore_unknown": options["ignore_unknown"],
+            "precision": options["precision"],
+            "compile": options["compile"],
         }
         weights = [w.strip() for w in (options["weights"] or "").split(",") if w.strip()]
         with signals.watch():

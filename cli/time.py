@@ -47,7 +47,8 @@ def command(ctx: click.Context, /, **options: Any) -> None:
     timing = time_net(
         model, iterations=options["iterations"], phase=options["phase"], profile=options["profile"],
         stages=[s for s in options["stage"].split(",") if s], level=options["level"],
-        device=device, log=log, allow_python=options["allow_python"], synthetic=options["synthetic"],
+        device=device, log=log, allow_python=options["allow_python"],
+        synthetic=options["synthetic"],
     )  # fmt: skip
     if timing.images:
         click.echo(f"{timing.images_per_s:.2f} images/s (batch {timing.images})")

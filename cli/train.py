@@ -55,6 +55,11 @@ Caffe's own spelling works too: caffeio train -solver F -weights W -gpu 0,1
     "--sighup-effect", "--sighup_effect", "-sighup_effect", default="snapshot",
     type=click.Choice(["snapshot", "stop", "none"]), help="What SIGHUP does.",
 )  # fmt: skip
+@click.option(
+    "--precision", type=click.Choice(["fp32", "bf16"]), default="fp32", show_default=True,
+    help="bf16 is faster and does not give Caffe's numbers.",
+)  # fmt: skip
+@click.option("--compile", is_flag=True, help="Trace the net with torch.compile.")
 @click.option("--allow-python", is_flag=True, help="Run the code that Python layers name.")
 @click.option(
     "--ignore-unknown-fields", "ignore_unknown", is_flag=True,
