@@ -135,18 +135,13 @@ class Reshape(Layer):
         return x.reshape(self.top_shape(tuple(x.shape)))
 
     def onnx(self, g: OnnxGraph, *bottoms: str) -> str:
-        """Reshape, with the batch copied or inferred where it is dynamic."""
+        """Reshape with the same dimensions, or DepthToSpace."""
         x, shape = bottoms[0], g.shape(bottoms[0])
         if self.shuffle != 1:
             return str(g.op("DepthToSpace", [x], blocksize=self.shuffle, mode="CRD"))
-        dims = list(self.top_shape(shape))
-        if dims and shape and dims[0] == shape[0]:
-            dims[0] = 0
-        elif g.dynamic_batch:
-            if -1 not in self.dims:
-                raise g.unsupported("its dimensions fix the batch")
-            dims[self.start + self.dims.index(-1)] = -1
-        return g.reshape(x, *dims)
+        if g.dynamic_batch and self.end == 0:
+            raise g.unsupported("it moves axis 0, whose size is not fixed")
+        return g.reshape(x, *[0] * self.start, *self.dims, *shape[self.end :])
 
 
 @layer("Crop")
