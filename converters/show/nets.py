@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from caffeio.graph import Graph, build_graph, is_included, net_state
 from caffeio.profiles import BVLC, Profile, get_profile, profile_of_dialect
 from caffeio.proto import caffe_pb2 as pb
 from caffeio.proto.files import NetFile, read_net
-from caffeio.shapes import format_shape, infer_net
+from caffeio.shapes import NetShapes, format_shape, infer_net, is_known
 
 
 @dataclass(frozen=True)
@@ -51,12 +51,13 @@ class ShownNet:
 def load(source: Source, options: Options) -> ShownNet:
     """Read a prototxt or caffemodel. What is wrong with the net ends up in `warnings`."""
     shown = ShownNet(source)
-    try:
-        shown.file = read_net(source.path, dialect=options.dialect)
-    except CaffeIOError as error:
-        if source.kind == "net":
-            raise
-        shown.warnings.append(f"its net cannot be read: {error}")
+    if source.kind != "caffemodel.h5":  # HDF5 weights hold no net
+        try:
+            shown.file = read_net(source.path, dialect=options.dialect)
+        except CaffeIOError as error:
+            if source.kind == "net":
+                raise
+            shown.warnings.append(f"its net cannot be read: {error}")
     weights = options.weights or (source.path if source.kind.startswith("caffemodel") else None)
     if weights is not None:
         _load_weights(shown, weights)
@@ -70,10 +71,21 @@ def load(source: Source, options: Options) -> ShownNet:
     if graph is not None:
         search = (str(source.path.resolve().parent),)
         shapes = infer_net(graph, options.inputs, profile=shown.profile, search_path=search)
+        _blobs_from_file(shapes, shown.stats)
         shown.view = make_view(shapes)
         shown.warnings += [f"{node.where}: {message}" for node, message in shapes.problems[:5]]
     shown.warnings += [str(unknown) for unknown in shown.file.unknown[:5]]
     return shown
+
+
+def _blobs_from_file(shapes: NetShapes, stats: Mapping[str, Sequence[Stats]]) -> None:
+    """Where a layer's blobs cannot be inferred, those in the file tell their shapes."""
+    for i, node in enumerate(shapes.graph.nodes):
+        known = all(is_known(blob) for blob in shapes.layers[i].blobs)
+        if node.name in stats and not (shapes.layers[i].blobs and known):
+            blobs = tuple(s.shape for s in stats[node.name])
+            shapes.layers[i] = replace(shapes.layers[i], blobs=blobs)
+            shapes.owned[i] = blobs
 
 
 def _load_weights(shown: ShownNet, path: Path) -> None:

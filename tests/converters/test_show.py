@@ -213,6 +213,25 @@ def test_a_caffemodel():
     json.dumps(report.data, allow_nan=False)
 
 
+def test_blobs_of_the_file_tell_what_cannot_be_inferred(tmp_path):
+    path = tmp_path / "net.prototxt"
+    path.write_text(
+        'layer { name: "q" type: "Quux" bottom: "x" top: "y" }\n'
+        'layer { name: "fc" type: "InnerProduct" bottom: "y" top: "z" '
+        "inner_product_param { num_output: 2 } }"
+    )
+    net = pb.NetParameter()
+    for name, count in (("q", 5), ("fc", 6)):
+        blob = net.layer.add(name=name, type="X").blobs.add()
+        blob.shape.dim.append(count)
+        blob.data.extend([1.0] * count)
+    weights = tmp_path / "w.caffemodel"
+    weights.write_bytes(net.SerializeToString())
+    shown = shown_net(path, weights=weights)
+    assert shown.view.shapes.parameters == 11
+    assert [row.parameters for row in shown.view.rows] == [0, 5, 6]
+
+
 class Page(HTMLParser):
     """Collects what a page loads, and its ids."""
 
