@@ -17,6 +17,7 @@ table { border-collapse: collapse; display: block; overflow-x: auto; }
 th, td { text-align: left; vertical-align: top; padding: .2rem .9rem .2rem 0;
   border-bottom: 1px solid var(--edge); }
 td, .mono { font-family: ui-monospace, monospace; font-size: .88rem; overflow-wrap: anywhere; }
+td:first-child { overflow-wrap: normal; }
 th { font-weight: 600; color: var(--dim); } .num { text-align: right; }
 .left, .bad { color: var(--left); } .right, .good { color: var(--right); }
 .warn { color: var(--warn); } .dim { color: var(--dim); } .strong, .bad { font-weight: 600; }

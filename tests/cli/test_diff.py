@@ -170,3 +170,10 @@ def test_plot(tmp_path):
     net = str(RECIPE / "net.prototxt")
     result = run(net, net, "--plot", str(svg))
     assert result.exit_code == 2 and "both sides must be solvers" in result.stderr
+
+
+def test_colours_only_where_they_are_wanted():
+    colour = "\x1b[31m"  # red: the left side
+    assert colour in run(CYC1, CYC2, env={"FORCE_COLOR": "1", "TERM": "xterm"}).output
+    for quiet in ({}, {"FORCE_COLOR": "1", "NO_COLOR": "1", "TERM": "xterm"}):
+        assert colour not in run(CYC1, CYC2, env=quiet).output
