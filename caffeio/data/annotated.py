@@ -99,9 +99,7 @@ class AnnotatedSource(DatabaseSource):
         super().use_setup(draws, thread)
         self.threads = 0
         self._prepared_in_plan = True
-        if self._random.exact is None:
-            # real Caffe gives a transformer that needs none a generator of its own at this point
-            self._random.exact, self._random.die = CaffeRng(int(thread.raw())), thread.raw
+        self._thread = thread
 
     def plan(self) -> list[Job]:
         """The next records; in exact mode already distorted, expanded and sampled."""
@@ -112,12 +110,13 @@ class AnnotatedSource(DatabaseSource):
             jobs = super().plan()
         finally:
             self._random.fixed = fixed
-        assert self._random.exact is not None
         for job in jobs:
             job.record = self._prepare(job)
+        if self._random.own is None:  # real Caffe gives the transformer one now, needed or not
+            self._random.own = CaffeRng(int(self._thread.raw()))
         for job in jobs:
             count = fixed if job.record.samples else fixed - 1
-            words = self._random.exact.raw(count).tolist()
+            words = self._random.own.raw(count).tolist()
             job.draws = Draws(words, job.draws.more, job.draws.die)
         return jobs
 
@@ -155,7 +154,7 @@ class AnnotatedSource(DatabaseSource):
 
     def _prepare(self, job: Job) -> Annotated:
         """Decode, distort, expand and sample."""
-        found = scan_annotated(job.record)
+        found = scan_annotated(self.record(job))
         datum = found.datum
         if self._typed and self.with_labels and not found.has_type:
             raise DataError("the record misses its annotation type")

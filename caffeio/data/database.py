@@ -23,6 +23,9 @@ from caffeio.rng import CaffeRng
 _LIGHT = 20_000  # bare values of a record that one thread handles faster than several
 
 
+Record = tuple[int, Buffer, Buffer | None]
+
+
 class Records:
     """The records that one rank reads, in order, without end.
 
@@ -37,11 +40,14 @@ class Records:
         self._shuffle, self._key = shuffle, key
         self.seed: int | None = None  # of Caffe's shuffling generator, if its numbers are wanted
 
-    def __iter__(self) -> Iterator[tuple[int, Buffer, Buffer]]:
-        """(number of the record in the endless sequence of all ranks, key, value)."""
+    def __iter__(self) -> Iterator[Record]:
+        """The record's number in the endless sequence of all ranks, its key, its value.
+
+        A shuffled record's value is None: the thread that needs it gets it.
+        """
         return self._shuffled() if self._shuffle else self._in_order()
 
-    def _in_order(self) -> Iterator[tuple[int, Buffer, Buffer]]:
+    def _in_order(self) -> Iterator[Record]:
         cursor = self._db.cursor()
         number = 0
         for _ in range(self._rank):
@@ -52,7 +58,7 @@ class Records:
             for _ in range(self._world):
                 cursor.advance()
 
-    def _shuffled(self) -> Iterator[tuple[int, Buffer, Buffer]]:
+    def _shuffled(self) -> Iterator[Record]:
         table = KeyTable(self._db)
         size = len(table)
         order = list(range(size))
@@ -66,8 +72,7 @@ class Records:
                 else:
                     bits = np.random.Philox(key=[self._key, epoch])
                     order = np.random.Generator(bits).permutation(size).tolist()
-            key = table[order[number % size]]
-            yield number, key, self._db.get(key)
+            yield number, table[order[number % size]], None
             number += self._world
 
 
@@ -96,7 +101,7 @@ class DatabaseSource(LoaderSource):
         )  # fmt: skip
         path = layer.find(p.source, "data_param.source")
         try:
-            self.db = open_db(path, backend)
+            self.db = open_db(path, backend, in_order=not p.shuffle)
         except DataError as error:
             raise layer.wrap(error, "data_param.source") from None
         try:
@@ -112,7 +117,7 @@ class DatabaseSource(LoaderSource):
         rank, world = (o.rank, o.world) if sharded else (0, 1)
         shuffle = layer.param.data_param.shuffle
         self._records = Records(self.db, rank=rank, world=world, shuffle=shuffle, key=self.key)
-        self._iterator: Iterator[tuple[int, Buffer, Buffer]] | None = None
+        self._iterator: Iterator[Record] | None = None
         t = self.transformer
         self._random = SampleRandom(t.fixed_draws, self.key, lookahead=t.lookahead)
         self._peek()
@@ -124,6 +129,7 @@ class DatabaseSource(LoaderSource):
         try:
             image = self.transformer.load(self._datum(value))
             self.item_shape = self.transformer.output_shape(image)
+            self.planar = image.planar
             self.light = image.planar and image.pixels.size < _LIGHT
         except DataError as error:
             job = Job(value, self._random.batch([0])[0], key, 0)
@@ -136,10 +142,9 @@ class DatabaseSource(LoaderSource):
     def use_setup(self, draws: SetupDraws, thread: CaffeRng) -> None:
         """Repeat real Caffe's crops, mirrors and shuffles. Call it before the first `next`."""
         self.layer.check(self._iterator is None, "cannot be seeded after its first batch")
-        if draws.transformer is not None:
-            self._random.exact, self._random.die = CaffeRng(draws.transformer), thread.raw
-            if self.transformer.lookahead:
-                self.threads = 0  # samples draw as they go: only one by one is the order fixed
+        self._random.repeat(draws.transformer, thread)
+        if self.transformer.lookahead:
+            self.threads = 0  # samples draw as they go: only one by one is the order fixed
         if self._records._shuffle and self.layer.options.world == 1:
             self._records.seed = draws.shuffle
 
@@ -153,9 +158,13 @@ class DatabaseSource(LoaderSource):
             Job(value, d, key, number) for (number, key, value), d in zip(found, draws, strict=True)
         ]
 
+    def record(self, job: Job) -> Buffer:
+        """The bytes of a job's record."""
+        return self.db.get(bytes(job.name)) if job.record is None else job.record  # type: ignore[arg-type]
+
     def image(self, job: Job) -> tuple[Image, float]:
         """Scan the Datum, decode it if it is encoded."""
-        datum = scan_datum(job.record)
+        datum = scan_datum(self.record(job))
         return self.transformer.load(datum), datum.label
 
     def describe(self, job: Job) -> str:

@@ -45,12 +45,15 @@ class Database(Protocol):
         """Let go of the files; views of values must not be used afterwards."""
 
 
-def open_db(path: str, backend: str) -> Database:
-    """Open `path` for reading; `backend` is LMDB or LEVELDB. Raises DataError."""
+def open_db(path: str, backend: str, *, in_order: bool = True) -> Database:
+    """Open `path` for reading; `backend` is LMDB or LEVELDB. Raises DataError.
+
+    `in_order`: the records will be read one after the other, not in random order.
+    """
     if backend == "LMDB":
         from caffeio.data.lmdb_db import LmdbDatabase
 
-        return LmdbDatabase(path)
+        return LmdbDatabase(path, in_order=in_order)
     if backend == "LEVELDB":
         from caffeio.data.leveldb_db import LevelDatabase
 

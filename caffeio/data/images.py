@@ -125,10 +125,9 @@ class ImageSource(LoaderSource):
             self._shuffle()
         if draws.skip is not None:
             self._skip(draws.skip)
-        if draws.transformer is not None:
-            self._random.exact, self._random.die = CaffeRng(draws.transformer), thread.raw
-            if self.transformer.lookahead:
-                self.threads = 0  # samples draw as they go: only one by one is the order fixed
+        self._random.repeat(draws.transformer, thread)
+        if self.transformer.lookahead:
+            self.threads = 0  # samples draw as they go: only one by one is the order fixed
         self._peek()
         self.top_shapes[0] = (self.batch_size, *self.item_shape)
 

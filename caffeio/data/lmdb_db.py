@@ -18,46 +18,58 @@ from caffeio.errors import DataError
 
 _environments: dict[str, tuple[Any, int]] = {}  # real path -> (environment, how many use it)
 _lock = threading.Lock()
-_LARGE = 1 << 30  # bytes; beyond, the kernel's read-ahead of LMDB files costs more than it gives
+# The kernel's read-ahead reads about 128 kB around a page. Only where small records of a large
+# file are read in random order does that cost more than it gives.
+_LARGE, _SMALL_RECORD = 1 << 30, 16 << 10  # bytes
 
 
 class LmdbDatabase:
     """An LMDB folder (or single file), opened read-only without touching its lock file.
 
     Without the lock a folder may be read-only, and several processes may read; nobody may write
-    to it meanwhile. Values are views of the map: valid until `close`.
+    to it meanwhile. Values are views of the map: valid until `close`. Each thread reads in a
+    transaction of its own, so that threads wait for the disk at the same time.
     """
 
     kind = "LMDB"
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, *, in_order: bool = True) -> None:
         self.path = path
         self._real = os.path.realpath(path)
-        self._env = _acquire(self._real, path)
+        self._env = _acquire(self._real, path, in_order)
+        self._threads = threading.local()
+        self._txns: list[Any] = []
         try:
-            self._txn = self._env.begin(buffers=True)
-            self.size: int | None = int(self._txn.stat()["entries"])
+            self.size: int | None = int(self._txn().stat()["entries"])
             if self.size == 0:
                 raise DataError(f"LMDB {path!r} is empty: it has no records")
         except BaseException:
-            _release(self._real)
+            _finish(self._txns, self._real)
             raise
-        self._finish = weakref.finalize(self, _finish, self._txn, self._real)
+        self._finish = weakref.finalize(self, _finish, self._txns, self._real)
+
+    def _txn(self) -> Any:
+        """This thread's transaction."""
+        txn = getattr(self._threads, "txn", None)
+        if txn is None:
+            txn = self._threads.txn = self._env.begin(buffers=True)
+            self._txns.append(txn)
+        return txn
 
     def cursor(self) -> LmdbCursor:
         """A cursor at the first record."""
-        return LmdbCursor(self._txn)
+        return LmdbCursor(self._txn())
 
     def get(self, key: bytes) -> Buffer:
         """The value of `key`."""
-        value: Buffer | None = self._txn.get(key)
+        value: Buffer | None = self._txn().get(key)
         if value is None:
             raise DataError(f"LMDB {self.path!r} has no key {key!r}")
         return value
 
     def iter_keys(self) -> Iterator[Buffer]:
         """All keys, in order."""
-        with self._txn.cursor() as cursor:
+        with self._txn().cursor() as cursor:
             yield from cursor.iternext(keys=True, values=False)
 
     def close(self) -> None:
@@ -65,8 +77,10 @@ class LmdbDatabase:
         self._finish()
 
 
-def _finish(txn: Any, real: str) -> None:
-    txn.abort()
+def _finish(txns: list[Any], real: str) -> None:
+    for txn in txns:
+        txn.abort()
+    txns.clear()
     _release(real)
 
 
@@ -90,12 +104,12 @@ class LmdbCursor:
         return False
 
 
-def _acquire(real: str, path: str) -> Any:
+def _acquire(real: str, path: str, in_order: bool) -> Any:
     """The one environment of this process for `real` (LMDB allows no second one)."""
     with _lock:
         env, users = _environments.get(real, (None, 0))
         if env is None:
-            env = _open_lmdb(real, path)
+            env = _open_lmdb(real, path, in_order)
         _environments[real] = (env, users + 1)
         return env
 
@@ -110,7 +124,7 @@ def _release(real: str) -> None:
             env.close()
 
 
-def _open_lmdb(real: str, path: str) -> Any:
+def _open_lmdb(real: str, path: str, in_order: bool) -> Any:
     import lmdb
 
     file = Path(real, "data.mdb") if os.path.isdir(real) else Path(real)
@@ -120,11 +134,18 @@ def _open_lmdb(real: str, path: str) -> Any:
         missing = f"LMDB {path!r} does not exist"
         raise DataError(f"{path!r} has no data.mdb" if os.path.isdir(real) else missing)
     size = file.stat().st_size
+    options: dict[str, Any] = {
+        "subdir": os.path.isdir(real),
+        "readonly": True,
+        "lock": False,
+        "max_readers": 1,
+    }
     try:
-        env = lmdb.open(
-            real, subdir=os.path.isdir(real), readonly=True, lock=False, max_readers=1,
-            readahead=size < _LARGE,
-        )  # fmt: skip
+        env = lmdb.open(real, **options)
+        records = env.stat()["entries"]
+        if not in_order and size > _LARGE and size < _SMALL_RECORD * records:
+            env.close()
+            env = lmdb.open(real, **options, readahead=False)
     except lmdb.Error as error:
         raise DataError(f"cannot open LMDB {path!r}: {error}") from error
     needed = (env.info()["last_pgno"] + 1) * env.stat()["psize"]

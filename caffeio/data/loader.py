@@ -39,6 +39,7 @@ class LoaderSource(DataSource):
     item_shape: Shape  # (C, H, W) of the first sample after transforms
     prefetch: int = 4
     with_labels: bool = True
+    planar: bool = False  # the records are bare pixels, not image files
     light: bool = False  # samples take less than some 20 us
 
     def __init__(self, layer: Layer) -> None:
@@ -91,14 +92,15 @@ class LoaderSource(DataSource):
 
     def start(self) -> None:
         """Fix shapes and memory; called once at the end of construction."""
-        options = self.layer.options
+        options, profile = self.layer.options, self.layer.profile
         self.top_shapes = [(self.batch_size, *self.item_shape)]
         if self.with_labels:
             self.top_shapes.append((self.batch_size,))
         device = options.device or torch.device("cpu")
         self._device = device
         # float records and mean images are normalised here, bare pixels on the GPU
-        self._bare = device.type == "cuda" and self.transformer.mean is None
+        plain = self.transformer.mean is None and not (self.planar and profile.data_scaled_mean)
+        self._bare = device.type == "cuda" and plain
         self._last = options.channels_last or self._bare
         self.threads = self._default_threads() if options.threads is None else options.threads
         self._ipp = not (options.exact and self.transformer.needs_exact_cubic())

@@ -52,8 +52,7 @@ class MemorySource(DataSource):
 
     def use_setup(self, draws: SetupDraws, thread: CaffeRng) -> None:
         """Repeat real Caffe's crops and mirrors of added images."""
-        if draws.transformer is not None:
-            self._random.exact, self._random.die = CaffeRng(draws.transformer), thread.raw
+        self._random.repeat(draws.transformer, thread)
 
     def reset(self, data: ArrayLike | Tensor, labels: ArrayLike | Tensor) -> None:
         """Give the data: (n, C, H, W) and n labels; n must be a multiple of batch_size.

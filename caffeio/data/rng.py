@@ -152,17 +152,22 @@ class SampleRandom:
         self.fixed = fixed  # words each sample draws beforehand
         self.key = key
         self._blocks = -(-(fixed + lookahead) // 4)
-        self.exact: CaffeRng | None = None
-        self.die: Word | None = None  # of the thread, in exact mode
+        self.own: CaffeRng | None = None  # the transformer's generator, in exact mode
+        self.die: Word | None = None  # the thread's, in exact mode
+
+    def repeat(self, seed: int | None, thread: CaffeRng) -> None:
+        """From now on repeat real Caffe, whose transformer (if it draws at all) had this seed."""
+        self.own = None if seed is None else CaffeRng(seed)
+        self.die = thread.raw
 
     def batch(self, samples: Sequence[int]) -> list[Draws]:
         """The draws of the samples with these numbers, in order."""
-        if self.exact is not None:
-            rng, fixed = self.exact, self.fixed
-            words = rng.raw(fixed * len(samples)).tolist() if fixed else []
-            die = self.die or rng.raw
+        if self.die is not None:
+            fixed, more = self.fixed, self.own.raw if self.own else self.die
+            words = self.own.raw(fixed * len(samples)).tolist() if self.own and fixed else []
             return [
-                Draws(words[i * fixed : (i + 1) * fixed], rng.raw, die) for i in range(len(samples))
+                Draws(words[i * fixed : (i + 1) * fixed], more, self.die)
+                for i in range(len(samples))
             ]
         rows: list[list[int]] = [[]] * len(samples)
         if self._blocks:
