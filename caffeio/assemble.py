@@ -69,7 +69,7 @@ class Assembler:
         cls = lookup(node.type, node.name, node.where or None)
         param = node.param
         if not param.HasField("phase"):
-            param.phase = pb.Phase.Value(self.graph.phase)
+            param.phase = pb.TRAIN if self.graph.phase == "TRAIN" else pb.TEST
         tops = list(param.top)
         if cls.is_loss:
             tops += [f"{AUTOMATIC}{len(self.steps)}"] * max(0, cls.tops.low - len(tops))

@@ -34,18 +34,18 @@ def copy_trained_layers(net: Net, weights: Weights) -> list[str]:
     for step in net.steps:
         targets.setdefault(step.node.name, step)
     plan: Plan = []
-    ignored = []
+    ignored: list[str] = []
     merged = {s.node.merged_scale: s for s in net.steps if s.node.merged_scale}
     for index, entry in enumerate(weights.layers):
-        step = targets.get(entry.name)
-        if step is None and entry.name in merged and len(entry.blobs) <= 2:
+        target = targets.get(entry.name)
+        if target is None and entry.name in merged and len(entry.blobs) <= 2:
             plan += _plan_scale(weights, index, entry, merged[entry.name])
             continue
-        if step is None:
+        if target is None:
             ignored.append(entry.name)
             continue
-        if not _all_shared(net, weights, entry, step):
-            plan += _plan_layer(net, weights, index, entry, step)
+        if not _all_shared(net, weights, entry, target):
+            plan += _plan_layer(net, weights, index, entry, target)
     _copy(plan, weights)
     _norm_factors(net, weights, targets)
     return ignored

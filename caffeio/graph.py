@@ -95,7 +95,7 @@ def net_state(
     """The state of `Net(file, phase, level, stages)`: stages are added to the net's own."""
     state = pb.NetState()
     state.CopyFrom(net.state)
-    state.phase = pb.Phase.Value(phase)
+    state.phase = pb.TRAIN if phase == "TRAIN" else pb.TEST
     state.level = level
     state.stage.extend(stages)
     return state

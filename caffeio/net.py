@@ -199,7 +199,7 @@ class Net(nn.Module):
             for i, blob in enumerate(raw_blobs(layer))
             if (item := keys.get(id(blob))) is not None
         ]
-        super()._apply(fn, recurse)
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         for item, layer, i in places:
             item.tensor = raw_blobs(layer)[i]
         return self

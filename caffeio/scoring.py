@@ -62,7 +62,7 @@ def score(
     Returns one Score a weights file, in order, then the ensemble's. Raises CaffeIOError.
     """
     spec, chosen = _spec(model, overrides, profile, stages, level, ignore_unknown)
-    options = {
+    options: dict[str, Any] = {
         "profile": chosen, "world": world, "allow_python": allow_python,
         "data_options": data_options,
     }  # fmt: skip
@@ -121,8 +121,8 @@ def _run(nets: Sequence[Net], titles: Sequence[str], iterations: int, log: Log) 
             losses[i].append(float(loss))
             batches[i].append({k: v.float().cpu().numpy() for k, v in outputs.items()})
     scores = []
-    for title, loss, rows in zip(names, losses, batches, strict=True):
-        scores.append(_report(nets[0], title, loss, rows, log, alone=len(names) == 1))
+    for title, sums, rows in zip(names, losses, batches, strict=True):
+        scores.append(_report(nets[0], title, sums, rows, log, alone=len(names) == 1))
     return scores
 
 

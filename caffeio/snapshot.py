@@ -7,6 +7,7 @@ src/caffe/solvers/sgd_solver.cpp (SnapshotSolverState, RestoreSolverState).
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -113,7 +114,7 @@ class Snapshots:
         )
         write_solverstate(path, state, profile_extras=trainer.profile.state_extras)
 
-    def _average_statistics(self) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    def _average_statistics(self) -> Sequence[tuple[torch.Tensor, torch.Tensor]]:
         """BatchNorm statistics are each worker's own: Intel's snapshots hold their mean."""
         trainer = self.trainer
         if trainer.world.size == 1 or not trainer.profile.averages_statistics:

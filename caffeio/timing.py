@@ -6,6 +6,7 @@ import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -127,7 +128,7 @@ def _pass(
     for i, step in enumerate(net.steps):
         bottoms = [_leaf(blobs[name], step) for name in step.bottoms]
         tops: list[Tensor] = []
-        forward[i] += _clock(lambda s=step, b=bottoms, t=tops: _run(net, s, b, t, data), device)
+        forward[i] += _clock(partial(_run, net, step, bottoms, tops, data), device)
         graphs.append((bottoms, tops))
         for name, value in zip(step.tops, tops, strict=True):
             blobs[name] = value.detach()
@@ -135,7 +136,7 @@ def _pass(
         roots = [top for top in graphs[i][1] if top.requires_grad and top.grad_fn is not None]
         if roots:
             ones = [torch.ones_like(top) for top in roots]
-            backward[i] += _clock(lambda r=roots, o=ones: torch.autograd.backward(r, o), device)
+            backward[i] += _clock(partial(torch.autograd.backward, roots, ones), device)
 
 
 def _leaf(blob: Tensor, step: Step) -> Tensor:

@@ -23,7 +23,7 @@ from caffeio.log import NULL_LOG, Log, number
 from caffeio.net import Net
 from caffeio.netlog import log_filtering, log_net, log_upgrade, log_upgrade_of_weights
 from caffeio.parallel import ALONE, World
-from caffeio.profiles import Profile, get_profile, profile_of_dialect
+from caffeio.profiles import Profile, get_profile, profile_of_solver
 from caffeio.proto import caffe_pb2 as pb
 from caffeio.proto.files import SolverFile, read_solver
 from caffeio.proto.overrides import apply_overrides
@@ -122,7 +122,7 @@ class Trainer:
         self._specs = specs[0], specs[1:]
         self.dialect = _dialect(self.file.dialect, self._specs[0].dialect)
         chosen = get_profile(profile) if isinstance(profile, str) else profile
-        self.profile = chosen or profile_of_dialect(self.dialect)
+        self.profile = chosen or profile_of_solver(self.param, self.dialect)
         self.world = world or World.join(device or self.wanted_device(self.param, self.profile))
         self.log = log if self.world.is_root else NULL_LOG
         self.events = events or Events()
@@ -130,7 +130,7 @@ class Trainer:
         self.rates = RateState()
         self._allow_python = allow_python
         self._data_options = dict(data_options or {})
-        self._speed = {"precision": precision, "compile": compile}
+        self._speed: dict[str, Any] = {"precision": precision, "compile": compile}
         self._fill_placeholders()
         files = [os.fspath(path) for path in weights]
         if files and self.profile.weights_in_solver:
@@ -200,6 +200,10 @@ class Trainer:
         """The solver's file, for messages."""
         return str(self.file.path) if self.file.path else None
 
+    def _where(self, *path: str | int) -> str:
+        """The place of a solver field, for messages."""
+        return self.file.where(*path) if self.file.path else ""
+
     def _log_start(self) -> None:
         self.log.info(
             "caffe.cpp:197", "Use CPU." if self.world.device.type == "cpu" else "Using GPUs"
@@ -223,7 +227,7 @@ class Trainer:
                 where=self.place,
             )
         self.detection = param.eval_type == "detection"
-        self.schedule = Schedule(param, self.profile)
+        self.schedule = Schedule(param, self.profile, where=self._where)
 
     def _build(self, files: Sequence[str]) -> None:
         rng: CaffeRng | None = None
@@ -242,7 +246,9 @@ class Trainer:
             self._finetune(net, files)
             net.share_trained_layers_with(self.net)
             self.test_nets.append(net)
-        self.optimizer = make_optimizer(self.param, self.profile, self.net.learnable)
+        self.optimizer = make_optimizer(
+            self.param, self.profile, self.net.learnable, where=self._where
+        )
         self.module = self.world.wrap(self.net, **self._speed)
         self.smoothed = LazyLoss(self.param.average_loss)
         self.log.info("solver.cpp:57", "Solver scaffolding done.")
@@ -379,11 +385,11 @@ class Trainer:
         count = len(self.net.learnable)
         rates = self.schedule.rates(self.iter, self.rates, count, self._rate_line)
         if self._display_due():
-            text = f"Iteration {self.iter}, lr = {number(rates.printed)}"
+            text = f"Iteration {self.iter}, lr = {number(float(rates.printed))}"
             self.log.info("sgd_solver.cpp:112", text)
         if self.profile.warmup and self.param.disabled_update:
             return float(rates.printed)  # Intel's switch for looking at gradients alone
-        clipped = self.optimizer.clip()
+        clipped = self.optimizer.clip(report=bool(self.log))
         if clipped is not None and self.log:
             norm, scale = clipped
             self.log.info(
@@ -391,7 +397,8 @@ class Trainer:
                 f"Gradient clipping: scaling down gradients (L2 norm {number(norm)} > "
                 f"{number(self.param.clip_gradients)}) by scale factor {number(scale)}",
             )
-        self.optimizer.step(rates.used, self.iter)
+        used = rates.used if isinstance(rates.used, np.ndarray) else float(rates.used)
+        self.optimizer.step(used, self.iter)
         return float(rates.printed)
 
     def _rate_line(self, text: str) -> None:

@@ -60,7 +60,7 @@ def build_net(
     if graph.phase == "TRAIN":
         _freeze_unreached(net)
     if _is_vision(net):
-        net.to(memory_format=torch.channels_last)
+        net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     if fuse:
         net.fuse()
     net.keep_blobs = False

@@ -32,7 +32,7 @@ def command(folder: Path) -> None:
         report = run(
             folder,
             lambda text: console.print(f"- {text}"),
-            Log(lambda line: print(line, file=file)),  # noqa: T201
+            Log(lambda line: print(line, file=file)),
             lambda phase, i, n: status.update(f"training phase {phase}: {i} of {n}"),
         )
     table = Table("phase", "test accuracy")

@@ -56,7 +56,7 @@ class Group(click.Group):
 
             close = get_close_matches(args[0], COMMANDS, 1)
             if close and "did you mean" not in error.message.lower():
-                error.message += f" Did you mean {close[0]!r}?"
+                raise click.UsageError(f"{error.message} Did you mean {close[0]!r}?", ctx) from None
             raise
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

@@ -52,7 +52,7 @@ def check_weights(mine: Path, theirs: Path) -> None:
 
 
 def check_state(mine: Path, theirs: Path, noise: frozenset[int] = frozenset()) -> None:
-    """`noise`: entries whose gradient is zero in exact arithmetic, so that only rounding is there."""
+    """`noise`: entries whose gradient is zero in exact arithmetic: only rounding is there."""
     a, b = read_solverstate(mine), read_solverstate(theirs)
     assert (a.iter, a.current_step, len(a.history)) == (b.iter, b.current_step, len(b.history))
     largest = max(float(np.abs(h).max()) for h in b.history)
@@ -60,8 +60,8 @@ def check_state(mine: Path, theirs: Path, noise: frozenset[int] = frozenset()) -
         scale = largest if i in noise else float(np.abs(y).max())
         assert x.shape == y.shape
         off = float(np.abs(np.asarray(x, np.float64) - y).max())
-        # the absolute term is that of tests/golden/README.md for gradients
-        assert off <= LIMIT * scale + 1e-6 * largest, f"history {i}: off by {off:g}"
+        # a history is a sum of gradients: the limit is that of tests/golden/README.md for these
+        assert off <= 5e-5 * scale + 1e-6 * largest, f"history {i}: off by {off:g}"
 
 
 @pytest.fixture

@@ -86,7 +86,10 @@ def net(folder: Path, *, augment: bool) -> str:
       min_area_ratio: 0.6 max_area_ratio: 1 aspect_ratio_change: 0.9
       resize_param { interp_mode: CUBIC }
     }"""
-    centre = "\n    random_resize_param { min_size: 36 max_size: 36 resize_param { interp_mode: CUBIC } }"
+    centre = """
+    random_resize_param {
+      min_size: 36 max_size: 36 resize_param { interp_mode: CUBIC }
+    }"""
     body = _data("TRAIN", folder / "train_lmdb", random if augment else "")
     body += _data("TEST", folder / "test_lmdb", centre)
     body += _conv("conv1", "data", 16, 3) + _norm("conv1") + _relu("conv1")
@@ -101,7 +104,9 @@ layer {{
 }}
 layer {{
   name: "fc" type: "InnerProduct" bottom: "pool5" top: "fc"
-  inner_product_param {{ num_output: {len(CLASSES)} weight_filler {{ type: "gaussian" std: 0.01 }} }}
+  inner_product_param {{
+    num_output: {len(CLASSES)} weight_filler {{ type: "gaussian" std: 0.01 }}
+  }}
 }}
 layer {{ name: "prob" type: "SoftmaxWithLoss" bottom: "fc" bottom: "label" top: "loss" }}
 layer {{
