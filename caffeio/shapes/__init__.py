@@ -3,7 +3,7 @@
 `infer(type, param, bottom_shapes, profile)` answers for one layer, `infer_net(graph)` for a net.
 """
 
-from caffeio.shapes import detection, loss, reshape, same, window  # noqa: F401  (register rules)
+from caffeio.shapes import detection, loss, resample, reshape, same, window  # noqa: F401  (register rules)
 from caffeio.shapes.base import (
     RULES,
     UNKNOWN,

@@ -74,8 +74,9 @@ def compare(left: Source, right: Source, settings: Settings) -> Report:
 def solver_diff_of(left: Source, right: Source, settings: Settings) -> SolverDiff:
     """Read and compare two solvers."""
     from caffeio.converters.diff import solver_diff
+    from caffeio.converters.diff.solver_side import load_pair
 
-    sides = solver_diff.load_pair(left, right, settings.dialect)
+    sides = load_pair(left, right, settings.dialect)
     if settings.caffe:
         for side in sides:
             side.profile = get_profile(settings.caffe)
@@ -118,19 +119,19 @@ def net_side(source: Source, settings: Settings) -> NetSide:
 
 
 def _nets(left: Source, right: Source, settings: Settings) -> Report:
-    from caffeio.converters.diff import net_diff
+    from caffeio.converters.diff import net_diff, net_report
 
     sides = net_side(left, settings), net_side(right, settings)
     sides[0].label, sides[1].label = short_names((left.label, right.label))
     diff = net_diff.diff_nets(*sides)
     out = Report(f"{left.label} -> {right.label} (nets)")
-    net_diff.report(diff, out, "Layers")
+    net_report.report(diff, out, "Layers")
     out.data = {"kind": "net", **net_diff.as_data(diff)}
     return out
 
 
 def _weights(left: Source, right: Source, settings: Settings) -> Report:
-    from caffeio.converters.diff import net_diff, weights_diff
+    from caffeio.converters.diff import net_diff, net_report, weights_diff, weights_report
     from caffeio.proto.weights import load_weights
 
     a, b = load_weights(left.path), load_weights(right.path)
@@ -138,7 +139,7 @@ def _weights(left: Source, right: Source, settings: Settings) -> Report:
     diff = weights_diff.diff_arrays(
         a, b, (left.label, right.label), types=types, tol=settings.tol, atol=settings.atol
     )
-    out = weights_diff.report(diff, show_all=settings.show_all)
+    out = weights_report.report(diff, show_all=settings.show_all)
     if not settings.follow_nets or {left.kind, right.kind} != {"caffemodel"}:
         return out
     try:
@@ -148,13 +149,13 @@ def _weights(left: Source, right: Source, settings: Settings) -> Report:
         return out
     out.data["nets"] = net_diff.as_data(nets)
     if not nets.same:
-        net_diff.report(nets, out, "The nets in the files")
+        net_report.report(nets, out, "The nets in the files")
         out.data["same"] = False
     return out
 
 
 def _states(left: Source, right: Source, settings: Settings) -> Report:
-    from caffeio.converters.diff import weights_diff
+    from caffeio.converters.diff import weights_diff, weights_report
     from caffeio.proto.solverstate import read_solverstate
 
     states = [read_solverstate(source.path) for source in (left, right)]
@@ -171,11 +172,11 @@ def _states(left: Source, right: Source, settings: Settings) -> Report:
         (name, str(getattr(states[0], name)), str(getattr(states[1], name)))
         for name in ("iter", "current_step", "learned_net", "minimum_loss")
     ]
-    return weights_diff.report(diff, show_all=settings.show_all)
+    return weights_report.report(diff, show_all=settings.show_all)
 
 
 def _means(left: Source, right: Source, settings: Settings) -> Report:
-    from caffeio.converters.diff import weights_diff
+    from caffeio.converters.diff import weights_diff, weights_report
     from caffeio.proto.blobproto import read_blobproto
 
     arrays: list[Arrays] = [{"mean": [read_blobproto(s.path)]} for s in (left, right)]
@@ -183,7 +184,7 @@ def _means(left: Source, right: Source, settings: Settings) -> Report:
     diff = weights_diff.diff_arrays(
         arrays[0], arrays[1], labels, kind="mean images", tol=settings.tol, atol=settings.atol
     )
-    return weights_diff.report(diff, show_all=True)
+    return weights_report.report(diff, show_all=True)
 
 
 def _label_maps(left: Source, right: Source) -> Report:

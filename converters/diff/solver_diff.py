@@ -2,27 +2,12 @@
 
 from __future__ import annotations
 
-import posixpath
-from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
-
-from google.protobuf.message import Message
 
 from caffeio.converters.diff import net_diff, rates
-from caffeio.converters.diff.messages import is_repeated, text_of
 from caffeio.converters.diff.solver_fields import FIELDS, SolverField
-from caffeio.converters.diff.training import Feed, Seen, feed_of
-from caffeio.converters.report.model import count
-from caffeio.converters.source import Source
-from caffeio.errors import CaffeIOError
-from caffeio.profiles import BVLC, Profile, profile_of_dialect, profile_of_solver
-from caffeio.proto.caffe_pb2 import NetParameter, SolverParameter
-from caffeio.proto.files import read_net, read_solver
-from caffeio.proto.upgrade import upgrade_net
-
-_PATHS = {"net", "train_net", "test_net", "snapshot_prefix", "weights"}
-_NET_FIELDS = ("net", "net_param", "train_net", "train_net_param")
+from caffeio.converters.diff.solver_side import SolverSide, is_set, shown, value_of
+from caffeio.converters.diff.training import Seen
 
 
 @dataclass
@@ -33,31 +18,6 @@ class Options:
     dataset_size: int | None = None
     workers: int = 1
     show_all: bool = False
-
-
-@dataclass
-class SolverSide:
-    """One of the two solvers, upgraded, with the net that it trains."""
-
-    label: str
-    message: SolverParameter
-    profile: Profile
-    source: Source | None = None
-    unknown: Sequence[Any] = ()
-    net: net_diff.NetSide | None = None
-    net_source: Source | None = None
-    net_problem: str = ""
-    feed: Feed = field(default_factory=Feed)
-    test_feed: Feed = field(default_factory=Feed)
-
-    @property
-    def net_name(self) -> str:
-        """The net as the solver calls it."""
-        for name in _NET_FIELDS:
-            if self.message.HasField(name):
-                value = getattr(self.message, name)
-                return value if isinstance(value, str) else f"inline {name}"
-        return "none"
 
 
 @dataclass(frozen=True)
@@ -109,66 +69,6 @@ class SolverDiff:
         return quiet and nets_same and not self.other
 
 
-def load_pair(left: Source, right: Source, dialect: str | None = None) -> list[SolverSide]:
-    """Read two solvers and the nets that they train; one net is read once.
-
-    Where only one of the two says whose Caffe it is for, the other is taken to be for the same.
-    """
-    sides: list[SolverSide] = []
-    for source in (left, right):
-        file = read_solver(source.path, dialect=dialect)
-        profile = profile_of_solver(file.message, file.dialect)
-        side = SolverSide(source.label, file.message, profile, source, file.unknown)
-        _load_net(side, dialect, sides[0] if sides else None)
-        sides.append(side)
-    a, b = sides
-    if BVLC in (a.profile, b.profile) and a.profile != b.profile:
-        teller, taker = (a, b) if b.profile is BVLC else (b, a)
-        taker.profile = teller.profile
-    return sides
-
-
-def _load_net(side: SolverSide, dialect: str | None, other: SolverSide | None) -> None:
-    for name in _NET_FIELDS:
-        if not side.message.HasField(name):
-            continue
-        value = getattr(side.message, name)
-        try:
-            if isinstance(value, NetParameter):
-                message: NetParameter = upgrade_net(value).message
-                side.net = net_diff.NetSide(f"{name} of {side.label}", message, side.profile)
-            else:
-                _follow(side, value, dialect, other)
-        except CaffeIOError as error:
-            side.net_problem = str(error)
-        break
-    if side.net is not None and not side.feed.source:
-        side.feed = feed_of(side.net.message, "TRAIN", side.net.search)
-        side.test_feed = feed_of(side.net.message, "TEST", side.net.search)
-
-
-def _follow(side: SolverSide, name: str, dialect: str | None, other: SolverSide | None) -> None:
-    assert side.source is not None
-    found = side.source.resolve(name)
-    if found is None:
-        side.net_problem = f"the net {name} was not found (from here, and near the solver)"
-        return
-    side.net_source = found
-    if other is not None and other.net is not None and _same_file(found, other.net_source):
-        side.net, side.feed, side.test_feed = other.net, other.feed, other.test_feed
-        if side.profile is BVLC:
-            side.profile = other.net.profile
-        return
-    file = read_net(found.path, dialect=dialect)
-    profile = profile_of_dialect(file.dialect)
-    if profile is BVLC:
-        profile = side.profile
-    elif side.profile is BVLC:
-        side.profile = profile  # the net tells whose Caffe this is, the solver does not
-    search = (str(found.path.resolve().parent), str(side.source.path.resolve().parent))
-    side.net = net_diff.NetSide(found.label, file.message, profile, search)
-
-
 def diff_solvers(left: SolverSide, right: SolverSide, options: Options) -> SolverDiff:
     """Compare two solvers that `load` read."""
     fields, respelled, equal = [], [], []
@@ -179,9 +79,9 @@ def diff_solvers(left: SolverSide, right: SolverSide, options: Options) -> Solve
         elif note:
             respelled.append(note)
         value = shown(rule.name, left)
-        is_set = _is_set(rule.name, left) or _is_set(rule.name, right)
+        given = is_set(rule.name, left) or is_set(rule.name, right)
         if change is None:
-            equal.append((rule.name, value, is_set))
+            equal.append((rule.name, value, given))
     marks = rates.marks_of(left.message, left.profile) | rates.marks_of(
         right.message, right.profile
     )
@@ -194,10 +94,6 @@ def diff_solvers(left: SolverSide, right: SolverSide, options: Options) -> Solve
         _compare_nets(diff)
     diff.seen = (_seen(left, options), _seen(right, options))
     return diff
-
-
-def _same_file(a: Source, b: Source | None) -> bool:
-    return b is not None and (a.path == b.path or a.path.read_bytes() == b.path.read_bytes())
 
 
 def _compare_nets(diff: SolverDiff) -> None:
@@ -218,70 +114,14 @@ def _seen(side: SolverSide, options: Options) -> Seen:
     )
 
 
-def _is_set(name: str, side: SolverSide) -> bool:
-    message = side.message
-    descriptor = message.DESCRIPTOR.fields_by_name[name]
-    return len(getattr(message, name)) > 0 if is_repeated(descriptor) else message.HasField(name)
-
-
-def value_of(name: str, side: SolverSide) -> Any:
-    """The effective value of a field, in a form that can be compared."""
-    message = side.message
-    value = getattr(message, name)
-    if name == "solver_mode" and not message.HasField(name):
-        return 1 if side.profile.solver_mode_default_gpu else 0
-    if name == "test_initialization" and not message.HasField(name):
-        return not side.profile.nvidia_policies
-    if name == "snapshot_prefix" and not value and side.profile.prefix_from_solver_file:
-        path = side.source.path if side.source else None
-        return path.stem if path else ""
-    if name in _PATHS:
-        one = isinstance(value, str)
-        return _clean(value) if one else tuple(map(_clean, value))
-    if isinstance(value, Message):
-        return value.SerializeToString(deterministic=True) if message.HasField(name) else b""
-    descriptor = message.DESCRIPTOR.fields_by_name[name]
-    if is_repeated(descriptor):
-        return tuple(
-            item.SerializeToString(deterministic=True) if isinstance(item, Message) else item
-            for item in value
-        )
-    return value
-
-
-def _clean(path: str) -> str:
-    return posixpath.normpath(path) if path else path
-
-
-def shown(name: str, side: SolverSide) -> str:
-    """The effective value of a field as text, `-` for nothing."""
-    descriptor = side.message.DESCRIPTOR.fields_by_name[name]
-    if name in ("solver_mode", "test_initialization") and not side.message.HasField(name):
-        value: Any = value_of(name, side)
-        return text_of(descriptor, value)
-    if name == "snapshot_prefix" and not side.message.snapshot_prefix:
-        return str(value_of(name, side)) or "-"
-    if descriptor.message_type is not None and not is_repeated(descriptor):
-        if not side.message.HasField(name):
-            return "-"
-        if descriptor.message_type.name == "NetParameter":
-            return f"inline net of {len(getattr(side.message, name).layer)} layers"
-    value = getattr(side.message, name)
-    if is_repeated(descriptor):
-        if descriptor.message_type is not None and descriptor.message_type.name == "NetParameter":
-            return count(len(value), "inline net") if len(value) else "-"
-        return ", ".join(text_of(descriptor, [item])[1:-1] for item in value) or "-"
-    return text_of(descriptor, value) or "-"
-
-
 def _compare(
     rule: SolverField, left: SolverSide, right: SolverSide
 ) -> tuple[FieldChange | None, str]:
     a, b = value_of(rule.name, left), value_of(rule.name, right)
-    is_set = _is_set(rule.name, left), _is_set(rule.name, right)
+    given = is_set(rule.name, left), is_set(rule.name, right)
     texts = shown(rule.name, left), shown(rule.name, right)
     if a == b:
-        if is_set[0] != is_set[1] and texts[0] == texts[1]:
+        if given[0] != given[1] and texts[0] == texts[1]:
             return None, f"{rule.name} ({texts[0]} is the default)"
         return None, f"{rule.name} ({texts[0]} and {texts[1]})" if texts[0] != texts[1] else ""
     counts = (
@@ -296,7 +136,7 @@ def _compare(
             words = f"{rule.unused} ({which})"
     elif rule.unused:
         words = f"no effect: {rule.unused}"
-    return FieldChange(rule, *texts, *is_set, *counts, words), ""
+    return FieldChange(rule, *texts, *given, *counts, words), ""
 
 
 def _others(left: SolverSide, right: SolverSide) -> list[str]:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from caffeio.converters.diff import net_diff, rates
-from caffeio.converters.diff.solver_diff import SolverDiff, SolverSide, value_of
+from caffeio.converters.diff import net_diff, net_report, rates
+from caffeio.converters.diff.solver_diff import SolverDiff
+from caffeio.converters.diff.solver_side import SolverSide, value_of
 from caffeio.converters.diff.training import (
     Seen,
     coverage,
@@ -142,7 +143,7 @@ def _net(diff: SolverDiff, out: Report, names: tuple[str, str]) -> None:
         assert diff.left.net is not None and diff.right.net is not None
         labels = short_names((diff.left.net.label, diff.right.net.label))
         diff.left.net.label, diff.right.net.label = labels
-        net_diff.report(diff.nets, out)
+        net_report.report(diff.nets, out)
         return
     section = out.section("Net")
     if diff.same_net_file and diff.left.net is not None:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from caffeio.converters.report.model import Cell, Report, Section, Tone, count, listed, scaled
+from caffeio.converters.report.model import count
 from caffeio.shapes import format_shape
 
 Array = NDArray[Any]
@@ -18,7 +18,7 @@ Arrays = Mapping[str, Sequence[Array]]  # layer -> its blobs
 
 CHUNK = 1 << 20
 DECADES = tuple(10.0**e for e in range(-8, 1))  # upper ends of the histogram's bins but the last
-_BINS = (
+BINS = (
     "equal", "<1e-8", "<1e-7", "<1e-6", "<1e-5", "<1e-4", "<1e-3", "<0.01", "<0.1", "<1", "more",
 )  # fmt: skip
 _BLOB_NAMES = {
@@ -45,7 +45,7 @@ class BlobDiff:
     norm_right: float = 0.0
     norm_diff: float = 0.0
     unequal: int = 0
-    histogram: list[int] = field(default_factory=lambda: [0] * len(_BINS))
+    histogram: list[int] = field(default_factory=lambda: [0] * len(BINS))
     not_finite: bool = False
 
     @property
@@ -174,12 +174,12 @@ def _compare(out: BlobDiff, a: Array, b: Array) -> BlobDiff:
 
 def _fill_histogram(out: BlobDiff, a: Array, b: Array) -> None:
     edges = np.array(DECADES) * out.largest
-    bins = np.zeros(len(_BINS), np.int64)
+    bins = np.zeros(len(BINS), np.int64)
     for x, y in _chunks(a, b):
         d = np.abs(x - y)
         equal = (x == y) | (np.isnan(x) & np.isnan(y))
         bins[0] += np.count_nonzero(equal)
-        bins[1:] += np.bincount(np.searchsorted(edges, d[~equal]), minlength=len(_BINS) - 1)
+        bins[1:] += np.bincount(np.searchsorted(edges, d[~equal]), minlength=len(BINS) - 1)
     out.histogram = bins.tolist()
 
 
@@ -202,107 +202,6 @@ def _renamed(
     return out
 
 
-def report(diff: WeightsDiff, *, show_all: bool = False) -> Report:
-    """The comparison as a report."""
-    out = Report(f"{diff.labels[0]} -> {diff.labels[1]} ({diff.kind})", data=as_data(diff))
-    out.say(*_headline(diff))
-    facts = [fact for fact in diff.facts if fact[1] != fact[2] or show_all]
-    if facts:
-        table = out.section("Fields").table("", *diff.labels)
-        for name, a, b in facts:
-            tones = ("", "") if a == b else ("left", "right")
-            table.add(name, Cell(a, tones[0]), Cell(b, tones[1]))  # type: ignore[arg-type]
-    _names(diff, out)
-    unequal = [b for b in diff.blobs if b.unequal]
-    if unequal:
-        _histogram(unequal, out.section("How large the differences are"))
-    shown = diff.blobs if show_all else unequal
-    if shown:
-        _blobs(diff, shown, out.section("Blobs"), show_all)
-    return out
-
-
-def _headline(diff: WeightsDiff) -> tuple[Cell | str, ...]:
-    unequal = [b for b in diff.blobs if b.unequal]
-    if diff.same and not unequal:
-        return (Cell("All blobs are equal", "good"), f" ({_volume(diff)}).")
-    if diff.same:
-        worst = max(unequal, key=lambda b: b.relative)
-        return (
-            Cell("Equal within the tolerance", "good"),
-            f": the largest relative difference is {worst.relative:.3g} ({_place(worst)}).",
-        )
-    words = []
-    if diff.over:
-        worst = max(diff.over, key=lambda b: b.relative)
-        words.append(f"{len(diff.over)} of {count(len(diff.blobs), 'blob')} differ")
-        words.append(f"most of all {_place(worst)}, by {worst.relative:.3g} of its largest value")
-    for names, what in ((diff.removed, "only left"), (diff.added, "only right")):
-        if names:
-            words.append(f"{count(len(names), 'layer')} {what}")
-    if diff.renamed:
-        words.append(f"{len(diff.renamed)} renamed")
-    if diff.reshaped:
-        words.append(f"{len(diff.reshaped)} of another shape")
-    if not words:
-        words.append("the arrays are equal, other fields differ")
-    return ("; ".join(words)[0].upper() + "; ".join(words)[1:] + f" ({_volume(diff)}).",)
-
-
-def _volume(diff: WeightsDiff) -> str:
-    return f"{count(len(diff.blobs), 'blob')}, {scaled(sum(b.values for b in diff.blobs))} values"
-
-
-def _place(blob: BlobDiff) -> str:
-    return f"{blob.layer} {blob.name}".strip()
-
-
-def _names(diff: WeightsDiff, out: Report) -> None:
-    if not (diff.removed or diff.added or diff.renamed or diff.reshaped):
-        return
-    section = out.section("Layers")
-    if diff.removed:
-        section.say("only left: ", Cell(listed(diff.removed, 20), "left"))
-    if diff.added:
-        section.say("only right: ", Cell(listed(diff.added, 20), "right"))
-    if diff.renamed:
-        pairs = [f"{old} -> {new}" for old, new in diff.renamed]
-        section.say("equal under another name: ", listed(pairs, 20))
-    if diff.reshaped:
-        section.say("other shapes: ", listed(diff.reshaped, 20))
-
-
-def _histogram(blobs: Sequence[BlobDiff], section: Section) -> None:
-    """Values by |a - b| relative to the largest magnitude of their blob."""
-    total = [sum(b.histogram[i] for b in blobs) for i in range(len(_BINS))]
-    largest = max(total)
-    table = section.table("|a-b| / largest", "values", "", right=(0, 1))
-    for name, values in zip(_BINS, total, strict=True):
-        if values:
-            table.add(name, f"{values:,}", "█" * max(round(30 * values / largest), 1))
-
-
-def _blobs(diff: WeightsDiff, shown: Sequence[BlobDiff], section: Section, show_all: bool) -> None:
-    limit = len(shown) if show_all else 30
-    order = sorted(shown, key=lambda b: -b.relative) if len(shown) > limit else list(shown)
-    table = section.table(
-        "layer", "blob", "shape", "norms", "max |a-b|", "mean |a-b|", "relative", right=(4, 5, 6)
-    )
-    for blob in order[:limit]:
-        tone: Tone = "bad" if diff.exceeds(blob) else "good"
-        table.add(
-            blob.layer,
-            blob.name,
-            format_shape(blob.shape),
-            f"{blob.norm_left:.4g} -> {blob.norm_right:.4g}",
-            f"{blob.max_abs:.3g}",
-            f"{blob.mean_abs:.3g}",
-            Cell(f"{blob.relative:.3g}" if blob.unequal else "0", tone if blob.unequal else "dim"),
-        )
-    if len(order) > limit:
-        section.say(f"... and {len(order) - limit} more, less different (--all)", tone="dim")
-
-
 def as_data(diff: WeightsDiff) -> dict[str, Any]:
     """The comparison as plain data."""
     return {
@@ -317,7 +216,7 @@ def as_data(diff: WeightsDiff) -> dict[str, Any]:
         "added": diff.added,
         "renamed": diff.renamed,
         "reshaped": diff.reshaped,
-        "histogram_bins": list(_BINS),
+        "histogram_bins": list(BINS),
         "blobs": [
             {
                 "layer": b.layer,

@@ -17,9 +17,10 @@ def show_solver(
 ) -> Report:
     """A solver: its fields, its learning rate, its run, its net."""
     from caffeio.converters.diff import rates, solver_diff
+    from caffeio.converters.diff.solver_side import load_pair
     from caffeio.profiles import get_profile
 
-    side = solver_diff.load_pair(source, source, dialect)[0]
+    side = load_pair(source, source, dialect)[0]
     if caffe:
         side.profile = get_profile(caffe)
     out = Report(f"{source.label}: {KINDS['solver']}")
@@ -86,7 +87,7 @@ def _run(diff: Any, out: Report) -> None:
 
 
 def _net_line(net: Any, out: Report) -> None:
-    from caffeio.converters.diff.net_diff import totals
+    from caffeio.converters.diff.net_report import totals
 
     section = out.section(f"Net {net.label}")
     table = section.table("", "", heads=False)

@@ -7,7 +7,8 @@ import pytest
 
 from caffeio.converters.diff.compare import Settings, compare
 from caffeio.converters.diff.lmdb_diff import diff_lmdbs
-from caffeio.converters.diff.weights_diff import diff_arrays, report
+from caffeio.converters.diff.weights_diff import diff_arrays
+from caffeio.converters.diff.weights_report import report
 from caffeio.converters.source import Source
 from caffeio.proto import caffe_pb2 as pb
 from tests.paths import GOLDEN

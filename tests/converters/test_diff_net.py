@@ -6,7 +6,8 @@ import pytest
 
 from caffeio.converters.diff import transforms
 from caffeio.converters.diff.messages import changed_fields, layer_fields
-from caffeio.converters.diff.net_diff import NetSide, as_data, diff_nets, report, summary
+from caffeio.converters.diff.net_diff import NetSide, as_data, diff_nets, summary
+from caffeio.converters.diff.net_report import report
 from caffeio.converters.report.model import Report
 from caffeio.proto import caffe_pb2 as pb
 from caffeio.proto.files import read_net
