@@ -85,8 +85,8 @@ class AnnotatedSource(DatabaseSource):
         first = scan_annotated(value)
         self._typed = first.has_type or self.anno.HasField("anno_type")
         super()._set_up()
-        self._random.fixed += 1  # which sample
-        self._random._blocks = max(self._random._blocks, 8)
+        self.random.fixed += 1  # which sample
+        self.random._blocks = max(self.random._blocks, 8)
         if self.with_labels and self._typed:
             self.top_shapes[1] = (1, 1, max(1, len(first.boxes)), 8)
 
@@ -97,26 +97,26 @@ class AnnotatedSource(DatabaseSource):
     def use_setup(self, draws: SetupDraws, thread: CaffeRng) -> None:
         """Repeat real Caffe's draws: all images one by one, in two rounds a batch."""
         super().use_setup(draws, thread)
-        self.threads = 0
-        self._prepared_in_plan = True
+        self.threads = self._dice = 0
+        self._rehearsed, self._prepared_in_plan = False, True
         self._thread = thread
 
     def plan(self) -> list[Job]:
         """The next records; in exact mode already distorted, expanded and sampled."""
         if not self._prepared_in_plan:
             return super().plan()
-        fixed, self._random.fixed = self._random.fixed, 0
+        fixed, self.random.fixed = self.random.fixed, 0
         try:
             jobs = super().plan()
         finally:
-            self._random.fixed = fixed
+            self.random.fixed = fixed
         for job in jobs:
             job.record = self._prepare(job)
-        if self._random.own is None:  # real Caffe gives the transformer one now, needed or not
-            self._random.own = CaffeRng(int(self._thread.raw()))
+        if self.random.own is None:  # real Caffe gives the transformer one now, needed or not
+            self.random.own = CaffeRng(int(self._thread.raw()))
         for job in jobs:
             count = fixed if job.record.samples else fixed - 1
-            words = self._random.own.raw(count).tolist()
+            words = self.random.own.raw(count).tolist()
             job.draws = Draws(words, job.draws.more, job.draws.die)
         return jobs
 

@@ -140,12 +140,16 @@ def shorter_side(image: Pixels, size: int, param: pb.ResizeParameter, die: Word)
     return apply_resize(image, param, die, target)
 
 
-def random_resize(image: Pixels, param: pb.RandomResizeParameter, word: Word, die: Word) -> Pixels:
-    """Resize so that the shorter side is a random size in [min_size, max_size]."""
-    height, width = image.shape[:2]
+def random_size(height: int, width: int, param: pb.RandomResizeParameter, word: Word) -> int:
+    """A size for the shorter side in [min_size, max_size]; 0 stands for the image's own sides."""
     low = param.min_size or min(height, width)
     high = param.max_size or max(height, width)
-    size = pick(word, high - low + 1) + low
+    return pick(word, high - low + 1) + low
+
+
+def random_resize(image: Pixels, param: pb.RandomResizeParameter, word: Word, die: Word) -> Pixels:
+    """Resize so that the shorter side is a random size in [min_size, max_size]."""
+    size = random_size(image.shape[0], image.shape[1], param, word)
     return shorter_side(image, size, param.resize_param, die)
 
 

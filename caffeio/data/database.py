@@ -13,6 +13,7 @@ from caffeio.data.base import Layer, batch_of
 from caffeio.data.batch import Job
 from caffeio.data.datum import Datum, scan_datum
 from caffeio.data.db import Buffer, Database, KeyTable, open_db
+from caffeio.data.image import encoded_size
 from caffeio.data.loader import LoaderSource
 from caffeio.data.rng import SampleRandom, SetupDraws
 from caffeio.data.transform import Image
@@ -119,7 +120,7 @@ class DatabaseSource(LoaderSource):
         self._records = Records(self.db, rank=rank, world=world, shuffle=shuffle, key=self.key)
         self._iterator: Iterator[Record] | None = None
         t = self.transformer
-        self._random = SampleRandom(t.fixed_draws, self.key, lookahead=t.lookahead)
+        self.random = SampleRandom(t.fixed_draws, self.key, lookahead=t.lookahead)
         self._peek()
         self.start()
 
@@ -132,7 +133,7 @@ class DatabaseSource(LoaderSource):
             self.planar = image.planar
             self.light = image.planar and image.pixels.size < _LIGHT
         except DataError as error:
-            job = Job(value, self._random.batch([0])[0], key, 0)
+            job = Job(value, self.random.batch([0])[0], key, 0)
             raise self.layer.error(f"{self.describe(job)}: {error.message}") from None
 
     @staticmethod
@@ -142,9 +143,7 @@ class DatabaseSource(LoaderSource):
     def use_setup(self, draws: SetupDraws, thread: CaffeRng) -> None:
         """Repeat real Caffe's crops, mirrors and shuffles. Call it before the first `next`."""
         self.layer.check(self._iterator is None, "cannot be seeded after its first batch")
-        self._random.repeat(draws.transformer, thread)
-        if self.transformer.lookahead:
-            self.threads = 0  # samples draw as they go: only one by one is the order fixed
+        self.repeat(draws.transformer, thread)
         if self._records._shuffle and self.layer.options.world == 1:
             self._records.seed = draws.shuffle
 
@@ -153,10 +152,18 @@ class DatabaseSource(LoaderSource):
         if self._iterator is None:
             self._iterator = iter(self._records)
         found = [next(self._iterator) for _ in range(self.batch_size)]
-        draws = self._random.batch([number for number, _, _ in found])
-        return [
+        draws = self.random.batch([number for number, _, _ in found])
+        jobs = [
             Job(value, d, key, number) for (number, key, value), d in zip(found, draws, strict=True)
         ]
+        self.rehearse(jobs, self._size)
+        return jobs
+
+    def _size(self, job: Job) -> tuple[int, int]:
+        datum = self._datum(self.record(job))
+        if datum.encoded:
+            return encoded_size(datum.data, self.transformer.flag)
+        return datum.height, datum.width
 
     def record(self, job: Job) -> Buffer:
         """The bytes of a job's record."""

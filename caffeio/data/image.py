@@ -70,6 +70,22 @@ def decode(data: Buffer, flag: int = NATIVE) -> Pixels:
     return np.asarray(image)
 
 
+def encoded_size(data: Buffer, flag: int = NATIVE) -> tuple[int, int]:
+    """Height and width that `decode` would give, from the header where that tells."""
+    head = bytes(data[:26])
+    if head[:8] == b"\x89PNG\r\n\x1a\n" and len(head) == 26:
+        return int.from_bytes(head[20:24], "big"), int.from_bytes(head[16:20], "big")
+    turned = flag != NATIVE and b"Exif" in bytes(data[:65536])
+    if head[:2] == b"\xff\xd8" and simplejpeg is not None and not turned:
+        try:
+            height, width = simplejpeg.decode_jpeg_header(data)[:2]
+            return int(height), int(width)
+        except ValueError:
+            pass
+    image = decode(data, flag)
+    return image.shape[0], image.shape[1]
+
+
 def _decode_jpeg(data: Buffer, flag: int) -> Pixels | None:
     """A plain JPEG by simplejpeg; None where OpenCV has to do it."""
     if simplejpeg is None:

@@ -81,13 +81,13 @@ class ImageSource(LoaderSource):
         self._at = self._number = 0
         self._epoch = 0
         self._exact: CaffeRng | None = None
-        self._random = SampleRandom(
+        self.random = SampleRandom(
             self.transformer.fixed_draws, self.key, lookahead=self.transformer.lookahead
         )
         if p.shuffle:
             self._shuffle()
         if p.rand_skip:
-            self._skip(int(self._random.batch([2**64 - 1])[0].more()))
+            self._skip(int(self.random.batch([2**64 - 1])[0].more()))
         self._peek()
         self.start()
 
@@ -125,9 +125,7 @@ class ImageSource(LoaderSource):
             self._shuffle()
         if draws.skip is not None:
             self._skip(draws.skip)
-        self._random.repeat(draws.transformer, thread)
-        if self.transformer.lookahead:
-            self.threads = 0  # samples draw as they go: only one by one is the order fixed
+        self.repeat(draws.transformer, thread)
         self._peek()
         self.top_shapes[0] = (self.batch_size, *self.item_shape)
 
@@ -136,7 +134,7 @@ class ImageSource(LoaderSource):
         o = self.layer.options
         jobs = []
         numbers = [(self._number + i) * o.world + o.rank for i in range(self.batch_size)]
-        for number, draws in zip(numbers, self._random.batch(numbers), strict=True):
+        for number, draws in zip(numbers, self.random.batch(numbers), strict=True):
             name, label = self._lines[self._order[self._at]]
             jobs.append(Job(name, draws, name, number, label))
             self._at += 1
@@ -146,7 +144,11 @@ class ImageSource(LoaderSource):
                 if self.param.shuffle:
                     self._shuffle()
         self._number += self.batch_size
+        self.rehearse(jobs, self._size)
         return jobs
+
+    def _size(self, job: Job) -> tuple[int, int]:
+        return self._read(job.record).shape[1:]
 
     def image(self, job: Job) -> tuple[Image, float]:
         """Read, resize."""

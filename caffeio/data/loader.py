@@ -10,8 +10,9 @@ from __future__ import annotations
 import os
 from abc import abstractmethod
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 
 import numpy as np
 import torch
@@ -20,8 +21,10 @@ from torch import Tensor
 from caffeio.data.base import DataSource, Layer, Shape, shapes_text
 from caffeio.data.batch import Job, Result, Slot
 from caffeio.data.image import set_ipp
+from caffeio.data.rng import Draws, SampleRandom, Word
 from caffeio.data.transform import Image, Transformer, Window
 from caffeio.errors import CaffeIOError, DataError
+from caffeio.rng import CaffeRng
 
 CHUNK = 8  # samples a task
 _ROOMY = 32 << 20  # bytes; larger batches are prefetched two at a time, not `prefetch`
@@ -30,12 +33,13 @@ _ROOMY = 32 << 20  # bytes; larger batches are prefetched two at a time, not `pr
 class LoaderSource(DataSource):
     """A source of images whose samples are loaded by a pool of threads.
 
-    Subclasses set `batch_size`, `transformer`, `item_shape`, call `start`, and define `plan` and
-    `image`.
+    Subclasses set `batch_size`, `transformer`, `random`, `item_shape`, call `start`, and define
+    `plan` and `image`.
     """
 
     batch_size: int
     transformer: Transformer
+    random: SampleRandom
     item_shape: Shape  # (C, H, W) of the first sample after transforms
     prefetch: int = 4
     with_labels: bool = True
@@ -49,6 +53,8 @@ class LoaderSource(DataSource):
         self._pending: deque[tuple[Slot, Future[list[Future[list[Result]]]]]] = deque()
         self._given: Slot | None = None
         self._closed = False
+        self._rehearsed = False
+        self._dice, self._thread = 0, CaffeRng(0)
 
     # -- for subclasses --------------------------------------------------------------------
 
@@ -88,6 +94,36 @@ class LoaderSource(DataSource):
         """What a job reads, for messages."""
         return f"{self._name(job)!r} (sample {job.number})"
 
+    def repeat(self, seed: int | None, thread: CaffeRng) -> None:
+        """Draw as real Caffe does, whose transformer had this seed (see SampleRandom.repeat).
+
+        Samples that draw as they are loaded are rehearsed beforehand, in order, so that threads can
+        load them; only where the thread's generator decides something are they loaded one by one.
+        """
+        self.random.repeat(seed, thread)
+        dice = self.transformer.dice()
+        if dice is None:
+            self.threads = 0
+        elif self.transformer.lookahead:
+            self._rehearsed = True
+            if self.layer.profile.data_reader_thread:  # the main thread's generator
+                self._dice, self._thread = dice * self.batch_size, thread
+
+    def rehearse(self, jobs: list[Job], size: Callable[[Job], tuple[int, int]]) -> None:
+        """Draw for the jobs what they will draw; `size` tells an image's height and width."""
+        if not self._rehearsed:
+            return
+        for job in jobs:
+            words: list[int] = []
+
+            def word(more: Word = job.draws.more, words: list[int] = words) -> int:
+                words.append(more())
+                return words[-1]
+
+            with suppress(DataError):  # a broken image: the one that loads it will say so
+                self.transformer.rehearse(*size(job), word)
+            job.draws = Draws(job.draws.fixed, iter(words).__next__, _zero)
+
     # -- running ---------------------------------------------------------------------------
 
     def start(self) -> None:
@@ -123,6 +159,8 @@ class LoaderSource(DataSource):
         """The next batch; raises DataError for a sample that cannot be loaded."""
         if self._closed:
             raise self.layer.error("the data source is closed")
+        if self._dice:
+            self._thread.raw(self._dice)  # real Caffe takes these while it loads the batch
         if self.threads == 0:
             return self._next_here()
         if self._pool is None:
@@ -290,6 +328,10 @@ class LoaderSource(DataSource):
             self._pool.shutdown(wait=True, cancel_futures=True)
         self._pending.clear()
         self._given = None
+
+
+def _zero() -> int:
+    return 0
 
 
 def local_world() -> int:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from caffeio.data import augment
 from caffeio.data.datum import Datum
 from caffeio.data.image import COLOR, GRAY, NATIVE, decode
-from caffeio.data.rng import Draws
+from caffeio.data.rng import Draws, Word
 from caffeio.errors import DataError
 from caffeio.profiles import BVLC, Profile
 from caffeio.proto import caffe_pb2 as pb
@@ -129,6 +129,27 @@ class Transformer:
         return any(pb.ResizeParameter.CUBIC in r.interp_mode for r in params) or (
             augment.nvidia_resizes(p) and "INTER_CUBIC" in nvidia
         )
+
+    def dice(self) -> int | None:
+        """Draws from the thread's generator a sample takes; None if they decide anything."""
+        p = self.param
+        resizes = [*p.resize_param]
+        for name in ("random_resize_param", "random_aspect_ratio_param"):
+            if p.HasField(name):
+                resizes.append(getattr(p, name).resize_param)
+        if any(len(r.interp_mode) > 1 for r in resizes) or any(n.saltpepper for n in p.noise_param):
+            return None
+        return sum(len(r.interp_mode) for r in resizes)
+
+    def rehearse(self, height: int, width: int, word: Word) -> None:
+        """Take from `word` what resizing an image of this size takes, and do nothing else."""
+        p = self.param
+        if augment.nvidia_resizes(p):
+            augment.nvidia_size(height, width, p, word)
+        elif p.HasField("random_resize_param"):
+            augment.random_size(height, width, p.random_resize_param, word)
+        elif p.HasField("random_aspect_ratio_param"):
+            augment.random_window(height, width, p.random_aspect_ratio_param, word)
 
     # -- image -> window -------------------------------------------------------------------
 

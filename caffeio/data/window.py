@@ -161,7 +161,7 @@ class WindowSource(LoaderSource):
         self._cache: dict[int, bytes] = {}
         self._number = 0
         self._exact: CaffeRng | None = None
-        self._random = SampleRandom(2, self.key)
+        self.random = SampleRandom(2, self.key)
         self.item_shape = (self.windows.channels, self.crop, self.crop)
         self.start()
         self._bare = self._last = False
@@ -177,7 +177,7 @@ class WindowSource(LoaderSource):
         o = self.layer.options
         foreground = int(_F(self.batch_size) * _F(self.param.fg_fraction))
         numbers = [(self._number + i) * o.world + o.rank for i in range(self.batch_size)]
-        streams = [] if self._exact else self._random.batch(numbers)
+        streams = [] if self._exact else self.random.batch(numbers)
         jobs = []
         for i, number in enumerate(numbers):
             word = self._exact.raw if self._exact else streams[i].word

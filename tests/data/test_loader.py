@@ -6,17 +6,29 @@ import threading
 from collections import Counter
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import torch
 
 from caffeio.data.datum import encode_datum
+from caffeio.data.image import COLOR, encoded_size, set_ipp
 from caffeio.data.lmdb_db import write_lmdb
 from caffeio.data.loader import LoaderSource
+from caffeio.data.rng import Draws
+from caffeio.data.transform import Image, Transformer
 from caffeio.errors import DataError
 from caffeio.profiles import BVLC, INTEL, NVIDIA
 from caffeio.rng import CaffeRng
-from tests.data.helpers import data_layer, jpeg_lmdb, labels_of, make_source, pixels, raw_lmdb
+from tests.data.helpers import (
+    data_layer,
+    jpeg_lmdb,
+    labels_of,
+    make_source,
+    photo,
+    pixels,
+    raw_lmdb,
+)
 
 RANDOM = "mirror: true crop_size: 5"
 
@@ -242,3 +254,66 @@ def test_pixels_for_a_gpu_become_the_same_numbers(
             assert torch.equal(data, wanted[0])
             assert torch.equal(labels, wanted[1])
             assert data.stride() == wanted[0].stride()
+
+
+RECIPE = (
+    "mirror: true crop_size: 24 random_aspect_ratio_param { min_area_ratio: 0.08 "
+    "aspect_ratio_change: 0.75 resize_param { interp_mode: CUBIC } }"
+)
+
+
+@pytest.mark.parametrize(
+    "transform", [RECIPE, "crop_size: 24 random_resize_param { max_size: 40 }"]
+)
+@pytest.mark.parametrize("kind", ["jpeg", "raw"])
+def test_seeded_windows_do_not_depend_on_threads(tmp_path: Path, transform: str, kind: str) -> None:
+    """Rehearsed draws: the same as sample by sample, and the main generator moves on as well."""
+    source = jpeg_lmdb(tmp_path / "db", 9)
+    if kind == "raw":
+        source = raw_lmdb(tmp_path / "raw", 9, height=30, width=35)
+    param = data_layer(source, transform, 5)
+    runs, rests = [], []
+    for threads in (0, 3):
+        main = CaffeRng(77)
+        with make_source(param, seed=main, profile=INTEL, threads=threads) as opened:
+            runs.append([tuple(t.clone() for t in opened.next()) for _ in range(5)])
+        rests.append(main.raw())
+    assert same(runs[0], runs[1])
+    assert rests[0] == rests[1]
+
+
+def test_rehearsal_is_the_plain_order(tmp_path: Path) -> None:
+    """First all samples' mirror and crop words, then the windows' words, sample by sample."""
+    param = data_layer(jpeg_lmdb(tmp_path / "db", 4), RECIPE, 4)
+    main = CaffeRng(5)
+    main.raw(2)  # reader thread, first InitRand
+    words = CaffeRng(main.raw())
+    with make_source(param, seed=5, profile=INTEL, threads=2) as source:
+        data = source.next()[0].numpy()
+    t = Transformer(param.transform_param, "TRAIN", profile=INTEL)
+    fixed = words.raw(12).tolist()
+    before = set_ipp(False)
+    for i in range(4):
+        image = cv2.imdecode(cv2.imencode(".jpg", photo(i, 70 + i % 5, 90 - i % 3))[1], -1)
+        draws = Draws(fixed[3 * i : 3 * i + 3], words.raw, lambda: 0)
+        placed, window = t.place(Image(image, False), draws)
+        out = np.empty((3, 24, 24), np.float32)
+        t.write(placed, window, out)
+        assert np.array_equal(out, data[i])
+    set_ipp(before)
+
+
+def test_several_interpolations_are_rolled_one_by_one(tmp_path: Path) -> None:
+    param = data_layer(
+        jpeg_lmdb(tmp_path / "db", 4), RECIPE.replace("CUBIC", "CUBIC interp_mode: AREA"), 4
+    )
+    runs = [batches(param, 3, seed=3, profile=INTEL, threads=n) for n in (0, 2)]
+    assert same(*runs)
+
+
+def test_sizes_from_headers() -> None:
+    image = photo(0, 33, 47)
+    for kind in ("jpg", "png", "bmp"):
+        for pixels_ in (image, image[..., 0]):
+            data = cv2.imencode(f".{kind}", pixels_)[1].tobytes()
+            assert encoded_size(data) == encoded_size(data, COLOR) == (33, 47)
