@@ -18,7 +18,7 @@ import torch
 
 from caffeio import __version__
 from caffeio.converters.deploy_net import Options, PathLike, load_deploy_net
-from caffeio.converters.onnx_build import Built, build
+from caffeio.converters.onnx_build import Built, build, declared_shapes
 from caffeio.converters.samples import sample_inputs
 from caffeio.errors import CaffeIOError, UnsupportedError
 from caffeio.layers.onnx_graph import OPSET
@@ -28,6 +28,7 @@ from caffeio.proto.atomic import atomic_write
 IR_VERSION = 8
 EXTERNAL = 2_000_000_000  # bytes of weights from which on they lie in a file of their own
 _ALIGN = 4096
+Declared = Mapping[str, tuple[int | str | None, ...]]
 _PROBABILITIES = ("Softmax", "Sigmoid")
 
 
@@ -58,12 +59,12 @@ def to_model(built: Built, net: Net, *, external: str | None = None) -> Any:
     """The ModelProto of a built graph; with `external` its weights are only named, not held."""
     onnx = _onnx()
     helper, graph = onnx.helper, built.graph
-    dims = _symbolic(net, built) if graph.dynamic_batch else {}
+    shapes = declared_shapes(built)
+    if graph.dynamic_batch:
+        shapes = _symbolic(net, built, shapes)
     values = {
-        name: helper.make_tensor_value_info(
-            name, onnx.TensorProto.FLOAT, dims.get(name, graph.shapes[name])
-        )
-        for name in dict.fromkeys((*built.inputs, *built.outputs.values()))
+        name: helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, shape)
+        for name, shape in shapes.items()
     }
     proto = helper.make_graph(
         _nodes(helper, built),
@@ -148,7 +149,7 @@ def _tensors(onnx: Any, arrays: Mapping[str, np.ndarray], external: str | None) 
     return out
 
 
-def _symbolic(net: Net, built: Built) -> dict[str, tuple[int | str | None, ...]]:
+def _symbolic(net: Net, built: Built, declared: Declared) -> Declared:
     """Shapes in which the batch is "N": found by building the net with one more example."""
     inputs = {name: built.graph.shapes[name] for name in built.inputs}
     longer = {name: (shape[0] + 1, *shape[1:]) for name, shape in inputs.items() if shape}
@@ -157,15 +158,17 @@ def _symbolic(net: Net, built: Built) -> dict[str, tuple[int | str | None, ...]]
     except CaffeIOError as error:
         raise UnsupportedError(f"the batch cannot be dynamic: {error.message}") from None
     shapes = {name: other.blob_shapes[blob] for blob, name in built.outputs.items()} | longer
-    out: dict[str, tuple[int | str | None, ...]] = {}
-    for name, shape in shapes.items():
-        known = built.graph.shapes[name]
-        batch = known[0] if known else 0
-        out[name] = tuple(
-            a if a == b else "N" if i == 0 and (a, b) == (batch, batch + 1) else None
-            for i, (a, b) in enumerate(zip(known, shape, strict=True))
-        )
-    return out
+    batches = {shape[0] for shape in inputs.values() if shape}
+
+    def dim(axis: int, n: Any, more: int) -> int | str | None:
+        if n is None or n == more:
+            return n
+        return "N" if axis == 0 and n in batches and more == n + 1 else None
+
+    return {
+        name: tuple(dim(i, *pair) for i, pair in enumerate(zip(declared[name], shape, strict=True)))
+        for name, shape in shapes.items()
+    }
 
 
 def verify_onnx(

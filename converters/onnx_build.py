@@ -137,6 +137,7 @@ def _name_blobs(
             graph.layer, source = None, value
             value = graph.op("Identity", [names.get(source, source)])
             graph.shapes[value] = graph.shapes[source]
+            graph.varying[value] = graph.varying.get(source, set())
             free = True
         if free:
             names[value] = name or value
@@ -147,6 +148,8 @@ def _name_blobs(
         node.inputs = [names.get(name, name) for name in node.inputs]
         node.outputs = [names.get(name, name) for name in node.outputs]
     for old, new in names.items():
+        if old in graph.varying:
+            graph.varying[new] = graph.varying[old]
         if old in graph.shapes:
             graph.shapes[new] = graph.shapes[old]
 
@@ -161,3 +164,17 @@ def _sweep(built: Built) -> None:
             kept.append(node)
     built.graph.nodes = kept[::-1]
     built.graph.constants = {k: v for k, v in built.graph.constants.items() if k in alive}
+
+
+def declared_shapes(built: Built) -> dict[str, tuple[int | None, ...]]:
+    """Shapes of inputs and outputs; None where a size depends on the data."""
+    graph = built.graph
+    tainted: set[str] = set(graph.varying)
+    for node in graph.nodes:
+        if tainted.intersection(node.inputs):
+            tainted.update(node.outputs)
+    out: dict[str, tuple[int | None, ...]] = {}
+    for name in (*built.inputs, *built.outputs.values()):
+        unknown = graph.varying.get(name, range(len(graph.shapes[name])) if name in tainted else ())
+        out[name] = tuple(None if i in unknown else n for i, n in enumerate(graph.shapes[name]))
+    return out

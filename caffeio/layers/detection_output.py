@@ -9,7 +9,9 @@ import torch
 from torch import Tensor
 
 from caffeio.layers.base import Layer, Shape, between, layer
+from caffeio.layers.detection_onnx import onnx_detections
 from caffeio.layers.fields import check_fields
+from caffeio.layers.onnx_graph import OnnxGraph
 from caffeio.layers.ssd_boxes import check_predictions, code_type, decode, nms
 
 KNOWN = (
@@ -74,6 +76,10 @@ class DetectionOutput(Layer):
         boxes = boxes.expand(-1, len(labels), -1, -1) if len(boxes[0]) == 1 else boxes[:, index]
         scores, boxes, keep = self._suppress(scores, boxes)
         return self._rows(scores, boxes, keep, index)
+
+    def onnx(self, g: OnnxGraph, *bottoms: str) -> str:
+        """NonMaxSuppression between TopK and what puts the rows in Caffe's order."""
+        return onnx_detections(self, g, *bottoms[:3])
 
     def _suppress(self, scores: Tensor, boxes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Best first: scores (N, C, n), boxes (N, C, n, 4), and which are kept (N, C, n)."""

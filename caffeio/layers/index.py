@@ -104,7 +104,10 @@ class Filter(Layer):
         """Compress; how many items are kept is known when it runs."""
         *items, selector = bottoms
         chosen = g.reshape(g.op("Cast", [selector], to=9), -1)  # 9: bool
-        return tuple(str(g.op("Compress", [x, chosen], axis=0)) for x in items)
+        tops = tuple(str(g.op("Compress", [x, chosen], axis=0)) for x in items)
+        for top in tops:
+            g.varies(top, 0)
+        return tops
 
 
 @layer("Parameter")

@@ -45,6 +45,7 @@ class OnnxGraph:
     shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)
     layer: Layer | None = None  # the layer that is being added
     dynamic_batch: bool = False
+    varying: dict[str, set[int]] = field(default_factory=dict)  # axes that depend on the data
     _count: dict[str, int] = field(default_factory=dict)
     _shared: dict[str, str] = field(default_factory=dict)
 
@@ -106,6 +107,10 @@ class OnnxGraph:
     def shape(self, name: str) -> tuple[int, ...]:
         """The shape of a bottom, a constant or a param, as the net was built."""
         return self.shapes[name]
+
+    def varies(self, name: str, axis: int) -> None:
+        """Note that the size of value `name` along `axis` depends on the data."""
+        self.varying.setdefault(name, set()).add(axis)
 
     def unsupported(self, reason: str) -> UnsupportedError:
         """The error for a layer, or a use of it, that ONNX cannot express."""

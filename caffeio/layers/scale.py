@@ -57,6 +57,8 @@ def onnx_spread(g: OnnxGraph, owner: Layer, operand: str | int, ndim: int) -> st
     start: int = owner.start
     if isinstance(operand, int):
         shape = owner.blob_specs[operand].shape
+        if g.dynamic_batch and start == 0 and shape:
+            raise g.unsupported("a blob spans axis 0, whose size is not fixed")
         return g.param(owner, operand, shape=(*shape, *[1] * (ndim - start - len(shape))))
     rank = len(g.shape(operand))
     if start + rank == ndim:
