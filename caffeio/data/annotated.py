@@ -23,8 +23,8 @@ from caffeio.data.datum import Datum
 from caffeio.data.db import Buffer
 from caffeio.data.distort import check_distort, distort
 from caffeio.data.image import Pixels, decode, encode
+from caffeio.data.normalize import Image
 from caffeio.data.rng import Draws, SetupDraws
-from caffeio.data.transform import Image
 from caffeio.errors import DataError
 from caffeio.proto import caffe_pb2 as pb
 from caffeio.rng import CaffeRng
@@ -280,7 +280,7 @@ class AnnotatedSource(DatabaseSource):
         labels = np.concatenate(rows)
         if not len(labels):
             labels = np.full((1, 8), -1, _F)
-        return tops[0], self._out(torch.from_numpy(labels[None, None]))
+        return tops[0], self.delivery.send(torch.from_numpy(labels[None, None]))
 
 
 def _checked(layer: Layer, field: str, check: object) -> None:

@@ -8,9 +8,11 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
-from caffeio.data.base import Shape
+from caffeio.data.base import Layer, Shape
 from caffeio.data.rng import Draws
+from caffeio.data.transform import Transformer
 
 
 class Slot:
@@ -26,6 +28,69 @@ class Slot:
         self.labels = torch.empty(batch, dtype=torch.float32, pin_memory=pin)
         self.label_rows: NDArray[np.float32] = self.labels.numpy()
         self.copied: torch.cuda.Event | None = None  # the last copy out of this memory
+
+    def wait(self) -> None:
+        """Wait until the memory may be written again."""
+        if self.copied is not None:
+            self.copied.synchronize()
+            self.copied = None
+
+
+class Delivery:
+    """From memory of batches to tensors where they are wanted.
+
+    For a GPU the bare uint8 pixels travel, and are normalised there; float records, and images
+    from which a mean image is subtracted, are normalised here.
+    """
+
+    def __init__(self, layer: Layer, transformer: Transformer, planar: bool) -> None:
+        self.device = layer.options.device or torch.device("cpu")
+        self.channels_last = layer.options.channels_last
+        self.transformer = transformer
+        self.scaled = layer.profile.data_scaled_mean
+        plain = transformer.mean is None and not (planar and self.scaled)
+        self.bare = self.device.type == "cuda" and plain
+
+    def slot(self, batch: int, item: Shape) -> Slot:
+        """Memory for a batch of items (C, H, W)."""
+        dtype = torch.uint8 if self.bare else torch.float32
+        last = self.channels_last or self.bare
+        return Slot(batch, item, dtype, last, self.device.type == "cuda")
+
+    def send(self, tensor: Tensor) -> Tensor:
+        """The tensor on the device; on a CPU it stays what it is."""
+        return tensor.to(self.device, non_blocking=True)
+
+    def sent(self, slot: Slot) -> None:
+        """Note that the slot must not be written before what was sent has arrived."""
+        if self.device.type == "cuda":
+            slot.copied = torch.cuda.Event()  # type: ignore[no-untyped-call]
+            slot.copied.record()
+
+    def values(self, values: NDArray[np.float32]) -> Tensor:
+        """A batch that did not fit its slot: (N, C, H, W) float32."""
+        return self._ordered(torch.from_numpy(values).to(self.device))
+
+    def images(self, slot: Slot) -> Tensor:
+        """The slot's images: (N, C, H, W) float32."""
+        data = self.send(slot.memory)
+        data = data.permute(0, 3, 1, 2) if slot.last else data
+        return self._ordered(self._normalize(data) if self.bare else data)
+
+    def _ordered(self, data: Tensor) -> Tensor:
+        if self.channels_last:
+            return data.contiguous(memory_format=torch.channels_last)
+        return data.contiguous()
+
+    def _normalize(self, pixels: Tensor) -> Tensor:
+        t, data = self.transformer, pixels.to(torch.float32)
+        if self.scaled:
+            data = data.mul_(float(t.scale))
+        if len(t.means):
+            means = np.array(t.means_of(data.shape[1]))
+            means = means * t.scale if self.scaled else means
+            data = data.sub_(torch.from_numpy(means).to(data.device)[:, None, None])
+        return data if self.scaled else data.mul_(float(t.scale))
 
 
 @dataclass(slots=True)

@@ -15,8 +15,8 @@ from caffeio.data.datum import Datum, scan_datum
 from caffeio.data.db import Buffer, Database, KeyTable, open_db
 from caffeio.data.image import encoded_size
 from caffeio.data.loader import LoaderSource
+from caffeio.data.normalize import Image
 from caffeio.data.rng import SampleRandom, SetupDraws
-from caffeio.data.transform import Image
 from caffeio.errors import DataError
 from caffeio.proto import caffe_pb2 as pb
 from caffeio.rng import CaffeRng

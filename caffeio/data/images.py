@@ -14,8 +14,8 @@ from caffeio.data.base import Layer, batch_of
 from caffeio.data.batch import Job
 from caffeio.data.image import Pixels, read_image, resize
 from caffeio.data.loader import LoaderSource
+from caffeio.data.normalize import Image
 from caffeio.data.rng import SampleRandom, SetupDraws
-from caffeio.data.transform import Image
 from caffeio.errors import DataError
 from caffeio.proto import caffe_pb2 as pb
 from caffeio.rng import CaffeRng

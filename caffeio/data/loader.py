@@ -19,10 +19,11 @@ import torch
 from torch import Tensor
 
 from caffeio.data.base import DataSource, Layer, Shape, shapes_text
-from caffeio.data.batch import Job, Result, Slot
+from caffeio.data.batch import Delivery, Job, Result, Slot
 from caffeio.data.image import set_ipp
+from caffeio.data.normalize import Image, Window
 from caffeio.data.rng import Draws, SampleRandom, Word
-from caffeio.data.transform import Image, Transformer, Window
+from caffeio.data.transform import Transformer
 from caffeio.errors import CaffeIOError, DataError
 from caffeio.rng import CaffeRng
 
@@ -88,7 +89,7 @@ class LoaderSource(DataSource):
     def finish(self, results: list[Result], slot: Slot) -> tuple[Tensor, ...]:
         """The tops of a batch whose samples are all loaded."""
         data = self._data(results, slot)
-        return (data, self._out(slot.labels)) if self.with_labels else (data,)
+        return (data, self.delivery.send(slot.labels)) if self.with_labels else (data,)
 
     def describe(self, job: Job) -> str:
         """What a job reads, for messages."""
@@ -128,16 +129,11 @@ class LoaderSource(DataSource):
 
     def start(self) -> None:
         """Fix shapes and memory; called once at the end of construction."""
-        options, profile = self.layer.options, self.layer.profile
+        options = self.layer.options
         self.top_shapes = [(self.batch_size, *self.item_shape)]
         if self.with_labels:
             self.top_shapes.append((self.batch_size,))
-        device = options.device or torch.device("cpu")
-        self._device = device
-        # float records and mean images are normalised here, bare pixels on the GPU
-        plain = self.transformer.mean is None and not (self.planar and profile.data_scaled_mean)
-        self._bare = device.type == "cuda" and plain
-        self._last = options.channels_last or self._bare
+        self.delivery = Delivery(self.layer, self.transformer, self.planar)
         self.threads = self._default_threads() if options.threads is None else options.threads
         self._ipp = not (options.exact and self.transformer.needs_exact_cubic())
 
@@ -146,10 +142,6 @@ class LoaderSource(DataSource):
         if self.light:
             return 1
         return max(1, len(os.sched_getaffinity(0)) // max(1, local_world()))
-
-    def _slot(self, item: Shape) -> Slot:
-        dtype = torch.uint8 if self._bare else torch.float32
-        return Slot(self.batch_size, item, dtype, self._last, self._device.type == "cuda")
 
     def _ring(self) -> int:
         size = 4 * self.batch_size * int(np.prod(self.item_shape))
@@ -182,9 +174,9 @@ class LoaderSource(DataSource):
         return tops
 
     def _next_here(self) -> tuple[Tensor, ...]:
-        slot = self._given or self._slot(self.item_shape)
+        slot = self._given or self.delivery.slot(self.batch_size, self.item_shape)
         self._given = None
-        self._await_copy(slot)
+        slot.wait()
         jobs = self._plan()
         before = set_ipp(self._ipp)
         try:
@@ -197,9 +189,7 @@ class LoaderSource(DataSource):
 
     def _finish(self, results: list[Result], slot: Slot) -> tuple[Tensor, ...]:
         tops = self.finish(results, slot)
-        if self._device.type == "cuda":
-            slot.copied = torch.cuda.Event()  # type: ignore[no-untyped-call]
-            slot.copied.record()
+        self.delivery.sent(slot)
         return tops
 
     def _launch(self) -> None:
@@ -208,9 +198,9 @@ class LoaderSource(DataSource):
         )
         self._planner = ThreadPoolExecutor(1, "caffeio-plan")
         for _ in range(self._ring()):
-            self._submit(self._slot(self.item_shape))
+            self._submit(self.delivery.slot(self.batch_size, self.item_shape))
         # one slot more than is in flight: that which the consumer holds
-        self._given = self._slot(self.item_shape)
+        self._given = self.delivery.slot(self.batch_size, self.item_shape)
 
     def _submit(self, slot: Slot) -> None:
         self._pending.append((slot, self._submit_plan(slot)))
@@ -222,7 +212,7 @@ class LoaderSource(DataSource):
     def _plan_batch(self, slot: Slot) -> list[Future[list[Result]]]:
         assert self._pool is not None
         jobs = self._plan()
-        self._await_copy(slot)
+        slot.wait()
         return [
             self._pool.submit(self._load_chunk, jobs[i : i + CHUNK], slot, i)
             for i in range(0, len(jobs), CHUNK)
@@ -274,48 +264,11 @@ class LoaderSource(DataSource):
                 )
         values = [r.values for r in results if r.values is not None]
         if not values:
-            return self._out_images(slot.memory, slot)
+            return self.delivery.images(slot)
         if len(values) < len(results):
             raise self.layer.error("a batch mixes Datums of bytes and of floats")
         self.item_shape = shape
-        return self._as_wanted(torch.from_numpy(np.stack(values)))
-
-    def _as_wanted(self, data: Tensor) -> Tensor:
-        if self._device.type != "cpu":
-            data = data.to(self._device)
-        if self.layer.options.channels_last:
-            data = data.contiguous(memory_format=torch.channels_last)
-        return data
-
-    def _out_images(self, memory: Tensor, slot: Slot) -> Tensor:
-        data = self._out(memory)
-        if slot.last:
-            data = data.permute(0, 3, 1, 2)
-        elif self.layer.options.channels_last:
-            data = data.contiguous(memory_format=torch.channels_last)
-        if not self._bare:
-            return data
-        t, data = self.transformer, data.to(torch.float32)
-        scaled = self.layer.profile.data_scaled_mean
-        if scaled:
-            data = data.mul_(float(t.scale))
-        if len(t.means):
-            means = np.array(t.means_of(data.shape[1]) * (t.scale if scaled else np.float32(1)))
-            data = data.sub_(torch.from_numpy(means).to(data.device)[:, None, None])
-        if not scaled:
-            data = data.mul_(float(t.scale))
-        return data if self.layer.options.channels_last else data.contiguous()
-
-    def _out(self, tensor: Tensor) -> Tensor:
-        if self._device.type == "cpu":
-            return tensor
-        return tensor.to(self._device, non_blocking=True)
-
-    @staticmethod
-    def _await_copy(slot: Slot) -> None:
-        if slot.copied is not None:
-            slot.copied.synchronize()
-            slot.copied = None
+        return self.delivery.values(np.stack(values))
 
     def close(self) -> None:
         """Stop the threads; batches in flight are thrown away."""

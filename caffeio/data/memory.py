@@ -14,8 +14,8 @@ from torch import Tensor
 
 from caffeio.data.base import DataSource, Layer, Shape, batch_of
 from caffeio.data.image import Pixels
+from caffeio.data.normalize import Image
 from caffeio.data.rng import SampleRandom, SetupDraws
-from caffeio.data.transform import Image
 from caffeio.data_shapes import dummy_shapes
 from caffeio.errors import CaffeIOError
 from caffeio.fillers import fill

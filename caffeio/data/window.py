@@ -20,8 +20,8 @@ from caffeio.data.base import Layer, batch_of
 from caffeio.data.batch import Job, Result, Slot
 from caffeio.data.image import COLOR, Pixels, decode, read_image, resize
 from caffeio.data.loader import LoaderSource
+from caffeio.data.normalize import Image
 from caffeio.data.rng import NO_DRAWS, SampleRandom, SetupDraws
-from caffeio.data.transform import Image
 from caffeio.errors import DataError
 from caffeio.rng import CaffeRng
 
@@ -164,7 +164,7 @@ class WindowSource(LoaderSource):
         self.random = SampleRandom(2, self.key)
         self.item_shape = (self.windows.channels, self.crop, self.crop)
         self.start()
-        self._bare = self._last = False
+        self.delivery.bare = False  # what lies outside of the image is 0 after the mean
 
     def use_setup(self, draws: SetupDraws, thread: CaffeRng) -> None:
         """Repeat real Caffe's choice of windows."""
@@ -227,7 +227,7 @@ class WindowSource(LoaderSource):
                             f"{pixels.shape[1]} x {pixels.shape[0]}")  # fmt: skip
         part = resize(pixels[y1 : y2 + 1, x1 : x2 + 1], warp.width, warp.height)
         part = np.asarray(cv2.flip(part, 1)) if mirror else part
-        out = slot.rows[index]
+        out = slot.rows[index].transpose(2, 0, 1) if slot.last else slot.rows[index]
         out.fill(0)
         rows = slice(warp.top, warp.top + warp.height)
         cols = slice(warp.left, warp.left + warp.width)

@@ -22,7 +22,7 @@ TRANSFORMS = GOLDEN / "fork" / "transforms"
 MANIFEST = json.loads((TRANSFORMS / "manifest.json").read_text())
 
 
-def compare(path: Path, folder: Path, key: str, threads: int) -> None:
+def compare(path: Path, folder: Path, key: str, threads: int, **options: bool) -> None:
     param = next(p for p in reversed(net(path).layer) if p.type in SOURCE_TYPES)
     if param.type == "Data" and param.data_param.backend == 0:
         pytest.importorskip("plyvel")
@@ -30,7 +30,12 @@ def compare(path: Path, folder: Path, key: str, threads: int) -> None:
         want = {name: file[name] for name in file.files}
     seed = int(want["random_seed"]) if "random_seed" in want else None
     with make_source(
-        param, phase=str(want["phase"]), seed=seed, search_path=[str(folder)], threads=threads
+        param,
+        phase=str(want["phase"]),
+        seed=seed,
+        search_path=[str(folder)],
+        threads=threads,
+        **options,
     ) as source:
         for number in range(int(want["passes"])):
             tops = source.next()
@@ -48,6 +53,11 @@ def test_all_cases_are_here() -> None:
 @pytest.mark.parametrize("threads", [0, 3])
 def test_data(path: Path, threads: int) -> None:
     compare(path, GOLDEN / "data", "pass{number}/out/", threads)
+
+
+@pytest.mark.parametrize("path", CASES, ids=lambda p: p.stem)
+def test_data_with_channels_last(path: Path) -> None:
+    compare(path, GOLDEN / "data", "pass{number}/out/", 1, channels_last=True)
 
 
 @pytest.mark.parametrize("path", RANDOM, ids=lambda p: p.stem)

@@ -15,8 +15,9 @@ from caffeio.data.datum import encode_datum
 from caffeio.data.image import COLOR, encoded_size, set_ipp
 from caffeio.data.lmdb_db import write_lmdb
 from caffeio.data.loader import LoaderSource
+from caffeio.data.normalize import Image
 from caffeio.data.rng import Draws
-from caffeio.data.transform import Image, Transformer
+from caffeio.data.transform import Transformer
 from caffeio.errors import DataError
 from caffeio.profiles import BVLC, INTEL, NVIDIA
 from caffeio.rng import CaffeRng
@@ -248,7 +249,7 @@ def test_pixels_for_a_gpu_become_the_same_numbers(
     want = batches(param, 3, **options)
     with make_source(param, **options) as source:  # type: ignore[arg-type]
         assert isinstance(source, LoaderSource)
-        source._bare = source._last = True
+        source.delivery.bare = True
         for wanted in want:
             data, labels = source.next()
             assert torch.equal(data, wanted[0])
@@ -263,7 +264,7 @@ RECIPE = (
 
 
 @pytest.mark.parametrize(
-    "transform", [RECIPE, "crop_size: 24 random_resize_param { max_size: 40 }"]
+    "transform", [RECIPE, "crop_size: 24 random_resize_param { min_size: 30 max_size: 40 }"]
 )
 @pytest.mark.parametrize("kind", ["jpeg", "raw"])
 def test_seeded_windows_do_not_depend_on_threads(tmp_path: Path, transform: str, kind: str) -> None:

@@ -14,8 +14,10 @@ from hypothesis import strategies as st
 
 from caffeio.data import augment
 from caffeio.data.image import set_ipp
+from caffeio.data.noise import apply_noise
+from caffeio.data.normalize import Image
 from caffeio.data.rng import Draws
-from caffeio.data.transform import Image, Transformer
+from caffeio.data.transform import Transformer
 from caffeio.errors import DataError
 from caffeio.profiles import BVLC, INTEL, NVIDIA, Profile
 from caffeio.proto import caffe_pb2 as pb
@@ -233,7 +235,7 @@ def test_noise_steps() -> None:
 
     def noise(text: str) -> np.ndarray:
         param = text_format.Parse(text, pb.NoiseParameter())
-        return augment.apply_noise(image, param, iter(range(100000)).__next__)
+        return apply_noise(image, param, iter(range(100000)).__next__)
 
     assert np.array_equal(noise("inverse: true"), 255 - image)
     assert set(np.unique(noise("posterize: true"))) <= {32, 96, 160, 224}

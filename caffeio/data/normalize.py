@@ -1,0 +1,168 @@
+"""From chosen pixels to float32 values: mean, scale, mirror, and the order of the memory.
+
+Source: src/caffe/data_transformer.cpp of BVLC and of NVIDIA. Of bytes each output depends on the
+pixel and the channel alone (unless there is a mean image): a table of 256 values, exact and quick.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple, NoReturn
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from caffeio.errors import DataError
+from caffeio.profiles import Profile
+from caffeio.proto import caffe_pb2 as pb
+
+Array = NDArray[Any]
+Fail = Callable[[str, str], DataError]  # (message, field) -> error that names the layer
+
+
+class Image(NamedTuple):
+    """Pixels and their order: planar (C, H, W) uint8 or float32, or (H, W[, C]) uint8."""
+
+    pixels: Array
+    planar: bool
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(C, H, W)."""
+        p = self.pixels
+        if self.planar:
+            return p.shape[0], p.shape[1], p.shape[2]
+        return (p.shape[2] if p.ndim == 3 else 1), p.shape[0], p.shape[1]
+
+
+class Window(NamedTuple):
+    """Where the output lies in an image, and how it is written."""
+
+    y: int
+    x: int
+    height: int
+    width: int
+    mirror: bool
+    full: tuple[int, int]  # height and width of the image that y and x refer to
+
+
+def default_fail(message: str, field: str) -> DataError:
+    """An error that names the field of transform_param."""
+    return DataError(f"transform_param.{field}: {message}" if field else message)
+
+
+class Normalizer:
+    """Writes (pixel - mean) * scale of a window of an image."""
+
+    def __init__(
+        self,
+        param: pb.TransformationParameter,
+        profile: Profile,
+        mean: NDArray[np.float32] | None,
+        fail: Fail,
+    ) -> None:
+        self.param, self.profile, self.mean, self.fail = param, profile, mean, fail
+        self.scale = np.float32(param.scale)
+        self.means = np.array(param.mean_value, np.float32)
+        self._tables: dict[tuple[int, bool], tuple[list[Array], Array]] = {}
+
+    def _fail(self, message: str, field: str = "") -> NoReturn:
+        raise self.fail(message, field)
+
+    def write(self, image: Image, window: Window, out: NDArray[np.float32]) -> None:
+        """Write the window's (pixel - mean) * scale into `out`, float32 (C, height, width)."""
+        y, x, height, width, mirror, full = window
+        pixels, channels = image.pixels, image.shape[0]
+        if self.mean is not None and not self.scales_first(image):
+            self.check_mean(channels, full)
+        if image.planar:
+            planes: Any = pixels[:, y : y + height, x : x + width]
+        else:
+            part = pixels[y : y + height, x : x + width]
+            planes = cv2.split(part) if pixels.ndim == 3 else (part,)
+        if self.mean is None and pixels.dtype == np.uint8:
+            tables, _ = self._table(channels, self.scales_first(image))
+            for table, plane, target in zip(tables, planes, out, strict=True):
+                cv2.LUT(cv2.flip(plane, 1) if mirror else plane, table, target)
+            return
+        target = out[:, :, ::-1] if mirror else out
+        for i, plane in enumerate(planes):
+            np.copyto(target[i], plane)
+        if self.scales_first(image):
+            self._write_scaled(target, height, width, channels)
+            return
+        if self.mean is not None:
+            np.subtract(target, self.mean[:, y : y + height, x : x + width], out=target)
+        elif len(self.means):
+            np.subtract(target, self.means_of(channels)[:, None, None], out=target)
+        np.multiply(out, self.scale, out=out)
+
+    def scales_first(self, image: Image) -> bool:
+        """Whether NVIDIA's formula is used, whose roundings differ: for decoded images."""
+        return self.profile.data_scaled_mean and not image.planar
+
+    def _write_scaled(
+        self, target: NDArray[np.float32], height: int, width: int, channels: int
+    ) -> None:
+        """NVIDIA's pixel * scale - mean * scale; a mean file's centre is what counts."""
+        np.multiply(target, self.scale, out=target)
+        if self.mean is not None:
+            top, left = (self.mean.shape[1] - height) // 2, (self.mean.shape[2] - width) // 2
+            mean = self.mean[:, max(top, 0) : top + height, max(left, 0) : left + width]
+            if mean.shape != target.shape:
+                self._fail("the mean is smaller than the image or has other channels", "mean_file")
+            np.subtract(target, mean * self.scale, out=target)
+        elif len(self.means):
+            np.subtract(target, (self.means_of(channels) * self.scale)[:, None, None], out=target)
+
+    def write_interleaved(self, image: Image, window: Window, out: NDArray[Any]) -> None:
+        """The same into `out` of shape (height, width, C): float32, or the bare uint8 pixels."""
+        y, x, height, width, mirror, _ = window
+        channels = image.shape[0]
+        if out.dtype == np.uint8 or (self.mean is None and image.pixels.dtype == np.uint8):
+            if image.planar:
+                part: Any = image.pixels[:, y : y + height, x : x + width].transpose(1, 2, 0)
+                part = np.ascontiguousarray(part)
+            else:
+                part = image.pixels[y : y + height, x : x + width].reshape(height, width, -1)
+            if out.dtype == np.uint8:
+                np.copyto(out, part[:, ::-1] if mirror else part)
+                return
+            part = cv2.flip(part, 1).reshape(out.shape) if mirror else part
+            cv2.LUT(part, self._table(channels, self.scales_first(image))[1], out)
+            return
+        rows = np.empty((channels, height, width), np.float32)
+        self.write(image, window, rows)
+        np.copyto(out, rows.transpose(1, 2, 0))
+
+    def check_mean(self, channels: int, full: tuple[int, int]) -> None:
+        """Raise DataError unless the mean image is of this size."""
+        assert self.mean is not None
+        if (channels, *full) != self.mean.shape:
+            want = " x ".join(map(str, self.mean.shape))
+            have = " x ".join(map(str, (channels, *full)))
+            self._fail(f"the mean is {want} (channels, height, width), the image {have}",
+                       "mean_file")  # fmt: skip
+
+    def means_of(self, channels: int) -> NDArray[np.float32]:
+        """mean_value, one for each channel; none at all if there is none."""
+        if len(self.means) not in (1, channels):
+            self._fail(
+                f"specify either 1 mean_value or as many as channels: {channels}, "
+                f"not {len(self.means)}",
+                "mean_value",
+            )
+        return np.broadcast_to(self.means, (channels,))
+
+    def _table(self, channels: int, scaled: bool) -> tuple[list[Array], Array]:
+        """What each of the 256 pixel values becomes, by channel: planar and interleaved."""
+        key = channels, scaled
+        if key not in self._tables:
+            rows: Array = np.broadcast_to(np.arange(256, dtype=np.float32), (channels, 256))
+            means = self.means_of(channels)[:, None] if len(self.means) else np.float32(0)
+            rows = rows * self.scale - means * self.scale if scaled else (rows - means) * self.scale
+            rows = np.ascontiguousarray(rows)
+            together = np.ascontiguousarray(rows.T).reshape(1, 256, channels)
+            self._tables[key] = ([row.reshape(1, 256) for row in rows], together)
+        return self._tables[key]
