@@ -300,11 +300,12 @@ def view(buf: Buffer, shape: tuple[int, ...], values: Values) -> Array:
     """
     if values.count != math.prod(shape):
         raise ParseError(f"the shape {_text(shape)} is given, but no values")
-    parts = [_piece(buf, values.dtype, piece) for piece in values.pieces]
-    if len(parts) == 1:
-        array = parts[0]
+    if len(values.pieces) == 1:
+        array = _piece(buf, values.dtype, values.pieces[0])
+    elif values.pieces:
+        array = np.concatenate([_piece(buf, values.dtype, piece) for piece in values.pieces])
     else:
-        array = np.concatenate(parts) if parts else np.empty(0, values.dtype)
+        array = np.empty(0, values.dtype)
     try:
         array = array.reshape(shape)
     except ValueError as error:  # no values, and a dimension that numpy cannot express

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from caffeio.errors import ParseError, WeightsError
 from caffeio.proto.blobs import BlobInfo, scan_blob
 from caffeio.proto.weightset import LayerEntry
-from caffeio.proto.wire import BYTES, Buffer, fail, iter_fields, read_field, read_varint
+from caffeio.proto.wire import BYTES, VARINT, Buffer, fail, iter_fields, read_field, read_varint
 
 # V1LayerParameter.LayerType -> type of today (UpgradeV1LayerType of util/upgrade_proto.cpp)
 _V1_TYPES = (
@@ -114,14 +114,19 @@ class NetScanner:
         """The layer message in buffer[pos:end]; the hot path of loading."""
         buf = self.buffer
         label, name_number, type_number, blobs_number, older = version
+        enum = type_number if version is _V1 else 0
         name = kind = ""
         blobs: list[BlobInfo] = []
         while pos < end:
             key = buf[pos]
+            small = key & 0x87 == VARINT and 0 < key >> 3 != enum
+            if small and pos + 1 < end and buf[pos + 1] < 0x80:  # a number of no interest
+                pos += 2
+                continue
             if key & 7 != BYTES or key > 0x7F:
                 number, wire_type, value, pos = read_field(buf, pos, end)
                 if isinstance(value, int):
-                    if number == type_number and version is _V1:
+                    if number == enum:
                         kind = _V1_TYPES[value] if value < len(_V1_TYPES) else str(value)
                     continue
                 if wire_type != BYTES:
@@ -189,7 +194,7 @@ class NetScanner:
 
 
 def _decode(buf: Buffer, start: int, end: int) -> str:
-    return bytes(buf[start:end]).decode("utf-8", "backslashreplace")
+    return str(buf[start:end], "utf-8", "backslashreplace")
 
 
 def other_kind(buf: Buffer) -> str:

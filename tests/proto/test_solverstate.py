@@ -310,9 +310,9 @@ import numpy as np
 from pathlib import Path
 from tests.proto.test_solverstate import snapshot
 blobs = [[np.zeros((300, 1000), np.float32)], [np.ones(3, np.float32)]]
-print("ready", flush=True)
 for i in range(int(sys.argv[2]), 1 << 20):
     snapshot(Path(sys.argv[1]), i, blobs=blobs)
+    print(i, flush=True)
     for old in Path(sys.argv[1]).glob(f"snap_iter_{i - 3}.*"):
         old.unlink()
 """
@@ -329,16 +329,14 @@ def test_killed_at_any_moment(tmp_path: Path) -> None:
         )
         assert process.stdout is not None
         process.stdout.readline()
-        time.sleep(0.05 + 0.017 * round_)
+        time.sleep(0.0037 * round_)  # somewhere in the next snapshot
         process.kill()
         process.communicate()
         states = snapshot_names(tmp_path / "snap")
         found = newest_whole_pair(tmp_path / "snap")
-        if states:
-            assert found is not None
-            assert found[2] == states[0][0] >= last  # a state is there only with whole weights
-            last = found[2]
-    assert last > 0
+        assert found is not None
+        assert found[2] == states[0][0] > last  # a state is there only with whole weights
+        last = found[2]
     assert len([p for p in tmp_path.iterdir() if p.suffix == ".tmp"]) <= 1  # of the last instant
 
 
