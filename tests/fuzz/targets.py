@@ -6,7 +6,9 @@ hold (`check_sizes`). `run.py` feeds it; `test_fuzz.py` replays what was found.
 
 from __future__ import annotations
 
+import atexit
 import os
+import shutil
 import tempfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -23,6 +25,7 @@ from caffeio.proto.weights import Weights, load_weights
 from tests.paths import GOLDEN
 
 _FOLDER = Path(tempfile.mkdtemp(dir="/dev/shm" if os.path.isdir("/dev/shm") else None))
+atexit.register(shutil.rmtree, _FOLDER, ignore_errors=True)
 
 
 def put(data: bytes) -> Path:
