@@ -5,38 +5,18 @@ Sources: src/caffe/layers/image_data_layer.cpp, src/caffe/util/io.cpp (ReadImage
 
 from __future__ import annotations
 
-import os
-import re
-
 import numpy as np
 
 from caffeio.data.base import Layer, batch_of
 from caffeio.data.batch import Job
 from caffeio.data.image import Pixels, read_image, resize
+from caffeio.data.listing import parse_list
 from caffeio.data.loader import LoaderSource
 from caffeio.data.normalize import Image
 from caffeio.data.rng import SampleRandom, SetupDraws
 from caffeio.errors import DataError
 from caffeio.proto import caffe_pb2 as pb
 from caffeio.rng import CaffeRng
-
-_ATOI = re.compile(rb"\s*([+-]?\d+)")
-
-
-def parse_list(data: bytes) -> list[tuple[str, int]]:
-    """(path, label) of every line: all up to the last blank, and the integer behind it.
-
-    As in C's atoi the label ends at the first character that is no digit, and is 0 without any.
-    """
-    lines = data.split(b"\n")
-    if lines and not lines[-1]:
-        lines.pop()
-    out = []
-    for line in lines:
-        path, blank, label = line.rpartition(b" ")
-        number = _ATOI.match(label)
-        out.append((os.fsdecode(path if blank else line), int(number[1]) if number else 0))
-    return out
 
 
 def resize_listed(image: Pixels, param: pb.ImageDataParameter) -> Pixels:

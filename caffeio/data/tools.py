@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from caffeio.data.datum import Datum, encode_datum, scan_datum
 from caffeio.data.db import open_db
 from caffeio.data.image import NATIVE, Pixels, decode, encode, planar, read_image, resize
-from caffeio.data.images import parse_list
+from caffeio.data.listing import parse_list
 from caffeio.data.lmdb_db import write_lmdb
 from caffeio.errors import DataError
 from caffeio.rng import CaffeRng

@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from caffeio.data.image import read_image
-from caffeio.data.images import parse_list, resize_listed
+from caffeio.data.images import resize_listed
+from caffeio.data.listing import parse_list
 from caffeio.errors import DataError
 from caffeio.proto import caffe_pb2 as pb
 from tests.data.helpers import labels_of, layer, make_source, photo
