@@ -1,0 +1,256 @@
+"""Markdown made from what the code says of itself."""
+
+from __future__ import annotations
+
+import inspect
+import io
+import logging
+import re
+import tokenize
+from collections.abc import Iterator, Sequence
+from dataclasses import fields
+from importlib import import_module
+from typing import Any
+
+log = logging.getLogger("mkdocs.plugins.caffeio")  # its warnings fail a strict build
+
+# Public names, by the question that a reader has.
+API = {
+    "Nets": (
+        "caffeio.net:load_net", "caffeio.net:Net", "caffeio.copy_weights:copy_trained_layers",
+    ),
+    "Solvers and training": (
+        "caffeio.schedule:learning_rates", "caffeio.trainer:Trainer", "caffeio.trainer:Events",
+        "caffeio.chain:run_chain", "caffeio.scoring:score", "caffeio.solver:make_optimizer",
+    ),
+    "Files": (
+        "caffeio.proto.files:read_net", "caffeio.proto.files:read_solver",
+        "caffeio.proto.weights:load_weights", "caffeio.proto.weights:write_caffemodel",
+        "caffeio.proto.solverstate:read_solverstate",
+        "caffeio.proto.solverstate:write_solverstate",
+        "caffeio.proto.text:parse", "caffeio.proto.text:format_message",
+        "caffeio.proto.dialect:detect", "caffeio.proto.dialect:decode",
+        "caffeio.proto.dialect:encode",
+    ),
+    "Conversions": (
+        "caffeio.converters.onnx:export_onnx", "caffeio.converters.onnx:verify_onnx",
+        "caffeio.converters.translate:translate", "caffeio.converters.prototxt:write",
+        "caffeio.converters.safetensors:write", "caffeio.converters.pytorch:write",
+    ),
+    "Data": ("caffeio.data:make_source", "caffeio.data.lmdb_db:write_lmdb"),
+    "Layers": ("caffeio.layers.base:Layer", "caffeio.layers.base:layer"),
+}  # fmt: skip
+
+
+def cli() -> str:
+    """Every command's own help."""
+    import click
+
+    from caffeio.cli.main import COMMANDS, main
+
+    parts = ["# Commands\n"]
+    for name in ("", *sorted(COMMANDS)):
+        title = f"caffeio {name}".strip()
+        parent = click.Context(main, info_name="caffeio")
+        try:
+            command = main.get_command(parent, name) if name else main
+        except ModuleNotFoundError as error:
+            log.warning(f"{title} cannot be imported: {error}")
+            continue
+        assert command is not None
+        context = click.Context(
+            command, parent=parent if name else None, info_name=name or "caffeio",
+            terminal_width=88,
+        )  # fmt: skip
+        parts.append(f"## {title}\n\n```text\n{command.get_help(context)}\n```\n")
+    return "\n".join(parts)
+
+
+def api() -> str:
+    """Signatures and docstrings of the public names."""
+    parts = [
+        "# Python\n",
+        "`import caffeio` imports no torch; names are loaded when they are first used. What a "
+        "user's file or option can cause derives from `caffeio.CaffeIOError`.\n",
+    ]
+    for title, names in API.items():
+        parts.append(f"## {title}\n")
+        for name in names:
+            module, attribute = name.split(":")
+            parts.append(_entry(module, attribute, getattr(import_module(module), attribute)))
+    parts.append("## Errors\n")
+    errors = import_module("caffeio.errors")
+    rows = [
+        (f"`{name}`", f"`{cls.__mro__[1].__name__}`", _first(cls))
+        for name, cls in inspect.getmembers(errors, inspect.isclass)
+        if cls.__module__ == errors.__name__
+    ]
+    parts.append(table(("error", "is a", "meaning"), rows))
+    return "\n".join(parts)
+
+
+def _entry(module: str, name: str, thing: Any) -> str:
+    out = [f"### {name} {{ #{module}.{name} }}\n", f"From `{module}`.\n", _signature(name, thing)]
+    out.append(_doc(thing))
+    if inspect.isclass(thing):
+        out += [_member(thing, member) for member in _public(thing)]
+    return "\n".join(out)
+
+
+def _public(cls: type) -> Iterator[str]:
+    """Documented methods and properties that the class itself defines."""
+    for name, member in vars(cls).items():
+        known = inspect.isfunction(member) or isinstance(member, property | classmethod)
+        if known and not name.startswith("_") and inspect.getdoc(getattr(cls, name)):
+            yield name
+
+
+def _member(cls: type, name: str) -> str:
+    member = inspect.getattr_static(cls, name)
+    title = f"**{cls.__name__}.{name}**"
+    if isinstance(member, property):
+        return f"{title}: {_doc(member)}"
+    return f"{title}\n\n{_signature(name, getattr(cls, name))}\n{_doc(getattr(cls, name))}"
+
+
+def _signature(name: str, thing: Any) -> str:
+    try:
+        given = str(inspect.signature(thing))
+    except (TypeError, ValueError):
+        given = "(...)"
+    text = re.sub(r"'([^']*)'(?=[,)]| ->|$| =)", r"\1", given)
+    if len(name + text) > 88 and "(" in text:
+        text = _folded(text)
+    return f"```text\n{name}{text}\n```\n"
+
+
+def _folded(text: str) -> str:
+    """One parameter a line."""
+    depth, lines, line = 0, [], ""
+    inside, end = text[1 : text.rindex(")")], text[text.rindex(")") :]
+    for char in inside:
+        depth += (char in "[({") - (char in "])}")
+        if char == "," and not depth:
+            lines.append(f"    {line.strip()},")
+            line = ""
+        else:
+            line += char
+    return "\n".join(("(", *lines, f"    {line.strip()},", end))
+
+
+def _doc(thing: Any) -> str:
+    return (inspect.getdoc(thing) or "") + "\n"
+
+
+def _first(thing: Any) -> str:
+    """The first sentence of a docstring, on one line."""
+    text = " ".join((inspect.getdoc(thing) or "").split("\n\n")[0].split())
+    return text.replace("|", "\\|")
+
+
+def layers() -> str:
+    """Every layer type of this build."""
+    from caffeio.layers import known_types
+    from caffeio.layers.base import lookup
+
+    rows = []
+    for kind in known_types():
+        cls = lookup(kind, kind)
+        family = f"`{cls.__module__.rpartition('.')[2]}`"
+        rows.append((f"`{kind}`", str(cls.bottoms), str(cls.tops), family, _first(cls)))
+    text = (
+        f"# Layer types\n\n{len(rows)} types are built in. A package of yours can add more: "
+        "[how to](../howto/layer.md).\n\n"
+    )
+    return text + table(("type", "bottoms", "tops", "file", "what it does"), rows)
+
+
+def lint() -> str:
+    """Every lint rule, as `caffeio lint --explain` shows it."""
+    import_module("caffeio.converters.lint.run")
+    from caffeio.converters.lint.model import RULES
+
+    parts = [
+        "# Lint rules\n",
+        f"The {len(RULES)} rules of `caffeio lint`. CIO1xx are about the text, CIO2xx about the "
+        "wiring, CIO3xx about shapes, CIO4xx about training, CIO5xx about solvers.\n",
+    ]
+    for code in sorted(RULES):
+        rule = RULES[code]
+        parts.append(f"## {code} {rule.name}\n\n*{rule.severity}*. {rule.explanation}\n")
+    return "\n".join(parts)
+
+
+def profiles() -> str:
+    """The named choices of each profile, with the comments of the source."""
+    from caffeio import profiles as source
+
+    shown = [source.BVLC, source.INTEL, source.NVIDIA]
+    notes = _comments(source.Profile)
+    rows = []
+    for field in fields(source.Profile):
+        if field.name != "name":
+            values = [_value(getattr(profile, field.name)) for profile in shown]
+            rows.append((f"`{field.name}`", *values, notes.get(field.name, "")))
+    text = inspect.getdoc(source) or ""
+    more = ", ".join(f"`{name}`" for name in source.PROFILES if name not in ("bvlc", "intel", "nvidia"))
+    text = (
+        f"# Profiles\n\n{text}\n\n`--caffe` of `train`, `test`, `plot`, `diff`, `lint` and `show`, "
+        "or `profile=` in Python, chooses one; without it, the dialect of the files does, and for "
+        f"solvers the fields that they use. Further profiles: {more}.\n\n"
+    )
+    return text + table(("choice", "bvlc", "intel", "nvidia", "what it is"), rows)
+
+
+def _value(value: Any) -> str:
+    return {True: "yes", False: "no", None: "no"}.get(value, f"`{value}`")
+
+
+def _comments(cls: type) -> dict[str, str]:
+    """Field name -> the comment on its lines."""
+    out: dict[str, str] = {}
+    name = ""
+    readline = io.StringIO(inspect.getsource(cls)).readline
+    start = True
+    for token in tokenize.generate_tokens(readline):
+        if token.type == tokenize.NAME and start:
+            name = token.string
+        elif token.type == tokenize.COMMENT and not start:
+            out.setdefault(name, token.string.lstrip("# "))
+        if token.type != tokenize.COMMENT:
+            start = token.type in (tokenize.NEWLINE, tokenize.NL, tokenize.INDENT) and (
+                token.type != tokenize.NL or start
+            )
+    return {name: text.replace("|", "\\|") for name, text in out.items()}
+
+
+def fidelity(rows: Sequence[Any]) -> str:
+    """The table of the golden layer cases."""
+    cells = []
+    for row in rows:
+        if row.arrays:
+            worst = "equal" if row.worst == 0 else f"{row.worst:.1e}"
+            cells.append((f"`{row.type}`", row.cases, row.arrays, worst, row.worst_case))
+    cases, arrays = sum(row.cases for row in rows), sum(row.arrays for row in rows)
+    worst = max(row.worst for row in rows)
+    text = f"""# Measured fidelity
+
+BVLC Caffe computed {cases} small cases of {len(rows)} layer types on a CPU; the arrays lie in
+`tests/golden/layers`. When this site was built, caffeio computed the same and {arrays} arrays were
+compared: outputs, losses, gradients of bottoms and of weights, and statistics after the pass. The
+error is the largest difference, divided by the largest magnitude of Caffe's array. The worst of all
+is {worst:.1e}; the tests allow 1e-5, and nothing at all where numbers are only moved or compared.
+For scale: correct float32 programs that merely sum in another order are up to 7e-7 apart here.
+
+Whole nets, trainings with every type of solver, learning rates, data layers, random numbers, logs
+and error messages have golden files of their own beside these, and tests that compare with them.
+
+"""
+    return text + table(("type", "cases", "arrays", "largest error", "in case"), cells)
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
+    """A Markdown table."""
+    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+    lines += ["| " + " | ".join(map(str, row)) + " |" for row in rows]
+    return "\n".join(lines) + "\n"
