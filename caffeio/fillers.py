@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -76,7 +77,7 @@ class CaffeSource:
 
     def bernoulli(self, out: Tensor, p: float) -> None:
         """Fill `out` with 1 (probability p) and 0."""
-        self._put(out, self.rng.bernoulli(p, out.numel()))
+        self._put(out, self.rng.bernoulli(np.float32(p), out.numel()))
 
 
 def fill(
@@ -120,7 +121,7 @@ def _gaussian(out: Tensor, filler: pb.FillerParameter, source: Source, where: Ow
     source.gaussian(out, filler.mean, filler.std)
     if filler.sparse >= 0:
         mask = torch.empty_like(out)
-        source.bernoulli(mask, filler.sparse / max(out.shape[0], 1))
+        source.bernoulli(mask, _float32(filler.sparse / max(out.shape[0], 1)))
         out.mul_(mask)
 
 

@@ -26,7 +26,7 @@ def render(label: int, rng: np.random.Generator) -> np.ndarray:
     """
     ground = rng.integers(0, 110, 3)
     ink = rng.integers(130, 256, 3)
-    image = np.broadcast_to(ground, (SIZE, SIZE, 3)).astype(np.uint8)
+    image = np.broadcast_to(ground, (SIZE, SIZE, 3)).astype(np.uint8, order="C")
     font = _FONTS[rng.integers(len(_FONTS))]
     scale = float(rng.uniform(0.8, 1.15))
     thickness = int(rng.integers(1, 4))

@@ -9,12 +9,12 @@ from caffeio.demo.glyphs import CLASSES
 BATCH, CROP = 32, 32
 # phase: (iterations, lr_iter, base_lr, power, warm-up iterations, rate at their start)
 PHASES = {
-    "init": (300, 720, 0.05, 1, 60, 0.003125),
-    "cyc1": (120, 240, 0.032, 2, 0, 0.0),
-    "cyc2": (152, 240, 0.024, 2, 32, 0.008),
-    "cyc3": (152, 240, 0.018, 2, 32, 0.006),
+    "init": (450, 1080, 0.05, 1, 90, 0.003125),
+    "cyc1": (180, 360, 0.032, 2, 0, 0.0),
+    "cyc2": (228, 360, 0.024, 2, 48, 0.008),
+    "cyc3": (228, 360, 0.018, 2, 48, 0.006),
 }
-COLLAPSE = (50, 0.0045)  # iterations, base_lr; weight decay is four times as large
+COLLAPSE = (60, 0.0045)  # iterations, base_lr; weight decay is four times as large
 
 
 def _conv(name: str, bottom: str, outputs: int, kernel: int, stride: int = 1) -> str:
