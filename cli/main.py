@@ -14,10 +14,12 @@ from caffeio.errors import CaffeIOError
 # Command -> (module of caffeio.cli, one line for --help). A module is imported when its command
 # runs, so that `caffeio --help` stays quick.
 COMMANDS = {
+    "completion": ("completion", "Print the script for completion in bash, zsh or fish."),
     "convert-imageset": ("convert_imageset", "Make an LMDB of the images of a list."),
     "image-mean": ("image_mean", "Compute the mean image of an LMDB."),
     "convert": ("convert", "Convert a model between formats and dialects."),
     "demo": ("demo", "Train, export and check a small recipe on data made on the spot."),
+    "completion": ("completion", "Print the script for completion in bash, zsh or fish."),
     "convert-imageset": ("convert_imageset", "Write a list of images into an LMDB."),
     "diff": ("diff", "Show how two solvers, nets, weight files or LMDBs differ."),
     "edit": ("edit", "Change fields of a prototxt and nothing else."),
