@@ -46,6 +46,12 @@ class _File:
             return str(self.path or "<net>")
         return self.parsed.where(*self._original(path))
 
+    def __getattr__(self, name: str) -> Any:
+        """A field of the message: `solver.base_lr` is `solver.message.base_lr`."""
+        if name == "message" or name.startswith("__"):
+            raise AttributeError(name)
+        return getattr(self.message, name)
+
     def _original(self, path: Sequence[str | int]) -> Sequence[str | int]:
         """The path before the upgrade."""
         if self.upgraded is None or not path or path[0] != "layer" or not self.upgraded.done:

@@ -286,3 +286,11 @@ def test_dialects_of_the_corpus() -> None:
         assert file.dialect in families[row["fork_declared"]], path
         if row["bvlc_cxx"] == "yes":
             assert not [e for e in file.guess.evidence if not e.startswith("type ")], path
+
+
+def test_fields_of_the_message_are_at_hand() -> None:
+    solver = read_solver('net: "n.prototxt"\nbase_lr: 0.5\n')
+    assert solver.base_lr == 0.5
+    assert solver.message.net == solver.net == "n.prototxt"
+    with pytest.raises(AttributeError):
+        solver.no_such_field  # noqa: B018
