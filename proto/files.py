@@ -29,11 +29,11 @@ class _File:
 
     path: Path | None
     dialect: str
-    text: str | None = None
+    text: str | None = field(default=None, repr=False)
     unknown: list[UnknownField] = field(default_factory=list)
     guess: Guess = field(default_factory=lambda: Guess("bvlc"))
-    parsed: ParsedText | None = None
-    upgraded: Upgraded[Any] | None = None
+    parsed: ParsedText | None = field(default=None, repr=False)
+    upgraded: Upgraded[Any] | None = field(default=None, repr=False)
 
     def where(self, *path: str | int) -> str:
         """The place "file:line:column" of a field; of a binary file its path.
@@ -72,14 +72,14 @@ class NetFile(_File):
     know; `upgraded` what the upgrade did. `text` and `parsed` are None for a binary file.
     """
 
-    message: pb.NetParameter = field(default_factory=pb.NetParameter)
+    message: pb.NetParameter = field(default_factory=pb.NetParameter, repr=False)
 
 
 @dataclass
 class SolverFile(_File):
     """A solver as read; the fields are those of NetFile."""
 
-    message: pb.SolverParameter = field(default_factory=pb.SolverParameter)
+    message: pb.SolverParameter = field(default_factory=pb.SolverParameter, repr=False)
 
 
 def read_net(
