@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from caffeio.converters.deploy import deploy as make_deploy
+from caffeio.converters.splits import heal_splits
 from caffeio.data import SOURCE_TYPES, make_source
 from caffeio.errors import CaffeIOError, UnsupportedError
 from caffeio.graph import build_graph, is_included, net_state
@@ -40,28 +41,30 @@ class Options:
 
 
 def load_deploy_net(
-    prototxt: PathLike, weights: PathLike | None, options: Options
+    prototxt: PathLike, weights: Weights | PathLike | None, options: Options
 ) -> tuple[Net, list[str]]:
     """Build the net, fill it, copy the weights; return it and notes on what was left out.
 
-    Raises CaffeIOError: see `caffeio.load_net`; UnsupportedError if an input's shape is unknown.
+    `prototxt` may also be a binary net (.caffemodel), whose inserted Splits go. Raises
+    UnsupportedError if an input's shape is unknown, and what `caffeio.load_net` raises.
     """
     file = read_net(prototxt, dialect=options.dialect)
-    arrays = None if weights is None else load_weights(weights, dialect=options.dialect)
+    arrays = weights
+    if weights is not None and not isinstance(weights, Weights):
+        arrays = load_weights(weights, dialect=options.dialect)
+    assert arrays is None or isinstance(arrays, Weights)
     chosen = get_profile(options.profile) if isinstance(options.profile, str) else options.profile
     chosen = chosen or profile_of_dialect(file.dialect)
     folder = ("", str(Path(file.path).resolve().parent)) if file.path else ("",)
     places = {layer.name: file.where("layer", i) for i, layer in enumerate(file.message.layer)}
-    message = active(file, options)
-    notes = []
-    if options.deploy:
-        notes = _deploy(message, arrays, options.input_shapes, chosen, folder)
+    message, notes = deployed(file, arrays, options, chosen)
     graph = build_graph(
         message,
         phase="TEST",
         level=options.level,
         stages=options.stages,
         where=lambda i: places.get(message.layer[i].name, ""),
+        merge_scales=chosen.merge_batch_norm_scale,
     )
     net = Net(
         graph,
@@ -74,6 +77,29 @@ def load_deploy_net(
     if arrays is not None:
         net.copy_trained_layers_from(arrays)
     return net, notes
+
+
+def deployed(
+    file: NetFile, arrays: Weights | None, options: Options, profile: Profile
+) -> tuple[pb.NetParameter, list[str]]:
+    """The layers of the TEST phase, made a deploy net if that is wanted; and notes on it.
+
+    A binary net has the layers of one phase only, mostly TRAIN: all of them are taken.
+    """
+    if file.text is None:
+        message = pb.NetParameter()
+        message.CopyFrom(file.message)
+        heal_splits(message)
+    else:
+        message = active(file, options)
+    if not options.deploy:
+        return message, []
+    folder = ("", str(Path(file.path).resolve().parent)) if file.path else ("",)
+    notes = _deploy(message, arrays, options.input_shapes, profile, folder)
+    if file.text is not None:  # only lent to show which layers have weights
+        for layer in message.layer:
+            layer.ClearField("blobs")
+    return message, notes
 
 
 def active(file: NetFile, options: Options) -> pb.NetParameter:
@@ -109,15 +135,14 @@ def _deploy(
             raise
         message.CopyFrom(plain)
         notes = make_deploy(message, {**found, **shapes})
-    for layer in message.layer:
-        layer.ClearField("blobs")
     return notes
 
 
 def _add_shapes(message: pb.NetParameter, arrays: Weights) -> None:
     """Note the blobs' shapes in the message: they tell which layers have weights."""
     for layer in message.layer:
-        del layer.blobs[:]
+        if layer.blobs:
+            continue
         for array in arrays.get(layer.name, ()):
             layer.blobs.add().shape.dim.extend(array.shape)
 

@@ -24,6 +24,7 @@ from caffeio.errors import CaffeIOError, UnsupportedError
 from caffeio.layers.onnx_graph import OPSET
 from caffeio.net import Net
 from caffeio.proto.atomic import atomic_write
+from caffeio.proto.weights import Weights
 
 IR_VERSION = 8
 EXTERNAL = 2_000_000_000  # bytes of weights from which on they lie in a file of their own
@@ -34,7 +35,7 @@ _PROBABILITIES = ("Softmax", "Sigmoid")
 
 def export_onnx(
     prototxt: PathLike,
-    weights: PathLike | None,
+    weights: Weights | PathLike | None,
     out_path: PathLike,
     *,
     outputs: Sequence[str] | None = None,
@@ -59,7 +60,7 @@ def to_model(built: Built, net: Net, *, external: str | None = None) -> Any:
     """The ModelProto of a built graph; with `external` its weights are only named, not held."""
     onnx = _onnx()
     helper, graph = onnx.helper, built.graph
-    shapes = declared_shapes(built)
+    shapes: Declared = declared_shapes(built)
     if graph.dynamic_batch:
         shapes = _symbolic(net, built, shapes)
     values = {
@@ -160,10 +161,10 @@ def _symbolic(net: Net, built: Built, declared: Declared) -> Declared:
     shapes = {name: other.blob_shapes[blob] for blob, name in built.outputs.items()} | longer
     batches = {shape[0] for shape in inputs.values() if shape}
 
-    def dim(axis: int, n: Any, more: int) -> int | str | None:
+    def dim(axis: int, n: int | str | None, more: int) -> int | str | None:
         if n is None or n == more:
             return n
-        return "N" if axis == 0 and n in batches and more == n + 1 else None
+        return "N" if axis == 0 and n in batches and more - 1 == n else None
 
     return {
         name: tuple(dim(i, *pair) for i, pair in enumerate(zip(declared[name], shape, strict=True)))
@@ -173,7 +174,7 @@ def _symbolic(net: Net, built: Built, declared: Declared) -> Declared:
 
 def verify_onnx(
     prototxt: PathLike,
-    weights: PathLike | None,
+    weights: Weights | PathLike | None,
     onnx_path: PathLike,
     *,
     seed: int = 0,
@@ -185,7 +186,7 @@ def verify_onnx(
     Returns the largest max|a - b| / max|b| of all outputs (max|a - b| of probabilities), infinite
     where shapes, nans or infinities differ. `batch` is that of a model with a dynamic one (default
     2). `options` are those of the export. Raises UnsupportedError if onnxruntime is not installed,
-    CaffeIOError if the net yields no finite numbers, so that nothing can be compared.
+    or if the net yields no finite number, so that nothing can be compared.
     """
     session = _session(onnx_path)
     shapes = {
@@ -220,7 +221,7 @@ def compare(session: Any, net: Net, inputs: Mapping[str, np.ndarray]) -> float:
     blobs = [props.get(f"blob:{item.name}", item.name) for item in session.get_outputs()]
     ours = [net.blobs[blob].numpy() for blob in blobs]
     if not any(np.isfinite(array).any() for array in ours):
-        raise CaffeIOError("the net yields no finite number: there is nothing to compare")
+        raise UnsupportedError("the net yields no finite number, so there is nothing to compare")
     makers = {top: step.node.type for step in net.steps for top in step.tops}
     return max(
         relative_difference(a, b, least=1.0 if makers[blob] in _PROBABILITIES else 1e-6)

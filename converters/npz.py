@@ -1,0 +1,77 @@
+"""NumPy archives (.npz): one array a blob, named "<layer>.<index>", in Caffe's layout."""
+
+from __future__ import annotations
+
+import os
+import zipfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from caffeio.errors import WeightsError
+from caffeio.proto.atomic import atomic_write
+from caffeio.proto.blobs import NOTHING, Array, BlobInfo, Values
+from caffeio.proto.weightset import LayerEntry, Weights
+
+
+def read(path: str | os.PathLike[str]) -> Weights:
+    """Open the weights of an archive; arrays "<layer>.<index>" are the layer's blobs.
+
+    No code is run (arrays of objects are refused). Raises WeightsError if the file is damaged, or
+    holds something else.
+    """
+    groups: dict[str, dict[int, Array]] = {}
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            for name in archive.files:
+                layer, dot, index = name.rpartition(".")
+                if not (dot and index.isdigit()):
+                    message = f"array {name!r} is no blob: one is called <layer>.<index>"
+                    raise WeightsError(message, where=str(path))
+                groups.setdefault(layer, {})[int(index)] = archive[name]
+    except FileNotFoundError:
+        raise WeightsError("no such file; an .npz was expected", where=str(path)) from None
+    except (OSError, ValueError, zipfile.BadZipFile, EOFError, AttributeError) as problem:
+        raise WeightsError(f"is damaged or no .npz: {problem}", where=str(path)) from None
+    arrays = [_blobs(layer, blobs, path) for layer, blobs in groups.items()]
+    layers = [
+        LayerEntry(layer, "", [_info(array) for array in blobs])
+        for layer, blobs in zip(groups, arrays, strict=True)
+    ]
+
+    def fetch(layer: int, blob: int, diff: bool) -> Array:
+        return arrays[layer][blob]
+
+    return Weights(Path(path), "npz", "", layers, b"", fetch)
+
+
+def _blobs(layer: str, blobs: Mapping[int, Array], path: str | os.PathLike[str]) -> list[Array]:
+    if sorted(blobs) != list(range(len(blobs))):
+        message = f"layer {layer!r} has blobs {sorted(blobs)}: there must be no gap"
+        raise WeightsError(message, where=str(path))
+    return [blobs[i] for i in range(len(blobs))]
+
+
+def _info(array: Array) -> BlobInfo:
+    values = Values(array.dtype, array.size, ())
+    return BlobInfo(array.shape, False, array.dtype, array.size, -1, values, NOTHING)
+
+
+def write(
+    path: str | os.PathLike[str], weights: Mapping[str, Sequence[Array]], *, sync: bool = True
+) -> None:
+    """Write weights (a `Weights`, or layer name -> arrays) as an uncompressed archive.
+
+    Values, shapes and types are unchanged. The file appears when it is whole; raises SnapshotError
+    if it cannot be written.
+    """
+    with (
+        atomic_write(path, sync=sync) as file,
+        zipfile.ZipFile(file, "w", zipfile.ZIP_STORED, allowZip64=True) as archive,
+    ):
+        for layer, arrays in weights.items():
+            for i, array in enumerate(arrays):
+                entry = zipfile.ZipInfo(f"{layer}.{i}.npy")  # without the time: same bytes again
+                with archive.open(entry, "w", force_zip64=True) as member:
+                    np.lib.format.write_array(member, np.asarray(array), allow_pickle=False)

@@ -1,0 +1,120 @@
+"""Weights of any format: one table, so that a new format is one entry."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from importlib import import_module
+from typing import Any, NamedTuple
+
+from caffeio.errors import UnsupportedError, WeightsError
+from caffeio.graph import Graph
+from caffeio.proto import caffe_pb2 as pb
+from caffeio.proto.blobs import Array
+from caffeio.proto.dialect import Lost
+from caffeio.proto.files import read_net
+from caffeio.proto.weights import Weights, load_weights, write_caffemodel, write_caffemodel_h5
+
+PathLike = str | os.PathLike[str]
+
+
+class WeightFormat(NamedTuple):
+    """Suffixes, what the format is for people, and the module with read() and write()."""
+
+    suffixes: tuple[str, ...]
+    title: str
+    module: str | None  # None: Caffe's own, see `read_weights` and `write_weights`
+
+
+FORMATS = {
+    "caffemodel": WeightFormat((".caffemodel",), "Caffe's weights", None),
+    "h5": WeightFormat((".h5", ".hdf5"), "Caffe's weights in HDF5", None),
+    "safetensors": WeightFormat((".safetensors",), "safetensors", "safetensors"),
+    "pt": WeightFormat((".pt", ".pth"), "a PyTorch state_dict", "pytorch"),
+    "npz": WeightFormat((".npz",), "a NumPy archive", "npz"),
+}
+
+
+def read_weights(path: PathLike, kind: str, *, dialect: str | None = None) -> Weights:
+    """Open weights of a format of FORMATS. Raises WeightsError."""
+    module = FORMATS[kind].module
+    if module is None:
+        return load_weights(path, dialect=dialect)
+    weights: Weights = _module(module).read(path)
+    return weights
+
+
+def write_weights(path: PathLike, kind: str, weights: Weights) -> list[str]:
+    """Write weights in a format other than .caffemodel, which needs a net; returns notes."""
+    if kind == "h5":
+        return _write_h5(path, weights)
+    module = FORMATS[kind].module
+    if module is None:
+        raise UnsupportedError("a .caffemodel needs a net", where=str(path))
+    _module(module).write(path, weights)
+    return []
+
+
+def _module(name: str) -> Any:
+    return import_module(f"caffeio.converters.{name}")
+
+
+def _write_h5(path: PathLike, weights: Weights) -> list[str]:
+    """HDF5 as Caffe writes it: every layer is a group, shared parameters are with their owner."""
+    net, owned = pb.NetParameter(), []
+    owners = _owners(weights)
+    seen: set[str] = set()
+    notes = []
+    for index, entry in enumerate(weights.layers):
+        if entry.name in seen:
+            notes.append(f"a second layer {entry.name!r} is left out: HDF5 has one of a name")
+            continue
+        seen.add(entry.name)
+        net.layer.add(name=entry.name, type=entry.type)
+        arrays = weights.arrays(index)
+        owned.append([a for i, a in enumerate(arrays) if owners.get((entry.name, i), True)])
+    write_caffemodel_h5(path, net, owned)
+    return notes
+
+
+def _owners(weights: Weights) -> dict[tuple[str, int], bool]:
+    """Of blobs that have a param name: whether their layer is the first to use it."""
+    if weights.format != "binary":
+        return {}
+    owners: dict[tuple[str, int], bool] = {}
+    names: set[str] = set()
+    for layer in read_net(weights.path).message.layer:
+        for i, spec in enumerate(layer.param):
+            if spec.name:
+                owners[layer.name, i] = spec.name not in names
+                names.add(spec.name)
+    return owners
+
+
+def write_with_net(
+    path: PathLike, graph: Graph, weights: Mapping[str, Sequence[Array]], *, dialect: str
+) -> tuple[list[str], list[Lost]]:
+    """Write a .caffemodel with the layers of `graph`, as Caffe's snapshots hold them.
+
+    Returns notes on weights that no layer takes, and what the dialect cannot express. Raises
+    WeightsError if no layer of the net has weights there.
+    """
+    net = pb.NetParameter(name=graph.name)
+    phase = pb.TRAIN if graph.phase == "TRAIN" else pb.TEST
+    for node in graph.nodes:
+        layer = net.layer.add()
+        layer.CopyFrom(node.param)
+        layer.ClearField("blobs")
+        if not layer.HasField("phase"):
+            layer.phase = phase
+    blobs = [weights.get(node.name, ()) for node in graph.nodes]
+    if weights and not any(blobs):
+        raise WeightsError(f"no layer of net {graph.name!r} has weights there", where=str(path))
+    names = {node.name for node in graph.nodes}
+    notes = [f"layer {name!r} of the weights is not in the net" for name in weights.keys() - names]
+    lost: list[Lost] = []
+    write_caffemodel(path, net, blobs, dialect=dialect, lost=lost)
+    return sorted(notes), lost
+
+
+__all__ = ["FORMATS", "WeightFormat", "read_weights", "write_weights", "write_with_net"]
