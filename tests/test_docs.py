@@ -186,6 +186,13 @@ def matches(shown: list[str], printed: str) -> bool:
     return re.fullmatch(pattern.strip(), " ".join(printed.split())) is not None
 
 
+def test_output_is_compared() -> None:
+    assert matches(["a  b", "..."], "a b\nc\n") and matches(["x: ... y"], "x: 1 2 y\n")
+    assert (
+        not matches(["a"], "a b") and not matches(["a ... c"], "a b") and not matches(["b"], "a b")
+    )
+
+
 @pytest.mark.parametrize(
     "page", [pytest.param(p, id=p.relative_to(ROOT).as_posix()) for p in PAGES if runs(p)]
 )
