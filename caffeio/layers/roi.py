@@ -12,6 +12,7 @@ from torch import Tensor
 from caffeio.errors import DataError
 from caffeio.layers.base import Layer, Shape, exactly, layer
 from caffeio.layers.labels import text
+from caffeio.layers.onnx_graph import OnnxGraph
 from caffeio.layers.roi_pyramid import max_of_boxes
 
 
@@ -109,6 +110,16 @@ class ROIPooling(RegionLayer):
             last.append(high)
         image = image_of(self, rois, len(x))
         return max_of_boxes(x, image, first, last)
+
+    def onnx(self, g: OnnxGraph, *bottoms: str) -> str:
+        """MaxRoiPool."""
+        if len(self.pooled) != 2:
+            raise g.unsupported("MaxRoiPool has two spatial axes")
+        rois = g.reshape(bottoms[1], -1, 5)
+        scale = self.scale
+        return str(
+            g.op("MaxRoiPool", [bottoms[0], rois], pooled_shape=self.pooled, spatial_scale=scale)
+        )
 
 
 @layer("PSROIPooling")
