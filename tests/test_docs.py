@@ -11,6 +11,7 @@ Blocks and what becomes of them:
 
 from __future__ import annotations
 
+import importlib
 import os
 import re
 import shlex
@@ -22,7 +23,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from caffeio.cli.main import main
+from caffeio.cli.main import COMMANDS, main
 from caffeio.demo import glyphs, recipe
 from caffeio.layers import base
 from caffeio.trainer import Trainer
@@ -227,6 +228,17 @@ def test_every_block_is_known() -> None:
 def test_what_is_not_run_is_still_there() -> None:
     lines = {line for page in PAGES for b in blocks(page) if b.language == "sh" for line in b.lines}
     assert lines == NOT_RUN
+
+
+def test_made_pages(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the site's reference is made of is there, and shows no addresses or missing texts."""
+    monkeypatch.syspath_prepend(str(ROOT / "docs" / "_build"))
+    pages = importlib.import_module("pages")
+    for name in ("cli", "api", "layers", "lint", "profiles"):
+        text = getattr(pages, name)()
+        assert len(text) > 2000
+        assert " at 0x" not in text and "| |\n" not in text
+    assert all(f"## caffeio {name}\n" in pages.cli() for name in COMMANDS)
 
 
 def test_links_lead_somewhere() -> None:

@@ -16,9 +16,7 @@ log = logging.getLogger("mkdocs.plugins.caffeio")  # its warnings fail a strict 
 
 # Public names, by the question that a reader has.
 API = {
-    "Nets": (
-        "caffeio.net:load_net", "caffeio.net:Net", "caffeio.copy_weights:copy_trained_layers",
-    ),
+    "Nets": ("caffeio.net:load_net", "caffeio.net:Net"),
     "Solvers and training": (
         "caffeio.schedule:learning_rates", "caffeio.trainer:Trainer", "caffeio.trainer:Events",
         "caffeio.chain:run_chain", "caffeio.scoring:score", "caffeio.solver:make_optimizer",
@@ -93,6 +91,8 @@ def _entry(module: str, name: str, thing: Any) -> str:
     out = [f"### {name} {{ #{module}.{name} }}\n", f"From `{module}`.\n", _signature(name, thing)]
     out.append(_doc(thing))
     if inspect.isclass(thing):
+        if "__init__" in vars(thing) and thing.__init__.__doc__:
+            out.append(_doc(thing.__init__))
         out += [_member(thing, member) for member in _public(thing)]
     return "\n".join(out)
 
@@ -101,7 +101,7 @@ def _public(cls: type) -> Iterator[str]:
     """Documented methods and properties that the class itself defines."""
     for name, member in vars(cls).items():
         known = inspect.isfunction(member) or isinstance(member, property | classmethod)
-        if known and not name.startswith("_") and inspect.getdoc(getattr(cls, name)):
+        if known and not name.startswith("_") and name != "extra_repr" and inspect.getdoc(getattr(cls, name)):
             yield name
 
 
@@ -113,15 +113,36 @@ def _member(cls: type, name: str) -> str:
     return f"{title}\n\n{_signature(name, getattr(cls, name))}\n{_doc(getattr(cls, name))}"
 
 
+class _Bare:
+    """Shown as it is, without quotes."""
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+
+    def __repr__(self) -> str:
+        return self.text
+
+
 def _signature(name: str, thing: Any) -> str:
-    try:
-        given = str(inspect.signature(thing))
-    except (TypeError, ValueError):
-        given = "(...)"
-    text = re.sub(r"'([^']*)'(?=[,)]| ->|$| =)", r"\1", given)
-    if len(name + text) > 88 and "(" in text:
-        text = _folded(text)
-    return f"```text\n{name}{text}\n```\n"
+    given = inspect.signature(thing)
+    parameters = [_plain(p) for p in given.parameters.values() if p.name not in ("self", "cls")]
+    result = given.return_annotation
+    if isinstance(result, str):
+        result = inspect.Signature.empty if inspect.isclass(thing) else _Bare(result)
+    text = str(inspect.Signature(parameters, return_annotation=result))
+    return f"```text\n{name}{_folded(text) if len(name + text) > 88 else text}\n```\n"
+
+
+def _plain(parameter: inspect.Parameter) -> inspect.Parameter:
+    """Annotations without quotes, and only such defaults as a reader can type."""
+    note, default = parameter.annotation, parameter.default
+    if isinstance(note, str):
+        parameter = parameter.replace(annotation=_Bare(note))
+    if default is not inspect.Parameter.empty and not isinstance(
+        default, str | int | float | tuple | None
+    ):
+        parameter = parameter.replace(default=_Bare("..."))
+    return parameter
 
 
 def _folded(text: str) -> str:
@@ -203,7 +224,9 @@ def profiles() -> str:
 
 
 def _value(value: Any) -> str:
-    return {True: "yes", False: "no", None: "no"}.get(value, f"`{value}`")
+    if value is None or isinstance(value, bool):
+        return "yes" if value else "no"
+    return f"`{value}`"
 
 
 def _comments(cls: type) -> dict[str, str]:
