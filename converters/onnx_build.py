@@ -40,7 +40,7 @@ def build(net: Net, outputs: Sequence[str] | None = None, *, dynamic_batch: bool
     graph = OnnxGraph(dynamic_batch=dynamic_batch)
     for name in (*fed, *made):
         graph.reserve(name)
-    values = _run(net, graph, needed_steps(net, wanted))
+    values = _run(net, graph, wanted)
     built = Built(graph)
     _name_blobs(built, values, fed, wanted)
     _sweep(built)
@@ -61,10 +61,11 @@ def needed_steps(net: Net, wanted: Sequence[str]) -> set[int]:
     return steps
 
 
-def _run(net: Net, graph: OnnxGraph, needed: set[int]) -> dict[str, str]:
+def _run(net: Net, graph: OnnxGraph, wanted: Sequence[str]) -> dict[str, str]:
     """Add the layers in order; returns the value of every blob in the end."""
     values: dict[str, str] = {}
-    merged = dict(_batch_norm_pairs(net, needed))
+    needed = needed_steps(net, wanted)
+    merged = dict(_batch_norm_pairs(net, needed, wanted))
     held: dict[str, tuple[Step, str]] = {}  # blob -> the BatchNorm that waits, its bottom's value
     for i, step in enumerate(net.steps):
         if i not in needed:
@@ -106,7 +107,9 @@ def _merged(graph: OnnxGraph, scale: Step, norm: Step, bottom: str) -> str:
     return norm.layer.onnx_scaled(graph, bottom, *blobs)
 
 
-def _batch_norm_pairs(net: Net, needed: set[int]) -> Iterator[tuple[int, int]]:
+def _batch_norm_pairs(
+    net: Net, needed: set[int], wanted: Sequence[str]
+) -> Iterator[tuple[int, int]]:
     """Steps (BatchNorm, Scale) where nothing but the Scale reads what the BatchNorm makes."""
     for i, step in enumerate(net.steps):
         if not isinstance(step.layer, BatchNorm) or not step.layer.fusible or i not in needed:
@@ -115,8 +118,9 @@ def _batch_norm_pairs(net: Net, needed: set[int]) -> Iterator[tuple[int, int]]:
         reader = next((j for j in range(i + 1, len(net.steps)) if top in net.steps[j].bottoms), -1)
         if reader < 0 or reader not in needed:
             continue
-        layer = net.steps[reader].layer
-        if isinstance(layer, Scale) and layer.fusible:
+        scale = net.steps[reader]
+        shown = top in wanted and top not in scale.tops
+        if isinstance(scale.layer, Scale) and scale.layer.fusible and not shown:
             yield i, reader
 
 
@@ -124,7 +128,8 @@ def _name_blobs(
     built: Built, values: Mapping[str, str], fed: Sequence[str], wanted: Sequence[str]
 ) -> None:
     """Give the last value of each blob the blob's name; make every output a value of its own."""
-    graph, names, taken = built.graph, {}, set(fed)
+    graph, taken = built.graph, set(fed)
+    names: dict[str, str] = {}  # of values, as they were made -> as they are called in the end
     constants = graph.constants.keys()
     order = [*wanted, *(blob for blob in values if blob not in wanted)]
     for blob in order:

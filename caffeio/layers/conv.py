@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import operator
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -186,7 +186,7 @@ class BaseConvolution(Layer):
         if not self.transposed:  # room for a kernel that sticks out
             missing = (max(0, n - size) for n, size in zip(self.least, spatial, strict=True))
             behind = tuple(p + m for p, m in zip(self.pad, missing, strict=True))
-        given = {
+        given: dict[str, Any] = {
             "kernel_shape": self.kernel, "strides": self.stride, "dilations": self.dilation,
             "pads": (*self.pad, *behind),
         }  # fmt: skip

@@ -213,12 +213,10 @@ class SPP(Layer):
         if self.method == "STOCHASTIC" and self.train_phase:
             raise g.unsupported("STOCHASTIC draws at random in TRAIN")
         shape = g.shape(bottoms[0])
-        pooled = []
-        for level in range(self.levels):
-            window = self.window(level, shape)
-            pooled.append(
-                onnx_pool(g, bottoms[0], self.method, window, shape[2:], divisor="bvlc", mask=False)
-            )
+        pooled = [
+            str(onnx_pool(g, bottoms[0], self.method, w, shape[2:], divisor="bvlc", mask=False))
+            for w in (self.window(level, shape) for level in range(self.levels))
+        ]
         if self.levels == 1:
-            return str(pooled[0])
+            return pooled[0]
         return str(g.op("Concat", [g.op("Flatten", [y], axis=1) for y in pooled], axis=1))

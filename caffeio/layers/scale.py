@@ -52,9 +52,8 @@ def spread(blob: Tensor, axis: int, ndim: int) -> Tensor:
     return blob.view(*blob.shape, *[1] * (ndim - axis - blob.dim()))
 
 
-def onnx_spread(g: OnnxGraph, owner: Layer, operand: str | int, ndim: int) -> str:
+def onnx_spread(g: OnnxGraph, owner: Layer, operand: str | int, start: int, ndim: int) -> str:
     """`spread` of a bottom (its name) or a blob of `owner` (its index) against `ndim` axes."""
-    start: int = owner.start
     if isinstance(operand, int):
         shape = owner.blob_specs[operand].shape
         if g.dynamic_batch and start == 0 and shape:
@@ -105,10 +104,11 @@ class Scale(Layer):
 
     def onnx(self, g: OnnxGraph, *bottoms: str) -> str:
         """Mul, and Add with a bias."""
-        ndim = len(g.shape(bottoms[0]))
-        y: str = g.op("Mul", [bottoms[0], onnx_spread(g, self, (*bottoms[1:], 0)[0], ndim)])
+        place = self.start, len(g.shape(bottoms[0]))
+        factor = bottoms[1] if len(bottoms) > 1 else 0
+        y: str = g.op("Mul", [bottoms[0], onnx_spread(g, self, factor, *place)])
         if self.has_bias:
-            y = g.op("Add", [y, onnx_spread(g, self, len(self.blobs) - 1, ndim)])
+            y = g.op("Add", [y, onnx_spread(g, self, len(self.blobs) - 1, *place)])
         return y
 
 
@@ -135,8 +135,9 @@ class Bias(Layer):
 
     def onnx(self, g: OnnxGraph, *bottoms: str) -> str:
         """Add."""
-        bias = onnx_spread(g, self, (*bottoms[1:], 0)[0], len(g.shape(bottoms[0])))
-        y: str = g.op("Add", [bottoms[0], bias])
+        bias = bottoms[1] if len(bottoms) > 1 else 0
+        spread = onnx_spread(g, self, bias, self.start, len(g.shape(bottoms[0])))
+        y: str = g.op("Add", [bottoms[0], spread])
         return y
 
 
