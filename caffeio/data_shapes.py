@@ -14,7 +14,8 @@ def guess_shapes(param: pb.LayerParameter) -> list[Shape]:
     Batches are batch_size (1 if unset) x channels x height x width. Channels: 1 with force_gray or
     is_color: false, else the number of mean_values if there are several, else 3. Height and width:
     crop_size, else what the images are resized to, else 227 (CaffeNet's). HDF5Data gets
-    (batch, 1) for each top, AnnotatedData (1, 1, 1, 8) labels. Where there are data, the first
+    (batch, 1) for each top, AnnotatedData (1, 1, 1, 8) labels (the YOLO fork's (batch, 1, 300, 5)
+    and one map of the pixels' labels). Where there are data, the first
     record decides.
     """
     tops = len(param.top)
@@ -29,8 +30,19 @@ def guess_shapes(param: pb.LayerParameter) -> list[Shape]:
     if param.type == "HDF5Data":
         return [(param.hdf5_data_param.batch_size or 1, 1)] * tops
     batch, item = _image_batch(param)
-    labels: Shape = (1, 1, 1, 8) if param.type == "AnnotatedData" else (batch,)
-    return [(batch, *item), *[labels] * (tops - 1)]
+    if param.type == "AnnotatedData":
+        return [(batch, *item), *_annotations(param, batch, item)][:tops]
+    return [(batch, *item), *[(batch,)] * (tops - 1)]
+
+
+def _annotations(param: pb.LayerParameter, batch: int, item: Shape) -> list[Shape]:
+    """Shapes of an AnnotatedData layer's labels, and of the pixels' labels of the YOLO fork."""
+    p = param.annotated_data_param
+    boxes: Shape = (batch, 1, 300, 5) if p.yolo_data_type == 1 else (1, 1, 1, 8)
+    size = (p.seg_resize_height, p.seg_resize_width)
+    if not all(size):
+        size = (item[1] // (p.seg_scales or 1), item[2] // (p.seg_scales or 1))
+    return [boxes, (batch, 1, *size)]
 
 
 def _image_batch(param: pb.LayerParameter) -> tuple[int, Shape]:

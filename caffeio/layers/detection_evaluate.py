@@ -7,6 +7,7 @@ makes the mean average precision of the rows (caffeio.detection_map).
 from __future__ import annotations
 
 import os
+from functools import cached_property
 from math import prod
 
 import numpy as np
@@ -42,7 +43,7 @@ class DetectionEvaluate(Layer):
     in_place = False
 
     def setup(self, *shapes: Shape) -> None:
-        """Check the bottoms and read name_size_file."""
+        """Check the bottoms."""
         check_fields(self, "detection_evaluate_param", KNOWN)
         p, field = self.param.detection_evaluate_param, "detection_evaluate_param"
         self.check(p.num_classes > 0, "must be set", field=f"{field}.num_classes")
@@ -54,11 +55,13 @@ class DetectionEvaluate(Layer):
             )
         background = p.background_label_id
         self.labels = [c for c in range(p.num_classes) if c != background]
-        self.sizes = self._sizes(p.name_size_file) if p.name_size_file else None
+        self.in_pixels = bool(p.name_size_file)
         self.images = 0  # seen so far, modulo the number of sizes
 
-    def _sizes(self, name: str) -> Tensor:
-        """Height and width of the images, (images, 2)."""
+    @cached_property
+    def sizes(self) -> Tensor:
+        """Height and width of the images, (images, 2); read when the first batch comes."""
+        name = self.param.detection_evaluate_param.name_size_file
         for folder in self.context.search_path or ("",):
             path = os.path.join(folder, name)
             if os.path.isfile(path):
@@ -108,7 +111,7 @@ class DetectionEvaluate(Layer):
         """True and false (D, 2) of the ordered detections."""
         p = self.param.detection_evaluate_param
         boxes, targets = found[:, None, 3:7], truth[None, :, 3:7]
-        if self.sizes is not None:
+        if self.in_pixels:
             place = (self.images + ordinal) % len(self.sizes)
             height, width = self.sizes.to(found.device)[place].view(-1, 1, 2).unbind(-1)
             resize = p.resize_param if p.HasField("resize_param") else None
@@ -117,7 +120,7 @@ class DetectionEvaluate(Layer):
         same = (found[:, None, :2] == truth[None, :, :2]).all(-1)
         if not prod(same.shape):
             return found.new_tensor([0.0, 1.0]).expand(len(found), 2)
-        overlap = jaccard(boxes, targets, normalized=self.sizes is None)
+        overlap = jaccard(boxes, targets, normalized=not self.in_pixels)
         best, index = overlap.masked_fill(~same, -1.0).max(1)
         hit = best >= p.overlap_threshold
         order = torch.arange(len(found), device=found.device)

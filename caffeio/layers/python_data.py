@@ -1,8 +1,8 @@
 """Python layers of public projects that only read data: nets with them build without their code.
 
 Their tops are given by the caller, as for a data layer without a source. Sources: the modules
-roi_data_layer.layer (py-faster-rcnn), voc_layers, nyud_layers, siftflow_layers and
-pascalcontext_layers (shelhamer/fcn.berkeleyvision.org).
+roi_data_layer.layer (py-faster-rcnn), pythonLayer (CongWeilin/mtcnn-caffe), voc_layers,
+nyud_layers, siftflow_layers and pascalcontext_layers (shelhamer/fcn.berkeleyvision.org).
 """
 
 from __future__ import annotations
@@ -33,14 +33,24 @@ class RoIDataLayer(PythonData):
     """Images with their regions (Fast R-CNN) or their truths (Faster R-CNN)."""
 
     def shape_of(self, top: str) -> Shape:
-        """data (1, 3, 600, 1000), im_info (1, 3), gt_boxes (1, 5); one region for the rest."""
+        """data (1, 3, 600, 1000), im_info (1, 3), gt_boxes (1, 5); one region as in R-FCN."""
         found = re.search(r"num_classes\W+(\d+)", self.param.python_param.param_str)
         width = 4 * int(found.group(1)) if found else 4
         known: dict[str, Shape] = {
-            "data": (1, 3, 600, 1000), "im_info": (1, 3), "gt_boxes": (1, 5), "rois": (1, 5),
-            "labels": (1,),
+            "data": (1, 3, 600, 1000), "im_info": (1, 3), "gt_boxes": (1, 5),
+            "rois": (1, 5, 1, 1), "labels": (1, 1, 1, 1),
         }  # fmt: skip
-        return known.get(top, (1, width))
+        return known.get(top, (1, width, 1, 1))
+
+
+@python_layer("pythonLayer", "Data_Layer_train")
+class FaceData(PythonData):
+    """Faces of MTCNN's first net: patches, labels, boxes and landmarks."""
+
+    def shape_of(self, top: str) -> Shape:
+        """data (1, 3, 12, 12), label (1, 1), roi (1, 4), pts (1, 10)."""
+        known: dict[str, Shape] = {"data": (1, 3, 12, 12), "label": (1, 1), "roi": (1, 4)}
+        return known.get(top, (1, 10))
 
 
 @python_layer("voc_layers", "VOCSegDataLayer")

@@ -73,21 +73,25 @@ def shift_boxes(boxes: Tensor, deltas: Tensor) -> Tensor:
     return torch.cat((middle - half, middle + half), 1)
 
 
-def suppress(boxes: Tensor, threshold: float, most: int) -> Tensor:
-    """Indices of at most `most` pixel boxes (n, 4), best first, that no kept one overlaps more.
+def suppress(
+    boxes: Tensor, threshold: float, most: int, *, pixel: float = 1, strict: bool = True
+) -> Tensor:
+    """Indices of at most `most` boxes (n, 4), best first, that overlap no kept one too much.
 
-    The boxes go to the host: the loop is over the kept ones.
+    Too much is more than the threshold (`strict`) or as much. `pixel` is what a box counts on top
+    of the difference of its corners. The boxes go to the host: the loop is over the kept ones.
     """
     host = boxes.cpu().numpy()
     low, high = host[:, :2], host[:, 2:]
-    area = np.prod(high - low + 1, axis=1)
+    area = np.prod(high - low + pixel, axis=1)
     left, kept = np.arange(len(host)), []
     while len(left) and len(kept) < most:
         best, left = left[0], left[1:]
         kept.append(best)
-        span = np.minimum(high[best], high[left]) - np.maximum(low[best], low[left]) + 1
+        span = np.minimum(high[best], high[left]) - np.maximum(low[best], low[left]) + pixel
         both = np.prod(span.clip(min=0), axis=1)
-        left = left[both / (area[best] + area[left] - both) <= threshold]
+        limit = threshold * (area[best] + area[left] - both)
+        left = left[both <= limit] if strict else left[both < limit]
     return torch.tensor(kept, dtype=torch.int64, device=boxes.device)
 
 

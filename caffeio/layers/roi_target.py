@@ -147,10 +147,11 @@ class AnchorTargetLayer(TargetLayer):
 class ProposalTargetLayer(TargetLayer):
     """A sample of an image's regions with their labels and offsets.
 
-    Bottoms: regions (R, 5), truths (G, 5). Tops: batch_size regions (S, 5), a fg_fraction of which
-    overlaps a truth by fg_thresh; their labels (S), 0 for the rest; offsets and two weights
-    (S, 4 x num_classes), only those of the label's class set. num_classes 2 means one class for all
-    objects, as in class-agnostic R-FCN. batch_size -1 keeps all regions.
+    Bottoms: regions (R, 5), truths (G, 5). Tops, all with two more axes of 1 as in R-FCN:
+    batch_size regions (S, 5), a fg_fraction of which overlaps a truth by fg_thresh; their labels
+    (S, 1), 0 for the rest; offsets and two weights (S, 4 x num_classes), only those of the label's
+    class set. num_classes 2 means one class for all objects, as in class-agnostic R-FCN.
+    batch_size -1 keeps all objects and all background.
     """
 
     bottoms = exactly(2)
@@ -173,14 +174,14 @@ class ProposalTargetLayer(TargetLayer):
         regions, truth = (x.detach().flatten(1) for x in bottoms)
         width = 4 * self.classes
         if regions.is_meta:
-            maps = [regions.new_empty(1, width) for _ in range(3)]
-            return regions.new_empty(1, 5), regions.new_empty(1, 1), *maps
+            return tuple(regions.new_empty(1, n, 1, 1) for n in (5, 1, width, width, width))
         regions = torch.cat((regions, rows(0, truth[:, :4])))
         best, index = overlaps(regions[:, 1:], truth).max(1)
         cfg = self.cfg
-        size = len(regions) if cfg["batch_size"] == -1 else cfg["batch_size"]
+        every = cfg["batch_size"] == -1
+        size = 2 * len(regions) if every else cfg["batch_size"]
         objects = (best >= cfg["fg_thresh"]).nonzero().flatten()
-        objects = draw(objects, round(cfg["fg_fraction"] * size))
+        objects = draw(objects, size if every else round(cfg["fg_fraction"] * size))
         low, high = cfg["bg_thresh_lo"], cfg["bg_thresh_hi"]
         rest = ((best < high) & (best >= low)).nonzero().flatten()
         kept = torch.cat((objects, draw(rest, size - len(objects))))
@@ -191,7 +192,8 @@ class ProposalTargetLayer(TargetLayer):
             mean, std = (target.new_tensor(cfg[f"bbox_normalize_{k}"]) for k in ("means", "stds"))
             target = (target - mean) / std
         spread, inner = self._by_class(label, target)
-        return regions[kept], label, spread, inner, (inner > 0).to(inner.dtype)
+        tops = (regions[kept], label.unsqueeze(1), spread, inner, (inner > 0).to(inner.dtype))
+        return tuple(top[..., None, None] for top in tops)
 
     def _by_class(self, label: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
         """Offsets and inside weights (S, 4 x classes)."""

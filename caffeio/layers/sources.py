@@ -69,7 +69,9 @@ class WindowData(SourceLayer):
 
 @layer("AnnotatedData")
 class AnnotatedData(SourceLayer):
-    """Images with boxes (SSD): data and (1, 1, boxes, 8) labels."""
+    """Images with boxes (SSD): data and (1, 1, boxes, 8) labels; the YOLO fork adds maps."""
+
+    tops = between(1, 3)
 
 
 @layer("VideoData")

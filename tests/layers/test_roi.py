@@ -305,7 +305,10 @@ def test_proposal_targets(classes):
     regions = torch.tensor([
         [0, 10.0, 0, 99, 99], [0, 200, 0, 280, 99], [0, 0, 50, 99, 250], [0, 400, 400, 500, 500],
     ])  # fmt: skip
-    rois, label, target, inner, outer = layer(regions, truth)
+    tops = layer(regions, truth)
+    assert all(top.shape[2:] == (1, 1) for top in tops)
+    rois, label, target, inner, outer = (top.flatten(1) for top in tops)
+    label = label.flatten()
     # two regions and the two truths are objects, one overlaps by a quarter, one by nothing
     assert sorted(label.tolist()) == [0, 2, 2, 4, 4] and len(rois) == 5
     for row, value in enumerate(label.long().tolist()):
@@ -320,7 +323,7 @@ def test_proposal_targets(classes):
     moved = shift_boxes(rois[:, 1:], target.view(len(rois), classes, 4).sum(1))
     width = (moved[label > 0, 2:] - moved[label > 0, :2]).unique()
     assert torch.allclose(width, torch.tensor(100.0), atol=1e-3)
-    assert meta_shapes(layer, (4, 5), (2, 5)) == [(1, 5), (1, 1)] + [(1, 4 * classes)] * 3
+    assert meta_shapes(layer, (4, 5), (2, 5)) == [(1, n, 1, 1) for n in (5, 1, *[4 * classes] * 3)]
 
 
 def test_proposal_targets_sample():
@@ -330,4 +333,9 @@ def test_proposal_targets_sample():
     near = torch.tensor([0, 0.0, 0, 99, 99]).repeat(30, 1)
     far = torch.tensor([0, 0.0, 60, 99, 159]).repeat(20, 1)
     _, label, *_ = layer(torch.cat((near, far)), torch.tensor([[0.0, 0, 99, 99, 1]]))
-    assert label.tolist() == [1, 1, 0, 0, 0, 0, 0, 0]
+    assert label.flatten().tolist() == [1, 1, 0, 0, 0, 0, 0, 0]
+    param = "{'num_classes': 3, 'batch_size': -1}"
+    text = python_text("rpn.proposal_target_layer", "ProposalTargetLayer", param)
+    layer = build(text, (50, 5), (1, 5), tops=5).native
+    _, label, *_ = layer(torch.cat((near, far)), torch.tensor([[0.0, 0, 99, 99, 1]]))
+    assert label.sum() == 31 and len(label) == 51
