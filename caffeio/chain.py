@@ -1,7 +1,8 @@
 """Several solvers in a row: each phase starts from the weights that the last one wrote.
 
 The run can be killed and started again: a phase whose final weights are there and whole is
-skipped, a phase that was interrupted goes on from its newest whole snapshot.
+skipped (its data is not even opened), one that was interrupted goes on from its newest whole
+snapshot.
 """
 
 from __future__ import annotations
@@ -9,23 +10,26 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from caffeio.errors import CaffeIOError, SolverError
-from caffeio.proto.files import read_solver
+from caffeio.graph import build_graph
+from caffeio.job import Job, read_job, sort_overrides
+from caffeio.multiphase import read_phases
+from caffeio.parallel import World
 from caffeio.proto.solverstate import newest_whole_pair
 from caffeio.proto.weights import load_weights
 from caffeio.trainer import Trainer
 
 Note = Callable[[str], None]
+_OF_JOB = ("overrides", "profile", "stages", "level", "ignore_unknown")
 
 
 @dataclass
 class Phase:
     """One solver of the chain and what became of it."""
 
-    solver: Path
+    solver: str
     weights: str  # the final .caffemodel
     status: str  # "trained", "skipped", "resumed" or "stopped"
     iterations: int = 0
@@ -34,81 +38,125 @@ class Phase:
 def run_chain(
     solvers: Sequence[str | os.PathLike[str]],
     *,
-    weights: Sequence[str] = (),
+    weights: Sequence[str | os.PathLike[str]] = (),
     note: Note = lambda text: None,
     on_trainer: Callable[[Trainer], None] = lambda trainer: None,
+    device: str | None = None,
     **options: Any,
 ) -> list[Phase]:
     """Train the solvers one after the other; `options` go to every Trainer.
 
     `weights` start the first phase. Stops after a phase that a signal interrupted. Raises
-    SolverError when two phases would write the same files.
+    SolverError when two phases would write the same files, or a phase would not leave weights for
+    the next one; nothing has been trained then.
     """
-    _check_prefixes(solvers, options)
+    jobs = read_chain(solvers, **{key: options.pop(key) for key in _OF_JOB if key in options})
+    world: World | None = None
+    wanted = ""
     phases: list[Phase] = []
-    start = list(weights)
-    for number, solver in enumerate(solvers, 1):
-        title = f"phase {number} of {len(solvers)} ({solver})"
-        trainer = Trainer(solver, weights=start, **options)
-        on_trainer(trainer)
-        try:
-            phase = _run_phase(trainer, Path(solver), title, note)
-        finally:
-            trainer.close()
-        phases.append(phase)
-        if phase.status == "stopped":
-            break
-        start = [phase.weights]
+    start = [os.fspath(path) for path in weights]
+    try:
+        for number, job in enumerate(jobs, 1):
+            if world is None or wanted != (device or job.wanted_device):
+                wanted = device or job.wanted_device
+                world = World.join(wanted, reason=None if device else job.device_reason)
+            title = f"phase {number} of {len(jobs)} ({_name(job)})"
+            done, resume = world.share(progress(job) if world.is_root else None)
+            if done:
+                final = job.snapshot_names(job.param.max_iter)[0]
+                note(f"{title} is finished: {final} is there and whole; skipped")
+                phases.append(Phase(_name(job), final, "skipped", job.param.max_iter))
+            else:
+                if start or resume:
+                    job.start_from(start, resumes=resume is not None)
+                note(f"{title} {f'was interrupted: goes on from {resume}' if resume else 'begins'}")
+                phases.append(_train(job, world, resume, on_trainer, device, options))
+            if phases[-1].status == "stopped":
+                break
+            start = [phases[-1].weights]
+    finally:
+        if world is not None:
+            world.leave()
     return phases
 
 
-def _run_phase(trainer: Trainer, solver: Path, title: str, note: Note) -> Phase:
-    final = trainer.snapshots.names(trainer.param.max_iter)[0]
-    done, resume = trainer.world.share(_progress(trainer, final))
-    if done:
-        note(f"{title} is finished: {final} is there and whole; skipped")
-        return Phase(solver, final, "skipped", trainer.param.max_iter)
-    if resume:
-        note(f"{title} was interrupted: going on from {resume}")
-        trainer.log.info("caffe.cpp:225", f"Resuming from {resume}")
-    else:
-        note(f"{title} begins")
-    trainer.log.info("caffe.cpp:239", "Starting Optimization")
-    finished = trainer.solve(resume)
-    trainer.log.info("caffe.cpp:250", "Optimization Done.")
-    written = trainer.snapshots.names(trainer.iter)[0]
-    status = "stopped" if not finished else "resumed" if resume else "trained"
-    return Phase(solver, written, status, trainer.iter)
+def _name(job: Job) -> str:
+    return str(job.file.path or job.param.net)
 
 
-def _progress(trainer: Trainer, final: str) -> tuple[bool, str | None]:
+def _train(
+    job: Job,
+    world: World,
+    resume: str | None,
+    on_trainer: Callable[[Trainer], None],
+    device: str | None,
+    options: dict[str, Any],
+) -> Phase:
+    with Trainer(job, world=world, snapshot=resume, device=device, **options) as trainer:
+        on_trainer(trainer)
+        trainer.log.info("caffe.cpp:239", "Starting Optimization")
+        finished = trainer.solve()
+        trainer.log.info("caffe.cpp:250", "Optimization Done.")
+        status = "stopped" if not finished else "resumed" if resume else "trained"
+        return Phase(_name(job), job.snapshot_names(trainer.iter)[0], status, trainer.iter)
+
+
+def progress(job: Job) -> tuple[bool, str | None]:
     """Whether the phase is finished, and if not the state to go on from."""
-    if os.path.exists(final):
-        try:
-            load_weights(final)
-            return True, None
-        except CaffeIOError:
-            pass  # half a file: an older snapshot may be whole
-    pair = newest_whole_pair(trainer.param.snapshot_prefix)
-    if pair is None or pair[2] > trainer.param.max_iter:
+    final = job.snapshot_names(job.param.max_iter)[0]
+    if os.path.exists(final) and _is_whole(final, job):
+        return True, None
+    pair = newest_whole_pair(job.param.snapshot_prefix)
+    if pair is None or pair[2] > job.param.max_iter:
         return False, None
     return False, str(pair[0])
 
 
-def _check_prefixes(solvers: Sequence[str | os.PathLike[str]], options: dict[str, Any]) -> None:
-    changes = [str(o).replace(" ", "") for o in options.get("overrides", ())]
-    if any(change.startswith("snapshot_prefix=") for change in changes):
+def _is_whole(path: str, job: Job) -> bool:
+    """Whether a file can be read to its end, and ends with the net's last layer.
+
+    A binary file that was cut off between two layers is well-formed: its length tells nothing.
+    """
+    try:
+        layers = load_weights(path).layers
+    except CaffeIOError:
+        return False
+    if job.hdf5:
+        return bool(layers)  # a cut-off HDF5 file cannot be read
+    nodes = build_graph(job.train.message, state=job.train.state).nodes
+    return bool(layers) and layers[-1].name == nodes[-1].name
+
+
+def read_chain(solvers: Sequence[str | os.PathLike[str]], **options: Any) -> list[Job]:
+    """The jobs of all phases; a file of Intel's MultiPhaseSolverParameter holds several.
+
+    `options` are those of `read_job`. Raises SolverError if the phases do not form a chain.
+    """
+    changes = sort_overrides(options.get("overrides", ()))[0]
+    if len(solvers) > 1 and any(o.replace(" ", "").startswith("snapshot_prefix") for o in changes):
         raise SolverError(
             "--set snapshot_prefix would make the phases of a chain overwrite each other's "
             "snapshots: set it in the solver files"
         )
+    jobs = [
+        read_job(file, batch_size=batch_size, **options)
+        for solver in solvers
+        for file, batch_size in read_phases(solver)
+    ]
     seen: dict[str, str] = {}
-    for solver in solvers:
-        prefix = read_solver(solver).message.snapshot_prefix or os.path.splitext(solver)[0]
-        prefix = os.path.abspath(prefix)
+    for job in jobs:
+        prefix = os.path.abspath(job.param.snapshot_prefix)
         if prefix in seen:
             raise SolverError(
-                f"{solver} and {seen[prefix]} have the same snapshot_prefix {prefix!r}: a chain "
-                "cannot tell their snapshots apart"
+                f"{_name(job)} and {seen[prefix]} have the same snapshot_prefix {prefix!r}: a "
+                "chain cannot tell their snapshots apart"
             )
-        seen[prefix] = str(solver)
+        seen[prefix] = _name(job)
+    for job in jobs[:-1]:
+        if not job.writes_final_weights():
+            raise SolverError(
+                "snapshot_after_train: false, and max_iter is no multiple of snapshot: this phase "
+                "would leave no weights for the next one",
+                where=job.where("snapshot_after_train") or job.place,
+            )
+    return jobs

@@ -52,5 +52,9 @@ class Log:
         """An error line (Caffe uses this level for a few totals too)."""
         self.write("E", place, text)
 
+    def note(self, text: str, level: str = "I") -> None:
+        """A line that no Caffe has: what is worth knowing about this program."""
+        self.write(level, "caffeio:1", text)
+
 
 NULL_LOG = Log()

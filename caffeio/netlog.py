@@ -1,23 +1,26 @@
-"""What real Caffe logs while it builds a net. Source: src/caffe/net.cpp (Net::Init)."""
+"""What real Caffe logs while it builds a net and loads weights. Source: src/caffe/net.cpp (Init)."""
 
 from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from caffeio.errors import CaffeIOError
-from caffeio.graph import is_included, state_meets_rule
+from caffeio.folding import Folded, fold_batch_norms
+from caffeio.graph import build_graph, is_included, state_meets_rule
 from caffeio.log import Log
 from caffeio.net import Net, Step
 from caffeio.profiles import Profile
 from caffeio.proto import caffe_pb2 as pb
 from caffeio.proto.files import read_net
 from caffeio.proto.text import format_message
+from caffeio.solver_nets import NetSpec
 from caffeio.steps import AUTOMATIC
 
 # Layers that make another layer through the factory while they are set up: one more line each.
-_INNER = {"SoftmaxWithLoss": lambda p: True, "InfogainLoss": lambda p: True}
+_INNER = ("SoftmaxWithLoss", "InfogainLoss")
+_DATABASES = {pb.DataParameter.LMDB: "lmdb", pb.DataParameter.LEVELDB: "leveldb"}
 
 
 def log_filtering(log: Log, net: pb.NetParameter, state: pb.NetState) -> None:
@@ -40,13 +43,54 @@ def log_upgrade(log: Log, lines: Iterable[tuple[str, str]]) -> None:
 
 def log_upgrade_of_weights(log: Log, path: str | os.PathLike[str], profile: Profile) -> None:
     """The same for the net inside a binary weights file, which Caffe upgrades too."""
-    if not log or not profile.upgrades_batch_norm or os.fspath(path).endswith(".h5"):
+    if log and profile.upgrades_batch_norm and not os.fspath(path).endswith(".h5"):
+        net = _net_of_weights(path)
+        if net is not None and net.upgraded:
+            log_upgrade(log, net.upgraded.log)
+
+
+def log_folding_of_weights(log: Log, path: str | os.PathLike[str], net: Net) -> None:
+    """Intel folds the layers of a weights file as it has folded the net that takes them."""
+    folded = folding_of(net)
+    if not log or folded is None or os.fspath(path).endswith(".h5"):
         return
+    file = _net_of_weights(path)
+    if file is not None:
+        log_dropped(log, fold_batch_norms(file.message.layer, folded.kept_batch_norms))
+
+
+def log_sharing(log: Log, net: Net, train: Net) -> None:
+    """Intel's folded test net cannot share the train net's blobs: it copies them at every test."""
+    folded = folding_of(net)
+    if not log or folded is None or not folded.folds:
+        return
+    source = [step.node.param for step in train.steps]
+    again = fold_batch_norms(source, folded.kept_batch_norms)
+    log_dropped(log, again)
+    names = {layer.name for layer in folded.layers}
+    for layer in again.layers:
+        if layer.name not in names:
+            log.info("net.cpp:1882", f"Ignoring source layer {layer.name}")
+
+
+def log_dropped(log: Log, folded: Folded) -> None:
+    """One line for each layer that Intel's folding takes away."""
+    for name in folded.dropped:
+        log.info("remove_batch_norm.cpp:276", f"Dropped Layer: {name}")
+
+
+def folding_of(net: Net) -> Folded | None:
+    """How Intel Caffe would fold this net; None if it would not look."""
+    if not net.profile.logs_compiled_net or net.phase != "TEST":
+        return None
+    return fold_batch_norms([step.node.param for step in net.steps])
+
+
+def _net_of_weights(path: str | os.PathLike[str]):  # type: ignore[no-untyped-def]
     try:
-        upgraded = read_net(path).upgraded
+        return read_net(path)
     except CaffeIOError:
-        return  # only the weights matter: a net of an unclear dialect is none of our business
-    log_upgrade(log, upgraded.log if upgraded else [])
+        return None  # only the weights matter: a net of an unclear dialect is none of our business
 
 
 def _unmet(name: str, rule: pb.NetStateRule, state: pb.NetState) -> str:
@@ -74,20 +118,15 @@ def _unmet(name: str, rule: pb.NetStateRule, state: pb.NetState) -> str:
     return f"The NetState contained a not_stage '{stage}' specified by a rule in layer {name}"
 
 
-def log_net(log: Log, net: Net, message: pb.NetParameter, state: pb.NetState) -> None:
-    """All lines of a net's set-up; `message` is the net as it was read, `state` the merged one."""
+def log_net(log: Log, net: Net, spec: NetSpec) -> None:
+    """All lines of a net's set-up but those of the filtering."""
     if not log:
         return
-    filtered = pb.NetParameter()
-    filtered.CopyFrom(message)
-    filtered.state.CopyFrom(state)
-    del filtered.layer[:]
-    filtered.layer.extend(layer for layer in message.layer if is_included(layer, state))
-    log.info("net.cpp:53", "Initializing net from parameters: \n" + format_message(filtered))
+    steps = _log_parameters(log, net, spec)
     memory = 0
-    for step in net.steps:
-        memory = _log_layer(log, net, step, memory)
-    for step in reversed(net.steps):
+    for step, param in steps:
+        memory = _log_layer(log, net, step, param, memory)
+    for step, _ in reversed(steps):
         needs = step.needs_backward
         line = "needs backward computation." if needs else "does not need backward computation."
         log.info("net.cpp:200" if needs else "net.cpp:202", f"{step.node.name} {line}")
@@ -96,19 +135,58 @@ def log_net(log: Log, net: Net, message: pb.NetParameter, state: pb.NetState) ->
     log.info("net.cpp:257", "Network initialization done.")
 
 
-def _log_layer(log: Log, net: Net, step: Step, memory: int) -> int:
+def _log_parameters(log: Log, net: Net, spec: NetSpec) -> list[tuple[Step, pb.LayerParameter]]:
+    """The net as text; returns the layers that the log shows, with their parameters."""
+    shown = pb.NetParameter()
+    shown.CopyFrom(spec.message)
+    shown.state.CopyFrom(spec.state)
+    del shown.layer[:]
+    title = "Initializing net from parameters: \n"
+    if not net.profile.logs_compiled_net:
+        shown.layer.extend(la for la in spec.message.layer if is_included(la, spec.state))
+        log.info("net.cpp:53", title + format_message(shown, dialect=spec.dialect))
+        return [(step, step.node.param) for step in net.steps]
+    merges = net.profile.merge_batch_norm_scale
+    nodes = build_graph(spec.message, state=spec.state, merge_scales=merges).nodes
+    for node in nodes:
+        if node.merged_scale:
+            log.info("net.cpp:649", f"Dropped layer: {node.merged_scale}")
+    compiled = shown.compile_net_state
+    layers: Sequence[pb.LayerParameter] = [node.param for node in nodes]
+    kept = list(range(len(layers)))
+    if folding_of(net) is not None:
+        folded = fold_batch_norms(layers)
+        log_dropped(log, folded)
+        compiled.kept_bn_layers.extend(folded.kept_batch_norms)
+        compiled.bn_scale_remove = folded.folds
+        layers, kept = folded.layers, folded.kept
+    else:
+        compiled.bn_scale_remove = False
+    compiled.bn_scale_merge = any(node.merged_scale for node in nodes)
+    shown.layer.extend(layers)
+    log.info("net.cpp:206", title)
+    log.info("net.cpp:207", "\n" + format_message(shown, dialect=spec.dialect))
+    return [(net.steps[i], layer) for i, layer in zip(kept, layers, strict=True)]
+
+
+def _log_layer(log: Log, net: Net, step: Step, param: pb.LayerParameter, memory: int) -> int:
     node, name = step.node, step.node.name
     log.info("layer_factory.hpp:77", f"Creating layer {name}")
+    early = not net.profile.data_reader_thread
+    if early:
+        _log_database(log, net, param)
     log.info("net.cpp:86", f"Creating Layer {name}")
     for bottom in step.bottoms:
         log.info("net.cpp:408", f"{name} <- {bottom}")
-    for i, top in enumerate(step.tops):
+    for i, top in enumerate((*param.top, *step.tops[len(param.top) :])):
         if i in node.in_place:
             log.info("net.cpp:369", f"{name} -> {top} (in-place)")
         else:
             shown = AUTOMATIC if top.startswith(AUTOMATIC) else top
             log.info("net.cpp:382", f"{name} -> {shown}")
-    if _makes_inner(node.param):
+    if not early:
+        _log_database(log, net, param)
+    if _makes_inner(param):
         log.info("layer_factory.hpp:77", f"Creating layer {name}")
     if node.type in ("Data", "ImageData", "AnnotatedData") and step.layer.top_shapes:
         sizes = ",".join(map(str, step.layer.top_shapes[0]))
@@ -121,7 +199,7 @@ def _log_layer(log: Log, net: Net, step: Step, memory: int) -> int:
             log.info("net.cpp:134", f"    with loss weight {weight:g}")
         memory += count
     log.info("net.cpp:139", f"Memory required for data: {memory * 4}")
-    for spec in node.param.param:
+    for spec in param.param:
         owner = net.owner_of(spec.name) if spec.name else None
         if owner is not None and owner[0] is not step:
             log.info(
@@ -130,6 +208,13 @@ def _log_layer(log: Log, net: Net, step: Step, memory: int) -> int:
                 f"param index {owner[1]}",
             )
     return memory
+
+
+def _log_database(log: Log, net: Net, param: pb.LayerParameter) -> None:
+    """Intel's reader thread opens the database, a little later than BVLC's layer."""
+    if param.name in net.sources and param.type in ("Data", "AnnotatedData"):
+        kind = _DATABASES[param.data_param.backend]
+        log.info(f"db_{kind}.cpp:35", f"Opened {kind} {param.data_param.source}")
 
 
 def _makes_inner(param: pb.LayerParameter) -> bool:

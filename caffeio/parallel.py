@@ -62,22 +62,30 @@ class World:
     control: dist.ProcessGroup | None = None  # for flags: gloo, so that no GPU has to wait
 
     @classmethod
-    def join(cls, device: str = "cpu") -> World:
-        """Join the workers that torchrun started; alone without it. `device`: "cpu" or "cuda".
+    def join(cls, device: str = "cpu", *, reason: str | None = None) -> World:
+        """Join the workers that torchrun started; alone without it.
 
-        gloo carries the gradients of CPUs, NCCL those of GPUs. Raises CaffeIOError when CUDA is
-        asked for and there is none.
+        `device`: "cpu", "cuda", "cuda:N" or "auto" (a GPU if there is one); of several workers
+        each takes the GPU of its LOCAL_RANK. gloo carries the gradients of CPUs, NCCL those of
+        GPUs. Raises CaffeIOError when CUDA is asked for (`reason` says why) and there is none.
         """
+        if device == "auto":
+            device = "cuda" if torch.cuda.is_available() else "cpu"
         size = int(os.environ.get("WORLD_SIZE", "1"))
         rank = int(os.environ.get("RANK", "0"))
         local = int(os.environ.get("LOCAL_RANK", "0"))
         if device.startswith("cuda"):
             if not torch.cuda.is_available():
                 raise CaffeIOError(
-                    "a GPU is asked for (solver_mode: GPU, -gpu or --device cuda), but PyTorch "
-                    "sees none: say --device cpu to train on the CPU"
+                    f"a GPU is asked for ({reason or '-gpu or --device cuda'}), but PyTorch sees "
+                    "none: say --device cpu to run on the CPU"
                 )
-            place = torch.device(device if ":" in device else f"cuda:{local}")
+            place = torch.device(device if ":" in device and size == 1 else f"cuda:{local}")
+            if (place.index or 0) >= torch.cuda.device_count():
+                raise CaffeIOError(
+                    f"GPU {place.index} is asked for ({reason or device}), but PyTorch sees only "
+                    f"{torch.cuda.device_count()}"
+                )
             torch.cuda.set_device(place)
         else:
             place = torch.device("cpu")

@@ -57,6 +57,8 @@ class Profile:
     delta_floor: bool = False  # NVIDIA's lower limits of delta
     display_iter_speed: bool = True  # "Iteration N (R iter/s, Ss/D iters), loss = L"
     snapshot_begin_end: bool = False  # "Snapshot begin" / "Snapshot end" lines
+    logs_compiled_net: bool = False  # the log shows the net with splits, and TEST nets folded
+    display_rule: str = "bvlc"  # or "nvidia": the first iterations and the last one as well
     prefix_from_solver_file: bool = True  # a missing snapshot_prefix is the solver's own name
     state_extras: bool = False  # minimum_loss and iter_last_event in .solverstate
     solver_mode_default_gpu: bool = False  # an unset solver_mode means GPU
@@ -91,8 +93,13 @@ INTEL = Profile(
     lars="sara_fused",
     display_iter_speed=False,
     snapshot_begin_end=True,
+    logs_compiled_net=True,
+    upgrades_batch_norm=False,
+    weights_in_solver=False,
     prefix_from_solver_file=False,
     state_extras=True,
+    tests_on_all_workers=True,
+    averages_statistics=True,
     solver_mode_default_gpu=True,
     data_sharding="stride",
     data_reader_thread=True,
@@ -109,6 +116,10 @@ NVIDIA = Profile(
     nvidia_policies=True,
     delta_floor=True,
     initial_test_batch=True,
+    display_rule="nvidia",
+    prefix_from_solver_file=False,
+    upgrades_batch_norm=False,
+    weights_in_solver=False,
 )
 # Intel Caffe built without ENABLE_SGD_FUSION, or run on a GPU: its other SGD code.
 INTEL_UNFUSED = replace(

@@ -19,7 +19,13 @@ from caffeio.errors import NetError
 from caffeio.graph import net_state
 from caffeio.log import NULL_LOG, Log, number
 from caffeio.net import Net
-from caffeio.netlog import log_filtering, log_net, log_upgrade_of_weights
+from caffeio.netlog import (
+    log_filtering,
+    log_folding_of_weights,
+    log_net,
+    log_upgrade,
+    log_upgrade_of_weights,
+)
 from caffeio.parallel import ALONE, World
 from caffeio.profiles import Profile, get_profile, profile_of_dialect
 from caffeio.proto.files import read_net
@@ -66,14 +72,16 @@ def score(
         "profile": chosen, "world": world, "allow_python": allow_python,
         "data_options": data_options,
     }  # fmt: skip
+    log_upgrade(log, spec.upgrade_log)
     log_filtering(log, spec.message, spec.state)
     nets = [build_net(spec, **options)]
     for _ in weights[1:]:
         nets.append(build_net(spec, **options, with_sources=False))
     for i, (net, path) in enumerate(zip(nets, weights, strict=True)):
         if i == 0:
-            log_net(log, net, spec.message, spec.state)
+            log_net(log, net, spec)
         log_upgrade_of_weights(log, path, chosen)
+        log_folding_of_weights(log, path, net)
         for ignored in net.copy_trained_layers_from(load_weights(path)):
             log.info("net.cpp:744", f"Ignoring source layer {ignored}")
     titles = [os.fspath(path) for path in weights]
@@ -89,14 +97,13 @@ def _spec(
     ignore_unknown: bool,
 ) -> tuple[NetSpec, Profile]:
     file = read_net(model)
-    message = type(file.message)()
-    message.CopyFrom(file.message)
+    message = file.message
     apply_overrides(message, overrides)
     state = net_state(message, "TEST", level, stages or [""])  # as the tool's empty flag
     folder = (str(Path(file.path).resolve().parent),) if file.path else ()
     spec = NetSpec(
         f"net file: {model}", message, state, lambda i: file.where("layer", i), file.dialect,
-        ("", *folder), file.unknown,
+        ("", *folder), file.unknown, False, file.upgraded.log if file.upgraded else (),
     )  # fmt: skip
     spec.check_unknown(ignore_unknown)
     chosen = get_profile(profile) if isinstance(profile, str) else profile

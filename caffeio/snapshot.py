@@ -6,8 +6,9 @@ src/caffe/solvers/sgd_solver.cpp (SnapshotSolverState, RestoreSolverState).
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,7 +16,7 @@ import numpy as np
 import torch
 
 from caffeio.errors import SnapshotError
-from caffeio.proto import caffe_pb2 as pb
+from caffeio.netlog import log_upgrade_of_weights
 from caffeio.proto.hdf5 import write_caffemodel_h5
 from caffeio.proto.solverstate import SolverState, read_solverstate, write_solverstate
 from caffeio.proto.weights import load_weights, write_caffemodel
@@ -31,50 +32,36 @@ class Snapshots:
 
     def __init__(self, trainer: Trainer) -> None:
         self.trainer = trainer
-        self.hdf5 = trainer.param.snapshot_format == pb.SolverParameter.HDF5
+        self.hdf5 = trainer.job.hdf5
+        self._averaged = False
 
     def names(self, iteration: int) -> tuple[str, str]:
         """Paths of the weights and of the state of `iteration`."""
-        stem = f"{self.trainer.param.snapshot_prefix}_iter_{iteration}"
-        end = ".h5" if self.hdf5 else ""
-        return f"{stem}.caffemodel{end}", f"{stem}.solverstate{end}"
+        return self.trainer.job.snapshot_names(iteration)
 
-    def probe(self) -> None:
-        """Refuse a prefix that cannot be written to before hours of training are lost."""
-        trainer = self.trainer
-        if not trainer.param.snapshot or not trainer.world.is_root:
-            return
-        probe = f"{trainer.param.snapshot_prefix}_iter_0.tempfile"
-        try:
-            with open(probe, "wb"):
-                pass
-            os.unlink(probe)
-        except OSError as error:
-            raise SnapshotError(
-                f"cannot write to snapshot prefix {trainer.param.snapshot_prefix!r} "
-                f"({error.strerror}): make sure that the directory exists and is writable",
-                where=trainer.place,
-            ) from None
+    def write(self, *, together: bool = True) -> tuple[str, str]:
+        """Write both files (rank 0); the weights first, so that a state implies whole weights.
 
-    def write(self) -> tuple[str, str]:
-        """Write both files (rank 0); the weights first, so that a state implies whole weights."""
+        All workers must call it, and wait for the files, unless not `together`: then the root
+        alone does. Raises SnapshotError if the disk is full, say: the last pair is still there.
+        """
         trainer, log = self.trainer, self.trainer.log
         weights, state = self.names(trainer.iter)
-        restore = self._average_statistics()
-        if trainer.world.is_root:
-            if trainer.profile.snapshot_begin_end:
-                log.info("solver.cpp:560", "Snapshot begin")
-            kind = "HDF5 file" if self.hdf5 else "binary proto file"
-            log.info("solver.cpp:464", f"Snapshotting to {kind} {weights}")
-            self._write_weights(weights)
-            log.info("sgd_solver.cpp:284", f"Snapshotting solver state to {kind} {state}")
-            self._write_state(state, weights)
-            if trainer.profile.snapshot_begin_end:
-                log.info("solver.cpp:580", "Snapshot end")
-        for tensor, old in restore:
-            with torch.no_grad():
-                tensor.copy_(old)
-        trainer.world.wait()
+        with self.averaged_statistics():
+            if trainer.world.is_root:
+                if trainer.profile.snapshot_begin_end:
+                    log.info("solver.cpp:560", "Snapshot begin")
+                kind = "HDF5 file" if self.hdf5 else "binary proto file"
+                log.info("solver.cpp:464", f"Snapshotting to {kind} {weights}")
+                self._write_weights(weights)
+                log.info("sgd_solver.cpp:284", f"Snapshotting solver state to {kind} {state}")
+                self._write_state(state, weights)
+                if trainer.profile.snapshot_begin_end:
+                    log.info("solver.cpp:580", "Snapshot end")
+        if together:
+            trainer.world.wait()
+        if trainer.events.snapshot is not None:
+            trainer.events.snapshot(weights, state)
         return weights, state
 
     def _write_weights(self, path: str) -> None:
@@ -114,30 +101,52 @@ class Snapshots:
         )
         write_solverstate(path, state, profile_extras=trainer.profile.state_extras)
 
-    def _average_statistics(self) -> Sequence[tuple[torch.Tensor, torch.Tensor]]:
-        """BatchNorm statistics are each worker's own: Intel's snapshots hold their mean."""
+    @contextlib.contextmanager
+    def averaged_statistics(self) -> Iterator[None]:
+        """BatchNorm statistics are each worker's own: Intel tests and saves their mean."""
         trainer = self.trainer
-        if trainer.world.size == 1 or not trainer.profile.averages_statistics:
-            return []
+        if trainer.world.size == 1 or not trainer.profile.averages_statistics or self._averaged:
+            yield
+            return
         blobs = [
             blob
             for step in trainer.net.steps
             if step.node.type == "BatchNorm"
             for blob in raw_blobs(step.layer)[:3]
         ]
-        old = [(blob, blob.detach().clone()) for blob in blobs]
+        old = [blob.detach().clone() for blob in blobs]
         trainer.world.mean(blobs)
-        return old
+        self._averaged = True
+        try:
+            yield
+        finally:
+            self._averaged = False
+            with torch.no_grad():
+                for blob, value in zip(blobs, old, strict=True):
+                    blob.copy_(value)
 
     def restore(self, path: str | os.PathLike[str]) -> None:
-        """Take iteration, weights, history and rate state from a .solverstate."""
+        """Take iteration, weights, history and rate state from a .solverstate.
+
+        Weights and history are checked before anything changes.
+        """
         trainer = self.trainer
         state = read_solverstate(path)
-        trainer.log.info("sgd_solver.cpp:310", f"SGDSolver: restoring history from {path}")
-        trainer.optimizer.load_history(state.history)
+        weights = None
         if state.learned_net:
             weights = self._find_weights(state.learned_net, Path(path))
-            trainer.net.copy_trained_layers_from(load_weights(weights))
+        try:
+            trainer.optimizer.check_history(state.history)
+        except SnapshotError as error:
+            raise SnapshotError(error.message, where=os.fspath(path)) from None
+        if weights is not None:
+            loaded = load_weights(weights)
+            log_upgrade_of_weights(trainer.log, weights, trainer.profile)
+            for ignored in trainer.net.copy_trained_layers_from(loaded):
+                trainer.log.info("net.cpp:744", f"Ignoring source layer {ignored}")
+        if not os.fspath(path).endswith(".h5"):
+            trainer.log.info("sgd_solver.cpp:336", "SGDSolver: restoring history")
+        trainer.optimizer.load_history(state.history)
         trainer.iter = state.iter
         trainer.rates.current_step = state.current_step
         if state.minimum_loss is not None:

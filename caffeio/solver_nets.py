@@ -29,6 +29,7 @@ class NetSpec:
     dialect: str
     search_path: tuple[str, ...]  # folders for relative paths, in order
     unknown: Sequence[UnknownField] = ()
+    inline: bool = False  # written into the solver
     upgrade_log: Sequence[tuple[str, str]] = ()  # Caffe's lines about the upgrade, with severity
 
     def check_unknown(self, ignore: bool) -> None:
@@ -137,10 +138,13 @@ def _spec(
         value = value[index]
     if isinstance(value, pb.NetParameter):
         prefix = (name,) if index is None else (name, index)
-        upgraded = upgrade_net(value, dialect=solver.dialect)
-        message, dialect = upgraded.message, solver.dialect
-        lines, unknown = upgraded.log, []
-        title = f"net specified by {name}." if index is None else name
+        message, dialect = value, solver.dialect
+        lines: Sequence[tuple[str, str]] = ()
+        unknown: Sequence[UnknownField] = ()
+        if value.layers or value.input:  # Caffe would see no layers: it upgrades files only
+            upgraded = upgrade_net(value, dialect=solver.dialect)
+            message, lines = upgraded.message, upgraded.log
+        title, inline = name, True
 
         def where(i: int) -> str:
             return solver.where(*prefix, "layer", i)
@@ -149,7 +153,7 @@ def _spec(
         file: NetFile = read_net(path)
         message, dialect = file.message, file.dialect
         lines, unknown = file.upgraded.log if file.upgraded else [], file.unknown
-        title = f"{name} file: {value}"
+        title, inline = f"{name} file: {value}", False
         near = str(path.resolve().parent)
         search = (*search, near) if near not in search else search
 
@@ -157,11 +161,20 @@ def _spec(
             return file.where("layer", i)
 
     message = _copy(message)
+    if message.bn_stats_batch_size:
+        _set_stats_batch_size(message)
     merged = pb.NetState()
     merged.MergeFrom(state)
     merged.MergeFrom(message.state)
     merged.MergeFrom(extra)
-    return NetSpec(title, message, merged, where, dialect, search, unknown, lines)
+    return NetSpec(title, message, merged, where, dialect, search, unknown, inline, lines)
+
+
+def _set_stats_batch_size(net: pb.NetParameter) -> None:
+    """The net's field counts for all its BatchNorms (Intel's apply_bn_stats_batch_size.cpp)."""
+    for layer in net.layer:
+        if layer.type == "BatchNorm":
+            layer.batch_norm_param.stats_batch_size = net.bn_stats_batch_size
 
 
 def _place(solver: SolverFile, name: str, index: int | None) -> str | None:

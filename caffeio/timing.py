@@ -14,9 +14,10 @@ from torch import Tensor
 from caffeio.graph import net_state
 from caffeio.log import NULL_LOG, Log, number
 from caffeio.net import Net, Step, load_net
-from caffeio.netlog import log_filtering, log_net
+from caffeio.netlog import log_filtering, log_net, log_upgrade
 from caffeio.profiles import Profile
 from caffeio.proto.files import read_net
+from caffeio.solver_nets import NetSpec
 
 
 @dataclass
@@ -68,10 +69,12 @@ def time_net(
         model, phase=phase, stages=stages, level=level, profile=profile, device=device,
         allow_python=allow_python,
     )  # fmt: skip
-    message = read_net(model).message
-    state = net_state(message, phase, level, stages or [""])
-    log_filtering(log, message, state)
-    log_net(log, net, message, state)
+    file = read_net(model)
+    state = net_state(file.message, phase, level, stages or [""])
+    spec = NetSpec(f"net file: {model}", file.message, state, lambda i: "", file.dialect, ())
+    log_upgrade(log, file.upgraded.log if file.upgraded else ())
+    log_filtering(log, file.message, state)
+    log_net(log, net, spec)
     if not synthetic:
         for error in net.source_errors.values():
             raise type(error)(

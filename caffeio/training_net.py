@@ -49,14 +49,19 @@ def build_net(
             device=world.device,
             **(data_options or {}),
         )
-    net = Net(
-        graph,
-        profile=profile,
-        sources=sources,
-        allow_python=allow_python,
-        search_path=spec.search_path,
-    )
-    net.materialize(world.device, rng)
+    try:
+        net = Net(
+            graph,
+            profile=profile,
+            sources=sources,
+            allow_python=allow_python,
+            search_path=spec.search_path,
+        )
+        net.materialize(world.device, rng)
+    except BaseException:
+        for source in sources.values():
+            source.close()
+        raise
     if graph.phase == "TRAIN":
         _freeze_unreached(net)
     if _is_vision(net):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from importlib import import_module
 from typing import Any
@@ -15,8 +16,6 @@ from caffeio.errors import CaffeIOError
 # runs, so that `caffeio --help` stays quick.
 COMMANDS = {
     "completion": ("completion", "Print the script for completion in bash, zsh or fish."),
-    "convert-imageset": ("convert_imageset", "Make an LMDB of the images of a list."),
-    "image-mean": ("image_mean", "Compute the mean image of an LMDB."),
     "convert": ("convert", "Convert a model between formats and dialects."),
     "demo": ("demo", "Train, export and check a small recipe on data made on the spot."),
     "completion": ("completion", "Print the script for completion in bash, zsh or fish."),
@@ -33,6 +32,12 @@ COMMANDS = {
     "train": ("train", "Train a solver, or a chain of solvers."),
     "upgrade": ("upgrade", "Rewrite an old net or solver in today's form."),
 }
+
+
+def _worker() -> str:
+    """Which of several workers speaks."""
+    several = os.environ.get("WORLD_SIZE", "1") != "1"
+    return f" (worker {os.environ.get('RANK', '?')})" if several else ""
 
 
 class Group(click.Group):
@@ -75,7 +80,7 @@ class Group(click.Group):
         except CaffeIOError as error:
             if ctx.params.get("debug"):
                 raise
-            click.echo(f"Error: {error}", err=True)
+            click.echo(f"Error{_worker()}: {error}", err=True)
             ctx.exit(2)
         except BrokenPipeError:
             sys.stderr.close()  # the reader of our pipe has gone: nothing to say

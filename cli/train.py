@@ -28,14 +28,14 @@ Caffe's own spelling works too: caffeio train -solver F -weights W -gpu 0,1
 @click.option("--weights", "-weights", "-w", metavar="A[,B]", help="Start from these weights.")
 @click.option(
     "--snapshot", "-snapshot", metavar="FILE|auto",
-    help="Go on from this .solverstate; auto: from the newest whole pair.",
+    help="Go on from this .solverstate; auto: from the newest whole pair, if there is one.",
 )  # fmt: skip
 @click.option(
     "--set", "overrides", multiple=True, metavar="KEY=VALUE",
     help="Change a field of the solver, or of its nets: layer[NAME].data_param.batch_size=8.",
 )  # fmt: skip
 @click.option("--metrics", type=click.Path(), help="Write one JSON line an iteration to this file.")
-@click.option("--nproc", type=click.IntRange(1), default=1, help="Workers on this machine.")
+@click.option("--nproc", type=click.IntRange(1), help="Workers on this machine.")
 @click.option(
     "--device", type=click.Choice(["cpu", "cuda", "auto"]),
     help="Where to train; default: what solver_mode says.",
@@ -79,7 +79,7 @@ def command(ctx: click.Context, /, **options: Any) -> None:
         solvers.insert(0, options["solver_option"])
     if not solvers:
         raise click.UsageError("which solver? Give a solver prototxt.", ctx)
-    if options["snapshot"] and options["weights"]:
+    if options["snapshot"] not in (None, "auto") and options["weights"]:
         raise click.UsageError(
             "Give a snapshot to resume training or weights to finetune but not both.", ctx
         )

@@ -18,7 +18,7 @@ LOGS = GOLDEN / "logs"
 PREFIX = re.compile(r"^([IWEF])(?:\d{4}|\d{8}) \d\d:\d\d:\d\d\.\d{6} +\d+ ([\w./]+):\d+\] ")
 # What is about this machine and this moment, not about the training
 PACE = re.compile(r"\(\S+ iter/s, \S+s/(\d+) iters\)")
-SKIP = ("Restarting data prefetching", "Waiting for data", "Opened lmdb", "Data layer prefetch")
+SKIP = ("Restarting data prefetching", "Waiting for data", "I caffeio] ", "Datatype class")
 
 
 def normalized(text: str, *, skip: tuple[str, ...] = SKIP) -> list[str]:

@@ -106,6 +106,16 @@ class CaffeOptimizer(Optimizer):
 
         Raises SnapshotError if they are not those of this net and solver type.
         """
+        self.check_history(history)
+        with torch.no_grad():
+            for mine, new in zip(self.history, history, strict=True):
+                # an array of a file may be read-only and unaligned: torch wants neither
+                values = new if isinstance(new, Tensor) else torch.from_numpy(np.array(new))
+                mine.copy_(values.reshape(mine.shape))
+        self._idle = self._plan = None
+
+    def check_history(self, history: Sequence[np.ndarray | Tensor]) -> None:
+        """Raise SnapshotError if `load_history` could not take these."""
         own = self.history
         if len(history) != len(own):
             raise SnapshotError(
@@ -119,12 +129,6 @@ class CaffeOptimizer(Optimizer):
                     f"history blob {i} has shape {tuple(new.shape)}, blob {blob.index} of layer "
                     f"{blob.layer!r} has {tuple(mine.shape)}"
                 )
-        with torch.no_grad():
-            for mine, new in zip(own, history, strict=True):
-                # an array of a file may be read-only and unaligned: torch wants neither
-                values = new if isinstance(new, Tensor) else torch.from_numpy(np.array(new))
-                mine.copy_(values.reshape(mine.shape))
-        self._idle = self._plan = None
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Torch's own, of a `state_dict()` of this class."""
