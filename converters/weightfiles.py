@@ -72,7 +72,8 @@ def _write_h5(path: PathLike, weights: Weights) -> list[str]:
         seen.add(entry.name)
         net.layer.add(name=entry.name, type=entry.type)
         arrays = weights.arrays(index)
-        owned.append([a for i, a in enumerate(arrays) if owners.get((entry.name, i), True)])
+        own = any(owners.get((entry.name, i), True) for i in range(len(arrays)))
+        owned.append(arrays if own else [])
     write_caffemodel_h5(path, net, owned)
     return notes
 
@@ -107,7 +108,7 @@ def write_with_net(
         layer.ClearField("blobs")
         if not layer.HasField("phase"):
             layer.phase = phase
-    blobs = [weights.get(node.name, ()) for node in graph.nodes]
+    blobs = _with_shared(graph, weights)
     if weights and not any(blobs):
         raise WeightsError(f"no layer of net {graph.name!r} has weights there", where=str(path))
     names = {node.name for node in graph.nodes}
@@ -115,6 +116,22 @@ def write_with_net(
     lost: list[Lost] = []
     write_caffemodel(path, net, blobs, dialect=dialect, lost=lost)
     return sorted(notes), lost
+
+
+def _with_shared(graph: Graph, weights: Mapping[str, Sequence[Array]]) -> list[Sequence[Array]]:
+    """The blobs of every layer; one without any (HDF5) gets those that it shares by name."""
+    owned: dict[str, Array] = {}
+    out = []
+    for node in graph.nodes:
+        arrays = weights.get(node.name, ())
+        names = [spec.name for spec in node.param.param]
+        if not arrays and names and all(name in owned for name in names):
+            arrays = [owned[name] for name in names]
+        for name, array in zip(names, arrays, strict=False):
+            if name:
+                owned.setdefault(name, array)
+        out.append(arrays)
+    return out
 
 
 __all__ = ["FORMATS", "WeightFormat", "read_weights", "write_weights", "write_with_net"]
