@@ -1,4 +1,4 @@
-"""What real Caffe logs while it builds a net and loads weights. Source: src/caffe/net.cpp (Init)."""
+"""What real Caffe logs while it builds a net and loads weights. Source: src/caffe/net.cpp."""
 
 from __future__ import annotations
 

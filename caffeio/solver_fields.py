@@ -12,19 +12,20 @@ from caffeio.errors import UnsupportedError
 from caffeio.proto import caffe_pb2 as pb
 from caffeio.schedule import Where
 
-OBEYED = frozenset(
-    """
-    net net_param train_net train_net_param test_net test_net_param train_state test_state
-    test_iter test_interval test_offset test_compute_loss test_initialization eval_type ap_version
-    show_per_class_result base_lr lr_policy gamma power stepsize stepvalue plateau_winsize stagelr
-    stageiter lr_iter warmup_iter warmup_start_lr rampup_interval rampup_lr min_lr display
-    average_loss max_iter iter_size momentum momentum2 momentum_policy max_momentum momentum_power
-    rms_decay delta weight_decay weight_decay_policy weight_decay_power max_weight_decay
-    regularization_type clip_gradients local_lr_auto local_gw_ratio larc larc_policy larc_eta
-    larc_turbo snapshot snapshot_prefix snapshot_diff snapshot_format snapshot_after_train
-    solver_mode device_id random_seed type solver_type debug_info weights disabled_update
-    """.split()
-)
+OBEYED = frozenset((
+    "net", "net_param", "train_net", "train_net_param", "test_net", "test_net_param", "train_state",
+    "test_state", "test_iter", "test_interval", "test_offset", "test_compute_loss",
+    "test_initialization", "eval_type", "ap_version", "show_per_class_result", "base_lr",
+    "lr_policy", "gamma", "power", "stepsize", "stepvalue", "plateau_winsize", "stagelr",
+    "stageiter", "lr_iter", "warmup_iter", "warmup_start_lr", "rampup_interval", "rampup_lr",
+    "min_lr", "display", "average_loss", "max_iter", "iter_size", "momentum", "momentum2",
+    "momentum_policy", "max_momentum", "momentum_power", "rms_decay", "delta", "weight_decay",
+    "weight_decay_policy", "weight_decay_power", "max_weight_decay", "regularization_type",
+    "clip_gradients", "local_lr_auto", "local_gw_ratio", "larc", "larc_policy", "larc_eta",
+    "larc_turbo", "snapshot", "snapshot_prefix", "snapshot_diff", "snapshot_format",
+    "snapshot_after_train", "solver_mode", "device_id", "random_seed", "type", "solver_type",
+    "debug_info", "weights", "disabled_update",
+))  # fmt: skip
 # Neither numbers nor files depend on these, or only their speed and memory.
 MEANINGLESS = {
     "layer_wise_reduce": "gradients are exchanged in buckets, which gives the same sums",
@@ -41,12 +42,10 @@ MEANINGLESS = {
 _STORAGE = {"solver_data_type": pb.FLOAT, "data_type": pb.CAFFE_FLOAT}
 _ENGINES = {"": True, "CAFFE": True, "CUDNN": True}
 
-NET_OBEYED = frozenset(
-    """
-    name layers input input_dim input_shape force_backward state debug_info layer
-    bn_stats_batch_size
-    """.split()
-)
+NET_OBEYED = frozenset((
+    "name", "layers", "input", "input_dim", "input_shape", "force_backward", "state", "debug_info",
+    "layer", "bn_stats_batch_size",
+))  # fmt: skip
 NET_MEANINGLESS = {
     "compile_net_state": "it is what Intel Caffe writes about a net that it has compiled",
     "multinode": "nodes are set up by torchrun",
@@ -104,10 +103,8 @@ def check_net(net: pb.NetParameter, title: str) -> list[str]:
 def _engine(value: str, title: str) -> list[str]:
     if _ENGINES.get(value.upper()):
         return []
-    return [
-        f"{title}: engine {value!r}: the numbers are those of engine CAFFE; --caffe intel-mkldnn "
-        "follows the MKL engines where they differ"
-    ]
+    note = f"{title}: engine {value!r}: the numbers are those of engine CAFFE"
+    return [note + "; --caffe intel-mkldnn follows the MKL engines where they differ"]
 
 
 def _set_fields(message: Any) -> list[tuple[str, Any]]:

@@ -26,8 +26,8 @@ from caffeio.parallel import ALONE, World
 from caffeio.profiles import Profile
 from caffeio.proto.files import SolverFile
 from caffeio.rng import CaffeRng
-from caffeio.schedule import RateState, Schedule
 from caffeio.scaffold import build_nets, log_start
+from caffeio.schedule import RateState, Schedule
 from caffeio.smoothing import LazyLoss
 from caffeio.snapshot import Snapshots
 from caffeio.solver import make_optimizer

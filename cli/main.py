@@ -18,7 +18,6 @@ COMMANDS = {
     "completion": ("completion", "Print the script for completion in bash, zsh or fish."),
     "convert": ("convert", "Convert a model between formats and dialects."),
     "demo": ("demo", "Train, export and check a small recipe on data made on the spot."),
-    "completion": ("completion", "Print the script for completion in bash, zsh or fish."),
     "convert-imageset": ("convert_imageset", "Write a list of images into an LMDB."),
     "diff": ("diff", "Show how two solvers, nets, weight files or LMDBs differ."),
     "edit": ("edit", "Change fields of a prototxt and nothing else."),

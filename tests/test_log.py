@@ -34,13 +34,13 @@ def normalized(text: str, *, skip: tuple[str, ...] = SKIP) -> list[str]:
 NUMBER = re.compile(r"-?\d+\.?\d*(?:e[+-]?\d+)?")
 
 
-def assert_same_log(mine: str, theirs: str) -> None:
+def assert_same_log(mine: str, theirs: str, absolute: float = 0.0) -> None:
     """Every line the same; numbers may differ by the rounding of float32 sums (1e-5)."""
     ours, caffes = normalized(mine), normalized(theirs)
     for a, b in zip(ours, caffes, strict=False):
         assert NUMBER.sub("#", a) == NUMBER.sub("#", b)
         numbers = [[float(x) for x in NUMBER.findall(line)] for line in (a, b)]
-        assert numbers[0] == pytest.approx(numbers[1], rel=1e-5), (a, b)
+        assert numbers[0] == pytest.approx(numbers[1], rel=1e-5, abs=absolute), (a, b)
     assert len(ours) == len(caffes)
 
 
@@ -144,3 +144,73 @@ class TestParseLogContract:
         assert self.read(mine)[1] == self.read(theirs)[1]
         assert self.read(mine)[2]
         assert len(self.read(mine)[0]) > 10
+
+
+# -- the fork's logs ---------------------------------------------------------------------------
+
+CHAIN = GOLDEN / "fork" / "chain" / "given"
+DIALECT = GOLDEN / "fork" / "dialect" / "main"
+
+
+def run_fork(
+    folder: Path, work: Path, arguments: list[str], monkeypatch: pytest.MonkeyPatch
+) -> str:
+    shutil.copytree(folder, work / folder.name)
+    monkeypatch.chdir(work / folder.name)
+    result = CliRunner().invoke(main, arguments, catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    return result.stderr
+
+
+def without_machine(log: str) -> str:
+    return "".join(line for line in log.splitlines(keepends=True) if " cpu_info.cpp:" not in line)
+
+
+def test_fork_training_log_with_folded_test_net(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The net is printed with its splits; TEST nets are folded, at every test once more."""
+    arguments = ["train", "-solver", "solver_init.prototxt", "-weights", "start.caffemodel"]
+    mine = run_fork(CHAIN, tmp_path, arguments, monkeypatch)
+    assert_same_log(mine, without_machine((CHAIN / "log" / "init.log").read_text()))
+
+
+def test_fork_log_of_a_resumed_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    theirs = without_machine((CHAIN / "resume" / "resume_from_39.log").read_text())
+    arguments = ["train", "-solver", "solver_init.prototxt"]
+    arguments += ["-snapshot", "snap/init_iter_39.solverstate"]
+    mine = run_fork(CHAIN, tmp_path, arguments, monkeypatch)
+    assert "SGDSolver: restoring history" in mine
+    cut = "Iteration 45, lr"  # the rest is as in the run above
+    assert_same_log(mine.partition(cut)[0], theirs.partition(cut)[0])
+
+
+def test_fork_scoring_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    arguments = ["test", "-model", "net.prototxt", "-weights", "start.caffemodel"]
+    mine = run_fork(CHAIN, tmp_path, [*arguments, "-iterations", "4"], monkeypatch)
+    assert_same_log(mine, without_machine((CHAIN / "log" / "caffe_test_start.log").read_text()))
+
+
+def net_text(log: str) -> str:
+    """The text of the net, which the fork writes to stdout: it is not in the recorded log."""
+    start = re.search(r"net\.cpp:207\] \n", log)
+    end = re.search(r"^I\d{4} .* Creating layer data$", log, re.MULTILINE)
+    assert start is not None
+    assert end is not None
+    return log[start.end() : end.start()]
+
+
+@pytest.mark.parametrize("name", ["fork", "bvlc"])
+def test_log_of_the_same_run_by_both_caffes(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Six iterations from a random start; the loss falls to 1e-4, where 1e-7 is a rounding."""
+    mine = run_fork(DIALECT / name, tmp_path, ["train", "-solver", "solver.prototxt"], monkeypatch)
+    theirs = without_machine((DIALECT / name / "train.log").read_text())
+    if name == "fork":
+        text = net_text(mine)
+        assert text.startswith('name: "dialect"\nstate {\n  phase: TRAIN')
+        pads = "    pool: AVE\n    pad: 1\n    kernel_size: 3"  # the fork's own order of fields
+        assert pads in text
+        mine = mine.replace(text, "")
+    assert_same_log(mine, theirs, absolute=1e-6)
