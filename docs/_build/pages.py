@@ -14,6 +14,8 @@ from typing import Any
 
 log = logging.getLogger("mkdocs.plugins.caffeio")  # its warnings fail a strict build
 
+WIDE = "---\nhide: [toc]\n---\n\n"  # for pages that are one table
+
 # Public names, by the question that a reader has.
 API = {
     "Nets": ("caffeio.net:load_net", "caffeio.net:Net"),
@@ -180,7 +182,7 @@ def layers() -> str:
         family = f"`{cls.__module__.rpartition('.')[2]}`"
         rows.append((f"`{kind}`", str(cls.bottoms), str(cls.tops), family, _first(cls)))
     text = (
-        f"# Layer types\n\n{len(rows)} types are built in. A package of yours can add more: "
+        f"{WIDE}# Layer types\n\n{len(rows)} types are built in. A package of yours can add more: "
         "[how to](../howto/layer.md).\n\n"
     )
     return text + table(("type", "bottoms", "tops", "file", "what it does"), rows)
@@ -216,7 +218,7 @@ def profiles() -> str:
     text = inspect.getdoc(source) or ""
     more = ", ".join(f"`{name}`" for name in source.PROFILES if name not in ("bvlc", "intel", "nvidia"))
     text = (
-        f"# Profiles\n\n{text}\n\n`--caffe` of `train`, `test`, `plot`, `diff`, `lint` and `show`, "
+        f"{WIDE}# Profiles\n\n{text}\n\n`--caffe` of `train`, `test`, `plot`, `diff`, `lint` and `show`, "
         "or `profile=` in Python, chooses one; without it, the dialect of the files does, and for "
         f"solvers the fields that they use. Further profiles: {more}.\n\n"
     )
