@@ -58,6 +58,8 @@ class Assembler:
             self.steps.append(self.build(node))
         share_params(self.steps)
         mark_backward(self.steps)
+        if self.graph.phase == "TRAIN":
+            check_label_inputs(self.steps)
         return self.steps
 
     @property
@@ -192,6 +194,22 @@ def check_param_specs(node: Node, layer: Layer) -> None:
                 f"param {i} needs lr_mult 0, not {param.param[i].lr_mult:g}",
                 where=node.where or None,
             )
+
+
+def check_label_inputs(steps: Sequence[Step]) -> None:
+    """Refuse losses that would pass gradients to labels, which Caffe dies of when it goes back.
+
+    That is so where propagate_down says it, or where something that is learned makes the label
+    (propagate_down: false stops it there).
+    """
+    for step in steps:
+        for i in sorted(step.layer.label_bottoms):
+            if step.layer.is_loss and i < len(step.bottoms) and step.bottom_needs[i]:
+                raise NetError(
+                    f"layer {step.node.name!r}: {step.node.type} cannot backpropagate to label "
+                    f"inputs: bottom {i} ({step.bottoms[i]!r}) needs propagate_down: false",
+                    where=step.node.where or None,
+                )
 
 
 def share_params(steps: Sequence[Step]) -> None:
