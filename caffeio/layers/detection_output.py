@@ -59,7 +59,7 @@ class DetectionOutput(Layer):
             self.threshold >= 0, "must not be negative", field=f"{field}.nms_param.nms_threshold"
         )
         self.check(0 < self.eta <= 1, "must be in (0, 1]", field=f"{field}.nms_param.eta")
-        check_predictions(self, *shapes[:3], self.location_classes, self.classes)
+        check_predictions(self, shapes, self.location_classes, self.classes)
 
     def forward(self, *bottoms: Tensor) -> Tensor:
         """Return the rows of detections."""

@@ -78,6 +78,7 @@ class Region(Layer):
 
     bottoms = exactly(2)
     in_place = False
+    anchors: Tensor  # (boxes, 2)
 
     def read(self, p: Any, boxes: int, shapes: tuple[Shape, ...], field: str) -> None:
         """Check the map and the anchors of `p`, a parameter message."""

@@ -37,6 +37,7 @@ class Yolov3(Layer):
     is_loss = True
     in_place = False
     label_bottoms = frozenset({1})
+    anchors: Tensor  # all of them, (anchors, 2)
 
     def setup(self, *shapes: Shape) -> None:
         """Check the parameters and read the anchors."""

@@ -84,7 +84,8 @@ def suppress(
     host = boxes.cpu().numpy()
     low, high = host[:, :2], host[:, 2:]
     area = np.prod(high - low + pixel, axis=1)
-    left, kept = np.arange(len(host)), []
+    left = np.arange(len(host))
+    kept: list[int] = []
     while len(left) and len(kept) < most:
         best, left = left[0], left[1:]
         kept.append(best)
@@ -123,7 +124,8 @@ class ProposalBase(Layer):
 
     def boxes(self, deltas: Tensor, info: Tensor) -> Tensor:
         """The boxes of one image (H x W x A, 4), cut to it; deltas (4A, H, W)."""
-        anchors = shifted_anchors(self.anchors, *deltas.shape[1:], self.stride)
+        height, width = deltas.shape[1:]
+        anchors = shifted_anchors(self.anchors, height, width, self.stride)
         boxes = shift_boxes(anchors, deltas.permute(1, 2, 0).reshape(-1, 4))
         edge = info[[1, 0, 1, 0]] - 1
         return torch.minimum(boxes, edge).clamp(min=0)

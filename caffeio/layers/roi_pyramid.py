@@ -5,6 +5,7 @@ The method is the sparse table for range maxima (Bender and Farach-Colton 2000) 
 
 from __future__ import annotations
 
+import functools
 from itertools import product
 from typing import Any
 
@@ -72,7 +73,7 @@ class _MaxOfBoxes(torch.autograd.Function):
         grids = [_grid(t, axes, a) for a, t in enumerate(first)]
         ends = [_grid(t, axes, a) for a, t in enumerate(last)]
         spans = [_grid(t, axes, a) for a, t in enumerate(sizes)]
-        empty = torch.stack(torch.broadcast_tensors(*(s == 0 for s in spans))).any(0)
+        empty = functools.reduce(torch.logical_or, (s == 0 for s in spans))
         level = [s.clamp(min=1).log2().floor().long() for s in spans]
         table = torch.zeros_like(level[0])
         for n, power in zip(pyramid.levels, level, strict=True):

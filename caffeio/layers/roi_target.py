@@ -72,6 +72,7 @@ class AnchorTargetLayer(TargetLayer):
 
     bottoms = exactly(4)
     tops = exactly(4)
+    anchors: Tensor  # (A, 4)
     defaults: ClassVar[dict[str, Any]] = {
         "feat_stride": 16, "scales": SCALES, "ratios": RATIOS, "allowed_border": 0,
         "rpn_positive_overlap": 0.7, "rpn_negative_overlap": 0.3, "rpn_clobber_positives": False,

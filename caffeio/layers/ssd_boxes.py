@@ -18,13 +18,14 @@ MATRIX_LIMIT = 1 << 26  # overlaps kept at once by `nms`; more are computed row 
 
 def code_type(value: int) -> str:
     """Name of a PriorBoxParameter.CodeType: CORNER, CENTER_SIZE or CORNER_SIZE."""
-    return pb.PriorBoxParameter.CodeType.Name(value)  # type: ignore[arg-type]
+    return pb.PriorBoxParameter.CodeType.Name(value)
 
 
 def check_predictions(
-    layer: Layer, loc: Shape, conf: Shape, prior: Shape, loc_classes: int, classes: int
+    layer: Layer, shapes: tuple[Shape, ...], loc_classes: int, classes: int
 ) -> int:
-    """The number of priors; LayerError unless the three bottoms fit each other."""
+    """The number of priors; LayerError unless locations, scores and priors fit each other."""
+    loc, conf, prior = shapes[:3]
     layer.check(
         len(prior) >= 3 and prior[1] == 2 and prior[2] % 4 == 0,
         f"bottom 2 must be priors of shape (1, 2, 4 x boxes), not {text(prior)}",

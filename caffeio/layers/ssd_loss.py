@@ -16,7 +16,7 @@ from caffeio.layers.label_loss import _SigmoidCrossEntropy
 from caffeio.layers.labels import TINY, normalization, text
 from caffeio.layers.softmax_loss import _SoftmaxLoss
 from caffeio.layers.ssd_boxes import check_predictions, code_type, decode, encode
-from caffeio.layers.ssd_match import Truth, ground_truth, match, mine
+from caffeio.layers.ssd_match import Rules, Truth, ground_truth, match, mine
 from caffeio.proto import caffe_pb2 as pb
 
 KNOWN = (
@@ -72,23 +72,18 @@ class MultiBoxLoss(Layer):
             self.mode in ("FULL", "VALID", "BATCH_SIZE", "NONE"), f"{self.mode} is not supported",
             field="loss_param.normalization",
         )  # fmt: skip
-        self.check(
-            self.mining == "NONE" or p.share_location, "mining needs share_location",
-            field=f"{field}.mining_type",
-        )  # fmt: skip
-        self.check(
-            not p.HasField("do_neg_mining") or p.do_neg_mining == (self.mining != "NONE"),
-            f"contradicts mining_type {self.mining}", field=f"{field}.do_neg_mining",
-        )  # fmt: skip
-        self.check(
-            not self.softmax or self.background < self.classes, "is no class",
-            field=f"{field}.background_label_id",
-        )  # fmt: skip
-        self.check(
-            not p.map_object_to_agnostic or self.classes == 2, "needs num_classes 2",
-            field=f"{field}.map_object_to_agnostic",
-        )  # fmt: skip
-        check_predictions(self, *shapes[:3], self.location_classes, self.classes)
+        mines = self.mining != "NONE"
+        for name, ok, message in (
+            ("mining_type", not mines or p.share_location, "mining needs share_location"),
+            ("do_neg_mining", not p.HasField("do_neg_mining") or p.do_neg_mining == mines,
+             f"contradicts mining_type {self.mining}"),
+            ("background_label_id", not self.softmax or self.background < self.classes,
+             "is no class"),
+            ("map_object_to_agnostic", not p.map_object_to_agnostic or self.classes == 2,
+             "needs num_classes 2"),
+        ):  # fmt: skip
+            self.check(ok, message, field=f"{field}.{name}")
+        check_predictions(self, shapes, self.location_classes, self.classes)
         self.check(shapes[3][-1:] == (8,), f"ground truth has rows of 8, not {text(shapes[3])}")
         self.parts = tuple(self.param.propagate_down[:2]) or (True, True)
 
@@ -130,7 +125,7 @@ class MultiBoxLoss(Layer):
     def _match(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Index of the truth (N, L, P) and overlap for each location class."""
         p = self.param.multibox_loss_param
-        how = {
+        how: Rules = {
             "per_prediction": p.match_type == pb.MultiBoxLossParameter.PER_PREDICTION,
             "threshold": p.overlap_threshold,
             "inside_only": p.ignore_cross_boundary_bbox,

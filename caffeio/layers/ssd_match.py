@@ -6,7 +6,7 @@ Source: src/caffe/util/bbox_util.cpp (MatchBBox, MineHardExamples) of weiliu89/c
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import NamedTuple, TypedDict, Unpack
 
 import torch
 from torch import Tensor
@@ -67,14 +67,16 @@ def ground_truth(
     return Truth(boxes, labels, valid)
 
 
+class Rules(TypedDict):
+    """What `match` is told."""
+
+    per_prediction: bool
+    threshold: float
+    inside_only: bool
+
+
 def match(
-    truth: Truth,
-    label: int | None,
-    boxes: Tensor,
-    *,
-    per_prediction: bool,
-    threshold: float,
-    inside_only: bool,
+    truth: Truth, label: int | None, boxes: Tensor, **rules: Unpack[Rules]
 ) -> tuple[Tensor, Tensor]:
     """Match boxes (N or 1, P, 4) to the ground truth, or to that of `label` only.
 
@@ -87,7 +89,7 @@ def match(
     overlap = overlap.masked_fill(~truth.of(label).unsqueeze(1) | (overlap <= LEAST_OVERLAP), 0.0)
     num, count, truths = overlap.shape
     index = torch.full((num, count), UNMATCHED, device=boxes.device)
-    if inside_only:
+    if rules["inside_only"]:
         crosses = ((boxes < 0) | (boxes > 1)).any(-1).expand(num, -1)
         overlap = overlap.masked_fill(crosses.unsqueeze(-1), 0.0)
         index = index.masked_fill(crosses, IGNORED)
@@ -104,8 +106,8 @@ def match(
         best[image, box] = torch.where(found, value, best[image, box])
         pool[image, box] = 0
         pool[image, :, target] = 0
-    if per_prediction:
-        rest = (index == UNMATCHED) & (best >= threshold) & (best > 0)
+    if rules["per_prediction"]:
+        rest = (index == UNMATCHED) & (best >= rules["threshold"]) & (best > 0)
         index = torch.where(rest, favourite, index)
     return index, best
 
