@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -70,7 +71,7 @@ def test_two_workers_are_one_with_twice_the_batch(case: Path) -> None:
 def test_error_of_all_workers_ends_the_run(case: Path) -> None:
     run = caffeio("train", "solver.prototxt", "--weights", "none.caffemodel", "--nproc", "2")
     assert run.returncode == 2
-    assert "none.caffemodel" in run.stderr
+    assert re.search(r"^Error \(worker [01]\): .*none\.caffemodel", run.stderr, re.MULTILINE)
 
 
 def test_signal_stops_all_workers_with_a_snapshot(case: Path) -> None:
@@ -89,3 +90,37 @@ def test_signal_stops_all_workers_with_a_snapshot(case: Path) -> None:
     assert process.returncode == 0
     [state] = Path().glob("snap_iter_*.solverstate")
     assert state.with_suffix(".caffemodel").exists()
+
+
+def test_intels_workers_test_shares_and_save_their_mean_statistics(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With rate 0, a chain of two workers sees what one of twice the batch sees."""
+    shutil.copytree(SOLVERS / "bn_sgd", tmp_path / "solvers" / "bn_sgd")
+    shutil.copytree(SOLVERS / "lmdb", tmp_path / "solvers" / "lmdb")
+    monkeypatch.chdir(tmp_path / "solvers" / "bn_sgd")
+    text = Path("solver.prototxt").read_text()
+    assert text.count('snapshot_prefix: "snap"') == 1
+    for i in range(2):
+        Path(f"s{i}.prototxt").write_text(text.replace('"snap"', f'"p{i}"'))
+    common = ["train", "--weights", "init.caffemodel", "--caffe", "intel", "--set", "base_lr=0"]
+    common += ["--set", "max_iter=1", "--set", "snapshot=0", "--set", "test_interval=1"]
+    one = caffeio(*common, "s0.prototxt", "--set", "test_iter[0]=6", "--metrics", "one.jsonl")
+    assert one.returncode == 0, one.stderr
+    alone = [np.array(blob) for blob in load_weights("p0_iter_1.caffemodel")["bn1"]]
+    Path("p0_iter_1.caffemodel").unlink()
+    halve_batches(Path())
+    both = ["s0.prototxt", "s1.prototxt", "--nproc", "2", "--set", "test_iter[0]=3"]
+    two = caffeio(*common, *both, "--metrics", "two.jsonl")
+    assert two.returncode == 0, two.stderr
+    assert two.stderr.count("Iteration 0, lr = 0") == 2  # the root alone writes, once a phase
+    together = load_weights("p0_iter_1.caffemodel")["bn1"]
+    np.testing.assert_allclose(together[0], alone[0], rtol=1e-5)
+    np.testing.assert_array_equal(together[2], alone[2])
+    assert not np.allclose(together[1], alone[1], rtol=1e-5)  # the spread of the means is lost
+    results = []
+    for name in ("one.jsonl", "two.jsonl"):
+        lines = [json.loads(line) for line in Path(name).read_text().splitlines()]
+        results.append(next(line for line in lines if "test_net" in line)["outputs"])
+    for name, value in results[0].items():
+        assert results[1][name] == pytest.approx(value, rel=1e-5)
