@@ -118,10 +118,6 @@ class MultiBoxLoss(Layer):
         in_target = self.param.multibox_loss_param.encode_variance_in_target
         return decode(batch.prior, batch.variance, batch.loc.detach(), self.code, in_target)
 
-    def _labels(self) -> list[int | None]:
-        """What each location class predicts: a label, or None for any."""
-        return [None] if self.location_classes == 1 else list(range(self.classes))
-
     def _match(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Index of the truth (N, L, P) and overlap for each location class."""
         p = self.param.multibox_loss_param
@@ -135,13 +131,14 @@ class MultiBoxLoss(Layer):
             index, overlap = match(truth, None, batch.prior.unsqueeze(0), **how)
             if p.share_location:
                 return index.unsqueeze(1), overlap.unsqueeze(1)
-            labels = truth.labels.gather(1, index.clamp(min=0)) if truth.labels.numel() else index
-            mine_only = [torch.where(labels == c, index, -1) for c in range(self.classes)]
+            label = truth.labels.gather(1, index.clamp(min=0)) if truth.labels.numel() else index
+            mine_only = [torch.where(label == c, index, -1) for c in range(self.classes)]
             found = torch.stack(mine_only, 1)
             overlap = overlap.unsqueeze(1).expand_as(found)
         else:
             boxes = self._decoded(batch)
-            pairs = [match(truth, c, boxes[:, i], **how) for i, c in enumerate(self._labels())]
+            labels = [None] if p.share_location else range(self.classes)
+            pairs = [match(truth, c, boxes[:, i], **how) for i, c in enumerate(labels)]
             found, overlap = (torch.stack(parts, 1) for parts in zip(*pairs, strict=True))
         if not p.share_location and self.background < self.classes:
             found[:, self.background] = -1

@@ -41,9 +41,20 @@ def encode(prior, var, box, code):
     return [o / v for o, v in zip(out, var, strict=True)]
 
 
-def match(priors, boxes, threshold, per_prediction):
+def decode(prior, var, loc):
+    """CENTER_SIZE."""
+    size = prior[2:] - prior[:2]
+    middle = (prior[:2] + prior[2:]) / 2 + var[:2] * loc[:2] * size
+    half = np.exp(var[2:] * loc[2:]) * size / 2
+    return np.concatenate([middle - half, middle + half])
+
+
+def match(priors, boxes, threshold, per_prediction, inside=False):
     index, overlap = [-1] * len(priors), [0.0] * len(priors)
     table = [[iou(p, b) for b in boxes] for p in priors]
+    for i, prior in enumerate(priors):
+        if inside and boxes and (min(prior) < 0 or max(prior) > 1):
+            index[i], table[i] = -2, [0.0] * len(boxes)
     for i, row in enumerate(table):
         overlap[i] = max([o for o in row if o > 1e-6], default=0.0)
     pool = list(range(len(boxes)))
@@ -82,17 +93,22 @@ def smooth(d):
 
 
 def reference(loc, conf, prior, var, truth, *, code="CENTER_SIZE", softmax=True, ratio=3.0,
-              per_prediction=True, squared=False, loc_weight=1.0, mining=True):  # fmt: skip
+              per_prediction=True, squared=False, loc_weight=1.0, mining=True, inside=False,
+              decoded=False, bp_inside=False):  # fmt: skip
     total_loc = total_conf = 0.0
     matches = 0
     for n in range(len(loc)):
         boxes = [row[3:7] for row in truth if row[0] == n]
         labels = [int(row[1]) for row in truth if row[0] == n]
-        index, overlap = match(prior, boxes, 0.5, per_prediction)
+        places = [decode(*x) for x in zip(prior, var, loc[n], strict=True)] if decoded else prior
+        index, overlap = match(places, boxes, 0.5, per_prediction, inside)
         matches += sum(i >= 0 for i in index)
         for p, i in enumerate(index):
             if i >= 0:
-                for a, b in zip(loc[n, p], encode(prior[p], var[p], boxes[i], code), strict=True):
+                wanted = encode(prior[p], var[p], boxes[i], code)
+                for k, (a, b) in enumerate(zip(loc[n, p], wanted, strict=True)):
+                    if bp_inside and not 0 <= places[p][k] <= 1:
+                        continue
                     total_loc += 0.5 * (a - b) ** 2 if squared else smooth(a - b)
                 total_conf += nll(conf[n, p], labels[i], softmax)
         candidates = [p for p in range(len(index)) if index[p] == -1]
@@ -145,6 +161,11 @@ def make(param, loc, conf, prior, var, rows, after=""):
         ("code_type: CENTER_SIZE neg_pos_ratio: 1.5", {"ratio": 1.5}),
         ("code_type: CENTER_SIZE conf_loss_type: LOGISTIC", {"softmax": False}),
         ("code_type: CENTER_SIZE mining_type: NONE", {"mining": False}),
+        ("code_type: CENTER_SIZE use_prior_for_matching: false", {"decoded": True}),
+        ("code_type: CENTER_SIZE use_prior_for_matching: false bp_inside: true",
+         {"decoded": True, "bp_inside": True}),
+        ("code_type: CENTER_SIZE use_prior_for_matching: false ignore_cross_boundary_bbox: true",
+         {"decoded": True, "inside": True}),
     ],
 )  # fmt: skip
 @pytest.mark.parametrize("seed", [0, 1, 2])
@@ -153,6 +174,13 @@ def test_against_the_definition(param, options, seed):
     layer, bottoms = make(param, *data)
     loss = layer(*bottoms)
     assert loss.item() == pytest.approx(reference(*data, **options), rel=1e-5)
+
+
+def test_variances_in_the_targets():
+    loc, conf, prior, var, rows = sample(1)
+    layer, bottoms = make("code_type: CENTER_SIZE encode_variance_in_target: true", *sample(1))
+    expected = reference(loc / var, conf, prior, var, rows)
+    assert layer(*bottoms).item() == pytest.approx(expected, rel=1e-5)
 
 
 def test_gradient_is_the_loss_slope():
