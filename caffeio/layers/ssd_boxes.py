@@ -14,6 +14,7 @@ from caffeio.layers.labels import text
 from caffeio.proto import caffe_pb2 as pb
 
 MATRIX_LIMIT = 1 << 26  # overlaps kept at once by `nms`; more are computed row by row
+CACHED = 1 << 18  # overlaps computed at once
 
 
 def code_type(value: int) -> str:
@@ -53,11 +54,13 @@ def jaccard(a: Tensor, b: Tensor, *, normalized: bool = True) -> Tensor:
     Pixel boxes (not `normalized`) that do not meet share one pixel all the same, as in
     IntersectBBox and JaccardOverlap.
     """
-    low = torch.maximum(a[..., :2], b[..., :2])
-    high = torch.minimum(a[..., 2:], b[..., 2:])
-    apart = (high < low).any(-1)
-    width, height = (high - low if normalized else high - low + 1).unbind(-1)
-    both = torch.where(apart, 0.0 if normalized else 1.0, width * height)
+    (left, top, right, bottom), (left_b, top_b, right_b, bottom_b) = a.unbind(-1), b.unbind(-1)
+    width = torch.minimum(right, right_b) - torch.maximum(left, left_b)
+    height = torch.minimum(bottom, bottom_b) - torch.maximum(top, top_b)
+    if normalized:
+        both = width.clamp_(min=0).mul_(height.clamp_(min=0))
+    else:
+        both = torch.where((width < 0) | (height < 0), 1.0, (width + 1) * (height + 1))
     union = size(a, normalized=normalized) + size(b, normalized=normalized) - both
     return torch.where(both > 0, both / union, 0.0)
 
@@ -103,14 +106,33 @@ def nms(boxes: Tensor, valid: Tensor, threshold: float, eta: float = 1.0) -> Ten
     count, n = valid.shape
     keep = torch.zeros_like(valid)
     bound = boxes.new_full((count, 1), threshold)
-    whole = None
-    if count * n * n <= MATRIX_LIMIT:
-        whole = jaccard(boxes.unsqueeze(2), boxes.unsqueeze(1))
+    fixed = eta >= 1
+    whole = _overlaps(boxes, threshold if fixed else None)
     for i in range(n):
-        row = jaccard(boxes[:, i : i + 1], boxes) if whole is None else whole[:, i]
-        stays = valid[:, i] & ~((row > bound) & keep).any(1)
+        if whole is None:
+            hits = jaccard(boxes[:, i : i + 1], boxes) > bound
+        else:
+            hits = whole[:, i] if fixed else whole[:, i] > bound
+        stays = valid[:, i] & ~(hits & keep).any(1)
         keep[:, i] = stays
-        if eta < 1:
+        if not fixed:
             shrink = stays.unsqueeze(1) & (bound > 0.5)
             bound = torch.where(shrink, bound * eta, bound)
     return keep
+
+
+def _overlaps(boxes: Tensor, threshold: float | None) -> Tensor | None:
+    """Overlaps (B, n, n) of each problem's boxes, or which are above the threshold.
+
+    Some problems at a time, so that what is in between stays in the cache; None if all together
+    would take too much memory.
+    """
+    count, n = boxes.shape[:2]
+    if count * n * n > MATRIX_LIMIT or not count:
+        return None
+    parts, step = [], max(1, CACHED // (n * n or 1))
+    for start in range(0, count, step):
+        part = boxes[start : start + step]
+        found = jaccard(part.unsqueeze(2), part.unsqueeze(1))
+        parts.append(found if threshold is None else found > threshold)
+    return torch.cat(parts)
