@@ -35,7 +35,7 @@ class Profile:
     sigmoid_loss_normalization: bool = True  # SigmoidCrossEntropyLoss honours loss_param
     smooth_l1_normalization: bool = False  # SmoothL1Loss honours `normalization: NONE`
     batch_norm: str = "sums"  # stored statistics: "sums" with a factor, or "averages" (NVIDIA)
-    batch_norm_min_eps: float = 0.0
+    batch_norm_min_eps: float = 0.0  # a smaller eps is raised to this
     spatial_dropout_field: str = "spatial_dropout_param"  # where SpatialDropout's ratio stands
     label_smoothing: str | None = None  # backward-only variants: "intel" or "nvidia"
     # data

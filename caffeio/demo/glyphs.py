@@ -38,8 +38,8 @@ def render(label: int, rng: np.random.Generator) -> np.ndarray:
     turn[:, 2] = turn[:, 2] + rng.uniform(-4, 4, 2)
     turned = cv2.warpAffine(image, turn, (SIZE, SIZE), borderMode=cv2.BORDER_REPLICATE)
     noise = rng.normal(0, rng.uniform(5, 30), turned.shape)
-    image = np.clip(turned + noise, 0, 255).astype(np.uint8)
-    return image
+    pixels: np.ndarray = np.clip(turned + noise, 0, 255)
+    return pixels.astype(np.uint8)
 
 
 def make_lmdb(path: Path, count: int, seed: int) -> None:

@@ -127,7 +127,8 @@ class Layer(nn.Module):
     def onnx(self, g: OnnxGraph, *bottoms: str) -> str | tuple[str, ...]:
         """Add this layer to the ONNX graph `g`; return the names of the tops' values."""
         raise UnsupportedError(
-            f"layer {self.name!r}: type {self.kind} has no ONNX form", where=self.context.where or None
+            f"layer {self.name!r}: type {self.kind} has no ONNX form",
+            where=self.context.where or None,
         )
 
     def macs(self) -> int:
@@ -145,7 +146,8 @@ class Layer(nn.Module):
     ) -> nn.Parameter:
         """Declare the next blob: float32, on the meta device until the net is materialized."""
         spec = BlobSpec(name, tuple(int(n) for n in shape), filler, default, statistic)
-        parameter = nn.Parameter(torch.empty(spec.shape, device="meta"), requires_grad=not statistic)
+        values = torch.empty(spec.shape, device="meta")
+        parameter = nn.Parameter(values, requires_grad=not statistic)
         self.blob_specs.append(spec)
         self.blobs.append(parameter)
         return parameter
@@ -245,4 +247,3 @@ __all__ = [
     "layer",
     "lookup",
 ]
-
