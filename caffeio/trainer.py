@@ -42,7 +42,7 @@ class Events:
     """
 
     iteration: Callable[[dict[str, Any]], None] | None = None
-    test: Callable[[Scores], None] | None = None
+    test: Callable[[Scores], None] | None = None  # after every test, on workers that test
     snapshot: Callable[[str, str], None] | None = None  # paths of weights and state
     poll: Callable[[], Action] = field(default=lambda: Action.NONE)
 
@@ -59,6 +59,9 @@ class Trainer:
             trainer.net.params["conv1"][0].data.mul_(0.5)
             trainer.solve()
     """
+
+    net: Net
+    outputs: Mapping[str, Tensor]  # of the last training batch, by name
 
     def __init__(
         self,
@@ -239,23 +242,31 @@ class Trainer:
 
     def _forward_backward(self) -> Tensor:
         """Run iter_size batches; gradients add up, the mean loss (no gradient) is returned."""
-        self.optimizer.zero_grad(set_to_none=True)
+        for item in self.net.learnable:
+            item.tensor.grad = None
         size = self.param.iter_size
+        trace = bool(self.param.debug_info) and self.display.on_grid
+        if self.net.keep_trace is not trace:
+            self.net.keep_trace = trace
+        if size == 1:
+            return self._one_batch(trace)
         total: Tensor | None = None
-        trace = self.net.keep_trace = bool(self.param.debug_info and self.display.on_grid)
         for i in range(size):
             with self.world.accumulate(self.module, last=i == size - 1):
-                loss, self.outputs = self.module()
-                if trace:
-                    log_forward(self.log, self.net)
-                if loss.requires_grad:
-                    loss.backward()
-                if trace:
-                    log_backward(self.log, self.net)
-            part = loss.detach()
+                part = self._one_batch(trace)
             total = part if total is None else total + part
         assert total is not None
-        return total / size if size > 1 else total
+        return total / size
+
+    def _one_batch(self, trace: bool) -> Tensor:
+        loss, self.outputs = self.module()
+        if trace:
+            log_forward(self.log, self.net)
+        if loss.requires_grad:
+            loss.backward()
+        if trace:
+            log_backward(self.log, self.net)
+        return loss.detach()
 
     def _update(self) -> float:
         """ApplyUpdate: rate, clip, normalise, regularise, update. Returns the printed rate."""
