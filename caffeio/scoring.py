@@ -75,17 +75,31 @@ def score(
     log_upgrade(log, spec.upgrade_log)
     log_filtering(log, spec.message, spec.state)
     nets = [build_net(spec, **options)]
-    for _ in weights[1:]:
-        nets.append(build_net(spec, **options, with_sources=False))
+    try:
+        for _ in weights[1:]:
+            nets.append(build_net(spec, **options, with_sources=False))
+        _load(nets, weights, spec, chosen, log)
+        return _run(nets, [os.fspath(path) for path in weights], iterations, log)
+    finally:
+        for source in nets[0].sources.values():
+            source.close()
+
+
+def _load(
+    nets: Sequence[Net],
+    weights: Sequence[str | os.PathLike[str]],
+    spec: NetSpec,
+    profile: Profile,
+    log: Log,
+) -> None:
+    """A file for each net; the log shows the first net only."""
     for i, (net, path) in enumerate(zip(nets, weights, strict=True)):
         if i == 0:
             log_net(log, net, spec)
-        log_upgrade_of_weights(log, path, chosen)
+        log_upgrade_of_weights(log, path, profile)
         log_folding_of_weights(log, path, net)
         for ignored in net.copy_trained_layers_from(load_weights(path)):
             log.info("net.cpp:744", f"Ignoring source layer {ignored}")
-    titles = [os.fspath(path) for path in weights]
-    return _run(nets, titles, iterations, log)
 
 
 def _spec(

@@ -69,18 +69,35 @@ def time_net(
         model, phase=phase, stages=stages, level=level, profile=profile, device=device,
         allow_python=allow_python,
     )  # fmt: skip
+    try:
+        _log_set_up(log, net, model, phase, level, stages)
+        if not synthetic:
+            for error in net.source_errors.values():
+                hint = "To time the net on noise instead: --synthetic"
+                raise type(error)(f"{error.message}. {hint}", where=error.where)
+        return _time(net, fake_data(net, device, synthetic), iterations, device, log)
+    finally:
+        for source in net.sources.values():
+            source.close()
+
+
+def _log_set_up(
+    log: Log,
+    net: Net,
+    model: str | os.PathLike[str],
+    phase: str,
+    level: int,
+    stages: Sequence[str],
+) -> None:
     file = read_net(model)
     state = net_state(file.message, phase, level, stages or [""])
     spec = NetSpec(f"net file: {model}", file.message, state, lambda i: "", file.dialect, ())
     log_upgrade(log, file.upgraded.log if file.upgraded else ())
     log_filtering(log, file.message, state)
     log_net(log, net, spec)
-    if not synthetic:
-        for error in net.source_errors.values():
-            raise type(error)(
-                f"{error.message}. To time the net on noise instead: --synthetic", where=error.where
-            )
-    data = fake_data(net, device, synthetic)
+
+
+def _time(net: Net, data: dict[str, Tensor], iterations: int, device: str, log: Log) -> Timing:
     log.info("caffe.cpp:351", "Performing Forward")
     net(data)
     log.info("caffe.cpp:356", f"Initial loss: {number(net.loss.item())}")

@@ -259,11 +259,12 @@ class Trainer:
         return total / size
 
     def _one_batch(self, trace: bool) -> Tensor:
+        loss: Tensor
         loss, self.outputs = self.module()
         if trace:
             log_forward(self.log, self.net)
         if loss.requires_grad:
-            loss.backward()
+            torch.autograd.backward(loss)
         if trace:
             log_backward(self.log, self.net)
         return loss.detach()
