@@ -167,7 +167,7 @@ def read_job(
     given = [w.strip() for entry in job.param.weights for w in entry.split(",")]
     job.weights = [w for w in given if w]
     job.upgrade_log += file.upgraded.log if file.upgraded else []
-    job.notes = check_solver(job.param, job.where)
+    job.notes = check_solver(job.param, chosen, job.where)
     for spec in specs:
         job.notes += [n for n in check_net(spec.message, spec.title) if n not in job.notes]
     if weights or resumes:

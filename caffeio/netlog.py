@@ -215,6 +215,8 @@ def _log_database(log: Log, net: Net, param: pb.LayerParameter) -> None:
     if param.name in net.sources and param.type in ("Data", "AnnotatedData"):
         kind = _DATABASES[param.data_param.backend]
         log.info(f"db_{kind}.cpp:35", f"Opened {kind} {param.data_param.source}")
+        if param.data_param.shuffle and net.profile.data_reader_thread:
+            log.info("data_reader.cpp:195", "Shuffling data")
 
 
 def _makes_inner(param: pb.LayerParameter) -> bool:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from caffeio.errors import UnsupportedError
+from caffeio.errors import SolverError, UnsupportedError
+from caffeio.profiles import Profile
 from caffeio.proto import caffe_pb2 as pb
 from caffeio.schedule import Where
 
@@ -39,6 +40,7 @@ MEANINGLESS = {
     "test_before_snapshot": "say test_interval",
     "test_and_snapshot_last_epochs": "say test_interval and snapshot",
 }
+_OF_TYPES = {"local_lr_auto": ("SGD",), "larc": ("SGD", "SAG")}
 _STORAGE = {"solver_data_type": pb.FLOAT, "data_type": pb.CAFFE_FLOAT}
 _ENGINES = {"": True, "CAFFE": True, "CUDNN": True}
 
@@ -65,9 +67,21 @@ _TYPES = (
 )  # fmt: skip
 
 
-def check_solver(solver: pb.SolverParameter, where: Where) -> list[str]:
-    """Notes about fields without effect; raises UnsupportedError for fields that are not done."""
-    notes = []
+def check_solver(solver: pb.SolverParameter, profile: Profile, where: Where) -> list[str]:
+    """Notes about fields without effect; raises UnsupportedError for fields that are not done.
+
+    SolverError for a field that the Caffe of `profile` does not have.
+    """
+    if solver.disabled_update and not profile.warmup:
+        raise SolverError(
+            f"disabled_update: profile {profile.name!r} has no such field; 'intel' has it",
+            where=where("disabled_update") or None,
+        )
+    notes = [
+        f"solver field {name} has no effect on solvers of type {solver.type}"
+        for name, types in _OF_TYPES.items()
+        if getattr(solver, name) and solver.type not in types
+    ]
     for name, value in _set_fields(solver):
         if name in MEANINGLESS:
             notes.append(f"solver field {name} has no effect here: {MEANINGLESS[name]}")

@@ -18,6 +18,7 @@ from torch import Tensor
 from caffeio.actions import Action
 from caffeio.debug_info import log_backward, log_forward
 from caffeio.display import Display
+from caffeio.errors import SolverError
 from caffeio.evaluation import Scores, Tests
 from caffeio.job import Job, read_job
 from caffeio.log import NULL_LOG, Log, number
@@ -93,6 +94,8 @@ class Trainer:
         than Caffe's; `compile` uses torch.compile. A `solver` that is a Job brings its weights and
         overrides along. Raises CaffeIOError.
         """
+        if precision not in ("fp32", "bf16"):
+            raise SolverError(f"precision is fp32 or bf16, not {precision!r}")
         if isinstance(solver, Job):
             self.job = solver
         else:

@@ -61,6 +61,14 @@ def test_unsupported_solver_fields_are_refused(field: str) -> None:
         read_job(solver(field))
 
 
+def test_fields_of_another_caffe_are_refused() -> None:
+    for field, owner in (("disabled_update: true", "intel"), ("warmup_iter: 2", "intel"),
+                         ("min_lr: 1", "nvidia"), ("larc: true", "nvidia"),
+                         ("local_lr_auto: true", "intel")):  # fmt: skip
+        with pytest.raises(SolverError, match=f"{owner!r} has"):
+            Trainer(solver(field), profile="bvlc")
+
+
 def test_fields_at_their_default_do_not_matter() -> None:
     assert read_job(solver("amsgrad: false rectified: true layer_wise_reduce: true")).notes == []
 
@@ -72,6 +80,7 @@ def test_fields_at_their_default_do_not_matter() -> None:
         ("test_and_snapshot_last_epochs: 2", "say test_interval and snapshot"),
         ("solver_data_type: FLOAT16", "float32"),
         ('engine: "MKLDNN"', "--caffe intel-mkldnn"),
+        ('local_lr_auto: true type: "Adam" snapshot_prefix: "x"', "solvers of type Adam"),
     ],
 )
 def test_fields_without_effect_are_named_in_the_log(field: str, words: str) -> None:

@@ -131,6 +131,11 @@ def test_an_error_while_building_closes_the_data(
     assert {id(source) for source in opened} == {id(source) for source in closed}
 
 
+def test_unknown_precision_is_refused() -> None:
+    with pytest.raises(CaffeIOError, match="fp16"):
+        make(precision="fp16")
+
+
 def test_a_job_brings_its_options_along() -> None:
     job = read_job("solver.prototxt", weights=["init.caffemodel"], overrides=["base_lr=0.5"])
     assert job.snapshot_names(7) == ("snap_iter_7.caffemodel", "snap_iter_7.solverstate")
