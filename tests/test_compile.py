@@ -45,6 +45,21 @@ def test_small_net(name, phase):
     check(net, {"data": torch.randn(2, 3, side, side), "label": torch.tensor([1.0, 3.0])})
 
 
+@pytest.mark.parametrize("name", ["vgg_like", "googlenet_like"])
+def test_batches_of_other_sizes(name):
+    """The compiled net is traced again, with sizes that vary."""
+    torch.manual_seed(1)
+    net = load_net(NETS / f"{name}.prototxt", phase="TEST")
+    side = net.blob_shapes["data"][2]
+    torch._dynamo.reset()
+    compiled = torch.compile(net, fullgraph=True, backend="eager")
+    for batch in (2, 3, 5, 4):
+        inputs = {"data": torch.randn(batch, 3, side, side), "label": torch.arange(batch) % 5.0}
+        traced = compiled(inputs)
+        for key, value in net(inputs).items():
+            assert_close(traced[key], value.detach().numpy(), key, 1e-6)
+
+
 @needs_shared
 @pytest.mark.slow
 def test_resnet50():

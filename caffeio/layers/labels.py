@@ -67,8 +67,9 @@ def _outside(layer: Layer, label: Tensor, invalid: Tensor, classes: int) -> Data
 def check_label_count(layer: Layer, scores: Shape, labels: Shape, axis: int, what: str) -> None:
     """Raise unless there is one label for each prediction along `axis`."""
     outer, inner = prod(scores[:axis]), prod(scores[axis + 1 :])
-    layer.check(
-        outer * inner == prod(labels),
+    if outer * inner == prod(labels):
+        return  # no message is made: torch.compile cannot print sizes that vary
+    raise layer.error(
         f"there must be one label for each prediction: {outer * inner} predictions (bottom 0 is "
         f"{text(scores)}, {what} {axis}), {prod(labels)} labels (bottom 1 is {text(labels)})",
     )
