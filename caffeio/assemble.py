@@ -15,7 +15,7 @@ from caffeio.data import DataSource
 from caffeio.errors import NetError
 from caffeio.graph import Graph, Node
 from caffeio.layers import Layer, LayerContext, lookup
-from caffeio.layers.python import NATIVE
+from caffeio.layers.python import native_class
 from caffeio.profiles import Profile
 from caffeio.proto import caffe_pb2 as pb
 from caffeio.steps import (
@@ -72,8 +72,7 @@ class Assembler:
         cls = lookup(node.type, node.name, node.where or None)
         param = node.param
         if node.type == "Python":
-            code = (param.python_param.module, param.python_param.layer)
-            cls = NATIVE.get(code, cls)
+            cls = native_class(param) or cls
         if not param.HasField("phase"):
             param.phase = pb.TRAIN if self.graph.phase == "TRAIN" else pb.TEST
         tops = list(param.top)

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from caffeio import load_net
-from caffeio.errors import UnknownLayerError
+from caffeio.errors import LayerError, UnknownLayerError
 
 EXAMPLE = Path(__file__).with_name("plugin_example")
 NET = """
@@ -40,6 +40,14 @@ def run(*command: str) -> str:
 
 def test_a_net_with_the_type_runs_and_learns():
     assert run("-c", SCRIPT, NET) == "[[0.5, -0.75, 0.0]] -0.25 ['Input', 'Softsign']\n"
+
+
+def test_a_python_layer_of_the_package_needs_no_permission():
+    code = 'python_param { module: "project.layers" layer: "SoftsignLayer" }'
+    text = NET.replace('type: "Softsign"', f'type: "Python" {code}')
+    assert run("-c", SCRIPT, text) == "[[0.5, -0.75, 0.0]] -0.25 ['Input', 'Python']\n"
+    with pytest.raises(LayerError, match="which is not allowed"):
+        load_net(text)
 
 
 def test_the_type_is_listed():

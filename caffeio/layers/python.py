@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from caffeio.layers.base import L, Layer, LayerContext, Shape, at_least, layer
+from caffeio.layers.base import L, Layer, LayerContext, Shape, at_least, known_types, layer
 from caffeio.layers.pycaffe import PyBlob, import_environment, make_layer
 
 if TYPE_CHECKING:
@@ -37,6 +37,14 @@ def python_layer(module: str, name: str) -> Callable[[L], L]:
         return cls
 
     return add
+
+
+def native_class(param: LayerParameter) -> type[Layer] | None:
+    """The class registered for the Python layer `param`, by us or by an installed package."""
+    code = (param.python_param.module, param.python_param.layer)
+    if code not in NATIVE:
+        known_types()  # imports what third parties have
+    return NATIVE.get(code)
 
 
 class _Call(torch.autograd.Function):
@@ -77,7 +85,7 @@ class PythonLayer(Layer):
         super().__init__(param, context)
         self.module: str = param.python_param.module
         self.class_name: str = param.python_param.layer
-        native = NATIVE.get((self.module, self.class_name))
+        native = native_class(param)
         self.native = native(param, context) if native else None
         self.calls = 0  # forwards so far
         self.anchor: Tensor  # knows the device

@@ -1,12 +1,14 @@
-"""A layer type for caffeio: importing the package registers it."""
+"""A layer type for caffeio, and a Python layer of some project: importing registers both."""
 
 from __future__ import annotations
 
 from torch import Tensor
 
 from caffeio.layers import Layer, layer
+from caffeio.layers.python import python_layer
 
 
+@python_layer("project.layers", "SoftsignLayer")
 @layer("Softsign")
 class Softsign(Layer):
     """x / (1 + |x|) * scale; the scale is a learnable number that starts at 1."""
