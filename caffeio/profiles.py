@@ -68,6 +68,8 @@ class Profile:
     # many workers
     tests_on_all_workers: bool = False  # every worker tests its share, results are averaged
     averages_statistics: bool = False  # snapshots hold the workers' mean BatchNorm statistics
+    clips_gradients: bool = True  # clip_gradients is obeyed
+    late_rate: bool = False  # updates wait for the next forward, and take the next rate
 
 
 BVLC = Profile("bvlc")
@@ -139,9 +141,13 @@ INTEL_MKLDNN = replace(
     merge_batch_norm_scale=True,
     pooling_average="mkldnn",
 )
+# Intel Caffe on many nodes (MLSL): the updates of an iteration are made during the next forward,
+# layer by layer, with the rate of that iteration (but at its own end where a test follows, and in
+# the last iteration), and nothing clips. Source: src/caffe/multinode/multi_solver.cpp.
+INTEL_MLSL = replace(INTEL, name="intel-mlsl", clips_gradients=False, late_rate=True)
 PROFILES = {
     profile.name: profile
-    for profile in (BVLC, INTEL, NVIDIA, INTEL_MKLDNN, INTEL_UNFUSED, INTEL_2019)
+    for profile in (BVLC, INTEL, NVIDIA, INTEL_MKLDNN, INTEL_UNFUSED, INTEL_2019, INTEL_MLSL)
 }
 
 # Which profile a file's dialect asks for; dialects that are not named here are BVLC's children.

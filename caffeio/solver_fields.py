@@ -82,6 +82,8 @@ def check_solver(solver: pb.SolverParameter, profile: Profile, where: Where) -> 
         for name, types in _OF_TYPES.items()
         if getattr(solver, name) and solver.type not in types
     ]
+    if solver.clip_gradients >= 0 and not profile.clips_gradients:
+        notes.append(f"solver field clip_gradients has no effect with profile {profile.name!r}")
     for name, value in _set_fields(solver):
         if name in MEANINGLESS:
             notes.append(f"solver field {name} has no effect here: {MEANINGLESS[name]}")

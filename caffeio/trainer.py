@@ -28,7 +28,7 @@ from caffeio.profiles import Profile
 from caffeio.proto.files import SolverFile
 from caffeio.rng import CaffeRng
 from caffeio.scaffold import build_nets, log_start
-from caffeio.schedule import RateState, Schedule
+from caffeio.schedule import Rates, RateState, Schedule
 from caffeio.smoothing import LazyLoss
 from caffeio.snapshot import Snapshots
 from caffeio.solver import make_optimizer
@@ -141,6 +141,8 @@ class Trainer:
         self.optimizer = make_optimizer(
             self.param, self.profile, self.net.learnable, where=self.job.where
         )
+        if not self.profile.clips_gradients:
+            self.optimizer.clip_gradients = -1.0
         self.module = self.world.wrap(self.net, precision=precision, compile=compile)
         self.smoothed = LazyLoss(self.param.average_loss)
         self.display = Display(self)
@@ -276,8 +278,7 @@ class Trainer:
         """ApplyUpdate: rate, clip, normalise, regularise, update. Returns the printed rate."""
         if self.schedule.policy == "plateau":
             self.rates.smoothed_loss = self.smoothed.value
-        count = len(self.net.learnable)
-        rates = self.schedule.rates(self.iter, self.rates, count, self._rate_line)
+        rates = self._ask_rates()
         printed = float(rates.printed)
         if self.display.on_grid:
             self.display.show_rate(printed)
@@ -294,6 +295,22 @@ class Trainer:
         used = rates.used if isinstance(rates.used, np.ndarray) else float(rates.used)
         self.optimizer.step(used, self.iter)
         return printed
+
+    def _ask_rates(self) -> Rates:
+        count = len(self.net.learnable)
+        if not self.profile.late_rate or self._updates_at_once():
+            return self.schedule.rates(self.iter, self.rates, count, self._rate_line)
+        printed = self.schedule.rate(self.iter, self.rates, self._rate_line)
+        calls = count if self.schedule.stateful else 1
+        later = [
+            self.schedule.rate(self.iter + 1, self.rates, self._rate_line) for _ in range(calls)
+        ]
+        return Rates(printed, np.array(later, np.float32) if calls > 1 else later[0])
+
+    def _updates_at_once(self) -> bool:
+        """Intel's nodes: whether this iteration waits for its updates, instead of the next one."""
+        every, following = self.param.test_interval, self.iter + 1
+        return following >= self.param.max_iter or bool(every and following % every == 0)
 
     def _rate_line(self, text: str) -> None:
         self.log.info("sgd_solver.cpp:50", text)

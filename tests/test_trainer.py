@@ -169,3 +169,23 @@ def test_tests_and_snapshots_are_told_of() -> None:
     assert [(score.net, score.iteration) for score in tests] == [(0, 0), (0, 5)]
     assert files == [f"snap_iter_{n}.solverstate" for n in (2, 4, 5)]
     assert tests[0].outputs["accuracy"].dtype == np.float32
+
+
+def test_nodes_of_intel_update_late() -> None:
+    """Updates take the next iteration's rate, but for the last one and where a test follows."""
+    changes = ["lr_policy=step", "gamma=0.1", "stepsize=1", "base_lr=1e-3", "momentum=0",
+               "weight_decay=0", "clip_gradients=1e-9", "max_iter=4"]  # fmt: skip
+    lengths: dict[str, list[float]] = {}
+    for profile in ("intel", "intel-mlsl"):
+        with make(*changes, profile=profile) as trainer:
+            if profile == "intel":
+                trainer.optimizer.clip_gradients = -1.0
+            blobs = [next(iter(trainer.net.params["ip"])).detach().clone()]
+            for _ in range(4):
+                trainer.step(1)
+                blobs.append(trainer.net.params["ip"][0].detach().clone())
+        moves = zip(blobs[1:], blobs[:-1], strict=True)
+        lengths[profile] = [float((a - b).norm()) for a, b in moves]
+    ratios = np.divide(lengths["intel-mlsl"], lengths["intel"])
+    # the rates of iterations 1, 2, 3 instead of 0, 1, 2; the last is on time
+    np.testing.assert_allclose(ratios, [0.1, 0.1, 0.1, 1], rtol=2e-2)
