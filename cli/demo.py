@@ -40,9 +40,7 @@ def command(folder: Path) -> None:
         table.add_row(phase, f"{100 * value:.1f} %")
     console.print(table)
     console.print("- Guessing would be right in 5 % of the cases.")
-    console.print(
-        "- The ensemble is the mean of the three collapsed models' class probabilities."
-    )
+    console.print("- The ensemble is the mean of the three collapsed models' class probabilities.")
     console.print(f"- The trained weights, for any Caffe: {report.caffemodel}")
     console.print(
         f"- The same net as ONNX: {report.onnx} (onnxruntime's outputs differ from ours by at "
