@@ -69,11 +69,24 @@ class Snapshots:
         diffs = self._diffs() if self.trainer.param.snapshot_diff else None
         message = net.to_proto()
         if self.hdf5:
-            write_caffemodel_h5(path, message, net.blob_arrays(), diffs=diffs)
+            write_caffemodel_h5(path, message, self._owned_arrays(), diffs=diffs)
         else:
             write_caffemodel(
                 path, message, net.blob_arrays(), diffs=diffs, dialect=self.trainer.dialect
             )
+
+    def _owned_arrays(self) -> list[list[np.ndarray | None]]:
+        """The blobs of every layer, None where another layer owns them: HDF5 stores owners only."""
+        seen: set[int] = set()
+        out: list[list[np.ndarray | None]] = []
+        net = self.trainer.net
+        for layer, arrays in zip(net.layers, net.blob_arrays(), strict=True):
+            row: list[np.ndarray | None] = []
+            for blob, array in zip(raw_blobs(layer), arrays, strict=True):
+                row.append(None if id(blob) in seen else array)
+                seen.add(id(blob))
+            out.append(row)
+        return out
 
     def _diffs(self) -> list[list[np.ndarray]]:
         """What Caffe's diff memory holds after the update: the applied update, by blob."""
@@ -84,7 +97,10 @@ class Snapshots:
             )
         }
         return [
-            [updates[id(blob)].detach().cpu().contiguous().numpy() for blob in raw_blobs(layer)]
+            [
+                updates[id(blob)].detach().cpu().contiguous().numpy().reshape(spec.shape)
+                for blob, spec in zip(raw_blobs(layer), layer.blob_specs, strict=True)
+            ]
             for layer in self.trainer.net.layers
         ]
 

@@ -187,7 +187,7 @@ def read_packed(path: Path_, name: str, shape: tuple[int, ...], error: type[Caff
 def write_caffemodel_h5(
     path: Path_,
     net: NetParameter,
-    blobs: Mapping[str, Sequence[Array]] | Sequence[Sequence[Array]],
+    blobs: Mapping[str, Sequence[Array | None]] | Sequence[Sequence[Array | None]],
     *,
     diffs: Mapping[str, Sequence[Array]] | Sequence[Sequence[Array]] | None = None,
     sync: bool = True,
@@ -195,7 +195,8 @@ def write_caffemodel_h5(
     """Write weights as Caffe's HDF5: /data/<layer>/<index> for the blobs of `net`'s layers.
 
     `blobs` and `diffs` are given as for `write_caffemodel`; of shared parameters give the owner's
-    only (the others' lists empty), as Caffe does; `diffs` may have those that `blobs` leaves out.
+    only, as Caffe does (None in the others' places, or a shorter list); `diffs` may have those
+    that `blobs` leaves out.
     float64 arrays stay float64, others become float32. The file appears when it is whole.
     Raises SnapshotError for a layer name with "/" (Caffe itself stops there) or a failed write.
     """
@@ -220,7 +221,8 @@ def write_caffemodel_h5(
             for name, arrays in zip(names, layers, strict=True):
                 group = file.create_group(f"{title}/{name}")
                 for i, array in enumerate(arrays):
-                    write_numbers(group, str(i), array)
+                    if array is not None:
+                        write_numbers(group, str(i), array)
 
     write_h5(path, fill, sync=sync)
 

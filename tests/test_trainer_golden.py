@@ -8,6 +8,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 import pytest
 import torch
@@ -96,6 +97,30 @@ def test_solver(folder: Path) -> None:
         assert (result.iteration, result.net) == (wanted["iter"], wanted["net"])
         for name, mean in wanted["mean"].items():
             assert_close(result.outputs[name].reshape(-1), mean, f"test of {name}", LIMIT)
+
+
+def test_hdf5_snapshot_holds_what_caffes_holds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Groups, datasets, shapes and types: of shared params the owner's only."""
+    source = GOLDEN / "solvers" / "hdf5_shared"
+    shutil.copytree(GOLDEN / "solvers" / "lmdb", tmp_path / "solvers" / "lmdb")
+    shutil.copytree(source, tmp_path / "solvers" / "run")
+    monkeypatch.chdir(tmp_path / "solvers" / "run")
+    Run("solver.prototxt", weights=["init.caffemodel"]).trainer.solve()
+
+    def tree(path: Path) -> list[tuple[str, Any, str]]:
+        found: list[tuple[str, Any, str]] = []
+        with h5py.File(path) as file:
+            file.visititems(
+                lambda name, o: found.append(
+                    (name, getattr(o, "shape", None), str(getattr(o, "dtype", "")))
+                )
+            )
+        return found
+
+    for path in source.glob("snap_iter_*.h5"):
+        assert tree(Path(path.name)) == tree(path), path.name
 
 
 RESUMED = [p for p in SOLVERS if "resume" in json.loads((p / "info.json").read_text())]
