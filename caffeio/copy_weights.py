@@ -44,7 +44,10 @@ def copy_trained_layers(net: Net, weights: Weights) -> list[str]:
         if target is None:
             ignored.append(entry.name)
             continue
-        if not _all_shared(net, weights, entry, target):
+        partial = entry.indices or not entry.blobs
+        if weights.format == "hdf5" and partial:
+            plan += _plan_hdf5(net, weights, index, entry, target)
+        else:
             plan += _plan_layer(net, weights, index, entry, target)
     _copy(plan, weights)
     _norm_factors(net, weights, targets)
@@ -88,13 +91,17 @@ def _plan_scale(weights: Weights, index: int, entry: LayerEntry, norm: Step) -> 
     return plan
 
 
-def _all_shared(net: Net, weights: Weights, entry: LayerEntry, step: Step) -> bool:
-    """Whether the blobs that an HDF5 file lacks are another layer's: it stores owners only."""
-    if weights.format != "hdf5" or len(entry.blobs) >= len(step.layer.blobs):
-        return False
+def _plan_hdf5(net: Net, weights: Weights, index: int, entry: LayerEntry, step: Step) -> Plan:
+    """HDF5 files hold owners only: a blob may be missing where another layer owns it here too."""
+    blobs = raw_blobs(step.layer)
     owned = {id(p.tensor) for p in net.learnable if p.layer == step.node.name}
-    missing = raw_blobs(step.layer)[len(entry.blobs) :]
-    return not entry.blobs and not any(id(blob) in owned for blob in missing)
+    place = {entry.number(k): k for k in range(len(entry.blobs))}
+    missing = [i for i in range(len(blobs)) if i not in place]
+    if set(place) - set(range(len(blobs))) or any(id(blobs[i]) in owned for i in missing):
+        raise _count_error(weights, entry.name, len(entry.blobs), len(blobs))
+    present = [i for i in range(len(blobs)) if i in place]
+    targets = [blobs[i] for i in present]
+    return _match(weights, entry, index, step, targets, [place[i] for i in present], present)
 
 
 def _count_error(weights: Weights, name: str, have: int, want: int) -> WeightsError:
@@ -111,10 +118,13 @@ def _match(
     step: Step,
     targets: Sequence[nn.Parameter],
     sources: Sequence[int],
+    numbers: Sequence[int] | None = None,
 ) -> Plan:
-    """Pair blobs of the file with those of the net after comparing their shapes."""
+    """Pair blobs of the file with those of the net (`numbers`, else 0, 1, ...) by shape."""
     plan: Plan = []
     own = [spec.shape for spec in step.layer.blob_specs]
+    if numbers is not None:
+        own = [own[i] for i in numbers]
     for i, (target, source) in enumerate(zip(targets, sources, strict=True)):
         blob: BlobInfo = entry.blobs[source]
         if not shapes_match(blob, own[i]):

@@ -48,12 +48,13 @@ def load_weights_h5(path: Path_, buffer: Buffer) -> Weights:
     layers = []
     try:
         for name, group in _layer_groups(data, ""):
-            layers.append(LayerEntry(name, "", _blobs(name, group, _find(diffs, name))))
+            layers.append(_entry(name, group, _find(diffs, name)))
     except ParseError as error:
         raise WeightsError(error.message, where=str(path)) from None
 
     def fetch(layer: int, blob: int, diff: bool) -> Array:
-        name = f"{'diff' if diff else 'data'}/{layers[layer].name}/{blob}"
+        number = layers[layer].number(blob)
+        name = f"{'diff' if diff else 'data'}/{layers[layer].name}/{number}"
         return read_packed(path, name, layers[layer].blobs[blob].shape, WeightsError)
 
     return Weights(Path(path), "hdf5", "", layers, buffer, fetch)
@@ -75,11 +76,13 @@ def _find(group: Group | Dataset | None, name: str) -> Group | None:
     return group if isinstance(group, Group) else None
 
 
-def _blobs(layer: str, group: Group, diffs: Group | None) -> list[BlobInfo]:
-    """The blobs of a layer: its data sets, which are named 0, 1, ..."""
+def _entry(layer: str, group: Group, diffs: Group | None) -> LayerEntry:
+    """A layer: its data sets are named 0, 1, ...; those that another layer owns are not there."""
     blobs = []
-    for i, dataset in enumerate(numbered(group, f"layer {layer!r}")):
-        other = diffs.members.get(str(i)) if diffs else None
+    numbers = sorted(int(n) for n in group.members if n.isdecimal() and len(n) < 9)
+    names = [str(n) for n in numbers]
+    for i, dataset in zip(names, numbered(group, f"layer {layer!r}", names), strict=True):
+        other = diffs.members.get(i) if diffs else None
         diff = values_of(other) if isinstance(other, Dataset) else NOTHING
         if isinstance(other, Dataset) and other.shape != dataset.shape:
             raise ParseError(
@@ -90,16 +93,17 @@ def _blobs(layer: str, group: Group, diffs: Group | None) -> list[BlobInfo]:
         offset = dataset.offset if data.pieces else -1
         info = BlobInfo(dataset.shape, False, dataset.dtype, data.count, offset, data, diff)
         blobs.append(info)
-    return blobs
+    whole = numbers == list(range(len(numbers)))
+    return LayerEntry(layer, "", blobs, indices=() if whole else tuple(numbers))
 
 
-def numbered(group: Group, what: str) -> list[Dataset]:
-    """The data sets "0", "1", ... of a group; raises ParseError if others are there."""
+def numbered(group: Group, what: str, names: list[str] | None = None) -> list[Dataset]:
+    """The data sets `names` of a group, else "0", "1", ...; ParseError if others are there."""
     data = {n: m for n, m in group.members.items() if isinstance(m, Dataset)}
-    wanted = [str(i) for i in range(len(data))]
+    wanted = [str(i) for i in range(len(data))] if names is None else names
     if set(wanted) != set(data):
-        names = ", ".join(sorted(data)[:8])
-        raise ParseError(f"{what} has data sets named {names}, not 0 to {len(data) - 1}")
+        found = ", ".join(sorted(data)[:8])
+        raise ParseError(f"{what} has data sets named {found}, not 0 to {len(data) - 1}")
     for i in wanted:
         if data[i].dtype.kind not in "fiu" or len(data[i].shape) > MAX_AXES:
             raise ParseError(f"{what}, blob {i}: type {data[i].dtype} is not one of numbers")

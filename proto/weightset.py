@@ -20,13 +20,19 @@ class LayerEntry(NamedTuple):
     """A layer of the file: its name, its type, its blobs, and the age of its message.
 
     `type` is Caffe's name of today for V1 files, and the old lower-case word for V0 files; HDF5
-    files have none.
+    files have none. `indices` are the blobs' numbers where the file leaves some out: HDF5 files
+    lack what another layer owns.
     """
 
     name: str
     type: str
     blobs: list[BlobInfo]
     version: str = "V2"
+    indices: tuple[int, ...] = ()
+
+    def number(self, position: int) -> int:
+        """Which of its layer's blobs stands at `position` of `blobs`."""
+        return self.indices[position] if self.indices else position
 
 
 @dataclass(eq=False)

@@ -259,3 +259,23 @@ def test_mkldnn_profile_takes_scales_into_batch_norm(tmp_path: Path) -> None:
     again.copy_trained_layers_from(load_weights(path))  # five blobs: split again
     for name, value in plain(data).items():
         torch.testing.assert_close(again(data)[name], value)
+
+
+def test_hdf5_lacks_shared_blobs_one_by_one(tmp_path: Path) -> None:
+    """Weight shared by name, bias of its own: Caffe's HDF5 file has dataset 1 only."""
+    text = NET.replace("bias_term: false", "bias_term: true")
+    first = load_net(text)
+    from caffeio import load_weights
+    from caffeio.proto.weights import write_caffemodel_h5
+
+    (weight, bias), (_, other) = first.blob_arrays()[1], first.blob_arrays()[3]
+    other[:] = 7
+    path = tmp_path / "w.caffemodel.h5"
+    write_caffemodel_h5(path, first.to_proto(), [[], [weight, bias], [], [None, other]])
+    again = load_net(text)
+    again.copy_trained_layers_from(load_weights(path))
+    assert torch.equal(again.params["a"][0], first.params["a"][0])
+    assert again.params["b"][1].tolist() == [7, 7, 7]
+    alone = load_net(text.replace('param { name: "w" }', ""))
+    with pytest.raises(WeightsError, match="number of blobs"):
+        alone.copy_trained_layers_from(load_weights(path))
