@@ -68,6 +68,37 @@ def test_every_layer_type_has_a_shape_rule():
     assert set(known_types()) <= set(RULES) | DATA_LAYERS
 
 
+INPUT = 'layer { name: "in" type: "Input" top: "a" top: "b" top: "c" input_param { %s } }\n'
+DETECTION = (
+    "shape { dim: 2 dim: 125 dim: 13 dim: 13 } " + 2 * "shape { dim: 2 dim: 1 dim: 9 dim: 8 }"
+)
+SAME = "shape { dim: 2 dim: 3 dim: 4 dim: 5 }"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        INPUT % DETECTION + """
+        layer { name: "x" type: "EvalDetection" bottom: "a" bottom: "b" bottom: "c" top: "y"
+                eval_detection_param { side: 13 num_class: 20 num_object: 5 %s } }"""
+        % (10 * "biases: 1 "),
+        INPUT % SAME + """
+        layer { name: "x" type: "SegmentationEvaluate" bottom: "a" bottom: "b" top: "y"
+                segmentation_evaluate_param { num_classes: 3 } }""",
+        INPUT % SAME + """
+        layer { name: "x" type: "ContinuationIndicator" bottom: "a" top: "y"
+                continuation_indicator_param { time_step: 4 } }""",
+        """
+        layer { name: "x" type: "LaneData" top: "a" top: "b" top: "c"
+                transform_param { resize_param { height: 64 width: 32 } }
+                data_param { batch_size: 2 } }""",
+    ],
+    ids=["EvalDetection", "SegmentationEvaluate", "ContinuationIndicator", "LaneData"],
+)  # fmt: skip
+def test_rare_types(text, tmp_path):
+    assert list(differences(read_net(text), "TRAIN", tmp_path)) == []
+
+
 @pytest.mark.parametrize("path", CASES, ids=[f"{p.parent.name}-{p.stem}" for p in CASES])
 def test_golden_nets(path, monkeypatch):
     monkeypatch.chdir(path.parent)

@@ -55,6 +55,19 @@ def detection_evaluate(q: Query) -> LayerShapes:
     return LayerShapes(((1, 1, total, 5),), dynamic=True)
 
 
+@rule("EvalDetection")
+def eval_detection(q: Query) -> LayerShapes:
+    """(N, classes + 4 x boxes): counts of truths, then rows."""
+    p = q.param.eval_detection_param
+    return LayerShapes(((q.shape()[0], p.num_class + 4 * p.side**2 * p.num_object),))
+
+
+@rule("SegmentationEvaluate")
+def segmentation_evaluate(q: Query) -> LayerShapes:
+    """(1, 1, 1, C): a ratio for each channel."""
+    return LayerShapes(((1, 1, 1, q.shape()[1]),))
+
+
 @rule("ROIPooling", "ROIAlign")
 def roi_pooling(q: Query) -> LayerShapes:
     """(R, C, pooled_h, pooled_w), R from the rois."""

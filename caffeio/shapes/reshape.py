@@ -179,6 +179,14 @@ def batch_reindex(q: Query) -> LayerShapes:
     return LayerShapes(((index[0], *shape[1:]),))
 
 
+@rule("ContinuationIndicator")
+def continuation_indicator(q: Query) -> LayerShapes:
+    """(time_step, N)."""
+    p, shape = q.param.continuation_indicator_param, q.shape()
+    along = q.axis(p.axis, len(shape), "continuation_indicator_param.axis")
+    return LayerShapes(((p.time_step, shape[along]),))
+
+
 @rule("Reduction")
 def reduction(q: Query) -> LayerShapes:
     """All axes from `axis` on vanish."""

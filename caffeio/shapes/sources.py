@@ -242,8 +242,19 @@ def source_shapes(param: LayerParameter, find: Opener, top_count: int) -> tuple[
     if param.type == "DenseImageData":
         labels = (batch, 1, *item[1:])
     tops: list[Shape | None] = [(batch, *item), labels]
-    tops += [None] * (top_count - 2)
+    if param.type == "LaneData":
+        tops[1:] = [(batch, 1, 1, 1), _lane_map(param, batch, item)]
+    tops += [None] * (top_count - len(tops))
     return LayerShapes(tuple(tops[:top_count]), dynamic=param.type == "AnnotatedData"), note
+
+
+def _lane_map(param: LayerParameter, batch: int, item: Shape) -> Shape:
+    """The map of lanes: its own size, or the image's divided by seg_scales."""
+    p = param.annotated_data_param
+    if p.seg_resize_width and p.seg_resize_height:
+        return (batch, 1, p.seg_resize_width, p.seg_resize_height)
+    sizes = (n if n == UNKNOWN else n // (p.seg_scales or 1) for n in item[1:])
+    return (batch, 1, *sizes)
 
 
 def _guess(param: LayerParameter) -> tuple[Shape, str]:
@@ -285,6 +296,15 @@ def _hdf5_shapes(param: LayerParameter, find: Opener, top_count: int) -> tuple[L
 
 
 DATA_LAYERS = frozenset(
-    {"Data", "AnnotatedData", "ImageData", "HDF5Data", "WindowData", "DenseImageData", "VideoData"}
+    {
+        "Data",
+        "AnnotatedData",
+        "ImageData",
+        "HDF5Data",
+        "WindowData",
+        "DenseImageData",
+        "LaneData",
+        "VideoData",
+    }
 )
 SOURCES = DATA_LAYERS | {"Input", "DummyData", "MemoryData", "Parameter"}
