@@ -17,10 +17,14 @@ import numpy as np
 
 from caffeio.converters import safetensors
 from caffeio.errors import CaffeIOError
+from caffeio.proto import caffe_pb2 as pb
 from caffeio.proto.blobproto import read_blobproto
+from caffeio.proto.dialect import decode, detect, encode
+from caffeio.proto.files import decode_text, read_net
 from caffeio.proto.hdf5tree import Dataset, ExoticError, Group, read_tree
 from caffeio.proto.mapped import HDF5_SIGNATURE, foreign
 from caffeio.proto.solverstate import read_solverstate
+from caffeio.proto.text import format_message, parse
 from caffeio.proto.weights import Weights, load_weights
 from tests.paths import GOLDEN
 
@@ -105,6 +109,25 @@ def sniff(data: bytes) -> None:
     foreign(data)
 
 
+def text(data: bytes) -> None:
+    """A prototxt: read with its upgrades as a net and as a solver, and printed again."""
+    content = decode_text(data)
+    for kind in (pb.NetParameter, pb.SolverParameter):
+        try:
+            parsed = parse(content, kind)
+        except CaffeIOError:
+            continue
+        assert len(format_message(parsed.message)) <= 100 * (len(content) + 100)
+    read_net(content + "\n")
+
+
+def nets(data: bytes) -> None:
+    """A binary net: its dialect is found, it is decoded, and encoded again."""
+    found = detect(data)
+    decoded = decode(data, "NetParameter", found.dialect)
+    encode(decoded.message, found.dialect, unknown=decoded.unknown, lost=[])
+
+
 TARGETS: dict[str, tuple[Callable[[bytes], None], tuple[str, ...]]] = {
     "weights": (weights, ("nets/*/*.caffemodel", "logs/upgrade/*.caffemodel")),
     "solverstate": (solverstate, ("solvers/*/*.solverstate", "fork/lr/*/*.solverstate")),
@@ -112,6 +135,8 @@ TARGETS: dict[str, tuple[Callable[[bytes], None], tuple[str, ...]]] = {
     "hdf5": (hdf5, ("nets/siamese_shared/*.h5", "solvers/hdf5_shared/*.h5")),
     "tensors": (tensors, ()),
     "sniff": (sniff, ("solvers/sgd_fixed/*.prototxt",)),
+    "text": (text, ("solvers/*/*.prototxt", "layers/*/*.prototxt", "nets/*/net.prototxt")),
+    "nets": (nets, ("nets/*/*.caffemodel", "logs/upgrade/*.caffemodel")),
 }
 
 
