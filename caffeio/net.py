@@ -7,7 +7,7 @@ src/caffe/blob.cpp (FromProto), src/caffe/layers/batch_norm_layer.cpp (masking o
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -230,11 +230,13 @@ class Net(nn.Module):
                     f"{len(source.blobs)} in the train net, {len(step.layer.blobs)} in this one"
                 )
             for i, blob in enumerate(raw_blobs(source)):
-                if blob.shape != step.layer.blobs[i].shape:
+                # a blob shared with an owner of another shape counts in its layer's own shape
+                there, here = source.blob_specs[i].shape, step.layer.blob_specs[i].shape
+                if there != here:
                     raise NetError(
                         f"cannot share param {i} weights from layer {step.node.name!r}; shape "
-                        f"mismatch: {shape_text(blob.shape)} in the train net, "
-                        f"{shape_text(step.layer.blobs[i].shape)} in this one"
+                        f"mismatch: {shape_text(there)} in the train net, {shape_text(here)} in "
+                        "this one"
                     )
                 swap[id(raw_blobs(step.layer)[i])] = blob
                 step.layer.blobs[i] = blob
@@ -377,9 +379,6 @@ class Net(nn.Module):
             reset = getattr(layer, "reset_state", None)
             if reset is not None:
                 reset()
-
-    def __iter__(self) -> Iterator[Step]:
-        return iter(self.steps)
 
 
 def load_net(

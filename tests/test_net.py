@@ -132,20 +132,37 @@ def test_sharing_is_one_tensor_and_one_learnable() -> None:
     assert net.params["a"][0].dtype == torch.float64
 
 
-def test_permissive_sharing_views_the_owner() -> None:
-    text = NET.replace("dim: 2 dim: 3", "dim: 2 dim: 6").replace(
-        "num_output: 3", "num_output: 4", 1
-    )
-    text = text.replace("num_output: 3", "num_output: 6")  # the owner's 4 x 6 is read as 6 x 4
+def permissive(text: str) -> str:
+    """NET with a 4 x 6 weight that layer b reads as 6 x 4."""
+    text = text.replace("dim: 2 dim: 3", "dim: 2 dim: 6")
+    text = text.replace("num_output: 3", "num_output: 4", 1)
+    text = text.replace("num_output: 3", "num_output: 6")
     head, name, tail = text.rpartition('param { name: "w" }')
-    net = load_net(head + name.replace(" }", " share_mode: PERMISSIVE }") + tail)
+    return head + name.replace(" }", " share_mode: PERMISSIVE }") + tail
+
+
+def test_permissive_sharing_views_the_owner() -> None:
+    net = load_net(permissive(NET))
     assert net.params["a"][0].shape == (4, 6)
     assert net.params["b"][0].shape == (6, 4)
     assert net.params["b"][0].data_ptr() == net.params["a"][0].data_ptr()
     net({"x": torch.ones(2, 6)})["z"].sum().backward()
     assert net.params["a"][0].grad is not None
     with pytest.raises(NetError, match="shape mismatch"):
-        load_net(text)
+        load_net(permissive(NET).replace(" share_mode: PERMISSIVE", ""))
+
+
+def test_permissive_sharers_are_shared_with_a_test_net() -> None:
+    """The owner's shape is not the sharer's: what counts is the layer's own."""
+    text = permissive(NET)
+    train, test = load_net(text, phase="TRAIN"), load_net(text)
+    test.share_trained_layers_with(train)
+    data = {"x": torch.rand(2, 6)}
+    assert torch.equal(test(data)["z"], train(data)["z"])
+    assert test.params["b"][0].data_ptr() == train.params["a"][0].data_ptr()
+    assert test.learnable[0].tensor is train.learnable[0].tensor
+    with pytest.raises(NetError, match="shape mismatch: 4 6 in the train net"):
+        load_net(NET).share_trained_layers_with(train)
 
 
 def test_params_are_writable_in_place() -> None:
