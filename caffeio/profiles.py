@@ -24,7 +24,6 @@ class Profile:
     merge_batch_norm_scale: bool = (
         False  # MKL engines: Scale's specs are lost, BatchNorm's filler rules
     )
-    fold_batch_norm_in_test: bool = False  # TEST nets fold Convolution + BatchNorm (+ Scale)
     # layers
     accuracy_ties: str = "against_label"  # or "higher_class"
     accuracy_without_labels: float = 0.0  # Accuracy of a batch that has no valid label
@@ -76,7 +75,6 @@ BVLC = Profile("bvlc")
 INTEL = Profile(
     "intel",
     mask_batch_norm_statistics=False,
-    fold_batch_norm_in_test=False,
     accuracy_ties="higher_class",
     accuracy_without_labels=float("nan"),
     pooling_clips_kernel_1=True,

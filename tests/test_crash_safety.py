@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import random
-import shutil
 import signal
 import subprocess
 import sys
@@ -20,20 +19,7 @@ from caffeio.cli.main import main
 from caffeio.errors import SnapshotError
 from caffeio.proto.solverstate import newest_whole_pair, read_solverstate
 from caffeio.trainer import Trainer
-from tests.paths import GOLDEN, ROOT
-
-SOLVERS = GOLDEN / "solvers"
-
-
-@pytest.fixture
-def case(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    shutil.copytree(SOLVERS / "sgd_fixed", tmp_path / "solvers" / "sgd_fixed")
-    shutil.copytree(SOLVERS / "lmdb", tmp_path / "solvers" / "lmdb")
-    monkeypatch.chdir(tmp_path / "solvers" / "sgd_fixed")
-    for path in Path().glob("snap_iter_*"):
-        path.unlink()
-    return Path()
-
+from tests.paths import ROOT
 
 LONG = ["--set", "max_iter=100000", "--set", "snapshot=1", "--set", "test_interval=1000000",
         "--set", "test_initialization=false", "--set", "display=0"]  # fmt: skip
@@ -57,7 +43,7 @@ def killed_run(seconds: float) -> None:
     process.wait()
 
 
-def test_kill_9_while_snapshots_are_written(case: Path) -> None:
+def test_kill_9_while_snapshots_are_written(training_case: Path) -> None:
     rng = random.Random(1)
     last = 0
     for _ in range(3):
@@ -70,7 +56,7 @@ def test_kill_9_while_snapshots_are_written(case: Path) -> None:
         last = pair[2]
 
 
-def test_auto_skips_a_half_written_pair(case: Path) -> None:
+def test_auto_skips_a_half_written_pair(training_case: Path) -> None:
     arguments = ["train", "solver.prototxt", "--weights", "init.caffemodel", "-q"]
     short = ["--set", "max_iter=4", "--set", "snapshot=2"]
     assert CliRunner().invoke(main, [*arguments, *short]).exit_code == 0
@@ -86,7 +72,7 @@ def test_auto_skips_a_half_written_pair(case: Path) -> None:
 
 
 def test_full_disk_is_a_message_and_training_state_survives(
-    case: Path, monkeypatch: pytest.MonkeyPatch
+    training_case: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trainer = Trainer("solver.prototxt", weights=["init.caffemodel"])
     trainer.step(3)
@@ -110,7 +96,7 @@ def test_full_disk_is_a_message_and_training_state_survives(
     assert not [p for p in Path().iterdir() if p.name.startswith(".") or p.suffix == ".tmp"]
 
 
-def test_chain_skips_resumes_and_goes_on(case: Path) -> None:
+def test_chain_skips_resumes_and_goes_on(training_case: Path) -> None:
     text = Path("solver.prototxt").read_text()
     names = []
     for i in range(3):

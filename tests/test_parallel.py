@@ -22,16 +22,6 @@ from tests.paths import GOLDEN, ROOT
 SOLVERS = GOLDEN / "solvers"
 
 
-@pytest.fixture
-def case(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    shutil.copytree(SOLVERS / "sgd_fixed", tmp_path / "solvers" / "sgd_fixed")
-    shutil.copytree(SOLVERS / "lmdb", tmp_path / "solvers" / "lmdb")
-    monkeypatch.chdir(tmp_path / "solvers" / "sgd_fixed")
-    for path in Path().glob("snap_iter_*"):
-        path.unlink()
-    return tmp_path / "solvers" / "sgd_fixed"
-
-
 def command(*arguments: str) -> dict[str, Any]:
     env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     return {
@@ -51,14 +41,14 @@ def halve_batches(path: Path) -> None:
     net.write_text(text.replace("batch_size: 10", "batch_size: 5", 1))
 
 
-def test_two_workers_are_one_with_twice_the_batch(case: Path) -> None:
+def test_two_workers_are_one_with_twice_the_batch(training_case: Path) -> None:
     """BVLC deals records out one by one: two workers of 5 see what one of 10 sees."""
     arguments = ("train", "solver.prototxt", "--weights", "init.caffemodel")
     one = caffeio(*arguments, "--metrics", "one.jsonl")
     assert one.returncode == 0, one.stderr
     final = next(Path().glob("snap_iter_*5.caffemodel"))
     alone = {k: [b.copy() for b in v] for k, v in load_weights(final).items()}
-    halve_batches(case)
+    halve_batches(training_case)
     two = caffeio(*arguments, "--nproc", "2", "--metrics", "two.jsonl")
     assert two.returncode == 0, two.stderr
     for layer, blobs in load_weights(final).items():
@@ -68,13 +58,13 @@ def test_two_workers_are_one_with_twice_the_batch(case: Path) -> None:
     assert sum("lr" in line for line in lines) == 25
 
 
-def test_error_of_all_workers_ends_the_run(case: Path) -> None:
+def test_error_of_all_workers_ends_the_run(training_case: Path) -> None:
     run = caffeio("train", "solver.prototxt", "--weights", "none.caffemodel", "--nproc", "2")
     assert run.returncode == 2
     assert re.search(r"^Error \(worker [01]\): .*none\.caffemodel", run.stderr, re.MULTILINE)
 
 
-def test_signal_stops_all_workers_with_a_snapshot(case: Path) -> None:
+def test_signal_stops_all_workers_with_a_snapshot(training_case: Path) -> None:
     settings = ["max_iter=1000000", "display=0", "test_interval=1000000", "snapshot=0"]
     changes = [word for setting in settings for word in ("--set", setting)]
     process = subprocess.Popen(

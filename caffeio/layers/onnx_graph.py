@@ -147,7 +147,3 @@ class OnnxGraph:
     def to_int(self, x: str) -> str:
         """`x` as int64, truncated toward 0 like Caffe's casts."""
         return str(self.op("Cast", [x], to=INT64))
-
-    def constant_of(self, name: str) -> np.ndarray | None:
-        """The value of a constant or a param, None for values that are computed."""
-        return self.constants.get(name)

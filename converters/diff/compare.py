@@ -34,11 +34,6 @@ class Settings:
     dialect: str | None = None
     caffe: str | None = None  # profile
 
-    @property
-    def tolerances(self) -> dict[str, float]:
-        """The options of `diff_arrays`."""
-        return {"tol": self.tol, "atol": self.atol}
-
 
 def compare(left: Source, right: Source, settings: Settings) -> Report:
     """Compare two files or folders; `report.data["same"]` says whether they are alike.

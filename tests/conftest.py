@@ -1,0 +1,20 @@
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from tests.paths import GOLDEN
+
+
+@pytest.fixture
+def training_case(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of golden/solvers/sgd_fixed without Caffe's snapshots, as the working folder."""
+    folder = tmp_path / "solvers" / "sgd_fixed"
+    shutil.copytree(GOLDEN / "solvers" / "sgd_fixed", folder)
+    shutil.copytree(GOLDEN / "solvers" / "lmdb", tmp_path / "solvers" / "lmdb")
+    for path in folder.glob("snap_iter_*"):
+        path.unlink()
+    monkeypatch.chdir(folder)
+    return folder
