@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from caffeio.actions import Action
+from caffeio.data.rng import entropy
 from caffeio.debug_info import log_backward, log_forward
 from caffeio.display import Display
 from caffeio.errors import SolverError
@@ -137,6 +138,7 @@ class Trainer:
         if self.param.random_seed >= 0:
             self.rng = CaffeRng(self.param.random_seed + self.world.rank)
             torch.manual_seed(self.param.random_seed + self.world.rank)
+        data_options.setdefault("shared_seed", self._shared_seed())
         build_nets(self, allow_python=allow_python, data_options=data_options)
         self.optimizer = make_optimizer(
             self.param, self.profile, self.net.learnable, where=self.job.where
@@ -147,6 +149,16 @@ class Trainer:
         self.smoothed = LazyLoss(self.param.average_loss)
         self.display = Display(self)
         self.tests = Tests(self)
+
+    def _shared_seed(self) -> int | None:
+        """What several workers shuffle and augment by: random_seed, else new for every run.
+
+        A chain would otherwise show every phase the same crops. One worker needs none.
+        """
+        if self.world.size == 1:
+            return None
+        own = self.param.random_seed if self.param.random_seed >= 0 else entropy()
+        return int(self.world.share(own))
 
     # -- running ---------------------------------------------------------------------------
 

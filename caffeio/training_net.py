@@ -13,6 +13,7 @@ from caffeio.parallel import World
 from caffeio.profiles import Profile
 from caffeio.rng import CaffeRng
 from caffeio.solver_nets import NetSpec
+from caffeio.steps import SharedBlobs, raw_blobs
 
 
 def build_net(
@@ -78,7 +79,7 @@ def _freeze_unreached(net: Net) -> None:
         id(blob)
         for step in net.steps
         if step.needs_backward or net.graph.force_backward
-        for blob in step.layer.blobs
+        for blob in raw_blobs(step.layer)
     }
     for item in net.learnable:
         if id(item.tensor) not in reached:
@@ -86,5 +87,9 @@ def _freeze_unreached(net: Net) -> None:
 
 
 def _is_vision(net: Net) -> bool:
-    """Whether channels-last pays: the net convolves images."""
-    return any(kind == "Convolution" for kind in net.layer_types)
+    """Whether channels-last pays: the net convolves images.
+
+    Not where layers read an owner's blob in another shape: that needs its plain layout.
+    """
+    viewed = any(isinstance(step.layer.blobs, SharedBlobs) for step in net.steps)
+    return not viewed and any(kind == "Convolution" for kind in net.layer_types)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
 import gc
-import shutil
 import warnings
 from pathlib import Path
 from typing import Any
@@ -23,13 +23,7 @@ from tests.paths import GOLDEN
 QUIET = ["test_interval=1000000", "test_initialization=false", "display=0"]
 
 
-@pytest.fixture(autouse=True)
-def case(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    shutil.copytree(GOLDEN / "solvers" / "sgd_fixed", tmp_path / "solvers" / "sgd_fixed")
-    shutil.copytree(GOLDEN / "solvers" / "lmdb", tmp_path / "solvers" / "lmdb")
-    monkeypatch.chdir(tmp_path / "solvers" / "sgd_fixed")
-    for path in Path().glob("snap_iter_*"):
-        path.unlink()
+pytestmark = pytest.mark.usefixtures("training_case")
 
 
 def make(*changes: str, **options: Any) -> Trainer:
@@ -189,3 +183,38 @@ def test_nodes_of_intel_update_late() -> None:
     ratios = np.divide(lengths["intel-mlsl"], lengths["intel"])
     # the rates of iterations 1, 2, 3 instead of 0, 1, 2; the last is on time
     np.testing.assert_allclose(ratios, [0.1, 0.1, 0.1, 1], rtol=2e-2)
+
+
+def test_workers_shuffle_alike_and_every_run_anew() -> None:
+    """Unseeded workers agree within a run; the phases of a chain must not repeat their crops."""
+    with make() as trainer:
+        assert trainer._shared_seed() is None
+        trainer.world = dataclasses.replace(trainer.world, size=2)
+        shared: list[int] = []
+        trainer.world.share = lambda value: shared.append(value) or value  # type: ignore[assignment]
+        assert len({trainer._shared_seed() for _ in range(3)}) == 3
+        assert len(shared) == 3
+        trainer.param.random_seed = 5
+        assert trainer._shared_seed() == 5
+        trainer.world = dataclasses.replace(trainer.world, size=1)
+
+
+def test_convolutions_may_share_in_another_shape() -> None:
+    """A PERMISSIVE sharer views the owner's memory, which channels-last would rearrange."""
+    net = Path("net.prototxt").read_text()
+    name = 'param { name: "w" share_mode: PERMISSIVE }'
+    extra = (
+        'layer { name: "own" type: "Convolution" bottom: "data" top: "own" param { name: "w" } '
+        "convolution_param { num_output: 2 kernel_size: 2 bias_term: false "
+        'weight_filler { type: "xavier" } } }\n'
+        f'layer {{ name: "read" type: "Convolution" bottom: "data" top: "read" {name} '
+        "convolution_param { num_output: 8 kernel_size: 1 bias_term: false } }\n"
+        'layer { name: "hush" type: "Silence" bottom: "own" bottom: "read" }\n'
+    )
+    Path("net.prototxt").write_text(net + extra)
+    with make() as trainer:
+        first, second = trainer.net.params["own"][0], trainer.net.params["read"][0]
+        assert first.shape == (2, 3, 2, 2)
+        assert second.shape == (8, 3, 1, 1)
+        assert second.data_ptr() == first.data_ptr()
+        assert trainer.step(2)
