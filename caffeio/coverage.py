@@ -94,7 +94,10 @@ def coverage(paths: Iterable[str | os.PathLike[str]]) -> Coverage:
 
 def _nets(path: Path) -> Iterator[NetCoverage]:
     if not path.is_dir():
-        yield cover(path)
+        net = cover(path)
+        if not net.phases and not net.reason:
+            net.reason = "this is no net: it has no layers"
+        yield net
         return
     for file in sorted(p for p in path.rglob("*") if p.suffix in SUFFIXES and p.is_file()):
         net = cover(file)

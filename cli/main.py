@@ -84,6 +84,12 @@ class Group(click.Group):
         except BrokenPipeError:
             sys.stderr.close()  # the reader of our pipe has gone: nothing to say
             ctx.exit(141)
+        except OSError as error:  # a folder that is not there, a disk that is full ...
+            if ctx.params.get("debug") or error.strerror is None:
+                raise
+            place = f"{error.filename}: " if error.filename else ""
+            click.echo(f"Error{_worker()}: {place}{error.strerror}", err=True)
+            ctx.exit(2)
 
 
 @click.group(

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
@@ -90,3 +91,11 @@ def test_usage():
     for arguments in (["--coverage"], [__file__]):
         result = CliRunner().invoke(command, arguments)
         assert result.exit_code == 2 and "give --coverage and the files" in result.output
+
+
+def test_a_file_that_is_no_net_does_not_count_as_built(tmp_path: Path) -> None:
+    path = tmp_path / "junk.prototxt"
+    path.write_text("hi")
+    result = CliRunner().invoke(command, ["--coverage", str(path)])
+    assert "0 of 1 nets build" in result.output
+    assert "no net" in result.output
