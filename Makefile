@@ -7,7 +7,7 @@ EXTRAS := all
 
 .PHONY: demo test test-fast lint types docs bench clean
 
-$(STAMP): pyproject.toml hatch_build.py constraints.txt proto/schema.py $(wildcard proto/dialects/*.tsv)
+$(STAMP): pyproject.toml hatch_build.py constraints.txt proto/dialect/schema.py $(wildcard proto/dialect/tables/*.tsv)
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade 'pip>=25.1'
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[$(EXTRAS)]' --group dev

@@ -15,12 +15,12 @@ class ProtoHook(BuildHookInterface[Any]):
         """Run the schema generator and protoc."""
         root = Path(self.root)
         folder = root / "caffeio" / "proto"
-        if not (folder / "schema.py").exists():
+        if not (folder / "dialect" / "schema.py").exists():
             raise SystemExit(
                 "caffeio/proto is not a link to proto/: this clone was made without symbolic "
                 "links; clone again with `git clone -c core.symlinks=true`"
             )
-        runpy.run_path(str(folder / "schema.py"), run_name="__main__")
+        runpy.run_path(str(folder / "dialect" / "schema.py"), run_name="__main__")
         args = [f"-I{root}", f"--python_out={root}", f"--pyi_out={root}"]
         if protoc.main(["protoc", *args, str(folder / "caffe.proto")]):
             raise SystemExit("protoc failed")

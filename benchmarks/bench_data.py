@@ -27,11 +27,11 @@ import torch
 from google.protobuf import text_format
 
 from caffeio.data import make_source
-from caffeio.data.datum import encode_datum, scan_datum
-from caffeio.data.image import set_ipp
-from caffeio.data.lmdb_db import LmdbDatabase, write_lmdb
-from caffeio.data.rng import Draws
-from caffeio.data.transform import Transformer
+from caffeio.data.db.lmdb import LmdbDatabase, write_lmdb
+from caffeio.data.draws import Draws
+from caffeio.data.records.datum import encode_datum, scan_datum
+from caffeio.data.transform.image import set_ipp
+from caffeio.data.transform.transformer import Transformer
 from caffeio.profiles import INTEL
 from caffeio.proto import caffe_pb2 as pb
 

@@ -22,8 +22,8 @@ import numpy as np
 
 
 def make_lmdb(folder: Path, count: int) -> None:
-    from caffeio.data.datum import encode_datum
-    from caffeio.data.lmdb_db import write_lmdb
+    from caffeio.data.db.lmdb import write_lmdb
+    from caffeio.data.records.datum import encode_datum
 
     rng = np.random.default_rng(0)
 
@@ -38,7 +38,7 @@ def make_lmdb(folder: Path, count: int) -> None:
 
 
 def run_caffeio(args: argparse.Namespace, lmdb: str, weights: str | None) -> dict[str, float]:
-    from caffeio.trainer import Events, Trainer
+    from caffeio.training.trainer import Events, Trainer
 
     times: list[float] = []
     began = time.perf_counter()
@@ -151,10 +151,10 @@ def main() -> None:
 
 def make_weights(args: argparse.Namespace, folder: str) -> str:
     """A .caffemodel of the full net (about 100 MB), so that loading is part of the run."""
-    from caffeio.net import load_net
+    from caffeio.net.net import load_net
     from caffeio.proto.files import read_solver
-    from caffeio.proto.weights import write_caffemodel
-    from caffeio.solver_nets import find_file
+    from caffeio.proto.weights.load import write_caffemodel
+    from caffeio.training.net_specs import find_file
 
     net_name = read_solver(args.solver).message.net
     path = find_file(net_name, str(Path(args.solver).resolve().parent), what="net file")

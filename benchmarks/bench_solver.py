@@ -21,7 +21,7 @@ from torch import Tensor
 
 from caffeio.profiles import BVLC, INTEL, NVIDIA, Profile
 from caffeio.proto import caffe_pb2 as pb
-from caffeio.solver import make_optimizer
+from caffeio.solver.make import make_optimizer
 
 DECAY, RATE = 5e-5, 0.1
 

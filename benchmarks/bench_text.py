@@ -1,4 +1,4 @@
-"""Parsing prototxt: caffeio.proto.text against google.protobuf.text_format, in the same run.
+"""Parsing prototxt: our text_format against google.protobuf.text_format, in the same run.
 
     python benchmarks/bench_text.py [FILE.prototxt]
 
@@ -16,9 +16,9 @@ from pathlib import Path
 from google.protobuf import text_format
 
 from caffeio.proto import caffe_pb2 as pb
-from caffeio.proto import tables
-from caffeio.proto.document import Document
-from caffeio.proto.text import format_message, parse
+from caffeio.proto.text import tables
+from caffeio.proto.text.document import Document
+from caffeio.proto.text.text_format import format_message, parse
 
 LAYERS = """
 layer {{

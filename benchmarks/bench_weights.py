@@ -25,7 +25,7 @@ import torch
 
 from caffeio.converters import safetensors as our_safetensors
 from caffeio.proto import caffe_pb2 as pb
-from caffeio.proto.weights import load_weights, write_caffemodel
+from caffeio.proto.weights.load import load_weights, write_caffemodel
 
 Layers = list[tuple[str, str, list[tuple[int, ...]]]]
 

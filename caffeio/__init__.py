@@ -5,43 +5,34 @@ Names are loaded when they are first used: `import caffeio` costs no torch impor
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from caffeio._lazy import lazy_names
 
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from caffeio.errors import CaffeIOError as CaffeIOError
-    from caffeio.net import Net as Net
-    from caffeio.net import load_net as load_net
+    from caffeio.net.net import Net as Net
+    from caffeio.net.net import load_net as load_net
     from caffeio.proto.files import read_net as read_net
     from caffeio.proto.files import read_solver as load_solver
-    from caffeio.proto.weights import load_weights as load_weights
-    from caffeio.schedule import learning_rates as learning_rates
-    from caffeio.trainer import Trainer as Trainer
+    from caffeio.proto.weights.load import load_weights as load_weights
+    from caffeio.solver.schedule import learning_rates as learning_rates
+    from caffeio.training.trainer import Trainer as Trainer
 
-_HOME = {
-    "CaffeIOError": ("caffeio.errors", "CaffeIOError"),
-    "Net": ("caffeio.net", "Net"),
-    "Trainer": ("caffeio.trainer", "Trainer"),
-    "learning_rates": ("caffeio.schedule", "learning_rates"),
-    "load_net": ("caffeio.net", "load_net"),
-    "load_solver": ("caffeio.proto.files", "read_solver"),
-    "load_weights": ("caffeio.proto.weights", "load_weights"),
-    "read_net": ("caffeio.proto.files", "read_net"),
-}
+__getattr__, __dir__, _names = lazy_names(
+    __name__,
+    {
+        "CaffeIOError": "caffeio.errors",
+        "Net": "caffeio.net.net",
+        "Trainer": "caffeio.training.trainer",
+        "learning_rates": "caffeio.solver.schedule",
+        "load_net": "caffeio.net.net",
+        "load_solver": "caffeio.proto.files:read_solver",
+        "load_weights": "caffeio.proto.weights.load",
+        "read_net": "caffeio.proto.files",
+    },
+)
 
-__all__ = ["__version__", *_HOME]
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOME:
-        raise AttributeError(f"module 'caffeio' has no attribute {name!r}")
-    module, attribute = _HOME[name]
-    value = getattr(import_module(module), attribute)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted([*globals(), *_HOME])
+__all__ = ["__version__", *_names]

@@ -16,7 +16,7 @@ from caffeio.errors import CaffeIOError
 from caffeio.proto import caffe_pb2 as pb
 
 if TYPE_CHECKING:
-    from caffeio.rng import CaffeRng
+    from caffeio.boost_random import CaffeRng
 
 
 class Owner(Protocol):

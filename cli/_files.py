@@ -32,7 +32,7 @@ def write_output(path: str, parts: list[Any], *, unless_same: Any = None) -> Non
         return
     if unless_same is not None and b"".join(parts) == bytes(unless_same):
         return
-    from caffeio.proto.atomic import atomic_write
+    from caffeio.proto.io.atomic import atomic_write
 
     with atomic_write(path, error=CaffeIOError) as file:
         for part in parts:

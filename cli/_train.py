@@ -11,17 +11,17 @@ from typing import Any
 import click
 import torch
 
-from caffeio.actions import Action
-from caffeio.chain import run_chain
 from caffeio.cli._watch import Watcher
 from caffeio.errors import CaffeIOError
-from caffeio.job import Job, read_job
-from caffeio.log import NULL_LOG, Log
-from caffeio.multiphase import read_phases
-from caffeio.parallel import World
+from caffeio.log.glog import NULL_LOG, Log
 from caffeio.profiles import get_profile
-from caffeio.proto.solverstate import newest_whole_pair
-from caffeio.trainer import Events, Trainer
+from caffeio.proto.weights.solverstate import newest_whole_pair
+from caffeio.training.chain import run_chain
+from caffeio.training.distributed import World
+from caffeio.training.job import Job, read_job
+from caffeio.training.multiphase import read_phases
+from caffeio.training.signals import Action
+from caffeio.training.trainer import Events, Trainer
 
 EFFECTS = {"none": Action.NONE, "snapshot": Action.SNAPSHOT, "stop": Action.STOP}
 

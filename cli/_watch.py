@@ -12,8 +12,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from caffeio.errors import CaffeIOError
-from caffeio.proto.atomic import atomic_write
-from caffeio.trainer import Trainer
+from caffeio.proto.io.atomic import atomic_write
+from caffeio.training.trainer import Trainer
 
 
 def as_json(value: Any) -> Any:

@@ -67,7 +67,7 @@ def command(
     compared with the net; above 1e-4 nothing is written. What the new file cannot express is said
     on standard error. - stands for standard input or output.
     """
-    from caffeio.converters.convert import convert
+    from caffeio.converters.convert.convert import convert
     from caffeio.converters.source import scratch_folder
 
     with scratch_folder() as scratch:
@@ -100,7 +100,7 @@ def _stdin(scratch: Path) -> Path:
 
 
 def _request(options: dict[str, Any]) -> Any:
-    from caffeio.converters.conversions import Request
+    from caffeio.converters.convert.conversions import Request
     from caffeio.converters.prototxt import parse_input_shape
 
     shapes = dict(parse_input_shape(text) for text in options.pop("input_shape"))

@@ -37,7 +37,7 @@ def command(root: str, listing: str, database: str, quiet: bool, **options: obje
     path as it is. Images are resized only if height and width are both given. DB is a new folder.
     Images that cannot be read are named and left out.
     """
-    from caffeio.data.tools import convert_imageset
+    from caffeio.tools.imageset import convert_imageset
 
     def skipped(message: str) -> None:
         click.echo(f"warning: {message}", err=True)

@@ -23,7 +23,7 @@ def command(folder: Path) -> None:
     from rich.table import Table
 
     from caffeio.demo.run import run
-    from caffeio.log import Log
+    from caffeio.log.glog import Log
 
     console = Console(highlight=False)
     began = time.perf_counter()

@@ -23,8 +23,8 @@ def command(database: str, target: str | None, backend: str) -> None:
     OUT is what transform_param's mean_file reads (a .binaryproto). The mean of each channel, for
     mean_value, is printed. All images must be of one size.
     """
-    from caffeio.data.tools import compute_image_mean, mean_values
-    from caffeio.proto.blobproto import write_blobproto
+    from caffeio.proto.weights.blobproto import write_blobproto
+    from caffeio.tools.imageset import compute_image_mean, mean_values
 
     mean = compute_image_mean(database, backend.upper())
     if target:

@@ -38,7 +38,7 @@ def command(paths: tuple[str, ...], coverage: bool, failed: bool, as_json: bool)
 
 
 def _types(as_json: bool) -> None:
-    from caffeio.coverage import layer_types
+    from caffeio.tools.layer_support import layer_types
 
     types = layer_types()
     if as_json:
@@ -57,7 +57,7 @@ def _types(as_json: bool) -> None:
 
 
 def _coverage(paths: tuple[str, ...], failed: bool, as_json: bool) -> None:
-    from caffeio.coverage import coverage
+    from caffeio.tools.layer_support import coverage
 
     result = coverage(paths)
     nets = [net for net in result.nets if not (failed and net.built)]

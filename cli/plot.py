@@ -54,7 +54,7 @@ def command(
 
     Several solvers are the phases of one training, one after the other.
     """
-    from caffeio.converters import lr_plot
+    from caffeio.converters import plot as lr_plot
     from caffeio.profiles import get_profile
 
     curves = lr_plot.read_curves(

@@ -57,9 +57,9 @@ def command(ctx: click.Context, /, **options: Any) -> None:
     if not weights:
         raise click.UsageError("Need model weights to score.", ctx)
     from caffeio.cli._device import choose
-    from caffeio.log import Log
-    from caffeio.parallel import World
-    from caffeio.scoring import score
+    from caffeio.log.glog import Log
+    from caffeio.tools.score import score
+    from caffeio.training.distributed import World
 
     log = Log(lambda line: click.echo(line, err=True))
     world = World.join(choose(options["device"], options["gpu"]))

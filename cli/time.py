@@ -38,8 +38,8 @@ def command(ctx: click.Context, /, **options: Any) -> None:
     if not model:
         raise click.UsageError("Need a model definition to time.", ctx)
     from caffeio.cli._device import choose
-    from caffeio.log import Log
-    from caffeio.timing import time_net
+    from caffeio.log.glog import Log
+    from caffeio.tools.benchmark import time_net
 
     device = choose(options["device"], options["gpu"])
     log = Log(lambda line: click.echo(line, err=True))

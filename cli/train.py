@@ -89,7 +89,7 @@ def command(ctx: click.Context, /, **options: Any) -> None:
 
     workers = _train.worker_count(options)
     if workers > 1 and "RANK" not in os.environ:
-        from caffeio.parallel import launch
+        from caffeio.training.distributed import launch
 
         ctx.exit(launch(workers, sys.argv[1:]))
     _train.run(solvers, options)

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from caffeio.errors import CaffeIOError, ParseError
-from caffeio.proto.wire import BYTES, FIXED32, VARINT, read_field, read_tag, read_varint
+from caffeio.proto.io.wire import BYTES, FIXED32, VARINT, read_field, read_tag, read_varint
 
 KINDS = {
     "solver": "solver prototxt",

@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 
 from caffeio.errors import WeightsError
-from caffeio.proto.atomic import atomic_write
-from caffeio.proto.blobs import NOTHING, Array, BlobInfo, Values
-from caffeio.proto.weightset import LayerEntry, Weights
+from caffeio.proto.io.atomic import atomic_write
+from caffeio.proto.weights.blobs import NOTHING, Array, BlobInfo, Values
+from caffeio.proto.weights.mapping import LayerEntry, Weights
 
 
 def read(path: str | os.PathLike[str]) -> Weights:

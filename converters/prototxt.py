@@ -6,18 +6,18 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from caffeio.converters.deploy import deploy as make_deploy
-from caffeio.converters.netstate import located
-from caffeio.converters.splits import heal_splits
+from caffeio.converters.deploy.deploy import deploy as make_deploy
+from caffeio.converters.translate.netstate import located
+from caffeio.converters.translate.splits import heal_splits
 from caffeio.errors import CaffeIOError, UnsupportedError
 from caffeio.proto import caffe_pb2 as pb
-from caffeio.proto.atomic import atomic_write
-from caffeio.proto.dialect import Lost, Unknown, decode, detect, encode
+from caffeio.proto.dialect.dialect import Lost, Unknown, decode, detect, encode
+from caffeio.proto.dialect.transcode import path_text
 from caffeio.proto.files import read_net
-from caffeio.proto.mapped import foreign, is_hdf5, map_file
-from caffeio.proto.printer import format_message
-from caffeio.proto.transcode import path_text
-from caffeio.proto.upgrade import upgrade_net
+from caffeio.proto.io.atomic import atomic_write
+from caffeio.proto.io.mapped import foreign, is_hdf5, map_file
+from caffeio.proto.text.printer import format_message
+from caffeio.proto.upgrade.upgrade import upgrade_net
 
 
 @dataclass
@@ -48,7 +48,7 @@ def read(
 ) -> Rebuilt:
     """Rebuild the net of a caffemodel, in today's form, without the Splits that Caffe put in.
 
-    `deploy` makes a net for use of it (`caffeio.converters.deploy`), with `input_shapes` by blob
+    `deploy` makes a net for use of it (`converters.deploy.deploy`), with `input_shapes` by blob
     name where the file does not tell. Raises DialectError if the dialect is not clear, ParseError
     for broken bytes, UnsupportedError for HDF5 and for unknown input shapes.
     """

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from caffeio.errors import SnapshotError, WeightsError
-from caffeio.proto.atomic import atomic_write
-from caffeio.proto.blobs import NOTHING, Array, BlobInfo, Values
-from caffeio.proto.mapped import map_file
-from caffeio.proto.weightset import LayerEntry, Weights
+from caffeio.proto.io.atomic import atomic_write
+from caffeio.proto.io.mapped import map_file
+from caffeio.proto.weights.blobs import NOTHING, Array, BlobInfo, Values
+from caffeio.proto.weights.mapping import LayerEntry, Weights
 
 if TYPE_CHECKING:
     import torch

@@ -16,12 +16,12 @@ from typing import Any
 import numpy as np
 
 from caffeio.errors import ParseError, WeightsError
-from caffeio.proto.atomic import atomic_write
-from caffeio.proto.blobs import MAX_AXES, NOTHING, Array, BlobInfo, Values
-from caffeio.proto.mapped import map_file
-from caffeio.proto.stream import Numbers, Part, size_of, write_parts
-from caffeio.proto.weightset import LayerEntry, Weights
-from caffeio.proto.wire import Buffer
+from caffeio.proto.io.atomic import atomic_write
+from caffeio.proto.io.mapped import map_file
+from caffeio.proto.io.stream import Numbers, Part, size_of, write_parts
+from caffeio.proto.io.wire import Buffer
+from caffeio.proto.weights.blobs import MAX_AXES, NOTHING, Array, BlobInfo, Values
+from caffeio.proto.weights.mapping import LayerEntry, Weights
 
 _TYPES = {
     "F64": "<f8",

@@ -8,12 +8,12 @@ from importlib import import_module
 from typing import Any, NamedTuple
 
 from caffeio.errors import UnsupportedError, WeightsError
-from caffeio.graph import Graph
+from caffeio.net.graph import Graph
 from caffeio.proto import caffe_pb2 as pb
-from caffeio.proto.blobs import Array
-from caffeio.proto.dialect import Lost
+from caffeio.proto.dialect.dialect import Lost
 from caffeio.proto.files import read_net
-from caffeio.proto.weights import Weights, load_weights, write_caffemodel, write_caffemodel_h5
+from caffeio.proto.weights.blobs import Array
+from caffeio.proto.weights.load import Weights, load_weights, write_caffemodel, write_caffemodel_h5
 
 PathLike = str | os.PathLike[str]
 

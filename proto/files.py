@@ -14,9 +14,9 @@ from google.protobuf.message import Message
 
 from caffeio.errors import CaffeIOError
 from caffeio.proto import caffe_pb2 as pb
-from caffeio.proto.guess import Guess, guess_dialect, has_required, used_names
-from caffeio.proto.text import ParsedText, UnknownField, parse
-from caffeio.proto.upgrade import Upgraded, upgrade_net, upgrade_solver
+from caffeio.proto.dialect.guess_text import Guess, guess_dialect, has_required, used_names
+from caffeio.proto.text.text_format import ParsedText, UnknownField, parse
+from caffeio.proto.upgrade.upgrade import Upgraded, upgrade_net, upgrade_solver
 
 _CONTROL = re.compile(rb"[\x00-\x08\x0e-\x1f\x7f]")
 _FIELD = re.compile(r"\s*(\w+)\s*:")
@@ -177,7 +177,7 @@ def _upgrade(file: NetFile) -> None:
 
 
 def _read_binary(path: Path | None, data: bytes, dialect: str | None, upgrade: bool) -> NetFile:
-    from caffeio.proto.dialect import decode, detect
+    from caffeio.proto.dialect.dialect import decode, detect
 
     assert path is not None
     chosen = dialect if dialect is not None else detect(data, kind="net").dialect
@@ -198,7 +198,7 @@ def _load(source: str | os.PathLike[str], kind: type[Message]) -> tuple[Path | N
     except OSError as error:
         raise CaffeIOError(_why(path, error), where=str(path)) from None
     if is_binary(head):
-        from caffeio.proto.mapped import map_file
+        from caffeio.proto.io.mapped import map_file
 
         return path, map_file(path, CaffeIOError, "a net")
     return path, read_text(path)
@@ -233,7 +233,7 @@ def _why(path: Path, error: OSError) -> str:
 
 def _check_dialect(name: str) -> None:
     from caffeio.errors import DialectError
-    from caffeio.proto.schema import dialect_names
+    from caffeio.proto.dialect.schema import dialect_names
 
     if name not in dialect_names():
         raise DialectError(f"unknown dialect {name!r}; known are {', '.join(dialect_names())}")

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from caffeio.proto import caffe_pb2 as pb
-from caffeio.proto.weights import load_weights
+from caffeio.proto.weights.load import load_weights
 from tests.paths import GOLDEN
 
 SOLVERS = GOLDEN / "solvers"

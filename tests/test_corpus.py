@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from caffeio import load_net
-from caffeio.coverage import Coverage, coverage
+from caffeio.tools.layer_support import Coverage, coverage
 from tests.harness import assert_close
 from tests.paths import SHARED
 

@@ -26,7 +26,7 @@ from click.testing import CliRunner
 from caffeio.cli.main import COMMANDS, main
 from caffeio.demo import glyphs, recipe
 from caffeio.layers import base
-from caffeio.trainer import Trainer
+from caffeio.training.trainer import Trainer
 from tests.paths import ROOT
 
 PAGES = sorted(

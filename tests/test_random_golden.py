@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from caffeio import Trainer, load_net
-from caffeio.trainer import Events
+from caffeio.training.trainer import Events
 from tests.harness import assert_close, golden, part
 from tests.paths import GOLDEN
 

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 
 from caffeio.errors import LayerError
-from caffeio.graph import build_graph
+from caffeio.net.graph import build_graph
 from caffeio.profiles import BVLC, INTEL, NVIDIA
 from caffeio.proto import caffe_pb2 as pb
 from caffeio.proto.files import read_net
-from caffeio.proto.text import parse
+from caffeio.proto.text.text_format import parse
 from caffeio.shapes import RULES, format_shape, image_shape, infer, infer_net
 from tests.paths import GOLDEN
 

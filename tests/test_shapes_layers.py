@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from caffeio.assemble import Assembler
 from caffeio.errors import CaffeIOError
-from caffeio.graph import build_graph
 from caffeio.layers import known_types
+from caffeio.net.builder import Assembler
+from caffeio.net.graph import build_graph
 from caffeio.profiles import profile_of_dialect
 from caffeio.proto.files import NetFile, read_net
 from caffeio.shapes import DATA_LAYERS, RULES, SOURCES, NetShapes, infer_net

@@ -5,30 +5,24 @@
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from caffeio._lazy import lazy_names
 
 if TYPE_CHECKING:
     from caffeio.data.base import DataSource as DataSource
     from caffeio.data.base import Options as Options
-    from caffeio.data.memory import MemorySource as MemorySource
-    from caffeio.data.sources import SOURCE_TYPES as SOURCE_TYPES
-    from caffeio.data.sources import make_source as make_source
+    from caffeio.data.registry import SOURCE_TYPES as SOURCE_TYPES
+    from caffeio.data.registry import make_source as make_source
+    from caffeio.data.sources.memory_data import MemorySource as MemorySource
 
-_HOME = {
-    "DataSource": "base",
-    "MemorySource": "memory",
-    "Options": "base",
-    "SOURCE_TYPES": "sources",
-    "make_source": "sources",
-}
-
-__all__ = list(_HOME)
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOME:
-        raise AttributeError(f"module 'caffeio.data' has no attribute {name!r}")
-    value = getattr(import_module(f"caffeio.data.{_HOME[name]}"), name)
-    globals()[name] = value
-    return value
+__getattr__, __dir__, __all__ = lazy_names(
+    __name__,
+    {
+        "DataSource": "caffeio.data.base",
+        "MemorySource": "caffeio.data.sources.memory_data",
+        "Options": "caffeio.data.base",
+        "SOURCE_TYPES": "caffeio.data.registry",
+        "make_source": "caffeio.data.registry",
+    },
+)

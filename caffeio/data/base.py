@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from caffeio.data.rng import SetupDraws, draw_setup, entropy
-from caffeio.data.transform import Transformer
+from caffeio.boost_random import CaffeRng
+from caffeio.data.draws import SetupDraws, draw_setup, entropy
+from caffeio.data.transform.transformer import Transformer
 from caffeio.errors import CaffeIOError, DataError
 from caffeio.profiles import BVLC, Profile
 from caffeio.proto import caffe_pb2 as pb
-from caffeio.proto.blobproto import read_blobproto
-from caffeio.rng import CaffeRng
+from caffeio.proto.weights.blobproto import read_blobproto
 
 if TYPE_CHECKING:
     import torch

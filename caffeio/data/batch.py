@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from caffeio.data.base import Layer, Shape
-from caffeio.data.rng import Draws
-from caffeio.data.transform import Transformer
+from caffeio.data.draws import Draws
+from caffeio.data.transform.transformer import Transformer
 
 
 class Slot:

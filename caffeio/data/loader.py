@@ -18,14 +18,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from caffeio.boost_random import CaffeRng
 from caffeio.data.base import DataSource, Layer, Shape, shapes_text
 from caffeio.data.batch import Delivery, Job, Result, Slot
-from caffeio.data.image import set_ipp
-from caffeio.data.normalize import Image, Window
-from caffeio.data.rng import Draws, SampleRandom, Word
-from caffeio.data.transform import Transformer
+from caffeio.data.draws import Draws, SampleRandom, Word
+from caffeio.data.transform.image import set_ipp
+from caffeio.data.transform.normalize import Image, Window
+from caffeio.data.transform.transformer import Transformer
 from caffeio.errors import CaffeIOError, DataError
-from caffeio.rng import CaffeRng
 
 CHUNK = 8  # samples a task
 _ROOMY = 32 << 20  # bytes; larger batches are prefetched two at a time, not `prefetch`

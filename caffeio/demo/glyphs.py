@@ -8,8 +8,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from caffeio.data.datum import encode_datum
-from caffeio.data.lmdb_db import write_lmdb
+from caffeio.data.db.lmdb import write_lmdb
+from caffeio.data.records.datum import encode_datum
 
 CLASSES = "ABCDEFGHJKLMNPRSTUXY"
 SIZE = 40  # pixels a side

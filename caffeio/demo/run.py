@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 
 from caffeio.demo import glyphs, recipe
-from caffeio.log import Log
-from caffeio.scoring import score
-from caffeio.trainer import Events, Trainer
+from caffeio.log.glog import Log
+from caffeio.tools.score import score
+from caffeio.training.trainer import Events, Trainer
 
 Say = Callable[[str], None]
 TRAIN, TEST = 6400, 1280  # images
@@ -102,7 +102,7 @@ def _score(folder: Path, weights: dict[str, Path], report: Report, log: Log) -> 
 
 
 def _export(folder: Path, weights: Path, report: Report) -> None:
-    from caffeio.converters.onnx import export_onnx, verify_onnx
+    from caffeio.converters.onnx.export import export_onnx, verify_onnx
 
     report.caffemodel = weights
     report.onnx = folder / "glyph-resnet.onnx"

@@ -1,7 +1,7 @@
 """One module a layer family; importing this package registers them all."""
 
 from importlib import import_module
-from pkgutil import iter_modules
+from pkgutil import walk_packages
 
 from caffeio.layers.base import (
     REGISTRY,
@@ -27,5 +27,5 @@ __all__ = [
     "lookup",
 ]
 
-for _module in iter_modules(__path__):
-    import_module(f"{__name__}.{_module.name}")
+for _module in walk_packages(__path__, f"{__name__}."):
+    import_module(_module.name)

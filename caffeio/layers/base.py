@@ -14,9 +14,9 @@ from caffeio.errors import LayerError, UnknownLayerError, UnsupportedError
 from caffeio.profiles import BVLC, Profile
 
 if TYPE_CHECKING:
-    from caffeio.layers.onnx_graph import OnnxGraph
+    from caffeio.boost_random import CaffeRng
+    from caffeio.layers.onnx.graph import OnnxGraph
     from caffeio.proto.caffe_pb2 import FillerParameter, LayerParameter
-    from caffeio.rng import CaffeRng
 
 Shape = tuple[int, ...]
 

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from caffeio.layers.base import Layer, Shape, between, layer
+from caffeio.layers.batch_norm import batch_norm, batch_statistics, force_spec
 from caffeio.layers.fields import check_fields
-from caffeio.layers.norm import batch_norm, batch_statistics, force_spec
-from caffeio.layers.onnx_graph import OnnxGraph
+from caffeio.layers.onnx.graph import OnnxGraph
 from caffeio.proto import caffe_pb2 as pb
 
 FIELD = "bn_param"

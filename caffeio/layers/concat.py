@@ -12,7 +12,7 @@ from torch import Tensor
 
 from caffeio.layers.base import Layer, Shape, at_least, exactly, layer
 from caffeio.layers.labels import text
-from caffeio.layers.onnx_graph import OnnxGraph
+from caffeio.layers.onnx.graph import OnnxGraph
 
 
 class AxisLayer(Layer):

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from caffeio.layers.base import Layer, Shape, at_least, layer
 from caffeio.layers.fields import check_fields
-from caffeio.layers.onnx_graph import OnnxGraph
+from caffeio.layers.onnx.graph import OnnxGraph
 from caffeio.layers.window import Ints, check_positive, per_axis
 from caffeio.proto import caffe_pb2 as pb
 

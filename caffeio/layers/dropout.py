@@ -16,10 +16,10 @@ from torch import Tensor
 
 from caffeio.layers.base import Layer, Shape, layer
 from caffeio.layers.fields import check_fields
-from caffeio.layers.onnx_graph import OnnxGraph
+from caffeio.layers.onnx.graph import OnnxGraph
 
 if TYPE_CHECKING:
-    from caffeio.rng import CaffeRng
+    from caffeio.boost_random import CaffeRng
 
 
 class RandomMask(Layer):

@@ -13,7 +13,7 @@ from torch.autograd import Function
 
 from caffeio.layers.base import Layer, Shape, at_least, layer
 from caffeio.layers.fields import check_fields
-from caffeio.layers.onnx_graph import OnnxGraph
+from caffeio.layers.onnx.graph import OnnxGraph
 from caffeio.proto import caffe_pb2 as pb
 
 FIELD = "eltwise_param"

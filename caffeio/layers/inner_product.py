@@ -12,7 +12,7 @@ from torch import Tensor
 
 from caffeio.layers.base import Layer, Shape, layer
 from caffeio.layers.fields import check_fields
-from caffeio.layers.onnx_graph import OnnxGraph
+from caffeio.layers.onnx.graph import OnnxGraph
 
 _FIELDS = (
     "num_output", "bias_term", "weight_filler", "bias_filler", "axis", "transpose",

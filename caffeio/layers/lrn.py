@@ -14,7 +14,7 @@ from torch.autograd import Function
 
 from caffeio.layers.base import Layer, Shape, layer
 from caffeio.layers.fields import check_fields
-from caffeio.layers.onnx_graph import OnnxGraph
+from caffeio.layers.onnx.graph import OnnxGraph
 from caffeio.proto import caffe_pb2 as pb
 
 

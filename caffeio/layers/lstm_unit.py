@@ -14,7 +14,7 @@ from torch.autograd.function import once_differentiable
 
 from caffeio.layers.base import Layer, Shape, exactly, layer
 from caffeio.layers.labels import text
-from caffeio.layers.onnx_graph import OnnxGraph
+from caffeio.layers.onnx.graph import OnnxGraph
 
 
 def unit_forward(gates: Tensor, c_prev: Tensor, cont: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -14,7 +14,7 @@ from torch import Tensor
 from caffeio.layers.base import Layer, Shape, layer
 from caffeio.layers.fields import check_fields
 from caffeio.layers.gradients import is_in_place, with_gradient
-from caffeio.layers.onnx_graph import OnnxGraph
+from caffeio.layers.onnx.graph import OnnxGraph
 
 
 @layer("ReLU")

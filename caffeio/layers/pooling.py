@@ -13,8 +13,8 @@ from torch import Tensor
 
 from caffeio.layers.base import Layer, Shape, between, layer
 from caffeio.layers.fields import check_fields
-from caffeio.layers.onnx_graph import OnnxGraph
-from caffeio.layers.pool_onnx import onnx_pool
+from caffeio.layers.onnx.graph import OnnxGraph
+from caffeio.layers.onnx.pooling import onnx_pool
 from caffeio.layers.pool_ops import Window, average_pool, max_pool, stochastic_pool
 from caffeio.layers.window import check_positive, per_axis
 from caffeio.proto import caffe_pb2 as pb

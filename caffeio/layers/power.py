@@ -13,7 +13,7 @@ from torch import Tensor
 
 from caffeio.layers.base import Layer, Shape, layer
 from caffeio.layers.gradients import is_in_place, with_gradient
-from caffeio.layers.onnx_graph import OnnxGraph
+from caffeio.layers.onnx.graph import OnnxGraph
 
 
 def log_of_base(owner: Layer, base: float, field: str) -> float:

@@ -18,7 +18,7 @@ from torch.nn.functional import linear
 from caffeio.layers.base import Layer, Shape, between, layer
 from caffeio.layers.labels import text
 from caffeio.layers.lstm_unit import onnx_unit, unit_backward, unit_forward
-from caffeio.layers.onnx_graph import OnnxGraph
+from caffeio.layers.onnx.graph import OnnxGraph
 
 
 class _LSTMSequence(torch.autograd.Function):

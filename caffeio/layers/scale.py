@@ -10,7 +10,7 @@ from torch import Tensor
 
 from caffeio.layers.base import Layer, Shape, between, exactly, layer
 from caffeio.layers.fields import check_fields
-from caffeio.layers.onnx_graph import OnnxGraph
+from caffeio.layers.onnx.graph import OnnxGraph
 
 
 def operand_shape(owner: Layer, shape: Shape, axis: int, num_axes: int, field: str) -> Shape:

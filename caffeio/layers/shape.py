@@ -14,7 +14,7 @@ from torch.nn.functional import pixel_shuffle
 
 from caffeio.layers.base import Layer, Shape, exactly, layer
 from caffeio.layers.labels import text
-from caffeio.layers.onnx_graph import OnnxGraph
+from caffeio.layers.onnx.graph import OnnxGraph
 
 
 @layer("Flatten")

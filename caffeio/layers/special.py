@@ -14,7 +14,7 @@ from torch.nn.functional import interpolate
 from caffeio.errors import DataError
 from caffeio.layers.base import Layer, Shape, between, layer
 from caffeio.layers.labels import text
-from caffeio.layers.onnx_graph import OnnxGraph
+from caffeio.layers.onnx.graph import OnnxGraph
 
 
 class MapLayer(Layer):

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from caffeio.errors import LayerError
-from caffeio.graph import Graph, Node
+from caffeio.net.graph import Graph, Node
 from caffeio.profiles import BVLC, Profile
 from caffeio.shapes.base import LayerShapes, Shape, infer, is_known, product
 from caffeio.shapes.sources import DATA_LAYERS, opener, source_shapes

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from caffeio.errors import ParseError
-from caffeio.proto.wire import iter_fields
+from caffeio.proto.io.wire import iter_fields
 from caffeio.shapes.base import UNKNOWN, LayerShapes, Query, Shape, rule
 
 if TYPE_CHECKING:

@@ -83,7 +83,7 @@ def solver_diff_of(left: Source, right: Source, settings: Settings) -> SolverDif
 
 def plot_rates(left: Source, right: Source, settings: Settings, target: str) -> None:
     """Draw the learning rates of two solvers (PNG, SVG, PDF), or list them (CSV)."""
-    from caffeio.converters import lr_plot
+    from caffeio.converters import plot as lr_plot
 
     if (left.kind, right.kind) != ("solver", "solver"):
         raise CaffeIOError("--plot draws learning rates: both sides must be solvers")
@@ -127,7 +127,7 @@ def _nets(left: Source, right: Source, settings: Settings) -> Report:
 
 def _weights(left: Source, right: Source, settings: Settings) -> Report:
     from caffeio.converters.diff import net_diff, net_report, weights_diff, weights_report
-    from caffeio.proto.weights import load_weights
+    from caffeio.proto.weights.load import load_weights
 
     a, b = load_weights(left.path), load_weights(right.path)
     types = {entry.name: entry.type for weights in (a, b) for entry in weights.layers}
@@ -151,7 +151,7 @@ def _weights(left: Source, right: Source, settings: Settings) -> Report:
 
 def _states(left: Source, right: Source, settings: Settings) -> Report:
     from caffeio.converters.diff import weights_diff, weights_report
-    from caffeio.proto.solverstate import read_solverstate
+    from caffeio.proto.weights.solverstate import read_solverstate
 
     states = [read_solverstate(source.path) for source in (left, right)]
     arrays: list[Arrays] = [
@@ -172,7 +172,7 @@ def _states(left: Source, right: Source, settings: Settings) -> Report:
 
 def _means(left: Source, right: Source, settings: Settings) -> Report:
     from caffeio.converters.diff import weights_diff, weights_report
-    from caffeio.proto.blobproto import read_blobproto
+    from caffeio.proto.weights.blobproto import read_blobproto
 
     arrays: list[Arrays] = [{"mean": [read_blobproto(s.path)]} for s in (left, right)]
     labels = short_names((left.label, right.label))
@@ -184,7 +184,7 @@ def _means(left: Source, right: Source, settings: Settings) -> Report:
 
 def _label_maps(left: Source, right: Source) -> Report:
     from caffeio.proto import caffe_pb2 as pb
-    from caffeio.proto.text import parse
+    from caffeio.proto.text.text_format import parse
 
     maps = []
     for source in (left, right):

@@ -12,7 +12,7 @@ from caffeio.converters.report.model import Section, number, sparkline
 from caffeio.errors import SolverError
 from caffeio.profiles import Profile
 from caffeio.proto.caffe_pb2 import SolverParameter
-from caffeio.schedule import Schedule
+from caffeio.solver.schedule import Schedule
 
 Floats = NDArray[np.float32]
 TOLERANCE = 2e-7  # relative: below one step of float32, as pow() of C libraries differs

@@ -18,7 +18,7 @@ from caffeio.errors import CaffeIOError
 from caffeio.profiles import BVLC, Profile, profile_of_dialect, profile_of_solver
 from caffeio.proto.caffe_pb2 import NetParameter, SolverParameter
 from caffeio.proto.files import read_net, read_solver
-from caffeio.proto.upgrade import upgrade_net
+from caffeio.proto.upgrade.upgrade import upgrade_net
 
 _PATHS = {"net", "train_net", "test_net", "snapshot_prefix", "weights"}
 _NET_FIELDS = ("net", "net_param", "train_net", "train_net_param")

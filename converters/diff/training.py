@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from caffeio.converters.report.model import share
-from caffeio.graph import is_included, net_state
+from caffeio.net.graph import is_included, net_state
 from caffeio.profiles import Profile
 from caffeio.proto.caffe_pb2 import NetParameter, SolverParameter
 from caffeio.shapes import DATA_LAYERS

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from caffeio.converters.lint.model import ERROR, Finding, Fix, NetContext, net_rule
-from caffeio.graph import Node
+from caffeio.net.graph import Node
 from caffeio.shapes import DATA_LAYERS
 
 

@@ -9,7 +9,7 @@ from inspect import cleandoc
 from pathlib import Path
 
 from caffeio.errors import NetError
-from caffeio.graph import Graph, build_graph
+from caffeio.net.graph import Graph, build_graph
 from caffeio.profiles import Profile
 from caffeio.proto import caffe_pb2 as pb
 from caffeio.proto.files import NetFile, SolverFile

@@ -133,7 +133,7 @@ def _not_ignored(
 
 def fixed_text(text: str, found: Sequence[Finding], path: str) -> tuple[str, int]:
     """The text after all fixes of `found`, comments kept, and how many were made."""
-    from caffeio.proto.rewrite import edit_text
+    from caffeio.proto.text.rewrite import edit_text
 
     fixes = [f.fix for f in found if f.fix is not None]
     renames = sorted((fix.rename for fix in fixes if fix.rename), reverse=True)

@@ -149,7 +149,7 @@ def mean_file(context: NetContext) -> Iterator[Finding]:
         found = item_shape(layer, find) if path is not None else None
         if path is None or found is None or len(layer.transform_param.resize_param):
             continue
-        from caffeio.proto.blobproto import read_blobproto
+        from caffeio.proto.weights.blobproto import read_blobproto
 
         try:
             mean = tuple(read_blobproto(path).shape[-3:])

@@ -10,7 +10,7 @@ from caffeio.converters.diff.solver_fields import FIELDS
 from caffeio.converters.diff.training import snapshot_iterations
 from caffeio.converters.lint.model import ERROR, INFO, Finding, Fix, SolverContext, solver_rule
 from caffeio.errors import SolverError
-from caffeio.schedule import Schedule
+from caffeio.solver.schedule import Schedule
 
 TYPES = ("SGD", "Nesterov", "AdaGrad", "RMSProp", "AdaDelta", "Adam", "SAG")
 _DECAYS = ("step", "exp", "inv", "multistep", "sigmoid", "plateau")
@@ -30,7 +30,7 @@ def bad_schedule(context: SolverContext) -> Iterator[Finding]:
         set_ = known and any(f.name == field for f, _ in context.message.ListFields())
         fix = None
         if field == "lr_policy":
-            from caffeio.lr_policies import POLICIES
+            from caffeio.solver.policies import POLICIES
 
             close = get_close_matches(context.message.lr_policy, list(POLICIES), 1)
             fix = Fix(f"write {close[0]}", (f"lr_policy={close[0]}",)) if close and set_ else None

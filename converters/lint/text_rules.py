@@ -20,8 +20,8 @@ from caffeio.converters.lint.model import (
     Steps,
     rule,
 )
-from caffeio.proto.guess import facts as facts_of
-from caffeio.proto.guess import used_names
+from caffeio.proto.dialect.guess_text import facts as facts_of
+from caffeio.proto.dialect.guess_text import used_names
 from caffeio.shapes import DATA_LAYERS
 from caffeio.shapes import RULES as SHAPE_RULES
 
@@ -129,7 +129,7 @@ def unknown_type(context: NetContext) -> Iterator[Finding]:
 
 
 def _registered() -> set[str]:
-    from caffeio.proto.schema import dialect_names
+    from caffeio.proto.dialect.schema import dialect_names
 
     names = {word for name in dialect_names() for word in facts_of(name) if word[:5] == "type "}
     return {name.removeprefix("type ") for name in names}

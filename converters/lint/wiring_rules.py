@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from caffeio.converters.lint.facts import MEASURES, NEEDS_OWN_TOP, NOT_IN_PLACE
 from caffeio.converters.lint.model import ERROR, Finding, NetContext, is_loss, net_rule
-from caffeio.graph import Graph, Node
+from caffeio.net.graph import Graph, Node
 from caffeio.shapes import DATA_LAYERS, Shape, format_shape, is_known, product
 
 

@@ -13,7 +13,7 @@ from caffeio.converters.show.stats import Stats, stats_of
 from caffeio.converters.show.view import Row, View, as_data, make_view, shape_words
 from caffeio.converters.source import Source
 from caffeio.errors import CaffeIOError, NetError
-from caffeio.graph import Graph, build_graph, is_included, net_state
+from caffeio.net.graph import Graph, build_graph, is_included, net_state
 from caffeio.profiles import BVLC, Profile, get_profile, profile_of_dialect
 from caffeio.proto import caffe_pb2 as pb
 from caffeio.proto.files import NetFile, read_net
@@ -89,7 +89,7 @@ def _blobs_from_file(shapes: NetShapes, stats: Mapping[str, Sequence[Stats]]) ->
 
 
 def _load_weights(shown: ShownNet, path: Path) -> None:
-    from caffeio.proto.weights import load_weights
+    from caffeio.proto.weights.load import load_weights
 
     weights = load_weights(path)
     shown.stats = {name: [stats_of(blob) for blob in weights[name]] for name in weights}
@@ -106,7 +106,7 @@ def dialect_words(file: NetFile, source: Source, given: str | None) -> str:
             return "bvlc (no name in it is foreign to BVLC's Caffe)"
         also = f"; also fits {listed(guess.alternatives, 4)}" if guess.alternatives else ""
         return f"{guess.dialect} (by {listed(guess.evidence, 3)}{also})"
-    from caffeio.proto.dialect import detect
+    from caffeio.proto.dialect.dialect import detect
 
     found = detect(source.path.read_bytes(), kind="net")
     also = f"; {listed(found.also, 4)} would read it alike" if found.also else ""

@@ -101,7 +101,7 @@ def _net_line(net: Any, out: Report) -> None:
 def show_state(source: Source) -> Report:
     """A solver state: iteration, weights, history blobs."""
     from caffeio.converters.show.stats import stats_of
-    from caffeio.proto.solverstate import read_solverstate
+    from caffeio.proto.weights.solverstate import read_solverstate
     from caffeio.shapes import format_shape
 
     state = read_solverstate(source.path)
@@ -132,7 +132,7 @@ def show_state(source: Source) -> Report:
 def show_mean(source: Source) -> Report:
     """A mean image: its shape, and the mean of each channel."""
     from caffeio.converters.show.stats import stats_of
-    from caffeio.proto.blobproto import read_blobproto
+    from caffeio.proto.weights.blobproto import read_blobproto
     from caffeio.shapes import format_shape
 
     blob = read_blobproto(source.path)
@@ -238,7 +238,7 @@ def _image_kind(data: bytes) -> str:
 def show_label_map(source: Source) -> Report:
     """The labels of a label map."""
     from caffeio.proto import caffe_pb2 as pb
-    from caffeio.proto.text import parse
+    from caffeio.proto.text.text_format import parse
 
     text = source.path.read_text(encoding="utf-8", errors="replace")
     items = parse(text, pb.LabelMap, path=source.label).message.item

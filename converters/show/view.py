@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from caffeio.converters.show.words import layer_words
-from caffeio.graph import Graph, Node
+from caffeio.net.graph import Graph, Node
 from caffeio.shapes import LayerShapes, NetShapes, Shape, format_shape, product
 
 

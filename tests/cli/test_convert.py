@@ -9,7 +9,7 @@ from click.testing import CliRunner, Result
 
 import caffeio
 from caffeio.cli.main import main
-from caffeio.converters.convert import CONVERSIONS, listing
+from caffeio.converters.convert.convert import CONVERSIONS, listing
 from caffeio.converters.weightfiles import FORMATS, read_weights
 from caffeio.proto.files import read_net
 from tests.paths import GOLDEN

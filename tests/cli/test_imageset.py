@@ -7,7 +7,7 @@ from pathlib import Path
 from click.testing import CliRunner
 
 from caffeio.cli.main import main
-from caffeio.data.lmdb_db import LmdbDatabase
+from caffeio.data.db.lmdb import LmdbDatabase
 from tests.paths import GOLDEN
 
 DATA = GOLDEN / "data"

@@ -11,7 +11,7 @@ from caffeio.converters.diff.net_report import report
 from caffeio.converters.report.model import Report
 from caffeio.proto import caffe_pb2 as pb
 from caffeio.proto.files import read_net
-from caffeio.proto.text import parse
+from caffeio.proto.text.text_format import parse
 
 BASE = """
 name: "n"

@@ -14,7 +14,7 @@ from caffeio.converters.diff.training import test_iterations as iterations_of_te
 from caffeio.converters.source import Source
 from caffeio.profiles import BVLC, NVIDIA
 from caffeio.proto import caffe_pb2 as pb
-from caffeio.proto.text import parse
+from caffeio.proto.text.text_format import parse
 from tests.paths import SHARED, needs_shared
 
 RECIPE = Path(__file__).parent / "recipe"

@@ -12,17 +12,17 @@ import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from caffeio.converters.deploy_net import Options, load_deploy_net
-from caffeio.converters.onnx import export_onnx, relative_difference, to_model, verify_onnx
-from caffeio.converters.onnx_build import Built, build
-from caffeio.converters.samples import sample_inputs
+from caffeio.converters.deploy.deploy_net import Options, load_deploy_net
+from caffeio.converters.onnx.build import Built, build
+from caffeio.converters.onnx.export import export_onnx, relative_difference, to_model, verify_onnx
+from caffeio.converters.onnx.samples import sample_inputs
 from caffeio.errors import UnsupportedError
-from caffeio.graph import build_graph
 from caffeio.layers import REGISTRY, Layer
-from caffeio.net import Net, load_net
+from caffeio.net.graph import build_graph
+from caffeio.net.net import Net, load_net
 from caffeio.proto import caffe_pb2 as pb
 from caffeio.proto.files import read_net
-from caffeio.proto.weights import load_weights
+from caffeio.proto.weights.load import load_weights
 from tests.harness import TOLERANCE, assert_close, golden, part
 from tests.paths import GOLDEN, SHARED, needs_shared
 

@@ -8,13 +8,13 @@ import pytest
 from google.protobuf import text_format
 
 from caffeio.converters import prototxt
-from caffeio.converters.deploy import deploy
-from caffeio.converters.splits import heal_splits
+from caffeio.converters.deploy.deploy import deploy
+from caffeio.converters.translate.splits import heal_splits
 from caffeio.errors import CaffeIOError, ParseError, UnsupportedError
 from caffeio.proto import caffe_pb2 as pb
-from caffeio.proto import wire
-from caffeio.proto.dialect import decode, encode
+from caffeio.proto.dialect.dialect import decode, encode
 from caffeio.proto.files import read_net
+from caffeio.proto.io import wire
 from tests.paths import GOLDEN, SHARED, needs_shared
 
 DIALECT = GOLDEN / "fork" / "dialect"

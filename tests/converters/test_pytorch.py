@@ -9,7 +9,7 @@ import torch
 
 from caffeio.converters.pytorch import read, write
 from caffeio.errors import SnapshotError, WeightsError
-from caffeio.proto.weights import load_weights
+from caffeio.proto.weights.load import load_weights
 from tests.paths import GOLDEN
 
 MODEL = GOLDEN / "nets" / "residual_inplace" / "weights.caffemodel"

@@ -12,7 +12,7 @@ import torch
 
 from caffeio.converters.safetensors import read, write
 from caffeio.errors import SnapshotError, WeightsError
-from caffeio.proto.weights import load_weights, shapes_match
+from caffeio.proto.weights.load import load_weights, shapes_match
 from tests.paths import GOLDEN
 
 MODELS = [

@@ -24,10 +24,10 @@ from caffeio.converters.show.view import make_view
 from caffeio.converters.show.words import layer_words
 from caffeio.converters.source import Source
 from caffeio.errors import CaffeIOError
-from caffeio.graph import build_graph
+from caffeio.net.graph import build_graph
 from caffeio.proto import caffe_pb2 as pb
 from caffeio.proto.files import read_net
-from caffeio.proto.text import parse
+from caffeio.proto.text.text_format import parse
 from caffeio.shapes import infer_net
 from tests.paths import GOLDEN
 

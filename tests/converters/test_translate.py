@@ -8,14 +8,19 @@ import numpy as np
 import pytest
 from google.protobuf import text_format
 
-from caffeio.converters.netstate import modern_shape
-from caffeio.converters.translate import Translation, remap_history, translate, translate_state
+from caffeio.converters.translate.netstate import modern_shape
+from caffeio.converters.translate.translate import (
+    Translation,
+    remap_history,
+    translate,
+    translate_state,
+)
 from caffeio.errors import CaffeIOError, DialectError, ParseError, UnsupportedError, WeightsError
 from caffeio.proto import caffe_pb2 as pb
-from caffeio.proto import wire
-from caffeio.proto.dialect import decode, detect, encode
-from caffeio.proto.solverstate import read_solverstate
-from caffeio.proto.weights import load_weights, write_caffemodel
+from caffeio.proto.dialect.dialect import decode, detect, encode
+from caffeio.proto.io import wire
+from caffeio.proto.weights.load import load_weights, write_caffemodel
+from caffeio.proto.weights.solverstate import read_solverstate
 from tests.paths import GOLDEN, SHARED, needs_shared
 
 DIALECT = GOLDEN / "fork" / "dialect"

@@ -11,8 +11,8 @@ import numpy as np
 from google.protobuf import text_format
 
 from caffeio.data import DataSource, make_source
-from caffeio.data.datum import encode_datum
-from caffeio.data.lmdb_db import write_lmdb
+from caffeio.data.db.lmdb import write_lmdb
+from caffeio.data.records.datum import encode_datum
 from caffeio.proto import caffe_pb2 as pb
 
 

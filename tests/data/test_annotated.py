@@ -14,15 +14,15 @@ from google.protobuf import text_format
 from hypothesis import given
 from hypothesis import strategies as st
 
-from caffeio.data import boxes as bx
-from caffeio.data.annotation import Box, encode_annotated
-from caffeio.data.datum import encode_datum
-from caffeio.data.distort import distort
-from caffeio.data.lmdb_db import write_lmdb
+from caffeio.boost_random import CaffeRng
+from caffeio.data.db.lmdb import write_lmdb
+from caffeio.data.records.annotated_datum import Box, encode_annotated
+from caffeio.data.records.datum import encode_datum
+from caffeio.data.transform import boxes as bx
+from caffeio.data.transform.distort import distort
 from caffeio.errors import DataError
 from caffeio.profiles import INTEL
 from caffeio.proto import caffe_pb2 as pb
-from caffeio.rng import CaffeRng
 from tests.data.helpers import layer, make_source, photo
 
 F = np.float32

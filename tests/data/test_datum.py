@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from caffeio.data.annotation import Box, encode_annotated, scan_annotated
-from caffeio.data.datum import encode_datum, scan_datum
+from caffeio.data.records.annotated_datum import Box, encode_annotated, scan_annotated
+from caffeio.data.records.datum import encode_datum, scan_datum
 from caffeio.errors import DataError
 from caffeio.proto import caffe_pb2 as pb
 

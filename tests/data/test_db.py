@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from caffeio.data.db import KeyTable, open_db
-from caffeio.data.lmdb_db import LmdbDatabase, write_lmdb
+from caffeio.data.db.database import KeyTable, open_db
+from caffeio.data.db.lmdb import LmdbDatabase, write_lmdb
 from caffeio.errors import DataError
 from tests.data.helpers import raw_lmdb
 from tests.paths import GOLDEN

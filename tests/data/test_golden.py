@@ -98,9 +98,9 @@ def test_channels_last_has_the_same_numbers(name: str) -> None:
 
 
 def test_decoded_pixels() -> None:
-    from caffeio.data.datum import scan_datum
-    from caffeio.data.image import decode
-    from caffeio.data.lmdb_db import LmdbDatabase
+    from caffeio.data.db.lmdb import LmdbDatabase
+    from caffeio.data.records.datum import scan_datum
+    from caffeio.data.transform.image import decode
 
     facts = json.loads((TRANSFORMS / "images.json").read_text())
     want = {fact["decoded_bgr_sha256"] for fact in facts.values()}

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from caffeio.data.image import read_image
-from caffeio.data.images import resize_listed
-from caffeio.data.listing import parse_list
+from caffeio.data.records.image_list import parse_list
+from caffeio.data.sources.image_data import resize_listed
+from caffeio.data.transform.image import read_image
 from caffeio.errors import DataError
 from caffeio.proto import caffe_pb2 as pb
 from tests.data.helpers import labels_of, layer, make_source, photo
@@ -122,7 +122,7 @@ def test_empty_list(tmp_path: Path) -> None:
 
 def test_sixteen_bit_images_are_refused(tmp_path: Path) -> None:
     cv2.imwrite(str(tmp_path / "deep.png"), np.zeros((4, 4), np.uint16))
-    from caffeio.data.image import decode
+    from caffeio.data.transform.image import decode
 
     with pytest.raises(DataError, match="unsigned byte"):
         decode((tmp_path / "deep.png").read_bytes())
@@ -130,7 +130,7 @@ def test_sixteen_bit_images_are_refused(tmp_path: Path) -> None:
 
 
 def test_alpha_is_kept_by_native_decoding(tmp_path: Path) -> None:
-    from caffeio.data.image import COLOR, decode
+    from caffeio.data.transform.image import COLOR, decode
 
     image = np.dstack([photo(0, 5, 6), np.full((5, 6), 9, np.uint8)])
     data = cv2.imencode(".png", image)[1].tobytes()

@@ -11,16 +11,16 @@ import numpy as np
 import pytest
 import torch
 
-from caffeio.data.datum import encode_datum
-from caffeio.data.image import COLOR, encoded_size, set_ipp
-from caffeio.data.lmdb_db import write_lmdb
+from caffeio.boost_random import CaffeRng
+from caffeio.data.db.lmdb import write_lmdb
+from caffeio.data.draws import Draws
 from caffeio.data.loader import LoaderSource
-from caffeio.data.normalize import Image
-from caffeio.data.rng import Draws
-from caffeio.data.transform import Transformer
+from caffeio.data.records.datum import encode_datum
+from caffeio.data.transform.image import COLOR, encoded_size, set_ipp
+from caffeio.data.transform.normalize import Image
+from caffeio.data.transform.transformer import Transformer
 from caffeio.errors import DataError
 from caffeio.profiles import BVLC, INTEL, NVIDIA
-from caffeio.rng import CaffeRng
 from tests.data.helpers import (
     data_layer,
     jpeg_lmdb,

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
+from caffeio.boost_random import CaffeRng
 from caffeio.data import MemorySource
 from caffeio.errors import DataError
-from caffeio.rng import CaffeRng
 from tests.data.helpers import layer, make_source, photo
 from tests.paths import GOLDEN
 

@@ -12,12 +12,12 @@ from google.protobuf import text_format
 from hypothesis import given
 from hypothesis import strategies as st
 
-from caffeio.data import augment
-from caffeio.data.image import set_ipp
-from caffeio.data.noise import apply_noise
-from caffeio.data.normalize import Image
-from caffeio.data.rng import Draws
-from caffeio.data.transform import Transformer
+from caffeio.data.draws import Draws
+from caffeio.data.transform import augment
+from caffeio.data.transform.image import set_ipp
+from caffeio.data.transform.noise import apply_noise
+from caffeio.data.transform.normalize import Image
+from caffeio.data.transform.transformer import Transformer
 from caffeio.errors import DataError
 from caffeio.profiles import BVLC, INTEL, NVIDIA, Profile
 from caffeio.proto import caffe_pb2 as pb

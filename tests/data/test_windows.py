@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from caffeio.data.augment import random_window
+from caffeio.data.transform.augment import random_window
 from caffeio.proto import caffe_pb2 as pb
 from tests.data.helpers import jpeg_lmdb, make_source
 from tests.paths import GOLDEN

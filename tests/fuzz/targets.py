@@ -18,14 +18,14 @@ import numpy as np
 from caffeio.converters import safetensors
 from caffeio.errors import CaffeIOError
 from caffeio.proto import caffe_pb2 as pb
-from caffeio.proto.blobproto import read_blobproto
-from caffeio.proto.dialect import decode, detect, encode
+from caffeio.proto.dialect.dialect import decode, detect, encode
 from caffeio.proto.files import decode_text, read_net
-from caffeio.proto.hdf5tree import Dataset, ExoticError, Group, read_tree
-from caffeio.proto.mapped import HDF5_SIGNATURE, foreign
-from caffeio.proto.solverstate import read_solverstate
-from caffeio.proto.text import format_message, parse
-from caffeio.proto.weights import Weights, load_weights
+from caffeio.proto.io.mapped import HDF5_SIGNATURE, foreign
+from caffeio.proto.text.text_format import format_message, parse
+from caffeio.proto.weights.blobproto import read_blobproto
+from caffeio.proto.weights.hdf5_reader import Dataset, ExoticError, Group, read_tree
+from caffeio.proto.weights.load import Weights, load_weights
+from caffeio.proto.weights.solverstate import read_solverstate
 from tests.paths import GOLDEN
 
 _FOLDER = Path(tempfile.mkdtemp(dir="/dev/shm" if os.path.isdir("/dev/shm") else None))

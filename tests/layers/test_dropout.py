@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import torch
 
+from caffeio.boost_random import CaffeRng
 from caffeio.errors import LayerError
 from caffeio.profiles import BVLC, INTEL, Profile
-from caffeio.rng import CaffeRng
 from tests.harness import check_case, layer_cases
 from tests.layers.tools import make
 

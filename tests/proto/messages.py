@@ -7,7 +7,7 @@ from typing import Any
 from google.protobuf.message import Message
 from hypothesis import strategies as st
 
-from caffeio.proto.printer import format_scalar
+from caffeio.proto.text.printer import format_scalar
 
 _TEXT = st.text(st.characters(exclude_categories=("Cs",)), max_size=8)
 _WHOLE = {

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from caffeio.errors import SnapshotError, WeightsError
-from caffeio.proto.atomic import atomic_path, atomic_write, size_text
-from caffeio.proto.stream import write_parts
+from caffeio.proto.io.atomic import atomic_path, atomic_write, size_text
+from caffeio.proto.io.stream import write_parts
 from tests.paths import ROOT
 
 
@@ -126,8 +126,8 @@ def test_the_error_can_be_another(tmp_path: Path) -> None:
 
 def run(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     """Run Python code that begins with our imports."""
-    head = "import os, sys, resource, signal\nfrom caffeio.proto.atomic import atomic_write\n"
-    head += "from caffeio.proto.stream import write_parts\nfrom caffeio.errors import *\n"
+    head = "import os, sys, resource, signal\nfrom caffeio.proto.io.atomic import atomic_write\n"
+    head += "from caffeio.proto.io.stream import write_parts\nfrom caffeio.errors import *\n"
     return subprocess.run(
         [sys.executable, "-c", head + textwrap.dedent(code), *arguments],
         check=False,

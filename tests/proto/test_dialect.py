@@ -10,8 +10,7 @@ from hypothesis import strategies as st
 
 from caffeio.errors import CaffeIOError, DialectError, ParseError
 from caffeio.proto import caffe_pb2 as pb
-from caffeio.proto import schema, wire
-from caffeio.proto.dialect import (
+from caffeio.proto.dialect.dialect import (
     Decoded,
     Unknown,
     decode,
@@ -19,8 +18,10 @@ from caffeio.proto.dialect import (
     encode,
     encode_parts,
     path_text,
+    schema,
 )
-from caffeio.proto.transcode import Transcoder
+from caffeio.proto.dialect.transcode import Transcoder
+from caffeio.proto.io import wire
 from tests.paths import GOLDEN, SHARED, needs_shared
 
 DIALECT = GOLDEN / "fork" / "dialect"
@@ -422,7 +423,7 @@ def test_the_number_of_fields_has_an_end(monkeypatch: pytest.MonkeyPatch) -> Non
     run = Transcoder(data, "bvlc", "canonical", budget=49)
     with pytest.raises(ParseError, match="more than 1000000 fields"):
         run.message(0, len(data), "NetParameter", "NetParameter")
-    monkeypatch.setattr("caffeio.proto.assess.MAX_FIELDS", 49)
+    monkeypatch.setattr("caffeio.proto.dialect.assess.MAX_FIELDS", 49)
     with pytest.raises(ParseError, match="more than 49 fields"):
         detect(data)
 

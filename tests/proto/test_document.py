@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 
 from caffeio.errors import CaffeIOError
 from caffeio.proto import caffe_pb2 as pb
-from caffeio.proto.document import Document, Node
-from caffeio.proto.overrides import apply_overrides
-from caffeio.proto.printer import format_scalar
-from caffeio.proto.text import parse
+from caffeio.proto.text.document import Document, Node
+from caffeio.proto.text.overrides import apply_overrides
+from caffeio.proto.text.printer import format_scalar
+from caffeio.proto.text.text_format import parse
 from tests.proto.messages import texts
 
 NET = """\

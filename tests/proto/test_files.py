@@ -10,12 +10,12 @@ import pytest
 import caffeio.proto
 from caffeio.errors import CaffeIOError, DialectError, ParseError
 from caffeio.proto import caffe_pb2 as pb
+from caffeio.proto.dialect.guess_text import _MAIN_LINE, ONE_IN_BVLC, facts, guess_dialect
+from caffeio.proto.dialect.schema import canonical, dialect_names, load
 from caffeio.proto.files import decode_text, encode_text, read_bytes, read_net, read_solver
-from caffeio.proto.guess import _MAIN_LINE, ONE_IN_BVLC, facts, guess_dialect
-from caffeio.proto.overrides import apply_overrides
-from caffeio.proto.rewrite import message_type_of
-from caffeio.proto.schema import canonical, dialect_names, load
-from caffeio.proto.upgrade import _KEEP_BATCH_NORM_SPECS
+from caffeio.proto.text.overrides import apply_overrides
+from caffeio.proto.text.rewrite import message_type_of
+from caffeio.proto.upgrade.upgrade import _KEEP_BATCH_NORM_SPECS
 from tests.paths import GOLDEN, SHARED, needs_shared
 
 V1 = GOLDEN / "logs" / "upgrade" / "v1_0.prototxt"
@@ -191,7 +191,7 @@ def test_reading_loads_no_heavy_modules() -> None:
     code = (
         "import sys; from caffeio.proto.files import read_net, read_solver; "
         "read_solver('base_lr: 1'); read_net('layer { name: \"a\" }'); "
-        "print([m for m in ('torch', 'numpy', 'caffeio.proto.wire') if m in sys.modules])"
+        "print([m for m in ('torch', 'numpy', 'caffeio.proto.io.wire') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

@@ -13,9 +13,9 @@ import pytest
 
 from caffeio.errors import ParseError, SnapshotError, WeightsError
 from caffeio.proto import caffe_pb2 as pb
-from caffeio.proto.hdf5 import write_caffemodel_h5
-from caffeio.proto.hdf5tree import Dataset, ExoticError, Group, read_tree
-from caffeio.proto.weights import load_weights
+from caffeio.proto.weights.hdf5 import write_caffemodel_h5
+from caffeio.proto.weights.hdf5_reader import Dataset, ExoticError, Group, read_tree
+from caffeio.proto.weights.load import load_weights
 from tests.paths import GOLDEN, SHARED, needs_shared
 
 MODELS = sorted(GOLDEN.glob("**/*.caffemodel.h5"))

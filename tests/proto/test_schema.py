@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from caffeio.proto import caffe_pb2, schema
-from caffeio.proto.schema import Field, Schema
+from caffeio.proto import caffe_pb2
+from caffeio.proto.dialect import schema
+from caffeio.proto.dialect.schema import Field, Schema
 from tests.paths import SHARED, needs_shared
 
 NAMES = schema.dialect_names()
@@ -14,7 +15,7 @@ _load = schema.load.__wrapped__  # without its cache
 
 
 def test_caffe_proto_is_what_the_tables_say() -> None:
-    path = schema.FOLDER / "caffe.proto"
+    path = schema.FOLDER.parent / "caffe.proto"
     assert path.read_text(encoding="utf-8") == schema.proto_text()
 
 
@@ -106,8 +107,8 @@ def test_private_fields_have_a_dialect() -> None:
 
 
 def _table(folder: Path, name: str, text: str) -> Schema:
-    (folder / "dialects").mkdir(exist_ok=True)
-    (folder / "dialects" / f"{name}.tsv").write_text(text, encoding="utf-8")
+    (folder / "tables").mkdir(exist_ok=True)
+    (folder / "tables" / f"{name}.tsv").write_text(text, encoding="utf-8")
     return _load(name)
 
 

@@ -4,7 +4,7 @@ import pytest
 from google.protobuf import text_format
 
 from caffeio.proto import caffe_pb2 as pb
-from caffeio.proto.shapewalk import Walk, walk_shapes
+from caffeio.proto.dialect.shapewalk import Walk, walk_shapes
 
 
 def walk(text: str) -> Walk:

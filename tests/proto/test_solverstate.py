@@ -17,7 +17,9 @@ from hypothesis import strategies as st
 
 from caffeio.errors import SnapshotError
 from caffeio.proto import caffe_pb2 as pb
-from caffeio.proto.solverstate import (
+from caffeio.proto.io.wire import bytes_field, varint_field
+from caffeio.proto.weights.load import write_caffemodel
+from caffeio.proto.weights.solverstate import (
     SolverState,
     find_weights,
     newest_whole_pair,
@@ -25,8 +27,6 @@ from caffeio.proto.solverstate import (
     snapshot_names,
     write_solverstate,
 )
-from caffeio.proto.weights import write_caffemodel
-from caffeio.proto.wire import bytes_field, varint_field
 from tests.paths import GOLDEN, ROOT
 from tests.proto.test_hdf5 import ids, timeless
 

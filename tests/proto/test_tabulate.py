@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from caffeio.proto import schema, tabulate
+from caffeio.proto.dialect import schema, tabulate
 
 pytest.importorskip("grpc_tools.protoc")
 
@@ -67,12 +67,12 @@ def test_a_table_gives_back_what_it_was_made_of(
     found = tabulate.compile_proto(fork / "proto" / "caffe.proto")
     found.layer_types = {"New"}
     text = tabulate.table(found, base, "mine: a fork")
-    folder = fork / "tables" / "dialects"
+    folder = fork / "tables"
     folder.mkdir(parents=True)
-    bvlc = (schema.FOLDER / "dialects" / "bvlc.tsv").read_text()
+    bvlc = (schema.FOLDER / "tables" / "bvlc.tsv").read_text()
     (folder / "bvlc.tsv").write_text(bvlc)
     (folder / "mine.tsv").write_text(text)
-    monkeypatch.setattr(schema, "FOLDER", fork / "tables")
+    monkeypatch.setattr(schema, "FOLDER", fork)
     mine = schema.load.__wrapped__("mine")
     assert mine.about == "mine: a fork"
     assert mine.messages == found.messages
@@ -82,13 +82,13 @@ def test_a_table_gives_back_what_it_was_made_of(
 
 def test_the_command_line(fork: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     name = "waifu2x"
-    (fork / "dialects").mkdir()
+    (fork / "tables").mkdir()
     monkeypatch.setattr(schema, "FOLDER", fork)
     proto = str(fork / "proto" / "caffe.proto")
     argv = ["tabulate", proto, name, "--source", str(fork / "layers"), "--about", "about it"]
     monkeypatch.setattr("sys.argv", argv)
     tabulate.main()
-    lines = (fork / "dialects" / f"{name}.tsv").read_text().splitlines()
+    lines = (fork / "tables" / f"{name}.tsv").read_text().splitlines()
     assert lines[0] == "# about it"
     assert "field\tLayerParameter\tname\t1\trequired\tstring" in lines
     assert "lacks\tNetParameter" in lines

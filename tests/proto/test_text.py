@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 from caffeio.errors import ParseError
 from caffeio.proto import caffe_pb2 as pb
-from caffeio.proto.printer import format_double, format_float
-from caffeio.proto.text import format_message, parse
+from caffeio.proto.text.printer import format_double, format_float
+from caffeio.proto.text.text_format import format_message, parse
 from tests.paths import GOLDEN, SHARED, needs_shared
 from tests.proto.messages import messages, texts
 from tests.proto.oracle import ask

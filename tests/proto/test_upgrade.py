@@ -7,11 +7,11 @@ import pytest
 
 from caffeio.errors import NetError, SolverError
 from caffeio.proto import caffe_pb2 as pb
-from caffeio.proto.rewrite import upgrade_bytes
-from caffeio.proto.text import parse
-from caffeio.proto.upgrade import upgrade_net, upgrade_solver
-from caffeio.proto.upgrade_v0 import V0_TYPES, remove_padding_layers, upgrade_v0_net
-from caffeio.proto.upgrade_v1 import V1_TYPES
+from caffeio.proto.text.rewrite import upgrade_bytes
+from caffeio.proto.text.text_format import parse
+from caffeio.proto.upgrade.upgrade import upgrade_net, upgrade_solver
+from caffeio.proto.upgrade.v0 import V0_TYPES, remove_padding_layers, upgrade_v0_net
+from caffeio.proto.upgrade.v1 import V1_TYPES
 from tests.paths import GOLDEN, SHARED, needs_shared
 
 FOLDER = GOLDEN / "logs" / "upgrade"

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from caffeio.errors import ParseError
-from caffeio.proto import wire
 from caffeio.proto.caffe_pb2 import BlobShape, LayerParameter
+from caffeio.proto.io import wire
 
 
 @given(st.integers(0, 2**64 - 1))

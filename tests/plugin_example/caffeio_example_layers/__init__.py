@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from caffeio.layers import Layer, layer
-from caffeio.layers.python import python_layer
+from caffeio.layers.python.layer import python_layer
 
 
 @python_layer("project.layers", "SoftsignLayer")

@@ -1,0 +1,107 @@
+"""LevelDB, through the optional package plyvel.
+
+Source: src/caffe/util/db_leveldb.cpp.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+import weakref
+from collections.abc import Iterator
+from importlib import import_module
+from typing import Any
+
+from caffeio.data.db.database import Buffer
+from caffeio.errors import DataError
+
+
+class LevelDatabase:
+    """A LevelDB folder, through the optional package plyvel. Values are copies.
+
+    Opening a LevelDB rewrites its log and manifest, so a folder of links beside temporary copies of
+    the small files is opened in its place: reading changes nothing, and works on read-only media.
+    """
+
+    kind = "LevelDB"
+
+    def __init__(self, path: str) -> None:
+        try:
+            plyvel: Any = import_module("plyvel")
+        except ImportError:
+            raise DataError(
+                f"reading LevelDB {path!r} needs the package plyvel: "
+                "pip install 'caffeio[leveldb]', or convert the database to LMDB"
+            ) from None
+        self.path = path
+        if not os.path.isdir(path):
+            raise DataError(f"LevelDB {path!r} does not exist")
+        if not os.path.exists(os.path.join(path, "CURRENT")):
+            hint = "; it is an LMDB, set `backend: LMDB`" * os.path.exists(f"{path}/data.mdb")
+            raise DataError(f"{path!r} is not a LevelDB{hint}")
+        shadow = _shadow(path)
+        self._clean = weakref.finalize(self, shutil.rmtree, shadow, ignore_errors=True)
+        try:
+            self._db = plyvel.DB(shadow)
+        except plyvel.Error as error:
+            self._clean()
+            raise DataError(f"cannot open LevelDB {path!r}: {error}") from error
+        self.size: int | None = None
+        if next(self.iter_keys(), None) is None:
+            self.close()
+            raise DataError(f"LevelDB {path!r} is empty: it has no records")
+
+    def cursor(self) -> LevelCursor:
+        """A cursor at the first record."""
+        return LevelCursor(self._db)
+
+    def get(self, key: bytes) -> Buffer:
+        """The value of `key`."""
+        value: bytes | None = self._db.get(key)
+        if value is None:
+            raise DataError(f"LevelDB {self.path!r} has no key {key!r}")
+        return value
+
+    def iter_keys(self) -> Iterator[Buffer]:
+        """All keys, in order."""
+        with self._db.iterator(include_value=False) as keys:
+            yield from keys
+
+    def close(self) -> None:
+        """Close the database."""
+        self._db.close()
+        self._clean()
+
+
+def _shadow(path: str) -> str:
+    """A temporary folder with links to the tables of the LevelDB and copies of all else."""
+    shadow = tempfile.mkdtemp(prefix="caffeio-leveldb-")
+    for name in os.listdir(path):
+        old, new = os.path.join(path, name), os.path.join(shadow, name)
+        if name.endswith((".ldb", ".sst")):
+            os.symlink(os.path.realpath(old), new)
+        elif name not in ("LOCK", "LOG", "LOG.old"):
+            shutil.copyfile(old, new)
+    return shadow
+
+
+class LevelCursor:
+    """A cursor that goes round."""
+
+    def __init__(self, db: Any) -> None:
+        self._iterator = db.raw_iterator()
+        self._iterator.seek_to_first()
+
+    def item(self) -> tuple[Buffer, Buffer]:
+        """Key and value of the record here."""
+        pair: tuple[Buffer, Buffer] = self._iterator.item()
+        return pair
+
+    def advance(self) -> bool:
+        """Go to the next record, or round to the first; False if it went round."""
+        self._iterator.next()
+        if self._iterator.valid():
+            return True
+        self._iterator.seek_to_first()
+        return False

@@ -1,0 +1,213 @@
+"""LMDB: reading without its lock file, and writing a new one.
+
+Source: src/caffe/util/db_lmdb.cpp.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import threading
+import weakref
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from caffeio.data.db.database import Buffer
+from caffeio.errors import DataError
+
+_environments: dict[str, tuple[Any, int]] = {}  # real path -> (environment, how many use it)
+_lock = threading.Lock()
+# The kernel's read-ahead reads about 128 kB around a page. Only where small records of a large
+# file are read in random order does that cost more than it gives.
+_LARGE, _SMALL_RECORD = 1 << 30, 16 << 10  # bytes
+
+
+class LmdbDatabase:
+    """An LMDB folder (or single file), opened read-only without touching its lock file.
+
+    Without the lock a folder may be read-only, and several processes may read; nobody may write
+    to it meanwhile. Values are views of the map: valid until `close`. Each thread reads in a
+    transaction of its own, so that threads wait for the disk at the same time.
+    """
+
+    kind = "LMDB"
+
+    def __init__(self, path: str, *, in_order: bool = True) -> None:
+        self.path = path
+        self._real = os.path.realpath(path)
+        self._env = _acquire(self._real, path, in_order)
+        self._threads = threading.local()
+        self._txns: list[Any] = []
+        try:
+            self.size: int | None = int(self._txn().stat()["entries"])
+            if self.size == 0:
+                raise DataError(f"LMDB {path!r} is empty: it has no records")
+        except BaseException:
+            _finish(self._txns, self._real)
+            raise
+        self._finish = weakref.finalize(self, _finish, self._txns, self._real)
+
+    def _txn(self) -> Any:
+        """This thread's transaction."""
+        txn = getattr(self._threads, "txn", None)
+        if txn is None:
+            txn = self._threads.txn = self._env.begin(buffers=True)
+            self._txns.append(txn)
+        return txn
+
+    def cursor(self) -> LmdbCursor:
+        """A cursor at the first record."""
+        return LmdbCursor(self._txn())
+
+    def get(self, key: bytes) -> Buffer:
+        """The value of `key`."""
+        value: Buffer | None = self._txn().get(key)
+        if value is None:
+            raise DataError(f"LMDB {self.path!r} has no key {key!r}")
+        return value
+
+    def iter_keys(self) -> Iterator[Buffer]:
+        """All keys, in order."""
+        with self._txn().cursor() as cursor:
+            yield from cursor.iternext(keys=True, values=False)
+
+    def close(self) -> None:
+        """End the read transaction; the last user closes the environment."""
+        self._finish()
+
+
+def _finish(txns: list[Any], real: str) -> None:
+    for txn in txns:
+        txn.abort()
+    txns.clear()
+    _release(real)
+
+
+class LmdbCursor:
+    """A cursor that goes round."""
+
+    def __init__(self, txn: Any) -> None:
+        self._cursor = txn.cursor()
+        self._cursor.first()
+
+    def item(self) -> tuple[Buffer, Buffer]:
+        """Key and value of the record here."""
+        pair: tuple[Buffer, Buffer] = self._cursor.item()
+        return pair
+
+    def advance(self) -> bool:
+        """Go to the next record, or round to the first; False if it went round."""
+        if self._cursor.next():
+            return True
+        self._cursor.first()
+        return False
+
+
+def _acquire(real: str, path: str, in_order: bool) -> Any:
+    """The one environment of this process for `real` (LMDB allows no second one)."""
+    with _lock:
+        env, users = _environments.get(real, (None, 0))
+        if env is None:
+            env = _open_lmdb(real, path, in_order)
+        _environments[real] = (env, users + 1)
+        return env
+
+
+def _release(real: str) -> None:
+    with _lock:
+        env, users = _environments[real]
+        if users > 1:
+            _environments[real] = (env, users - 1)
+        else:
+            del _environments[real]
+            env.close()
+
+
+def _open_lmdb(real: str, path: str, in_order: bool) -> Any:
+    import lmdb
+
+    file = Path(real, "data.mdb") if os.path.isdir(real) else Path(real)
+    if not file.exists():
+        if os.path.exists(os.path.join(real, "CURRENT")):
+            raise DataError(f"{path!r} is a LevelDB; set `backend: LEVELDB` to read it")
+        missing = f"LMDB {path!r} does not exist"
+        raise DataError(f"{path!r} has no data.mdb" if os.path.isdir(real) else missing)
+    size = file.stat().st_size
+    options: dict[str, Any] = {
+        "subdir": os.path.isdir(real),
+        "readonly": True,
+        "lock": False,
+        "max_readers": 1,
+    }
+    try:
+        env = lmdb.open(real, **options)
+        records = env.stat()["entries"]
+        if not in_order and size > _LARGE and size < _SMALL_RECORD * records:
+            env.close()
+            env = lmdb.open(real, **options, readahead=False)
+    except lmdb.Error as error:
+        raise DataError(f"cannot open LMDB {path!r}: {error}") from error
+    needed = (env.info()["last_pgno"] + 1) * env.stat()["psize"]
+    if size < needed:
+        env.close()
+        raise DataError(
+            f"LMDB {path!r} is truncated: data.mdb has {size} bytes, its pages end at {needed}"
+        )
+    return env
+
+
+def write_lmdb(
+    path: str | os.PathLike[str],
+    records: Iterable[tuple[bytes | str, bytes]],
+    *,
+    commit_every: int = 1000,
+) -> int:
+    """Write `records` (key, value) into a new LMDB folder; returns how many there were.
+
+    The folder must not exist. It is filled beside its place and renamed when it is whole. Keys may
+    come in any order; of equal keys the last one stays. The map grows as it must.
+    """
+    import lmdb
+
+    target = Path(path)
+    if target.exists():
+        raise DataError(f"cannot create LMDB {str(path)!r}: it is there already")
+    if not target.parent.is_dir():
+        raise DataError(f"cannot create LMDB {str(path)!r}: no folder {str(target.parent)!r}")
+    part = target.with_name(f".{target.name}.{os.getpid()}.part")
+    count = 0
+    try:
+        part.mkdir()
+        env = lmdb.open(str(part), map_size=1 << 24)
+        batch: list[tuple[bytes, bytes]] = []
+        for key, value in records:
+            batch.append((key.encode() if isinstance(key, str) else key, value))
+            count += 1
+            if len(batch) >= commit_every:
+                _commit(env, batch)
+                batch = []
+        _commit(env, batch)
+        env.sync(True)
+        env.close()
+        (part / "lock.mdb").unlink(missing_ok=True)
+        part.rename(target)
+    except (lmdb.Error, PermissionError) as error:
+        raise DataError(f"cannot write LMDB {str(path)!r}: {error}") from error
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+    return count
+
+
+def _commit(env: Any, batch: list[tuple[bytes, bytes]]) -> None:
+    """Put a batch in one transaction; the map is doubled and the transaction repeated when full."""
+    import lmdb
+
+    while True:
+        try:
+            with env.begin(write=True) as txn:
+                for key, value in batch:
+                    txn.put(key, value)
+            return
+        except lmdb.MapFullError:
+            env.set_mapsize(env.info()["map_size"] * 2)

@@ -1,0 +1,1 @@
+"""What the records are: Datum, AnnotatedDatum, lists of images."""

@@ -1,0 +1,1 @@
+"""One module a data layer type: what it reads, batch by batch."""

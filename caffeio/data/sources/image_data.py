@@ -1,0 +1,143 @@
+"""The ImageData layer: image files named in a list.
+
+Sources: src/caffe/layers/image_data_layer.cpp, src/caffe/util/io.cpp (ReadImageToCVMat).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from caffeio.boost_random import CaffeRng
+from caffeio.data.base import Layer, batch_of
+from caffeio.data.batch import Job
+from caffeio.data.draws import SampleRandom, SetupDraws
+from caffeio.data.loader import LoaderSource
+from caffeio.data.records.image_list import parse_list
+from caffeio.data.transform.image import Pixels, read_image, resize
+from caffeio.data.transform.normalize import Image
+from caffeio.errors import DataError
+from caffeio.proto import caffe_pb2 as pb
+
+
+def resize_listed(image: Pixels, param: pb.ImageDataParameter) -> Pixels:
+    """new_height x new_width; or enlarged so that min_height and min_width (Intel) are met."""
+    if param.new_height and param.new_width:
+        return resize(image, param.new_width, param.new_height)
+    rows, cols = image.shape[:2]
+    if rows >= param.min_height and cols >= param.min_width:
+        return image
+    f = np.float32
+    if param.min_width - cols > param.min_height - rows:
+        height = int(float(f(param.min_width) * (f(rows) / f(cols))) + 0.5)
+        return resize(image, param.min_width, height)
+    width = int(float(f(param.min_height) * (f(cols) / f(rows))) + 0.5)
+    return resize(image, width, param.min_height)
+
+
+class ImageSource(LoaderSource):
+    """Batches of an ImageData layer: data (N, C, H, W) and labels (N,).
+
+    Every rank reads the whole list, as in real Caffe; with `shuffle` each in an order of its own.
+    """
+
+    def __init__(self, layer: Layer) -> None:
+        super().__init__(layer)
+        p = self.param = layer.param.image_data_param
+        self.batch_size = batch_of(layer, p.batch_size, "image_data_param")
+        for one, other in (("new_height", "new_width"), ("min_height", "min_width")):
+            layer.check(
+                bool(getattr(p, one)) == bool(getattr(p, other)),
+                f"{one} and {other} must be set at the same time",
+                f"image_data_param.{one}",
+            )
+        self.prefetch = layer.param.data_param.prefetch or 4
+        self.transformer = layer.transformer()
+        self.path = layer.find(p.source, "image_data_param.source")
+        with open(self.path, "rb") as file:
+            self._lines = parse_list(file.read())
+        layer.check(self._lines, f"{self.path!r} is empty", "image_data_param.source")
+        self.epoch_size = len(self._lines)
+        self._order = list(range(len(self._lines)))
+        self._at = self._number = 0
+        self._epoch = 0
+        self._exact: CaffeRng | None = None
+        self.random = SampleRandom(
+            self.transformer.fixed_draws, self.key, lookahead=self.transformer.lookahead
+        )
+        if p.shuffle:
+            self._shuffle()
+        if p.rand_skip:
+            self._skip(int(self.random.batch([2**64 - 1])[0].more()))
+        self._peek()
+        self.start()
+
+    def _shuffle(self) -> None:
+        if self._exact is not None:
+            self._exact.shuffle(self._order)
+            return
+        bits = np.random.Philox(key=[self.key, self._epoch << 20 | self.layer.options.rank])
+        self._order = np.random.Generator(bits).permutation(len(self._order)).tolist()
+
+    def _skip(self, word: int) -> None:
+        skip = word % self.param.rand_skip
+        self.layer.check(
+            len(self._lines) > skip,
+            f"not enough images to skip {skip}: there are {len(self._lines)}",
+            "image_data_param.rand_skip",
+        )
+        self._at = skip
+
+    def _peek(self) -> None:
+        name = self._lines[self._order[self._at]][0]
+        try:
+            image = self._read(name)
+            self.item_shape = self.transformer.output_shape(image)
+        except DataError as error:
+            raise self.layer.wrap(error) from None
+
+    def use_setup(self, draws: SetupDraws, thread: CaffeRng) -> None:
+        """Repeat real Caffe's shuffles, skips, crops and mirrors."""
+        self.layer.check(self._number == 0, "cannot be seeded after its first batch")
+        self._order = list(range(len(self._lines)))
+        self._at = 0
+        if draws.shuffle is not None:
+            self._exact = CaffeRng(draws.shuffle)
+            self._shuffle()
+        if draws.skip is not None:
+            self._skip(draws.skip)
+        self.repeat(draws.transformer, thread)
+        self._peek()
+        self.top_shapes[0] = (self.batch_size, *self.item_shape)
+
+    def plan(self) -> list[Job]:
+        """The next lines of the list; at its end it is begun (and shuffled) again."""
+        o = self.layer.options
+        jobs = []
+        numbers = [(self._number + i) * o.world + o.rank for i in range(self.batch_size)]
+        for number, draws in zip(numbers, self.random.batch(numbers), strict=True):
+            name, label = self._lines[self._order[self._at]]
+            jobs.append(Job(name, draws, name, number, label))
+            self._at += 1
+            if self._at >= len(self._lines):
+                self._at = 0
+                self._epoch += 1
+                if self.param.shuffle:
+                    self._shuffle()
+        self._number += self.batch_size
+        self.rehearse(jobs, self._size)
+        return jobs
+
+    def _size(self, job: Job) -> tuple[int, int]:
+        return self._read(job.record).shape[1:]
+
+    def image(self, job: Job) -> tuple[Image, float]:
+        """Read, resize."""
+        return self._read(job.record), job.label
+
+    def _read(self, name: str) -> Image:
+        path = self.layer.join(self.param.root_folder, name)
+        return Image(resize_listed(read_image(path, color=self.param.is_color), self.param), False)
+
+    def describe(self, job: Job) -> str:
+        """The list and the image."""
+        return f"list {self.path!r}, image {job.name!r}"

@@ -1,0 +1,1 @@
+"""From a picture to a blob: DataTransformer and the forks' augmentations."""

@@ -1,0 +1,251 @@
+"""Random resizing and noise of the sara and Intel forks, as their code does it.
+
+Sources: sara-nl src/caffe/data_transformer.cpp (RandomResizeImage, RandomAlterAspectRatio),
+src/caffe/util/im_transforms.cpp (ApplyResize). Real arithmetic is float32 throughout.
+`word` draws from the transformer's generator, `die` from that of the thread: two streams in Caffe.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from functools import cache
+from struct import Struct
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from caffeio.data.transform.image import INTERPOLATION, Pixels, resize
+from caffeio.errors import DataError
+from caffeio.proto import caffe_pb2 as pb
+
+Word = Callable[[], int]
+_F = np.float32
+_FLOAT = Struct("f")
+_PAD_MODES = {
+    pb.ResizeParameter.CONSTANT: cv2.BORDER_CONSTANT,
+    pb.ResizeParameter.MIRRORED: cv2.BORDER_REFLECT_101,
+    pb.ResizeParameter.REPEAT_NEAREST: cv2.BORDER_REPLICATE,
+}
+
+
+def pick(word: Word, n: int) -> int:
+    """`word % n`; n must be positive, as Caffe checks."""
+    if n <= 0:
+        raise DataError(f"a random choice among {n}: the bounds are the wrong way round")
+    return word() % n
+
+
+@cache
+def grid(low: float, high: float) -> list[float]:
+    """The float32 values low, low + 0.001, ... up to high, one of which `ratio` chooses."""
+    a, b = _F(low), _F(high)
+    steps = int((b - a) * _F(1000) + _F(1))
+    if steps <= 0:
+        raise DataError(f"a random number between {low:g} and {high:g}: the wrong way round")
+    values: list[float] = ((np.arange(steps).astype(_F) + a * _F(1000)) / _F(1000)).tolist()
+    return values
+
+
+def float32(value: float) -> float:
+    """`value` rounded to float32."""
+    return _FLOAT.unpack(_FLOAT.pack(value))[0]  # type: ignore[no-any-return]
+
+
+def uniform(word: Word, low: float, high: float) -> np.float32:
+    """One value of Caffe's uniform(low, high) (see caffeio.boost_random)."""
+    a = _F(low)
+    top = np.nextafter(_F(high), _F(np.inf), dtype=_F)
+    if not a < top:
+        raise DataError(f"a random number between {low:g} and {high:g}: the wrong way round")
+    while True:
+        value = _F(word()) / _F(4294967296) * (top - a) + a
+        if value < top:
+            return _F(value)
+
+
+# -- ApplyResize -----------------------------------------------------------------------------
+
+
+@cache
+def _cumulative(n: int) -> NDArray[np.float32]:
+    return np.cumsum(np.full(n, _F(1) / _F(n)), dtype=_F)
+
+
+def interpolation(param: pb.ResizeParameter, die: Word) -> int:
+    """OpenCV's code: LINEAR if none is listed, else one of the list by a roll of the die."""
+    modes = param.interp_mode
+    if not modes:
+        return INTERPOLATION["LINEAR"]
+    value = uniform(die, 0, float(_cumulative(len(modes))[-1]))
+    index = int(np.searchsorted(_cumulative(len(modes)), value, side="left"))
+    name = pb.ResizeParameter.Interp_mode.Name(modes[min(index, len(modes) - 1)])
+    return INTERPOLATION[name]
+
+
+def apply_resize(
+    image: Pixels, param: pb.ResizeParameter, die: Word, size: tuple[int, int] | None = None
+) -> Pixels:
+    """Resize as `param` says; `size` (width, height) replaces its own."""
+    width, height = size or (param.width, param.height)
+    mode = interpolation(param, die)
+    if param.resize_mode == pb.ResizeParameter.WARP:
+        return resize(image, width, height, mode)
+    if width <= 0 or height <= 0:
+        raise DataError(f"resize_param needs height and width, not {height} and {width}")
+    aspect = _F(image.shape[1]) / _F(image.shape[0])
+    wanted = _F(width) / _F(height)
+    if param.resize_mode == pb.ResizeParameter.FIT_SMALL_SIZE:
+        if aspect < wanted:
+            return resize(image, width, math.floor(_F(width) / aspect), mode)
+        return resize(image, math.floor(aspect * _F(height)), height, mode)
+    if param.resize_mode == pb.ResizeParameter.FIT_LARGE_SIZE_AND_PAD:
+        return _fit_and_pad(image, param, width, height, mode, bool(aspect > wanted))
+    raise DataError(f"resize mode {param.resize_mode} is not implemented")
+
+
+def _fit_and_pad(
+    image: Pixels, param: pb.ResizeParameter, width: int, height: int, mode: int, wide: bool
+) -> Pixels:
+    aspect = _F(image.shape[1]) / _F(image.shape[0])
+    top = bottom = left = right = 0
+    if wide:
+        image = resize(image, width, math.floor(_F(width) / aspect), mode)
+        top = (height - image.shape[0]) // 2
+        bottom = height - image.shape[0] - top
+    else:
+        image = resize(image, math.floor(aspect * _F(height)), height, mode)
+        left = (width - image.shape[1]) // 2
+        right = width - image.shape[1] - left
+    channels = 1 if image.ndim == 2 else image.shape[2]
+    values = list(param.pad_value) or [0.0]
+    if len(values) not in (1, channels):
+        raise DataError(f"specify either 1 pad_value or as many as channels: {channels}")
+    values = values * channels if len(values) == 1 else values
+    return np.asarray(
+        cv2.copyMakeBorder(
+            image, top, bottom, left, right, _PAD_MODES[param.pad_mode], value=values[:4]
+        )
+    )
+
+
+def shorter_side(image: Pixels, size: int, param: pb.ResizeParameter, die: Word) -> Pixels:
+    """Resize so that the shorter side is `size`; the other is cut to an int in float32."""
+    height, width = image.shape[:2]
+    if height < width:
+        target = (int(_F(width) / _F(height) * _F(size)), size)
+    else:
+        target = (size, int(_F(height) / _F(width) * _F(size)))
+    return apply_resize(image, param, die, target)
+
+
+def random_size(height: int, width: int, param: pb.RandomResizeParameter, word: Word) -> int:
+    """A size for the shorter side in [min_size, max_size]; 0 stands for the image's own sides."""
+    low = param.min_size or min(height, width)
+    high = param.max_size or max(height, width)
+    return pick(word, high - low + 1) + low
+
+
+def random_resize(image: Pixels, param: pb.RandomResizeParameter, word: Word, die: Word) -> Pixels:
+    """Resize so that the shorter side is a random size in [min_size, max_size]."""
+    size = random_size(image.shape[0], image.shape[1], param, word)
+    return shorter_side(image, size, param.resize_param, die)
+
+
+def random_window(
+    height: int, width: int, param: pb.RandomAspectRatioParameter, word: Word
+) -> tuple[int, int, int, int, int] | None:
+    """A window (x, y, width, height, attempt) of random area and aspect; None if none fitted."""
+    area = float32(height * width)
+    change = param.aspect_ratio_change
+    shares = grid(param.min_area_ratio, param.max_area_ratio)
+    aspects = grid(change, float(_F(1) / _F(change)))
+    swaps = grid(0, 1)
+    for attempt in range(1, param.max_attempt + 1):
+        share = shares[word() % len(shares)]
+        aspect = aspects[word() % len(aspects)]
+        # products, quotients and roots of float32 numbers, taken in double and rounded once
+        side = float32(math.sqrt(float32(share * area)))
+        h, w = int(float32(side * aspect)), int(float32(side / aspect))
+        if swaps[word() % len(swaps)] < 0.5:
+            h, w = w, h
+        if h <= height and w <= width:
+            y = word() % (height - h + 1)
+            x = word() % (width - w + 1)
+            return x, y, w, h, attempt
+    return None
+
+
+def random_aspect_ratio(
+    image: Pixels, param: pb.RandomAspectRatioParameter, crop: int, word: Word, die: Word
+) -> Pixels:
+    """Resize a random window to crop x crop; if none fits, the shorter side to `crop`."""
+    if param.max_area_ratio < param.min_area_ratio:
+        raise DataError("random_aspect_ratio_param.max_area_ratio is below min_area_ratio")
+    window = random_window(image.shape[0], image.shape[1], param, word)
+    if window is None:
+        return shorter_side(image, crop, param.resize_param, die)
+    x, y, width, height, _ = window
+    part = image[y : y + height, x : x + width]
+    return apply_resize(part, param.resize_param, die, (crop, crop))
+
+
+# -- NVIDIA ----------------------------------------------------------------------------------
+
+
+def nvidia_resizes(param: pb.TransformationParameter) -> bool:
+    """Whether any field of NVIDIA's random resizing is used."""
+    fields = (
+        "rand_resize_ratio_lower", "rand_resize_ratio_upper", "vertical_stretch_lower",
+        "vertical_stretch_upper", "horizontal_stretch_lower", "horizontal_stretch_upper",
+    )  # fmt: skip
+    sizes = param.img_rand_resize_lower or param.img_rand_resize_upper
+    return bool(sizes) or any(param.HasField(field) for field in fields)
+
+
+def _between(word: Word, a: float, b: float) -> np.float32:
+    """A float32 in [a, b]; no draw if they are equal."""
+    if a == b:
+        return _F(a)
+    low, high = min(a, b), max(a, b)
+    return _F(low + (high - low) * word() / 4294967295.0)
+
+
+def nvidia_size(
+    height: int, width: int, p: pb.TransformationParameter, word: Word
+) -> tuple[int, int]:
+    """Height and width to which NVIDIA's image_random_resize brings an image."""
+    size = min(height, width)
+    if p.img_rand_resize_lower and p.img_rand_resize_upper:
+        steps = p.img_rand_resize_upper - p.img_rand_resize_lower + 1
+        size = p.img_rand_resize_lower + pick(word, steps)
+    scale = _F(size) / _F(min(height, width))
+    new_h, new_w = scale * _F(height), scale * _F(width)
+    if p.rand_resize_ratio_lower >= 1 and p.rand_resize_ratio_upper > 1:
+        factor = _between(word, p.rand_resize_ratio_lower, p.rand_resize_ratio_upper)
+        if new_w > new_h or (new_w == new_h and word() % 2):
+            new_w = new_h * factor
+        else:
+            new_h = new_w * factor
+    if p.vertical_stretch_lower > 0 and p.vertical_stretch_upper > 0:
+        new_h = new_h * _between(word, p.vertical_stretch_lower, p.vertical_stretch_upper)
+    if p.horizontal_stretch_lower > 0 and p.horizontal_stretch_upper > 0:
+        new_w = new_w * _between(word, p.horizontal_stretch_lower, p.horizontal_stretch_upper)
+    rows = max(p.crop_size, math.floor(float(new_h) + 0.5))
+    cols = max(p.crop_size, math.floor(float(new_w) + 0.5))
+    if not p.allow_upscale:
+        rows, cols = min(rows, height), min(cols, width)
+    return rows, cols
+
+
+def nvidia_resize(image: Pixels, p: pb.TransformationParameter, word: Word) -> Pixels:
+    """NVIDIA's random resize: shorter side, aspect ratio, stretches; never beneath crop_size."""
+    height, width = image.shape[:2]
+    rows, cols = nvidia_size(height, width, p, word)
+    if (rows, cols) == (height, width):
+        return image
+    down = rows <= height and cols <= width
+    algorithm = p.interpolation_algo_down if down else p.interpolation_algo_up
+    name = pb.TransformationParameter.InterpolationAlgo.Name(algorithm).removeprefix("INTER_")
+    return resize(image, cols, rows, INTERPOLATION[name])

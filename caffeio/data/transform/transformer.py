@@ -1,0 +1,213 @@
+"""DataTransformer: decode, resize, crop, subtract the mean, scale, mirror; bit for bit Caffe's.
+
+Sources: src/caffe/data_transformer.cpp of BVLC and of the sara fork. Order of one sample: mirror
+draw, random resize, resize and noise, crop draws, then (pixel - mean) * scale in float32, written
+mirrored. A mean file is indexed where the pixel was, before cropping and mirroring.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from caffeio.data.draws import Draws, Word
+from caffeio.data.records.datum import Datum
+from caffeio.data.transform import augment
+from caffeio.data.transform.image import COLOR, GRAY, NATIVE, decode
+from caffeio.data.transform.noise import apply_noise
+from caffeio.data.transform.normalize import Fail, Image, Normalizer, Window, default_fail
+from caffeio.profiles import BVLC, Profile
+from caffeio.proto import caffe_pb2 as pb
+
+
+class Transformer(Normalizer):
+    """What `transform_param` makes of an image.
+
+    `mean` is the mean file's array (C, H, W) float32, already read. The profile's data_crop_fields,
+    data_crop_before_resize and data_scaled_mean say whose transformer it is.
+    """
+
+    def __init__(
+        self,
+        param: pb.TransformationParameter,
+        phase: str,
+        *,
+        profile: Profile = BVLC,
+        mean: NDArray[np.float32] | None = None,
+        fail: Fail = default_fail,
+    ) -> None:
+        super().__init__(param, profile, mean, fail)
+        self.phase = phase
+        self.crop = int(param.crop_size)
+        self.crop_size: tuple[int, int] | None = (self.crop, self.crop) if self.crop else None
+        if not self.crop and param.crop_h and param.crop_w and profile.data_crop_fields:
+            self.crop_size = int(param.crop_h), int(param.crop_w)
+        self.mirror = bool(param.mirror)
+        self.train = phase == "TRAIN"
+        self.flag = COLOR if param.force_color else GRAY if param.force_gray else NATIVE
+        self.resizes = bool(param.resize_param) or bool(param.noise_param)
+        self._check()
+        self.randomly_resized = (
+            param.HasField("random_resize_param")
+            or param.HasField("random_aspect_ratio_param")
+            or augment.nvidia_resizes(param)
+        )
+        # words that a sample draws beforehand, and a guess of how many more it will want
+        self.fixed_draws = int(self.mirror) + 2 * int(self.train and self.crop_size is not None)
+        self.lookahead = 0
+        if self.randomly_resized or self.resizes:
+            self.lookahead = 13 if param.HasField("random_aspect_ratio_param") else 2
+
+    def _check(self) -> None:
+        p = self.param
+        if p.mean_file and len(p.mean_value):
+            self._fail("cannot specify mean_file and mean_value at the same time", "mean_file")
+        if p.force_color and p.force_gray:
+            self._fail("cannot set both force_color and force_gray", "force_color")
+        for field in ("resize_param", "noise_param"):
+            if len(getattr(p, field)) > 1:
+                self._fail("more than one is not implemented", field)
+        for resize in p.resize_param:
+            if resize.height <= 0 or resize.width <= 0:
+                self._fail("height and width must be positive", "resize_param")
+        for field in ("random_resize_param", "random_aspect_ratio_param"):
+            if p.HasField(field) and not self.crop:
+                self._fail("needs crop_size", field)
+
+    def needs_exact_cubic(self) -> bool:
+        """Whether any resizing may be CUBIC, where OpenCV's IPP gives other pixels."""
+        p = self.param
+        params = [*p.resize_param]
+        if p.HasField("random_resize_param"):
+            params.append(p.random_resize_param.resize_param)
+        if p.HasField("random_aspect_ratio_param"):
+            params.append(p.random_aspect_ratio_param.resize_param)
+        name = pb.TransformationParameter.InterpolationAlgo.Name
+        nvidia = (name(p.interpolation_algo_down), name(p.interpolation_algo_up))
+        return any(pb.ResizeParameter.CUBIC in r.interp_mode for r in params) or (
+            augment.nvidia_resizes(p) and "INTER_CUBIC" in nvidia
+        )
+
+    def dice(self) -> int | None:
+        """Draws from the thread's generator a sample takes; None if they decide anything."""
+        p = self.param
+        resizes = [*p.resize_param]
+        for name in ("random_resize_param", "random_aspect_ratio_param"):
+            if p.HasField(name):
+                resizes.append(getattr(p, name).resize_param)
+        if any(len(r.interp_mode) > 1 for r in resizes) or any(n.saltpepper for n in p.noise_param):
+            return None
+        return sum(len(r.interp_mode) for r in resizes)
+
+    def rehearse(self, height: int, width: int, word: Word) -> None:
+        """Take from `word` what resizing an image of this size takes, and do nothing else."""
+        p = self.param
+        if augment.nvidia_resizes(p):
+            augment.nvidia_size(height, width, p, word)
+        elif p.HasField("random_resize_param"):
+            augment.random_size(height, width, p.random_resize_param, word)
+        elif p.HasField("random_aspect_ratio_param"):
+            augment.random_window(height, width, p.random_aspect_ratio_param, word)
+
+    # -- image -> window -------------------------------------------------------------------
+
+    def load(self, datum: Datum) -> Image:
+        """The pixels of a Datum; encoded ones are decoded as force_color and force_gray say."""
+        if datum.encoded:
+            return Image(decode(datum.data, self.flag), False)
+        return Image(datum.pixels(), True)
+
+    def output_shape(self, image: Image) -> tuple[int, int, int]:
+        """(C, H, W) that this image becomes, without drawing anything; checks means and crop."""
+        channels, height, width = image.shape
+        if len(self.means):
+            self.means_of(channels)
+        sized = self.randomly_resized or self.resizes or self.scales_first(image)
+        if self.mean is not None and not sized:
+            self.check_mean(channels, (height, width))
+        if self.crop_size:
+            if not self.randomly_resized and not self.resizes:
+                self._check_crop(height, width)
+            return channels, *self.crop_size
+        for resize in self.param.resize_param:
+            height, width = new_size(resize, height, width)
+        return channels, height, width
+
+    def _check_crop(self, height: int, width: int) -> None:
+        assert self.crop_size is not None
+        if height < self.crop_size[0] or width < self.crop_size[1]:
+            size = " x ".join(map(str, dict.fromkeys(self.crop_size)))
+            self._fail(
+                f"{size} is larger than the image, whose height is {height} and width {width}",
+                "crop_size",
+            )
+
+    def place(self, image: Image, draws: Draws) -> tuple[Image, Window]:
+        """Resize `image` and choose the window that is written."""
+        mirror = self.mirror and draws.word() % 2 != 0
+        if self.randomly_resized:
+            image = self._random_resize(image, draws)
+        before = image
+        if self.resizes and not image.planar:
+            pixels = image.pixels
+            for resize in self.param.resize_param:
+                pixels = augment.apply_resize(pixels, resize, draws.die)
+            for noise in self.param.noise_param:
+                pixels = apply_noise(pixels, noise, draws.die)
+            image = Image(pixels, False)
+        _, height, width = image.shape
+        if self.crop_size is None:
+            return image, Window(0, 0, height, width, mirror, (height, width))
+        self._check_crop(height, width)
+        rows, cols = self.crop_size
+        if self.train:
+            y = draws.word() % (height - rows + 1)
+            x = draws.word() % (width - cols + 1)
+        else:
+            y, x = (height - rows) // 2, (width - cols) // 2
+        window = Window(y, x, rows, cols, mirror, (height, width))
+        if self.profile.data_crop_before_resize and self.resizes:
+            self._check_inside(before, window)
+            return before, window
+        return image, window
+
+    def _check_inside(self, image: Image, window: Window) -> None:
+        """The sara fork cuts the crop out of the image before resize_param and noise_param."""
+        _, height, width = image.shape
+        if window.y + window.height > height or window.x + window.width > width:
+            self._fail(
+                f"the crop at row {window.y}, column {window.x} of the resized image lies outside "
+                f"of the image before resize_param ({height} x {width}), from which this Caffe "
+                "takes the pixels",
+                "resize_param",
+            )
+
+    def _random_resize(self, image: Image, draws: Draws) -> Image:
+        pixels = image.pixels
+        if image.planar and augment.nvidia_resizes(self.param):
+            pixels = np.ascontiguousarray(pixels.transpose(1, 2, 0))
+        elif image.planar:  # the sara fork reads the planes as if they were interleaved
+            if pixels.dtype != np.uint8:
+                self._fail("a Datum of floats cannot be resized", "random_resize_param")
+            channels, height, width = image.shape
+            pixels = np.ascontiguousarray(pixels).reshape(height, width, channels)
+        if augment.nvidia_resizes(self.param):
+            out = augment.nvidia_resize(pixels, self.param, draws.more)
+        elif self.param.HasField("random_resize_param"):
+            out = augment.random_resize(
+                pixels, self.param.random_resize_param, draws.more, draws.die
+            )
+        else:
+            p = self.param.random_aspect_ratio_param
+            out = augment.random_aspect_ratio(pixels, p, self.crop, draws.more, draws.die)
+        return Image(out, False)
+
+
+def new_size(resize: pb.ResizeParameter, height: int, width: int) -> tuple[int, int]:
+    """Height and width that an image of this size is resized to (InferNewSize)."""
+    if resize.resize_mode != pb.ResizeParameter.FIT_SMALL_SIZE:
+        return int(resize.height), int(resize.width)
+    aspect = np.float32(width) / np.float32(height)
+    if aspect < np.float32(resize.width) / np.float32(resize.height):
+        return int(np.float32(resize.width) / aspect), int(resize.width)
+    return int(resize.height), int(aspect * np.float32(resize.height))

@@ -1,0 +1,1 @@
+"""The ONNX graph that layers write themselves into."""

@@ -1,0 +1,113 @@
+"""Pooling in ONNX with exactly Caffe's windows.
+
+ONNX and Caffe agree on windows that fit, and on rounding up without padding. Elsewhere the room
+for the last windows is made explicit, and averages are corrected to Caffe's divisor.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import torch
+
+from caffeio.layers.onnx.graph import OnnxGraph
+from caffeio.layers.pool_ops import LOWEST, Window, divisors
+from caffeio.layers.window import Ints
+
+
+def onnx_pool(
+    g: OnnxGraph, x: str, method: str, w: Window, sizes: Ints, *, divisor: str, mask: bool
+) -> str | tuple[str, str]:
+    """MAX, AVE or (in TEST) STOCHASTIC pooling of `x` (N, C, *sizes)."""
+    if method == "MAX":
+        return _max(g, x, w, sizes, mask)
+    if method == "AVE":
+        return _average(g, x, w, sizes, divisor)
+    squares = _sums(g, g.op("Mul", [x, x]), w, sizes)
+    sums = _sums(g, x, w, sizes)
+    zero = g.const(0.0, "zero")
+    some = g.op("Greater", [sums, zero])
+    safe = g.op("Where", [some, sums, g.const(1.0, "one")])
+    y: str = g.op("Where", [some, g.op("Div", [squares, safe]), zero])
+    return y
+
+
+def _shape(w: Window) -> dict[str, Any]:
+    attributes = {"kernel_shape": w.kernel, "strides": w.stride}
+    dilated = any(d != 1 for d in w.dilation)
+    return {**attributes, "dilations": w.dilation} if dilated else attributes
+
+
+def _pads(w: Window, sizes: Ints) -> Ints | None:
+    """ONNX's pads with which rounding down gives the windows of `w`; None if there are none."""
+    rows = list(zip(w.output(sizes), sizes, w.extent, w.stride, w.pad, strict=True))
+    starts = [(count - 1) * s - p for count, _, _, s, p in rows]
+    if any(start >= n for start, n in zip(starts, sizes, strict=True)):
+        return None
+    if all(count == (n + 2 * p - e) // s + 1 for count, n, e, s, p in rows):
+        return (*w.pad, *w.pad)
+    behind = tuple(
+        max(0, start + e - n) for start, (_, n, e, _, _) in zip(starts, rows, strict=True)
+    )
+    fits = all(b < k for b, k in zip(behind, w.kernel, strict=True))
+    return (*w.pad, *behind) if fits else None
+
+
+def _padded(g: OnnxGraph, x: str, w: Window, sizes: Ints, value: float) -> str:
+    """`x` with room for all windows."""
+    flat = w.padding(sizes)
+    before, behind = flat[0::2][::-1], flat[1::2][::-1]
+    pads = g.ints((0, 0, *before, 0, 0, *behind), "pads")
+    return str(g.op("Pad", [x, pads, g.const(value, "padding")]))
+
+
+def _max(g: OnnxGraph, x: str, w: Window, sizes: Ints, mask: bool) -> str | tuple[str, str]:
+    pads = _pads(w, sizes)
+    if pads is None:
+        if mask:
+            raise g.unsupported("a mask of windows that start behind the bottom")
+        x = _padded(g, x, w, sizes, LOWEST)
+    attributes = _shape(w)
+    if pads is not None:
+        attributes.update(
+            {"ceil_mode": 1} if any(pads) and _rounds_up(w, sizes) else {"pads": pads}
+        )
+    if not mask:
+        return str(g.op("MaxPool", [x], **attributes))
+    y, index = g.op("MaxPool", [x], outputs=2, **attributes)
+    plane = g.const(math.prod(sizes), "plane")
+    return y, g.to_float(g.op("Mod", [index, plane]))
+
+
+def _rounds_up(w: Window, sizes: Ints) -> bool:
+    """Whether ONNX's ceil_mode places these windows in all versions of its runtimes."""
+    rows = zip(w.output(sizes), sizes, w.extent, w.stride, strict=True)
+    return not any(w.pad) and all(
+        n >= e and count == -(-(n - e) // s) + 1 for count, n, e, s in rows
+    )
+
+
+def _average(g: OnnxGraph, x: str, w: Window, sizes: Ints, divisor: str) -> str:
+    pads = _pads(w, sizes)
+    if pads is not None:
+        whole = divisor == "full" or (divisor == "bvlc" and any(w.pad) and _exact(w, sizes))
+        if whole or divisor == "real" or not any(w.pad):
+            include = {"count_include_pad": 1} if whole and any(pads) else {}
+            return str(g.op("AveragePool", [x], pads=pads, **_shape(w), **include))
+    sums = _sums(g, x, w, sizes)
+    by = np.broadcast_to(divisors(w, sizes, divisor, torch.ones(())), (1, 1, *w.output(sizes)))
+    return str(g.op("Div", [sums, g.const(by, "divisor")]))
+
+
+def _exact(w: Window, sizes: Ints) -> bool:
+    """Whether no window sticks out of the bottom and its padding."""
+    rows = zip(w.output(sizes), w.extent, w.stride, w.pad, sizes, strict=True)
+    return all((count - 1) * s + e <= n + 2 * p for count, e, s, p, n in rows)
+
+
+def _sums(g: OnnxGraph, x: str, w: Window, sizes: Ints) -> str:
+    """The sum of each window, what sticks out counting 0."""
+    mean = g.op("AveragePool", [_padded(g, x, w, sizes, 0.0)], **_shape(w))
+    return g.scaled(mean, math.prod(w.kernel))

@@ -1,0 +1,165 @@
+"""PriorBox and PriorBoxClustered: the boxes that SSD's predictions are relative to.
+
+Sources: src/caffe/layers/prior_box_layer.cpp (weiliu89/caffe, branch ssd; Intel),
+prior_box_clustered_layer.cpp (training_toolbox_caffe).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from caffeio.layers.base import Layer, Shape, exactly, layer
+from caffeio.layers.fields import check_fields
+from caffeio.layers.labels import text
+
+if TYPE_CHECKING:
+    from caffeio.layers.onnx.graph import OnnxGraph
+
+Sizes = tuple[tuple[int, int], tuple[int, int]]  # height and width of the map and of the image
+KNOWN = ("clip", "variance", "img_size", "img_h", "img_w", "step", "step_h", "step_w", "offset")
+
+
+@layer("PriorBox")
+class PriorBox(Layer):
+    """Boxes around the middle of every cell of a feature map.
+
+    Bottoms: the map (N, C, H, W), of which only the size counts, and the image. Top:
+    (1, 2, H x W x P x 4): corners divided by the image's size, then their variances. In each cell
+    come, for each min_size, a square of it, a square of sqrt(min_size max_size) if there are
+    max_sizes, and a box of the same area for each further aspect ratio. Sizes are cut to whole
+    pixels, as in Caffe. The boxes are computed once for each size of map and image.
+    """
+
+    bottoms = exactly(2)
+    differentiable = False
+    in_place = False
+
+    def setup(self, *shapes: Shape) -> None:
+        """Read the sizes of the boxes and where they lie."""
+        for i, shape in enumerate(shapes):
+            self.check(len(shape) == 4, f"bottom {i} must be (N, C, H, W), not {text(shape)}")
+        self.boxes = self._boxes()
+        self._read_place()
+        self._made: dict[tuple[Sizes, torch.device], Tensor] = {}
+
+    def _boxes(self) -> list[tuple[float, float]]:
+        """Widths and heights in pixels, float32 as Caffe keeps them."""
+        check_fields(
+            self, "prior_box_param", (*KNOWN, "min_size", "max_size", "aspect_ratio", "flip")
+        )
+        p = self.param.prior_box_param
+        least, most = list(p.min_size), list(p.max_size)
+        field = "prior_box_param.min_size"
+        self.check(bool(least), "must be given", field=field)
+        self.check(min(least) > 0, "must be positive", field=field)
+        fit = len(most) == len(least) and all(a < b for a, b in zip(least, most, strict=True))
+        self.check(
+            not most or fit, "there must be one for each min_size, and greater",
+            field="prior_box_param.max_size",
+        )  # fmt: skip
+        ratios = self._ratios()
+        boxes: list[tuple[float, float]] = []
+        for i, size in enumerate(map(int, least)):
+            boxes.append((size, size))
+            if most:
+                side = np.float32(np.sqrt(size * int(most[i])))
+                boxes.append((float(side), float(side)))
+            for root in map(np.sqrt, ratios[1:]):
+                boxes.append((float(np.float32(size * root)), float(np.float32(size / root))))
+        return boxes
+
+    def _ratios(self) -> list[np.float32]:
+        """1 and the others without repetition, each with its inverse when flip is set."""
+        p = self.param.prior_box_param
+        ratios = [np.float32(1)]
+        for given in map(np.float32, p.aspect_ratio):
+            if all(abs(given - ratio) >= 1e-6 for ratio in ratios):
+                ratios.append(given)
+                if p.flip:
+                    ratios.append(np.float32(1 / np.float64(given)))
+        return ratios
+
+    def _read_place(self) -> None:
+        p, field = self.param.prior_box_param, "prior_box_param"
+        variance = list(p.variance) or [0.1]
+        self.check(
+            len(variance) in (1, 4) and min(variance) > 0,
+            "give one or four, all positive",
+            field=f"{field}.variance",
+        )
+        self.variance = variance * 4 if len(variance) == 1 else variance
+        self.image = self._pair("img_size", "img_h", "img_w")
+        self.step = self._pair("step", "step_h", "step_w")
+
+    def _pair(self, both: str, high: str, wide: str) -> tuple[float, float] | None:
+        """Height and width that are given by two fields or by one; None if they are not."""
+        p, field = self.param.prior_box_param, f"prior_box_param.{both}"
+        pair = p.HasField(high) or p.HasField(wide)
+        if not pair and not p.HasField(both):
+            return None
+        self.check(
+            not (pair and p.HasField(both)), f"give either it or {high} and {wide}", field=field
+        )
+        values = (getattr(p, high), getattr(p, wide)) if pair else (getattr(p, both),) * 2
+        self.check(min(values) > 0, "must be positive", field=field)
+        return values
+
+    def forward(self, *bottoms: Tensor) -> Tensor:
+        """Return the boxes and their variances."""
+        x, image = bottoms
+        if x.is_meta:
+            return x.new_empty(1, 2, x.shape[2] * x.shape[3] * len(self.boxes) * 4)
+        sizes = ((x.shape[2], x.shape[3]), (image.shape[2], image.shape[3]))
+        key = (sizes, x.device)
+        if key not in self._made:
+            self._made[key] = torch.from_numpy(self.priors(sizes)).to(x.device)
+        return self._made[key]
+
+    def priors(self, sizes: Sizes) -> np.ndarray:
+        """The top as a float32 array, for a map and an image of these heights and widths."""
+        (high, wide), image = sizes
+        height, width = map(int, self.image) if self.image else image
+        if self.step is not None:
+            step_y, step_x = map(np.float32, self.step)
+        else:
+            step_y, step_x = (
+                np.float32(height) / np.float32(high),
+                np.float32(width) / np.float32(wide),
+            )
+        offset = np.float32(self.param.prior_box_param.offset)
+        x = ((np.arange(wide, dtype=np.float32) + offset) * step_x).astype(np.float64)
+        y = ((np.arange(high, dtype=np.float32) + offset) * step_y).astype(np.float64)
+        half = np.array(self.boxes) / 2
+        top = np.empty((2, high, wide, len(half), 4), np.float32)
+        for i, sign in ((0, -1), (2, 1)):
+            top[0, ..., i] = (x[None, :, None] + sign * half[:, 0]) / width
+            top[0, ..., i + 1] = (y[:, None, None] + sign * half[:, 1]) / height
+        if self.param.prior_box_param.clip:
+            np.clip(top[0], 0, 1, out=top[0])
+        top[1] = self.variance
+        return top.reshape(1, 2, -1)
+
+    def onnx(self, g: OnnxGraph, *bottoms: str) -> str:
+        """A constant: the boxes at the net's own size."""
+        x, image = (g.shape(name) for name in bottoms)
+        return g.const(self.priors(((x[2], x[3]), (image[2], image[3]))), "priors")
+
+
+@layer("PriorBoxClustered")
+class PriorBoxClustered(PriorBox):
+    """Like PriorBox with boxes of the given widths and heights in pixels."""
+
+    def _boxes(self) -> list[tuple[float, float]]:
+        check_fields(self, "prior_box_param", (*KNOWN, "width", "height"))
+        p = self.param.prior_box_param
+        boxes = list(zip(p.width, p.height, strict=False))
+        self.check(
+            bool(boxes) and len(p.width) == len(p.height) and min(map(min, boxes)) > 0,
+            "give as many widths as heights, all positive",
+            field="prior_box_param.width",
+        )
+        return boxes

@@ -1,0 +1,307 @@
+"""Graph -> Steps: set up each layer on the meta device, check it as Caffe does, share params.
+
+Sources: src/caffe/net.cpp (Init, AppendTop, AppendBottom, AppendParam), src/caffe/layer.cpp,
+src/caffe/layers/batch_norm_layer.cpp (masking of statistics).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from caffeio.data import DataSource
+from caffeio.errors import NetError
+from caffeio.layers import Layer, LayerContext, lookup
+from caffeio.layers.python.layer import native_class
+from caffeio.net.graph import Graph, Node
+from caffeio.net.step import (
+    AUTOMATIC,
+    LearnableParam,
+    Shape,
+    SharedBlobs,
+    Step,
+    meta,
+    raw_blobs,
+    shape_text,
+)
+from caffeio.profiles import Profile
+from caffeio.proto import caffe_pb2 as pb
+
+
+class Assembler:
+    """Builds the steps of one net; blobs stay on the meta device."""
+
+    def __init__(
+        self,
+        graph: Graph,
+        *,
+        profile: Profile,
+        sources: Mapping[str, DataSource],
+        input_shapes: Mapping[str, Sequence[int]],
+        allow_python: bool,
+        search_path: Iterable[str],
+    ) -> None:
+        self.graph = graph
+        self.profile = profile
+        self.sources = sources
+        self.input_shapes = {k: tuple(v) for k, v in input_shapes.items()}
+        self.allow_python = allow_python
+        self.search_path = tuple(search_path)
+        self.metas: dict[str, Tensor] = {}
+        self.steps: list[Step] = []
+
+    def run(self) -> list[Step]:
+        """Set up all layers in order, then share params by name and see what is trained."""
+        for node in self.graph.nodes:
+            self.steps.append(self.build(node))
+        share_params(self.steps)
+        mark_backward(self.steps)
+        if self.graph.phase == "TRAIN":
+            check_label_inputs(self.steps)
+        return self.steps
+
+    @property
+    def blob_shapes(self) -> dict[str, Shape]:
+        """Shapes of all blobs as the net was built."""
+        return {name: tuple(blob.shape) for name, blob in self.metas.items()}
+
+    def build(self, node: Node) -> Step:
+        """Make the layer of `node`, find its tops' shapes, check its specs."""
+        cls = lookup(node.type, node.name, node.where or None)
+        param = node.param
+        if node.type == "Python":
+            cls = native_class(param) or cls
+        if not param.HasField("phase"):
+            param.phase = pb.TRAIN if self.graph.phase == "TRAIN" else pb.TEST
+        tops = list(param.top)
+        if cls.is_loss:
+            tops += [f"{AUTOMATIC}{len(self.steps)}"] * max(0, cls.tops.low - len(tops))
+        check_counts(node, cls, len(tops))
+        context = LayerContext(
+            phase=pb.Phase.Name(param.phase),
+            profile=self.profile,
+            where=node.where,
+            bottom_names=tuple(param.bottom),
+            top_names=tuple(tops),
+            allow_python=self.allow_python,
+            search_path=self.search_path,
+        )
+        layer = cls(param, context)
+        bottoms = [self.metas[name] for name in param.bottom]
+        self.set_up(node, layer, bottoms, tops)
+        weights = loss_weights(node, cls, len(tops))
+        learns = tuple(
+            i >= len(param.param) or param.param[i].lr_mult != 0 for i in range(len(layer.blobs))
+        )
+        check_param_specs(node, layer)
+        if node.propagate_down:
+            stop = tuple(not flag for flag in node.propagate_down)
+        else:
+            stop = (False,) * len(bottoms)
+        return Step(node, layer, tuple(param.bottom), tuple(tops), weights, stop, learns)
+
+    def set_up(self, node: Node, layer: Layer, bottoms: list[Tensor], tops: list[str]) -> None:
+        """Let the layer declare its blobs, and find its tops' shapes on the meta device."""
+        shapes = tuple(tuple(b.shape) for b in bottoms)
+        layer.bottom_shapes = shapes
+        given = [self.input_shapes.get(top) for top in tops]
+        if layer.is_source and node.name in self.sources:
+            metas = [meta(s) for s in self.sources[node.name].top_shapes]
+        elif layer.is_source and tops and all(s is not None for s in given):
+            layer.setup()
+            metas = [meta(s) for s in given if s is not None]
+        else:
+            layer.setup(*shapes)
+            with torch.no_grad():
+                try:
+                    result = layer(*bottoms)
+                except (RuntimeError, IndexError, TypeError, ValueError) as error:
+                    listed = ", ".join(" ".join(map(str, s)) or "scalar" for s in shapes)
+                    raise layer.error(f"does not fit bottoms of shape {listed}: {error}") from error
+            metas = list(result) if isinstance(result, tuple) else [result]
+        layer.top_shapes = tuple(tuple(m.shape) for m in metas)
+        for top, blob in zip(tops, metas, strict=True):
+            self.metas[top] = blob
+
+
+def check_counts(node: Node, cls: type[Layer], n_tops: int) -> None:
+    """Refuse a wrong number of bottoms or tops, as CheckBlobCounts does."""
+    n_bottoms = len(node.param.bottom)
+    if n_bottoms not in cls.bottoms and not cls.is_source:
+        raise NetError(
+            f"layer {node.name!r}: {node.type} takes {cls.bottoms} bottom blob(s), not {n_bottoms}",
+            where=node.where or None,
+        )
+    if cls.is_source and n_bottoms:
+        raise NetError(
+            f"layer {node.name!r}: {node.type} makes data and takes no bottom blobs",
+            where=node.where or None,
+        )
+    if n_tops not in cls.tops:
+        raise NetError(
+            f"layer {node.name!r}: {node.type} produces {cls.tops} top blob(s), not {n_tops}",
+            where=node.where or None,
+        )
+    if cls.equal_bottoms_tops and n_tops != n_bottoms:
+        raise NetError(
+            f"layer {node.name!r}: {node.type} produces one top blob for each bottom blob: "
+            f"{n_bottoms} bottoms, {n_tops} tops",
+            where=node.where or None,
+        )
+    if node.in_place and not cls.in_place:
+        raise NetError(
+            f"layer {node.name!r}: {node.type} cannot work in place (top and bottom "
+            f"{node.param.top[min(node.in_place)]!r})",
+            where=node.where or None,
+        )
+
+
+def loss_weights(node: Node, cls: type[Layer], n_tops: int) -> tuple[float, ...]:
+    """The loss weight of every top; a loss without any gets 1 for its first."""
+    weights = list(node.param.loss_weight)
+    if weights and len(weights) != n_tops:
+        raise NetError(
+            f"layer {node.name!r}: loss_weight must be left out or given once per top blob: "
+            f"{len(weights)} weights, {n_tops} tops",
+            where=node.where or None,
+        )
+    if not weights and cls.is_loss:
+        node.param.loss_weight.append(1.0)  # as Caffe's set-up does: snapshots show it
+        weights = [1.0] + [0.0] * (n_tops - 1)
+    return tuple(weights) or (0.0,) * n_tops
+
+
+def check_param_specs(node: Node, layer: Layer) -> None:
+    """Check the `param` list; statistics that are masked get lr_mult 0 as in Caffe's set-up."""
+    param = node.param
+    if len(param.param) > len(layer.blobs):
+        raise NetError(
+            f"layer {node.name!r}: too many params: {len(param.param)} are specified, "
+            f"{node.type} has {len(layer.blobs)} blobs",
+            where=node.where or None,
+        )
+    for i, spec in enumerate(layer.blob_specs):
+        if not spec.statistic:
+            continue
+        if len(param.param) == i:
+            param.param.add(lr_mult=0)
+        elif len(param.param) > i and param.param[i].lr_mult != 0:
+            raise NetError(
+                f"layer {node.name!r}: batch normalization statistics cannot be learned: "
+                f"param {i} needs lr_mult 0, not {param.param[i].lr_mult:g}",
+                where=node.where or None,
+            )
+
+
+def check_label_inputs(steps: Sequence[Step]) -> None:
+    """Refuse losses that would pass gradients to labels, which Caffe dies of when it goes back.
+
+    That is so where propagate_down says it, or where something that is learned makes the label
+    (propagate_down: false stops it there).
+    """
+    for step in steps:
+        for i in sorted(step.layer.label_bottoms):
+            if step.layer.is_loss and i < len(step.bottoms) and step.bottom_needs[i]:
+                raise NetError(
+                    f"layer {step.node.name!r}: {step.node.type} cannot backpropagate to label "
+                    f"inputs: bottom {i} ({step.bottoms[i]!r}) needs propagate_down: false",
+                    where=step.node.where or None,
+                )
+
+
+def share_params(steps: Sequence[Step]) -> None:
+    """Let params of the same name be one tensor: the first layer that names it owns it."""
+    owners: dict[str, tuple[Step, int]] = {}
+    for step in steps:
+        for i, spec in enumerate(step.node.param.param):
+            if not spec.name:
+                continue
+            if spec.name not in owners:
+                owners[spec.name] = (step, i)
+                continue
+            owner, j = owners[spec.name]
+            _check_sharing(spec, step, i, owner, j)
+            if step.layer.blobs[i].shape == owner.layer.blobs[j].shape:
+                step.layer.blobs[i] = owner.layer.blobs[j]
+                continue
+            blobs = raw_blobs(step.layer)
+            shapes = [spec.shape for spec in step.layer.blob_specs]
+            blobs[i] = raw_blobs(owner.layer)[j]
+            step.layer.blobs = SharedBlobs(blobs, shapes)
+
+
+def _check_sharing(spec: pb.ParamSpec, step: Step, i: int, owner: Step, j: int) -> None:
+    mine, theirs = step.layer.blobs[i], owner.layer.blobs[j]
+    permissive = spec.share_mode == pb.ParamSpec.PERMISSIVE
+    where = step.node.where or None
+    title = (
+        f"cannot share param {spec.name!r} owned by layer {owner.node.name!r} with layer "
+        f"{step.node.name!r}"
+    )
+    if permissive and mine.numel() != theirs.numel():
+        raise NetError(
+            f"{title}: count mismatch, {theirs.numel()} against {mine.numel()}", where=where
+        )
+    if not permissive and mine.shape != theirs.shape:
+        raise NetError(
+            f"{title}: shape mismatch, the owner's is {shape_text(theirs.shape)}, the sharing "
+            f"layer expects {shape_text(mine.shape)}",
+            where=where,
+        )
+    own = owner.node.param.param[j]
+    for key in ("lr_mult", "decay_mult"):
+        if not spec.HasField(key):
+            continue
+        if own.HasField(key) and getattr(own, key) != getattr(spec, key):
+            raise NetError(f"shared param {spec.name!r} has mismatched {key}", where=where)
+        setattr(own, key, getattr(spec, key))
+
+
+def learnable_params(steps: Sequence[Step], force_backward: bool) -> list[LearnableParam]:
+    """The blobs that layers own, in Caffe's order; those that are learned require gradients."""
+    out: list[LearnableParam] = []
+    seen: dict[int, LearnableParam] = {}
+    wanted: set[int] = set()
+    for step in steps:
+        specs = step.node.param.param
+        for i, blob in enumerate(raw_blobs(step.layer)):
+            spec = specs[i] if i < len(specs) else pb.ParamSpec()
+            if spec.lr_mult != 0 or force_backward:
+                wanted.add(id(blob))
+            if id(blob) not in seen:
+                label = spec.name or str(i)
+                item = LearnableParam(label, step.node.name, i, blob, spec.lr_mult, spec.decay_mult)
+                seen[id(blob)] = item
+                out.append(item)
+    for item in out:
+        item.tensor.requires_grad_(id(item.tensor) in wanted)
+    return out
+
+
+def mark_backward(steps: Sequence[Step]) -> None:
+    """Decide which layers Caffe would run backward: something learns below, a loss is above."""
+    needs: dict[str, bool] = {}
+    flags: list[list[bool]] = []
+    for step in steps:
+        bottoms = [needs[name] for name in step.bottoms]
+        step.needs_backward = any(bottoms) or any(step.learns)
+        flags.append(step.node.propagate_down or bottoms)
+        for top in step.tops:
+            needs[top] = step.needs_backward
+    under_loss: set[str] = set()
+    skipped: set[str] = set()
+    for step, bottoms in zip(reversed(steps), reversed(flags), strict=True):
+        tops = list(zip(step.tops, step.loss_weights, strict=True))
+        contributes = any(weight or name in under_loss for name, weight in tops)
+        if all(name in skipped for name, _ in tops):
+            step.needs_backward = False
+            bottoms = [False] * len(bottoms)
+        step.needs_backward = step.needs_backward and contributes
+        step.bottom_needs = tuple(contributes and bool(flag) for flag in bottoms)
+        for name, flag in zip(step.bottoms, step.bottom_needs, strict=True):
+            if contributes:
+                under_loss.add(name)
+            if not flag:
+                skipped.add(name)

@@ -1,0 +1,184 @@
+"""Copy trained blobs into a net by layer name, as Caffe does, with the forks' BatchNorms.
+
+Sources: src/caffe/net.cpp (CopyTrainedLayersFrom), src/caffe/blob.cpp (ShapeEquals), Intel's
+src/caffe/util/remove_batch_norm.cpp (merged BatchNorm), NVIDIA's src/caffe/net.cpp.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import nn
+
+from caffeio.errors import WeightsError
+from caffeio.net.step import Step, raw_blobs, shape_text
+from caffeio.proto.weights.blobs import BlobInfo, shapes_match
+from caffeio.proto.weights.load import LayerEntry, Weights
+
+if TYPE_CHECKING:
+    from caffeio.net.net import Net
+
+Plan = list[tuple[nn.Parameter, int, int]]  # target, source layer, source blob
+
+
+def copy_trained_layers(net: Net, weights: Weights) -> list[str]:
+    """Copy `weights` into `net`; returns the names of the file's layers that the net lacks.
+
+    The first layer of a name receives; layers of the net that the file lacks keep what they
+    have. Everything is checked before anything is copied. Raises WeightsError.
+    """
+    targets: dict[str, Step] = {}
+    for step in net.steps:
+        targets.setdefault(step.node.name, step)
+    plan: Plan = []
+    ignored: list[str] = []
+    merged = {s.node.merged_scale: s for s in net.steps if s.node.merged_scale}
+    for index, entry in enumerate(weights.layers):
+        target = targets.get(entry.name)
+        if target is None and entry.name in merged and len(entry.blobs) <= 2:
+            plan += _plan_scale(weights, index, entry, merged[entry.name])
+            continue
+        if target is None:
+            ignored.append(entry.name)
+            continue
+        partial = entry.indices or not entry.blobs
+        if weights.format == "hdf5" and partial:
+            plan += _plan_hdf5(net, weights, index, entry, target)
+        else:
+            plan += _plan_layer(net, weights, index, entry, target)
+    _copy(plan, weights)
+    _norm_factors(net, weights, targets)
+    return ignored
+
+
+def _plan_layer(net: Net, weights: Weights, index: int, entry: LayerEntry, step: Step) -> Plan:
+    blobs = raw_blobs(step.layer)
+    plan: Plan = []
+    have = len(entry.blobs)
+    if step.node.merged_scale and have == 3:
+        return _match(weights, entry, index, step, blobs[:3], [0, 1, 2])
+    scale = _scale_behind(net, step) if step.node.type == "BatchNorm" else None
+    extra = have - len(blobs)
+    if scale is not None and len(blobs) == 3 and extra in (1, 2):
+        merged = raw_blobs(scale.layer)
+        if extra > len(merged):
+            raise _count_error(weights, entry.name, have, len(blobs))
+        sources = list(range(3, have))
+        plan += _match(weights, entry, index, scale, merged[:extra], sources)
+        have = 3
+    if have != len(blobs):
+        raise _count_error(weights, entry.name, have, len(blobs))
+    return plan + _match(weights, entry, index, step, blobs, list(range(have)))
+
+
+def _plan_scale(weights: Weights, index: int, entry: LayerEntry, norm: Step) -> Plan:
+    """A Scale layer of the file goes into blobs 3 and 4 of the BatchNorm that took it in."""
+    blobs = raw_blobs(norm.layer)[3:]
+    if len(entry.blobs) != len(blobs):
+        raise _count_error(weights, entry.name, len(entry.blobs), len(blobs))
+    plan: Plan = []
+    for i, (target, blob) in enumerate(zip(blobs, entry.blobs, strict=True)):
+        if not shapes_match(blob, norm.layer.blob_specs[3 + i].shape):
+            raise WeightsError(
+                f"cannot copy param {i} weights from layer {entry.name!r} into {norm.node.name!r}; "
+                f"shape mismatch: {shape_text(blob.shape)}, {shape_text(target.shape)}",
+                where=str(weights.path),
+            )
+        plan.append((target, index, i))
+    return plan
+
+
+def _plan_hdf5(net: Net, weights: Weights, index: int, entry: LayerEntry, step: Step) -> Plan:
+    """HDF5 files hold owners only: a blob may be missing where another layer owns it here too."""
+    blobs = raw_blobs(step.layer)
+    owned = {id(p.tensor) for p in net.learnable if p.layer == step.node.name}
+    place = {entry.number(k): k for k in range(len(entry.blobs))}
+    missing = [i for i in range(len(blobs)) if i not in place]
+    if set(place) - set(range(len(blobs))) or any(id(blobs[i]) in owned for i in missing):
+        raise _count_error(weights, entry.name, len(entry.blobs), len(blobs))
+    present = [i for i in range(len(blobs)) if i in place]
+    targets = [blobs[i] for i in present]
+    return _match(weights, entry, index, step, targets, [place[i] for i in present], present)
+
+
+def _count_error(weights: Weights, name: str, have: int, want: int) -> WeightsError:
+    return WeightsError(
+        f"incompatible number of blobs for layer {name!r}: the file has {have}, the net {want}",
+        where=str(weights.path),
+    )
+
+
+def _match(
+    weights: Weights,
+    entry: LayerEntry,
+    index: int,
+    step: Step,
+    targets: Sequence[nn.Parameter],
+    sources: Sequence[int],
+    numbers: Sequence[int] | None = None,
+) -> Plan:
+    """Pair blobs of the file with those of the net (`numbers`, else 0, 1, ...) by shape."""
+    plan: Plan = []
+    own = [spec.shape for spec in step.layer.blob_specs]
+    if numbers is not None:
+        own = [own[i] for i in numbers]
+    for i, (target, source) in enumerate(zip(targets, sources, strict=True)):
+        blob: BlobInfo = entry.blobs[source]
+        if not shapes_match(blob, own[i]):
+            raise WeightsError(
+                f"cannot copy param {source} weights from layer {entry.name!r}; shape mismatch: "
+                f"the file's is {shape_text(blob.shape)}, the net's is {shape_text(own[i])}. To "
+                "learn this layer's parameters from scratch rather than copying them from a saved "
+                "net, rename the layer",
+                where=str(weights.path),
+            )
+        plan.append((target, index, source))
+    return plan
+
+
+def _copy(plan: Plan, weights: Weights) -> None:
+    arrays: dict[int, list[np.ndarray]] = {}
+    with torch.no_grad():
+        for target, layer, blob in plan:
+            if layer not in arrays:
+                arrays[layer] = weights.arrays(layer)
+            copy_into(target, arrays[layer][blob])
+
+
+def copy_into(target: torch.Tensor, values: np.ndarray) -> None:
+    """Copy an array of any number type and alignment into a tensor of the same count."""
+    if target.device.type == "cpu" and target.dtype == torch.float32 and target.is_contiguous():
+        np.copyto(target.detach().view(-1).numpy(), values.reshape(-1), casting="unsafe")
+        return
+    owned = np.ascontiguousarray(values, dtype=np.float32)
+    owned = owned if owned is not values else owned.copy()
+    target.copy_(torch.from_numpy(np.require(owned, requirements="W")).view(target.shape))
+
+
+def _scale_behind(net: Net, norm: Step) -> Step | None:
+    """The Scale layer with one bottom that reads this BatchNorm's top first, if there is one."""
+    after = net.steps[net.steps.index(norm) + 1 :]
+    for step in after:
+        if norm.tops[0] in step.bottoms:
+            plain = step.node.type == "Scale" and len(step.bottoms) == 1
+            return step if plain else None
+    return None
+
+
+def _norm_factors(net: Net, weights: Weights, targets: dict[str, Step]) -> None:
+    """NVIDIA's BatchNorm stores the statistics themselves: divide a BVLC file's sums."""
+    if net.profile.batch_norm != "averages":
+        return
+    for entry in weights.layers:
+        step = targets.get(entry.name)
+        if step is None or step.node.type != "BatchNorm" or len(entry.blobs) < 3:
+            continue
+        mean, variance, factor = raw_blobs(step.layer)[:3]
+        with torch.no_grad():
+            safe = torch.where(factor == 0, torch.ones_like(factor), factor)
+            mean.div_(safe)
+            variance.div_(safe)
+            factor.fill_(1)

@@ -1,0 +1,479 @@
+"""Graph -> Net: the layers of a net in one state, as a torch module that runs and trains.
+
+Sources: src/caffe/net.cpp (Init, AppendParam, ForwardFromTo, CopyTrainedLayersFrom, ToProto),
+src/caffe/blob.cpp (FromProto), src/caffe/layers/batch_norm_layer.cpp (masking of statistics).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from caffeio.boost_random import CaffeRng
+from caffeio.data import SOURCE_TYPES, DataSource, make_source
+from caffeio.errors import CaffeIOError, DataError, NetError, WeightsError
+from caffeio.fillers import fill
+from caffeio.layers import Layer
+from caffeio.layers.batch_norm import fused_batch_norm_scale
+from caffeio.net.builder import Assembler, learnable_params
+from caffeio.net.copy_weights import copy_trained_layers
+from caffeio.net.graph import Graph, build_graph, net_state
+from caffeio.net.step import (
+    LearnableParam,
+    Shape,
+    Step,
+    Trace,
+    fuse_steps,
+    raw_blobs,
+    shape_text,
+)
+from caffeio.net.unknown_fields import of_active_layers, refuse_unknown
+from caffeio.profiles import BVLC, Profile, get_profile, profile_of_dialect
+from caffeio.proto import caffe_pb2 as pb
+from caffeio.proto.files import read_net
+from caffeio.proto.weights.load import Weights, load_weights
+
+__all__ = ["DataSource", "LearnableParam", "Net", "Step", "Trace", "load_net"]
+
+
+class Net(nn.Module):
+    """A Caffe net: `net(inputs)` runs it, autograd gives Caffe's gradients.
+
+    Inputs and outputs are dicts of float32 tensors by blob name. After a forward, `net.loss` is
+    the weighted total of the losses (a scalar tensor) and, while `keep_blobs` is set,
+    `net.blobs[name]` is every blob (the last value of an in-place chain).
+    """
+
+    def __init__(
+        self,
+        graph: Graph,
+        *,
+        profile: Profile = BVLC,
+        sources: Mapping[str, DataSource] | None = None,
+        input_shapes: Mapping[str, Sequence[int]] | None = None,
+        allow_python: bool = False,
+        search_path: Iterable[str] = (),
+    ) -> None:
+        """Build all layers on the meta device; `materialize` gives the blobs memory and values.
+
+        `sources` maps names of data layers to what they read from; without one a data layer's
+        tops must be given to `forward`, and their shapes come from `input_shapes` (by blob name)
+        or from what the layer's parameters let one guess.
+        """
+        super().__init__()
+        self.graph = graph
+        self.profile = profile
+        self.sources: dict[str, DataSource] = dict(sources or {})
+        self.source_errors: dict[str, CaffeIOError] = {}  # why a data layer has no source
+        self.keep_blobs = True  # False: a blob is freed when its last reader has run
+        self.keep_trace = False  # True: `trace` holds what every layer read and wrote
+        self.trace: list[Trace] = []
+        self.blobs: dict[str, Tensor] = {}
+        self.loss: Tensor = torch.zeros(())
+        assembler = Assembler(
+            graph,
+            profile=profile,
+            sources=self.sources,
+            input_shapes=input_shapes or {},
+            allow_python=allow_python,
+            search_path=search_path,
+        )
+        self.steps: list[Step] = assembler.run()
+        self.blob_shapes: dict[str, Shape] = assembler.blob_shapes
+        self._layers = nn.ModuleList(step.layer for step in self.steps)
+        self.learnable = learnable_params(self.steps, graph.force_backward)
+        self._plan = list(self.steps)
+
+    # -- names -----------------------------------------------------------------------------
+
+    @property
+    def name(self) -> str:
+        """The net's name."""
+        return self.graph.name
+
+    @property
+    def phase(self) -> str:
+        """TRAIN or TEST: chosen when the net is built (train() and eval() do not change it)."""
+        return self.graph.phase
+
+    @property
+    def layer_names(self) -> list[str]:
+        """Names of all layers, splits included, in the order in which they run."""
+        return [step.node.name for step in self.steps]
+
+    @property
+    def layer_types(self) -> list[str]:
+        """Types of all layers, in the same order."""
+        return [step.node.type for step in self.steps]
+
+    @property
+    def layers(self) -> list[Layer]:
+        """The layers' modules, in the same order."""
+        return [step.layer for step in self.steps]
+
+    @property
+    def inputs(self) -> list[str]:
+        """Tops of the Input layers, in order."""
+        return list(self.graph.inputs)
+
+    @property
+    def outputs(self) -> list[str]:
+        """Blobs that no layer consumes, in Caffe's order (by bytes)."""
+        return list(self.graph.outputs)
+
+    def loss_weight_of(self, blob: str) -> float:
+        """The loss weight of a blob: that of the layer that makes it last."""
+        for step in reversed(self.steps):
+            if blob in step.tops:
+                return step.loss_weights[step.tops.index(blob)]
+        return 0.0
+
+    def owner_of(self, param: str) -> tuple[Step, int] | None:
+        """The layer and the index of the blob that owns the shared param called `param`."""
+        for step in self.steps:
+            for i, spec in enumerate(step.node.param.param):
+                if spec.name == param:
+                    return step, i
+        return None
+
+    @property
+    def params(self) -> dict[str, list[Tensor]]:
+        """Blobs by layer name in Caffe's order; of layers with the same name the first."""
+        out: dict[str, list[Tensor]] = {}
+        for step in self.steps:
+            if len(step.layer.blobs) and step.node.name not in out:
+                out[step.node.name] = list(step.layer.blobs)
+        return out
+
+    # -- building --------------------------------------------------------------------------
+
+    # -- memory and values -----------------------------------------------------------------
+
+    def materialize(
+        self,
+        device: torch.device | str = "cpu",
+        rng: torch.Generator | CaffeRng | None = None,
+    ) -> Net:
+        """Give all blobs memory on `device` and fill them as the prototxt says, in Caffe's order.
+
+        Every layer draws, a sharer's draws are thrown away. With a CaffeRng the numbers are
+        those of real Caffe with that seed.
+        """
+        made: dict[int, nn.Parameter] = {}
+        exact = rng if isinstance(rng, CaffeRng) else None
+        for step in self.steps:
+            layer = step.layer
+            layer.rng = exact
+            if exact is not None and step.node.name in self.sources:
+                self.sources[step.node.name].draw_setup(exact)
+            for i, spec in enumerate(layer.blob_specs):
+                old = raw_blobs(layer)[i]
+                values = torch.empty(spec.shape)
+                fill(values, spec.filler, spec.default, rng, where=layer)
+                if spec.initial is not None:
+                    values.copy_(spec.initial)
+                if id(old) not in made:
+                    made[id(old)] = nn.Parameter(values.to(device), requires_grad=old.requires_grad)
+                layer.blobs[i] = made[id(old)]
+            for module in layer.modules():
+                for key, buffer in module._buffers.items():
+                    if buffer is not None:
+                        module._buffers[key] = buffer.to(device)
+        for item in self.learnable:
+            item.tensor = made[id(item.tensor)]
+        self.loss = torch.zeros((), device=device)
+        return self
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Net:
+        """Keep `learnable` true when .to(), .cuda() ... replace tensors."""
+        keys = {id(item.tensor): item for item in self.learnable}
+        places = [
+            (item, layer, i)
+            for layer in self.layers
+            for i, blob in enumerate(raw_blobs(layer))
+            if (item := keys.get(id(blob))) is not None
+        ]
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        for item, layer, i in places:
+            item.tensor = raw_blobs(layer)[i]
+        return self
+
+    def copy_trained_layers_from(self, weights: Weights) -> list[str]:
+        """Copy blobs by layer name; returns the names of source layers that this net lacks.
+
+        Raises WeightsError when the number of blobs or a shape differs; nothing is copied then.
+        """
+        return copy_trained_layers(self, weights)
+
+    def share_trained_layers_with(self, other: Net) -> None:
+        """Use `other`'s tensors for all layers that have the same name there (test nets do).
+
+        Raises NetError when a shape differs. Source: Net::ShareTrainedLayersWith.
+        """
+        theirs: dict[str, Layer] = {}
+        for step in other.steps:
+            theirs.setdefault(step.node.name, step.layer)
+        swap: dict[int, nn.Parameter] = {}
+        for step in self.steps:
+            source = theirs.get(step.node.name)
+            if source is None:
+                continue
+            if len(source.blobs) != len(step.layer.blobs):
+                raise NetError(
+                    f"layer {step.node.name!r}: incompatible number of blobs: "
+                    f"{len(source.blobs)} in the train net, {len(step.layer.blobs)} in this one"
+                )
+            for i, blob in enumerate(raw_blobs(source)):
+                # a blob shared with an owner of another shape counts in its layer's own shape
+                there, here = source.blob_specs[i].shape, step.layer.blob_specs[i].shape
+                if there != here:
+                    raise NetError(
+                        f"cannot share param {i} weights from layer {step.node.name!r}; shape "
+                        f"mismatch: {shape_text(there)} in the train net, {shape_text(here)} in "
+                        "this one"
+                    )
+                swap[id(raw_blobs(step.layer)[i])] = blob
+                step.layer.blobs[i] = blob
+        for item in self.learnable:
+            item.tensor = swap.get(id(item.tensor), item.tensor)
+
+    def to_proto(self) -> pb.NetParameter:
+        """Name and layers as Caffe's snapshots hold them, without the blobs' payload."""
+        net = pb.NetParameter(name=self.graph.name)
+        for step in self.steps:
+            layer = net.layer.add()
+            layer.CopyFrom(step.node.param)
+            del layer.blobs[:]
+        return net
+
+    def blob_arrays(self) -> list[list[np.ndarray]]:
+        """The blobs of every layer in order, as float32 arrays on the CPU (views if there)."""
+        return [
+            [blob.detach().cpu().contiguous().numpy() for blob in layer.blobs]
+            for layer in self.layers
+        ]
+
+    # -- running ---------------------------------------------------------------------------
+
+    def fuse(self) -> Net:
+        """Run in-place BatchNorm + Scale (+ ReLU) chains as one native operation.
+
+        The numbers are the same up to rounding, the blobs and parameters stay Caffe's.
+        """
+        self._plan = fuse_steps(self.steps)
+        self._free_early()
+        return self
+
+    def _free_early(self) -> None:
+        """Note after which step a blob is not needed any more."""
+        last: dict[str, int] = {}
+        for i, step in enumerate(self._plan):
+            for name in (*step.bottoms, *step.tops):
+                last[name] = i
+        keep = {*self.outputs, *self.inputs}
+        for i, step in enumerate(self._plan):
+            names = (*step.bottoms, *step.tops)
+            step.free = tuple({n for n in names if last[n] == i and n not in keep})
+
+    def forward(self, inputs: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
+        """Run all layers; returns the net's outputs by name.
+
+        `inputs` gives the tops of Input layers, and may give those of data layers; other data
+        layers read their source. Raises DataError when neither is there.
+        """
+        env: dict[str, Tensor] = {}
+        given = inputs or {}
+        loss: Tensor | None = None
+        self.trace = []
+        for step in self._plan:
+            tops = self._run(step, env, given)
+            for name, value in zip(step.tops, tops, strict=True):
+                env[name] = value
+            for weight, value in zip(step.loss_weights, tops, strict=True):
+                if weight:
+                    term = value.sum() if value.dim() else value
+                    term = term if weight == 1 else term * weight
+                    loss = term if loss is None else loss + term
+            if not self.keep_blobs:
+                for name in step.free:
+                    del env[name]
+        outputs = {name: env[name] for name in self.graph.outputs}
+        self.loss = loss if loss is not None else self._zero(outputs)
+        self.blobs = env if self.keep_blobs else outputs
+        return outputs
+
+    @staticmethod
+    def _zero(outputs: Mapping[str, Tensor]) -> Tensor:
+        some = next(iter(outputs.values()), None)
+        return torch.zeros(()) if some is None else some.new_zeros(())
+
+    def _run(
+        self, step: Step, env: dict[str, Tensor], given: Mapping[str, Tensor]
+    ) -> tuple[Tensor, ...]:
+        bottoms: tuple[Tensor, ...] = ()
+        if step.layer.is_source:
+            tops = self.read_data(step, given)
+        else:
+            bottoms = tuple(
+                env[name].detach() if stop else env[name]
+                for name, stop in zip(step.bottoms, step.stop, strict=True)
+            )
+            tops = self._compute(step, bottoms)
+        if self.keep_trace:
+            self.trace.append(Trace(step, bottoms, tops))
+        return tops
+
+    def _compute(self, step: Step, bottoms: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        if step.fused:
+            norm, scale = step.fused[0].layer, step.fused[1].layer
+            return (fused_batch_norm_scale(bottoms[0], norm, scale, relu=len(step.fused) == 3),)
+        if step.node.type == "Split":
+            if self.keep_trace:  # aliases, so that each top has a gradient of its own
+                return tuple(bottoms[0].view_as(bottoms[0]) for _ in step.tops)
+            return (bottoms[0],) * len(step.tops)
+        result = step.layer(*bottoms)
+        return result if isinstance(result, tuple) else (result,)
+
+    def read_inputs(self) -> dict[str, Tensor]:
+        """The next batch of every data layer that has a source, by blob name."""
+        data: dict[str, Tensor] = {}
+        for step in self.steps:
+            if step.node.name in self.sources:
+                data.update(zip(step.tops, self.sources[step.node.name].next(), strict=True))
+        return data
+
+    def read_data(self, step: Step, given: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
+        """The tops of a data layer: as given, else its source's next batch."""
+        missing = [top for top in step.tops if top not in given]
+        if not missing:
+            return tuple(given[top] for top in step.tops)
+        if step.node.name in self.sources:
+            return self.sources[step.node.name].next()
+        if step.node.name in self.source_errors:
+            raise self.source_errors[step.node.name]
+        if step.node.type == "Input":
+            raise DataError(
+                f"net {self.name!r}: no value is given for input {', '.join(missing)} "
+                f"(given: {', '.join(given) or 'nothing'})"
+            )
+        raise DataError(
+            f"net {self.name!r}: data layer {step.node.name!r} (type {step.node.type}) has no "
+            f"source: give {', '.join(step.tops)} as inputs",
+            where=step.node.where or None,
+        )
+
+    def train(self, mode: bool = True) -> Net:
+        """Accepted for PyTorch's sake: a Caffe net's phase is chosen when it is built."""
+        super().train(mode)
+        return self
+
+    def reset_state(self) -> None:
+        """Forget what recurrent layers carry from one forward to the next."""
+        for layer in self.layers:
+            reset = getattr(layer, "reset_state", None)
+            if reset is not None:
+                reset()
+
+
+def load_net(
+    prototxt: str | os.PathLike[str],
+    weights: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] | None = None,
+    *,
+    phase: str = "TEST",
+    stages: Sequence[str] = (),
+    level: int = 0,
+    dialect: str | None = None,
+    profile: str | Profile | None = None,
+    allow_python: bool = False,
+    input_shapes: Mapping[str, Sequence[int]] | None = None,
+    device: torch.device | str = "cpu",
+    seed: int | None = None,
+    ignore_unknown: bool = False,
+) -> Net:
+    """Build the net of a prototxt (a path, or the text itself) and load its weights.
+
+    Without `weights` the blobs are filled as the prototxt says; with `seed` all random numbers
+    are those of a real Caffe with that random_seed. `dialect` names the fork whose schema a
+    binary file has; `profile` whose numbers are wanted (default: the dialect's). Data layers read
+    their source if it is there; their tops can always be given as inputs. `device="meta"` builds
+    shapes only. A field that no known Caffe has is an error, as in Caffe, unless
+    `ignore_unknown`. Raises CaffeIOError (ParseError, NetError, WeightsError).
+    """
+    file = read_net(prototxt, dialect=dialect)
+    if phase not in ("TRAIN", "TEST"):
+        raise NetError(f"phase must be TRAIN or TEST, not {phase!r}")
+    chosen = get_profile(profile) if isinstance(profile, str) else profile
+    chosen = chosen or profile_of_dialect(file.dialect)
+    graph = build_graph(
+        file.message,
+        phase=phase,
+        level=level,
+        stages=stages,
+        where=lambda index: file.where("layer", index),
+        merge_scales=chosen.merge_batch_norm_scale,
+    )
+    if not ignore_unknown:
+        state = net_state(file.message, phase, level, stages)
+        refuse_unknown(of_active_layers(file.unknown, file.message, state))
+    search = ("", str(Path(file.path).resolve().parent)) if file.path else ("",)
+    errors: dict[str, CaffeIOError] = {}
+    meta = str(device) == "meta"
+    sources = {} if meta else open_sources(graph, chosen, search, errors=errors)
+    net = Net(
+        graph,
+        profile=chosen,
+        sources=sources,
+        allow_python=allow_python,
+        input_shapes=input_shapes,
+        search_path=search,
+    )
+    net.source_errors = errors
+    if meta:
+        if weights is not None:
+            raise WeightsError("a net on the meta device has no memory for weights")
+        return net
+    net.materialize(device, None if seed is None else CaffeRng(seed))
+    paths = [weights] if isinstance(weights, (str, os.PathLike)) else list(weights or ())
+    for path in paths:
+        net.copy_trained_layers_from(load_weights(path, dialect=dialect))
+    return net
+
+
+def open_sources(
+    graph: Graph,
+    profile: Profile,
+    search_path: Sequence[str],
+    *,
+    errors: dict[str, CaffeIOError] | None = None,
+    **options: Any,
+) -> dict[str, DataSource]:
+    """Open what the data layers of `graph` read, by layer name; `options` go to make_source.
+
+    With `errors` a source that cannot be opened is noted there and left out; else it raises.
+    """
+    sources: dict[str, DataSource] = {}
+    for node in graph.nodes:
+        if node.type not in SOURCE_TYPES:
+            continue
+        try:
+            sources[node.name] = make_source(
+                node.param,
+                phase=graph.phase,
+                profile=profile,
+                search_path=search_path,
+                where=node.where,
+                **options,
+            )
+        except DataError as error:
+            if errors is None:
+                for source in sources.values():
+                    source.close()
+                raise
+            errors[node.name] = error
+    return sources

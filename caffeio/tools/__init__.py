@@ -1,0 +1,1 @@
+"""What Caffe's other programs do: score, time, image lists to databases, image means."""

@@ -1,0 +1,195 @@
+"""Layer by layer timing, as `caffe time` does it. Source: tools/caffe.cpp (time)."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from caffeio.log.glog import NULL_LOG, Log, number
+from caffeio.net.graph import net_state
+from caffeio.net.net import Net, Step, load_net
+from caffeio.profiles import Profile
+from caffeio.proto.files import read_net
+from caffeio.training.net_lines import log_filtering, log_net, log_upgrade
+from caffeio.training.net_specs import NetSpec
+
+
+@dataclass
+class LayerTime:
+    """Mean milliseconds of one layer."""
+
+    name: str
+    type: str
+    forward: float
+    backward: float
+
+
+@dataclass
+class Timing:
+    """Mean milliseconds of a net, and the images that one batch holds."""
+
+    layers: list[LayerTime]
+    forward: float
+    backward: float
+    total: float
+    images: int
+
+    @property
+    def images_per_s(self) -> float:
+        """Images a second through forward and backward together."""
+        both = self.forward + self.backward
+        return 1000 * self.images / both if both else 0.0
+
+
+def time_net(
+    model: str | os.PathLike[str],
+    *,
+    iterations: int = 50,
+    phase: str = "TRAIN",
+    profile: str | Profile | None = None,
+    stages: Sequence[str] = (),
+    level: int = 0,
+    device: str = "cpu",
+    log: Log = NULL_LOG,
+    allow_python: bool = False,
+    synthetic: bool = False,
+) -> Timing:
+    """Run `iterations` forward and backward passes, layer by layer.
+
+    Data layers read their source, as in Caffe; with `synthetic` they are fed with noise of the
+    shape they have, or would have. Input layers always are. Raises CaffeIOError.
+    """
+    net = load_net(
+        model, phase=phase, stages=stages, level=level, profile=profile, device=device,
+        allow_python=allow_python,
+    )  # fmt: skip
+    try:
+        _log_set_up(log, net, model, phase, level, stages)
+        if not synthetic:
+            for error in net.source_errors.values():
+                hint = "To time the net on noise instead: --synthetic"
+                raise type(error)(f"{error.message}. {hint}", where=error.where)
+        return _time(net, fake_data(net, device, synthetic), iterations, device, log)
+    finally:
+        for source in net.sources.values():
+            source.close()
+
+
+def _log_set_up(
+    log: Log,
+    net: Net,
+    model: str | os.PathLike[str],
+    phase: str,
+    level: int,
+    stages: Sequence[str],
+) -> None:
+    file = read_net(model)
+    state = net_state(file.message, phase, level, stages or [""])
+    spec = NetSpec(f"net file: {model}", file.message, state, lambda i: "", file.dialect, ())
+    log_upgrade(log, file.upgraded.log if file.upgraded else ())
+    log_filtering(log, file.message, state)
+    log_net(log, net, spec)
+
+
+def _time(net: Net, data: dict[str, Tensor], iterations: int, device: str, log: Log) -> Timing:
+    log.info("caffe.cpp:351", "Performing Forward")
+    net(data)
+    log.info("caffe.cpp:356", f"Initial loss: {number(net.loss.item())}")
+    log.info("caffe.cpp:357", "Performing Backward")
+    log.info("caffe.cpp:365", "*** Benchmark begins ***")
+    log.info("caffe.cpp:366", f"Testing for {iterations} iterations.")
+    forward, backward = [0.0] * len(net.steps), [0.0] * len(net.steps)
+    started = time.perf_counter()
+    for i in range(iterations):
+        begin = time.perf_counter()
+        _pass(net, data, forward, backward, device)
+        spent = 1000 * (time.perf_counter() - begin)
+        log.info("caffe.cpp:394", f"Iteration: {i + 1} forward-backward time: {number(spent)} ms.")
+    total = 1000 * (time.perf_counter() - started)
+    return _report(net, forward, backward, total, iterations, log)
+
+
+def fake_data(net: Net, device: str, synthetic: bool) -> dict[str, Tensor]:
+    """Noise for inputs (and data tops), zeros for what looks like a label (fewer than 3 axes)."""
+    data = {}
+    for step in net.steps:
+        if step.layer.is_source and (synthetic or step.node.name not in net.sources):
+            for top, shape in zip(step.tops, step.layer.top_shapes, strict=True):
+                like = torch.randn if len(shape) > 2 else torch.zeros
+                data[top] = like(shape, device=device)
+    return data
+
+
+def _sync(device: str) -> None:
+    if device.startswith("cuda"):
+        torch.cuda.synchronize()
+
+
+def _clock(work: Callable[[], object], device: str) -> float:
+    _sync(device)
+    begin = time.perf_counter()
+    work()
+    _sync(device)
+    return 1000 * (time.perf_counter() - begin)
+
+
+def _pass(
+    net: Net, data: dict[str, Tensor], forward: list[float], backward: list[float], device: str
+) -> None:
+    """One forward and backward through every layer, each layer a graph of its own."""
+    blobs: dict[str, Tensor] = {}
+    graphs: list[tuple[list[Tensor], list[Tensor]]] = []
+    for i, step in enumerate(net.steps):
+        bottoms = [_leaf(blobs[name], step) for name in step.bottoms]
+        tops: list[Tensor] = []
+        forward[i] += _clock(partial(_run, net, step, bottoms, tops, data), device)
+        graphs.append((bottoms, tops))
+        for name, value in zip(step.tops, tops, strict=True):
+            blobs[name] = value.detach()
+    for i in range(len(net.steps) - 1, -1, -1):
+        roots = [top for top in graphs[i][1] if top.requires_grad and top.grad_fn is not None]
+        if roots:
+            ones = [torch.ones_like(top) for top in roots]
+            backward[i] += _clock(partial(torch.autograd.backward, roots, ones), device)
+
+
+def _leaf(blob: Tensor, step: Step) -> Tensor:
+    return blob.detach().requires_grad_(step.layer.differentiable and blob.is_floating_point())
+
+
+def _run(
+    net: Net, step: Step, bottoms: list[Tensor], tops: list[Tensor], data: dict[str, Tensor]
+) -> None:
+    if step.layer.is_source:
+        tops += net.read_data(step, data)
+    elif step.node.type == "Split":
+        tops += [bottoms[0].view_as(bottoms[0]) for _ in step.tops]
+    else:
+        result = step.layer(*bottoms)
+        tops += result if isinstance(result, tuple) else (result,)
+
+
+def _report(
+    net: Net, forward: list[float], backward: list[float], total: float, n: int, log: Log
+) -> Timing:
+    rows = []
+    log.info("caffe.cpp:397", "Average time per layer: ")
+    for step, f, b in zip(net.steps, forward, backward, strict=True):
+        name = step.node.name
+        rows.append(LayerTime(name, step.node.type, f / n, b / n))
+        log.info("caffe.cpp:400", f"{name:>10}\tforward: {number(f / n)} ms.")
+        log.info("caffe.cpp:403", f"{name:>10}\tbackward: {number(b / n)} ms.")
+    images = next((s[0][0] for s in (x.layer.top_shapes for x in net.steps) if s and s[0]), 0)
+    timing = Timing(rows, sum(forward) / n, sum(backward) / n, total, images)
+    log.info("caffe.cpp:408", f"Average Forward pass: {number(timing.forward)} ms.")
+    log.info("caffe.cpp:410", f"Average Backward pass: {number(timing.backward)} ms.")
+    log.info("caffe.cpp:412", f"Average Forward-Backward: {number(total / n)} ms.")
+    log.info("caffe.cpp:414", f"Total Time: {number(total)} ms.")
+    log.info("caffe.cpp:415", "*** Benchmark ends ***")
+    return timing

@@ -1,0 +1,255 @@
+"""Which nets can be built, phase by phase, and why the others cannot."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+from caffeio.data_shapes import Shape, guess_shapes
+from caffeio.errors import CaffeIOError, LayerError, NetError
+from caffeio.layers import LayerContext, known_types, lookup
+from caffeio.layers.python.layer import NATIVE
+from caffeio.net.graph import build_graph, is_included, net_state
+from caffeio.net.net import Net
+from caffeio.profiles import profile_of_dialect
+from caffeio.proto import caffe_pb2 as pb
+from caffeio.proto.files import NetFile, read_net
+
+PHASES = ("TRAIN", "TEST")
+SUFFIXES = (".prototxt", ".pt", ".pbtxt", ".txt")
+GUESSED = ("Data", "ImageData", "WindowData", "HDF5Data", "AnnotatedData")
+SIZES: tuple[Shape, ...] = (  # images that nets are made for, where the parameters do not say
+    (3, 224, 224), (3, 299, 299), (3, 32, 32), (1, 28, 28), (2, 28, 28), (3, 64, 64), (1, 64, 64),
+)  # fmt: skip
+
+
+@dataclass
+class Outcome:
+    """Whether one phase of a net builds."""
+
+    built: bool
+    reason: str = ""  # the error's text
+    unknown: tuple[str, ...] = ()  # layer types that nobody defines
+    guess: dict[str, Shape] = field(default_factory=dict)  # shapes of data that had to be tried
+
+
+@dataclass
+class NetCoverage:
+    """One file; `phases` has those that the net is written for."""
+
+    path: str
+    phases: dict[str, Outcome] = field(default_factory=dict)
+    reason: str = ""  # why the file cannot be read
+
+    @property
+    def built(self) -> bool:
+        """Whether all its phases build."""
+        return not self.reason and all(outcome.built for outcome in self.phases.values())
+
+    def as_json(self) -> dict[str, Any]:
+        """A record for --json."""
+        phases = {
+            phase: {"built": o.built, "reason": o.reason, "unknown": list(o.unknown),
+                    "guess": {name: list(shape) for name, shape in o.guess.items()}}
+            for phase, o in self.phases.items()
+        }  # fmt: skip
+        return {"path": self.path, "built": self.built, "reason": self.reason, "phases": phases}
+
+
+@dataclass
+class Coverage:
+    """All files."""
+
+    nets: list[NetCoverage]
+
+    @property
+    def built(self) -> int:
+        """How many nets build in all their phases."""
+        return sum(net.built for net in self.nets)
+
+    @property
+    def unknown(self) -> Counter[str]:
+        """In how many nets each unknown type occurs."""
+        return Counter(
+            chain.from_iterable(
+                {kind for outcome in net.phases.values() for kind in outcome.unknown}
+                for net in self.nets
+            )
+        )
+
+
+def coverage(paths: Iterable[str | os.PathLike[str]]) -> Coverage:
+    """Try to build each net of the files and folders `paths` on the meta device.
+
+    Text files without layers (solvers, label maps) of folders are passed over. Nothing is read but
+    the prototxts, and no code of Python layers runs.
+    """
+    return Coverage([net for path in paths for net in _nets(Path(path))])
+
+
+def _nets(path: Path) -> Iterator[NetCoverage]:
+    if not path.is_dir():
+        net = cover(path)
+        if not net.phases and not net.reason:
+            net.reason = "this is no net: it has no layers"
+        yield net
+        return
+    for file in sorted(p for p in path.rglob("*") if p.suffix in SUFFIXES and p.is_file()):
+        net = cover(file)
+        if net.phases or net.reason:
+            yield net
+
+
+def cover(path: str | os.PathLike[str]) -> NetCoverage:
+    """Try to build the net of one file in its phases."""
+    result = NetCoverage(os.fspath(path))
+    try:
+        file = read_net(path)
+    except CaffeIOError as error:
+        text = Path(path).read_bytes()[: 1 << 20]
+        if b"layer" in text:
+            result.reason = str(error)
+        return result
+    for phase in PHASES:
+        if len(file.message.layer) and written_for(file.message, phase):
+            result.phases[phase] = _outcome(file, phase)
+    return result
+
+
+def written_for(net: pb.NetParameter, phase: str) -> bool:
+    """Whether the net has its data in `phase`: no layer misses a top that a source left out makes.
+
+    A train_val net whose only data layer is for TRAIN is not written for TEST.
+    """
+    state = net_state(net, phase, 0, ())
+    sources = {name for layer in net.layer if not layer.bottom for name in layer.top}
+    present: set[str] = set()
+    for layer in net.layer:
+        if is_included(layer, state):
+            if any(name in sources and name not in present for name in layer.bottom):
+                return False
+            present.update(layer.top)
+    return True
+
+
+def _outcome(file: NetFile, phase: str) -> Outcome:
+    """Build the net of `file` in `phase`, if need be with other shapes of its data."""
+    state = net_state(file.message, phase, 0, ())
+    known = set(known_types())
+    types = {layer.type for layer in file.message.layer if is_included(layer, state)}
+    unknown = tuple(sorted(types - known))
+    try:
+        _build(file, phase, {})
+        return Outcome(True)
+    except CaffeIOError as error:
+        reason = str(error)
+        if unknown or not isinstance(error, LayerError | NetError):
+            return Outcome(False, reason, unknown)
+    for shapes in _candidates(file.message, phase):
+        try:
+            _build(file, phase, shapes)
+            return Outcome(True, guess=shapes)
+        except CaffeIOError:
+            continue
+    return Outcome(False, reason)
+
+
+def _build(file: NetFile, phase: str, shapes: Mapping[str, Shape]) -> None:
+    graph = build_graph(file.message, phase=phase, where=lambda i: file.where("layer", i))
+    Net(graph, profile=profile_of_dialect(file.dialect), input_shapes=shapes)
+
+
+def _candidates(net: pb.NetParameter, phase: str) -> Iterator[dict[str, Shape]]:
+    """Shapes to try for the data whose layers do not tell them.
+
+    First what the net's other phase says of the same blob, then as many maps of labels as
+    the layer that reads them has classes, then usual images, with one label and
+    with two; for Fast R-CNN's regions the class-agnostic width.
+    """
+    here, there = (
+        [layer for layer in net.layer if not layer.bottom
+         and is_included(layer, net_state(net, which, 0, ()))]
+        for which in (phase, PHASES[phase == "TRAIN"])
+    )  # fmt: skip
+    agnostic = {name: shape for layer in here for name, shape in _agnostic(layer).items()}
+    if agnostic:
+        yield agnostic
+    guessed = [layer for layer in here if layer.type in GUESSED]
+    told = {name: shape for layer in there if layer.type not in GUESSED
+            for name, shape in _shapes(layer).items()}  # fmt: skip
+    if not guessed:
+        return
+    if told:
+        yield {name: told.get(name, shape) for layer in guessed
+               for name, shape in _shapes(layer).items()}  # fmt: skip
+    maps = [n for layer in net.layer for n in (
+        layer.yolo_seg_param.num_class, layer.segmentation_evaluate_param.num_classes
+    ) if layer.type in ("YoloSeg", "SegmentationEvaluate") and n]  # fmt: skip
+    for layer in guessed:
+        shapes = _shapes(layer)
+        if len(shapes) == 3 and maps:
+            *others, (name, shape) = shapes.items()
+            yield {**dict(others), name: (shape[0], maps[0], *shape[2:])}
+    for labels in (1, 2):
+        for size in SIZES:
+            shapes = {}
+            for layer in guessed:
+                for i, (name, shape) in enumerate(_shapes(layer).items()):
+                    label = (shape[0], labels) if layer.type == "HDF5Data" else shape
+                    shapes[name] = label if i else (shape[0], *size)
+            yield shapes
+
+
+def _shapes(layer: pb.LayerParameter) -> dict[str, Shape]:
+    """Shapes of a source's tops by name, as far as its parameters tell."""
+    try:
+        return dict(zip(layer.top, guess_shapes(layer), strict=False))
+    except CaffeIOError:
+        return {}
+
+
+def _agnostic(layer: pb.LayerParameter) -> dict[str, Shape]:
+    """Shapes of a RoIDataLayer's tops with offsets of two classes in place of all."""
+    code = (layer.python_param.module, layer.python_param.layer)
+    if layer.type != "Python" or code[1] != "RoIDataLayer" or code not in NATIVE:
+        return {}
+    source = NATIVE[code](layer, LayerContext(top_names=tuple(layer.top)))
+    source.setup()
+    shapes = [tuple(top.shape) for top in source()]
+    usual = ("data", "im_info", "gt_boxes", "rois", "labels")
+    pairs = zip(layer.top, shapes, strict=True)
+    return {name: shape if name in usual else (1, 8, 1, 1) for name, shape in pairs}
+
+
+@dataclass(frozen=True)
+class LayerType:
+    """A layer type and where it is defined."""
+
+    name: str  # as prototxts write it; "Python:module.Class" for Python layers
+    family: str  # the module of caffeio.layers, or the package that brings it
+    bottoms: str
+    tops: str
+    loss: bool
+    source: bool
+
+    def as_json(self) -> dict[str, Any]:
+        """A record for --json."""
+        return asdict(self)
+
+
+def layer_types() -> list[LayerType]:
+    """All known types, those of third parties and known Python layers included, by name."""
+    named = {kind: lookup(kind, kind) for kind in known_types()}
+    named |= {f"Python:{module}.{name}": cls for (module, name), cls in NATIVE.items()}
+    return [
+        LayerType(
+            kind, cls.__module__.removeprefix("caffeio.layers."), str(cls.bottoms), str(cls.tops),
+            cls.is_loss, cls.is_source,
+        )
+        for kind, cls in sorted(named.items())
+    ]  # fmt: skip

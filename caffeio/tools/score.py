@@ -1,0 +1,238 @@
+"""Scoring of models: what `caffe test` prints, and ensembles of several models.
+
+Source: tools/caffe.cpp (test). An ensemble's class probabilities are the mean of its members'.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from caffeio.errors import NetError
+from caffeio.log.glog import NULL_LOG, Log, number
+from caffeio.net.graph import net_state
+from caffeio.net.net import Net
+from caffeio.net.step import Step
+from caffeio.profiles import Profile, get_profile, profile_of_dialect
+from caffeio.proto.files import read_net
+from caffeio.proto.text.overrides import apply_overrides
+from caffeio.proto.weights.load import load_weights
+from caffeio.training.distributed import ALONE, World
+from caffeio.training.net_lines import (
+    log_filtering,
+    log_folding_of_weights,
+    log_net,
+    log_upgrade,
+    log_upgrade_of_weights,
+)
+from caffeio.training.net_specs import NetSpec
+from caffeio.training.training_net import build_net
+
+_SCORED = ("SoftmaxWithLoss", "Softmax", "Accuracy")
+
+
+@dataclass
+class Score:
+    """The means over all batches of one model, or of an ensemble."""
+
+    title: str
+    loss: float
+    outputs: dict[str, np.ndarray]  # by blob name; float32
+    batches: list[dict[str, np.ndarray]] = field(default_factory=list)
+
+
+def score(
+    model: str | os.PathLike[str],
+    weights: Sequence[str | os.PathLike[str]],
+    *,
+    iterations: int = 50,
+    overrides: Sequence[str] = (),
+    profile: str | Profile | None = None,
+    world: World = ALONE,
+    stages: Sequence[str] = (),
+    level: int = 0,
+    log: Log = NULL_LOG,
+    allow_python: bool = False,
+    data_options: Mapping[str, Any] | None = None,
+    ignore_unknown: bool = False,
+) -> list[Score]:
+    """Score each of `weights` on the same `iterations` batches, and all together if several.
+
+    Returns one Score a weights file, in order, then the ensemble's. Raises CaffeIOError.
+    """
+    spec, chosen = _spec(model, overrides, profile, stages, level, ignore_unknown)
+    options: dict[str, Any] = {
+        "profile": chosen, "world": world, "allow_python": allow_python,
+        "data_options": data_options,
+    }  # fmt: skip
+    log_upgrade(log, spec.upgrade_log)
+    log_filtering(log, spec.message, spec.state)
+    nets = [build_net(spec, **options)]
+    try:
+        for _ in weights[1:]:
+            nets.append(build_net(spec, **options, with_sources=False))
+        _load(nets, weights, spec, chosen, log)
+        return _run(nets, [os.fspath(path) for path in weights], iterations, log)
+    finally:
+        for source in nets[0].sources.values():
+            source.close()
+
+
+def _load(
+    nets: Sequence[Net],
+    weights: Sequence[str | os.PathLike[str]],
+    spec: NetSpec,
+    profile: Profile,
+    log: Log,
+) -> None:
+    """A file for each net; the log shows the first net only."""
+    for i, (net, path) in enumerate(zip(nets, weights, strict=True)):
+        if i == 0:
+            log_net(log, net, spec)
+        log_upgrade_of_weights(log, path, profile)
+        log_folding_of_weights(log, path, net)
+        for ignored in net.copy_trained_layers_from(load_weights(path)):
+            log.info("net.cpp:744", f"Ignoring source layer {ignored}")
+
+
+def _spec(
+    model: str | os.PathLike[str],
+    overrides: Sequence[str],
+    profile: str | Profile | None,
+    stages: Sequence[str],
+    level: int,
+    ignore_unknown: bool,
+) -> tuple[NetSpec, Profile]:
+    file = read_net(model)
+    message = file.message
+    apply_overrides(message, overrides)
+    state = net_state(message, "TEST", level, stages or [""])  # as the tool's empty flag
+    folder = (str(Path(file.path).resolve().parent),) if file.path else ()
+    spec = NetSpec(
+        f"net file: {model}", message, state, lambda i: file.where("layer", i), file.dialect,
+        ("", *folder), file.unknown, False, file.upgraded.log if file.upgraded else (),
+    )  # fmt: skip
+    spec.check_unknown(ignore_unknown)
+    chosen = get_profile(profile) if isinstance(profile, str) else profile
+    return spec, chosen or profile_of_dialect(file.dialect)
+
+
+def _run(nets: Sequence[Net], titles: Sequence[str], iterations: int, log: Log) -> list[Score]:
+    """Feed the first net's data to all of them, batch by batch."""
+    ends = _ends(nets[0]) if len(nets) > 1 else []
+    for net in nets:
+        net.keep_blobs = len(nets) > 1
+    names = [*titles, *(["ensemble of the " + str(len(nets)) + " models"] if ends else [])]
+    losses = [[0.0] for _ in names]
+    batches: list[list[dict[str, np.ndarray]]] = [[] for _ in names]
+    for _ in range(iterations):
+        data = nets[0].read_inputs()
+        with torch.no_grad():
+            results = [(net(data), net.loss) for net in nets]
+            if ends:
+                results.append(_ensemble(nets, ends))
+        for i, (outputs, loss) in enumerate(results):
+            losses[i].append(float(loss))
+            batches[i].append({k: v.float().cpu().numpy() for k, v in outputs.items()})
+    scores = []
+    for title, sums, rows in zip(names, losses, batches, strict=True):
+        scores.append(_report(nets[0], title, sums, rows, log, alone=len(names) == 1))
+    return scores
+
+
+def _report(
+    net: Net,
+    title: str,
+    losses: Sequence[float],
+    rows: list[dict[str, np.ndarray]],
+    log: Log,
+    *,
+    alone: bool,
+) -> Score:
+    if not alone:
+        log.info("caffe.cpp:281", f"Scoring {title}")
+    log.info("caffe.cpp:281", f"Running for {len(rows)} iterations.")
+    sums: dict[str, np.ndarray] = {}
+    for i, row in enumerate(rows):
+        for name, value in row.items():
+            for element in value.reshape(-1):
+                log.info("caffe.cpp:304", f"Batch {i}, {name} = {number(float(element))}")
+            sums[name] = value.copy() if name not in sums else sums[name] + value
+    count = np.float32(len(rows))
+    total = np.float32(0)
+    for loss in losses:
+        total += np.float32(loss)
+    mean_loss = float(total / count)
+    log.info("caffe.cpp:309", f"Loss: {number(mean_loss)}")
+    means = {name: value / count for name, value in sums.items()}
+    for name, value in means.items():
+        weight = net.loss_weight_of(name)
+        for element in value.reshape(-1):
+            text = f"{name} = {number(float(element))}"
+            if weight:
+                product = number(float(np.float32(weight) * element))
+                text += f" (* {number(weight)} = {product} loss)"
+            log.info("caffe.cpp:321", text)
+    return Score(title, mean_loss, means, rows)
+
+
+# -- ensembles ---------------------------------------------------------------------------------
+
+
+def _ends(net: Net) -> list[Step]:
+    """The layers that score class probabilities: an ensemble runs these on the mean."""
+    outputs = set(net.outputs)
+    ends = [
+        step
+        for step in net.steps
+        if step.node.type in _SCORED and step.tops and outputs.issuperset(step.tops)
+    ]
+    if not ends:
+        raise NetError(
+            "an ensemble needs class probabilities: no output of this net comes from a layer of "
+            f"type {', '.join(_SCORED)}"
+        )
+    return ends
+
+
+def _ensemble(nets: Sequence[Net], ends: Sequence[Step]) -> tuple[dict[str, Tensor], Tensor]:
+    """Outputs and loss of the scoring layers on the members' mean class probabilities."""
+    outputs: dict[str, Tensor] = {}
+    loss = torch.zeros(())
+    for step in ends:
+        scores = [net.blobs[step.bottoms[0]] for net in nets]
+        axis = step.node.param.softmax_param.axis
+        if step.node.type == "Accuracy":
+            axis = step.node.param.accuracy_param.axis
+        given = _makes_probabilities(nets[0], step.bottoms[0])
+        parts = scores if given else [torch.softmax(s, dim=axis) for s in scores]
+        mean = torch.stack(parts).mean(0)
+        if step.node.type == "Softmax" and not given:
+            tops: tuple[Tensor, ...] = (mean,)
+        else:
+            first = mean if step.node.type == "Accuracy" else mean.log()
+            rest = [nets[0].blobs[name] for name in step.bottoms[1:]]
+            result = step.layer(first, *rest)
+            tops = result if isinstance(result, tuple) else (result,)
+        for name, value, weight in zip(step.tops, tops, step.loss_weights, strict=True):
+            outputs[name] = value
+            if weight:
+                loss = loss + weight * value.sum()
+    return {name: outputs[name] for name in nets[0].outputs if name in outputs}, loss
+
+
+def _makes_probabilities(net: Net, blob: str) -> bool:
+    """Whether a Softmax layer makes `blob` (looking through splits)."""
+    for step in reversed(net.steps):
+        if blob in step.tops:
+            if step.node.type == "Split":
+                return _makes_probabilities(net, step.bottoms[0])
+            return step.node.type == "Softmax"
+    return False

@@ -1,0 +1,113 @@
+"""The lines about the training itself: loss, outputs, rate.
+
+Source: src/caffe/solver.cpp (Step), src/caffe/solvers/sgd_solver.cpp (PrintRate of NVIDIA's).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING
+
+import numpy as np
+from torch import Tensor
+
+from caffeio.log.glog import number
+from caffeio.net.net import Net
+from caffeio.solver.policies import nvidia_momentum, nvidia_weight_decay
+
+if TYPE_CHECKING:
+    from caffeio.training.trainer import Trainer
+
+
+class Display:
+    """When and what a trainer shows of its iterations, by the rules of its profile."""
+
+    def __init__(self, trainer: Trainer) -> None:
+        self.trainer = trainer
+        self.every = int(trainer.param.display)
+        self.nvidia = trainer.profile.display_rule == "nvidia"
+        self._timed = time.perf_counter()
+        self._shown = self._began = self._stop = 0
+
+    def begin(self, stop: int) -> None:
+        """A call of `step` begins, which goes on to iteration `stop`."""
+        self._timed = time.perf_counter()
+        self._shown = self._began = self.trainer.iter
+        self._stop = stop
+
+    @property
+    def on_grid(self) -> bool:
+        """Whether the iteration is one that `display` names: debug_info and the rate follow it."""
+        return bool(self.every) and self.trainer.iter % self.every == 0
+
+    @property
+    def due(self) -> bool:
+        """Whether this iteration's loss is shown: NVIDIA also shows the first and the last ones."""
+        if not self.nvidia:
+            return self.on_grid
+        now = self.trainer.iter
+        edge = now - self._began <= 2 or now + 1 == self._stop
+        return self.every > 0 and (edge or self.on_grid)
+
+    def show(self, outputs: Mapping[str, Tensor]) -> None:
+        """The loss line and a line for every element of the outputs."""
+        trainer, log = self.trainer, self.trainer.log
+        if not log:
+            return
+        now = time.perf_counter()
+        loss = number(trainer.smoothed.value)
+        if self.nvidia:
+            text = self._nvidia_line(now - self._timed, loss)
+        else:
+            text = f"Iteration {trainer.iter}{self._pace(now - self._timed)}, loss = {loss}"
+        log.info("solver.cpp:239", text)
+        self._timed, self._shown = time.perf_counter(), trainer.iter
+        head = "    [0.0]     " if self.nvidia else "    "
+        for i, text in enumerate(outputs_as_text(trainer.net, outputs)):
+            log.info("solver.cpp:258", f"{head}Train net output #{i}: {text}")
+
+    def _pace(self, seconds: float) -> str:
+        if not self.trainer.profile.display_iter_speed:
+            return ""
+        speed = (self.trainer.iter - self._shown) / (seconds or 1)
+        return f" ({number(speed)} iter/s, {number(seconds)}s/{self.every} iters)"
+
+    def _nvidia_line(self, seconds: float, loss: str) -> str:
+        now = self.trainer.iter
+        name = self._stop if now + 1 == self._stop else now
+        pace = f"{number(seconds)} s"
+        if now - self._began > 2:
+            done = now - self._shown
+            pace = f"{number(done / (seconds or 1))} iter/s, {number(seconds)}s/{done} iter"
+        return f"    [0.0] Iteration {name} ({pace}), loss = {loss}"
+
+    def show_rate(self, rate: float) -> None:
+        """The line of the learning rate."""
+        trainer = self.trainer
+        text = f"Iteration {trainer.iter}, lr = {number(rate)}"
+        if self.nvidia:
+            momentum = np.float32(nvidia_momentum(trainer.param, trainer.iter, rate))
+            decay = nvidia_weight_decay(trainer.param, trainer.iter)
+            with np.errstate(all="ignore"):
+                effective = np.float32(rate) / (np.float32(1) - momentum)
+            text = (
+                f"[0.0] {text}, m = {number(float(momentum))}, lrm = {number(float(effective))}, "
+                f"wd = {number(float(decay))}, gs = 1"
+            )
+        trainer.log.info("sgd_solver.cpp:112", text)
+
+
+def outputs_as_text(net: Net, outputs: Mapping[str, Tensor]) -> Iterator[str]:
+    """`name = value (* weight = product loss)` of every element of every output, in Caffe's order.
+
+    The product is that of float32 numbers, as it is in Caffe.
+    """
+    for name in net.outputs:
+        weight = net.loss_weight_of(name)
+        for value in outputs[name].detach().reshape(-1).tolist():
+            text = f"{name} = {number(value)}"
+            if weight:
+                product = float(np.float32(weight) * np.float32(value))
+                text += f" (* {number(weight)} = {number(product)} loss)"
+            yield text

@@ -1,0 +1,189 @@
+"""The nets that a solver names: which files, in which states, with which changes.
+
+Source: src/caffe/solver.cpp (InitTrainNet, InitTestNets).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from caffeio.errors import CaffeIOError, SolverError
+from caffeio.net.unknown_fields import of_active_layers, refuse_unknown
+from caffeio.proto import caffe_pb2 as pb
+from caffeio.proto.files import NetFile, SolverFile, read_net
+from caffeio.proto.text.overrides import apply_overrides
+from caffeio.proto.text.text_format import UnknownField
+from caffeio.proto.upgrade.upgrade import upgrade_net
+
+
+@dataclass
+class NetSpec:
+    """One net of a solver, ready to be built."""
+
+    title: str  # as Caffe's log calls it: "net file: net.prototxt"
+    message: pb.NetParameter
+    state: pb.NetState
+    where: Callable[[int], str]
+    dialect: str
+    search_path: tuple[str, ...]  # folders for relative paths, in order
+    unknown: Sequence[UnknownField] = ()
+    inline: bool = False  # written into the solver
+    upgrade_log: Sequence[tuple[str, str]] = ()  # Caffe's lines about the upgrade, with severity
+
+    def check_unknown(self, ignore: bool) -> None:
+        """Refuse unknown fields in layers that take part in this state."""
+        if not ignore:
+            refuse_unknown(of_active_layers(self.unknown, self.message, self.state))
+
+
+def override_nets(specs: Sequence[NetSpec], overrides: Sequence[str]) -> None:
+    """Apply `KEY=VALUE` changes; each must match something in at least one of the nets."""
+    counts = [apply_overrides(spec.message, overrides, missing_ok=True) for spec in specs]
+    for i, override in enumerate(overrides):
+        if not any(count[i] for count in counts):
+            raise CaffeIOError(f"--set {override}: no net of this solver has such a field to set")
+
+
+def solver_folder(solver: SolverFile) -> str | None:
+    """The folder of the solver's file."""
+    return str(Path(solver.path).resolve().parent) if solver.path else None
+
+
+def find_file(name: str, folder: str | None, *, what: str, where: str | None = None) -> Path:
+    """The file `name` as Caffe finds it (from the working directory), else near the solver.
+
+    Tried in order: as given, below the solver's folder, beside the solver. Raises CaffeIOError
+    that lists the places.
+    """
+    places = [Path(name)]
+    if folder is not None and not Path(name).is_absolute():
+        places.append(Path(folder) / name)
+    if folder is not None:
+        places.append(Path(folder) / Path(name).name)
+    for place in places:
+        if place.exists():
+            return place
+    tried = ", ".join(str(place) for place in dict.fromkeys(places))
+    raise CaffeIOError(f"{what} {name!r} is not there (tried {tried})", where=where)
+
+
+def train_spec(solver: SolverFile) -> NetSpec:
+    """The training net: exactly one of net, net_param, train_net, train_net_param."""
+    message = solver.message
+    fields = ("net", "net_param", "train_net", "train_net_param")
+    given = [name for name in fields if message.HasField(name)]
+    if len(given) != 1:
+        listed = ", ".join(given) if given else "none of them"
+        raise SolverError(
+            f"a solver must name one training net with {', '.join(fields)}: this one has {listed}",
+            where=str(solver.path) if solver.path else None,
+        )
+    state = pb.NetState(phase=pb.TRAIN)
+    return _spec(solver, given[0], None, state, message.train_state)
+
+
+def test_specs(solver: SolverFile) -> list[NetSpec]:
+    """The test nets, in Caffe's order: test_net_param, test_net, then copies of the one net."""
+    message = solver.message
+    where = str(solver.path) if solver.path else None
+    n_param, n_file = len(message.test_net_param), len(message.test_net)
+    wanted = len(message.test_iter)
+    generic = message.HasField("net") or message.HasField("net_param")
+    if generic and wanted < n_param + n_file:
+        raise SolverError(
+            f"test_iter must be given for each test net: {wanted} times for {n_param + n_file} "
+            "explicit test nets",
+            where=where,
+        )
+    if not generic and wanted != n_param + n_file:
+        raise SolverError(
+            f"test_iter must be given once for each test net: {wanted} times for "
+            f"{n_param + n_file} test nets",
+            where=where,
+        )
+    sources: list[tuple[str, int | None]] = [("test_net_param", i) for i in range(n_param)]
+    sources += [("test_net", i) for i in range(n_file)]
+    shared = "net_param" if message.HasField("net_param") else "net"
+    sources += [(shared, None)] * (wanted - len(sources))
+    states = list(message.test_state)
+    if states and len(states) != len(sources):
+        raise SolverError(
+            f"test_state must be left out or given once for each of the {len(sources)} test nets, "
+            f"not {len(states)} times",
+            where=where,
+        )
+    if sources and message.test_interval <= 0:
+        raise SolverError("test_interval must be set above 0 when there are test nets", where=where)
+    specs = []
+    for i, (name, index) in enumerate(sources):
+        state = pb.NetState(phase=pb.TEST)
+        extra = states[i] if states else pb.NetState()
+        specs.append(_spec(solver, name, index, state, extra))
+    return specs
+
+
+def _spec(
+    solver: SolverFile,
+    name: str,
+    index: int | None,
+    state: pb.NetState,
+    extra: pb.NetState,
+) -> NetSpec:
+    folder = solver_folder(solver)
+    search = ("", folder) if folder else ("",)
+    value = getattr(solver.message, name)
+    if index is not None:
+        value = value[index]
+    if isinstance(value, pb.NetParameter):
+        prefix = (name,) if index is None else (name, index)
+        message, dialect = value, solver.dialect
+        lines: Sequence[tuple[str, str]] = ()
+        unknown: Sequence[UnknownField] = ()
+        if value.layers or value.input:  # Caffe would see no layers: it upgrades files only
+            upgraded = upgrade_net(value, dialect=solver.dialect)
+            message, lines = upgraded.message, upgraded.log
+        title, inline = name, True
+
+        def where(i: int) -> str:
+            return solver.where(*prefix, "layer", i)
+    else:
+        path = find_file(value, folder, what="net file", where=_place(solver, name, index))
+        file: NetFile = read_net(path)
+        message, dialect = file.message, file.dialect
+        lines, unknown = file.upgraded.log if file.upgraded else [], file.unknown
+        title, inline = f"{name} file: {value}", False
+        near = str(path.resolve().parent)
+        search = (*search, near) if near not in search else search
+
+        def where(i: int) -> str:
+            return file.where("layer", i)
+
+    message = _copy(message)
+    if message.bn_stats_batch_size:
+        _set_stats_batch_size(message)
+    merged = pb.NetState()
+    merged.MergeFrom(state)
+    merged.MergeFrom(message.state)
+    merged.MergeFrom(extra)
+    return NetSpec(title, message, merged, where, dialect, search, unknown, inline, lines)
+
+
+def _set_stats_batch_size(net: pb.NetParameter) -> None:
+    """The net's field counts for all its BatchNorms (Intel's apply_bn_stats_batch_size.cpp)."""
+    for layer in net.layer:
+        if layer.type == "BatchNorm":
+            layer.batch_norm_param.stats_batch_size = net.bn_stats_batch_size
+
+
+def _place(solver: SolverFile, name: str, index: int | None) -> str | None:
+    if solver.path is None:
+        return None
+    return solver.where(name) if index is None else solver.where(name, index)
+
+
+def _copy(message: pb.NetParameter) -> pb.NetParameter:
+    copy = pb.NetParameter()
+    copy.CopyFrom(message)
+    return copy

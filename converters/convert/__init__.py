@@ -1,0 +1,1 @@
+"""One file into another: what can become what, and how."""

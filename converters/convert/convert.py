@@ -1,0 +1,180 @@
+"""Which file becomes which: the table behind `caffeio convert`.
+
+`CONVERSIONS` maps (from, to) to a function and the options that it takes; adding a format is one
+entry here, and one in `weightfiles.FORMATS` if it holds weights. "net+weights" stands for a
+prototxt and weights of any format.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from caffeio.converters.convert import conversions
+from caffeio.converters.convert.conversions import Job, Outcome, Request
+from caffeio.converters.kinds import kind_of
+from caffeio.converters.weightfiles import FORMATS
+from caffeio.errors import UnsupportedError
+
+PathLike = str | os.PathLike[str]
+NET = "net+weights"
+TITLES = {
+    "prototxt": "net prototxt",
+    "binary": "binary net without weights",
+    "onnx": "ONNX model",
+    "mean": "mean image",
+    "npy": "NumPy array",
+    NET: "net prototxt and weights",
+    **{name: form.title for name, form in FORMATS.items()},
+}
+SUFFIXES = {
+    ".prototxt": "prototxt",
+    ".pbtxt": "prototxt",
+    ".binaryproto": "binary",
+    ".onnx": "onnx",
+    ".npy": "npy",
+    **{suffix: name for name, form in FORMATS.items() for suffix in form.suffixes},
+}
+
+
+def convert(
+    sources: Sequence[PathLike],
+    target: PathLike,
+    request: Request | None = None,
+    *,
+    source_format: str | None = None,
+    target_format: str | None = None,
+) -> Outcome:
+    """Convert one file, or a prototxt and its weights, into `target`.
+
+    Formats are told by suffixes and content unless given. Raises UnsupportedError, with a list of
+    what there is, if there is no such conversion, and CaffeIOError of the conversion.
+    """
+    paths = [Path(source) for source in sources]
+    kinds = [format_of(path) for path in paths[:-1]]
+    kinds.append(_known(source_format) if source_format else format_of(paths[-1]))
+    wanted = _known(target_format) if target_format else _by_suffix(Path(target))
+    job = Job(*_arrange(paths, kinds), Path(target), wanted, request or Request())
+    if (job.kinds, wanted) == (["npy"], "binary"):
+        job.wanted = "mean"
+    start = NET if len(job.kinds) == 2 else job.kinds[0]
+    if (start, job.wanted) not in CONVERSIONS:
+        raise UnsupportedError(_refusal(start, job.wanted))
+    chosen, default = CONVERSIONS[start, job.wanted], Request()
+    for name, value in vars(job.request).items():
+        if value != getattr(default, name) and name not in chosen.takes:
+            option = name.replace("_", "-")
+            raise UnsupportedError(
+                f"{_title(start)} to {_title(job.wanted)} takes no option --{option}"
+            )
+    return chosen.run(job)
+
+
+def _refusal(start: str, wanted: str) -> str:
+    if wanted == "caffemodel" and start in FORMATS:
+        return (
+            f"{_title(start)} holds no net, which a .caffemodel needs: give the prototxt too, "
+            "as in `caffeio convert MODEL.prototxt WEIGHTS OUT.caffemodel`"
+        )
+    return f"{_title(start)} cannot become {_title(wanted)}; {listing()}"
+
+
+def format_of(path: Path) -> str:
+    """The format of a file that is there: by content for Caffe's own, else by suffix."""
+    known = SUFFIXES.get(path.suffix.lower())
+    if known in ("safetensors", "pt", "npz", "npy", "onnx"):
+        return known
+    kind = kind_of(path)
+    found = {"net": "prototxt", "caffemodel": "caffemodel", "caffemodel.h5": "h5", "mean": "mean"}
+    if kind in found:
+        return found[kind]
+    raise UnsupportedError(f"a {kind} cannot be converted\n{listing()}", where=str(path))
+
+
+def _by_suffix(path: Path) -> str:
+    name = SUFFIXES.get(path.suffix.lower())
+    if name is None:
+        raise UnsupportedError(
+            f"the suffix {path.suffix!r} tells no format: give --to, one of "
+            f"{', '.join(sorted(TITLES.keys() - {NET}))}",
+            where=str(path),
+        )
+    return name
+
+
+def _known(name: str) -> str:
+    if name not in TITLES or name == NET:
+        known = ", ".join(sorted(TITLES.keys() - {NET}))
+        raise UnsupportedError(f"{name!r} is no format; there are {known}")
+    return name
+
+
+def _arrange(paths: list[Path], kinds: list[str]) -> tuple[list[Path], list[str]]:
+    """Put the net before its weights, whichever was named first."""
+    if len(paths) == 1:
+        return paths, kinds
+    if len(paths) == 2:
+        if kinds[0] == "prototxt" and kinds[1] in FORMATS:
+            return paths, kinds
+        if kinds[1] == "prototxt" and kinds[0] in FORMATS:
+            return paths[::-1], kinds[::-1]
+    given = " and ".join(_title(kind) for kind in kinds)
+    raise UnsupportedError(f"give one file, or a net prototxt and its weights, not {given}")
+
+
+def _title(name: str) -> str:
+    return f"{TITLES[name]} ({name})"
+
+
+def listing() -> str:
+    """What can be converted into what, for people."""
+    lines = ["there are these conversions:"]
+    for start in dict.fromkeys(key[0] for key in CONVERSIONS):
+        ends = ", ".join(end for begin, end in CONVERSIONS if begin == start)
+        lines.append(f"  {start:<12} to {ends}")
+    return "\n".join(lines)
+
+
+class Conversion(NamedTuple):
+    """What does it, and the fields of Request that it looks at."""
+
+    run: Callable[[Job], Outcome]
+    takes: tuple[str, ...] = ()
+
+
+_STATE = ("dialect", "stage", "level")
+_TO_ONNX = Conversion(
+    conversions.to_onnx,
+    (*_STATE, "input_shape", "caffe", "no_verify", "dynamic_batch", "output_blob"),
+)
+_TO_DEPLOY = Conversion(conversions.to_deploy, (*_STATE, "deploy", "input_shape"))
+_TO_BINARY = Conversion(conversions.to_binary, ("dialect", "to_dialect"))
+_TENSORS = [name for name in FORMATS if name != "caffemodel"]
+CONVERSIONS: dict[tuple[str, str], Conversion] = {
+    (NET, "onnx"): _TO_ONNX,
+    (NET, "caffemodel"): Conversion(conversions.to_caffemodel, (*_STATE, "to_dialect")),
+    (NET, "prototxt"): _TO_DEPLOY,
+    ("prototxt", "onnx"): _TO_ONNX,
+    ("prototxt", "prototxt"): _TO_DEPLOY,
+    ("prototxt", "binary"): _TO_BINARY,
+    ("prototxt", "caffemodel"): _TO_BINARY,
+    ("caffemodel", "caffemodel"): Conversion(
+        conversions.translate_dialect,
+        ("dialect", "to_dialect", "merge_batch_norm", "float32", "modern_shapes"),
+    ),
+    ("caffemodel", "prototxt"): Conversion(
+        conversions.to_prototxt, ("dialect", "deploy", "input_shape")
+    ),
+    ("caffemodel", "onnx"): _TO_ONNX,
+    **{
+        (a, b): Conversion(conversions.to_tensors, ("dialect",))
+        for a in FORMATS
+        for b in _TENSORS
+        if a != b
+    },
+    **{(NET, end): Conversion(conversions.to_tensors, ("dialect",)) for end in _TENSORS},
+    ("mean", "npy"): Conversion(conversions.mean_to_npy),
+    ("npy", "mean"): Conversion(conversions.npy_to_mean),
+}

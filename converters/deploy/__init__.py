@@ -1,0 +1,1 @@
+"""Deploy nets out of training nets."""

@@ -1,0 +1,185 @@
+"""Net -> OnnxGraph: every layer's ONNX form, values named after the blobs, what is unused gone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from caffeio.errors import CaffeIOError, UnsupportedError
+from caffeio.layers.batch_norm import BatchNorm
+from caffeio.layers.onnx.graph import OnnxGraph
+from caffeio.layers.scale import Scale
+from caffeio.net.net import Net
+from caffeio.net.step import Step
+
+
+@dataclass
+class Built:
+    """A graph that is whole: `inputs` are names of values, `outputs` maps blobs to values.
+
+    A value is named as its blob, except where that name is taken: by an input that is changed in
+    place, or because two blobs are one value.
+    """
+
+    graph: OnnxGraph
+    inputs: list[str] = field(default_factory=list)
+    outputs: dict[str, str] = field(default_factory=dict)
+
+
+def build(net: Net, outputs: Sequence[str] | None = None, *, dynamic_batch: bool = False) -> Built:
+    """The ONNX form of `net`, which has memory and values.
+
+    `outputs` are blobs (default: the net's outputs that are computed). Raises UnsupportedError
+    that names the layer if one that they need has no ONNX form.
+    """
+    made = {top for step in net.steps if not step.layer.is_source for top in step.tops}
+    fed = [top for step in net.steps if step.layer.is_source for top in step.tops]
+    wanted = list(outputs) if outputs is not None else [b for b in net.outputs if b in made]
+    if not wanted:
+        raise UnsupportedError(f"net {net.name!r} has no output to export")
+    graph = OnnxGraph(dynamic_batch=dynamic_batch)
+    for name in (*fed, *made):
+        graph.reserve(name)
+    values = _run(net, graph, wanted)
+    built = Built(graph)
+    _name_blobs(built, values, fed, wanted)
+    _sweep(built)
+    used = {name for node in graph.nodes for name in node.inputs}
+    built.inputs = [name for name in fed if name in used]
+    return built
+
+
+def needed_steps(net: Net, wanted: Sequence[str]) -> set[int]:
+    """Indices of the steps that the blobs `wanted` are computed by."""
+    alive, steps = set(wanted), set()
+    for i in reversed(range(len(net.steps))):
+        step = net.steps[i]
+        if alive.intersection(step.tops):
+            steps.add(i)
+            alive.difference_update(step.tops)
+            alive.update(step.bottoms)
+    return steps
+
+
+def _run(net: Net, graph: OnnxGraph, wanted: Sequence[str]) -> dict[str, str]:
+    """Add the layers in order; returns the value of every blob in the end."""
+    values: dict[str, str] = {}
+    needed = needed_steps(net, wanted)
+    merged = dict(_batch_norm_pairs(net, needed, wanted))
+    held: dict[str, tuple[Step, str]] = {}  # blob -> the BatchNorm that waits, its bottom's value
+    for i, step in enumerate(net.steps):
+        if i not in needed:
+            continue
+        graph.layer = step.layer
+        if step.layer.is_source:
+            graph.shapes.update(zip(step.tops, step.layer.top_shapes, strict=True))
+            values.update(zip(step.tops, step.tops, strict=True))
+            continue
+        bottoms = [values[name] for name in step.bottoms]
+        if i in merged:
+            held[step.tops[0]] = (step, bottoms[0])
+            values[step.tops[0]] = bottoms[0]
+            continue
+        if i in merged.values():
+            tops: tuple[str, ...] = (_merged(graph, step, *held.pop(step.bottoms[0])),)
+        else:
+            tops = _tops(graph, step, bottoms)
+        graph.shapes.update(zip(tops, step.layer.top_shapes, strict=True))
+        values.update(zip(step.tops, tops, strict=True))
+    return values
+
+
+def _tops(graph: OnnxGraph, step: Step, bottoms: list[str]) -> tuple[str, ...]:
+    try:
+        tops = step.layer.onnx(graph, *bottoms)
+    except UnsupportedError as error:
+        if error.where is None and step.node.where:
+            raise UnsupportedError(error.message, where=step.node.where) from None
+        raise
+    return (tops,) if isinstance(tops, str) else tuple(tops)
+
+
+def _merged(graph: OnnxGraph, scale: Step, norm: Step, bottom: str) -> str:
+    """BatchNorm and Scale as one BatchNormalization with the Scale's blobs."""
+    assert isinstance(norm.layer, BatchNorm)
+    blobs = [graph.param(scale.layer, j) for j in range(len(scale.layer.blobs))]
+    graph.layer = norm.layer
+    return norm.layer.onnx_scaled(graph, bottom, *blobs)
+
+
+def _batch_norm_pairs(
+    net: Net, needed: set[int], wanted: Sequence[str]
+) -> Iterator[tuple[int, int]]:
+    """Steps (BatchNorm, Scale) where nothing but the Scale reads what the BatchNorm makes."""
+    for i, step in enumerate(net.steps):
+        if not isinstance(step.layer, BatchNorm) or not step.layer.fusible or i not in needed:
+            continue
+        top = step.tops[0]
+        reader = next((j for j in range(i + 1, len(net.steps)) if top in net.steps[j].bottoms), -1)
+        if reader < 0 or reader not in needed:
+            continue
+        scale = net.steps[reader]
+        shown = top in wanted and top not in scale.tops
+        if isinstance(scale.layer, Scale) and scale.layer.fusible and not shown:
+            yield i, reader
+
+
+def _name_blobs(
+    built: Built, values: Mapping[str, str], fed: Sequence[str], wanted: Sequence[str]
+) -> None:
+    """Give the last value of each blob the blob's name; make every output a value of its own."""
+    graph, taken = built.graph, set(fed)
+    names: dict[str, str] = {}  # of values, as they were made -> as they are called in the end
+    constants = graph.constants.keys()
+    order = [*wanted, *(blob for blob in values if blob not in wanted)]
+    for blob in order:
+        value = values.get(blob)
+        if value is None:
+            raise CaffeIOError(f"there is no blob {blob!r} in the net")
+        free = value not in names and value not in fed and value not in constants
+        name = blob if blob not in taken else ""
+        if not free and blob in wanted:
+            graph.layer, source = None, value
+            value = graph.op("Identity", [names.get(source, source)])
+            graph.shapes[value] = graph.shapes[source]
+            graph.varying[value] = graph.varying.get(source, set())
+            free = True
+        if free:
+            names[value] = name or value
+            taken.add(names[value])
+        if blob in wanted:
+            built.outputs[blob] = names[value]
+    for node in graph.nodes:
+        node.inputs = [names.get(name, name) for name in node.inputs]
+        node.outputs = [names.get(name, name) for name in node.outputs]
+    for old, new in names.items():
+        if old in graph.varying:
+            graph.varying[new] = graph.varying[old]
+        if old in graph.shapes:
+            graph.shapes[new] = graph.shapes[old]
+
+
+def _sweep(built: Built) -> None:
+    """Drop the nodes and constants that no output needs."""
+    alive = set(built.outputs.values())
+    kept = []
+    for node in reversed(built.graph.nodes):
+        if alive.intersection(node.outputs):
+            alive.update(node.inputs)
+            kept.append(node)
+    built.graph.nodes = kept[::-1]
+    built.graph.constants = {k: v for k, v in built.graph.constants.items() if k in alive}
+
+
+def declared_shapes(built: Built) -> dict[str, tuple[int | None, ...]]:
+    """Shapes of inputs and outputs; None where a size depends on the data."""
+    graph = built.graph
+    tainted: set[str] = set(graph.varying)
+    for node in graph.nodes:
+        if tainted.intersection(node.inputs):
+            tainted.update(node.outputs)
+    out: dict[str, tuple[int | None, ...]] = {}
+    for name in (*built.inputs, *built.outputs.values()):
+        unknown = graph.varying.get(name, range(len(graph.shapes[name])) if name in tainted else ())
+        out[name] = tuple(None if i in unknown else n for i, n in enumerate(graph.shapes[name]))
+    return out

@@ -1,0 +1,58 @@
+"""Random inputs that a net can digest, for comparing two ways to run it."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from caffeio.net.net import Net
+
+_CONTINUES = ("LSTM", "RNN")
+_RENAMES = ("Split", "Reshape", "Flatten", "Permute", "Slice")
+
+
+def sample_inputs(net: Net, seed: int = 0, scale: float = 1.0) -> dict[str, np.ndarray]:
+    """An array for every top of the net's data and Input layers, by name.
+
+    Normal numbers times `scale`; what Embed and BatchReindex look up are valid indices, what marks
+    the beginning of sequences (bottom 1 of LSTM and RNN) is 0 in the first step and then 1.
+    """
+    rng = np.random.default_rng(seed)
+    out: dict[str, np.ndarray] = {}
+    for step in net.steps:
+        if step.layer.is_source:
+            for top, shape in zip(step.tops, step.layer.top_shapes, strict=True):
+                out[top] = (rng.standard_normal(shape) * scale).astype(np.float32)
+    for name, high in _indices(net).items():
+        out[name] = rng.integers(0, high, out[name].shape).astype(np.float32)
+    for name in _marks(net):
+        out[name] = np.ones(out[name].shape, np.float32)
+        out[name][:1] = 0
+    return out
+
+
+def _origin(net: Net) -> dict[str, str]:
+    """Blobs that are an input under another name (behind a Split) -> the input."""
+    origin: dict[str, str] = {}
+    for step in net.steps:
+        if step.layer.is_source:
+            origin.update((top, top) for top in step.tops)
+        elif step.node.type in _RENAMES and step.bottoms[0] in origin:
+            origin.update((top, origin[step.bottoms[0]]) for top in step.tops)
+    return origin
+
+
+def _indices(net: Net) -> dict[str, int]:
+    """Inputs that are indices -> the number of things they choose from."""
+    origin, out = _origin(net), {}
+    for step in net.steps:
+        if step.node.type == "Embed" and step.bottoms[0] in origin:
+            out[origin[step.bottoms[0]]] = step.node.param.embed_param.input_dim
+        if step.node.type == "BatchReindex" and step.bottoms[1] in origin:
+            out[origin[step.bottoms[1]]] = step.layer.bottom_shapes[0][0]
+    return out
+
+
+def _marks(net: Net) -> list[str]:
+    origin = _origin(net)
+    steps = [step for step in net.steps if step.node.type in _CONTINUES]
+    return [origin[step.bottoms[1]] for step in steps if step.bottoms[1] in origin]

@@ -1,0 +1,135 @@
+"""What becomes of each field of a message between two dialects, and of the numbers in it."""
+
+from __future__ import annotations
+
+import math
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+
+from caffeio.proto.dialect import schema
+from caffeio.proto.dialect.schema import Field
+from caffeio.proto.io.wire import (
+    BYTES,
+    FIXED32,
+    FIXED64,
+    VARINT,
+    Buffer,
+    Value,
+    fail,
+    packed_varints,
+    signed,
+    varint,
+)
+
+CANONICAL = "canonical"
+
+_FIXED = {"float": (FIXED32, "<f"), "double": (FIXED64, "<d")}
+_INTEGERS = {
+    "bool": (0, 1),
+    "int32": (-(2**31), 2**31 - 1),
+    "uint32": (0, 2**32 - 1),
+    "int64": (-(2**63), 2**63 - 1),
+    "uint64": (0, 2**64 - 1),
+}
+
+
+def schema_of(name: str) -> schema.Schema:
+    """The schema of a dialect, or the canonical one."""
+    return schema.canonical() if name == CANONICAL else schema.load(name)
+
+
+def wire_type(entry: Field) -> int:
+    """The wire type of one value of the field."""
+    if entry.type in _FIXED:
+        return _FIXED[entry.type][0]
+    return VARINT if entry.type in _INTEGERS or entry.enum else BYTES
+
+
+def accepts(entry: Field, kind: int) -> bool:
+    """Whether protobuf reads a field of this wire type as `entry` (packed or not)."""
+    own = wire_type(entry)
+    return kind == own or (kind == BYTES and own != BYTES and entry.label == "repeated")
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """What becomes of one field."""
+
+    source: Field
+    target: Field | None
+    indexed: bool  # the canonical field is repeated
+    enum: Mapping[int, int] | None = None  # number there -> number here
+    names: Mapping[int, str] | None = None  # the source's enum
+    plain: bool = False  # the value's bytes stay as they are
+
+
+@cache
+def plan(source: str, target: str, message: str, out: str) -> dict[int, Step]:
+    """By number, what becomes of the fields of `message` of one dialect in `out` of the other."""
+    here, there = schema_of(source), schema_of(target)
+    wanted, union = there.messages.get(out, {}), schema.canonical().messages
+    steps = {}
+    for entry in here.messages.get(message, {}).values():
+        goal = wanted.get(entry.name)
+        shared = union.get(message, union.get(out, {})).get(entry.name)
+        indexed = (shared or entry).label == "repeated"
+        steps[entry.number] = _step(entry, goal, indexed, here, there)
+    return steps
+
+
+def _step(
+    entry: Field, goal: Field | None, indexed: bool, here: schema.Schema, there: schema.Schema
+) -> Step:
+    if entry.enum:
+        names = {number: name for name, number in here.enums[entry.enum].items()}
+        numbers = there.enums.get(goal.enum, {}) if goal and goal.enum else {}
+        table = {n: numbers[name] for n, name in names.items() if name in numbers}
+        return Step(entry, goal, indexed, table, names)
+    if goal is None:
+        return Step(entry, None, indexed)
+    if wire_type(entry) == BYTES or goal.type == entry.type:
+        return Step(entry, goal, indexed, plain=True)
+    return Step(entry, goal, indexed, plain=_fits(entry.type, goal.type))
+
+
+def _fits(narrow: str, wide: str) -> bool:
+    """Whether every value of one integer type has the same bytes in the other."""
+    if narrow not in _INTEGERS or wide not in _INTEGERS:
+        return False
+    low, high = _INTEGERS[wide]
+    return low <= _INTEGERS[narrow][0] and _INTEGERS[narrow][1] <= high
+
+
+def read_values(buf: Buffer, entry: Field, kind: int, value: Value) -> list[int] | list[float]:
+    """The number, or the packed numbers, of a field."""
+    if entry.type in _FIXED:
+        assert isinstance(value, tuple)
+        first, last = value
+        size, form = (4, "f") if entry.type == "float" else (8, "d")
+        count, odd = divmod(last - first, size)
+        if odd:
+            fail(f"{entry.name}: packed numbers of {size} bytes fill {last - first} bytes", first)
+        return list(struct.unpack(f"<{count}{form}", bytes(buf[first:last])))
+    raw = [value] if isinstance(value, int) else packed_varints(buf, *value)
+    if entry.type == "bool":
+        return [int(n != 0) for n in raw]
+    if entry.type in ("uint32", "uint64"):
+        return [n & _INTEGERS[entry.type][1] for n in raw]
+    return [signed(n, 64 if entry.type == "int64" else 32) for n in raw]
+
+
+def encode_value(number: float, kind: str) -> bytes | None:
+    """The number's bytes, or None if the type cannot hold it."""
+    if kind in _FIXED:
+        try:
+            return struct.pack(_FIXED[kind][1], number)
+        except OverflowError:
+            return None
+    if kind not in _INTEGERS or not math.isfinite(number):
+        return None
+    low, high = _INTEGERS[kind]
+    if int(number) != number or not low <= number <= high:
+        return None
+    return varint(int(number))

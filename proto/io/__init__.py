@@ -1,0 +1,1 @@
+"""Bytes: the wire format, mapped files, streams, files replaced as a whole."""

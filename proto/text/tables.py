@@ -1,0 +1,262 @@
+"""How each message type is written in text: dispatch tables made from the descriptors on demand."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Callable
+from functools import cache
+from typing import Any, TypeVar
+
+from caffeio.proto.dialect import schema
+from caffeio.proto.text.literals import (
+    ATOM,
+    SCALARS,
+    SKIP,
+    STRING,
+    BadValueError,
+    atom,
+    integer,
+    varint,
+)
+
+T = TypeVar("T")
+
+_NAME = r"[A-Za-z_]\w*+"
+_LIST = rf"\[(?:[^\[\]{{}}<>\"'\#]|{STRING}|\#[^\n]*+)*+\]"
+VALUE = rf"(?:{ATOM}|{STRING}(?:{SKIP}{STRING})*+|{_LIST})"
+# One statement a match: a field with its value, the opening of a message or of a list of messages,
+# or else a closing bracket, a separator, a word or character that does not belong there, and at the
+# very end nothing.
+STATEMENT = re.compile(
+    rf"{SKIP}({_NAME}{SKIP}(?::{SKIP}(?:{VALUE}|[{{<\[])|[{{<\[])|{_NAME}|[^\s]|\Z)", re.ASCII
+)
+PARTS = re.compile(rf"({_NAME}){SKIP}(:?){SKIP}({VALUE}|[{{<\[])", re.ASCII)
+_ITEM = re.compile(rf"{SKIP}(?:({ATOM}|{STRING}(?:{SKIP}{STRING})*+)|(,)|(\])|(.))", re.ASCII)
+
+_MEMO_ENTRIES, _MEMO_LENGTH = 4096, 80
+
+# what a statement comes to: the bit of a field that may be given once (0: more often),
+# the bytes of the value or of the submessage's tag, the submessage's table
+Entry = tuple[int, bytes, "Table | None"]
+
+
+class UnknownNameError(Exception):
+    """A field or an enum value that the schema does not have; `kind` says which."""
+
+    def __init__(self, kind: str, name: str) -> None:
+        """`kind` is field or value."""
+        super().__init__(kind, name)
+        self.kind, self.name = kind, name
+
+
+class FieldEntry:
+    """One field: its descriptor, bit (0 if repeated), tag and the encoder of one value."""
+
+    __slots__ = ("bit", "descriptor", "encode", "tag")
+
+    def __init__(self, descriptor: Any, bit: int, dialect: str | None) -> None:
+        """`dialect` numbers the enums."""
+        self.descriptor, self.bit = descriptor, bit
+        if descriptor.message_type is not None:
+            wire, self.encode = 2, None
+        elif descriptor.enum_type is not None:
+            wire, self.encode = 0, _enum_encoder(descriptor.enum_type, dialect)
+        else:
+            wire, self.encode = SCALARS[descriptor.type]
+        self.tag = varint(descriptor.number << 3 | wire)
+
+
+class Table:
+    """What the statements inside one message type mean, in one dialect or in none.
+
+    `memo` holds what is known already; `required` has the bits of the fields that must be there.
+    """
+
+    def __init__(self, descriptor: Any, dialect: str | None) -> None:
+        """Make the table of a message descriptor; None stands for a table without fields."""
+        self.descriptor, self.dialect = descriptor, dialect
+        self.fields: dict[str, FieldEntry] = {}
+        self.memo: dict[str, Entry] = {}
+        self.enum_number = False  # whether the last new statement gave an enum by number
+        self.required = 0
+        self._labels: dict[str, str] = {}
+        if dialect is not None and descriptor is not None:
+            name = descriptor.full_name.partition(".")[2]
+            theirs = schema.load(dialect).messages.get(name, {})
+            self._labels = {key: field.label for key, field in theirs.items()}
+            for key, label in self._labels.items():
+                if label == "required":
+                    self.required |= self.field(key).bit
+
+    def field(self, name: str) -> FieldEntry:
+        """The entry of field `name`; UnknownNameError if there is none."""
+        known = self.fields.get(name)
+        if known is None:
+            descriptor = self.descriptor.fields_by_name.get(name)
+            if descriptor is None:
+                raise UnknownNameError("field", name)
+            repeated = descriptor.is_repeated and self._labels.get(name, "repeated") == "repeated"
+            bit = 0 if repeated else 1 << len(self.fields)
+            known = self.fields[name] = FieldEntry(descriptor, bit, self.dialect)
+        return known
+
+    def names_of(self, bits: int) -> list[str]:
+        """The names of the fields with these bits."""
+        return [name for name, field in self.fields.items() if field.bit & bits]
+
+    def learn(self, statement: str) -> Entry | None:
+        """The entry of a statement not seen before, or None if it is none (a lone character).
+
+        Raises UnknownNameError or BadValueError, whose `at` counts from the statement's begin.
+        """
+        self.enum_number = False
+        parts = PARTS.fullmatch(statement)
+        if parts is None:
+            return None
+        name, colon, value = parts.groups()
+        field = self.field(name)
+        try:
+            entry = self._entry(field, bool(colon), value)
+        except BadValueError as error:
+            error.at += parts.start(3)
+            raise
+        self.enum_number = field.descriptor.enum_type is not None and value[0] in "-0123456789["
+        if len(statement) <= _MEMO_LENGTH and not self.enum_number:
+            if len(self.memo) >= _MEMO_ENTRIES:
+                self.memo.clear()
+            self.memo[statement] = entry
+        return entry
+
+    def _entry(self, field: FieldEntry, colon: bool, value: str) -> Entry:
+        repeated = field.bit == 0
+        if field.encode is None:
+            if value not in ("{", "<", "[") and not (repeated and _empty(value)):
+                raise BadValueError(f'expected "{{" after {field.descriptor.name}, found {value}')
+            if value[0] == "[" and not repeated:
+                raise BadValueError(f"{field.descriptor.name} is one message, not a list")
+            inner = table(field.descriptor.message_type, self.dialect)
+            if value == "[":
+                return 0, b"", ListTable(inner, field.tag)
+            return (field.bit, field.tag, inner) if value in ("{", "<") else (0, b"", None)
+        if value in ("{", "<") or not colon:
+            raise BadValueError(
+                f"{field.descriptor.name} is a single value: expected : and the value"
+            )
+        if value[0] != "[":
+            return field.bit, field.tag + field.encode(value), None
+        if not repeated:
+            raise BadValueError(f"{field.descriptor.name} takes one value, not a list")
+        data = [field.tag + _at(field.encode, *item) for item in list_items(value)]
+        return 0, b"".join(data), None
+
+
+class ListTable(Table):
+    """The inside of `field: [{...}, {...}]`: only messages stand there, without a name."""
+
+    def __init__(self, element: Table, tag: bytes) -> None:
+        """`tag` goes before each `element`."""
+        super().__init__(element.descriptor, element.dialect)
+        self.element: Entry = (0, tag, element)
+
+    def learn(self, statement: str) -> Entry | None:
+        """Nothing with a name belongs here."""
+        return None
+
+
+class AnyTable(Table):
+    """The inside of a field that the schema does not know: anything well-formed goes."""
+
+    def __init__(self) -> None:
+        """Know nothing."""
+        super().__init__(None, None)
+        self.element: Entry = (0, b"", self)
+
+    def learn(self, statement: str) -> Entry | None:
+        """A value of nothing, or the opening of a message of the same kind."""
+        parts = PARTS.fullmatch(statement)
+        if parts is None or (not parts[2] and parts[3] not in ("{", "<", "[")):
+            return None
+        if parts[3][0] == "[" and len(parts[3]) > 1:
+            _at(list_items, parts[3], parts.start(3))
+        return 0, b"", self if parts[3] in ("{", "<", "[") else None
+
+
+@cache
+def table(descriptor: Any, dialect: str | None) -> Table:
+    """The table of a message descriptor; with a dialect its labels and enum numbers hold."""
+    return Table(descriptor, dialect)
+
+
+def best_match(name: str, known: Any) -> str | None:
+    """The entry of `known` that `name` is probably a slip of, if any."""
+    stem = name.removesuffix("_param")
+    stems = {
+        entry.removesuffix("_param").lower(): entry
+        for entry in known
+        if stem == name or entry.endswith("_param")
+    }
+    found = difflib.get_close_matches(stem.lower(), list(stems), 1, 0.7)
+    return stems[found[0]] if found else None
+
+
+def _empty(value: str) -> bool:
+    return value[0] == "[" and not list(list_items(value))
+
+
+def _at(read: Callable[[str], T], value: str, at: int) -> T:
+    """Read a value that stands `at` characters behind the statement's begin."""
+    try:
+        return read(value)
+    except BadValueError as error:
+        error.at += at
+        raise
+
+
+def list_items(text: str) -> list[tuple[str, int]]:
+    """The items of a list in brackets, each with its place; commas between them are a must."""
+    out: list[tuple[str, int]] = []
+    at, wanted = 1, "value or ]"
+    while match := _ITEM.match(text, at):
+        value, comma, end, _ = match.groups()
+        at = match.end()
+        if value and "value" in wanted:
+            out.append((value, match.start(1)))
+            wanted = ", or ]"
+        elif comma and wanted == ", or ]":
+            wanted = "value"
+        elif end and "]" in wanted:
+            return out
+        else:
+            break
+    raise BadValueError(f"expected {wanted} in the list", max(at - 1, 0))
+
+
+def _enum_encoder(descriptor: Any, dialect: str | None) -> Any:
+    def encode(text: str) -> bytes:
+        text = atom(text)
+        if text[0] in "\"'":
+            raise BadValueError(
+                f"expected the name of a {descriptor.name}, found the string {text}"
+            )
+        if text[0] in "-0123456789":
+            number = integer(text, -(1 << 31), (1 << 31) - 1)
+            name = enum_name(descriptor, number, dialect)
+        else:
+            name = text
+        value = descriptor.values_by_name.get(name)
+        if value is None:
+            raise UnknownNameError("value", text)
+        return varint(value.number)
+
+    return encode
+
+
+def enum_name(descriptor: Any, number: int, dialect: str | None) -> str | None:
+    """The name that `dialect` gives to `number` of an enum of the canonical schema."""
+    if dialect in (None, "bvlc"):
+        value = descriptor.values_by_number.get(number) if number < schema.OWN else None
+        return value.name if value else None
+    full = descriptor.full_name.partition(".")[2]
+    values = schema.load(dialect).enums.get(full, {})
+    return next((name for name, its in values.items() if its == number), None)

@@ -1,0 +1,1 @@
+"""Old forms of nets and solvers to today's."""

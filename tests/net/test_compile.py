@@ -1,0 +1,71 @@
+"""Whole nets become one graph of torch.compile, and compute the same."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from caffeio import load_net
+from caffeio.net.net import Net
+from tests.harness import assert_close
+from tests.paths import ROOT, SHARED, needs_shared
+
+NETS = ROOT / "tests" / "nets"
+
+
+def check(net: Net, inputs: dict[str, torch.Tensor]) -> None:
+    """Outputs, loss and gradients of the compiled net are those of the net itself."""
+    torch._dynamo.reset()
+    results = []
+    for run in (net, torch.compile(net, fullgraph=True, backend="eager")):
+        net.zero_grad()
+        torch.manual_seed(0)
+        outputs = run(inputs)
+        net.loss.backward()
+        grads = [item.tensor.grad.clone() for item in net.learnable if item.tensor.requires_grad]
+        results.append((outputs, net.loss.detach().clone(), grads))
+    (plain, loss, grads), (traced, traced_loss, traced_grads) = results
+    assert loss > 0 and torch.isfinite(loss)
+    assert list(plain) == list(traced) and len(grads) > 4
+    for key, value in plain.items():
+        assert_close(traced[key], value.detach().numpy(), key, 1e-6)
+    assert_close(traced_loss, loss.numpy(), "loss", 1e-6)
+    for i, (mine, theirs) in enumerate(zip(traced_grads, grads, strict=True)):
+        assert_close(mine, theirs.numpy(), f"gradient {i}", 1e-6)
+
+
+@pytest.mark.parametrize("phase", ["TRAIN", "TEST"])
+@pytest.mark.parametrize("name", ["vgg_like", "googlenet_like"])
+def test_small_net(name, phase):
+    torch.manual_seed(1)
+    net = load_net(NETS / f"{name}.prototxt", phase=phase)
+    side = net.blob_shapes["data"][2]
+    check(net, {"data": torch.randn(2, 3, side, side), "label": torch.tensor([1.0, 3.0])})
+
+
+@pytest.mark.parametrize("name", ["vgg_like", "googlenet_like"])
+def test_batches_of_other_sizes(name):
+    """The compiled net is traced again, with sizes that vary."""
+    torch.manual_seed(1)
+    net = load_net(NETS / f"{name}.prototxt", phase="TEST")
+    side = net.blob_shapes["data"][2]
+    torch._dynamo.reset()
+    compiled = torch.compile(net, fullgraph=True, backend="eager")
+    for batch in (2, 3, 5, 4):
+        inputs = {"data": torch.randn(batch, 3, side, side), "label": torch.arange(batch) % 5.0}
+        traced = compiled(inputs)
+        for key, value in net(inputs).items():
+            assert_close(traced[key], value.detach().numpy(), key, 1e-6)
+
+
+@needs_shared
+@pytest.mark.slow
+def test_resnet50():
+    """The recipe's ResNet-50 in TRAIN, for two small images."""
+    shapes = {"data": (2, 3, 64, 64), "label": (2,)}
+    text = (SHARED / "seed" / "train_val.prototxt").read_text()
+    small = text.replace("kernel_size: 7\n    stride: 1", "kernel_size: 2\n    stride: 1")
+    assert small != text  # the last pooling layer
+    torch.manual_seed(1)
+    net = load_net(small, phase="TRAIN", input_shapes=shapes)
+    check(net, {"data": torch.randn(shapes["data"]), "label": torch.tensor([1.0, 3.0])})

@@ -1,0 +1,101 @@
+"""Scoring of models: `caffe test` of one, and the ensemble of several."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner
+
+from caffeio import load_net
+from caffeio.cli.main import main
+from caffeio.errors import NetError
+from caffeio.tools.score import score
+from tests.paths import GOLDEN
+
+CHAIN = GOLDEN / "fork" / "chain" / "given"
+WEIGHTS = [CHAIN / "snap" / f"{name}.caffemodel" for name in ("cyc1_iter_38", "cyc2_iter_48")]
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shutil.copy(CHAIN / "net.prototxt", tmp_path / "net.prototxt")
+    shutil.copytree(CHAIN / "data", tmp_path / "data")
+    monkeypatch.chdir(tmp_path)
+
+
+def by_hand(batches: int) -> tuple[list[np.ndarray], np.ndarray]:
+    """The members' class probabilities and the labels of the first batches."""
+    nets = [load_net("net.prototxt", weights=path) for path in WEIGHTS]
+    probabilities: list[list[np.ndarray]] = [[] for _ in nets]
+    labels = []
+    for _ in range(batches):
+        data = nets[0].read_inputs()
+        labels.append(data["label"].numpy().astype(int).reshape(-1))
+        for net, rows in zip(nets, probabilities, strict=True):
+            with torch.no_grad():
+                net(data)
+            rows.append(torch.softmax(net.blobs["fc"], 1).double().numpy())
+    for source in [source for net in nets for source in net.sources.values()]:
+        source.close()
+    return [np.concatenate(rows) for rows in probabilities], np.concatenate(labels)
+
+
+def test_ensemble_is_the_mean_of_the_probabilities() -> None:
+    singles = score("net.prototxt", WEIGHTS, iterations=4)
+    assert [s.title for s in singles] == [*map(str, WEIGHTS), "ensemble of the 2 models"]
+    members, labels = by_hand(4)
+    for found, probability in zip(singles, [*members, sum(members) / 2], strict=True):
+        right = probability[np.arange(len(labels)), labels]
+        assert found.outputs["loss"] == pytest.approx(-np.log(right).mean(), rel=1e-5)
+        assert found.loss == pytest.approx(float(found.outputs["loss"]), rel=1e-6)
+        rank = (probability >= right[:, None]).sum(1)
+        assert found.outputs["top1"] == pytest.approx((rank <= 1).mean(), abs=1e-6)
+        assert found.outputs["top5"] == pytest.approx((rank <= 5).mean(), abs=1e-6)
+        assert len(found.batches) == 4
+
+
+def test_one_model_is_scored_as_alone() -> None:
+    [alone] = score("net.prototxt", WEIGHTS[:1], iterations=3)
+    first = score("net.prototxt", WEIGHTS, iterations=3)[0]
+    for name, value in alone.outputs.items():
+        np.testing.assert_array_equal(first.outputs[name], value)
+
+
+def test_ensemble_needs_class_probabilities() -> None:
+    text = Path("net.prototxt").read_text()
+    head = text[: text.index("layer", text.index('name: "fc"'))]
+    Path("net.prototxt").write_text(head)
+    with pytest.raises(NetError, match="class probabilities"):
+        score("net.prototxt", WEIGHTS, iterations=1)
+
+
+def test_command_prints_the_scores_as_json() -> None:
+    arguments = ["test", "net.prototxt", "--weights", ",".join(map(str, WEIGHTS)), "-n", "2"]
+    arguments += ["--json", "--set", "layer[data].data_param.batch_size=10"]
+    result = CliRunner().invoke(main, arguments)
+    assert result.exit_code == 0, result.output
+    rows = json.loads(result.stdout)
+    assert [row["model"] for row in rows][-1] == "ensemble of the 2 models"
+    assert set(rows[0]) == {"model", "loss", "top1", "top5"}
+    assert "Scoring ensemble of the 2 models" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "Need a model definition"),
+        (["net.prototxt"], "Need model weights"),
+        (["net.prototxt", "--weights", "none.caffemodel"], "none.caffemodel"),
+        (["none.prototxt", "--weights", str(WEIGHTS[0])], "none.prototxt"),
+        (["net.prototxt", "--weights", str(WEIGHTS[0]), "--caffe", "x"], "unknown profile"),
+    ],
+)
+def test_what_is_refused(arguments: list[str], message: str) -> None:
+    result = CliRunner().invoke(main, ["test", *arguments])
+    assert result.exit_code == 2
+    assert message in result.stderr
