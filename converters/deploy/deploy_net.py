@@ -6,9 +6,11 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from caffeio.converters.deploy.deploy import deploy as make_deploy
 from caffeio.converters.translate.splits import heal_splits
+from caffeio.converters.weight_match import fill_in
 from caffeio.data import SOURCE_TYPES, make_source
 from caffeio.errors import CaffeIOError, UnsupportedError
 from caffeio.net.graph import build_graph, is_included, net_state
@@ -38,6 +40,8 @@ class Options:
     dialect: str | None = None
     profile: str | Profile | None = None
     allow_python: bool = False
+    outputs: Sequence[str] = ()  # only what these blobs need takes part; (): the whole net
+    untrained: bool = False  # layers that the weights lack are no error
 
 
 def load_deploy_net(
@@ -53,11 +57,15 @@ def load_deploy_net(
     if weights is not None and not isinstance(weights, Weights):
         arrays = load_weights(weights, dialect=options.dialect)
     assert arrays is None or isinstance(arrays, Weights)
-    chosen = get_profile(options.profile) if isinstance(options.profile, str) else options.profile
-    chosen = chosen or profile_of_dialect(file.dialect)
-    folder = ("", str(Path(file.path).resolve().parent)) if file.path else ("",)
+    chosen = chosen_profile(file, options)
     places = {layer.name: file.where("layer", i) for i, layer in enumerate(file.message.layer)}
     message, notes = deployed(file, arrays, options, chosen)
+    made = {top for layer in message.layer for top in layer.top}
+    if options.outputs and made.issuperset(options.outputs):
+        kept = needed_layers(message.layer, options.outputs)
+        copies = [type(layer).FromString(layer.SerializeToString()) for layer in kept]
+        del message.layer[:]
+        message.layer.extend(copies)
     graph = build_graph(
         message,
         phase="TEST",
@@ -71,12 +79,36 @@ def load_deploy_net(
         profile=chosen,
         input_shapes=options.input_shapes,
         allow_python=options.allow_python,
-        search_path=folder,
+        search_path=folder_of(file),
     )
     net.materialize()
+    match = fill_in(net, arrays, places)
     if arrays is not None:
-        net.copy_trained_layers_from(arrays)
-    return net, notes
+        match.refuse(str(arrays.path), untrained=options.untrained)
+    return net, notes + (match.notes() if arrays is not None else [])
+
+
+def chosen_profile(file: NetFile, options: Options) -> Profile:
+    """The profile that the options name, else that of the file's dialect."""
+    if isinstance(options.profile, str):
+        return get_profile(options.profile)
+    return options.profile or profile_of_dialect(file.dialect)
+
+
+def folder_of(file: NetFile) -> tuple[str, ...]:
+    """Where the paths in a net are looked up: the working directory, then the net's folder."""
+    return ("", str(Path(file.path).resolve().parent)) if file.path else ("",)
+
+
+def needed_layers(layers: Sequence[Any], outputs: Sequence[str]) -> list[Any]:
+    """The layers, in their order, that the blobs `outputs` (as they are in the end) come from."""
+    needed, kept = set(outputs), []
+    for layer in reversed(layers):
+        if needed.intersection(layer.top):
+            needed.difference_update(layer.top)
+            needed.update(layer.bottom)
+            kept.append(layer)
+    return kept[::-1]
 
 
 def deployed(
@@ -86,20 +118,52 @@ def deployed(
 
     A binary net has the layers of one phase only, mostly TRAIN: all of them are taken.
     """
-    if file.text is None:
-        message = pb.NetParameter()
-        message.CopyFrom(file.message)
-        heal_splits(message)
-    else:
-        message = active(file, options)
+    message, notes = as_given(file, options)
     if not options.deploy:
-        return message, []
-    folder = ("", str(Path(file.path).resolve().parent)) if file.path else ("",)
-    notes = _deploy(message, arrays, options.input_shapes, profile, folder)
+        return message, notes
+    notes += _deploy(message, arrays, options.input_shapes, profile, folder_of(file))
     if file.text is not None:  # only lent to show which layers have weights
         for layer in message.layer:
             layer.ClearField("blobs")
     return message, notes
+
+
+def as_given(file: NetFile, options: Options) -> tuple[pb.NetParameter, list[str]]:
+    """The layers that take part in TEST, unchanged; and notes on what had to be understood.
+
+    A snapshot holds the layers of the net that was trained, each with the phase it ran in: all of
+    them are taken, without their phases and without the Splits that Caffe put in.
+    """
+    snapshot = file.text is None and not _has_test_rule(file.message)
+    if not snapshot:
+        message = active(file, options)
+        if not all(layer.HasField("phase") for layer in message.layer):
+            return message, []
+        for layer in message.layer:  # the text of a snapshot
+            layer.ClearField("phase")
+        return message, ["every layer has a phase, as in the text of a snapshot: it is passed over"]
+    message = pb.NetParameter()
+    message.CopyFrom(file.message)
+    heal_splits(message)
+    notes = []
+    for layer in message.layer:
+        p = layer.batch_norm_param
+        told = p.HasField("use_global_stats") and not p.use_global_stats
+        if told and layer.include and all(rule.phase == pb.TRAIN for rule in layer.include):
+            p.ClearField("use_global_stats")
+            notes.append(
+                f"layer {layer.name!r}: use_global_stats: false is that of its TRAIN rule; the "
+                "stored statistics are used"
+            )
+        for name in ("phase", "include", "exclude"):
+            layer.ClearField(name)
+    return message, notes
+
+
+def _has_test_rule(net: pb.NetParameter) -> bool:
+    """Whether a layer is for TEST only: then the file is no snapshot, which has one phase."""
+    rules = (rule for layer in net.layer for rule in layer.include)
+    return any(rule.HasField("phase") and rule.phase == pb.TEST for rule in rules)
 
 
 def active(file: NetFile, options: Options) -> pb.NetParameter:
