@@ -45,9 +45,9 @@ def command(
 
     batch_size is that of one worker, so N workers make updates of N times as many images: rates
     grow by the rule, and iterations, steps and warm-up shrink so that as many images are seen
-    (test_iter too, where all workers test: Intel's Caffe). Of several solvers the first starts the training, the others continue it: the first
-    keeps the rate that its warm-up starts from. Comments stay. Nothing is written without
-    --output or --in-place.
+    (test_iter too, where all workers test: Intel's Caffe). Of several solvers the first starts
+    the training, the others continue it: the first keeps the rate that its warm-up starts from.
+    Comments stay. Nothing is written without --output or --in-place.
     """
     if output and in_place:
         raise click.UsageError("--in-place and --output exclude each other.")

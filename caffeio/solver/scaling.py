@@ -65,8 +65,8 @@ def scale_solver(
     `rule` says how rates grow: "linear", "sqrt" (for adaptive solvers), "none". With `starts` the
     training begins here, from fillers, and its warm-up keeps the small rate that it starts from;
     a phase that goes on from another scales that rate too. `tests_shared` says whether all workers
-    test their share (Intel); elsewhere one worker tests alone, and test_iter stays. Raises SolverError for a policy whose
-    rate cannot be scaled.
+    test their share (Intel); elsewhere one worker tests alone, and test_iter stays. Raises
+    SolverError for an unknown rule and a factor of 0 or less.
     """
     if not factor > 0:
         raise SolverError(f"the factor must be above 0, not {factor:g}")
