@@ -94,7 +94,9 @@ def test_a_recipe_needs_no_torch() -> None:
         "print(len(NetRecipe.of_file(read_net(sys.argv[1])).graph().nodes))\n"
         "assert not {'torch', 'cv2'} & sys.modules.keys()"
     )
-    done = subprocess.run([sys.executable, "-c", code, NET], capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code, NET], capture_output=True, text=True, check=False
+    )
     assert (done.returncode, done.stdout) == (0, "4\n"), done.stderr
 
 
