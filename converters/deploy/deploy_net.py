@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from caffeio.converters.deploy.deploy import deploy as make_deploy
@@ -13,10 +12,11 @@ from caffeio.converters.translate.splits import heal_splits
 from caffeio.converters.weight_match import fill_in
 from caffeio.data import SOURCE_TYPES, make_source
 from caffeio.errors import CaffeIOError, UnsupportedError
-from caffeio.net.graph import build_graph, is_included, net_state
+from caffeio.net.graph import is_included, net_state
 from caffeio.net.net import Net
+from caffeio.net.recipe import NetRecipe, folders_of
 from caffeio.net.unknown_fields import of_active_layers, refuse_unknown
-from caffeio.profiles import Profile, get_profile, profile_of_dialect
+from caffeio.profiles import Profile, choose_profile
 from caffeio.proto import caffe_pb2 as pb
 from caffeio.proto.files import NetFile, read_net
 from caffeio.proto.weights.load import Weights, load_weights
@@ -57,58 +57,38 @@ def load_deploy_net(
     if weights is not None and not isinstance(weights, Weights):
         arrays = load_weights(weights, dialect=options.dialect)
     assert arrays is None or isinstance(arrays, Weights)
-    chosen = chosen_profile(file, options)
+    chosen = choose_profile(options.profile, file.dialect)
     places = {layer.name: file.where("layer", i) for i, layer in enumerate(file.message.layer)}
     message, notes = deployed(file, arrays, options, chosen)
     made = {top for layer in message.layer for top in layer.top}
     if options.outputs and made.issuperset(options.outputs):
-        kept = needed_layers(message.layer, options.outputs)
-        copies = [type(layer).FromString(layer.SerializeToString()) for layer in kept]
-        del message.layer[:]
-        message.layer.extend(copies)
-    graph = build_graph(
+        keep_needed(message, options.outputs)
+    net = NetRecipe(
         message,
-        phase="TEST",
-        level=options.level,
-        stages=options.stages,
+        net_state(message, "TEST", options.level, options.stages),
+        chosen,
+        file.dialect,
+        search_path=folders_of(file.path),
         where=lambda i: places.get(message.layer[i].name, ""),
-        merge_scales=chosen.merge_batch_norm_scale,
-    )
-    net = Net(
-        graph,
-        profile=chosen,
-        input_shapes=options.input_shapes,
         allow_python=options.allow_python,
-        search_path=folder_of(file),
-    )
-    net.materialize()
+        input_shapes=options.input_shapes,
+    ).build()
     match = fill_in(net, arrays, places)
     if arrays is not None:
         match.refuse(str(arrays.path), untrained=options.untrained)
     return net, notes + (match.notes() if arrays is not None else [])
 
 
-def chosen_profile(file: NetFile, options: Options) -> Profile:
-    """The profile that the options name, else that of the file's dialect."""
-    if isinstance(options.profile, str):
-        return get_profile(options.profile)
-    return options.profile or profile_of_dialect(file.dialect)
-
-
-def folder_of(file: NetFile) -> tuple[str, ...]:
-    """Where the paths in a net are looked up: the working directory, then the net's folder."""
-    return ("", str(Path(file.path).resolve().parent)) if file.path else ("",)
-
-
-def needed_layers(layers: Sequence[Any], outputs: Sequence[str]) -> list[Any]:
-    """The layers, in their order, that the blobs `outputs` (as they are in the end) come from."""
+def keep_needed(net: pb.NetParameter, outputs: Sequence[str]) -> None:
+    """Leave the layers, in their order, that the blobs `outputs` (as they end up) come from."""
     needed, kept = set(outputs), []
-    for layer in reversed(layers):
+    for layer in reversed(net.layer):
         if needed.intersection(layer.top):
             needed.difference_update(layer.top)
             needed.update(layer.bottom)
-            kept.append(layer)
-    return kept[::-1]
+            kept.append(pb.LayerParameter.FromString(layer.SerializeToString()))
+    del net.layer[:]
+    net.layer.extend(kept[::-1])
 
 
 def deployed(
@@ -121,7 +101,7 @@ def deployed(
     message, notes = as_given(file, options)
     if not options.deploy:
         return message, notes
-    notes += _deploy(message, arrays, options.input_shapes, profile, folder_of(file))
+    notes += _deploy(message, arrays, options.input_shapes, profile, folders_of(file.path))
     if file.text is not None:  # only lent to show which layers have weights
         for layer in message.layer:
             layer.ClearField("blobs")

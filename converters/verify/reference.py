@@ -5,20 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from caffeio.converters.deploy.deploy_net import (
-    Options,
-    as_given,
-    chosen_profile,
-    deployed,
-    folder_of,
-    needed_layers,
-)
+from caffeio.converters.deploy.deploy_net import Options, as_given, deployed, keep_needed
 from caffeio.converters.weight_match import fill_in
 from caffeio.data import SOURCE_TYPES, make_source
 from caffeio.errors import CaffeIOError
-from caffeio.net.graph import build_graph
+from caffeio.net.graph import net_state
 from caffeio.net.net import Net
-from caffeio.profiles import Profile
+from caffeio.net.recipe import NetRecipe, folders_of
+from caffeio.profiles import Profile, choose_profile
 from caffeio.proto import caffe_pb2 as pb
 from caffeio.proto.files import NetFile
 from caffeio.proto.weights.load import Weights
@@ -40,28 +34,21 @@ def reference_net(
     SSD's detections, are added behind the layers of the file. `shapes` gives the shapes of inputs
     (tops of Input and data layers, which read no source here).
     """
-    given, _ = as_given(file, options)
-    profile = chosen_profile(file, options)
-    message = pb.NetParameter(name=given.name)
-    layers = [*given.layer, *_added(file, given, weights, options, profile, shapes)]
-    message.layer.extend(needed_layers(layers, outputs))
+    message, _ = as_given(file, options)
+    profile = choose_profile(options.profile, file.dialect)
+    message.layer.extend(_added(file, message, weights, options, profile, shapes))
+    keep_needed(message, outputs)
     places = {layer.name: file.where("layer", i) for i, layer in enumerate(file.message.layer)}
-    graph = build_graph(
+    net = NetRecipe(
         message,
-        phase="TEST",
-        level=options.level,
-        stages=options.stages,
+        net_state(message, "TEST", options.level, options.stages),
+        profile,
+        file.dialect,
+        search_path=folders_of(file.path),
         where=lambda i: places.get(message.layer[i].name, ""),
-        merge_scales=profile.merge_batch_norm_scale,
-    )
-    net = Net(
-        graph,
-        profile=profile,
-        input_shapes=_source_shapes(message.layer, shapes),
         allow_python=options.allow_python,
-        search_path=folder_of(file),
-    )
-    net.materialize()
+        input_shapes=_source_shapes(message.layer, shapes),
+    ).build()
     fill_in(net, weights)
     return net
 
@@ -117,7 +104,7 @@ def own_data(net: Net, file: NetFile, options: Options, shapes: Shapes) -> dict[
             continue
         try:
             source = make_source(
-                layer, phase="TEST", profile=net.profile, search_path=folder_of(file)
+                layer, phase="TEST", profile=net.profile, search_path=folders_of(file.path)
             )
             with source:
                 tops = dict(zip(layer.top, source.next(), strict=False))
