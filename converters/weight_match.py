@@ -1,15 +1,14 @@
-"""Which layers of a net a file of weights serves, which it lacks, and what nobody takes."""
+"""Weights into a net that can run: what it lacks, and what its fillers make of that."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
 from typing import Any
 from zlib import crc32
 
 import torch
 
-from caffeio.errors import WeightsError
+from caffeio.converters.weight_names import Match
 from caffeio.fillers import fill
 from caffeio.net.copy_weights import mismatches
 from caffeio.net.net import Net
@@ -17,41 +16,6 @@ from caffeio.net.step import Step, raw_blobs
 from caffeio.proto.weights.load import Weights
 
 SAME_AGAIN = ("constant", "bilinear")  # fillers that draw nothing
-
-
-@dataclass
-class Match:
-    """A net and a file of weights, layer by layer.
-
-    `lacking` are the layers of the net with blobs that the file does not have: name -> what they
-    hold then, in words. Of these, `useless` are random or zero. `unused` are layers of the file
-    that no layer of the net takes, `wrong` messages on counts and shapes that differ.
-    """
-
-    lacking: dict[str, str] = field(default_factory=dict)
-    useless: list[str] = field(default_factory=list)
-    unused: list[str] = field(default_factory=list)
-    wrong: list[str] = field(default_factory=list)
-
-    def notes(self) -> list[str]:
-        """A line for each layer that has no partner."""
-        lines = [
-            f"layer {name!r} is not in the weights: {how}" for name, how in self.lacking.items()
-        ]
-        return lines + [f"layer {name!r} of the weights is not in the net" for name in self.unused]
-
-    def refuse(self, source: str, *, untrained: bool = False) -> None:
-        """Raise WeightsError if counts or shapes differ, or a layer would be random or zero."""
-        if self.wrong:
-            raise WeightsError("\n".join(self.wrong))
-        if self.useless and not untrained:
-            lines = [f"  layer {name!r}: {self.lacking[name]}" for name in self.useless]
-            hint = [f"  the file has {name!r}, which the net has not" for name in self.unused[:20]]
-            raise WeightsError(
-                f"has no weights for {len(lines)} layer{'s' * (len(lines) > 1)} of the net "
-                "(--untrained converts all the same):\n" + "\n".join([*lines, *hint]),
-                where=source,
-            )
 
 
 def match_weights(net: Net, weights: Weights | None, known: Iterable[str] = ()) -> Match:
@@ -103,11 +67,11 @@ def _fed(net: Net, weights: Weights) -> dict[str, Any]:
     owners = {id(item.tensor): item.layer for item in net.learnable}
     for i, step in enumerate(net.steps):
         name = step.node.name
-        if step.node.type == "BatchNorm" and len(step.layer.blobs) == 3:
-            if len(weights.get(name, ())) > 3:  # the Scale behind takes what is merged
-                reader = next((s for s in net.steps[i + 1 :] if step.tops[0] in s.bottoms), None)
-                if reader is not None and reader.node.type == "Scale":
-                    fed[reader.node.name] = None
+        merged = step.node.type == "BatchNorm" and len(step.layer.blobs) == 3
+        if merged and len(weights.get(name, ())) > 3:  # the Scale behind takes the rest
+            reader = next((s for s in net.steps[i + 1 :] if step.tops[0] in s.bottoms), None)
+            if reader is not None and reader.node.type == "Scale":
+                fed[reader.node.name] = None
         if name not in fed and len(step.layer.blobs):
             theirs = [owners.get(id(blob)) for blob in raw_blobs(step.layer)]
             if all(owner is not None and owner != name and owner in fed for owner in theirs):

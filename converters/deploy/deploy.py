@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Container, Mapping, Sequence
 from typing import Any
 
+from caffeio.converters.report.model import listed
+from caffeio.converters.translate.splits import heal_splits
 from caffeio.errors import UnsupportedError
 from caffeio.proto import caffe_pb2 as pb
 
@@ -68,6 +70,31 @@ def deploy(net: Any, input_shapes: Mapping[str, Shape] | None = None) -> list[st
     for name in ("state", "debug_info", "force_backward"):
         net.ClearField(name)
     return notes
+
+
+def from_snapshot(net: Any) -> list[str]:
+    """Make the layers of a snapshot those of a net of any phase; return notes.
+
+    A snapshot holds the layers of the net that was trained: their phases and rules go, and the
+    Splits that Caffe put in. `use_global_stats: false` of a BatchNorm is how training ran: in TEST
+    the statistics count that the snapshot was made to keep.
+    """
+    heal_splits(net)
+    told = []
+    for layer in net.layer:
+        for name in ("phase", "include", "exclude"):
+            layer.ClearField(name)
+        p = layer.batch_norm_param
+        if layer.type == "BatchNorm" and p.HasField("use_global_stats"):
+            told += [] if p.use_global_stats else [layer.name]
+            p.ClearField("use_global_stats")
+            if not p.ListFields():
+                layer.ClearField("batch_norm_param")
+    note = (
+        f"use_global_stats: false of {listed(told)} is how the snapshot's net was trained: the "
+        "stored statistics are used"
+    )
+    return [note] if told else []
 
 
 def _inputs(layers: Sequence[Any]) -> list[str]:

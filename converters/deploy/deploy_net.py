@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 from caffeio.converters.deploy.deploy import deploy as make_deploy
-from caffeio.converters.translate.splits import heal_splits
+from caffeio.converters.deploy.deploy import from_snapshot
+from caffeio.converters.report.model import listed
 from caffeio.converters.weight_match import fill_in
 from caffeio.data import SOURCE_TYPES, make_source
 from caffeio.errors import CaffeIOError, UnsupportedError
@@ -42,6 +42,7 @@ class Options:
     allow_python: bool = False
     outputs: Sequence[str] = ()  # only what these blobs need takes part; (): the whole net
     untrained: bool = False  # layers that the weights lack are no error
+    need_weights: bool = False  # without any weights a net is an error, unless `untrained`
 
 
 def load_deploy_net(
@@ -76,7 +77,18 @@ def load_deploy_net(
     match = fill_in(net, arrays, places)
     if arrays is not None:
         match.refuse(str(arrays.path), untrained=options.untrained)
-    return net, notes + (match.notes() if arrays is not None else [])
+        notes += match.notes()
+    elif match.useless and options.need_weights:
+        if not options.untrained:
+            raise UnsupportedError(
+                f"no weights are given, and {len(match.useless)} layers have some "
+                f"({listed(match.useless)}): give the weights' file too, or say --untrained"
+            )
+        notes.append(
+            f"UNTRAINED: no weights are given; {len(match.lacking)} layers hold what their fillers "
+            "make"
+        )
+    return net, notes
 
 
 def keep_needed(net: pb.NetParameter, outputs: Sequence[str]) -> None:
@@ -119,25 +131,10 @@ def as_given(file: NetFile, options: Options) -> tuple[pb.NetParameter, list[str
         message = active(file, options)
         if not all(layer.HasField("phase") for layer in message.layer):
             return message, []
-        for layer in message.layer:  # the text of a snapshot
-            layer.ClearField("phase")
-        return message, ["every layer has a phase, as in the text of a snapshot: it is passed over"]
+        return message, from_snapshot(message)
     message = pb.NetParameter()
     message.CopyFrom(file.message)
-    heal_splits(message)
-    notes = []
-    for layer in message.layer:
-        p = layer.batch_norm_param
-        told = p.HasField("use_global_stats") and not p.use_global_stats
-        if told and layer.include and all(rule.phase == pb.TRAIN for rule in layer.include):
-            p.ClearField("use_global_stats")
-            notes.append(
-                f"layer {layer.name!r}: use_global_stats: false is that of its TRAIN rule; the "
-                "stored statistics are used"
-            )
-        for name in ("phase", "include", "exclude"):
-            layer.ClearField(name)
-    return message, notes
+    return message, from_snapshot(message)
 
 
 def _has_test_rule(net: pb.NetParameter) -> bool:

@@ -50,7 +50,7 @@ def export_onnx(
     """
     chosen = Options(**{"outputs": tuple(outputs or ()), **options})
     net, notes = load_deploy_net(prototxt, weights, chosen)
-    built = build(net, outputs, dynamic_batch=dynamic_batch)
+    built = build(net, outputs or None, dynamic_batch=dynamic_batch)
     write(built, net, out_path, external_data=external_data)
     return notes
 

@@ -8,7 +8,7 @@ from typing import Any
 from caffeio.converters.deploy.deploy_net import Options, as_given, deployed, keep_needed
 from caffeio.converters.weight_match import fill_in
 from caffeio.data import SOURCE_TYPES, make_source
-from caffeio.errors import CaffeIOError
+from caffeio.errors import CaffeIOError, UnsupportedError
 from caffeio.net.graph import net_state
 from caffeio.net.net import Net
 from caffeio.net.recipe import NetRecipe, folders_of
@@ -53,6 +53,34 @@ def reference_net(
     return net
 
 
+def predictions(
+    file: NetFile, weights: Weights | None, options: Options
+) -> tuple[list[str], dict[str, tuple[int, ...]]]:
+    """The blobs that a net for use ends in, and the shapes of its inputs; nothing is run.
+
+    Raises UnsupportedError if a shape is not known, or if the net computes nothing.
+    """
+    profile = choose_profile(options.profile, file.dialect)
+    message, _ = deployed(file, weights, options, profile)
+    if options.outputs:
+        keep_needed(message, options.outputs)
+    net = NetRecipe(
+        message,
+        net_state(message, "TEST", options.level, options.stages),
+        profile,
+        file.dialect,
+        search_path=folders_of(file.path),
+        allow_python=options.allow_python,
+        input_shapes=options.input_shapes,
+    ).build(device="meta")
+    made = {top for step in net.steps if not step.layer.is_source for top in step.tops}
+    outputs = list(options.outputs) or [blob for blob in net.outputs if blob in made]
+    if not outputs:
+        raise UnsupportedError("the net computes nothing")
+    sources = [top for step in net.steps if step.layer.is_source for top in step.tops]
+    return outputs, {top: net.blob_shapes[top] for top in sources}
+
+
 def _added(
     file: NetFile,
     given: pb.NetParameter,
@@ -82,7 +110,7 @@ def _known_inputs(given: pb.NetParameter, shapes: Shapes) -> dict[str, Sequence[
     return {name: shape for name, shape in shapes.items() if name in tops}
 
 
-def _source_shapes(layers: Sequence[Any], shapes: Shapes) -> dict[str, Sequence[int]]:
+def _source_shapes(layers: Sequence[Any], shapes: Shapes) -> Shapes:
     """Shapes of all tops of the layers that make data, also of those that nobody reads."""
     out = {name: tuple(shape) for name, shape in shapes.items()}
     batch = next((shape[0] for shape in shapes.values() if shape), 1)
