@@ -99,7 +99,7 @@ def test_what_cannot_be_cropped() -> None:
     with pytest.raises(AssertionError, match=r"cannot crop negative offset \(b = \[10.\]\)"):
         crop(n.up, n.data)
     n = net(pool=2, up=2)
-    n.more = L.Convolution(n.up, kernel_size=4)
+    n.more = L.Convolution(n.up, kernel_size=4, pad=3)
     with pytest.raises(AssertionError, match=r"cannot crop noninteger offset \(b = \[-1.5\]\)"):
         crop(n.more, n.data)
     n.flat = L.InnerProduct(n.up, num_output=1)
