@@ -26,11 +26,10 @@ def golden() -> Any:
     return np.load(FOLDER / "io.npz")
 
 
-@given(
-    arrays(
-        np.float32, array_shapes(min_dims=0, max_dims=5), elements=st.floats(-(2.0**100), 2.0**100, width=32)
-    )
-)
+FLOATS = st.floats(-(2.0**100), 2.0**100, width=32)
+
+
+@given(arrays(np.float32, array_shapes(min_dims=0, max_dims=5), elements=FLOATS))
 def test_blobs_both_ways(array: np.ndarray) -> None:
     blob = io.array_to_blobproto(array, diff=2 * array)
     assert list(blob.shape.dim) == list(array.shape) and not blob.HasField("num")
