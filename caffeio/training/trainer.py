@@ -182,6 +182,10 @@ class Trainer:
         """How many updates have been done."""
         return self.state.iter
 
+    @iter.setter
+    def iter(self, value: int) -> None:
+        self.state.iter = value
+
     @property
     def module(self) -> nn.Module:
         """What runs the net in training: it averages the workers' gradients."""
