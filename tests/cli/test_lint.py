@@ -16,8 +16,7 @@ from tests.paths import ROOT
 
 GOOD = (
     'net: "net_of_nobody.prototxt" base_lr: 0.1 lr_policy: "fixed" max_iter: 10 '
-    'snapshot_prefix: "s"
-'
+    'snapshot_prefix: "s"\n'
 )
 BAD = GOOD + 'type: "adam"  # of 2014\nmomentum: 0.9\nclip_gradients: 0\n'
 
