@@ -92,7 +92,7 @@ class Writer:
         blobs: Sequence[Array] = (),
         hint: str = "",
         batch: int | None = -1,
-        **params: dict[str, Any],
+        **params: Any,
     ) -> Any:
         """Add a layer; returns its top, or a list of tops if `shape` is a list of shapes.
 
@@ -108,7 +108,8 @@ class Writer:
         for name, fields in params.items():
             fill_message(getattr(param, name), fields)
         several = isinstance(shape, list)
-        shapes: list[Dims] = list(shape) if several else [tuple(shape)]  # type: ignore[list-item]
+        given: Any = shape
+        shapes: list[Dims] = list(given) if several else [tuple(given)]
         many = len(shapes) > 1
         tops = [f"{param.name}_{i}" if many else param.name for i in range(len(shapes))]
         tops = [self.unique(top) if many else top for top in tops]
@@ -159,7 +160,7 @@ class Writer:
         top: str = self.layer("Power", [x], self.shape(x), hint=hint, power_param=fields)
         return top
 
-    def unary(self, kind: str, x: str, hint: str = "", **params: dict[str, Any]) -> str:
+    def unary(self, kind: str, x: str, hint: str = "", **params: Any) -> str:
         """A layer whose top has its bottom's shape."""
         top: str = self.layer(kind, [x], self.shape(x), hint=hint, **params)
         return top
@@ -174,9 +175,7 @@ class Writer:
         top: str = self.layer("Eltwise", xs, self.shape(xs[0]), hint=hint, eltwise_param=fields)
         return top
 
-    def reshape(
-        self, x: str, shape: Dims, hint: str = "reshape", batch: int | None = -1
-    ) -> str:
+    def reshape(self, x: str, shape: Dims, hint: str = "reshape", batch: int | None = -1) -> str:
         """`x` in another shape: nothing, a Flatten, or a Reshape that leaves the batch free.
 
         `batch` is the axis of `shape` that grows with the batch, None if none does (default: axis 0
@@ -197,8 +196,7 @@ class Writer:
         elif batch is not None and 0 not in shape:
             dims[batch] = -1
         fields = {"shape": {"dim": dims}}
-        top = self.layer("Reshape", [x], shape, hint=hint, batch=batch, reshape_param=fields)
-        return top
+        return str(self.layer("Reshape", [x], shape, hint=hint, batch=batch, reshape_param=fields))
 
 
 def fill_message(message: Any, fields: dict[str, Any]) -> None:

@@ -69,7 +69,9 @@ def compile_model(
     w = Writer(graph, chosen)
     problems = _write_layers(w)
     if problems:
-        raise UnsupportedError(_listing(problems, len(model.graph.node), chosen, graph), where=where)
+        raise UnsupportedError(
+            _listing(problems, len(model.graph.node), chosen, graph), where=where
+        )
     return _finished(w, ready)
 
 
@@ -80,7 +82,8 @@ def refuse_inputs(graph: Graph, model: Any, where: str) -> None:
     constant = [name for name in graph.outputs if graph.constant(name) is not None]
     if constant:
         raise UnsupportedError(
-            f"output {constant[0]!r} depends on no input: leave it out with --output", where=where
+            f"output {constant[0]!r} depends on no input: leave it out with --output-blob",
+            where=where,
         )
 
 
@@ -140,8 +143,10 @@ def _listing(
     problems: list[tuple[Node, Refused]], count: int, target: Target, graph: Graph | None = None
 ) -> str:
     lines = [
-        f"{len(problems)} of {count} operators cannot be done by {target.name} "
-        f"({target.title}); nothing is written:"
+        (
+            f"{len(problems)} of {count} operators cannot be done by {target.name} "
+            f"({target.title}); nothing is written:"
+        )
     ]
     for node, refused in problems:
         lines.append(f"  {_described(node, graph)}: {refused.why}")

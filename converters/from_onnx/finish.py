@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-
 from caffeio.converters.from_onnx.caffe_net import CaffeLayer, Writer, plain
 
 _SHAPES = ("Reshape", "Flatten")
@@ -272,5 +271,3 @@ def name_blob(w: Writer, blob: str, wanted: str) -> str:
         return blob
     _rename(w, blob, name)
     return name
-
-

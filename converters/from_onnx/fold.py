@@ -235,8 +235,10 @@ def _is_nothing(graph: Graph, node: Node) -> bool:
             raise UnsupportedError(f"node {node.name!r}: the mask of a Dropout is used")
         return True
     if node.op == "Cast":  # numbers of Caffe's are float32: only what keeps them does nothing
-        return node.attrs.get("to") in (1, 6, 7) and node.attrs.get("saturate", 1) is not None and (
-            node.attrs["to"] == 1 or _whole(graph, node.inputs[0])
+        return (
+            node.attrs.get("to") in (1, 6, 7)
+            and node.attrs.get("saturate", 1) is not None
+            and (node.attrs["to"] == 1 or _whole(graph, node.inputs[0]))
         )
     return False
 

@@ -5,9 +5,13 @@ What comes out has float32 numbers, fixed input shapes, no functions, and its we
 
 from __future__ import annotations
 
+import inspect
+import io
+import logging
 import os
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -41,7 +45,7 @@ def load_model(path: str | os.PathLike[str]) -> Any:
         raise CaffeIOError(what, where=str(path)) from None
     except OSError as error:
         raise CaffeIOError(f"cannot be read: {error.strerror}", where=str(path)) from None
-    except Exception as error:  # protobuf's, onnx's and C++'s own
+    except Exception as error:  # noqa: BLE001  (protobuf's, onnx's and C++'s own)
         said = str(error).strip().split("\n")[0][:300]
         raise CaffeIOError(f"is no valid ONNX model: {said}", where=str(path)) from None
     return checked(model, str(path))
@@ -78,7 +82,7 @@ def model_of_program(path: Path) -> Any:
         program = torch.export.load(path)
     except FileNotFoundError:
         raise CaffeIOError("there is no such file", where=str(path)) from None
-    except Exception as error:  # zip, pickle and torch's own
+    except Exception as error:  # noqa: BLE001  (zip, pickle and torch's own)
         said = str(error).strip().split("\n")[0][:300]
         raise CaffeIOError(f"is no torch.export program: {said}", where=str(path)) from None
     return exported(program, None, str(path))
@@ -94,49 +98,89 @@ def model_of_module(module: Any, example_inputs: Any) -> Any:
 
 
 def exported(model: Any, arguments: tuple[Any, ...] | None, where: str) -> Any:
-    """What torch.onnx.export makes of a module or program: by dynamo, else by TorchScript."""
+    """What torch.onnx.export makes of a module or program: by dynamo, else by TorchScript.
+
+    Raises UnsupportedError with what torch says if neither can.
+    """
     import torch
 
     program = isinstance(model, torch.export.ExportedProgram)
-    if program and find_spec("onnxscript") is None:
+    dynamo = find_spec("onnxscript") is not None
+    if program and not dynamo:
         raise UnsupportedError(
             "reading a torch.export program needs the package onnxscript: "
             "pip install 'caffeio[torch-export]'",
             where=where,
         )
-    was_training = not program and model.training
+    training = [] if program else [m for m in model.modules() if m.training]
+    said = ""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            if not program:
-                model.eval()
-            found = _export(model, arguments, dynamo=program or find_spec("onnxscript") is not None)
-    except CaffeIOError:
-        raise
-    except Exception as error:  # whatever torch cannot trace
-        said = str(error).strip().split("\n")[0][:300]
-        raise UnsupportedError(f"torch.onnx.export cannot export it: {said}", where=where) from None
+        for way in ([_by_dynamo] if dynamo else []) + ([] if program else [_by_torchscript]):
+            try:
+                with warnings.catch_warnings(), _quiet():
+                    warnings.simplefilter("ignore")
+                    if not program:
+                        model.eval()
+                    return checked(way(model, arguments), where)
+            except Exception as error:  # noqa: BLE001  (whatever torch cannot trace)
+                said = said or str(error).strip().split("\n")[0][:300]
     finally:
-        if was_training:
-            model.train()
-    return checked(found, where)
+        for part in training:
+            part.training = True
+    raise UnsupportedError(f"torch.onnx.export cannot export it: {said}", where=where)
 
 
-def _export(model: Any, arguments: tuple[Any, ...] | None, *, dynamo: bool) -> Any:
-    import io
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep what torch logs and prints of its progress to itself."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
+            yield
+    finally:
+        logger.setLevel(level)
 
+
+def _by_dynamo(model: Any, arguments: tuple[Any, ...] | None) -> Any:
+    import torch
+
+    names = None if arguments is None else _names(model, arguments)
+    program = torch.onnx.export(
+        model, arguments or (), dynamo=True, verbose=False, input_names=names
+    )
+    assert program is not None
+    return program.model_proto
+
+
+def _by_torchscript(model: Any, arguments: tuple[Any, ...] | None) -> Any:
     import onnx
     import torch
 
-    if dynamo:
-        program = torch.onnx.export(model, arguments or (), dynamo=True, verbose=False)
-        assert program is not None
-        return program.model_proto
-    buffer = io.BytesIO()
+    assert arguments is not None
+    names = _names(model, arguments)
+    shapes = {tuple(x.shape[:1]) for x in arguments}
+    axes = {name: {0: "N"} for name in names} if len(shapes) == 1 and shapes != {()} else None
+    buffer: Any = io.BytesIO()
     torch.onnx.export(
-        model, arguments or (), buffer, dynamo=False, opset_version=17, input_names=None
+        model,
+        arguments,
+        buffer,
+        dynamo=False,
+        opset_version=17,
+        input_names=names,
+        dynamic_axes=axes,
     )
     return onnx.load_from_string(buffer.getvalue())
+
+
+def _names(model: Any, arguments: tuple[Any, ...]) -> list[str]:
+    """`data`, or the names of forward's parameters."""
+    if len(arguments) == 1:
+        return ["data"]
+    found = list(inspect.signature(model.forward).parameters)[: len(arguments)]
+    return found if len(found) == len(arguments) else [f"data{i}" for i in range(len(arguments))]
 
 
 # --- one form
@@ -221,7 +265,7 @@ def _cut(graph: Any, outputs: Sequence[str]) -> None:
         name = wanted if wanted in made else by_node.get(wanted, "")
         if not name:
             raise UnsupportedError(
-                f"--output {wanted}: the model has no value and no node of that name"
+                f"--output-blob {wanted}: the model has no value and no node of that name"
             )
         chosen.append(known.get(name) or onnx.ValueInfoProto(name=name))
     del graph.output[:]

@@ -5,11 +5,12 @@ Each pattern is a function from the graph to nothing; it looks for its last node
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator
 
 import numpy as np
 
-from caffeio.converters.from_onnx.graph import Graph, Node
+from caffeio.converters.from_onnx.graph import Array, Graph, Node
 from caffeio.converters.from_onnx.ops.shape import slice_ranges
 
 PATTERNS: list[Callable[[Graph], None]] = []
@@ -48,9 +49,7 @@ def _replace(graph: Graph, last: Node, parts: list[Node], new: Node) -> None:
     new.part_of = sorted({place for part in (*parts, last) for place in part.part_of})
     new.place = last.place
     gone = {id(part) for part in parts}
-    graph.nodes = [
-        new if node is last else node for node in graph.nodes if id(node) not in gone
-    ]
+    graph.nodes = [new if node is last else node for node in graph.nodes if id(node) not in gone]
 
 
 def _scalar(graph: Graph, name: str) -> float | None:
@@ -80,8 +79,9 @@ def hard_swish(graph: Graph) -> None:
         graph,
         "HardSigmoid",
         "HardSwish",
-        lambda n: bool(np.isclose(n.attrs.get("alpha", 0.2), 1 / 6))
-        and n.attrs.get("beta", 0.5) == 0.5,
+        lambda n: (
+            bool(np.isclose(n.attrs.get("alpha", 0.2), 1 / 6)) and n.attrs.get("beta", 0.5) == 0.5
+        ),
     )
 
 
@@ -200,7 +200,7 @@ def conv_batch_norm(graph: Graph) -> None:
         _replace(graph, node, [conv], new)
 
 
-def _new_constant(graph: Graph, name: str, value: np.ndarray) -> str:  # type: ignore[type-arg]
+def _new_constant(graph: Graph, name: str, value: Array) -> str:
     """A constant beside the old one, whose name it keeps behind "::"."""
     fresh, n = f"{name}::folded", 1
     while fresh in graph.constants:
@@ -227,9 +227,7 @@ def matmul_add(graph: Graph) -> None:
             row = graph.constants.setdefault(f"{other}::row", bias.reshape(-1))
             assert row.size == b.shape[1]
             inputs = [*product.inputs, f"{other}::row"]
-            _replace(
-                graph, node, [product], Node("MatMul", product.name, inputs, node.outputs)
-            )
+            _replace(graph, node, [product], Node("MatMul", product.name, inputs, node.outputs))
             break
 
 
@@ -375,9 +373,7 @@ def focus(graph: Graph) -> None:
         _replace(graph, node, slices, new)
 
 
-def _offset(
-    shape: tuple[int, ...], ranges: dict[int, range] | None
-) -> tuple[int, int, int] | None:
+def _offset(shape: tuple[int, ...], ranges: dict[int, range] | None) -> tuple[int, int, int] | None:
     """Row, column and step of a Slice that takes every n-th pixel of a whole map."""
     if len(shape) != 4 or ranges is None or set(ranges) != {2, 3}:
         return None
@@ -406,7 +402,7 @@ def parts(graph: Graph) -> None:
                     found.setdefault(axis, []).append((r, node))
         for axis, group in found.items():
             group.sort(key=lambda pair: pair[0].start)
-            apart = all(a.stop <= b.start for (a, _), (b, _) in zip(group, group[1:], strict=False))
+            apart = all(a.stop <= b.start for (a, _), (b, _) in itertools.pairwise(group))
             if apart and len(group) > 1:
                 _as_parts(graph, source, axis, group)
 
@@ -453,7 +449,9 @@ def both_directions(graph: Graph) -> None:
         outputs = [node.outputs[0], *cell.outputs[1:]]
         new = Node(cell.op, cell.name, cell.inputs, outputs, {**cell.attrs, "merged": 1})
         at = graph.nodes.index(cell)
-        new.part_of = sorted({*cell.part_of, *node.part_of, *(p for b in between for p in b.part_of)})
+        new.part_of = sorted(
+            {*cell.part_of, *node.part_of, *(p for b in between for p in b.part_of)}
+        )
         new.place = cell.place
         gone = {id(n) for n in (node, *between)}
         graph.nodes[at] = new

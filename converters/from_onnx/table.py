@@ -21,7 +21,9 @@ Converter = Callable[[Writer, Node], str | Sequence[str]]
 OPERATORS: dict[str, Converter] = {}
 
 # Why an operator that has no converter cannot be said in Caffe, and what could be done.
-_CUT = "cut the graph in front of it with --output, and do the rest in the program that runs it"
+_CUT = (
+    "cut the graph in front of it with --output-blob, and do the rest in the program that runs it"
+)
 REASONS: dict[str, tuple[str, str]] = {
     "NonMaxSuppression": ("its result has a size that depends on the data", _CUT),
     "NonZero": ("its result has a size that depends on the data", _CUT),

@@ -44,6 +44,11 @@ class Report:
         """The largest difference of all."""
         return max((item.worst for item in self.outputs), default=float("inf"))
 
+    def lines(self) -> list[str]:
+        """The comparison for people: an output a line."""
+        head = f"compared with onnxruntime on inputs {', '.join(self.runs)}; largest relative"
+        return [head + " difference:", *(f"  {o.output}: {o.worst:.2g}" for o in self.outputs)]
+
 
 def build_net(compiled: Compiled, batch: int | None = None) -> Net:
     """Our Net of a compiled one, with its weights; `batch` replaces axis 0 of the inputs."""
@@ -68,7 +73,7 @@ def build_net(compiled: Compiled, batch: int | None = None) -> Net:
                         f"layer {step.node.name!r} wants a blob {tuple(mine.shape)}, and "
                         f"{made.shape} was made for it: the net fits one batch only"
                     )
-                mine.copy_(torch.from_numpy(made))
+                mine.copy_(torch.from_numpy(np.require(made, requirements="W")))
     return net
 
 
@@ -93,9 +98,7 @@ def verify(compiled: Compiled, seed: int = 0) -> Report:
     return report
 
 
-def _runs(
-    compiled: Compiled, model: Any, net: Net, report: Report, suffix: str, seed: int
-) -> None:
+def _runs(compiled: Compiled, model: Any, net: Net, report: Report, suffix: str, seed: int) -> None:
     runner = Runner(_with_logits(model), need_runtime=True)
     for kind, inputs in _samples(model, seed, few=bool(suffix)):
         theirs = runner(inputs)
@@ -180,5 +183,3 @@ def check(report: Report, where: str) -> None:
             "nothing is written (--no-verify writes it all the same)",
             where=where,
         )
-
-

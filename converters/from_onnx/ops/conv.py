@@ -282,5 +282,3 @@ def _border(w: Writer, x: str, rows: tuple[int, int], columns: tuple[int, int]) 
     kernel = np.zeros((fh + 1 + bh, fw + 1 + bw))
     kernel[fh, fw] = 1
     return depthwise(w, x, kernel, hint="border", pad_h=ph, pad_w=pw)
-
-

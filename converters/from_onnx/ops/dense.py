@@ -62,7 +62,7 @@ def inner_product(w: Writer, x: str, weight: Array, bias: Array | None, axis: in
 @operator("MatMul")
 def matmul(w: Writer, node: Node) -> str:
     """An InnerProduct over the last axis; a constant on the left mixes the axis before it."""
-    a, b = (w.graph.constant(name) for name in node.inputs)
+    a, b = (w.graph.constant(name) for name in node.inputs[:2])
     out = w.graph.shapes[node.outputs[0]]
     bias = w.graph.constant(node.input(2)) if node.input(2) else None
     if a is None and b is None:
@@ -117,11 +117,10 @@ def gather(w: Writer, node: Node) -> str:
         return w.reshape(take(w, x, axis, chosen), out, batch=batch)
     if table is None or axis != 0 or table.ndim != 2:
         raise Refused(
-            "its indices are computed", "cut the graph in front of it with --output, or give the "
+            "its indices are computed",
+            "cut the graph in front of it with --output-blob, or give the "
             "indices as constants"
         )  # fmt: skip
     fields = {"input_dim": table.shape[0], "num_output": table.shape[1], "bias_term": False}
-    top: str = w.layer(
-        "Embed", [w.blob(node.inputs[1])], out, blobs=[table], embed_param=fields
-    )
+    top: str = w.layer("Embed", [w.blob(node.inputs[1])], out, blobs=[table], embed_param=fields)
     return top

@@ -19,6 +19,10 @@ def cast(w: Writer, node: Node) -> str:
     if node.attrs["to"] in _INTEGERS and readers and indices:
         return x
     maker = w.graph.makers().get(node.inputs[0])
-    if maker is not None and maker.op in ("Greater", "Less") and node.attrs["to"] in (1, *_INTEGERS):
+    if (
+        maker is not None
+        and maker.op in ("Greater", "Less")
+        and node.attrs["to"] in (1, *_INTEGERS)
+    ):
         return x
     raise Refused(f"it makes numbers of type {node.attrs['to']}; Caffe's are float32")

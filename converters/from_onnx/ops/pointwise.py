@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
@@ -60,7 +61,8 @@ def prelu(w: Writer, node: Node) -> str:
     if slope is None:
         raise Refused("its slopes are computed")
     if slope.size == 1:
-        blob, fields = slope.reshape(()), {"channel_shared": True}
+        blob: Array = slope.reshape(())
+        fields = {"channel_shared": True}
     else:
         full = (1,) * (len(shape) - slope.ndim) + slope.shape
         if len(shape) < 2 or full[1] != slope.size or slope.size != shape[1]:
@@ -119,7 +121,9 @@ def threshold(w: Writer, node: Node) -> str:
     if numbers[0] is None and numbers[1] is None:
         raise Refused("it compares two computed values")
     sign = 1.0 if (numbers[1] is not None) == (node.op == "Greater") else -1.0
-    at, name = (numbers[1], node.inputs[0]) if numbers[1] is not None else (numbers[0], node.inputs[1])
+    at, name = (
+        (numbers[1], node.inputs[0]) if numbers[1] is not None else (numbers[0], node.inputs[1])
+    )
     x = w.power(w.blob(name), scale=sign, hint="sign")
     assert at is not None
     return w.unary("Threshold", x, threshold_param={"threshold": sign * at})
@@ -235,7 +239,7 @@ def _with_constant(w: Writer, x: str, array: Array, out: Dims, kind: str, param:
         return (
             w.power(x, shift=float(blob[0])) if kind == "Bias" else w.power(x, scale=float(blob[0]))
         )
-    fields: dict[str, int] = {} if begin == 1 else {"axis": begin}
+    fields: Any = {} if begin == 1 else {"axis": begin}
     if end - begin != 1:
         fields["num_axes"] = end - begin
     top: str = w.layer(kind, [x], out, blobs=[blob], **{param: fields})
@@ -266,9 +270,7 @@ def _combined(w: Writer, xs: list[str], coeff: list[float], out: Dims, operation
     return w.eltwise(operation, xs, coeff if operation == "SUM" else ())
 
 
-def _two_bottoms(
-    w: Writer, x: str, small: str, cx: float, cs: float, operation: str
-) -> str | None:
+def _two_bottoms(w: Writer, x: str, small: str, cx: float, cs: float, operation: str) -> str | None:
     """A Scale or Bias whose second bottom covers some axes of the first; None if it cannot."""
     shape = w.shape(x)
     full = (1,) * (len(shape) - len(w.shape(small))) + w.shape(small)
@@ -286,7 +288,7 @@ def _two_bottoms(
     x, small = w.power(x, scale=cx, hint="sign"), w.power(small, scale=cs, hint="minus")
     small = w.reshape(small, full[begin:end], hint="factor", batch=batch)
     kind, param = ("Scale", "scale_param") if operation == "PROD" else ("Bias", "bias_param")
-    fields: dict[str, int] = {} if begin == 1 else {"axis": begin}
+    fields: Any = {} if begin == 1 else {"axis": begin}
     top: str = w.layer(kind, [x, small], shape, **{param: fields})
     return top
 

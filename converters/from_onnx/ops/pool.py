@@ -150,7 +150,8 @@ def _windows(size: int, kernel: int, stride: int, pad: int) -> int:
 def _counts(size: int, kernel: int, stride: int, pad: int, count: int) -> Array:
     """Caffe's divisors along one axis: what a window covers of the padded map."""
     starts = np.arange(count) * stride - pad
-    return np.minimum(starts + kernel, size + pad) - starts
+    ends: Array = np.minimum(starts + kernel, size + pad)
+    return np.asarray(ends - starts)
 
 
 def _divisors(
@@ -178,7 +179,7 @@ def _divisors(
         result = np.outer(*map(np.asarray, covered)) / found.astype(np.float64)
     if not np.isfinite(result).all():
         raise Refused("some of its windows lie in the padding alone")
-    return np.rint(result)
+    return np.asarray(np.rint(result))
 
 
 def _rescaled(w: Writer, y: str, factor: Array) -> str:
@@ -187,9 +188,7 @@ def _rescaled(w: Writer, y: str, factor: Array) -> str:
     if np.all(factor == factor.flat[0]):
         return w.power(y, scale=float(factor.flat[0]), hint="divisor")
     fields = {"axis": 2, "num_axes": 2}
-    top: str = w.layer(
-        "Scale", [y], w.shape(y), blobs=[factor], hint="divisor", scale_param=fields
-    )
+    top: str = w.layer("Scale", [y], w.shape(y), blobs=[factor], hint="divisor", scale_param=fields)
     return top
 
 

@@ -49,13 +49,12 @@ def _directions(w: Writer, node: Node, gates: int, states: int) -> list[Directio
         biases = np.zeros((len(ws), 2 * gates * hidden), np.float32)
     initial = [_initial(w, node.input(5 + i), len(ws)) for i in range(states)]
     direction = a.get("direction", "forward")
-    return [
-        Direction(
-            ws[d], rs[d], *np.split(biases[d], 2), backward=direction == "reverse" or d == 1,
-            initial=[state[d] for state in initial],
-        )  # fmt: skip
-        for d in range(len(ws))
-    ]
+    out = []
+    for d in range(len(ws)):
+        wb, rb = np.split(biases[d], 2)
+        backward = direction == "reverse" or d == 1
+        out.append(Direction(ws[d], rs[d], wb, rb, backward, [state[d] for state in initial]))
+    return out
 
 
 def _initial(w: Writer, name: str, count: int) -> list[str | None]:
@@ -234,10 +233,7 @@ def _gru(w: Writer, u: Unrolled, late: bool) -> list[str]:
     rz, rh = u.d.r[: 2 * n], u.d.r[2 * n :]
     bz, bh = u.d.rb[: 2 * n], u.d.rb[2 * n :]
     for i, step in enumerate(u.steps):
-        if i == 0 and u.d.initial[0] is None:
-            xs = _same_slice(w, u, step)
-        else:
-            xs = u.split(step)
+        xs = _same_slice(w, u, step) if i == 0 and u.d.initial[0] is None else u.split(step)
         gates = exact.slices(w, u.product(h, rz, bz, "gates"), 2, [n], hint="hidden")
         z = w.unary("Sigmoid", w.eltwise("SUM", [xs[0], gates[0]], hint="z_sum"), hint="z")
         r = w.unary("Sigmoid", w.eltwise("SUM", [xs[1], gates[1]], hint="r_sum"), hint="r")
@@ -261,9 +257,7 @@ def _same_slice(w: Writer, u: Unrolled, step: str) -> list[str]:
     return u.split(step)
 
 
-def _unrolled(
-    w: Writer, node: Node, gates: int, run: object, *, both: bool
-) -> list[str]:
+def _unrolled(w: Writer, node: Node, gates: int, run: object, *, both: bool) -> list[str]:
     assert callable(run)
     x = w.blob(node.inputs[0])
     ys: list[str] = []

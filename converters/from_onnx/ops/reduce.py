@@ -98,7 +98,7 @@ def reduced(w: Writer, x: str, axes: list[int], method: str) -> str:
         operation = {"operation": "MEAN" if method == "AVE" else "SUM", "axis": axes[0]}
         y = w.layer("Reduction", [x], shape[: axes[0]], reduction_param=operation)
         return w.reshape(y, kept, batch=w.batch.get(x))
-    last = [a for i, a in enumerate(axes) if i + 1 == len(axes) or axes[i + 1] != a + 1][0]
+    last = next(a for i, a in enumerate(axes) if i + 1 == len(axes) or axes[i + 1] != a + 1)
     run = [a for a in axes if a <= last]
     y = _run(w, x, run[0], last + 1, "MAX" if method == "MAX" else "AVE")
     if method == "SUM":
@@ -124,5 +124,3 @@ def _run(w: Writer, x: str, begin: int, end: int, method: str) -> str:
     fields = {"pool": method, "kernel_h": count, "kernel_w": 1}
     y = w.layer("Pooling", [y], (outer, 1, 1, inner), pooling_param=fields)
     return w.reshape(y, kept, hint="back", batch=batch)
-
-

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from typing import Any
 
 import numpy as np
 
@@ -73,7 +74,7 @@ def _one_axis(value: Array, axis: int, rank: int, index: int, shape: tuple[int, 
     return value
 
 
-def _run(op: str, inputs: list[Array | None], opset: int, attrs: dict[str, object]) -> Array:
+def _run(op: str, inputs: list[Array | None], opset: int, attrs: dict[str, Any]) -> Array:
     """The operator on arrays, with inputs left out."""
     present = [value for value in inputs if value is not None]
     if len(present) == len(inputs):
@@ -102,7 +103,9 @@ def _known(w: Writer, x: str, matrices: list[Array]) -> str | None:
     factors = [len(m) // m.shape[1] for m in matrices]
     if any(len(m) != f * m.shape[1] for f, m in zip(factors, matrices, strict=True)):
         return None
-    if all(np.array_equal(m, _repeat(m.shape[1], f)) for f, m in zip(factors, matrices, strict=True)):
+    if all(
+        np.array_equal(m, _repeat(m.shape[1], f)) for f, m in zip(factors, matrices, strict=True)
+    ):
         return _deconvolution(w, x, factors, [np.ones(f) for f in factors], [0, 0])
     lines = [_lines(m.shape[1], f) for f, m in zip(factors, matrices, strict=True)]
     if not all(np.allclose(m, n, atol=1e-5) for m, n in zip(matrices, lines, strict=True)):
@@ -127,7 +130,8 @@ def _triangle(factor: int) -> Array:
     """The kernel of lines between neighbours with half-pixel centres."""
     taps = 2 * factor - factor % 2
     centre = (taps - 1) / 2
-    return 1 - np.abs(np.arange(taps) - centre) / factor
+    kernel: Array = 1 - np.abs(np.arange(taps) - centre) / factor
+    return kernel
 
 
 def _lines(size: int, factor: int) -> Array:
@@ -179,5 +183,3 @@ def _by_matrices(w: Writer, x: str, matrices: list[Array]) -> str:
     if not np.array_equal(across, np.eye(width)):
         x = inner_product(w, x, across, None, 3)
     return x
-
-

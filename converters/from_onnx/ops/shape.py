@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-
 import numpy as np
 
 from caffeio.converters.from_onnx import exact
@@ -15,9 +14,7 @@ from caffeio.converters.from_onnx.table import operator
 def reshape(w: Writer, node: Node) -> str:
     """The shape is known: a Reshape, or a Flatten."""
     out = node.outputs[0]
-    return w.reshape(
-        w.blob(node.inputs[0]), w.graph.shapes[out], batch=w.graph.batch_axis(out)
-    )
+    return w.reshape(w.blob(node.inputs[0]), w.graph.shapes[out], batch=w.graph.batch_axis(out))
 
 
 @operator("Transpose")
@@ -214,5 +211,3 @@ def space_to_depth(w: Writer, node: Node) -> str:
         convolution_param=fields,
     )  # fmt: skip
     return top
-
-
