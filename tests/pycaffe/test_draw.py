@@ -39,10 +39,8 @@ def test_graph() -> None:
     label = r'"c/1\n(Convolution)\nkernel size: 5\nstride: 2\npad: 0"'
     assert f'{label} [shape=record, fillcolor="#FF5050", style=filled];' in found
     assert r'"relu\n(ReLU)" [shape=record, fillcolor="#90EE90"' in found  # in place
-    assert (
-        r'"pool\n(Pooling AVE)\nkernel size: 3\nstride: 1\npad: 0" [shape=record, fillcolor="#FF9900"'
-        in found
-    )
+    pool = r'"pool\n(Pooling AVE)\nkernel size: 3\nstride: 1\npad: 0"'
+    assert f'{pool} [shape=record, fillcolor="#FF9900"' in found
     assert r'"ip\n(InnerProduct)" [shape=record, fillcolor="#CC33FF"' in found
     assert r'"data\n(Data)" -> "data" [label="Batch 64"];' in found
     assert f'{label} -> "c/1" [label=20];' in found
