@@ -97,9 +97,9 @@ def command(left: str, right: str, **options: Any) -> None:
 
 def _write(report: Any, form: str) -> None:
     if form == "json":
-        import json
+        from caffeio._json import to_json
 
-        click.echo(json.dumps(report.data, indent=2, ensure_ascii=False))
+        click.echo(to_json(report.data, indent=2))
     elif form == "html":
         from caffeio.converters.report import html
 

@@ -85,6 +85,6 @@ def _coverage(paths: tuple[str, ...], failed: bool, as_json: bool) -> None:
 
 
 def _json(value: Any) -> None:
-    import json
+    from caffeio._json import to_json
 
-    click.echo(json.dumps(value, indent=1))
+    click.echo(to_json(value, indent=1))

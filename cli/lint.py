@@ -149,14 +149,13 @@ def _write(found: list[Any], files: int, form: str, *, to_stderr: bool) -> None:
 
     stream = sys.stderr if to_stderr else sys.stdout
     if form in ("json", "sarif"):
-        import json
-
         from caffeio import __version__
+        from caffeio._json import to_json
 
         data: Any = output.as_data(found, rules())
         if form == "sarif":
             data = output.sarif(found, rules(), __version__)
-        click.echo(json.dumps(data, indent=2, ensure_ascii=False), file=stream)
+        click.echo(to_json(data, indent=2), file=stream)
     elif form == "github":
         for finding in found:
             click.echo(output.github(finding), file=stream)

@@ -158,9 +158,9 @@ def _other(source: Any, options: dict[str, Any]) -> tuple[str | None, Any]:
 
 def _write(text: str | None, report: Any, options: dict[str, Any]) -> None:
     if text is None and options["form"] == "json":
-        import json
+        from caffeio._json import to_json
 
-        text = json.dumps(report.data, indent=2, ensure_ascii=False) + "\n"
+        text = to_json(report.data, indent=2) + "\n"
     if text is not None:
         if options["output"]:
             Path(options["output"]).write_text(text, encoding="utf-8")

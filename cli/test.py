@@ -71,10 +71,10 @@ def command(ctx: click.Context, /, **options: Any) -> None:
         ignore_unknown=options["ignore_unknown"],
     )  # fmt: skip
     if options["as_json"]:
-        import json
+        from caffeio._json import to_json
 
         rows = [
             {"model": s.title, "loss": s.loss, **{k: v.tolist() for k, v in s.outputs.items()}}
             for s in scores
         ]
-        sys.stdout.write(json.dumps(rows) + "\n")
+        sys.stdout.write(to_json(rows) + "\n")

@@ -54,6 +54,8 @@ class Request:
     untrained: bool = False
     force: bool = False
     allow_loss: bool = False
+    target: str | None = None  # of ONNX to Caffe: a name in from_onnx/targets
+    prototxt: str | None = None  # where the prototxt goes
 
 
 @dataclass
@@ -72,7 +74,8 @@ class Outcome:
 class Job:
     """One conversion: the net's file first, then the weights'; `kinds` are the sources' formats.
 
-    `out` is the path to write to; what is there in the end takes the place of `target`.
+    `out` is the path to write to; what is there in the end takes the place of `target`. `own` says
+    that a file at `target` is known to be an earlier product of this command.
     """
 
     sources: list[Path]
@@ -81,6 +84,7 @@ class Job:
     wanted: str
     request: Request
     out: Path
+    own: bool = False
 
 
 def to_tensors(job: Job) -> Outcome:
@@ -287,6 +291,13 @@ def _export_options(request: Request) -> Options:
         outputs=request.output_blob,
         untrained=request.untrained,
     )
+
+
+def to_caffe(job: Job) -> Outcome:
+    """An ONNX model or a torch.export program as a caffemodel and its prototxt."""
+    from caffeio.converters.from_onnx.job import to_caffe
+
+    return to_caffe(job)
 
 
 def mean_to_npy(job: Job) -> Outcome:

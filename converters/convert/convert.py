@@ -25,6 +25,7 @@ TITLES = {
     "prototxt": "net prototxt",
     "binary": "binary net without weights",
     "onnx": "ONNX model",
+    "pt2": "torch.export program",
     "mean": "mean image",
     "npy": "NumPy array",
     NET: "net prototxt and weights",
@@ -35,6 +36,7 @@ SUFFIXES = {
     ".pbtxt": "prototxt",
     ".binaryproto": "binary",
     ".onnx": "onnx",
+    ".pt2": "pt2",
     ".npy": "npy",
     **{suffix: name for name, form in FORMATS.items() for suffix in form.suffixes},
 }
@@ -71,7 +73,7 @@ def convert(
             raise UnsupportedError(
                 f"{_title(start)} to {_title(job.wanted)} takes no option --{option}"
             )
-    with staged(job.target, job.wanted, force=job.request.force) as job.out:
+    with staged(job.target, job.wanted, lambda: job.request.force or job.own) as job.out:
         try:
             return chosen.run(job)
         except CaffeIOError as error:
@@ -104,7 +106,7 @@ def _refusal(start: str, wanted: str) -> str:
 def format_of(path: Path) -> str:
     """The format of a file that is there: by content for Caffe's own, else by suffix."""
     known = SUFFIXES.get(path.suffix.lower())
-    if known in ("safetensors", "pt", "npz", "npy", "onnx"):
+    if known in ("safetensors", "pt", "pt2", "npz", "npy", "onnx"):
         return known
     kind = kind_of(path)
     found = {"net": "prototxt", "caffemodel": "caffemodel", "caffemodel.h5": "h5", "mean": "mean"}
@@ -172,8 +174,13 @@ _TO_ONNX = Conversion(
 )
 _TO_DEPLOY = Conversion(conversions.to_deploy, (*_STATE, "deploy", "input_shape", "caffe"))
 _TO_BINARY = Conversion(conversions.to_binary, ("dialect", "to_dialect"))
+_TO_CAFFE = Conversion(
+    conversions.to_caffe, ("input_shape", "output_blob", "no_verify", "target", "prototxt")
+)
 _TENSORS = [name for name in FORMATS if name != "caffemodel"]
 CONVERSIONS: dict[tuple[str, str], Conversion] = {
+    ("onnx", "caffemodel"): _TO_CAFFE,
+    ("pt2", "caffemodel"): _TO_CAFFE,
     (NET, "onnx"): _TO_ONNX,
     (NET, "caffemodel"): Conversion(
         conversions.to_caffemodel, (*_STATE, "to_dialect", "input_shape", "caffe")

@@ -6,7 +6,7 @@ import filecmp
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -17,10 +17,10 @@ from caffeio.proto.io.atomic import write_error
 
 
 @contextmanager
-def staged(target: Path, wanted: str, *, force: bool) -> Iterator[Path]:
+def staged(target: Path, wanted: str, force: Callable[[], bool]) -> Iterator[Path]:
     """A path in a new folder beside `target`; what lies there in the end takes its place.
 
-    A file that is there already and holds something else is not replaced without `force`, unless
+    A file that is there already and holds something else is not replaced unless `force()`, or
     it is of format `wanted` and says itself that caffeio has made it. A device or a pipe is written
     to directly. Raises CaffeIOError.
     """
@@ -36,7 +36,7 @@ def staged(target: Path, wanted: str, *, force: bool) -> Iterator[Path]:
             yield path
             made = sorted(Path(folder).iterdir(), key=lambda p: p == path)  # the model last
             for new in made:
-                _check(new, real.parent / new.name, wanted, force, target)
+                _check(new, real.parent / new.name, wanted, force(), target)
             for new in made:
                 if (real.parent / new.name).exists():
                     shutil.copymode(real.parent / new.name, new)
