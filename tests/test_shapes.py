@@ -255,7 +255,7 @@ def test_unknown_types_do_not_crash():
         ('type: "Eltwise"', [(1, 3), (1, 4)], "must have the same shape"),
         ('type: "Concat"', [(1, 3, 2), (1, 4, 3)], "equal dimensions except"),
         ('type: "Slice" top: "a" top: "b"', [(1, 3)], "do not evenly divide"),
-        ('type: "Reshape" reshape_param { shape { dim: 0 dim: 5 } }', [(2, 8)], "not the bottom's count"),
+        ('type: "Reshape" reshape_param { shape { dim: 0 dim: 5 } }', [(2, 8)], "not the bottom's"),
         ('type: "Convolution" convolution_param { num_output: 4 kernel_size: 9 }', [(1, 3, 5, 5)],
          "does not fit into the bottom"),
     ],
