@@ -112,7 +112,8 @@ class LayerType:
     # The messages of LayerParameter that belong to the type, and the fields that it knows; None:
     # all of them. A field that is not known is refused, not passed over.
     fields: ClassVar[Mapping[str, Collection[str] | None]] = {}
-    blob_names: ClassVar[tuple[str, ...]] = ()  # of the blobs, where they do not depend on fields
+    # The blobs' names in a state_dict, where those are PyTorch's and not the ones of `add_blob`.
+    blob_names: ClassVar[tuple[str, ...]] = ()
     compute: ClassVar[str] = ""  # "module:function"; empty: the class has a `forward` of its own
 
     if TYPE_CHECKING:

@@ -106,7 +106,8 @@ class BaseConvolution(LayerType):
             self.check(
                 top > 0,
                 f"the kernel {self.kernel} (dilation {self.dilation}) does not fit into the bottom "
-                f"{shape} with pad {self.pad}: an axis of {size} gives {top} positions",
+                f"{shape} with pad {self.pad}, it is larger than the bottom: an axis of {size} "
+                f"gives {top} positions",
                 field=f"{FIELD}.kernel_size",
             )
 

@@ -53,7 +53,7 @@ class ReLU6(LayerType):
 class PReLU(LayerType):
     """max(x, 0) + a * min(x, 0) with a learned slope a for each channel, or one for all.
 
-    Blob: weight [C], or [] with channel_shared.
+    Blob: slope [C], or [] with channel_shared.
     """
 
     fields = owns(prelu_param=("filler", "channel_shared"))
@@ -65,7 +65,7 @@ class PReLU(LayerType):
         p = self.param.prelu_param
         self.check(len(shape) >= 2, f"needs a bottom of 2 axes or more, not {shape}")
         slopes = () if p.channel_shared else shape[1:2]
-        self.add_blob("weight", slopes, p.filler if p.HasField("filler") else None, default=0.25)
+        self.add_blob("slope", slopes, p.filler if p.HasField("filler") else None, default=0.25)
 
     def onnx(self, g: OnnxGraph, *bottoms: str) -> str:
         """PRelu."""

@@ -65,7 +65,7 @@ def onnx_spread(g: OnnxGraph, owner: LayerType, operand: str | int, start: int, 
 class Scale(LayerType):
     """y = x * scale (+ bias); the scale is a blob, or the second bottom.
 
-    Blobs: weight (one bottom only), bias (with bias_term), of the shape of the axes they span.
+    Blobs: scale (one bottom only), bias (with bias_term), of the shape of the axes they span.
     """
 
     bottoms = between(1, 2)
@@ -79,7 +79,7 @@ class Scale(LayerType):
         if len(shapes) == 1:
             operand = operand_shape(self, shapes[0], p.axis, p.num_axes, "scale_param")
             filler = p.filler if p.HasField("filler") else None
-            self.add_blob("weight", operand, filler, default=1.0)
+            self.add_blob("scale", operand, filler, default=1.0)
         else:
             operand = shapes[1]
         self.start = check_operand(self, shapes[0], p.axis, operand, "scale_param")

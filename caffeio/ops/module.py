@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -85,6 +85,7 @@ class LayerModule(nn.Module):
     name: str
     kind: str
     blob_specs: list[BlobSpec]
+    blob_names: ClassVar[tuple[str, ...]]
 
     def __init__(self, param: LayerParameter, context: LayerContext | None = None) -> None:
         nn.Module.__init__(self)
@@ -104,7 +105,9 @@ class LayerModule(nn.Module):
         spec = BlobSpec(name, tuple(int(n) for n in shape), filler, default, statistic)
         parameter = nn.Parameter(meta(spec.shape), requires_grad=not statistic)
         self.blob_specs.append(spec)
-        self.blobs.append(name, spec.shape, parameter)
+        number = len(self.blobs)
+        key = self.blob_names[number] if number < len(self.blob_names) else name
+        self.blobs.append(key, spec.shape, parameter)
         return parameter
 
     def extra_repr(self) -> str:
