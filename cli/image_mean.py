@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import click
 
+from caffeio.cli._terminal import say
+
 EPILOG = """
 \b
 Examples:
@@ -29,6 +31,6 @@ def command(database: str, target: str | None, backend: str) -> None:
     mean = compute_image_mean(database, backend.upper())
     if target:
         write_blobproto(target, mean)
-        click.echo(f"{target}: {' x '.join(map(str, mean.shape))} (channels, height, width)")
+        say(f"{target}: {' x '.join(map(str, mean.shape))} (channels, height, width)")
     for channel, value in enumerate(mean_values(mean)):
-        click.echo(f"mean_value channel [{channel}]: {value:.6g}")
+        say(f"mean_value channel [{channel}]: {value:.6g}")

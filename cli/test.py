@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 from typing import Any
 
 import click
+
+from caffeio.cli._terminal import say, say_json
 
 EPILOG = """
 \b
@@ -61,7 +62,7 @@ def command(ctx: click.Context, /, **options: Any) -> None:
     from caffeio.tools.score import score
     from caffeio.training.distributed import World
 
-    log = Log(lambda line: click.echo(line, err=True))
+    log = Log(lambda line: say(line, err=True))
     world = World.join(choose(options["device"], options["gpu"]))
     log.info("caffe.cpp:275", "Use CPU." if world.device.type == "cpu" else f"Use {world.device}.")
     scores = score(
@@ -71,10 +72,8 @@ def command(ctx: click.Context, /, **options: Any) -> None:
         ignore_unknown=options["ignore_unknown"],
     )  # fmt: skip
     if options["as_json"]:
-        import json
-
         rows = [
             {"model": s.title, "loss": s.loss, **{k: v.tolist() for k, v in s.outputs.items()}}
             for s in scores
         ]
-        sys.stdout.write(json.dumps(rows) + "\n")
+        say_json(rows, indent=None)

@@ -15,6 +15,7 @@ from caffeio.net.unknown_fields import refuse_unknown
 from caffeio.profiles import Profile, get_profile, profile_of_solver
 from caffeio.proto import caffe_pb2 as pb
 from caffeio.proto.files import SolverFile, read_solver
+from caffeio.proto.io.regular import check_name
 from caffeio.proto.text.fieldpath import parse_assignment
 from caffeio.proto.text.overrides import apply_overrides
 from caffeio.solver.fields import check_net, check_solver
@@ -98,6 +99,7 @@ class Job:
             return
         probe = f"{self.param.snapshot_prefix}_iter_0.tempfile"
         try:
+            check_name(probe)
             with open(probe, "wb"):
                 pass
             os.unlink(probe)
