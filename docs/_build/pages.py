@@ -18,26 +18,26 @@ WIDE = "---\nhide: [toc]\n---\n\n"  # for pages that are one table
 
 # Public names, by the question that a reader has.
 API = {
-    "Nets": ("caffeio.net.net.net:load_net", "caffeio.net.net.net:Net"),
+    "Nets": ("caffeio.net:load_net", "caffeio.net:Net"),
     "Solvers and training": (
-        "caffeio.solver.make.schedule:learning_rates", "caffeio.training.trainer:Trainer", "caffeio.training.trainer:Events",
-        "caffeio.training.chain:run_chain", "caffeio.tools.score:score", "caffeio.solver.make.make:make_optimizer",
+        "caffeio.solver:learning_rates", "caffeio.training.trainer:Trainer", "caffeio.training.trainer:Events",
+        "caffeio.training.chain:run_chain", "caffeio.tools.score:score", "caffeio.solver:make_optimizer",
     ),
     "Files": (
         "caffeio.proto.files:read_net", "caffeio.proto.files:read_solver",
-        "caffeio.proto.weights.load.load:load_weights", "caffeio.proto.weights.load.load:write_caffemodel",
-        "caffeio.proto.weights.load.solverstate:read_solverstate",
-        "caffeio.proto.weights.load.solverstate:write_solverstate",
-        "caffeio.proto.text.text_format.text_format:parse", "caffeio.proto.text.text_format.text_format:format_message",
-        "caffeio.proto.dialect.dialect.dialect:detect", "caffeio.proto.dialect.dialect.dialect:decode",
-        "caffeio.proto.dialect.dialect.dialect:encode",
+        "caffeio.proto.weights:load_weights", "caffeio.proto.weights.load:write_caffemodel",
+        "caffeio.proto.weights.solverstate:read_solverstate",
+        "caffeio.proto.weights.solverstate:write_solverstate",
+        "caffeio.proto.text.text_format:parse", "caffeio.proto.text.text_format:format_message",
+        "caffeio.proto.dialect.dialect:detect", "caffeio.proto.dialect.dialect:decode",
+        "caffeio.proto.dialect.dialect:encode",
     ),
     "Conversions": (
-        "caffeio.converters.onnx.export:export_onnx", "caffeio.converters.onnx.export:verify_onnx",
-        "caffeio.converters.translate.translate.translate:translate", "caffeio.converters.prototxt:write",
+        "caffeio.converters.onnx:export_onnx", "caffeio.converters.onnx:verify_onnx",
+        "caffeio.converters.translate.translate:translate", "caffeio.converters.prototxt:write",
         "caffeio.converters.safetensors:write", "caffeio.converters.pytorch:write",
     ),
-    "Data": ("caffeio.data:make_source", "caffeio.data.db.database.lmdb:write_lmdb"),
+    "Data": ("caffeio.data:make_source", "caffeio.data.db.lmdb:write_lmdb"),
     "Layers": ("caffeio.layers.base:Layer", "caffeio.layers.base:layer"),
 }  # fmt: skip
 
