@@ -91,7 +91,7 @@ class Group(click.Group):
             sys.stdout.flush()  # here, where a reader that has gone or a full disk is handled
             return result
         except click.ClickException as error:
-            error.message = visible_lines(error.message)
+            object.__setattr__(error, "message", visible_lines(error.message))
             raise
         except CaffeIOError as error:
             if ctx.params.get("debug"):
