@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from caffeio.cli._options import max_pixels
 from caffeio.cli._terminal import say
 
 EPILOG = """
@@ -17,6 +18,7 @@ Examples:
 @click.command(epilog=EPILOG)
 @click.argument("database", metavar="DB", type=click.Path())
 @click.argument("target", metavar="[OUT]", type=click.Path(), required=False)
+@max_pixels
 @click.option("--backend", type=click.Choice(["lmdb", "leveldb"]), default="lmdb",
               show_default=True, help="The kind of database.")  # fmt: skip
 def command(database: str, target: str | None, backend: str) -> None:

@@ -77,7 +77,8 @@ class Job:
         self.weights = [] if resumes else [os.fspath(path) for path in weights]
         del self.param.weights[:]
         if self.weights and self.profile.weights_in_solver:
-            self.param.weights.append(",".join(self.weights))
+            names = ",".join(self.weights)  # protobuf takes no bytes that are not UTF-8
+            self.param.weights.append(os.fsencode(names).decode("utf-8", "backslashreplace"))
 
     @property
     def hdf5(self) -> bool:

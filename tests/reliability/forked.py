@@ -1,7 +1,8 @@
-"""Commands in forked processes: what kills or hangs one kills no test, and its memory is limited."""
+"""Commands in forked processes: what kills or hangs one kills no test; memory is limited."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import resource
@@ -94,15 +95,13 @@ def _child(
         code = 0
     except SystemExit as end:
         code = end.code if isinstance(end.code, int) else 0 if end.code is None else 1
-    except BaseException:  # what a user would see as a traceback
+    except BaseException:  # noqa: BLE001 what a user would see as a traceback
         traceback.print_exc()
         code = 71
     finally:
         for stream in (sys.stdout, sys.stderr):
-            try:
+            with contextlib.suppress(OSError, ValueError):
                 stream.flush()
-            except (OSError, ValueError):
-                pass
         os._exit(code)
 
 

@@ -126,7 +126,9 @@ def make(folder: Path) -> list[Path]:
     (folder / "half.caffemodel").write_bytes(good.read_bytes()[:-100])
     (folder / "noise.caffemodel").write_bytes(np.random.default_rng(1).bytes(5000))
     (folder / "noise.solverstate").write_bytes(np.random.default_rng(2).bytes(5000))
-    (folder / "pickle.pt").write_bytes(b"\x80\x02cos\nsystem\nq\x00X\x04\x00\x00\x00trueq\x01\x85Rq.")
+    (folder / "pickle.pt").write_bytes(
+        b"\x80\x02cos\nsystem\nq\x00X\x04\x00\x00\x00trueq\x01\x85Rq."
+    )
     (folder / "quotes.prototxt").write_text('name: "' + '\\"' * 20_000)
     (folder / "braces.prototxt").write_text("layer {" * 20_000)
     (folder / "nul.prototxt").write_bytes(b'name: "a\x00b"\n')

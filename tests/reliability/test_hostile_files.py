@@ -48,7 +48,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Path]]:
     return place, hostile.make(place)
 
 
-@pytest.mark.parametrize("name", COMMANDS)
+QUICK = ("show", "diff-lmdb", "to-h5", "train-data")  # one way through each reader
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(c, marks=() if c in QUICK else pytest.mark.slow) for c in COMMANDS]
+)
 def test_every_command(folder: tuple[Path, list[Path]], name: str) -> None:
     place, files = folder
     for file in files:

@@ -87,7 +87,7 @@ def _bmp(head: memoryview) -> tuple[int, int] | None:
 
 
 def _webp(head: memoryview) -> tuple[int, int] | None:
-    kind = bytes(head[12:16])
+    kind = bytes(head[12:16]) if len(head) >= 30 else b""
     if kind == b"VP8X":
         return tuple(1 + int.from_bytes(head[i : i + 3], "little") for i in (27, 24))  # type: ignore[return-value]
     if kind == b"VP8L":
