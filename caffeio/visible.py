@@ -11,6 +11,8 @@ import json
 import re
 from typing import Any
 
+from caffeio._json import to_json
+
 # C0 and C1 controls and DEL; bidirectional controls; separators that break lines; characters
 # without a width; tags; lone surrogates (bytes that were no UTF-8); characters that XML forbids.
 _HIDDEN = re.compile(
@@ -50,5 +52,5 @@ def escaped(text: str) -> str:
 
 def json_text(value: Any, indent: int | None = None) -> str:
     """JSON that reads back as the same value, without a hidden character in it."""
-    text = json.dumps(value, indent=indent, ensure_ascii=False)
+    text = to_json(value, indent=indent)
     return _LINES.sub(lambda match: json.dumps(match[0])[1:-1], text)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -103,7 +104,7 @@ def read_losses(path: str | os.PathLike[str]) -> list[float]:
             rows = list(csv.DictReader(lines))
         else:
             rows = [{"loss": line} for line in lines]
-        losses = [float(row["loss"]) for row in rows]
+        losses = [math.nan if row["loss"] is None else float(row["loss"]) for row in rows]
         given = [int(row["iter"]) for row in rows if "iter" in row]
     except (ValueError, TypeError, AttributeError) as error:
         raise CaffeIOError(f"not a list of losses: {error}", where=str(path)) from None

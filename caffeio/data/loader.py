@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 
+import cv2
 import numpy as np
 import torch
 from torch import Tensor
@@ -148,7 +149,7 @@ class LoaderSource(DataSource):
         """One for small bare pixels (more would wait for the interpreter), else all cores."""
         if self.light:
             return 1
-        return max(1, len(os.sched_getaffinity(0)) // max(1, local_world()))
+        return max(1, usable_cores() // max(1, local_world()))
 
     def _ring(self) -> int:
         size = 4 * self.batch_size * int(np.prod(self.item_shape))
@@ -283,7 +284,7 @@ class LoaderSource(DataSource):
             raise self.layer.error(f"{self.describe(job)}: {error.message}") from error
         except MemoryError as error:
             raise memory_error(error, self.describe(job)) from None
-        except Exception as error:
+        except (cv2.error, OSError, ValueError) as error:  # an error of ours shows itself
             raise self.layer.error(
                 f"{self.describe(job)}: {type(error).__name__}: {error}"
             ) from error
@@ -336,6 +337,16 @@ class LoaderSource(DataSource):
 
 def _zero() -> int:
     return 0
+
+
+def usable_cores() -> int:
+    """How many cores this process may use; all of the machine where the system keeps no such set.
+
+    macOS and Windows have no os.sched_getaffinity.
+    """
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def local_world() -> int:
