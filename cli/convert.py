@@ -10,6 +10,8 @@ from typing import Any
 
 import click
 
+from caffeio.cli._terminal import say
+
 EPILOG = """
 \b
 Examples:
@@ -100,9 +102,9 @@ def command(
     if quiet:
         return
     for line in outcome.notes:
-        click.echo(f"{output}: {line}", err=True)
+        say(f"{output}: {line}", err=True)
     for line in outcome.said:
-        click.echo(f"{output}: {line}", err=output == "-")
+        say(f"{output}: {line}", err=output == "-")
 
 
 def _split(files: Sequence[str], output: str | None, weights: str | None) -> tuple[list[str], str]:
@@ -122,7 +124,9 @@ def _split(files: Sequence[str], output: str | None, weights: str | None) -> tup
 
 def _stdin(scratch: Path) -> Path:
     path = scratch / "stdin"
-    path.write_bytes(sys.stdin.buffer.read())
+    from caffeio.proto.io.regular import read_stream
+
+    path.write_bytes(read_stream(sys.stdin.buffer))
     return path
 
 

@@ -24,6 +24,7 @@ from caffeio.profiles import choose_profile, get_profile
 from caffeio.proto.dialect.dialect import Lost
 from caffeio.proto.files import NetFile, read_net
 from caffeio.proto.io.atomic import atomic_write
+from caffeio.proto.io.regular import check_regular
 from caffeio.proto.text.printer import format_message
 from caffeio.proto.weights.load import Weights
 
@@ -319,6 +320,7 @@ def npy_to_mean(job: Job) -> Outcome:
     from caffeio.proto.weights.blobproto import write_blobproto
 
     try:
+        check_regular(job.sources[0])
         mean = np.load(job.sources[0], allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
         raise CaffeIOError(f"is no .npy: {error}", where=str(job.sources[0])) from None
