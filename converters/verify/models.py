@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from copy import deepcopy
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Protocol
@@ -55,11 +54,13 @@ class NetModel:
 
     def exact(self, inputs: Mapping[str, np.ndarray]) -> Arrays | None:
         """The same in double precision; None where a layer cannot."""
-        double = NetModel(deepcopy(self.net).double())
         try:
-            return double.run({name: value.astype(np.float64) for name, value in inputs.items()})
+            self.net.double()
+            return self.run({name: value.astype(np.float64) for name, value in inputs.items()})
         except (RuntimeError, TypeError):
             return None
+        finally:
+            self.net.float()  # what was float32 is the same again
 
 
 class OnnxModel:
