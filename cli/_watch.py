@@ -11,6 +11,7 @@ import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from caffeio._json import to_json
 from caffeio.errors import CaffeIOError
 from caffeio.proto.io.atomic import atomic_write
 from caffeio.training.trainer import Trainer
@@ -146,5 +147,5 @@ class Watcher:
 
     def _write(self, entry: Any) -> None:
         if self.file:
-            self.file.write(json.dumps(entry()) + "\n")
+            self.file.write(to_json(entry()) + "\n")
             self.file.flush()

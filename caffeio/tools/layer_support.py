@@ -18,6 +18,7 @@ from caffeio.net.graph import is_included, net_state
 from caffeio.net.recipe import NetRecipe
 from caffeio.proto import caffe_pb2 as pb
 from caffeio.proto.files import NetFile, read_net
+from caffeio.proto.io.regular import open_regular
 
 PHASES = ("TRAIN", "TEST")
 SUFFIXES = (".prototxt", ".pt", ".pbtxt", ".txt")
@@ -110,14 +111,21 @@ def cover(path: str | os.PathLike[str]) -> NetCoverage:
     try:
         file = read_net(path)
     except CaffeIOError as error:
-        text = Path(path).read_bytes()[: 1 << 20]
-        if b"layer" in text:
+        if _names_layers(path):
             result.reason = str(error)
         return result
     for phase in PHASES:
         if len(file.message.layer) and written_for(file.message, phase):
             result.phases[phase] = _outcome(file, phase)
     return result
+
+
+def _names_layers(path: str | os.PathLike[str]) -> bool:
+    try:
+        with open_regular(path) as file:
+            return b"layer" in file.read(1 << 20)
+    except OSError:
+        return False
 
 
 def written_for(net: pb.NetParameter, phase: str) -> bool:
