@@ -1,8 +1,8 @@
 """What each target's Caffe takes: layer types, fields, ranks and habits, out of `targets/*.tsv`.
 
 A row is a fact: kind, name, value, state, source. `state` is "read" for what stands in public
-source code or a public document, "run" for what was tried here, "hearsay" for what people report and
-nobody here has checked.
+source code or a public document, "run" for what was tried here, "hearsay" for what people report
+and nobody here has checked.
 """
 
 from __future__ import annotations
