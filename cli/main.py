@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import sys
 from importlib import import_module
@@ -11,6 +10,7 @@ from typing import Any
 import click
 
 from caffeio import __version__
+from caffeio.cli._terminal import discard
 from caffeio.errors import CaffeIOError
 from caffeio.visible import visible_lines
 
@@ -41,14 +41,6 @@ def _worker() -> str:
     """Which of several workers speaks."""
     several = os.environ.get("WORLD_SIZE", "1") != "1"
     return f" (worker {os.environ.get('RANK', '?')})" if several else ""
-
-
-def _forget_stdout() -> None:
-    """Throw away what is still to be written to standard output, so that Python's end is silent."""
-    with contextlib.suppress(OSError, ValueError):
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, sys.stdout.fileno())
-        os.close(nowhere)
 
 
 class Group(click.Group):
@@ -98,12 +90,12 @@ class Group(click.Group):
                 raise
             return self._fail(ctx, str(error))
         except BrokenPipeError:
-            _forget_stdout()  # the reader of our pipe has gone: nothing to say
+            discard(sys.stdout)  # the reader of our pipe has gone: nothing to say
             ctx.exit(141)
         except OSError as error:  # a folder that is not there, a disk that is full ...
             if ctx.params.get("debug") or error.strerror is None:
                 raise
-            _forget_stdout()
+            discard(sys.stdout)
             place = f"{os.fsdecode(error.filename)}: " if error.filename else ""
             return self._fail(ctx, f"{place}{error.strerror}")
         except (MemoryError, RuntimeError, ValueError, OverflowError) as error:
