@@ -7,6 +7,8 @@ from typing import Any
 
 import click
 
+from caffeio.cli._gflags import CaffeCommand
+
 EPILOG = """
 \b
 Examples:
@@ -16,7 +18,7 @@ Examples:
 """
 
 
-@click.command(epilog=EPILOG)
+@click.command(epilog=EPILOG, cls=CaffeCommand)
 @click.argument("model", required=False, type=click.Path())
 @click.argument("more_weights", nargs=-1, type=click.Path())
 @click.option("--model", "-model", "model_option", metavar="FILE", help="As an argument.")

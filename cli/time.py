@@ -6,6 +6,8 @@ from typing import Any
 
 import click
 
+from caffeio.cli._gflags import CaffeCommand
+
 EPILOG = """
 \b
 Examples:
@@ -14,7 +16,7 @@ Examples:
 """
 
 
-@click.command(epilog=EPILOG)
+@click.command(epilog=EPILOG, cls=CaffeCommand)
 @click.argument("model", required=False, type=click.Path())
 @click.option("--model", "-model", "model_option", metavar="FILE", help="As an argument.")
 @click.option("--iterations", "-iterations", "-n", default=50, help="Passes to time.")

@@ -8,6 +8,8 @@ from typing import Any
 
 import click
 
+from caffeio.cli._gflags import CaffeCommand
+
 EPILOG = """
 \b
 Examples:
@@ -22,7 +24,7 @@ Caffe's own spelling works too: caffeio train -solver F -weights W -gpu 0,1
 """
 
 
-@click.command(epilog=EPILOG)
+@click.command(epilog=EPILOG, cls=CaffeCommand)
 @click.argument("solvers", nargs=-1, type=click.Path())
 @click.option("--solver", "-solver", "solver_option", metavar="FILE", help="As an argument.")
 @click.option("--weights", "-weights", "-w", metavar="A[,B]", help="Start from these weights.")
