@@ -10,6 +10,7 @@ from pathlib import Path
 import click
 
 from caffeio.cli._gflags import CAFFE, GLOG
+from caffeio.cli._terminal import say
 
 EPILOG = """
 \b
@@ -50,11 +51,11 @@ def command(
     """
     if install:
         for path in install_programs(Path(install), force=force):
-            click.echo(path)
+            say(str(path))
         return
     action, rest = split_action(arguments)
     if action is None:
-        click.echo(ctx.get_help())
+        say(ctx.get_help())
         return
     if action not in ACTIONS:
         known = "".join(f"\n    {name}" for name in ACTIONS)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from caffeio.cli._gflags import GflagsCommand
+from caffeio.cli._terminal import say
 
 EPILOG = """
 \b
@@ -46,10 +47,10 @@ def command(
     from caffeio.log.glog import NULL_LOG, Log
     from caffeio.tools.imageset import convert_imageset
 
-    log = NULL_LOG if quiet else Log(lambda line: click.echo(line, err=True))
+    log = NULL_LOG if quiet else Log(lambda line: say(line, err=True))
 
     def skipped(message: str) -> None:
-        click.echo(f"warning: {message}", err=True)
+        say(f"warning: {message}", err=True)
 
     options["seed"] = options["seed"] if options["shuffle"] else None
     try:
@@ -60,4 +61,4 @@ def command(
     except FileNotFoundError as error:
         raise click.BadParameter(f"{error.filename!r} does not exist", param_hint="LIST") from None
     if not quiet:
-        click.echo(f"{database}: {count} records")
+        say(f"{database}: {count} records")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from caffeio.cli._gflags import CaffeCommand
+from caffeio.cli._terminal import say
 
 EPILOG = """
 \b
@@ -25,7 +26,7 @@ def command(gpu: str) -> None:
     from caffeio.errors import CaffeIOError
     from caffeio.log.glog import Log
 
-    log = Log(lambda line: click.echo(line, err=True))
+    log = Log(lambda line: say(line, err=True))
     log.info("caffe.cpp:138", f"Querying GPUs {gpu}")
     if not gpu:
         return

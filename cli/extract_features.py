@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from caffeio.cli._gflags import GflagsCommand
+from caffeio.cli._terminal import say
 
 EPILOG = """
 \b
@@ -54,7 +55,7 @@ def command(
     from caffeio.log.glog import Log
     from caffeio.tools.extract_features import extract_features
 
-    log = Log(lambda line: click.echo(line, err=True))
+    log = Log(lambda line: say(line, err=True))
     on_gpu = options["mode"] == "GPU"
     log.error("extract_features.cpp:62", "Using GPU" if on_gpu else "Using CPU")
     extract_features(

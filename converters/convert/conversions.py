@@ -16,6 +16,7 @@ from caffeio.net.recipe import NetRecipe
 from caffeio.profiles import choose_profile, get_profile
 from caffeio.proto.files import read_net
 from caffeio.proto.io.atomic import atomic_write, write_error
+from caffeio.proto.io.regular import check_regular
 from caffeio.proto.text.printer import format_message
 
 LIMIT = 1e-4  # relative difference up to which an ONNX model counts as the same
@@ -38,6 +39,8 @@ class Request:
     merge_batch_norm: bool = False
     float32: bool = False
     modern_shapes: bool = False
+    target: str | None = None  # of ONNX to Caffe: a name in from_onnx/targets
+    prototxt: str | None = None  # where the prototxt goes
 
 
 @dataclass
@@ -211,6 +214,13 @@ def _beside(target: Path) -> Iterator[Path]:
         raise write_error(target, problem, error=CaffeIOError) from problem
 
 
+def to_caffe(job: Job) -> Outcome:
+    """An ONNX model or a torch.export program as a caffemodel and its prototxt."""
+    from caffeio.converters.from_onnx.job import to_caffe
+
+    return to_caffe(job)
+
+
 def mean_to_npy(job: Job) -> Outcome:
     """A mean image as a NumPy array."""
     import numpy as np
@@ -230,6 +240,7 @@ def npy_to_mean(job: Job) -> Outcome:
     from caffeio.proto.weights.blobproto import write_blobproto
 
     try:
+        check_regular(job.sources[0])
         mean = np.load(job.sources[0], allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
         raise CaffeIOError(f"is no .npy: {error}", where=str(job.sources[0])) from None
