@@ -17,13 +17,16 @@ from caffeio.visible import visible_lines
 # Command -> (module of caffeio.cli, one line for --help). A module is imported when its command
 # runs, so that `caffeio --help` stays quick.
 COMMANDS = {
+    "caffe": ("caffe", "Run Caffe's own command lines: train, test, time, device_query."),
     "completion": ("completion", "Print the script for completion in bash, zsh or fish."),
     "convert": ("convert", "Convert a model between formats and dialects."),
     "db": ("db", "Check a database of records."),
     "demo": ("demo", "Train, export and check a small recipe on data made on the spot."),
-    "convert-imageset": ("convert_imageset", "Write a list of images into an LMDB."),
+    "convert-imageset": ("convert_imageset", "Write a list of images into a database."),
+    "device-query": ("device_query", "Say what the GPUs are: Caffe's `caffe device_query`."),
     "diff": ("diff", "Show how two solvers, nets, weight files or LMDBs differ."),
     "edit": ("edit", "Change fields of a prototxt and nothing else."),
+    "extract-features": ("extract_features", "Write what blobs hold for the net's own data."),
     "image-mean": ("image_mean", "Compute the mean image of a database."),
     "layers": ("layers", "List the layer types, and which nets of a folder can be built."),
     "lint": ("lint", "Find the mistakes that Caffe accepts in silence."),
