@@ -4,13 +4,16 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 EXTRAS := all
+PIP_ARGS ?=
+PIP := python -m pip install --quiet $(PIP_ARGS)
+WITH ?=
 
-.PHONY: demo test test-fast lint types docs bench clean
+.PHONY: demo test test-fast test-lowest test-newest test-portable test-sdist wheel lint types docs bench clean
 
 $(STAMP): pyproject.toml hatch_build.py constraints.txt proto/dialect/schema.py $(wildcard proto/dialect/tables/*.tsv)
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --upgrade 'pip>=25.1'
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[$(EXTRAS)]' --group dev
+	$(BIN)/$(PIP) --upgrade 'pip>=25.1'
+	$(BIN)/$(PIP) --constraint constraints.txt --editable '.[$(EXTRAS)]' --group dev
 	touch $(STAMP)
 
 demo: $(STAMP)
@@ -22,6 +25,41 @@ test: $(STAMP)
 test-fast: $(STAMP)
 	$(BIN)/python -m pytest -q -m 'not slow'
 
+# The fast suite with the lowest version of everything that pyproject.toml promises.
+test-lowest:
+	$(PYTHON) -m venv .venv-lowest
+	.venv-lowest/bin/$(PIP) --upgrade 'pip>=25.1'
+	.venv-lowest/bin/python .ci/lowest.py > .venv-lowest/floors.txt
+	.venv-lowest/bin/$(PIP) --constraint .venv-lowest/floors.txt --editable '.[$(EXTRAS)]' --group dev
+	.venv-lowest/bin/python -m pytest -q -m 'not slow'
+
+# The fast suite with the newest versions that the ranges allow; WITH asks for some by name.
+test-newest:
+	$(PYTHON) -m venv .venv-newest
+	.venv-newest/bin/$(PIP) --upgrade 'pip>=25.1'
+	.venv-newest/bin/$(PIP) --editable '.[$(EXTRAS)]' --group dev $(if $(WITH),'$(WITH)')
+	.venv-newest/bin/python -m pytest -q -m 'not slow'
+
+# What must pass on every system: texts, weights, layers, nets, conversions.
+test-portable:
+	$(PYTHON) -m venv .venv-portable
+	python=.venv-portable/bin/python; test -e $$python || python=.venv-portable/Scripts/python; \
+	$$python -m pip install --quiet $(PIP_ARGS) --editable '.[hdf5,onnx,safetensors]' --group dev && \
+	$$python -m pytest -q -m 'not slow' tests/proto tests/layers tests/net tests/solver tests/converters
+
+# The sdist holds all that its own suite needs; the wheel alone runs the demo.
+test-sdist: wheel
+	rm -rf build/sdist && mkdir -p build/sdist
+	tar xzf dist/caffeio-*.tar.gz -C build/sdist --strip-components=1
+	$(MAKE) -C build/sdist test
+	$(PYTHON) -m venv build/wheel-only
+	build/wheel-only/bin/$(PIP) --constraint constraints.txt dist/caffeio-*.whl
+	build/wheel-only/bin/caffeio demo -o build/demo
+
+wheel: $(STAMP)
+	rm -rf dist
+	$(BIN)/python -m hatchling build -d dist
+
 lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -31,11 +69,11 @@ types: $(STAMP)
 	$(BIN)/mypy
 
 docs: $(STAMP)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --group docs
+	$(BIN)/$(PIP) --constraint constraints.txt --group docs
 	$(BIN)/mkdocs build --strict
 
 bench: $(STAMP)
 	for file in benchmarks/bench_*.py; do $(BIN)/python $$file; done
 
 clean:
-	rm -rf $(VENV) build dist site demo
+	rm -rf $(VENV) .venv-lowest .venv-newest .venv-portable build dist site demo

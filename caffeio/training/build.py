@@ -6,12 +6,15 @@ Source: src/caffe/solver.cpp (Init, InitTrainNet, InitTestNets), tools/caffe.cpp
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import torch
 
+from caffeio.data import Options
 from caffeio.log.glog import Log
 from caffeio.net.net import Net
+from caffeio.net.recipe import NetRecipe
 from caffeio.proto.text.text_format import format_message
 from caffeio.proto.weights.load import Weights, load_weights
 from caffeio.training.net_lines import (
@@ -21,7 +24,6 @@ from caffeio.training.net_lines import (
     log_upgrade,
     log_upgrade_of_weights,
 )
-from caffeio.training.net_specs import NetSpec
 from caffeio.training.training_net import build_net
 
 if TYPE_CHECKING:
@@ -61,25 +63,22 @@ def log_device(log: Log, world: World) -> None:
         log.info("caffe.cpp:209", f"GPU {i}: {torch.cuda.get_device_name(i)}")
 
 
-def build_nets(trainer: Trainer, *, allow_python: bool, data_options: dict[str, Any]) -> None:
+def build_nets(trainer: Trainer, *, allow_python: bool, data: Options) -> None:
     """Set `trainer.net` and `.test_nets`, weights loaded and shared."""
     job, log = trainer.job, trainer.log
     fill_placeholders(trainer)
-    options: dict[str, Any] = {
-        "profile": job.profile, "world": trainer.world, "rng": trainer.rng,
-        "allow_python": allow_python, "data_options": data_options,
-    }  # fmt: skip
     weights = [(name, job.find_weights(name)) for name in job.weights]
     early = job.profile.weights_in_solver
     text = "specified in {}." if job.train.inline else "from {}"
     log.info("solver.cpp:102", f"Creating training net {text.format(job.train.title)}")
-    trainer.net = _make(trainer, job.train, options)
+    train = replace(job.train, allow_python=allow_python)
+    trainer.net = _make(trainer, train, data)
     loaded = [(name, path, load_weights(path)) for name, path in weights]
     if early:
         _finetune(trainer, [trainer.net], loaded)
     for i, spec in enumerate(job.tests):
         log.info("solver.cpp:190", f"Creating test net (#{i}) specified by {spec.title}")
-        net = _make(trainer, spec, options)
+        net = _make(trainer, replace(spec, allow_python=allow_python), data)
         if early:
             _finetune(trainer, [net], loaded)
         trainer.test_nets.append(net)
@@ -90,11 +89,11 @@ def build_nets(trainer: Trainer, *, allow_python: bool, data_options: dict[str, 
         net.share_trained_layers_with(trainer.net)
 
 
-def _make(trainer: Trainer, spec: NetSpec, options: dict[str, Any]) -> Net:
+def _make(trainer: Trainer, spec: NetRecipe, data: Options) -> Net:
     log_upgrade(trainer.log, spec.upgrade_log)
     log_filtering(trainer.log, spec.message, spec.state)
     debug = spec.message.debug_info or trainer.param.debug_info
-    net = build_net(spec, **options, fuse=not debug)
+    net = build_net(spec, world=trainer.world, rng=trainer.rng, data=data, fuse=not debug)
     trainer._nets.append(net)
     log_net(trainer.log, net, spec)
     return net

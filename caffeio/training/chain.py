@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from caffeio.errors import CaffeIOError, SolverError
-from caffeio.net.graph import build_graph
 from caffeio.proto.weights.load import load_weights
 from caffeio.proto.weights.solverstate import newest_whole_pair
 from caffeio.training.distributed import World
@@ -123,7 +122,7 @@ def _is_whole(path: str, job: Job) -> bool:
         return False
     if job.hdf5:
         return bool(layers)  # a cut-off HDF5 file cannot be read
-    nodes = build_graph(job.train.message, state=job.train.state).nodes
+    nodes = job.train.graph().nodes
     return bool(layers) and layers[-1].name == nodes[-1].name
 
 

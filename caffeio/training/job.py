@@ -8,18 +8,18 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from caffeio.errors import SnapshotError, SolverError
+from caffeio.net.recipe import NetRecipe
 from caffeio.net.unknown_fields import refuse_unknown
-from caffeio.profiles import Profile, get_profile, profile_of_solver
+from caffeio.profiles import Profile, choose_profile
 from caffeio.proto import caffe_pb2 as pb
 from caffeio.proto.files import SolverFile, read_solver
 from caffeio.proto.text.fieldpath import parse_assignment
 from caffeio.proto.text.overrides import apply_overrides
 from caffeio.solver.fields import check_net, check_solver
 from caffeio.training.net_specs import (
-    NetSpec,
     find_file,
     override_nets,
     solver_folder,
@@ -33,8 +33,8 @@ class Job:
     """One solver with its nets, ready to be built; made by `read_job`."""
 
     file: SolverFile
-    train: NetSpec
-    tests: list[NetSpec]
+    train: NetRecipe
+    tests: list[NetRecipe]
     dialect: str
     profile: Profile
     weights: list[str] = field(default_factory=list)  # files to start from, later ones win
@@ -48,7 +48,7 @@ class Job:
         return self.file.message
 
     @property
-    def specs(self) -> Iterator[NetSpec]:
+    def specs(self) -> Iterator[NetRecipe]:
         """The training net, then the test nets."""
         yield self.train
         yield from self.tests
@@ -161,8 +161,8 @@ def read_job(
     for spec in specs:
         spec.check_unknown(ignore_unknown)
     dialect = specs[0].dialect if file.dialect == "bvlc" else file.dialect
-    chosen = get_profile(profile) if isinstance(profile, str) else profile
-    chosen = chosen or profile_of_solver(file.message, dialect)
+    chosen = choose_profile(profile, file.dialect, file.message, specs[0].dialect)
+    specs = [replace(spec, profile=chosen) for spec in specs]
     job = Job(file, specs[0], specs[1:], dialect, chosen)
     given = [w.strip() for entry in job.param.weights for w in entry.split(",")]
     job.weights = [w for w in given if w]
@@ -195,7 +195,7 @@ def _set_state(param: pb.SolverParameter, stages: Sequence[str], level: int) -> 
     param.train_state.stage.extend(stages or [""])
 
 
-def _set_batch_size(specs: Sequence[NetSpec], batch_size: int) -> None:
+def _set_batch_size(specs: Sequence[NetRecipe], batch_size: int) -> None:
     for spec in specs:
         data = next((layer for layer in spec.message.layer if layer.type == "Data"), None)
         if data is not None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
 import numpy as np
@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from caffeio.boost_random import CaffeRng
+from caffeio.data import Options
 from caffeio.data.draws import entropy
 from caffeio.errors import SolverError
 from caffeio.log.debug_info import log_backward, log_forward
@@ -80,7 +81,7 @@ class Trainer:
         stages: Sequence[str] = (),
         level: int = 0,
         allow_python: bool = False,
-        data_options: Mapping[str, Any] | None = None,
+        data_options: Options | None = None,
         ignore_unknown: bool = False,
         precision: str = "fp32",
         compile: bool = False,
@@ -119,7 +120,7 @@ class Trainer:
         self._nets: list[Net] = []  # all that have been built, for close()
         try:
             log_start(self, hint=device is None)
-            self._build(allow_python, dict(data_options or {}), precision, compile)
+            self._build(allow_python, data_options or Options(), precision, compile)
             if snapshot is not None:
                 self.log.info("caffe.cpp:235", f"Resuming from {os.fspath(snapshot)}")
                 self.restore(snapshot)
@@ -127,9 +128,7 @@ class Trainer:
             self.close()
             raise
 
-    def _build(
-        self, allow_python: bool, data_options: dict[str, Any], precision: str, compile: bool
-    ) -> None:
+    def _build(self, allow_python: bool, data: Options, precision: str, compile: bool) -> None:
         self.schedule = Schedule(self.param, self.profile, where=self.job.where)
         self.snapshots = Snapshots(self)
         if self.world.is_root:
@@ -138,8 +137,9 @@ class Trainer:
         if self.param.random_seed >= 0:
             self.rng = CaffeRng(self.param.random_seed + self.world.rank)
             torch.manual_seed(self.param.random_seed + self.world.rank)
-        data_options.setdefault("shared_seed", self._shared_seed())
-        build_nets(self, allow_python=allow_python, data_options=data_options)
+        if data.shared_seed is None:
+            data = replace(data, shared_seed=self._shared_seed())
+        build_nets(self, allow_python=allow_python, data=data)
         self.optimizer = make_optimizer(
             self.param, self.profile, self.net.learnable, where=self.job.where
         )
@@ -373,8 +373,7 @@ class Trainer:
     def close(self) -> None:
         """Stop reading data and leave the other workers; may be called more than once."""
         for net in self._nets:
-            for source in net.sources.values():
-                source.close()
+            net.close()
         self._nets.clear()
         if self._owns_world:
             self.world.leave()

@@ -12,8 +12,8 @@ from typing import Any
 
 from caffeio.converters.weightfiles import FORMATS, read_weights, write_weights, write_with_net
 from caffeio.errors import CaffeIOError, UnsupportedError
-from caffeio.net.graph import build_graph
-from caffeio.profiles import get_profile, profile_of_dialect
+from caffeio.net.recipe import NetRecipe
+from caffeio.profiles import choose_profile, get_profile
 from caffeio.proto.files import read_net
 from caffeio.proto.io.atomic import atomic_write, write_error
 from caffeio.proto.text.printer import format_message
@@ -71,20 +71,13 @@ def to_tensors(job: Job) -> Outcome:
 
 def to_caffemodel(job: Job) -> Outcome:
     """Weights of any format as a .caffemodel with the layers of a prototxt, in its TRAIN phase."""
-    from caffeio.net.net import Net
-
     r = job.request
     file = read_net(job.sources[0], dialect=r.dialect)
-    graph = build_graph(
-        file.message,
-        phase="TRAIN",
-        level=r.level,
-        stages=r.stage,
-        where=lambda index: file.where("layer", index),
-    )
+    recipe = NetRecipe.of_file(file, phase="TRAIN", level=r.level, stages=r.stage)
+    graph = recipe.graph()
     weights = read_weights(job.sources[1], job.kinds[1])
     with suppress(CaffeIOError):  # setting layers up notes in them what snapshots show
-        Net(graph, profile=profile_of_dialect(file.dialect))
+        recipe.build(device="meta", graph=graph)
     dialect = r.to_dialect or file.dialect
     notes, lost = write_with_net(job.target, graph, weights, dialect=dialect)
     return Outcome(notes=[*notes, *map(str, lost)])
@@ -136,7 +129,7 @@ def to_deploy(job: Job) -> Outcome:
     file = read_net(job.sources[0], dialect=job.request.dialect)
     weights = read_weights(job.sources[1], job.kinds[1]) if len(job.sources) > 1 else None
     message, notes = deployed(
-        file, weights, _export_options(job.request), profile_of_dialect(file.dialect)
+        file, weights, _export_options(job.request), choose_profile(job.request.caffe, file.dialect)
     )
     text = format_message(message, dialect=file.dialect)
     with atomic_write(job.target, error=CaffeIOError) as out:

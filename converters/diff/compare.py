@@ -10,7 +10,7 @@ from caffeio.converters.kinds import KINDS, kind_of, members
 from caffeio.converters.report.model import Cell, Line, Report, count, short_names
 from caffeio.converters.source import Source
 from caffeio.errors import CaffeIOError
-from caffeio.profiles import get_profile, profile_of_dialect
+from caffeio.profiles import choose_profile, get_profile
 
 if TYPE_CHECKING:
     from caffeio.converters.diff.net_diff import NetSide
@@ -109,7 +109,7 @@ def net_side(source: Source, settings: Settings) -> NetSide:
     from caffeio.proto.files import read_net
 
     file = read_net(source.path, dialect=settings.dialect)
-    profile = get_profile(settings.caffe) if settings.caffe else profile_of_dialect(file.dialect)
+    profile = choose_profile(settings.caffe, file.dialect)
     return NetSide(source.label, file.message, profile, (str(source.path.resolve().parent),))
 
 

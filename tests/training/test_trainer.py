@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-import caffeio.net.net
+import caffeio.net.sources
 from caffeio import Trainer
 from caffeio.errors import CaffeIOError
 from caffeio.log.glog import Log
@@ -110,16 +110,16 @@ def test_an_error_while_building_closes_the_data(
 ) -> None:
     opened: list[Any] = []
     closed: list[Any] = []
-    real = caffeio.net.net.make_source
+    real = caffeio.net.sources.open_source
 
-    def make_source(*args: Any, **keywords: Any) -> Any:
+    def open_source(*args: Any, **keywords: Any) -> Any:
         source = real(*args, **keywords)
         opened.append(source)
         close = source.close
         monkeypatch.setattr(source, "close", lambda: (closed.append(source), close()))
         return source
 
-    monkeypatch.setattr(caffeio.net.net, "make_source", make_source)
+    monkeypatch.setattr(caffeio.net.sources, "open_source", open_source)
     with pytest.raises(CaffeIOError):
         Trainer("solver.prototxt", **options)
     assert {id(source) for source in opened} == {id(source) for source in closed}
