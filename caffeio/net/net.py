@@ -74,8 +74,8 @@ class Net(nn.Module):
         self.trace: list[Trace] = []
         self.blobs: dict[str, Tensor] = {}
         self.loss: Tensor = torch.zeros(())
-        assembler = Assembler(
-            graph,
+        assembler = self._assemble(
+            graph=graph,
             profile=profile,
             sources=self.sources,
             input_shapes=input_shapes or {},
@@ -87,6 +87,10 @@ class Net(nn.Module):
         self._layers = nn.ModuleList(step.layer for step in self.steps)
         self.learnable = learnable_params(self.steps, graph.force_backward)
         self._plan = list(self.steps)
+
+    def _assemble(self, **options: Any) -> Assembler:
+        """What sets up the layers and their wiring; a net of another kind may have its own."""
+        return Assembler(**options)
 
     # -- names -----------------------------------------------------------------------------
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -15,7 +16,7 @@ from caffeio.boost_random import CaffeRng
 from caffeio.errors import CaffeIOError
 from caffeio.layers import LayerContext
 from caffeio.layers.python.layer import native_class
-from caffeio.net.builder import Assembler, check_counts, check_param_specs, loss_weights
+from caffeio.net.builder import Assembler, check_param_specs, loss_weights
 from caffeio.net.graph import Graph, Node
 from caffeio.net.net import Net
 from caffeio.net.step import Step, meta, raw_blobs
@@ -25,7 +26,6 @@ from caffeio.pycaffe.memory import CPU, Memory
 from caffeio.pycaffe.python_layers import LivePython, PythonRunner, is_users, make_python
 from caffeio.pycaffe.runners import GraphRunner, Runner, SourceRunner, make_runner
 from caffeio.pycaffe.state import compute_device
-from caffeio.shapes.base import infer
 
 Hook = Callable[[int], None]
 
@@ -77,7 +77,6 @@ class LiveAssembler(Assembler):
             search_path=self.search_path,
         )
         layer = make_python(param, context)
-        check_counts(node, type(layer), len(names)) if False else None
         tops = [
             self.live[name] if i in node.in_place else Blob(empty=True)
             for i, name in enumerate(names)
@@ -282,22 +281,10 @@ class LiveNet(Net):
     def reshape(self) -> None:
         """Let all layers shape their tops by what their bottoms are now; nothing is computed."""
         for runner in self.runners:
-            if isinstance(runner, PythonRunner):
-                runner.layer.code.reshape(runner.bottoms, runner.tops)
-                continue
-            if runner.layer.is_source:
-                continue
-            shapes = [blob.shape for blob in runner.bottoms]
             try:
-                found = infer(
-                    runner.kind, runner.layer.param, shapes, self.profile,
-                    top_count=len(runner.tops),
-                ).tops  # fmt: skip
+                runner.reshape(runner.bottoms, runner.tops)
             except CaffeIOError as error:
                 raise CaffeError(str(error)) from None
-            for top, shape in zip(runner.tops, found, strict=True):
-                if shape is not None and min(shape, default=0) >= 0 and shape != top.shape:
-                    top.reshape(*shape)
 
     def clear_param_diffs(self) -> None:
         """Set the diffs of all params to zeros."""
@@ -316,6 +303,16 @@ class LiveNet(Net):
         for runner in self.runners:
             for blob in runner.params:
                 blob.memory["data"].changed_on(CPU)
+
+    def owned_arrays(self) -> list[list[np.ndarray | None]]:
+        """The blobs of every layer, None where another layer owns them: HDF5 stores owners only."""
+        seen: set[int] = set()
+        out: list[list[np.ndarray | None]] = []
+        for layer, arrays in zip(self.layers, self.blob_arrays(), strict=True):
+            ids = [id(blob) for blob in raw_blobs(layer)]
+            out.append([None if i in seen else a for i, a in zip(ids, arrays, strict=True)])
+            seen.update(ids)
+        return out
 
     def share_live(self, other: LiveNet) -> None:
         """Use the parameter memory of `other` for the layers that have the same name there."""

@@ -60,6 +60,9 @@ class PythonRunner(Runner):
 
     layer: LivePython
 
+    def reshape(self, bottoms: Sequence[Blob], tops: Sequence[Blob]) -> None:
+        self.layer.code.reshape(list(bottoms), list(tops))
+
     def forward(self, device: torch.device, record: bool) -> None:
         with torch.enable_grad():
             self.layer.code.reshape(self.bottoms, self.tops)

@@ -16,6 +16,7 @@ from caffeio.net.step import Step
 from caffeio.pycaffe.blob import Blob
 from caffeio.pycaffe.formulas import Formula, formula_of, formula_of_top
 from caffeio.pycaffe.memory import CPU
+from caffeio.shapes.base import infer
 
 # What these need in Backward is the layer's own copy in Caffe: later writers do not matter.
 KEPT = frozenset(
@@ -70,6 +71,35 @@ class Runner:
     def backward(self, device: torch.device) -> None:
         """Compute the bottoms' diffs from the tops', and add to the diffs of the params."""
         raise NotImplementedError
+
+    def begin(self) -> None:
+        """Do what Caffe's SetUp does to the blobs, besides giving them shapes."""
+
+    def reshape(self, bottoms: Sequence[Blob], tops: Sequence[Blob]) -> None:
+        """Shape `tops` by the shapes of `bottoms`; shapes that depend on data stay."""
+        if self.layer.is_source:
+            return
+        shapes = [blob.shape for blob in bottoms]
+        found = infer(
+            self.kind, self.layer.param, shapes, self.layer.profile, top_count=len(tops)
+        ).tops
+        for top, shape in zip(tops, found, strict=True):
+            if shape is not None and min(shape, default=0) >= 0 and shape != top.shape:
+                top.reshape(*shape)
+
+    def compute(self, device: torch.device) -> Tensor:
+        """The first top's data, computed anew; the blobs stay as they are."""
+        if self.params:
+            self.ready(device)
+        return as_tuple(self.layer(*self.values(device)))[0].detach()
+
+    def follow(self, value: Tensor, device: torch.device) -> Tensor:
+        """What an in-place layer makes of `value`; its graph is kept, the blobs stay."""
+        return as_tuple(self.layer(*self._with(value, device)))[0].detach()
+
+    def _with(self, value: Tensor, device: torch.device) -> list[Tensor]:
+        """The bottoms' data, with `value` in the place of what the layer writes over."""
+        return [value if b is self.tops[0] else b.values(device) for b in self.bottoms]
 
     def values(self, device: torch.device) -> list[Tensor]:
         """The data of the bottoms."""
@@ -135,11 +165,21 @@ class GraphRunner(Runner):
         if self.top_formula is not None:
             self.seen_tops = [blob.memory["data"].version for blob in self.tops]
 
-    def trace(self, values: Sequence[Tensor]) -> tuple[Tensor, ...]:
-        """Run the layer with a graph that begins at its bottoms."""
+    def follow(self, value: Tensor, device: torch.device) -> Tensor:
+        if self.params:
+            self.ready(device)
+        top = self.trace(self._with(value, device), guard=False)[0].detach()
+        self.seen = [blob.memory["data"].version for blob in self.bottoms]
+        return top
+
+    def trace(self, values: Sequence[Tensor], *, guard: bool = True) -> tuple[Tensor, ...]:
+        """Run the layer with a graph that begins at its bottoms.
+
+        What it keeps of them must not change later: `guard` sees to it.
+        """
         leaves = []
         for blob, value, need in zip(self.bottoms, values, self.bottom_needs, strict=True):
-            if self.kept:
+            if self.kept and guard:
                 memory = blob.memory["data"]
                 if memory.held:
                     value = value.clone()
@@ -261,6 +301,10 @@ class FormulaRunner(Runner):
 class SplitRunner(Runner):
     """All tops share the bottom's data; the bottom's diff is the sum of theirs."""
 
+    def begin(self) -> None:
+        for top in self.tops:
+            top.share_data(self.bottoms[0])
+
     def forward(self, device: torch.device, record: bool) -> None:
         bottom = self.bottoms[0]
         for top in self.tops:
@@ -284,6 +328,10 @@ class SplitRunner(Runner):
 class ShareRunner(Runner):
     """The top is the bottom in another shape: data and diff are the same memory."""
 
+    def begin(self) -> None:
+        self.tops[0].share_data(self.bottoms[0])
+        self.tops[0].share_diff(self.bottoms[0])
+
     def forward(self, device: torch.device, record: bool) -> None:
         bottom, top = self.bottoms[0], self.tops[0]
         (out,) = as_tuple(self.layer(bottom.values(device)))
@@ -297,6 +345,9 @@ class ShareRunner(Runner):
 
 class ParameterRunner(Runner):
     """The top is the layer's blob: data and diff are the same memory."""
+
+    def begin(self) -> None:
+        self.forward(CPU, record=False)
 
     def forward(self, device: torch.device, record: bool) -> None:
         self.tops[0].share_data(self.params[0])

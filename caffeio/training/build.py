@@ -24,7 +24,6 @@ from caffeio.training.net_lines import (
     log_upgrade,
     log_upgrade_of_weights,
 )
-from caffeio.training.training_net import build_net
 
 if TYPE_CHECKING:
     from caffeio.training.distributed import World
@@ -85,15 +84,14 @@ def build_nets(trainer: Trainer, *, allow_python: bool, data: Options) -> None:
     log.info("solver.cpp:57", "Solver scaffolding done.")
     if not early:
         _finetune(trainer, [trainer.net, *trainer.test_nets], loaded)
-    for net in trainer.test_nets:
-        net.share_trained_layers_with(trainer.net)
+    trainer.share_with_tests()
 
 
 def _make(trainer: Trainer, spec: NetRecipe, data: Options) -> Net:
     log_upgrade(trainer.log, spec.upgrade_log)
     log_filtering(trainer.log, spec.message, spec.state)
     debug = spec.message.debug_info or trainer.param.debug_info
-    net = build_net(spec, world=trainer.world, rng=trainer.rng, data=data, fuse=not debug)
+    net = trainer.make_net(spec, data, fuse=not debug)
     trainer._nets.append(net)
     log_net(trainer.log, net, spec)
     return net

@@ -22,6 +22,7 @@ from caffeio.errors import SolverError
 from caffeio.log.debug_info import log_backward, log_forward
 from caffeio.log.glog import NULL_LOG, Log, number
 from caffeio.net.net import Net
+from caffeio.net.recipe import NetRecipe
 from caffeio.profiles import Profile
 from caffeio.proto.files import SolverFile
 from caffeio.solver.make import make_optimizer
@@ -34,6 +35,7 @@ from caffeio.training.loss_window import LazyLoss
 from caffeio.training.signals import Action
 from caffeio.training.snapshots import Snapshots
 from caffeio.training.test_nets import Scores, Tests
+from caffeio.training.training_net import build_net
 
 
 @dataclass
@@ -149,6 +151,15 @@ class Trainer:
         self.smoothed = LazyLoss(self.param.average_loss)
         self.display = Display(self)
         self.tests = Tests(self)
+
+    def make_net(self, spec: NetRecipe, data: Options, *, fuse: bool) -> Net:
+        """Build one of the solver's nets."""
+        return build_net(spec, world=self.world, rng=self.rng, data=data, fuse=fuse)
+
+    def share_with_tests(self) -> None:
+        """Let the test nets use the tensors of the training net."""
+        for net in self.test_nets:
+            net.share_trained_layers_with(self.net)
 
     def _shared_seed(self) -> int | None:
         """What several workers shuffle and augment by: random_seed, else new for every run.
