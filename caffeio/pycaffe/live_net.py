@@ -24,7 +24,15 @@ from caffeio.proto import caffe_pb2 as pb
 from caffeio.pycaffe.blob import Blob
 from caffeio.pycaffe.memory import CPU, Memory
 from caffeio.pycaffe.python_layers import LivePython, PythonRunner, is_users, make_python
-from caffeio.pycaffe.runners import GraphRunner, Runner, SourceRunner, make_runner
+from caffeio.pycaffe.runners import (
+    GraphRunner,
+    Runner,
+    ShareRunner,
+    SourceRunner,
+    SwishRunner,
+    make_runner,
+    repeatable,
+)
 from caffeio.pycaffe.state import compute_device
 
 Hook = Callable[[int], None]
@@ -135,6 +143,7 @@ class LiveNet(Net):
             self.runners.append(runner)
         self.loss = torch.zeros(())
         self._mark_backward()
+        self._mark_unrepeatable()
         self._begin()
         return self
 
@@ -254,19 +263,36 @@ class LiveNet(Net):
     def _recover(self, device: torch.device) -> None:
         """After a forward without graphs: make those of in-place chains, whose inputs are gone."""
         with torch.no_grad():
-            for i, runner in enumerate(self.runners):
-                if runner.in_place and isinstance(runner, GraphRunner) and runner.needed:
-                    self._recover_chain(i, device)
+            for maker, rest in self._chains():
+                if maker.must_record or not any(runner.needed for runner in rest):
+                    continue
+                value = maker.compute(device)
+                for runner in rest:
+                    value = runner.follow(value, device)
 
-    def _recover_chain(self, index: int, device: torch.device) -> None:
-        blob = self.runners[index].tops[0]
-        chain = [r for r in self.runners[: index + 1] if any(t is blob for t in r.tops)]
-        maker, rest = chain[0], chain[1:]
-        if not isinstance(maker, GraphRunner) or len(maker.tops) != 1:
-            return
-        value = maker.compute(device)
-        for runner in rest:
-            value = runner.follow(value, device)
+    def _chains(self) -> list[tuple[Runner, list[Runner]]]:
+        """Every layer whose top others work on in place, with those, in order."""
+        chains: dict[int, tuple[Runner, list[Runner]]] = {}
+        for runner in self.runners:
+            for top in runner.tops:
+                if runner.in_place and id(top) in chains:
+                    chains[id(top)][1].append(runner)
+                else:
+                    chains[id(top)] = (runner, [])
+        return [chain for chain in chains.values() if chain[1]]
+
+    def _mark_unrepeatable(self) -> None:
+        """Find the layers whose graphs must be kept by every forward, wanted or not."""
+        shared = any(isinstance(runner, ShareRunner) for runner in self.runners)
+        for maker, rest in self._chains():
+            kept = any(isinstance(r, (GraphRunner, SwishRunner)) for r in rest)
+            stateful = any(isinstance(r, GraphRunner) and r.stateful for r in rest)
+            if kept and (shared or stateful or not repeatable(maker)):
+                for runner in (maker, *rest):
+                    runner.must_record = True
+        for runner in self.runners:
+            if isinstance(runner, GraphRunner) and runner.stateful:
+                runner.must_record = True
 
     # -- the rest of Net's interface ---------------------------------------------------------
 

@@ -21,7 +21,7 @@ from caffeio.shapes.base import infer
 # What these need in Backward is the layer's own copy in Caffe: later writers do not matter.
 KEPT = frozenset(
     ("BatchNorm", "BN", "Dropout", "SpatialDropout", "Pooling", "L2Normalize", "Normalize",
-     "LSTMUnit", "Swish")
+     "LSTMUnit")
 )  # fmt: skip
 # In place these keep a copy; elsewhere they read the bottom when they go back.
 KEPT_IN_PLACE = frozenset(("Scale", "PReLU", "Bias"))
@@ -62,6 +62,7 @@ class Runner:
         self.bottom_needs: list[bool] = [False] * len(self.bottoms)
         self.param_needs: list[bool] = [False] * len(self.params)
         self.in_place = bool(self.tops) and any(t is b for t in self.tops for b in self.bottoms)
+        self.must_record = False  # its forward cannot be repeated when a backward comes
         self.losses = [(i, w) for i, w in enumerate(step.loss_weights) if w]
 
     def forward(self, device: torch.device, record: bool) -> None:
@@ -155,7 +156,7 @@ class GraphRunner(Runner):
         values = self.values(device)
         if self.params:
             self.ready(device)
-        if not record or not self.needed:
+        if not (record or self.must_record) or not self.needed:
             self.graph = None
             self.store(as_tuple(self.layer(*values)), values)
             return
@@ -191,10 +192,20 @@ class GraphRunner(Runner):
         self.graph = (leaves, tops)
         return tops
 
+    @property
+    def stateful(self) -> bool:
+        """Whether another forward would not give the same: it draws, or moves something on."""
+        layer: Any = self.layer
+        if self.kind in ("BatchNorm", "BN"):
+            return not getattr(layer, "use_global", False)
+        if self.kind == "Dropout":
+            return bool(layer.drops)
+        return hasattr(layer, "reset_state")
+
     def is_stale(self) -> bool:
         """Whether what Caffe's Backward would read has changed since the forward."""
         assert self.graph is not None
-        if self.kept:
+        if self.kept or self.stateful:
             return False
         if self.kind in HOLDS_BOTTOM:
             now = self.bottoms[0].values(self.graph[0][0].device)
@@ -296,6 +307,34 @@ class FormulaRunner(Runner):
         bottom.set_gradient(
             self.formula(self.layer, bottom.values(device), top.values(device), grad)
         )
+
+
+class SwishRunner(Runner):
+    """Swish: Caffe keeps the sigmoid of the forward, and reads the top when it goes back."""
+
+    sigmoid: Tensor | None = None
+
+    def forward(self, device: torch.device, record: bool) -> None:
+        values = self.values(device)
+        if record or self.must_record:
+            self.sigmoid = torch.sigmoid(values[0] * self.layer.param.swish_param.beta)
+        self.store(as_tuple(self.layer(*values)), values)
+
+    def follow(self, value: Tensor, device: torch.device) -> Tensor:
+        self.sigmoid = torch.sigmoid(value * self.layer.param.swish_param.beta)
+        return super().follow(value, device)
+
+    def backward(self, device: torch.device) -> None:
+        if not self.bottom_needs[0]:
+            return
+        beta = self.layer.param.swish_param.beta
+        sigmoid = self.sigmoid
+        if sigmoid is None:
+            sigmoid = torch.sigmoid(self.bottoms[0].values(device) * beta)
+        top = self.tops[0]
+        slope = top.values(device) * beta
+        slope = slope + sigmoid * (1 - slope)
+        self.bottoms[0].set_gradient(top.gradient(device) * slope)
 
 
 class SplitRunner(Runner):
@@ -484,6 +523,8 @@ def make_runner(
         return ShareRunner(*given)
     if kind == "Parameter":
         return ParameterRunner(*given)
+    if kind == "Swish":
+        return SwishRunner(*given)
     if kind == "Eltwise":
         return EltwiseRunner(*given)
     formula = formula_of(layer)
@@ -492,4 +533,14 @@ def make_runner(
     return GraphRunner(*given)
 
 
-__all__ = ["CPU", "GraphRunner", "Runner", "SourceRunner", "make_runner"]
+def repeatable(runner: Runner) -> bool:
+    """Whether `runner.compute` gives once more what its forward gave."""
+    if runner.in_place or len(runner.tops) != 1:
+        return False
+    if isinstance(runner, GraphRunner):
+        return not runner.stateful
+    return isinstance(runner, (FormulaRunner, SwishRunner, EltwiseRunner))
+
+
+__all__ = ["GraphRunner", "Runner", "ShareRunner", "SourceRunner", "SwishRunner", "make_runner",
+           "repeatable"]  # fmt: skip
