@@ -56,6 +56,11 @@ class Watcher:
         """Whether anything is to be done after every iteration."""
         return self.file is not None or self.progress is not None
 
+    @property
+    def reads_losses(self) -> bool:
+        """Whether the loss of every iteration is looked at."""
+        return self.file is not None
+
     def __enter__(self) -> Self:
         if self.progress:
             self.progress.start()

@@ -19,8 +19,9 @@ from caffeio.layers.python.layer import native_class
 from caffeio.net.builder import Assembler, check_param_specs, loss_weights
 from caffeio.net.graph import Graph, Node
 from caffeio.net.net import Net
-from caffeio.net.step import Step, meta, raw_blobs
+from caffeio.net.step import Step, Trace, meta, raw_blobs
 from caffeio.proto import caffe_pb2 as pb
+from caffeio.proto.weights.load import Weights
 from caffeio.pycaffe.blob import Blob
 from caffeio.pycaffe.memory import CPU, Memory
 from caffeio.pycaffe.python_layers import LivePython, PythonRunner, is_users, make_python
@@ -35,7 +36,8 @@ from caffeio.pycaffe.runners import (
 )
 from caffeio.pycaffe.state import compute_device
 
-Hook = Callable[[int], None]
+Hook = Callable[[int], Any]
+HOOKS = ("before_forward", "after_forward", "before_backward", "after_backward")
 
 
 class CaffeError(RuntimeError):
@@ -114,10 +116,7 @@ class LiveNet(Net):
     def __init__(self, graph: Graph, **options: Any) -> None:
         super().__init__(graph, **{**options, "allow_python": True})
         self.recording = graph.phase == "TRAIN" or graph.force_backward
-        self.hooks: dict[str, list[Hook]] = {
-            name: [] for name in ("before_forward", "after_forward", "before_backward",
-                                  "after_backward")
-        }  # fmt: skip
+        self.hooks: dict[str, list[Hook]] = {name: [] for name in HOOKS}
         self.runners: list[Runner] = []
 
     def _assemble(self, **options: Any) -> Assembler:
@@ -133,6 +132,7 @@ class LiveNet(Net):
         super().materialize("cpu", rng)
         self.live = self._assembler.live
         memories: dict[int, Blob] = {}
+        self.blob_of = memories  # by the id of the layers' own tensors
         for step, (bottoms, tops) in zip(self.steps, self._assembler.wires, strict=True):
             params = self._params_of(step, memories)
             if isinstance(step.layer, LivePython):
@@ -206,6 +206,7 @@ class LiveNet(Net):
         total: Tensor | None = None
         record = self.recording
         before, after = self.hooks["before_forward"], self.hooks["after_forward"]
+        self.trace = []
         with torch.no_grad():
             for i in range(start, last + 1):
                 runner = self.runners[i]
@@ -218,6 +219,8 @@ class LiveNet(Net):
                 if runner.losses:
                     part = runner.loss(device)
                     total = part if total is None or part is None else total + part
+                if self.keep_trace:
+                    self._trace(runner, device)
                 for hook in after:
                     hook(i)
         self.loss = total if total is not None else torch.zeros(())
@@ -239,8 +242,19 @@ class LiveNet(Net):
                 if runner.needed:
                     self._refuse(runner)
                     runner.backward(device)
+                    if self.trace and self.keep_trace:
+                        for value, blob in zip(
+                            self.trace[i].bottoms, runner.bottoms, strict=True
+                        ):
+                            value.grad = blob.gradient(device).clone()
                 for hook in after:
                     hook(i)
+
+    def _trace(self, runner: Runner, device: torch.device) -> None:
+        """Note copies of what a layer read and wrote, for debug_info."""
+        tops = tuple(blob.values(device).clone() for blob in runner.tops)
+        bottoms = tuple(blob.values(device).clone() for blob in runner.bottoms)
+        self.trace.append(Trace(runner.step, bottoms, tops))
 
     def _fault(self, runner: Runner, error: Exception) -> Exception:
         """The error of a layer, with its name; a Python layer's errors are the script's own."""
@@ -317,6 +331,23 @@ class LiveNet(Net):
         for runner in self.runners:
             for blob in runner.params:
                 blob.memory["diff"].zero(blob.count)
+
+    def copy_trained_layers_from(self, weights: Weights) -> list[str]:
+        """Copy blobs by layer name; returns the names of source layers that this net lacks."""
+        self.to_host()
+        ignored = super().copy_trained_layers_from(weights)
+        self.host_changed()
+        return ignored
+
+    def share_trained_layers_with(self, other: Net) -> None:
+        """Use the memory of `other`'s params for the layers of the same name."""
+        assert isinstance(other, LiveNet)
+        self.share_live(other)
+
+    def blob_arrays(self) -> list[list[np.ndarray]]:
+        """The blobs of every layer, newest values, as arrays in main memory."""
+        self.to_host()
+        return super().blob_arrays()
 
     def to_host(self) -> None:
         """Let the layers' own parameters be the newest values, in main memory."""

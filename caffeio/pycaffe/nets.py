@@ -346,12 +346,10 @@ class Net:
         """Copy the weights of a .caffemodel or .h5 file into the layers of the same name."""
         path = _path(file)
         _check_file(path)
-        self._live.to_host()
         try:
             ignored = self._live.copy_trained_layers_from(load_weights(path))
         except CaffeIOError as error:
             raise CaffeError(str(error)) from None
-        self._live.host_changed()
         for name in ignored:
             glog.info("net.cpp:744", f"Ignoring source layer {name}")
 
@@ -365,12 +363,10 @@ class Net:
 
     def save(self, file: str | os.PathLike[str]) -> None:
         """Write the net and its weights as a .caffemodel; diffs are left out."""
-        self._live.to_host()
         write_caffemodel(_path(file), self._live.to_proto(), self._live.blob_arrays())
 
     def save_hdf5(self, file: str | os.PathLike[str]) -> None:
         """Write the weights as an HDF5 file."""
-        self._live.to_host()
         write_caffemodel_h5(_path(file), self._live.to_proto(), self._live.owned_arrays())
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Unpack
 
 from caffeio.errors import SnapshotError, SolverError
 from caffeio.net.recipe import NetRecipe
@@ -26,6 +27,7 @@ from caffeio.training.net_specs import (
     test_specs,
     train_spec,
 )
+from caffeio.training.options import TrainFields, TrainOptions, merge_options
 
 
 @dataclass
@@ -132,37 +134,32 @@ class Job:
 
 def read_job(
     solver: str | os.PathLike[str] | SolverFile,
+    options: TrainOptions | None = None,
     *,
-    weights: Sequence[str | os.PathLike[str]] = (),
-    resumes: bool = False,
-    overrides: Sequence[str] = (),
-    profile: str | Profile | None = None,
-    stages: Sequence[str] = (),
-    level: int = 0,
-    ignore_unknown: bool = False,
     batch_size: int | None = None,
+    **fields: Unpack[TrainFields],
 ) -> Job:
-    """Read a solver and its nets and apply the options of `Trainer`.
+    """Read a solver and its nets and apply the options, as a whole or as keywords.
 
-    `weights` replace the solver's own `weights` field; a run that `resumes` from a snapshot loads
-    neither. `batch_size` goes into the first Data layer of the file, in all its nets. Raises
-    CaffeIOError: ParseError, SolverError, UnsupportedError.
+    `batch_size` goes into the first Data layer of the file, in all its nets. Raises CaffeIOError:
+    ParseError, SolverError, UnsupportedError.
     """
+    options = merge_options(options, fields)
     file = solver if isinstance(solver, SolverFile) else read_solver(solver)
-    if not ignore_unknown:
+    if not options.ignore_unknown:
         refuse_unknown(file.unknown)
-    of_solver, of_nets = sort_overrides(overrides)
+    of_solver, of_nets = sort_overrides(options.overrides)
     apply_overrides(file.message, of_solver)
-    _set_state(file.message, stages, level)
+    _set_state(file.message, options.stages, options.level)
     specs = [train_spec(file), *test_specs(file)]
     if batch_size is not None:
         _set_batch_size(specs, batch_size)
     override_nets(specs, of_nets)
     for spec in specs:
-        spec.check_unknown(ignore_unknown)
+        spec.check_unknown(options.ignore_unknown)
     dialect = specs[0].dialect if file.dialect == "bvlc" else file.dialect
-    chosen = choose_profile(profile, file.dialect, file.message, specs[0].dialect)
-    specs = [replace(spec, profile=chosen) for spec in specs]
+    chosen = choose_profile(options.profile, file.dialect, file.message, specs[0].dialect)
+    specs = [replace(spec, profile=chosen, allow_python=options.allow_python) for spec in specs]
     job = Job(file, specs[0], specs[1:], dialect, chosen)
     given = [w.strip() for entry in job.param.weights for w in entry.split(",")]
     job.weights = [w for w in given if w]
@@ -170,8 +167,8 @@ def read_job(
     job.notes = check_solver(job.param, chosen, job.where)
     for spec in specs:
         job.notes += [n for n in check_net(spec.message, spec.title) if n not in job.notes]
-    if weights or resumes:
-        job.start_from(weights, resumes=resumes)
+    if options.weights or options.snapshot is not None:
+        job.start_from(options.weights, resumes=options.snapshot is not None)
     _set_prefix(job)
     _check(job)
     return job

@@ -38,6 +38,8 @@ class Request:
     merge_batch_norm: bool = False
     float32: bool = False
     modern_shapes: bool = False
+    target: str | None = None  # of ONNX to Caffe: a name in from_onnx/targets
+    prototxt: str | None = None  # where the prototxt goes
 
 
 @dataclass
@@ -209,6 +211,13 @@ def _beside(target: Path) -> Iterator[Path]:
                 os.replace(made, target.parent / made.name)
     except OSError as problem:
         raise write_error(target, problem, error=CaffeIOError) from problem
+
+
+def to_caffe(job: Job) -> Outcome:
+    """An ONNX model or a torch.export program as a caffemodel and its prototxt."""
+    from caffeio.converters.from_onnx.job import to_caffe
+
+    return to_caffe(job)
 
 
 def mean_to_npy(job: Job) -> Outcome:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import gc
 import warnings
 from pathlib import Path
@@ -16,8 +15,9 @@ import caffeio.net.sources
 from caffeio import Trainer
 from caffeio.errors import CaffeIOError
 from caffeio.log.glog import Log
+from caffeio.training.distributed import ALONE, World
 from caffeio.training.job import read_job
-from caffeio.training.trainer import Events
+from caffeio.training.trainer import Events, shared_seed
 from tests.paths import GOLDEN
 
 QUIET = ["test_interval=1000000", "test_initialization=false", "display=0"]
@@ -187,16 +187,13 @@ def test_nodes_of_intel_update_late() -> None:
 
 def test_workers_shuffle_alike_and_every_run_anew() -> None:
     """Unseeded workers agree within a run; the phases of a chain must not repeat their crops."""
-    with make() as trainer:
-        assert trainer._shared_seed() is None
-        trainer.world = dataclasses.replace(trainer.world, size=2)
-        shared: list[int] = []
-        trainer.world.share = lambda value: shared.append(value) or value  # type: ignore[assignment]
-        assert len({trainer._shared_seed() for _ in range(3)}) == 3
-        assert len(shared) == 3
-        trainer.param.random_seed = 5
-        assert trainer._shared_seed() == 5
-        trainer.world = dataclasses.replace(trainer.world, size=1)
+    assert shared_seed(-1, ALONE) is None
+    shared: list[int] = []
+    several = World(size=2)
+    several.broadcast = lambda value: shared.append(value) or value  # type: ignore[assignment]
+    assert len({shared_seed(-1, several) for _ in range(3)}) == 3
+    assert len(shared) == 3
+    assert shared_seed(5, several) == 5
 
 
 def test_convolutions_may_share_in_another_shape() -> None:
