@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from caffeio._lazy import lazy_names
 from caffeio.layers.python.pycaffe import PyLayer as Layer
 from caffeio.pycaffe.blob import Blob, BlobVec
 
-if TYPE_CHECKING:
-    from caffeio.pycaffe.nets import Net as Net
-
-IntVec = tuple  # what a blob's shape is
+IntVec = tuple[int, ...]  # what a blob's shape is
 RawBlobVec = list  # what a Python layer gets as bottom and top
 
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from caffeio.layers.lrn import channel_sum, power
 
-aten = torch.ops.aten
+aten: Any = torch.ops.aten
 # layer, bottom data, top data, top diff -> bottom diff
 Formula = Callable[[Any, Tensor, Tensor, Tensor], Tensor]
 
@@ -24,18 +24,22 @@ def relu(layer: Any, x: Tensor, y: Tensor, grad: Tensor) -> Tensor:
     """(x > 0) + negative_slope * (x <= 0), times what comes from above."""
     slope = layer.param.relu_param.negative_slope
     if slope:
-        return aten.leaky_relu_backward(grad, x, slope, False)  # type: ignore[no-any-return]
-    return aten.threshold_backward(grad, x, 0)  # type: ignore[no-any-return]
+        found: Tensor = aten.leaky_relu_backward(grad, x, slope, False)
+        return found
+    plain: Tensor = aten.threshold_backward(grad, x, 0)
+    return plain
 
 
 def sigmoid(layer: Any, x: Tensor, y: Tensor, grad: Tensor) -> Tensor:
     """y * (1 - y)."""
-    return aten.sigmoid_backward(grad, y)  # type: ignore[no-any-return]
+    found: Tensor = aten.sigmoid_backward(grad, y)
+    return found
 
 
 def tanh(layer: Any, x: Tensor, y: Tensor, grad: Tensor) -> Tensor:
     """1 - y^2."""
-    return aten.tanh_backward(grad, y)  # type: ignore[no-any-return]
+    found: Tensor = aten.tanh_backward(grad, y)
+    return found
 
 
 def elu(layer: Any, x: Tensor, y: Tensor, grad: Tensor) -> Tensor:
@@ -93,7 +97,8 @@ def powers(layer: Any, x: Tensor, y: Tensor, grad: Tensor) -> Tensor:
 def softmax(layer: Any, x: Tensor, y: Tensor, grad: Tensor) -> Tensor:
     """y * (grad - sum of y * grad)."""
     axis = layer.param.softmax_param.axis
-    return aten._softmax_backward_data(grad, y, axis, y.dtype)  # type: ignore[no-any-return]
+    found: Tensor = aten._softmax_backward_data(grad, y, axis, y.dtype)
+    return found
 
 
 def lrn(layer: Any, x: Tensor, y: Tensor, grad: Tensor) -> Tensor:

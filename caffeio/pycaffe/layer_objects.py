@@ -8,8 +8,9 @@ from typing import Any
 import torch
 
 from caffeio.pycaffe.blob import Blob, BlobVec
+from caffeio.pycaffe.formula_runners import make_runner
 from caffeio.pycaffe.python_layers import LivePython
-from caffeio.pycaffe.runners import Runner, make_runner
+from caffeio.pycaffe.runners import Runner
 from caffeio.pycaffe.state import compute_device
 
 

@@ -23,17 +23,12 @@ from caffeio.net.step import Step, Trace, meta, raw_blobs
 from caffeio.proto import caffe_pb2 as pb
 from caffeio.proto.weights.load import Weights
 from caffeio.pycaffe.blob import Blob
+from caffeio.pycaffe.formula_runners import SwishRunner, make_runner, repeatable
+from caffeio.pycaffe.graph_runner import GraphRunner
 from caffeio.pycaffe.memory import CPU, Memory
 from caffeio.pycaffe.python_layers import LivePython, PythonRunner, is_users, make_python
-from caffeio.pycaffe.runners import (
-    GraphRunner,
-    Runner,
-    ShareRunner,
-    SourceRunner,
-    SwishRunner,
-    make_runner,
-    repeatable,
-)
+from caffeio.pycaffe.runners import Runner
+from caffeio.pycaffe.sharing_runners import ShareRunner
 from caffeio.pycaffe.state import compute_device
 
 Hook = Callable[[int], Any]
@@ -193,8 +188,6 @@ class LiveNet(Net):
         for runner in self.runners:
             for i, weight in runner.losses:
                 runner.tops[i].diff[...] = weight
-            if isinstance(runner, SourceRunner):
-                runner.fill_constants()
             runner.begin()
 
     # -- running ---------------------------------------------------------------------------
@@ -214,7 +207,7 @@ class LiveNet(Net):
                     hook(i)
                 try:
                     runner.forward(device, record)
-                except (RuntimeError, IndexError, TypeError, ValueError) as error:
+                except (CaffeIOError, RuntimeError, IndexError, TypeError, ValueError) as error:
                     raise self._fault(runner, error) from error
                 if runner.losses:
                     part = runner.loss(device)
@@ -243,9 +236,7 @@ class LiveNet(Net):
                     self._refuse(runner)
                     runner.backward(device)
                     if self.trace and self.keep_trace:
-                        for value, blob in zip(
-                            self.trace[i].bottoms, runner.bottoms, strict=True
-                        ):
+                        for value, blob in zip(self.trace[i].bottoms, runner.bottoms, strict=True):
                             value.grad = blob.gradient(device).clone()
                 for hook in after:
                     hook(i)
@@ -260,6 +251,8 @@ class LiveNet(Net):
         """The error of a layer, with its name; a Python layer's errors are the script's own."""
         if isinstance(runner, PythonRunner) or isinstance(error, CaffeError):
             return error
+        if isinstance(error, CaffeIOError):
+            return CaffeError(str(error))
         shapes = ", ".join(" ".join(map(str, b.shape)) or "scalar" for b in runner.bottoms)
         found = runner.layer.error(f"does not fit bottoms of shape {shapes}: {error}")
         return CaffeError(str(found))

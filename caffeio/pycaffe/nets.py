@@ -213,7 +213,7 @@ class Net:
             wanted = list(self.top_names[end])
         if inputs:
             if set(inputs) != set(self.inputs):
-                raise Exception("Input blob arguments do not match net inputs.")
+                raise Exception("Input blob arguments do not match net inputs.")  # noqa: TRY002 - pycaffe's own
             for name, value in inputs.items():
                 _check_batch(value, self.blobs[name], "Input")
                 self.blobs[name].data[...] = value
@@ -241,7 +241,7 @@ class Net:
             wanted = list(self.bottom_names[end])
         if top_diffs:
             if set(top_diffs) != set(self.outputs):
-                raise Exception("Top diff arguments do not match net outputs.")
+                raise Exception("Top diff arguments do not match net outputs.")  # noqa: TRY002 - pycaffe's own
             for name, value in top_diffs.items():
                 _check_batch(value, self.blobs[name], "Diff")
                 self.blobs[name].diff[...] = value
@@ -252,7 +252,7 @@ class Net:
         """Run any number of rows, batch by batch; returns copies of all rows of the outputs."""
         found: dict[str, list[Array]] = {name: [] for name in {*self.outputs, *(blobs or [])}}
         for batch in self._batch(inputs):
-            for name, value in self.forward(blobs=blobs, **batch).items():
+            for name, value in self.forward(blobs, None, None, **batch).items():
                 found[name].extend(value.copy())
         return _rows(found, len(next(iter(inputs.values()))))
 
@@ -267,10 +267,11 @@ class Net:
         inputs = {name: value for name, value in given.items() if name in self.inputs}
         found: dict[str, list[Array]] = {n: [] for n in {*self.outputs, *(blobs or [])}}
         grads: dict[str, list[Array]] = {n: [] for n in {*self.inputs, *(diffs or [])}}
-        for batch, top in zip_longest(self._batch(inputs), self._batch(tops), fillvalue={}):
-            for name, value in self.forward(blobs=blobs, **batch).items():
+        batches = zip_longest(self._batch(inputs), self._batch(tops))
+        for batch, top in batches:
+            for name, value in self.forward(blobs, None, None, **(batch or {})).items():
                 found[name].extend(value.copy())
-            for name, value in self.backward(diffs=diffs, **top).items():
+            for name, value in self.backward(diffs, None, None, **(top or {})).items():
                 grads[name].extend(value.copy())
         rows = len(next(iter(given.values())))
         return _rows(found, rows), _rows(grads, rows)
@@ -310,8 +311,8 @@ class Net:
         runner = self._runners[0]
         source = self._live.sources.get(runner.step.node.name)
         if not isinstance(source, MemorySource):
-            raise RuntimeError("set_input_arrays may only be called if the first layer is a "
-                               "MemoryDataLayer")  # fmt: skip
+            title = "set_input_arrays may only be called if the first layer is a MemoryDataLayer"
+            raise RuntimeError(title)  # noqa: TRY004 - pycaffe's own
         for name, array, axes in (("data", data, (4,)), ("labels", labels, (1, 4))):
             if not (isinstance(array, np.ndarray) and array.dtype == np.float32):
                 raise RuntimeError(f"{name} array must be float32")
@@ -419,7 +420,7 @@ def _check_file(file: str) -> None:
 def _check_batch(value: Any, blob: Blob, title: str) -> None:
     rows = np.shape(value)[0]
     if rows != blob.shape[0]:
-        raise Exception(f"{title} is not batch sized")
+        raise Exception(f"{title} is not batch sized")  # noqa: TRY002 - pycaffe's own
 
 
 def _rows(found: dict[str, list[Array]], rows: int) -> dict[str, Array]:

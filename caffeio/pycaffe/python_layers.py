@@ -61,14 +61,17 @@ class PythonRunner(Runner):
     layer: LivePython
 
     def reshape(self, bottoms: Sequence[Blob], tops: Sequence[Blob]) -> None:
+        """Let the layer shape its tops."""
         self.layer.code.reshape(list(bottoms), list(tops))
 
     def forward(self, device: torch.device, record: bool) -> None:
+        """Compute the tops."""
         with torch.enable_grad():
             self.layer.code.reshape(self.bottoms, self.tops)
             self.layer.code.forward(self.bottoms, self.tops)
 
     def backward(self, device: torch.device) -> None:
+        """Compute the diffs of the bottoms."""
         with torch.enable_grad():
             self.layer.code.backward(self.tops, list(self.bottom_needs), self.bottoms)
 

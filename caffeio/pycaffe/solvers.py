@@ -108,9 +108,7 @@ class LiveIteration(Iteration):
             if item.tensor.data_ptr() != value.data_ptr():
                 item.tensor.data = value.view(item.tensor.shape)
             memory = blob.memory["diff"]
-            item.tensor.grad = (
-                None if memory.is_blank else memory.tensor(blob.shape, device)
-            )
+            item.tensor.grad = None if memory.is_blank else memory.tensor(blob.shape, device)
 
     @staticmethod
     def _leave_update(
