@@ -223,7 +223,11 @@ class Trainer:
             self.restore(resume)
         if self.profile.initial_test_batch and self.iter < param.max_iter:
             self._initial_test()
-        finished = self.step(param.max_iter - self.iter)
+        try:
+            finished = self.step(param.max_iter - self.iter)
+        except BaseException:
+            self.snapshots.rescue()
+            raise
         if param.snapshot_after_train and (not param.snapshot or self.iter % param.snapshot):
             self.snapshot()
         if not finished:
@@ -279,6 +283,7 @@ class Trainer:
                 self.display.show(self.iteration.outputs)
             rate = self.iteration.update()
             state.iter += 1
+            state.whole = True
             if state.events.iteration is not None:
                 ended = self._report(loss, rate, ended)
             action = state.world.all_reduce_actions(state.events.poll())

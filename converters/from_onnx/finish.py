@@ -264,10 +264,17 @@ def _rename(w: Writer, old: str, new: str) -> None:
 
 
 def name_blob(w: Writer, blob: str, wanted: str) -> str:
-    """Call an output's blob as the model does, if that name is free; returns its name."""
+    """Call an output's blob, and the layer that makes it, as the model does; returns the name.
+
+    A name that is taken leaves the blob's as it is.
+    """
     name = plain(wanted)
     taken = {n for layer in w.layers for n in (*layer.bottoms, *layer.tops)}
-    if name == blob or name in taken:
-        return blob
-    _rename(w, blob, name)
-    return name
+    if name != blob and name not in taken:
+        _rename(w, blob, name)
+        blob = name
+    last = [layer for layer in w.layers if blob in layer.tops][-1]
+    names = {layer.param.name for layer in w.layers}
+    if len(last.tops) == 1 and last.kind != "Input" and blob not in names:
+        last.param.name = blob
+    return blob

@@ -13,10 +13,11 @@ from caffeio.converters.from_onnx.compile import Compiled
 from caffeio.converters.from_onnx.fold import with_batch
 from caffeio.converters.from_onnx.graph import Array
 from caffeio.converters.from_onnx.runtime import Runner
-from caffeio.converters.onnx.export import relative_difference
+from caffeio.converters.verify.numbers import relative_difference
 from caffeio.errors import CaffeIOError
 from caffeio.net.graph import build_graph
 from caffeio.net.net import Net
+from caffeio.profiles import profile_of_dialect
 
 LIMIT = 1e-4
 _PROBABILITIES = ("Softmax", "Sigmoid")
@@ -57,7 +58,8 @@ def build_net(compiled: Compiled, batch: int | None = None) -> Net:
         for layer in message.layer:
             if layer.type == "Input":
                 layer.input_param.shape[0].dim[0] = batch
-    net = Net(build_graph(message, phase="TEST")).materialize()
+    profile = profile_of_dialect(compiled.target.dialect)
+    net = Net(build_graph(message, phase="TEST"), profile=profile).materialize()
     arrays = {layer.param.name: layer.blobs for layer in compiled.layers}
     with torch.no_grad():
         for step in net.steps:

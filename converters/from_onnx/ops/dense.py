@@ -46,6 +46,13 @@ def inner_product(w: Writer, x: str, weight: Array, bias: Array | None, axis: in
     shape = w.shape(x)
     if w.batch.get(x) is not None and int(w.batch[x] or 0) >= axis:
         raise Refused("it adds up over the batch")
+    if axis != 1 and w.target.rule("product_axis_1") and axis == len(shape) - 1:
+        batch = w.batch.get(x)
+        rows = w.reshape(
+            x, (math.prod(shape[:-1]), shape[-1]), "rows", None if batch is None else 0
+        )
+        y = inner_product(w, rows, weight, bias, 1)
+        return w.reshape(y, (*shape[:-1], weight.shape[0]), hint="back", batch=batch)
     fields: dict[str, object] = {"num_output": weight.shape[0]}
     if bias is None:
         fields["bias_term"] = False

@@ -242,7 +242,11 @@ def _with_constant(w: Writer, x: str, array: Array, out: Dims, kind: str, param:
     fields: Any = {} if begin == 1 else {"axis": begin}
     if end - begin != 1:
         fields["num_axes"] = end - begin
-    top: str = w.layer(kind, [x], out, blobs=[blob], **{param: fields})
+    blobs = [blob]
+    if kind == "Bias" and not w.target.has("Bias"):
+        kind, param, blobs = "Scale", "scale_param", [np.ones_like(blob), blob]
+        fields["bias_term"] = True
+    top: str = w.layer(kind, [x], out, blobs=blobs, **{param: fields})
     return top
 
 
@@ -284,6 +288,8 @@ def _two_bottoms(w: Writer, x: str, small: str, cx: float, cs: float, operation:
         if not 0 <= batch < end - begin:
             return None
     if begin == 0 and w.batch.get(x) == 0 and batch != 0:
+        return None
+    if operation == "SUM" and not w.target.has("Bias"):
         return None
     x, small = w.power(x, scale=cx, hint="sign"), w.power(small, scale=cs, hint="minus")
     small = w.reshape(small, full[begin:end], hint="factor", batch=batch)
