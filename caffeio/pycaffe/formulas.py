@@ -61,7 +61,8 @@ def bnll(layer: Any, x: Tensor, y: Tensor, grad: Tensor) -> Tensor:
 def clip(layer: Any, x: Tensor, y: Tensor, grad: Tensor) -> Tensor:
     """1 inside of the limits."""
     p = layer.param.clip_param
-    return grad * ((x >= p.min) & (x <= p.max))
+    found: Tensor = grad * ((x >= p.min) & (x <= p.max))
+    return found
 
 
 def absval(layer: Any, x: Tensor, y: Tensor, grad: Tensor) -> Tensor:
@@ -72,7 +73,8 @@ def absval(layer: Any, x: Tensor, y: Tensor, grad: Tensor) -> Tensor:
 def log(layer: Any, x: Tensor, y: Tensor, grad: Tensor) -> Tensor:
     """The factor of Log; in place it overwrites what comes from above, and is squared."""
     factor = layer.outer * layer.scale / (x * layer.scale + layer.shift)
-    return factor * (factor if layer.live_in_place else grad)
+    found: Tensor = factor * (factor if layer.live_in_place else grad)
+    return found
 
 
 def powers(layer: Any, x: Tensor, y: Tensor, grad: Tensor) -> Tensor:
@@ -91,7 +93,8 @@ def powers(layer: Any, x: Tensor, y: Tensor, grad: Tensor) -> Tensor:
         factor = y / (base + p.shift) * total
     if total == 0:
         return factor
-    return factor * (factor if layer.live_in_place else grad)
+    found: Tensor = factor * (factor if layer.live_in_place else grad)
+    return found
 
 
 def softmax(layer: Any, x: Tensor, y: Tensor, grad: Tensor) -> Tensor:
@@ -106,7 +109,10 @@ def lrn(layer: Any, x: Tensor, y: Tensor, grad: Tensor) -> Tensor:
     size, alpha, beta = layer.size, layer.alpha, layer.beta
     scale = channel_sum(x * x, size).mul_(alpha / size).add_(layer.k)
     around = channel_sum(grad * y / scale, size)
-    return torch.addcmul(grad * power(scale, -beta), x, around, value=-2 * alpha * beta / size)
+    found: Tensor = torch.addcmul(
+        grad * power(scale, -beta), x, around, value=-2 * alpha * beta / size
+    )
+    return found
 
 
 def mvn(layer: Any, x: Tensor, y: Tensor, grad: Tensor) -> Tensor:
@@ -116,7 +122,8 @@ def mvn(layer: Any, x: Tensor, y: Tensor, grad: Tensor) -> Tensor:
     deviation = centred.square().mean(layer.dims, keepdim=True).sqrt() + layer.eps
     shift = grad.mean(layer.dims, keepdim=True)
     slope = (grad * y).mean(layer.dims, keepdim=True)
-    return ((grad - shift - y * slope) / deviation).view(x.shape)
+    found: Tensor = ((grad - shift - y * slope) / deviation).view(x.shape)
+    return found
 
 
 FORMULAS: dict[str, Formula] = {

@@ -19,7 +19,7 @@ from caffeio.layers.python.layer import native_class
 from caffeio.net.builder import Assembler, check_param_specs, loss_weights
 from caffeio.net.graph import Graph, Node
 from caffeio.net.net import Net
-from caffeio.net.step import Step, Trace, meta, raw_blobs
+from caffeio.net.step import Step, Trace, raw_blobs
 from caffeio.proto import caffe_pb2 as pb
 from caffeio.proto.weights.load import Weights
 from caffeio.pycaffe.blob import Blob
@@ -90,7 +90,7 @@ class LiveAssembler(Assembler):
         layer.bottom_shapes = tuple(blob.shape for blob in bottoms)
         layer.top_shapes = tuple(blob.shape for blob in tops)
         for name, blob in zip(names, tops, strict=True):
-            self.metas[name] = meta(blob.shape)
+            self.blob_shapes[name] = blob.shape
         weights = loss_weights(node, type(layer), len(names))
         learns = tuple(
             i >= len(param.param) or param.param[i].lr_mult != 0 for i in range(len(layer.blobs))

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from caffeio.net.step import Step
+from caffeio.ops.module import Layer
 from caffeio.pycaffe.blob import Blob
 from caffeio.shapes.base import infer
 
@@ -66,9 +67,14 @@ class Runner:
         if self.layer.is_source:
             return
         shapes = [blob.shape for blob in bottoms]
-        found = infer(
-            self.kind, self.layer.param, shapes, self.layer.profile, top_count=len(tops)
-        ).tops
+        found: Sequence[Any]
+        if isinstance(self.layer, Layer):
+            # its `shapes` runs the layer, whose blobs have memory by now
+            found = infer(
+                self.kind, self.layer.param, shapes, self.layer.profile, top_count=len(tops)
+            ).tops
+        else:
+            found = self.layer.shapes(*shapes)
         for top, shape in zip(tops, found, strict=True):
             if shape is not None and min(shape, default=0) >= 0 and shape != top.shape:
                 top.reshape(*shape)
@@ -95,7 +101,7 @@ class Runner:
         """Bring the newest values of the params to `device`."""
         for i, blob in enumerate(self.params):
             value = blob.values(device)
-            mine = self.layer.blobs[i]
+            mine = self.layer.blobs.raw(i)
             if mine.data_ptr() != value.data_ptr():
                 mine.data = value.view(mine.shape)
 
