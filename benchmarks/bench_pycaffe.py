@@ -144,6 +144,18 @@ def compare(title, ours, theirs, rounds, layers):
     )
 
 
+def forwards(name, net_file, rounds):
+    net = caffe.Net(str(net_file), caffe.TEST)
+    module = load_net(net_file)
+
+    def forward():
+        with torch.no_grad():
+            module()
+
+    compare(f"{name} forward", net.forward, forward, rounds, len(net.layers))
+    return len(net.layers)
+
+
 def run(name, rounds):
     spec = {"lenet": lenet, "caffenet": caffenet, "resnet50": resnet50, "tiny": tiny}[name]()
     with tempfile.TemporaryDirectory() as folder:
@@ -152,16 +164,7 @@ def run(name, rounds):
         solver_file.write_text(
             f'net: "{net_file}" base_lr: 1e-5 momentum: 0.9 weight_decay: 5e-4 lr_policy: "fixed"'
         )
-        net = caffe.Net(str(net_file), caffe.TEST)
-        module = load_net(net_file)
-        layers = len(net.layers)
-
-        def forward():
-            with torch.no_grad():
-                module()
-
-        compare(f"{name} forward", net.forward, forward, rounds, layers)
-        del net, module
+        layers = forwards(name, net_file, rounds)
         solver = caffe.SGDSolver(str(solver_file))
         with Trainer(solver_file) as trainer:
             step, other = (lambda: solver.step(1)), (lambda: trainer.step(1))

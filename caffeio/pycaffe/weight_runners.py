@@ -98,9 +98,57 @@ class InnerProductRunner(Runner):
             bottom.set_gradient(found.view(bottom.shape))
 
 
+class ScaleRunner(Runner):
+    """y = scale x (+ bias) with a learned scale; in place it keeps what it was given."""
+
+    kept: Tensor | None = None
+
+    def forward(self, device: torch.device, record: bool) -> None:
+        """Compute the top."""
+        self.ready(device)
+        (value,) = self.values(device)
+        self.kept = None
+        if self.in_place and (record or self.must_record) and self.needed:
+            memory = self.bottoms[0].memory["data"]
+            self.kept = value.clone() if memory.held else value
+            memory.guarded = not memory.held
+        self.store(as_tuple(self.layer(value)), [value])
+
+    def follow(self, value: Tensor, device: torch.device) -> Tensor:
+        """What the layer makes of `value` in place, which it keeps."""
+        self.ready(device)
+        self.kept = value
+        return super().follow(value, device)
+
+    def backward(self, device: torch.device) -> None:
+        """Compute the diff of the bottom and add to those of the blobs."""
+        self.ready(device)
+        bottom = self.bottoms[0]
+        grad = self.tops[0].gradient(device)
+        scale = self.layer.blobs[0]
+        start: int = self.layer.start  # type: ignore[assignment]
+        spanned = range(start, start + scale.dim())
+        others = [axis for axis in range(grad.dim()) if axis not in spanned]
+        if self.param_needs[0]:
+            value = bottom.values(device) if self.kept is None else self.kept
+            add_gradient(self.params[0], _sum(grad * value, others))
+        if len(self.params) > 1 and self.param_needs[1]:
+            add_gradient(self.params[1], _sum(grad, others).clone())
+        if self.bottom_needs[0]:
+            spread = scale.view(*scale.shape, *[1] * (grad.dim() - start - scale.dim()))
+            bottom.set_gradient(grad * spread)
+
+
+def _sum(value: Tensor, axes: list[int]) -> Tensor:
+    """The sum over some axes, perhaps none."""
+    return value.sum(axes) if axes else value
+
+
 def weight_runner(kind: str, layer: Any, count: int) -> type[Runner] | None:
     """The runner of a layer with weights and `count` bottoms; None where a graph must do."""
     if kind == "InnerProduct" and not layer.relu:
         return InnerProductRunner
+    if kind == "Scale" and count == 1:
+        return ScaleRunner
     plain = kind == "Convolution" and count == 1 and layer.start == 1 and layer.spatial == 2
     return ConvolutionRunner if plain and not layer.relu else None
