@@ -209,7 +209,7 @@ def add(w: Writer, node: Node) -> str:
         x = w.power(w.blob(node.inputs[1 - index]), scale=coeff[1 - index], hint="minus")
         return plus_constant(w, x, array, out)
     xs = [w.blob(name) for name in node.inputs]
-    return _combined(w, xs, coeff, out, "SUM")
+    return combined(w, xs, coeff, out, "SUM")
 
 
 def plus_constant(w: Writer, x: str, array: Array, out: Dims) -> str:
@@ -260,7 +260,7 @@ def _grown(w: Writer, x: str, out: Dims) -> str:
     return exact.spread(w, x, out)
 
 
-def _combined(w: Writer, xs: list[str], coeff: list[float], out: Dims, operation: str) -> str:
+def combined(w: Writer, xs: list[str], coeff: list[float], out: Dims, operation: str) -> str:
     """An Eltwise; the smaller of two blobs by a Scale or Bias with two bottoms, else repeated."""
     shapes = [w.shape(x) for x in xs]
     if all(shape == out for shape in shapes):
@@ -310,7 +310,7 @@ def mul(w: Writer, node: Node) -> str:
     xs = [w.blob(name) for name in node.inputs]
     if xs[0] == xs[1]:
         return w.power(xs[0], power=2)
-    return _combined(w, xs, [1.0, 1.0], out, "PROD")
+    return combined(w, xs, [1.0, 1.0], out, "PROD")
 
 
 @operator("Div")
@@ -326,7 +326,7 @@ def div(w: Writer, node: Node) -> str:
     inverse_blob = w.power(w.blob(node.inputs[1]), power=-1, hint="inverse")
     if above is not None:
         return times_constant(w, inverse_blob, np.asarray(above, np.float64), out)
-    return _combined(w, [w.blob(node.inputs[0]), inverse_blob], [1.0, 1.0], out, "PROD")
+    return combined(w, [w.blob(node.inputs[0]), inverse_blob], [1.0, 1.0], out, "PROD")
 
 
 @operator("Pow")
