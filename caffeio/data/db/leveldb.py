@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from importlib import import_module
 from typing import Any
 
-from caffeio.data.db.database import Buffer
+from caffeio.data.db.buffer import Buffer
 from caffeio.errors import DataError
 
 

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from caffeio.data.db.database import Buffer
+from caffeio.data.db.buffer import Buffer
 from caffeio.errors import DataError
 
 _environments: dict[str, tuple[Any, int]] = {}  # real path -> (environment, how many use it)
