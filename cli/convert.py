@@ -9,6 +9,8 @@ from typing import Any
 
 import click
 
+from caffeio.cli._terminal import say
+
 EPILOG = """
 \b
 Examples:
@@ -91,14 +93,16 @@ def command(
     if quiet:
         return
     for line in outcome.notes:
-        click.echo(f"{output}: {line}", err=True)
+        say(f"{output}: {line}", err=True)
     for line in outcome.said:
-        click.echo(f"{output}: {line}", err=output == "-")
+        say(f"{output}: {line}", err=output == "-")
 
 
 def _stdin(scratch: Path) -> Path:
     path = scratch / "stdin"
-    path.write_bytes(sys.stdin.buffer.read())
+    from caffeio.proto.io.regular import read_stream
+
+    path.write_bytes(read_stream(sys.stdin.buffer))
     return path
 
 

@@ -14,10 +14,12 @@ grimp = pytest.importorskip("grimp", reason="comes with import-linter")
 
 # `caffeio` itself names what lies above it, loaded when it is asked for
 FACADE = "caffeio"
-PENDING = {  # circles of two that are still to be mended
+PENDING = {  # imports, for types only or late, that are still to be turned round
     ("caffeio.layers.base", "caffeio.layers.onnx.graph"),
-    ("caffeio.layers.ssd.detection_output", "caffeio.layers.onnx.detection"),
-    ("caffeio.converters.from_onnx.job", "caffeio.converters.convert.conversions"),
+    ("caffeio.layers.base", "caffeio.ops.module"),
+    ("caffeio.layers.registry", "caffeio.layers.base"),
+    ("caffeio.layers.onnx.detection", "caffeio.layers.ssd.detection_output"),
+    ("caffeio.converters.convert.conversions", "caffeio.converters.from_onnx.job"),
 }
 
 
@@ -28,8 +30,8 @@ def test_no_modules_need_each_other() -> None:
         for module in graph.modules - {FACADE}
     }
     assert len(needs) > 200
-    for upper, lower in PENDING:
-        needs.get(lower, set()).discard(upper)
+    for importer, imported in PENDING:
+        needs[importer].remove(imported)  # fails once it is mended: take it off the list
     try:
         TopologicalSorter(needs).prepare()
     except CycleError as error:

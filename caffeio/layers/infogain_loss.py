@@ -22,12 +22,12 @@ from caffeio.layers.labels import (
     LOG_THRESHOLD,
     check_label_count,
     check_same_num,
-    class_labels,
     ignore_label,
     normalization,
-    normalizer,
 )
+from caffeio.ops.labels import class_labels, normalizer
 from caffeio.proto import caffe_pb2 as pb
+from caffeio.proto.io.regular import read_regular
 
 
 class _SoftmaxInfogain(torch.autograd.Function):
@@ -64,7 +64,7 @@ def read_matrix(layer: Layer, source: str, field: str) -> Tensor:
         )
     blob = pb.BlobProto()
     try:
-        blob.ParseFromString(path.read_bytes())
+        blob.ParseFromString(read_regular(path))
     except DecodeError:
         raise layer.error(f"{path} is not a BlobProto file", field=field) from None
     values = blob.double_data or blob.data

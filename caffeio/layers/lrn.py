@@ -61,7 +61,7 @@ class LRN(Layer):
     (1 + alpha * mean of n x n squares, zeros outside)^-beta; it has no k.
     """
 
-    def setup(self, shape: Shape) -> None:  # type: ignore[override]
+    def setup(self, shape: Shape) -> None:
         """Raises LayerError for an even local_size or a bottom without 4 axes."""
         p = self.param.lrn_param
         self.check(
@@ -72,7 +72,7 @@ class LRN(Layer):
         self.size, self.alpha, self.beta, self.k = p.local_size, p.alpha, p.beta, p.k
         self.across = p.norm_region == pb.LRNParameter.ACROSS_CHANNELS
 
-    def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
+    def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) -> the same shape."""
         if self.across:
             return _AcrossChannels.apply(  # type: ignore[no-any-return,no-untyped-call]
@@ -124,7 +124,7 @@ class MVN(Layer):
     The top always has 4 axes (num, channels, height, width), as all blobs had once.
     """
 
-    def setup(self, shape: Shape) -> None:  # type: ignore[override]
+    def setup(self, shape: Shape) -> None:
         """Raises LayerError for a bottom of more than 4 axes."""
         p = self.param.mvn_param
         self.check(len(shape) <= 4, f"needs a bottom of at most 4 axes, not {shape}")
@@ -132,7 +132,7 @@ class MVN(Layer):
         self.eps, self.normalize_variance = p.eps, p.normalize_variance
         self.dims = (1, 2, 3) if p.across_channels else (2, 3)
 
-    def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
+    def forward(self, x: Tensor) -> Tensor:
         """(N[, C[, H[, W]]]) -> (N, C, H, W), absent axes having size 1."""
         x = x.reshape(*x.shape, *[1] * (4 - x.dim()))
         if not self.normalize_variance:

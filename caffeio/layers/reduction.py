@@ -20,13 +20,13 @@ from caffeio.proto import caffe_pb2 as pb
 class Softmax(Layer):
     """exp(x) / sum of exp(x) along `axis`, the maximum subtracted first."""
 
-    def setup(self, shape: Shape) -> None:  # type: ignore[override]
+    def setup(self, shape: Shape) -> None:
         """Raises LayerError for an axis out of range."""
         p = self.param.softmax_param
         self.dim = self.axis(p.axis, len(shape), "softmax_param.axis")
         check_fields(self, "softmax_param", ("axis",))
 
-    def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
+    def forward(self, x: Tensor) -> Tensor:
         """(any shape) -> the same shape."""
         return torch.softmax(x, self.dim)
 
@@ -42,7 +42,7 @@ class Reduction(Layer):
 
     in_place = False
 
-    def setup(self, shape: Shape) -> None:  # type: ignore[override]
+    def setup(self, shape: Shape) -> None:
         """Raises LayerError for an axis out of range."""
         p = self.param.reduction_param
         self.start = self.axis(p.axis, len(shape), "reduction_param.axis")
@@ -55,7 +55,7 @@ class Reduction(Layer):
         )
         self.coeff = p.coeff
 
-    def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
+    def forward(self, x: Tensor) -> Tensor:
         """(outer, ...) -> (outer); a scalar for axis 0."""
         flat = x.flatten(self.start)
         coeff = self.coeff
@@ -89,7 +89,7 @@ class ArgMax(Layer):
     in_place = False
     differentiable = False
 
-    def setup(self, shape: Shape) -> None:  # type: ignore[override]
+    def setup(self, shape: Shape) -> None:
         """Raises LayerError when top_k is larger than what there is to choose from."""
         p = self.param.argmax_param
         check_fields(self, "argmax_param", ("axis", "top_k", "out_max_val"))
@@ -103,7 +103,7 @@ class ArgMax(Layer):
             field="argmax_param.top_k",
         )  # fmt: skip
 
-    def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
+    def forward(self, x: Tensor) -> Tensor:
         """See the class."""
         x = x.detach()
         if self.dim is not None:

@@ -16,6 +16,7 @@ from caffeio.net.recipe import NetRecipe
 from caffeio.profiles import choose_profile, get_profile
 from caffeio.proto.files import read_net
 from caffeio.proto.io.atomic import atomic_write, write_error
+from caffeio.proto.io.regular import check_regular
 from caffeio.proto.text.printer import format_message
 
 LIMIT = 1e-4  # relative difference up to which an ONNX model counts as the same
@@ -239,6 +240,7 @@ def npy_to_mean(job: Job) -> Outcome:
     from caffeio.proto.weights.blobproto import write_blobproto
 
     try:
+        check_regular(job.sources[0])
         mean = np.load(job.sources[0], allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
         raise CaffeIOError(f"is no .npy: {error}", where=str(job.sources[0])) from None
