@@ -240,17 +240,17 @@ class Im2col(LayerType):
         self.dilation = per_axis(self, p, "dilation", FIELD, axes, 1)
         for name in ("kernel", "stride", "dilation"):
             check_positive(self, getattr(self, name), f"{FIELD}.{name}")
+        self.check(
+            all(n > 0 for n in self.shapes(shape)[0][self.start + 1 :]),
+            f"the kernel {self.kernel} (dilation {self.dilation}) does not fit into the bottom "
+            f"{shape} with pad {self.pad}",
+            field=f"{FIELD}.kernel_size",
+        )
 
     def shapes(self, shape: Shape) -> tuple[Shape, ...]:
         """(..., C, spatial) -> (..., C * prod(kernel), positions)."""
         channels, *sizes = shape[self.start :]
         found = positions(tuple(sizes), self.kernel, self.stride, self.pad, self.dilation)
-        self.check(
-            all(n > 0 for n in found),
-            f"the kernel {self.kernel} (dilation {self.dilation}) does not fit into the bottom "
-            f"{shape} with pad {self.pad}",
-            field=f"{FIELD}.kernel_size",
-        )
         return ((*shape[: self.start], channels * math.prod(self.kernel), *found),)
 
     def onnx(self, g: OnnxGraph, *bottoms: str) -> str:

@@ -76,7 +76,8 @@ def average_pool(x: Tensor, w: Window, divisor: str) -> Tensor:
     """
     sizes = tuple(x.shape[2:])
     pool = (F.avg_pool2d, F.avg_pool3d)[len(sizes) - 2]
-    if w.is_native(sizes):
+    small = len(sizes) == 3 and any(n < k for n, k in zip(sizes, w.kernel, strict=True))
+    if w.is_native(sizes) and not small:  # avg_pool3d refuses what fits with its padding only
         whole = math.prod(w.kernel) if divisor == "full" else None
         return pool(x, w.kernel, w.stride, w.pad, w.ceil, divisor != "real", whole)
     sums = pool(F.pad(x, w.padding(sizes)), w.kernel, w.stride, divisor_override=1)
