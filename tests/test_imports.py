@@ -19,7 +19,6 @@ PENDING = {  # imports, for types only or late, that are still to be turned roun
     ("caffeio.layers.base", "caffeio.ops.module"),
     ("caffeio.layers.registry", "caffeio.layers.base"),
     ("caffeio.layers.onnx.detection", "caffeio.layers.ssd.detection_output"),
-    ("caffeio.converters.convert.conversions", "caffeio.converters.from_onnx.job"),
 }
 
 
