@@ -75,8 +75,8 @@ class Net(nn.Module):
         self.trace: list[Trace] = []
         self.blobs: dict[str, Tensor] = {}
         self.loss: Tensor = torch.zeros(())
-        assembler = Assembler(
-            graph,
+        assembler = self._assemble(
+            graph=graph,
             profile=profile,
             sources=self.sources,
             input_shapes=input_shapes or {},
@@ -95,6 +95,10 @@ class Net(nn.Module):
             super().__setattr__(name, value)
         else:  # a layer may be called as an attribute of the net is: "loss"
             object.__setattr__(self, name, value)
+
+    def _assemble(self, **options: Any) -> Assembler:
+        """What sets up the layers and their wiring; a net of another kind may have its own."""
+        return Assembler(**options)
 
     # -- names -----------------------------------------------------------------------------
 

@@ -52,6 +52,9 @@ class Trainer:
             trainer.solve()
     """
 
+    builder: type[NetBuilder] = NetBuilder
+    loop: type[Iteration] = Iteration
+
     def __init__(
         self,
         solver: str | os.PathLike[str] | SolverFile | Job,
@@ -93,14 +96,11 @@ class Trainer:
         self.schedule = Schedule(param, profile, where=job.where)
         if world.is_root:
             job.probe_prefix()
-        rng: CaffeRng | None = None
-        if param.random_seed >= 0:
-            rng = CaffeRng(param.random_seed + world.rank)
-            torch.manual_seed(param.random_seed + world.rank)
+        rng = self._random_numbers(param.random_seed, world)
         data = options.data_options or Options()
         if data.shared_seed is None:
             data = replace(data, shared_seed=shared_seed(param.random_seed, world))
-        nets = NetBuilder(job, world, log, rng, data).build()
+        nets = self.builder(job, world, log, rng, data).build()
         opened.enter_context(nets.closing)
         optimizer = make_optimizer(param, profile, nets.train.learnable, where=job.where)
         if not profile.clips_gradients:
@@ -113,7 +113,14 @@ class Trainer:
         self.display = Display(self.state)
         self.snapshots = Snapshots(self.state)
         self.tests = Tests(self.state, self.snapshots)
-        self.iteration = Iteration(self.state, module, self.schedule, self.display)
+        self.iteration = self.loop(self.state, module, self.schedule, self.display)
+
+    def _random_numbers(self, seed: int, world: World) -> CaffeRng | None:
+        """Caffe's own generator, where the solver has a random_seed."""
+        if seed < 0:
+            return None
+        torch.manual_seed(seed + world.rank)
+        return CaffeRng(seed + world.rank)
 
     # -- what it works on: all in `state` --------------------------------------------------
 

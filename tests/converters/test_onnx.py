@@ -14,8 +14,10 @@ from hypothesis import strategies as st
 
 from caffeio.converters.deploy.deploy_net import Options, load_deploy_net
 from caffeio.converters.onnx.build import Built, build
-from caffeio.converters.onnx.export import export_onnx, relative_difference, to_model, verify_onnx
+from caffeio.converters.onnx.export import export_onnx, to_model, verify_onnx
 from caffeio.converters.onnx.samples import sample_inputs
+from caffeio.converters.onnx.verify import check_onnx
+from caffeio.converters.verify.numbers import relative_difference
 from caffeio.errors import UnsupportedError
 from caffeio.layers import LayerType, known_types, lookup
 from caffeio.net import Net, load_net
@@ -323,7 +325,8 @@ def test_corpus(entry: dict[str, Any], tmp_path: Path) -> None:
     files = folder / entry["prototxt"], folder / entry["model"]
     export_onnx(*files, out, input_shapes=entry["inputs"])
     onnx.checker.check_model(str(out), full_check=True)
-    assert verify_onnx(*files, out) <= TOLERANCE
+    for row in check_onnx(*files, out).rows:  # more only where float32 itself is as far from double
+        assert row.relative <= max(TOLERANCE, min(10 * (row.rounding or 0), 1e-4)), row
     theirs = dict(np.load(folder / "opencv.npz")) if entry["opencv"] else {}
     if entry["id"] == "c2o_log8":  # logarithms of negative numbers: OpenCV finds some, Caffe nan
         return

@@ -84,6 +84,12 @@ class PythonLayer(Layer):
             self.add_blob(f"blob{i}", blob.shape)
             self.blob_specs[i].initial = torch.from_numpy(blob.data.copy())
 
+    def shapes(self, *bottoms: Shape) -> tuple[Shape, ...]:
+        """Return what setup and reshape have made of the tops: forward is not called here."""
+        if self.native is not None:
+            return self.native.shapes(*bottoms)
+        return tuple(tuple(blob.shape) for blob in self.top)
+
     def _folders(self) -> Sequence[str]:
         """Where the module is looked for before sys.path."""
         return self.context.search_path or ("",)
