@@ -62,6 +62,7 @@ class Writer:
         self.node: Node | None = None
         self.stem = ""
         self.notes: list[str] = []
+        self.one_batch: list[str] = []  # nodes whose layers fit one batch only
         self._count: dict[str, int] = {}
         self._constants: dict[bytes, str] = {}
 
@@ -204,7 +205,8 @@ class Writer:
         if old == shape and batch == before:
             return x
         kept = before == 0 == batch and shape[0] == old[0]
-        if len(shape) == 2 and len(old) > 2 and shape[0] == old[0] and batch in (0, None):
+        rows = before == batch and batch in (0, None)
+        if len(shape) == 2 and len(old) > 2 and shape[0] == old[0] and rows:
             top: str = self.layer("Flatten", [x], shape, hint=hint, batch=batch)
             return top
         dims = list(shape)

@@ -67,6 +67,8 @@ def take(w: Writer, x: str, axis: int, indices: Sequence[int], hint: str = "take
     shape = w.shape(x)
     if list(indices) == list(range(shape[axis])):
         return x
+    if w.batch.get(x) == axis:
+        raise Refused("it takes the batch apart")
     pieces = runs(indices)
     cuts = sorted({0, shape[axis], *(b for b, _ in pieces), *(e for _, e in pieces)})
     if len(cuts) - 1 > MOST_PIECES or len(pieces) > MOST_PIECES:
@@ -93,6 +95,8 @@ def slices(w: Writer, x: str, axis: int, points: Sequence[int], hint: str = "sli
     """All parts of `x` between the points."""
     if not points:
         return [x]
+    if w.batch.get(x) == axis:
+        raise Refused("it takes the batch apart")
     shape = w.shape(x)
     ends = [*points, shape[axis]]
     sizes = [end - begin for begin, end in zip([0, *points], ends, strict=True)]

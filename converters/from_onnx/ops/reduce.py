@@ -97,7 +97,7 @@ def reduced(w: Writer, x: str, axes: list[int], method: str) -> str:
     """AVE, SUM or MAX over `axes`, which have size 1 then."""
     shape = w.shape(x)
     kept = tuple(1 if i in axes else n for i, n in enumerate(shape))
-    if shape == kept:
+    if shape == kept and w.batch.get(x) not in axes:
         return x
     if axes == [2, 3] and len(shape) == 4 and method != "SUM":
         return over_map(w, x, method, kept)

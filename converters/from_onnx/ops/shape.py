@@ -64,6 +64,8 @@ def slice_(w: Writer, node: Node) -> str:
     ranges = slice_ranges(w.graph.shape(node.inputs[0]), *_given(w, node))
     if ranges is None:
         raise Refused("its ends are computed")
+    if w.graph.larger is not None and w.batch.get(x) != w.graph.batch_axis(node.outputs[0]):
+        raise Refused("it picks examples out of the batch")
     shape = w.shape(x)
     steps = {axis: r for axis, r in ranges.items() if r.step > 1 and len(r) > 1}
     if len(shape) == 4 and steps and set(steps) <= {2, 3}:
