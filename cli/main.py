@@ -31,6 +31,7 @@ COMMANDS = {
     "layers": ("layers", "List the layer types, and which nets of a folder can be built."),
     "lint": ("lint", "Find the mistakes that Caffe accepts in silence."),
     "plot": ("plot", "Draw learning-rate curves of one or several solvers."),
+    "run": ("run", "Run a script written for pycaffe: `import caffe` is caffeio's."),
     "scale": ("scale", "Rewrite solvers for another number of workers."),
     "show": ("show", "Say what a Caffe file is, on one screen."),
     "test": ("test", "Score a model: Caffe's `caffe test`, and ensembles."),

@@ -110,6 +110,11 @@ class LayerModule(nn.Module):
         self.blobs.append(key, spec.shape, parameter)
         return parameter
 
+    def add_buffer(self, name: str, values: Any) -> None:
+        """Keep an array (or None) as a buffer that is not saved."""
+        tensor = None if values is None else torch.from_numpy(values)
+        self.register_buffer(name, tensor, persistent=False)
+
     def extra_repr(self) -> str:
         """Show name and type."""
         return f"{self.name!r}, {self.kind}"

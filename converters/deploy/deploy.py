@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Container, Mapping, Sequence
 from typing import Any
 
+from caffeio.converters.deploy.hints import shape_hint
 from caffeio.converters.report.model import listed
 from caffeio.converters.translate.splits import heal_splits
 from caffeio.errors import UnsupportedError
@@ -134,7 +135,8 @@ def _input_layer(
 ) -> Any:
     shape = shapes.get(name) or _shape_of(layers, name, kept)
     if shape is None:
-        message = f"the shape of input {name!r} is not in the file: give it as {name}=1,3,224,224"
+        hint = shape_hint(name, kept, _channels(kept, name))
+        message = f"the shape of input {name!r} is not in the file; {hint}"
         raise UnsupportedError(message)
     layer = pb.LayerParameter(name=name, type="Input", top=[name])
     layer.input_param.shape.add(dim=shape)

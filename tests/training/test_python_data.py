@@ -36,7 +36,7 @@ layer { name: "data" type: "Python" top: "data" top: "label"
   python_param { module: "NAME" layer: "Counter" } }
 layer { name: "ip" type: "InnerProduct" bottom: "data" top: "ip"
   inner_product_param { num_output: 2 weight_filler { type: "xavier" } } }
-layer { name: "relu" type: "ReLU" bottom: "ip" top: "ip" }
+layer { name: "relu" type: "ReLU" bottom: "ip" top: "ip" relu_param { negative_slope: 0.1 } }
 layer { name: "loss" type: "SoftmaxWithLoss" bottom: "ip" bottom: "label" top: "loss" }
 """
 
