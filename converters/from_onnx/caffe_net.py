@@ -131,6 +131,13 @@ class Writer:
         """The shape of a blob."""
         return self.shapes[blob]
 
+    def fix_batch(self) -> None:
+        """Note that the layers of the node at hand are for this batch only."""
+        if self.node is not None:
+            name = f"{self.node.op} {self.node.name}".strip()
+            if name not in self.one_batch:
+                self.one_batch.append(name)
+
     def constant(self, array: Array, hint: str = "constant") -> str:
         """A blob that holds numbers of the model: a Parameter layer. Raises Refused."""
         array = np.ascontiguousarray(array, np.float32)
