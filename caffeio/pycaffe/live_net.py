@@ -15,7 +15,7 @@ from torch import Tensor
 from caffeio.boost_random import CaffeRng
 from caffeio.errors import CaffeIOError
 from caffeio.layers import LayerContext
-from caffeio.layers.python.layer import native_class
+from caffeio.layers.python.native import native_class
 from caffeio.net.builder import Assembler, check_param_specs, loss_weights
 from caffeio.net.graph import Graph, Node
 from caffeio.net.net import Net
