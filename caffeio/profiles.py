@@ -28,6 +28,7 @@ class Profile:
     accuracy_ties: str = "against_label"  # or "higher_class"
     accuracy_without_labels: float = 0.0  # Accuracy of a batch that has no valid label
     pooling_clips_kernel_1: bool = False  # windows of kernel 1 that start outside are clipped
+    pooling_lists: bool = False  # Pooling's kernel_size, stride, pad: one value an axis
     pooling_average: str = "bvlc"  # divisor of AVE: "bvlc" or "mkldnn" (avg_include_pad)
     softmax_loss_nan_is_tiny: bool = False  # nan and 0 probabilities both count as FLT_MIN
     infogain_softmax: bool = True  # InfogainLoss takes logits
@@ -70,6 +71,15 @@ class Profile:
     clips_gradients: bool = True  # clip_gradients is obeyed
     late_rate: bool = False  # updates wait for the next forward, and take the next rate
 
+    def __deepcopy__(self, memo: object) -> Profile:
+        return self  # there is one of each
+
+    def __reduce__(self) -> str | tuple[object, ...]:
+        """A known profile is found by its name again, also in another process."""
+        if PROFILES.get(self.name) is self:
+            return get_profile, (self.name,)
+        return Profile, tuple(vars(self).values())
+
 
 BVLC = Profile("bvlc")
 INTEL = Profile(
@@ -78,6 +88,7 @@ INTEL = Profile(
     accuracy_ties="higher_class",
     accuracy_without_labels=float("nan"),
     pooling_clips_kernel_1=True,
+    pooling_lists=True,
     softmax_loss_nan_is_tiny=True,
     infogain_softmax=False,
     sigmoid_loss_normalization=False,
@@ -143,16 +154,26 @@ INTEL_MKLDNN = replace(
 # layer by layer, with the rate of that iteration (but at its own end where a test follows, and in
 # the last iteration), and nothing clips. Source: src/caffe/multinode/multi_solver.cpp.
 INTEL_MLSL = replace(INTEL, name="intel-mlsl", clips_gradients=False, late_rate=True)
+BVLC_OPENCL = replace(BVLC, name="bvlc-opencl", pooling_lists=True)
 PROFILES = {
     profile.name: profile
-    for profile in (BVLC, INTEL, NVIDIA, INTEL_MKLDNN, INTEL_UNFUSED, INTEL_2019, INTEL_MLSL)
+    for profile in (
+        BVLC,
+        INTEL,
+        NVIDIA,
+        INTEL_MKLDNN,
+        INTEL_UNFUSED,
+        INTEL_2019,
+        INTEL_MLSL,
+        BVLC_OPENCL,
+    )
 }
 
 # Which profile a file's dialect asks for; dialects that are not named here are BVLC's children.
 _OF_DIALECT = {
     "intel": INTEL, "sara": INTEL, "intel-2016": INTEL, "intel-2017": INTEL,
     "nvidia": NVIDIA, "nvidia-0.14": NVIDIA, "nvidia-0.15": NVIDIA, "nvidia-0.16": NVIDIA,
-    "borisgin": NVIDIA,
+    "borisgin": NVIDIA, "bvlc-opencl": BVLC_OPENCL,
 }  # fmt: skip
 
 

@@ -7,12 +7,14 @@ import os
 import signal
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import click
 import torch
 
 from caffeio.cli._watch import Watcher
+from caffeio.data.base import Options as DataOptions
 from caffeio.errors import CaffeIOError
 from caffeio.log.glog import NULL_LOG, Log
 from caffeio.profiles import get_profile
@@ -99,7 +101,10 @@ def run(solvers: list[str], options: dict[str, Any]) -> None:
     signals = Signals(options["sigint_effect"], options["sighup_effect"])
     with Watcher(options["metrics"] if root else None, show=not quiet) as watcher:
         log = Log(None if quiet else watcher.line)
-        chosen = train_options(options)
+        data = DataOptions(
+            on_bad_record=options["on_bad_record"], note=partial(log.note, level="W")
+        )
+        chosen = replace(train_options(options), data_options=data)
         events = Events(
             iteration=watcher.iteration if watcher.wants_iterations else None,
             test=watcher.test if root else None,

@@ -10,21 +10,28 @@ from typing import Any
 import click
 
 from caffeio import __version__
+from caffeio.cli._terminal import discard
 from caffeio.errors import CaffeIOError
+from caffeio.visible import visible_lines
 
 # Command -> (module of caffeio.cli, one line for --help). A module is imported when its command
 # runs, so that `caffeio --help` stays quick.
 COMMANDS = {
+    "caffe": ("caffe", "Run Caffe's own command lines: train, test, time, device_query."),
     "completion": ("completion", "Print the script for completion in bash, zsh or fish."),
     "convert": ("convert", "Convert a model between formats and dialects."),
+    "db": ("db", "Check a database of records."),
     "demo": ("demo", "Train, export and check a small recipe on data made on the spot."),
-    "convert-imageset": ("convert_imageset", "Write a list of images into an LMDB."),
+    "convert-imageset": ("convert_imageset", "Write a list of images into a database."),
+    "device-query": ("device_query", "Say what the GPUs are: Caffe's `caffe device_query`."),
     "diff": ("diff", "Show how two solvers, nets, weight files or LMDBs differ."),
     "edit": ("edit", "Change fields of a prototxt and nothing else."),
+    "extract-features": ("extract_features", "Write what blobs hold for the net's own data."),
     "image-mean": ("image_mean", "Compute the mean image of a database."),
     "layers": ("layers", "List the layer types, and which nets of a folder can be built."),
     "lint": ("lint", "Find the mistakes that Caffe accepts in silence."),
     "plot": ("plot", "Draw learning-rate curves of one or several solvers."),
+    "run": ("run", "Run a script written for pycaffe: `import caffe` is caffeio's."),
     "scale": ("scale", "Rewrite solvers for another number of workers."),
     "show": ("show", "Say what a Caffe file is, on one screen."),
     "test": ("test", "Score a model: Caffe's `caffe test`, and ensembles."),
@@ -76,21 +83,36 @@ class Group(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command; a CaffeIOError becomes one message on stderr and exit code 2."""
         try:
-            return super().invoke(ctx)
+            result = super().invoke(ctx)
+            sys.stdout.flush()  # here, where a reader that has gone or a full disk is handled
+            return result
+        except click.ClickException as error:
+            object.__setattr__(error, "message", visible_lines(error.message))
+            raise
         except CaffeIOError as error:
             if ctx.params.get("debug"):
                 raise
-            click.echo(f"Error{_worker()}: {error}", err=True)
-            ctx.exit(2)
+            return self._fail(ctx, str(error))
         except BrokenPipeError:
-            sys.stderr.close()  # the reader of our pipe has gone: nothing to say
+            discard(sys.stdout)  # the reader of our pipe has gone: nothing to say
             ctx.exit(141)
         except OSError as error:  # a folder that is not there, a disk that is full ...
             if ctx.params.get("debug") or error.strerror is None:
                 raise
-            place = f"{error.filename}: " if error.filename else ""
-            click.echo(f"Error{_worker()}: {place}{error.strerror}", err=True)
-            ctx.exit(2)
+            discard(sys.stdout)
+            place = f"{os.fsdecode(error.filename)}: " if error.filename else ""
+            return self._fail(ctx, f"{place}{error.strerror}")
+        except (MemoryError, RuntimeError, ValueError, OverflowError) as error:
+            from caffeio.memory import is_memory_error, memory_error
+
+            if ctx.params.get("debug") or not is_memory_error(error):
+                raise
+            return self._fail(ctx, str(memory_error(error)))
+
+    @staticmethod
+    def _fail(ctx: click.Context, text: str) -> None:
+        click.echo(f"Error{_worker()}: {visible_lines(text)}", err=True)
+        ctx.exit(2)
 
 
 @click.group(

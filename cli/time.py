@@ -6,6 +6,9 @@ from typing import Any
 
 import click
 
+from caffeio.cli._gflags import CaffeCommand
+from caffeio.cli._terminal import say
+
 EPILOG = """
 \b
 Examples:
@@ -14,7 +17,7 @@ Examples:
 """
 
 
-@click.command(epilog=EPILOG)
+@click.command(epilog=EPILOG, cls=CaffeCommand)
 @click.argument("model", required=False, type=click.Path())
 @click.option("--model", "-model", "model_option", metavar="FILE", help="As an argument.")
 @click.option("--iterations", "-iterations", "-n", default=50, help="Passes to time.")
@@ -46,7 +49,7 @@ def command(ctx: click.Context, /, **options: Any) -> None:
     from caffeio.tools.benchmark import time_net
 
     device = choose(options["device"], options["gpu"])
-    log = Log(lambda line: click.echo(line, err=True))
+    log = Log(lambda line: say(line, err=True))
     log.info("caffe.cpp:339", "Use CPU." if device == "cpu" else f"Use {device}.")
     timing = time_net(
         model, iterations=options["iterations"], phase=options["phase"], profile=options["profile"],
@@ -55,4 +58,4 @@ def command(ctx: click.Context, /, **options: Any) -> None:
         synthetic=options["synthetic"], ignore_unknown=options["ignore_unknown"],
     )  # fmt: skip
     if timing.images:
-        click.echo(f"{timing.images_per_s:.2f} images/s (batch {timing.images})")
+        say(f"{timing.images_per_s:.2f} images/s (batch {timing.images})")

@@ -8,6 +8,9 @@ from typing import Any
 
 import click
 
+from caffeio.cli._gflags import CaffeCommand
+from caffeio.cli._options import max_pixels, on_bad_record
+
 EPILOG = """
 \b
 Examples:
@@ -22,7 +25,7 @@ Caffe's own spelling works too: caffeio train -solver F -weights W -gpu 0,1
 """
 
 
-@click.command(epilog=EPILOG)
+@click.command(epilog=EPILOG, cls=CaffeCommand)
 @click.argument("solvers", nargs=-1, type=click.Path())
 @click.option("--solver", "-solver", "solver_option", metavar="FILE", help="As an argument.")
 @click.option("--weights", "-weights", "-w", metavar="A[,B]", help="Start from these weights.")
@@ -65,6 +68,8 @@ Caffe's own spelling works too: caffeio train -solver F -weights W -gpu 0,1
     "--ignore-unknown-fields", "ignore_unknown", is_flag=True,
     help="Go on although the prototxt has fields that no known Caffe has.",
 )  # fmt: skip
+@on_bad_record
+@max_pixels
 @click.option("--quiet", "-q", is_flag=True, help="No log lines, no progress bar.")
 @click.pass_context
 def command(ctx: click.Context, /, **options: Any) -> None:

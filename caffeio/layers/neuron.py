@@ -7,33 +7,24 @@ where the input was; so do these.
 
 from __future__ import annotations
 
-import torch
-import torch.nn.functional as F
-from torch import Tensor
+from typing import TYPE_CHECKING
 
-from caffeio.layers.base import Layer, Shape, layer
-from caffeio.layers.fields import check_fields
-from caffeio.layers.gradients import is_in_place, with_gradient
-from caffeio.layers.onnx.graph import OnnxGraph
+from caffeio.layers.base import LayerType, Shape, layer, owns
+
+if TYPE_CHECKING:
+    from caffeio.layers.onnx.graph import OnnxGraph
 
 
 @layer("ReLU")
-class ReLU(Layer):
+class ReLU(LayerType):
     """max(x, 0) + negative_slope * min(x, 0); the slope counts as the gradient at 0."""
 
-    def setup(self, shape: Shape) -> None:  # type: ignore[override]
-        """Read the slope."""
-        check_fields(self, "relu_param", ("negative_slope",))
-        self.slope = self.param.relu_param.negative_slope
+    fields = owns(relu_param=("negative_slope",))
+    compute = "caffeio.ops.neuron:relu"
 
-    def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
-        """(any shape) -> the same shape."""
-        if not self.slope:
-            return F.relu(x)
-        if self.slope < 0 and is_in_place(self):  # the sign is read from the output
-            y = F.leaky_relu(x.detach(), self.slope)
-            return with_gradient(x, y, torch.where(y > 0, 1.0, self.slope))
-        return F.leaky_relu(x, self.slope)
+    def setup(self, shape: Shape) -> None:
+        """Read the slope."""
+        self.slope = self.param.relu_param.negative_slope
 
     def onnx(self, g: OnnxGraph, *bottoms: str) -> str:
         """Relu or LeakyRelu."""
@@ -41,18 +32,15 @@ class ReLU(Layer):
 
 
 @layer("ReLU6")
-class ReLU6(Layer):
+class ReLU6(LayerType):
     """min(max(x, 0) + negative_slope * min(x, 0), 6); gradient 0 from 6 on."""
 
-    def setup(self, shape: Shape) -> None:  # type: ignore[override]
+    fields = owns(relu6_param=("negative_slope",))
+    compute = "caffeio.ops.neuron:relu6"
+
+    def setup(self, shape: Shape) -> None:
         """Read the slope."""
         self.slope = self.param.relu6_param.negative_slope
-
-    def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
-        """(any shape) -> the same shape."""
-        if not self.slope:
-            return F.relu6(x)
-        return torch.where(x < 6, F.leaky_relu(x, self.slope), 6.0)
 
     def onnx(self, g: OnnxGraph, *bottoms: str) -> str:
         """Clip, and LeakyRelu before it where there is a slope."""
@@ -62,23 +50,22 @@ class ReLU6(Layer):
 
 
 @layer("PReLU")
-class PReLU(Layer):
+class PReLU(LayerType):
     """max(x, 0) + a * min(x, 0) with a learned slope a for each channel, or one for all.
 
     Blob: slope [C], or [] with channel_shared.
     """
 
-    def setup(self, shape: Shape) -> None:  # type: ignore[override]
+    fields = owns(prelu_param=("filler", "channel_shared"))
+    blob_names = ("weight",)
+    compute = "caffeio.ops.neuron:prelu"
+
+    def setup(self, shape: Shape) -> None:
         """Declare the blob; raises LayerError for a bottom without a channel axis."""
         p = self.param.prelu_param
-        check_fields(self, "prelu_param", ("filler", "channel_shared"))
         self.check(len(shape) >= 2, f"needs a bottom of 2 axes or more, not {shape}")
         slopes = () if p.channel_shared else shape[1:2]
         self.add_blob("slope", slopes, p.filler if p.HasField("filler") else None, default=0.25)
-
-    def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
-        """(N, C, ...) -> the same shape."""
-        return F.prelu(x, self.blobs[0].reshape(-1))
 
     def onnx(self, g: OnnxGraph, *bottoms: str) -> str:
         """PRelu."""
@@ -88,19 +75,16 @@ class PReLU(Layer):
 
 
 @layer("ELU")
-class ELU(Layer):
+class ELU(LayerType):
     """x above 0, else alpha * (e^x - 1); NVIDIA's lambda multiplies both."""
 
-    def setup(self, shape: Shape) -> None:  # type: ignore[override]
+    fields = owns(elu_param=("alpha", "lambda"))
+    compute = "caffeio.ops.neuron:elu"
+
+    def setup(self, shape: Shape) -> None:
         """Read the fields."""
         p = self.param.elu_param
-        check_fields(self, "elu_param", ("alpha", "lambda"))
         self.alpha, self.scale = p.alpha, getattr(p, "lambda")
-
-    def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
-        """(any shape) -> the same shape."""
-        y = F.elu(x, self.alpha)
-        return y if self.scale == 1 else y * self.scale
 
     def onnx(self, g: OnnxGraph, *bottoms: str) -> str:
         """Elu."""
@@ -108,14 +92,11 @@ class ELU(Layer):
 
 
 @layer("AbsVal")
-class AbsVal(Layer):
+class AbsVal(LayerType):
     """|x|; gradient 0 at 0."""
 
+    compute = "caffeio.ops.neuron:absolute"
     in_place = False
-
-    def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
-        """(any shape) -> the same shape."""
-        return x.abs()
 
     def onnx(self, g: OnnxGraph, *bottoms: str) -> str:
         """Abs."""
@@ -123,15 +104,10 @@ class AbsVal(Layer):
 
 
 @layer("BNLL")
-class BNLL(Layer):
+class BNLL(LayerType):
     """log(1 + e^x)."""
 
-    def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
-        """(any shape) -> the same shape."""
-        if not is_in_place(self):
-            return F.softplus(x)
-        y = F.softplus(x.detach())
-        return with_gradient(x, y, torch.sigmoid(y))
+    compute = "caffeio.ops.neuron:bnll"
 
     def onnx(self, g: OnnxGraph, *bottoms: str) -> str:
         """Softplus."""
@@ -139,22 +115,18 @@ class BNLL(Layer):
 
 
 @layer("Clip")
-class Clip(Layer):
+class Clip(LayerType):
     """x limited to [min, max]; gradient 1 inside, the ends included."""
 
-    def setup(self, shape: Shape) -> None:  # type: ignore[override]
+    fields = owns(clip_param=("min", "max"))
+    compute = "caffeio.ops.neuron:clip"
+
+    def setup(self, shape: Shape) -> None:
         """Raises LayerError unless both limits are given."""
         p = self.param.clip_param
         for name in ("min", "max"):
             self.check(p.HasField(name), "must be given", field=f"clip_param.{name}")
         self.limits = (p.min, p.max)
-
-    def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
-        """(any shape) -> the same shape."""
-        if not is_in_place(self):
-            return x.clamp(*self.limits)
-        y = x.detach().clamp(*self.limits)
-        return with_gradient(x, y, torch.ones_like(y))
 
     def onnx(self, g: OnnxGraph, *bottoms: str) -> str:
         """Clip."""
@@ -162,12 +134,11 @@ class Clip(Layer):
 
 
 @layer("Sigmoid")
-class Sigmoid(Layer):
+class Sigmoid(LayerType):
     """1 / (1 + e^-x)."""
 
-    def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
-        """(any shape) -> the same shape."""
-        return torch.sigmoid(x)
+    fields = owns(sigmoid_param=())
+    compute = "caffeio.ops.neuron:sigmoid"
 
     def onnx(self, g: OnnxGraph, *bottoms: str) -> str:
         """Sigmoid."""
@@ -175,12 +146,11 @@ class Sigmoid(Layer):
 
 
 @layer("TanH")
-class TanH(Layer):
+class TanH(LayerType):
     """tanh(x)."""
 
-    def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
-        """(any shape) -> the same shape."""
-        return torch.tanh(x)
+    fields = owns(tanh_param=())
+    compute = "caffeio.ops.neuron:tanh"
 
     def onnx(self, g: OnnxGraph, *bottoms: str) -> str:
         """Tanh."""
@@ -188,16 +158,15 @@ class TanH(Layer):
 
 
 @layer("Swish")
-class Swish(Layer):
+class Swish(LayerType):
     """x / (1 + e^(-beta x))."""
 
-    def setup(self, shape: Shape) -> None:  # type: ignore[override]
+    fields = owns(swish_param=("beta",))
+    compute = "caffeio.ops.neuron:swish"
+
+    def setup(self, shape: Shape) -> None:
         """Read beta."""
         self.beta = self.param.swish_param.beta
-
-    def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
-        """(any shape) -> the same shape."""
-        return F.silu(x) if self.beta == 1 else x * torch.sigmoid(self.beta * x)
 
     def onnx(self, g: OnnxGraph, *bottoms: str) -> str:
         """x times Sigmoid."""
@@ -205,18 +174,16 @@ class Swish(Layer):
 
 
 @layer("Threshold")
-class Threshold(Layer):
+class Threshold(LayerType):
     """1 where x > threshold, else 0."""
 
+    fields = owns(threshold_param=("threshold",))
+    compute = "caffeio.ops.neuron:threshold"
     differentiable = False
 
-    def setup(self, shape: Shape) -> None:  # type: ignore[override]
+    def setup(self, shape: Shape) -> None:
         """Read the threshold."""
         self.threshold = self.param.threshold_param.threshold
-
-    def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
-        """(any shape) -> the same shape."""
-        return (x.detach() > self.threshold).to(x.dtype)
 
     def onnx(self, g: OnnxGraph, *bottoms: str) -> str:
         """Greater."""

@@ -6,6 +6,7 @@ src/caffe/blob.cpp (FromProto), src/caffe/layers/batch_norm_layer.cpp (masking o
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Self
 
@@ -18,11 +19,10 @@ from caffeio.boost_random import CaffeRng
 from caffeio.data import DataSource
 from caffeio.errors import CaffeIOError, DataError, NetError
 from caffeio.fillers import fill
-from caffeio.layers import Layer
-from caffeio.layers.batch_norm import fused_batch_norm_scale
 from caffeio.net.builder import Assembler, learnable_params
 from caffeio.net.copy_weights import copy_trained_layers
 from caffeio.net.graph import Graph
+from caffeio.net.save import save_net
 from caffeio.net.sources import close_sources
 from caffeio.net.step import (
     LearnableParam,
@@ -31,8 +31,11 @@ from caffeio.net.step import (
     Trace,
     fuse_steps,
     raw_blobs,
+    register_layer,
     shape_text,
 )
+from caffeio.ops.batch_norm import fused_batch_norm_scale
+from caffeio.ops.module import Layer
 from caffeio.profiles import BVLC, Profile
 from caffeio.proto import caffe_pb2 as pb
 from caffeio.proto.weights.load import Weights
@@ -69,13 +72,14 @@ class Net(nn.Module):
         self.profile = profile
         self.sources: dict[str, DataSource] = dict(sources or {})
         self.source_errors: dict[str, CaffeIOError] = {}  # why a data layer has no source
+        self.dialect = "bvlc"  # in which `save` writes a .caffemodel
         self.keep_blobs = True  # False: a blob is freed when its last reader has run
         self.keep_trace = False  # True: `trace` holds what every layer read and wrote
         self.trace: list[Trace] = []
         self.blobs: dict[str, Tensor] = {}
         self.loss: Tensor = torch.zeros(())
-        assembler = Assembler(
-            graph,
+        assembler = self._assemble(
+            graph=graph,
             profile=profile,
             sources=self.sources,
             input_shapes=input_shapes or {},
@@ -84,9 +88,20 @@ class Net(nn.Module):
         )
         self.steps: list[Step] = assembler.run()
         self.blob_shapes: dict[str, Shape] = assembler.blob_shapes
-        self._layers = nn.ModuleList(step.layer for step in self.steps)
         self.learnable = learnable_params(self.steps, graph.force_backward)
         self._plan = list(self.steps)
+        for step in self.steps:
+            register_layer(self, step.node.name, step.layer)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if isinstance(value, nn.Module) or name not in self.__dict__.get("_modules", ()):
+            super().__setattr__(name, value)
+        else:  # a layer may be called as an attribute of the net is: "loss"
+            object.__setattr__(self, name, value)
+
+    def _assemble(self, **options: Any) -> Assembler:
+        """What sets up the layers and their wiring; a net of another kind may have its own."""
+        return Assembler(**options)
 
     # -- names -----------------------------------------------------------------------------
 
@@ -175,7 +190,7 @@ class Net(nn.Module):
                 values = torch.empty(spec.shape)
                 fill(values, spec.filler, spec.default, rng, where=layer)
                 if spec.initial is not None:
-                    values.copy_(spec.initial)
+                    values.copy_(torch.as_tensor(spec.initial))
                 if id(old) not in made:
                     made[id(old)] = nn.Parameter(values.to(device), requires_grad=old.requires_grad)
                 layer.blobs[i] = made[id(old)]
@@ -256,6 +271,34 @@ class Net(nn.Module):
             [blob.detach().cpu().contiguous().numpy() for blob in layer.blobs]
             for layer in self.layers
         ]
+
+    def save(self, path: str | os.PathLike[str], *, dialect: str | None = None) -> None:
+        """Write the weights; the suffix tells the format.
+
+        `.caffemodel` (in `dialect`; default: that of the net's file), `.h5` or `.hdf5` as Caffe's
+        snapshots, `.safetensors`, `.pt` or `.pth` (a state_dict for `load_state_dict`) and `.npz`.
+        The file appears when it is whole. Raises UnsupportedError for another suffix,
+        SnapshotError if it cannot be written, WeightsError if the format cannot hold it,
+        DialectError if the dialect cannot express the net.
+        """
+        save_net(self, path, dialect)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What a copy of the net holds: no data sources, and no blobs of the last forward.
+
+        They belong to one process and to one autograd graph.
+        """
+        errors = {name: self._no_source(name) for name in self.sources}
+        return {
+            **self.__dict__, "sources": {}, "source_errors": {**errors, **self.source_errors},
+            "trace": [], "blobs": {}, "loss": self.loss.detach().clone(),
+        }  # fmt: skip
+
+    def _no_source(self, name: str) -> CaffeIOError:
+        return DataError(
+            f"net {self.name!r}: a copy of a net has no data source of its own: give the tops of "
+            f"data layer {name!r} as inputs"
+        )
 
     # -- running ---------------------------------------------------------------------------
 

@@ -17,6 +17,7 @@ from caffeio.net.unknown_fields import refuse_unknown
 from caffeio.profiles import Profile, choose_profile
 from caffeio.proto import caffe_pb2 as pb
 from caffeio.proto.files import SolverFile, read_solver
+from caffeio.proto.io.regular import check_name
 from caffeio.proto.text.fieldpath import parse_assignment
 from caffeio.proto.text.overrides import apply_overrides
 from caffeio.solver.fields import check_net, check_solver
@@ -76,7 +77,8 @@ class Job:
         self.weights = [] if resumes else [os.fspath(path) for path in weights]
         del self.param.weights[:]
         if self.weights and self.profile.weights_in_solver:
-            self.param.weights.append(",".join(self.weights))
+            names = ",".join(self.weights)  # protobuf takes no bytes that are not UTF-8
+            self.param.weights.append(os.fsencode(names).decode("utf-8", "backslashreplace"))
 
     @property
     def hdf5(self) -> bool:
@@ -100,6 +102,7 @@ class Job:
             return
         probe = f"{self.param.snapshot_prefix}_iter_0.tempfile"
         try:
+            check_name(probe)
             with open(probe, "wb"):
                 pass
             os.unlink(probe)

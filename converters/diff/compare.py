@@ -11,6 +11,7 @@ from caffeio.converters.report.model import Cell, Line, Report, count, short_nam
 from caffeio.converters.source import Source
 from caffeio.errors import CaffeIOError
 from caffeio.profiles import choose_profile, get_profile
+from caffeio.proto.io.regular import read_regular
 
 if TYPE_CHECKING:
     from caffeio.converters.diff.net_diff import NetSide
@@ -188,7 +189,7 @@ def _label_maps(left: Source, right: Source) -> Report:
 
     maps = []
     for source in (left, right):
-        text = source.path.read_text(encoding="utf-8", errors="replace")
+        text = read_regular(source.path).decode("utf-8", "replace")
         message = parse(text, pb.LabelMap, path=source.label).message
         maps.append({item.label: (item.name, item.display_name) for item in message.item})
     changed = [k for k in sorted({*maps[0], *maps[1]}) if maps[0].get(k) != maps[1].get(k)]

@@ -18,6 +18,7 @@ from caffeio.errors import CaffeIOError
 from caffeio.profiles import BVLC, Profile, choose_profile
 from caffeio.proto.caffe_pb2 import NetParameter, SolverParameter
 from caffeio.proto.files import read_net, read_solver
+from caffeio.proto.io.regular import read_regular
 from caffeio.proto.upgrade.upgrade import upgrade_net
 
 _PATHS = {"net", "train_net", "test_net", "snapshot_prefix", "weights"}
@@ -107,7 +108,9 @@ def _follow(side: SolverSide, name: str, dialect: str | None, other: SolverSide 
 
 
 def _same_file(a: Source, b: Source | None) -> bool:
-    return b is not None and (a.path == b.path or a.path.read_bytes() == b.path.read_bytes())
+    if b is None:
+        return False
+    return a.path == b.path or read_regular(a.path) == read_regular(b.path)
 
 
 def is_set(name: str, side: SolverSide) -> bool:

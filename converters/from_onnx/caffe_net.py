@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from caffeio.converters.from_onnx.graph import Array, Dims, Graph, Node
+from caffeio.converters.from_onnx.rules import complaints
 from caffeio.converters.from_onnx.targets import Target
 from caffeio.proto import caffe_pb2 as pb
 
@@ -61,6 +62,7 @@ class Writer:
         self.node: Node | None = None
         self.stem = ""
         self.notes: list[str] = []
+        self.one_batch: list[str] = []  # nodes whose layers fit one batch only
         self._count: dict[str, int] = {}
         self._constants: dict[bytes, str] = {}
 
@@ -114,6 +116,9 @@ class Writer:
         tops = [f"{param.name}_{i}" if many else param.name for i in range(len(shapes))]
         tops = [self.unique(top) if many else top for top in tops]
         param.top.extend(tops)
+        bottom_shapes = [self.shape(name) for name in bottoms]
+        for complaint in complaints(self.target, param, bottom_shapes, shapes):
+            raise Refused(complaint)
         self.shapes.update(zip(tops, shapes, strict=True))
         if batch == -1:
             batch = self.batch.get(bottoms[0]) if bottoms else None
@@ -125,6 +130,13 @@ class Writer:
     def shape(self, blob: str) -> Dims:
         """The shape of a blob."""
         return self.shapes[blob]
+
+    def fix_batch(self) -> None:
+        """Note that the layers of the node at hand are for this batch only."""
+        if self.node is not None:
+            name = f"{self.node.op} {self.node.name}".strip()
+            if name not in self.one_batch:
+                self.one_batch.append(name)
 
     def constant(self, array: Array, hint: str = "constant") -> str:
         """A blob that holds numbers of the model: a Parameter layer. Raises Refused."""
@@ -154,11 +166,24 @@ class Writer:
         """(scale * x + shift) ** power."""
         if (power, scale, shift) == (1.0, 1.0, 0.0):
             return x
+        if not self.target.has("Power"):
+            return self._without_power(x, scale, shift, power, hint)
         fields = {"power": power, "scale": scale, "shift": shift}
         default = {"power": 1.0, "scale": 1.0, "shift": 0.0}
         fields = {key: value for key, value in fields.items() if value != default[key]}
         top: str = self.layer("Power", [x], self.shape(x), hint=hint, power_param=fields)
         return top
+
+    def _without_power(self, x: str, scale: float, shift: float, power: float, hint: str) -> str:
+        """Power as a Scale with one pair of numbers for all channels, and a product for squares."""
+        if power not in (1, 2) or len(self.shape(x)) < 2:
+            raise Refused(f"{self.target.name} has no layer Power")
+        if (scale, shift) != (1.0, 0.0):
+            channels = self.shape(x)[1]
+            blobs = [np.full(channels, scale), np.full(channels, shift)]
+            fields = {"bias_term": True}
+            x = self.layer("Scale", [x], self.shape(x), blobs=blobs, hint=hint, scale_param=fields)
+        return x if power == 1 else self.eltwise("PROD", [x, x], hint=hint)
 
     def unary(self, kind: str, x: str, hint: str = "", **params: Any) -> str:
         """A layer whose top has its bottom's shape."""
@@ -187,7 +212,8 @@ class Writer:
         if old == shape and batch == before:
             return x
         kept = before == 0 == batch and shape[0] == old[0]
-        if len(shape) == 2 and len(old) > 2 and shape[0] == old[0] and batch in (0, None):
+        rows = before == batch and batch in (0, None)
+        if len(shape) == 2 and len(old) > 2 and shape[0] == old[0] and rows:
             top: str = self.layer("Flatten", [x], shape, hint=hint, batch=batch)
             return top
         dims = list(shape)

@@ -67,6 +67,8 @@ def take(w: Writer, x: str, axis: int, indices: Sequence[int], hint: str = "take
     shape = w.shape(x)
     if list(indices) == list(range(shape[axis])):
         return x
+    if w.batch.get(x) == axis:
+        w.fix_batch()
     pieces = runs(indices)
     cuts = sorted({0, shape[axis], *(b for b, _ in pieces), *(e for _, e in pieces)})
     if len(cuts) - 1 > MOST_PIECES or len(pieces) > MOST_PIECES:
@@ -93,6 +95,8 @@ def slices(w: Writer, x: str, axis: int, points: Sequence[int], hint: str = "sli
     """All parts of `x` between the points."""
     if not points:
         return [x]
+    if w.batch.get(x) == axis:
+        w.fix_batch()
     shape = w.shape(x)
     ends = [*points, shape[axis]]
     sizes = [end - begin for begin, end in zip([0, *points], ends, strict=True)]
@@ -114,7 +118,7 @@ def concat(w: Writer, xs: Sequence[str], axis: int, hint: str = "concat") -> str
 
 def silence(w: Writer, xs: Sequence[str]) -> None:
     """Give blobs that nobody wants a reader, so that they are no outputs."""
-    if xs and w.target.rule("no_silence") is None:
+    if xs and w.target.has("Silence"):
         stem, w.stem = w.stem, f"{w.stem}_rest"
         w.layer("Silence", list(xs), [])
         w.stem = stem
@@ -185,8 +189,10 @@ def _move_one(w: Writer, x: str, current: list[int], wanted: list[int]) -> tuple
             if best is None or (left, pieces) < best[0]:
                 best = ((left, pieces), i, j, after)
     assert best is not None
-    (_, pieces), i, j, after = best
-    if pieces > MOST_PIECES:
+    _, i, j, after = best
+    if w.batch.get(x) == i:
+        w.fix_batch()
+    if shape[i] > MOST_PIECES:
         raise Refused(
             f"moving an axis of {shape[i]} needs that many pieces (at most {MOST_PIECES})",
             "use a target that has Permute (--target ssd)",
@@ -254,10 +260,18 @@ def spread(w: Writer, x: str, shape: Dims) -> str:
     """`x` (of as many axes) repeated to `shape` by Tile layers."""
     for axis, size in enumerate(shape):
         have = w.shape(x)
-        if have[axis] != size:
+        if have[axis] == size:
+            continue
+        if w.target.has("Tile"):
             new = (*have[:axis], size, *have[axis + 1 :])
             fields = {"axis": axis, "tiles": size}
             x = w.layer("Tile", [x], new, hint="tile", tile_param=fields)
+        elif len(have) == 4 and axis == 1:
+            x = mix_channels(w, x, np.ones((size, 1), np.float32), hint="tile")
+        elif size <= MOST_PIECES:
+            x = concat(w, [x] * size, axis, hint="tile")
+        else:
+            raise Refused(f"it repeats an axis {size} times, and there is no Tile")
     return x
 
 

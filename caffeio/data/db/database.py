@@ -5,14 +5,14 @@ Sources: src/caffe/util/db.hpp; sara-nl src/caffe/data_reader.cpp (shuffle).
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import os
+from collections.abc import Iterable, Iterator
 from typing import Protocol
 
 import numpy as np
 
+from caffeio.data.db.buffer import Buffer
 from caffeio.errors import DataError
-
-Buffer = bytes | memoryview
 
 
 class Cursor(Protocol):
@@ -41,6 +41,9 @@ class Database(Protocol):
     def iter_keys(self) -> Iterator[Buffer]:
         """All keys, in order."""
 
+    def records(self) -> Iterator[tuple[Buffer, Buffer]]:
+        """All keys and values, in order, once."""
+
     def close(self) -> None:
         """Let go of the files; views of values must not be used afterwards."""
 
@@ -59,6 +62,25 @@ def open_db(path: str, backend: str, *, in_order: bool = True) -> Database:
 
         return LevelDatabase(path)
     raise DataError(f"unknown backend {backend!r} of {path!r}: LMDB or LEVELDB")
+
+
+def write_db(
+    path: str | os.PathLike[str], records: Iterable[tuple[bytes | str, bytes]], backend: str
+) -> int:
+    """Write `records` (key, value) into a new database; returns how many there were.
+
+    `backend` is LMDB or LEVELDB. The folder must not exist; it appears when it is whole. Raises
+    DataError.
+    """
+    if backend == "LMDB":
+        from caffeio.data.db.lmdb import write_lmdb
+
+        return write_lmdb(path, records)
+    if backend == "LEVELDB":
+        from caffeio.data.db.leveldb import write_leveldb
+
+        return write_leveldb(path, records)
+    raise DataError(f"unknown backend {backend!r} of {str(path)!r}: LMDB or LEVELDB")
 
 
 class KeyTable:

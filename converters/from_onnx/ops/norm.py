@@ -46,6 +46,18 @@ def affine(w: Writer, x: str, gamma: Array, beta: Array, axis: int) -> str:
     return top
 
 
+@operator("BatchStatistics")
+def batch_statistics(w: Writer, node: Node) -> str:
+    """BatchNorm by the statistics of the batch, and a Scale."""
+    gamma, beta = _constants(w, node, 1, 2)
+    x = w.blob(node.inputs[0])
+    eps = float(node.attrs.get("epsilon", 1e-5))
+    y = w.unary("BatchNorm", x, batch_norm_param={"use_global_stats": False, "eps": eps})
+    zeros = np.zeros(len(gamma), np.float32)
+    w.layers[-1].blobs = [zeros, zeros, np.ones(1, np.float32)]
+    return affine(w, y, gamma, beta, 1)
+
+
 @operator("InstanceNormalization")
 def instance_normalization(w: Writer, node: Node) -> str:
     """Every map of every example by its own statistics, and a Scale."""
@@ -83,7 +95,7 @@ def layer_normalization(w: Writer, node: Node) -> str:
     if gamma is None or beta is None:
         raise Refused("its scale is computed")
     if axis == 0:
-        raise Refused("it goes over the batch")
+        w.fix_batch()
     eps = float(node.attrs.get("epsilon", 1e-5))
     y = exact.normalize_rows(w, x, math.prod(shape[:axis]), eps)
     full = [np.broadcast_to(v, shape[axis:]) for v in (gamma, beta)]
@@ -123,7 +135,7 @@ def lp_normalization(w: Writer, node: Node) -> str:
     axis = int(node.attrs.get("axis", -1)) % len(shape)
     order = int(node.attrs.get("p", 2))
     if w.batch.get(x) == axis:
-        raise Refused("it goes over the batch")
+        w.fix_batch()
     each = w.power(x, power=2, hint="square") if order == 2 else w.unary("AbsVal", x, hint="abs")
     total = reduced(w, each, [axis], "SUM")
     inverse = w.power(total, power=-0.5 if order == 2 else -1, hint="inverse")

@@ -7,8 +7,6 @@ from typing import Any
 from torch import Tensor
 from torch.autograd import Function
 
-from caffeio.layers.base import Layer
-
 
 class _WithGradient(Function):
     @staticmethod
@@ -25,9 +23,3 @@ class _WithGradient(Function):
 def with_gradient(x: Tensor, y: Tensor, slope: Tensor) -> Tensor:
     """`y` (without a graph), whose gradient with respect to `x` is defined to be `slope`."""
     return _WithGradient.apply(x, y, slope)  # type: ignore[no-any-return,no-untyped-call]
-
-
-def is_in_place(layer: Layer) -> bool:
-    """Whether the layer's first top is its first bottom."""
-    context = layer.context
-    return bool(context.top_names) and context.top_names[:1] == context.bottom_names[:1]
