@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +15,7 @@ from caffeio.converters.convert.proof import (
     prove_nets,
     random_weights,
 )
+from caffeio.converters.convert.request import Job, Outcome, Request
 from caffeio.converters.translate.adapt import sort_lost
 from caffeio.converters.translate.net_text import translate_net
 from caffeio.converters.weight_names import match_net
@@ -42,59 +43,6 @@ if TYPE_CHECKING:
     from caffeio.converters.verify.check import Checked
 
 UNTRAINED = "UNTRAINED"  # how a net without weights is announced
-
-
-@dataclass
-class Request:
-    """What a conversion may be told beside its files."""
-
-    dialect: str | None = None  # of the source; None: as detected
-    to_dialect: str | None = None
-    deploy: bool = False
-    input_shape: dict[str, tuple[int, ...]] = field(default_factory=dict)
-    no_verify: bool = False
-    dynamic_batch: bool = False
-    output_blob: tuple[str, ...] = ()
-    caffe: str | None = None  # name of a profile
-    stage: tuple[str, ...] = ()
-    level: int = 0
-    merge_batch_norm: bool = False
-    float32: bool = False
-    modern_shapes: bool = False
-    untrained: bool = False
-    force: bool = False
-    allow_loss: bool = False
-    target: str | None = None  # of ONNX to Caffe: a name in from_onnx/targets
-    prototxt: str | None = None  # where the prototxt goes
-
-
-@dataclass
-class Outcome:
-    """`said` is the result in words, `notes` what was left out or changed on the way.
-
-    `checked` is what was compared with the net as given, if it was.
-    """
-
-    said: list[str] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
-    checked: Checked | None = None
-
-
-@dataclass
-class Job:
-    """One conversion: the net's file first, then the weights'; `kinds` are the sources' formats.
-
-    `out` is the path to write to; what is there in the end takes the place of `target`. `own` says
-    that a file at `target` is known to be an earlier product of this command.
-    """
-
-    sources: list[Path]
-    kinds: list[str]
-    target: Path
-    wanted: str
-    request: Request
-    out: Path
-    own: bool = False
 
 
 def to_tensors(job: Job) -> Outcome:

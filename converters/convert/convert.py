@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from caffeio.converters.convert import conversions
-from caffeio.converters.convert.conversions import Job, Outcome, Request
 from caffeio.converters.convert.place import staged
+from caffeio.converters.convert.request import Job, Outcome, Request
 from caffeio.converters.kinds import kind_of
 from caffeio.converters.weightfiles import FORMATS
 from caffeio.errors import CaffeIOError, UnsupportedError
