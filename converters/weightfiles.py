@@ -56,7 +56,7 @@ def write_weights(path: PathLike, kind: str, weights: Weights) -> list[str]:
 
 
 def _module(name: str) -> Any:
-    return import_module(f"caffeio.converters.{name}")
+    return import_module(f"caffeio.proto.weights.{name}")
 
 
 def _write_h5(path: PathLike, weights: Weights) -> list[str]:
