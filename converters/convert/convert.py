@@ -172,7 +172,9 @@ _TO_ONNX = Conversion(
     conversions.to_onnx,
     (*_STATE, "input_shape", "caffe", "dynamic_batch", "output_blob"),
 )
-_TO_DEPLOY = Conversion(conversions.to_deploy, (*_STATE, "deploy", "input_shape", "caffe"))
+_TO_DEPLOY = Conversion(
+    conversions.to_deploy, (*_STATE, "deploy", "to_dialect", "input_shape", "caffe")
+)
 _TO_BINARY = Conversion(conversions.to_binary, ("dialect", "to_dialect"))
 _TO_CAFFE = Conversion(
     conversions.to_caffe, ("input_shape", "output_blob", "no_verify", "target", "prototxt")
