@@ -95,6 +95,18 @@ class Layer(nn.Module):
     label_bottoms: ClassVar[frozenset[int]] = frozenset()  # bottoms that cannot get a gradient
     in_place: ClassVar[bool] = True  # may a top be the bottom of the same index?
 
+    # Blobs are memory in Caffe, and Backward reads what later layers in place have left there: see
+    # caffeio/net/memory.py. Where the parameters decide, `setup` sets these on the layer.
+    reads_top: bool = False  # Backward reads the data of the tops
+    reads_bottoms: frozenset[int] | None = frozenset()  # and of these bottoms (None: of all)
+    reads_signs: bool = False  # of these it asks only whether a value is above 0
+    keeps_signs: bool = False  # in place it leaves above 0 what is above 0, and nothing else
+    writes_early: bool = False  # in place, Backward writes a gradient before it has read the top's
+    shares_memory: bool = False  # the tops are the bottom's memory under other names
+    backward: ClassVar[str] = (
+        ""  # "module:class" of Caffe's Backward; empty: autograd at the bottoms
+    )
+
     def __init__(self, param: LayerParameter, context: LayerContext | None = None) -> None:
         super().__init__()
         self.param = param

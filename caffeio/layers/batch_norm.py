@@ -14,6 +14,7 @@ from torch import Tensor
 from caffeio.layers.base import Layer, Shape, layer
 from caffeio.layers.fields import check_fields
 from caffeio.layers.onnx.graph import OnnxGraph
+from caffeio.layers.small_batch import is_small, normalize
 from caffeio.proto import caffe_pb2 as pb
 
 _FIELDS = (
@@ -39,18 +40,24 @@ def batch_norm(
     have C values and the dtype of `like`; the variance is multiplied by m / (m - 1) for m > 1
     values a channel. Statistics carry no gradient.
     """
+    count = x.numel() // x.shape[1]
+    if is_small(x) or count == 1:
+        y, mean, variance = normalize(x, eps)
+        if count > 1:
+            variance = variance * (count / (count - 1))
+        return _scaled(y, weight, bias), mean.to(like.dtype), variance.to(like.dtype)
     mean, variance = torch.zeros_like(like), torch.zeros_like(like)
-    if x.numel() == x.shape[1]:  # m = 1: every value is its own mean
-        mean = x.detach().reshape(-1).to(like.dtype, copy=True)
-        y = x - x
-        if weight is not None:
-            shape = (1, -1, *[1] * (x.dim() - 2))
-            y = y * weight.view(shape)
-            y = y if bias is None else y + bias.view(shape)
-        return y, mean, variance
     cudnn = torch.backends.cudnn.enabled
     y = torch.batch_norm(x, weight, bias, mean, variance, True, 1.0, eps, cudnn)
     return y, mean, variance
+
+
+def _scaled(y: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
+    """Compute y * weight + bias, both of axis 1 and both optional."""
+    shape = (1, -1, *[1] * (y.dim() - 2))
+    if weight is not None:
+        y = y * weight.view(shape)
+    return y if bias is None else y + bias.view(shape)
 
 
 def batch_statistics(g: OnnxGraph, x: str) -> list[str]:
@@ -161,6 +168,9 @@ class BatchNorm(Layer):
         """Forward with any scale and bias (C values each)."""
         if self.use_global:
             mean, variance = self.global_statistics()
+            if self.eps == 0:  # a variance of 0 makes inf, where torch's x * a + b makes nan
+                view = (1, -1, *[1] * (x.dim() - 2))
+                return _scaled((x - mean.view(view)) / variance.sqrt().view(view), weight, bias)
             cudnn = torch.backends.cudnn.enabled
             return torch.batch_norm(x, weight, bias, mean, variance, False, 0.0, self.eps, cudnn)
         if not self.part or self.part == x.shape[0]:

@@ -46,6 +46,7 @@ class Concat(AxisLayer):
     def setup(self, *shapes: Shape) -> None:
         """Check the axis and the other dimensions."""
         first = shapes[0]
+        self.shares_memory = len(shapes) == 1
         self.concat_axis = axis = self.axis_or_dim(len(first), "concat_param", "concat_dim")
         for i, shape in enumerate(shapes[1:], 1):
             rest = (*shape[:axis], *shape[axis + 1 :])
@@ -76,6 +77,7 @@ class Slice(AxisLayer):
         self.slice_axis = self.axis_or_dim(len(shape), "slice_param", "slice_dim")
         self.points = tuple(self.param.slice_param.slice_point)
         self.parts = max(1, len(self.context.top_names))
+        self.shares_memory = self.parts == 1
         self.sizes(shape)
 
     def sizes(self, shape: Shape) -> list[int]:
@@ -128,6 +130,7 @@ class Split(Layer):
 
     tops = at_least(1)
     in_place = False
+    shares_memory = True
 
     def forward(self, *bottoms: Tensor) -> tuple[Tensor, ...]:
         """Return the bottom, once for each top."""

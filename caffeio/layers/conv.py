@@ -60,6 +60,7 @@ class BaseConvolution(Layer):
     tops = at_least(1)
     equal_bottoms_tops = True
     in_place = False
+    reads_bottoms = None
     transposed: ClassVar[bool] = False
 
     def setup(self, *shapes: Shape) -> None:

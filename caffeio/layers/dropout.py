@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 class RandomMask(Layer):
     """What both have: the ratio, and, where the net has a seed, the masks of real Caffe."""
 
+    keeps_signs = True  # what is dropped gets no gradient, whatever its sign was
+
     def read_ratio(self, ratio: float, field: str) -> None:
         """Set `ratio`; raises LayerError unless it is in [0, 1)."""
         self.ratio = ratio

@@ -13,6 +13,7 @@ from torch.autograd import Function
 
 from caffeio.layers.base import Layer, Shape, at_least, layer
 from caffeio.layers.fields import check_fields
+from caffeio.layers.gradients import is_in_place
 from caffeio.layers.onnx.graph import OnnxGraph
 from caffeio.proto import caffe_pb2 as pb
 
@@ -48,9 +49,14 @@ class Eltwise(Layer):
 
     In MAX the first bottom wins only if it is greater than the second, a later one only if it is
     greater than all before; the winner gets the whole gradient.
+
+    In place, Caffe sets the top, which is its first bottom, to 0 (SUM) or to -FLT_MAX (MAX) before
+    it reads it: that bottom is lost.
     """
 
     bottoms = at_least(2)
+    writes_early = True
+    backward = "caffeio.layers.backward:Eltwise"
 
     def setup(self, *shapes: Shape) -> None:
         """Raises LayerError for different shapes or wrong coefficients."""
@@ -76,9 +82,16 @@ class Eltwise(Layer):
         )
         self.coeff = tuple(p.coeff) or (1.0,) * len(shapes)
         self.stable = p.stable_prod_grad
+        self.loses_first = is_in_place(self) and self.operation != "PROD"
+        if self.operation == "PROD":
+            self.reads_bottoms = None
+            self.reads_top = not self.stable
 
     def forward(self, *bottoms: Tensor) -> Tensor:
         """(any shape), n times -> the same shape."""
+        if self.loses_first:
+            lost = 0.0 if self.operation == "SUM" else torch.finfo(torch.float32).min
+            bottoms = (torch.full_like(bottoms[0], lost, requires_grad=False), *bottoms[1:])
         if self.operation == "SUM":
             return self._sum(bottoms)
         if self.operation == "PROD":
@@ -94,6 +107,8 @@ class Eltwise(Layer):
         """Add, Mul or Max, in Caffe's order."""
         kind = {"SUM": "Add", "PROD": "Mul", "MAX": "Max"}[self.operation]
         weighted = [g.scaled(x, c) for x, c in zip(bottoms, self.coeff, strict=True)]
+        if self.loses_first:
+            weighted = weighted[1:]
         y = weighted[0]
         for x in weighted[1:]:
             y = g.op(kind, [y, x])

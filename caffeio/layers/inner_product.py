@@ -28,6 +28,7 @@ class InnerProduct(Layer):
     """
 
     in_place = False
+    reads_bottoms = frozenset({0})
 
     def setup(self, shape: Shape) -> None:  # type: ignore[override]
         """Declare the blobs; raises LayerError for a wrong axis or num_output."""

@@ -14,6 +14,7 @@ from torch.autograd import Function
 
 from caffeio.layers.base import Layer, Shape, layer
 from caffeio.layers.fields import check_fields
+from caffeio.layers.gradients import is_in_place
 from caffeio.layers.onnx.graph import OnnxGraph
 from caffeio.proto import caffe_pb2 as pb
 
@@ -59,7 +60,13 @@ class LRN(Layer):
 
     ACROSS_CHANNELS: y = x * (k + alpha / n * sum of n squares)^-beta. WITHIN_CHANNEL: y = x *
     (1 + alpha * mean of n x n squares, zeros outside)^-beta; it has no k.
+
+    Across channels in place, Caffe writes the power into the top, which is the bottom, and then
+    multiplies the two: y = (k + ...)^(-2 beta).
     """
+
+    reads_bottoms = frozenset({0})
+    backward = "caffeio.layers.backward:LRN"
 
     def setup(self, shape: Shape) -> None:  # type: ignore[override]
         """Raises LayerError for an even local_size or a bottom without 4 axes."""
@@ -71,9 +78,13 @@ class LRN(Layer):
         check_fields(self, "lrn_param", ("local_size", "alpha", "beta", "k", "norm_region"))
         self.size, self.alpha, self.beta, self.k = p.local_size, p.alpha, p.beta, p.k
         self.across = p.norm_region == pb.LRNParameter.ACROSS_CHANNELS
+        self.reads_top = self.writes_early = self.across
 
     def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
         """(N, C, H, W) -> the same shape."""
+        if self.across and is_in_place(self):
+            squares = channel_sum(x * x, self.size) * (self.alpha / self.size)
+            return power(squares + self.k, -self.beta).square()
         if self.across:
             return _AcrossChannels.apply(  # type: ignore[no-any-return,no-untyped-call]
                 x, self.size, self.alpha, self.beta, self.k
@@ -124,12 +135,15 @@ class MVN(Layer):
     The top always has 4 axes (num, channels, height, width), as all blobs had once.
     """
 
+    backward = "caffeio.layers.backward:MVN"
+
     def setup(self, shape: Shape) -> None:  # type: ignore[override]
         """Raises LayerError for a bottom of more than 4 axes."""
         p = self.param.mvn_param
         self.check(len(shape) <= 4, f"needs a bottom of at most 4 axes, not {shape}")
         check_fields(self, "mvn_param", ("normalize_variance", "across_channels", "eps"))
         self.eps, self.normalize_variance = p.eps, p.normalize_variance
+        self.reads_top = self.writes_early = self.normalize_variance
         self.dims = (1, 2, 3) if p.across_channels else (2, 3)
 
     def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]

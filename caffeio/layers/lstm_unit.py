@@ -87,6 +87,9 @@ class LSTMUnit(Layer):
     bottoms = exactly(3)
     tops = exactly(2)
     in_place = False
+    reads_top = True
+    reads_bottoms = None
+    backward = "caffeio.layers.backward:LSTMUnit"
     label_bottoms = frozenset({2})
 
     def setup(self, *shapes: Shape) -> None:

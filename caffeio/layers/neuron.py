@@ -1,8 +1,7 @@
 """Neuron layers: one value in, one value out.
 
 Sources: src/caffe/layers/{absval,bnll,clip,elu,prelu,relu,relu6,sigmoid,swish,tanh,threshold}_
-layer.cpp. In place, Caffe computes the gradients of BNLL and Clip from the output, which it finds
-where the input was; so do these.
+layer.cpp.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ from torch import Tensor
 
 from caffeio.layers.base import Layer, Shape, layer
 from caffeio.layers.fields import check_fields
-from caffeio.layers.gradients import is_in_place, with_gradient
+from caffeio.layers.gradients import is_in_place
 from caffeio.layers.onnx.graph import OnnxGraph
 
 
@@ -21,19 +20,18 @@ from caffeio.layers.onnx.graph import OnnxGraph
 class ReLU(Layer):
     """max(x, 0) + negative_slope * min(x, 0); the slope counts as the gradient at 0."""
 
+    reads_bottoms = frozenset({0})
+
     def setup(self, shape: Shape) -> None:  # type: ignore[override]
         """Read the slope."""
         check_fields(self, "relu_param", ("negative_slope",))
         self.slope = self.param.relu_param.negative_slope
+        self.reads_signs = True
+        self.keeps_signs = self.slope >= 0
 
     def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
         """(any shape) -> the same shape."""
-        if not self.slope:
-            return F.relu(x)
-        if self.slope < 0 and is_in_place(self):  # the sign is read from the output
-            y = F.leaky_relu(x.detach(), self.slope)
-            return with_gradient(x, y, torch.where(y > 0, 1.0, self.slope))
-        return F.leaky_relu(x, self.slope)
+        return F.leaky_relu(x, self.slope) if self.slope else F.relu(x)
 
     def onnx(self, g: OnnxGraph, *bottoms: str) -> str:
         """Relu or LeakyRelu."""
@@ -43,6 +41,8 @@ class ReLU(Layer):
 @layer("ReLU6")
 class ReLU6(Layer):
     """min(max(x, 0) + negative_slope * min(x, 0), 6); gradient 0 from 6 on."""
+
+    reads_bottoms = frozenset({0})
 
     def setup(self, shape: Shape) -> None:  # type: ignore[override]
         """Read the slope."""
@@ -68,11 +68,15 @@ class PReLU(Layer):
     Blob: slope [C], or [] with channel_shared.
     """
 
+    reads_bottoms = frozenset({0})
+
     def setup(self, shape: Shape) -> None:  # type: ignore[override]
         """Declare the blob; raises LayerError for a bottom without a channel axis."""
         p = self.param.prelu_param
         check_fields(self, "prelu_param", ("filler", "channel_shared"))
         self.check(len(shape) >= 2, f"needs a bottom of 2 axes or more, not {shape}")
+        if is_in_place(self):  # it keeps a copy
+            self.reads_bottoms = frozenset()
         slopes = () if p.channel_shared else shape[1:2]
         self.add_blob("slope", slopes, p.filler if p.HasField("filler") else None, default=0.25)
 
@@ -91,11 +95,17 @@ class PReLU(Layer):
 class ELU(Layer):
     """x above 0, else alpha * (e^x - 1); NVIDIA's lambda multiplies both."""
 
+    reads_top = True
+    reads_bottoms = frozenset({0})
+    reads_signs = True
+    backward = "caffeio.layers.backward:ELU"
+
     def setup(self, shape: Shape) -> None:  # type: ignore[override]
         """Read the fields."""
         p = self.param.elu_param
         check_fields(self, "elu_param", ("alpha", "lambda"))
         self.alpha, self.scale = p.alpha, getattr(p, "lambda")
+        self.keeps_signs = self.alpha >= 0 and self.scale > 0
 
     def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
         """(any shape) -> the same shape."""
@@ -112,6 +122,7 @@ class AbsVal(Layer):
     """|x|; gradient 0 at 0."""
 
     in_place = False
+    reads_bottoms = frozenset({0})
 
     def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
         """(any shape) -> the same shape."""
@@ -126,12 +137,11 @@ class AbsVal(Layer):
 class BNLL(Layer):
     """log(1 + e^x)."""
 
+    reads_bottoms = frozenset({0})
+
     def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
         """(any shape) -> the same shape."""
-        if not is_in_place(self):
-            return F.softplus(x)
-        y = F.softplus(x.detach())
-        return with_gradient(x, y, torch.sigmoid(y))
+        return F.softplus(x)
 
     def onnx(self, g: OnnxGraph, *bottoms: str) -> str:
         """Softplus."""
@@ -140,7 +150,9 @@ class BNLL(Layer):
 
 @layer("Clip")
 class Clip(Layer):
-    """x limited to [min, max]; gradient 1 inside, the ends included."""
+    """max(min, min(x, max)); gradient 1 inside, the ends included."""
+
+    reads_bottoms = frozenset({0})
 
     def setup(self, shape: Shape) -> None:  # type: ignore[override]
         """Raises LayerError unless both limits are given."""
@@ -151,19 +163,25 @@ class Clip(Layer):
 
     def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
         """(any shape) -> the same shape."""
-        if not is_in_place(self):
-            return x.clamp(*self.limits)
-        y = x.detach().clamp(*self.limits)
-        return with_gradient(x, y, torch.ones_like(y))
+        low, high = self.limits
+        if low > high:  # where torch's clamp gives max, Caffe gives min
+            return x.clamp(max=high).clamp(min=low)
+        return x.clamp(low, high)
 
     def onnx(self, g: OnnxGraph, *bottoms: str) -> str:
-        """Clip."""
-        return str(g.op("Clip", [*bottoms, *(g.const(v, "limit") for v in self.limits)]))
+        """Clip; Min and Max where min is above max."""
+        low, high = (g.const(v, "limit") for v in self.limits)
+        if self.limits[0] > self.limits[1]:
+            return str(g.op("Max", [g.op("Min", [*bottoms, high]), low]))
+        return str(g.op("Clip", [*bottoms, low, high]))
 
 
 @layer("Sigmoid")
 class Sigmoid(Layer):
     """1 / (1 + e^-x)."""
+
+    reads_top = True
+    backward = "caffeio.layers.backward:Sigmoid"
 
     def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
         """(any shape) -> the same shape."""
@@ -178,6 +196,9 @@ class Sigmoid(Layer):
 class TanH(Layer):
     """tanh(x)."""
 
+    reads_top = True
+    backward = "caffeio.layers.backward:TanH"
+
     def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
         """(any shape) -> the same shape."""
         return torch.tanh(x)
@@ -190,6 +211,9 @@ class TanH(Layer):
 @layer("Swish")
 class Swish(Layer):
     """x / (1 + e^(-beta x))."""
+
+    reads_top = True
+    backward = "caffeio.layers.backward:Swish"
 
     def setup(self, shape: Shape) -> None:  # type: ignore[override]
         """Read beta."""

@@ -1,7 +1,6 @@
 """Exp, Log and Power.
 
-Sources: src/caffe/layers/exp_layer.cpp, log_layer.cpp, power_layer.cpp. In place, Caffe computes
-the gradients of Log and Power from the output, which it finds where the input was; so do these.
+Sources: src/caffe/layers/exp_layer.cpp, log_layer.cpp, power_layer.cpp.
 """
 
 from __future__ import annotations
@@ -12,7 +11,7 @@ import torch
 from torch import Tensor
 
 from caffeio.layers.base import Layer, Shape, layer
-from caffeio.layers.gradients import is_in_place, with_gradient
+from caffeio.layers.gradients import with_gradient
 from caffeio.layers.onnx.graph import OnnxGraph
 
 
@@ -27,6 +26,9 @@ def log_of_base(owner: Layer, base: float, field: str) -> float:
 @layer("Exp")
 class Exp(Layer):
     """base ^ (shift + scale * x)."""
+
+    reads_top = True
+    backward = "caffeio.layers.backward:Exp"
 
     def setup(self, shape: Shape) -> None:  # type: ignore[override]
         """Raises LayerError for a base of 0 or below, except for -1."""
@@ -49,6 +51,10 @@ class Exp(Layer):
 class Log(Layer):
     """Logarithm of shift + scale * x to the base."""
 
+    reads_bottoms = frozenset({0})
+    writes_early = True
+    backward = "caffeio.layers.backward:Log"
+
     def setup(self, shape: Shape) -> None:  # type: ignore[override]
         """Raises LayerError for bases that have no logarithm."""
         p = self.param.log_param
@@ -58,18 +64,12 @@ class Log(Layer):
 
     def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
         """(any shape) -> the same shape."""
-        if not is_in_place(self):
-            return self._log(x)
-        y = self._log(x.detach())
-        return with_gradient(x, y, self.outer * self.scale / (y * self.scale + self.shift))
+        y = torch.log(x if self.scale == 1 and not self.shift else x * self.scale + self.shift)
+        return y if self.outer == 1 else y * self.outer
 
     def onnx(self, g: OnnxGraph, *bottoms: str) -> str:
         """Log."""
         return g.scaled(g.op("Log", [g.scaled(bottoms[0], self.scale, self.shift)]), self.outer)
-
-    def _log(self, x: Tensor) -> Tensor:
-        y = torch.log(x if self.scale == 1 and not self.shift else x * self.scale + self.shift)
-        return y if self.outer == 1 else y * self.outer
 
 
 @layer("Power")
@@ -80,10 +80,16 @@ class Power(Layer):
     (for powers other than 1 and 2).
     """
 
+    writes_early = True
+    backward = "caffeio.layers.backward:Power"
+
     def setup(self, shape: Shape) -> None:  # type: ignore[override]
         """Read the fields."""
         p = self.param.power_param
         self.power, self.scale, self.shift = p.power, p.scale, p.shift
+        if self.power * self.scale != 0 and self.power != 1:
+            self.reads_bottoms = frozenset({0})
+            self.reads_top = self.power != 2
 
     def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
         """(any shape) -> the same shape."""
@@ -96,7 +102,7 @@ class Power(Layer):
         y = base * base if self.power == 2 else base.pow(self.power)
         if not (torch.is_grad_enabled() and x.requires_grad):
             return y
-        return with_gradient(x, y, self._slope(y, self._base(y) if is_in_place(self) else base))
+        return with_gradient(x, y, self._slope(y, base))
 
     def onnx(self, g: OnnxGraph, *bottoms: str) -> str:
         """Mul, Add and Pow, as far as they change anything."""

@@ -20,6 +20,9 @@ from caffeio.proto import caffe_pb2 as pb
 class Softmax(Layer):
     """exp(x) / sum of exp(x) along `axis`, the maximum subtracted first."""
 
+    reads_top = True
+    backward = "caffeio.layers.backward:Softmax"
+
     def setup(self, shape: Shape) -> None:  # type: ignore[override]
         """Raises LayerError for an axis out of range."""
         p = self.param.softmax_param
@@ -54,6 +57,8 @@ class Reduction(Layer):
             field="reduction_param.operation",
         )
         self.coeff = p.coeff
+        if self.operation in ("ASUM", "SUMSQ"):
+            self.reads_bottoms = frozenset({0})
 
     def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
         """(outer, ...) -> (outer); a scalar for axis 0."""

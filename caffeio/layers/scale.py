@@ -10,6 +10,7 @@ from torch import Tensor
 
 from caffeio.layers.base import Layer, Shape, between, exactly, layer
 from caffeio.layers.fields import check_fields
+from caffeio.layers.gradients import is_in_place
 from caffeio.layers.onnx.graph import OnnxGraph
 
 
@@ -74,6 +75,7 @@ class Scale(Layer):
     """
 
     bottoms = between(1, 2)
+    reads_bottoms = None
 
     def setup(self, *shapes: Shape) -> None:
         """Declare the blobs; raises LayerError where the operand does not fit the bottom."""
@@ -90,6 +92,8 @@ class Scale(Layer):
         self.has_bias = p.bias_term
         if self.has_bias:
             self.add_blob("bias", operand, p.bias_filler if p.HasField("bias_filler") else None)
+        if is_in_place(self):  # it keeps a copy
+            self.reads_bottoms = frozenset({1})
         channel = self.start == 1 and len(operand) == 1
         self.fusible = len(shapes) == 1 and channel  # with the BatchNorm before it
 

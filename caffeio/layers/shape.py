@@ -22,6 +22,7 @@ class Flatten(Layer):
     """Joins the axes flatten_param.axis (default 1) to end_axis (default -1) into one."""
 
     in_place = False
+    shares_memory = True
 
     def setup(self, *shapes: Shape) -> None:
         """Check the axes."""
@@ -65,6 +66,7 @@ class Reshape(Layer):
         param = self.param.reshape_param
         self.dims = tuple(param.shape.dim)
         self.shuffle = param.pixelshuffler
+        self.shares_memory = self.shuffle == 1
         ndim = len(shapes[0])
         self.start: int = param.axis if param.axis >= 0 else ndim + param.axis + 1
         self.check(
@@ -240,6 +242,7 @@ class Permute(Layer):
         )
         self.check(len(set(order)) == len(order), "names an axis twice", field=field)
         self.order = (*order, *(axis for axis in range(ndim) if axis not in order))
+        self.shares_memory = self.order == tuple(range(ndim))
 
     def forward(self, *bottoms: Tensor) -> Tensor:
         """Return the bottom with its axes in the new order (a view)."""

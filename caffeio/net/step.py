@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from caffeio.layers import Layer
 from caffeio.net.graph import Node
+
+if TYPE_CHECKING:
+    from caffeio.net.memory import Use
 
 Shape = tuple[int, ...]
 AUTOMATIC = "(automatic)"  # Caffe's name of a loss top that the prototxt does not name
@@ -43,6 +46,7 @@ class Step:
     bottom_needs: tuple[bool, ...] = ()  # which bottoms get a gradient in Caffe
     free: tuple[str, ...] = ()  # blobs that nobody reads after this layer
     fused: tuple[Step, ...] = ()  # BatchNorm, Scale(, ReLU) that run as one
+    memory: Use | None = None  # None: nothing that it reads or writes is overwritten (nearly all)
 
 
 @dataclass(eq=False)
@@ -129,6 +133,7 @@ def _group(steps: Sequence[Step]) -> list[Step] | None:
         relu = steps[2]
         in_place = relu.bottoms == scale.tops == relu.tops
         plain = not relu.node.param.relu_param.negative_slope and not any(scale.loss_weights)
-        if in_place and plain and not any(relu.stop):
+        changed = relu.memory is not None and relu.memory.overwritten
+        if in_place and plain and not any(relu.stop) and not changed:
             group.append(relu)
     return group
