@@ -151,7 +151,7 @@ def main() -> None:
 
 def make_weights(args: argparse.Namespace, folder: str) -> str:
     """A .caffemodel of the full net (about 100 MB), so that loading is part of the run."""
-    from caffeio.net.net import load_net
+    from caffeio.net import load_net
     from caffeio.proto.files import read_solver
     from caffeio.proto.weights.load import write_caffemodel
     from caffeio.training.net_specs import find_file

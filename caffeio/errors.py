@@ -50,5 +50,9 @@ class SnapshotError(CaffeIOError):
     """A snapshot cannot be written or resumed from."""
 
 
+class OutOfMemoryError(CaffeIOError):
+    """A net, a batch or a file needs more memory than there is."""
+
+
 class UnsupportedError(CaffeIOError):
     """The wanted conversion or mode exists, but not for this layer, field or format."""

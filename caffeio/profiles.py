@@ -187,6 +187,24 @@ def get_profile(name: str) -> Profile:
     return profile
 
 
+def choose_profile(
+    wanted: str | Profile | None,
+    dialect: str | None,
+    solver: SolverParameter | None = None,
+    net_dialect: str | None = None,
+) -> Profile:
+    """The profile that the user wants, by name, else the one that the files were meant for.
+
+    The one place where this is decided: by the dialect of a net; for a solver by its own dialect,
+    else that of its training net, else by its fields. Raises CaffeIOError for an unknown name.
+    """
+    if wanted is not None:
+        return get_profile(wanted) if isinstance(wanted, str) else wanted
+    if dialect in (None, "bvlc"):
+        dialect = net_dialect
+    return profile_of_dialect(dialect) if solver is None else profile_of_solver(solver, dialect)
+
+
 def profile_of_dialect(dialect: str | None) -> Profile:
     """The profile that files of `dialect` were meant for."""
     return _OF_DIALECT.get(dialect or "bvlc", BVLC)

@@ -9,12 +9,15 @@ from typing import Any
 import click
 
 from caffeio.errors import CaffeIOError
+from caffeio.visible import visible
 
 
 def read_input(path: str) -> Any:
     """The bytes of a file, mapped if it is large, or of standard input for `-`."""
     if path == "-":
-        return sys.stdin.buffer.read()
+        from caffeio.proto.io.regular import read_stream
+
+        return read_stream(sys.stdin.buffer)
     from caffeio.proto.files import read_bytes
 
     return read_bytes(path)
@@ -46,7 +49,7 @@ def show_diff(old: str, new: str, path: str) -> None:
     )
     colours = {"+": "green", "-": "red", "@": "cyan"}
     for line in lines:
-        bare = line.encode("utf-8", "surrogateescape").decode(errors="replace")
-        end = "" if bare.endswith("\n") else "\n\\ No newline at end of file\n"
-        click.secho(bare.rstrip("\n"), fg=colours.get(line[:1]), nl=bare.endswith("\n"))
+        end = "" if line.endswith("\n") else "\n\\ No newline at end of file\n"
+        bare = visible(line.rstrip("\n").replace("\t", "    "))
+        click.secho(bare, fg=colours.get(line[:1]), nl=line.endswith("\n"))
         click.echo(end, nl=False)

@@ -6,22 +6,26 @@ import contextlib
 import os
 import signal
 from collections.abc import Iterator
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import click
 import torch
 
 from caffeio.cli._watch import Watcher
+from caffeio.data.base import Options as DataOptions
 from caffeio.errors import CaffeIOError
 from caffeio.log.glog import NULL_LOG, Log
 from caffeio.profiles import get_profile
 from caffeio.proto.weights.solverstate import newest_whole_pair
 from caffeio.training.chain import run_chain
 from caffeio.training.distributed import World
-from caffeio.training.job import Job, read_job
+from caffeio.training.events import Action, Events
+from caffeio.training.job import read_job
 from caffeio.training.multiphase import read_phases
-from caffeio.training.signals import Action
-from caffeio.training.trainer import Events, Trainer
+from caffeio.training.options import TrainOptions
+from caffeio.training.trainer import Trainer
 
 EFFECTS = {"none": Action.NONE, "snapshot": Action.SNAPSHOT, "stop": Action.STOP}
 
@@ -97,26 +101,16 @@ def run(solvers: list[str], options: dict[str, Any]) -> None:
     signals = Signals(options["sigint_effect"], options["sighup_effect"])
     with Watcher(options["metrics"] if root else None, show=not quiet) as watcher:
         log = Log(None if quiet else watcher.line)
-        of_job: dict[str, Any] = {
-            "overrides": list(options["overrides"]),
-            "profile": get_profile(options["profile"]) if options["profile"] else None,
-            "stages": [s for s in options["stage"].split(",") if s],
-            "level": options["level"],
-            "ignore_unknown": options["ignore_unknown"],
-        }
-        of_trainer: dict[str, Any] = {
-            "device": "cuda" if options["gpu"] else options["device"],
-            "log": log,
-            "events": Events(
-                iteration=watcher.iteration if watcher.wants_iterations else None,
-                test=watcher.test if root else None,
-                poll=signals.poll,
-            ),
-            "allow_python": options["allow_python"],
-            "precision": options["precision"],
-            "compile": options["compile"],
-        }
-        weights = [w.strip() for w in (options["weights"] or "").split(",") if w.strip()]
+        data = DataOptions(
+            on_bad_record=options["on_bad_record"], note=partial(log.note, level="W")
+        )
+        chosen = replace(train_options(options), data_options=data)
+        events = Events(
+            iteration=watcher.iteration if watcher.wants_iterations else None,
+            test=watcher.test if root else None,
+            poll=signals.poll,
+            waits=watcher.reads_losses,
+        )
         with signals.watch():
             if len(solvers) > 1 or len(read_phases(solvers[0])) > 1:
                 if options["snapshot"]:
@@ -124,28 +118,51 @@ def run(solvers: list[str], options: dict[str, Any]) -> None:
                         "a chain finds its snapshots by itself: leave --snapshot out"
                     )
                 run_chain(
-                    solvers, weights=weights, note=log.note, on_trainer=watcher.begin,
-                    **of_job, **of_trainer,
+                    solvers, chosen, note=log.note, on_trainer=watcher.begin, log=log,
+                    events=events,
                 )  # fmt: skip
             else:
-                job = read_job(solvers[0], weights=weights, **of_job)
-                _run_one(job, options["snapshot"], watcher, of_trainer)
+                _run_one(solvers[0], chosen, options["snapshot"], watcher, log, events)
 
 
-def _run_one(job: Job, snapshot: str | None, watcher: Watcher, options: dict[str, Any]) -> None:
-    device = options["device"]
-    wanted = device or job.wanted_device
-    world = World.join(wanted, reason=None if device else job.device_reason)
-    log = options["log"] if world.is_root else NULL_LOG
+def train_options(options: dict[str, Any]) -> TrainOptions:
+    """What click has read, as the library takes it; --snapshot is looked up later."""
+    return TrainOptions(
+        weights=[w.strip() for w in (options["weights"] or "").split(",") if w.strip()],
+        overrides=list(options["overrides"]),
+        profile=get_profile(options["profile"]) if options["profile"] else None,
+        stages=[s for s in options["stage"].split(",") if s],
+        level=options["level"],
+        ignore_unknown=options["ignore_unknown"],
+        allow_python=options["allow_python"],
+        device="cuda" if options["gpu"] else options["device"],
+        precision=options["precision"],
+        compile=options["compile"],
+    )
+
+
+def _run_one(
+    solver: str,
+    options: TrainOptions,
+    snapshot: str | None,
+    watcher: Watcher,
+    log: Log,
+    events: Events,
+) -> None:
+    job = read_job(solver, options)
+    wanted = options.device or job.wanted_device
+    world = World.join(wanted, reason=None if options.device else job.device_reason)
+    log = log if world.is_root else NULL_LOG
     try:
         if snapshot == "auto":
             found = newest_whole_pair(job.param.snapshot_prefix) if world.is_root else None
-            snapshot = world.share(str(found[0]) if found else None)
+            snapshot = world.broadcast(str(found[0]) if found else None)
             if snapshot is None:
                 log.note("No whole snapshot yet: starting from the beginning")
         if snapshot:
             job.start_from((), resumes=True)
-        with Trainer(job, world=world, snapshot=snapshot, **options) as trainer:
+        options = replace(options, snapshot=snapshot)
+        with Trainer(job, options, world=world, log=log, events=events) as trainer:
             watcher.begin(trainer)
             log.info("caffe.cpp:239", "Starting Optimization")
             trainer.solve()

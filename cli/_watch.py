@@ -11,6 +11,7 @@ import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from caffeio._json import to_json
 from caffeio.errors import CaffeIOError
 from caffeio.proto.io.atomic import atomic_write
 from caffeio.training.trainer import Trainer
@@ -55,6 +56,11 @@ class Watcher:
     def wants_iterations(self) -> bool:
         """Whether anything is to be done after every iteration."""
         return self.file is not None or self.progress is not None
+
+    @property
+    def reads_losses(self) -> bool:
+        """Whether the loss of every iteration is looked at."""
+        return self.file is not None
 
     def __enter__(self) -> Self:
         if self.progress:
@@ -141,5 +147,5 @@ class Watcher:
 
     def _write(self, entry: Any) -> None:
         if self.file:
-            self.file.write(json.dumps(entry()) + "\n")
+            self.file.write(to_json(entry()) + "\n")
             self.file.flush()

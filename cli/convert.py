@@ -9,6 +9,8 @@ from typing import Any
 
 import click
 
+from caffeio.cli._terminal import say
+
 EPILOG = """
 \b
 Examples:
@@ -18,6 +20,7 @@ Examples:
   caffeio convert train_val.prototxt model.safetensors model.caffemodel
   caffeio convert fork.caffemodel plain.caffemodel --to-dialect bvlc
   caffeio convert model.caffemodel deploy.prototxt --deploy --input-shape data=1,3,224,224
+  caffeio convert model.onnx out.caffemodel --target bvlc-1.0
   caffeio convert mean.binaryproto mean.npy
   caffeio convert model.caffemodel - --to prototxt | less
 """
@@ -50,6 +53,8 @@ Examples:
 @click.option("--merge-batch-norm", is_flag=True, help="Put Scale layers into their BatchNorm.")
 @click.option("--float32", is_flag=True, help="Make floats of doubles (caffemodel).")
 @click.option("--modern-shapes", is_flag=True, help="Give old blobs today's shapes (caffemodel).")
+@click.option("--target", metavar="NAME", help="ONNX to Caffe: whose layers (default bvlc-1.0).")
+@click.option("--prototxt", type=click.Path(), help="ONNX to Caffe: the prototxt to write.")
 @click.option("--quiet", "-q", is_flag=True, help="Say nothing but errors.")
 def command(
     inputs: tuple[str, ...],
@@ -88,14 +93,16 @@ def command(
     if quiet:
         return
     for line in outcome.notes:
-        click.echo(f"{output}: {line}", err=True)
+        say(f"{output}: {line}", err=True)
     for line in outcome.said:
-        click.echo(f"{output}: {line}", err=output == "-")
+        say(f"{output}: {line}", err=output == "-")
 
 
 def _stdin(scratch: Path) -> Path:
     path = scratch / "stdin"
-    path.write_bytes(sys.stdin.buffer.read())
+    from caffeio.proto.io.regular import read_stream
+
+    path.write_bytes(read_stream(sys.stdin.buffer))
     return path
 
 

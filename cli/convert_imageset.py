@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import click
 
+from caffeio.cli._terminal import say
+
 EPILOG = """
 \b
 Examples:
@@ -40,7 +42,7 @@ def command(root: str, listing: str, database: str, quiet: bool, **options: obje
     from caffeio.tools.imageset import convert_imageset
 
     def skipped(message: str) -> None:
-        click.echo(f"warning: {message}", err=True)
+        say(f"warning: {message}", err=True)
 
     options["seed"] = options["seed"] if options["shuffle"] else None
     try:
@@ -48,4 +50,4 @@ def command(root: str, listing: str, database: str, quiet: bool, **options: obje
     except FileNotFoundError as error:
         raise click.BadParameter(f"{error.filename!r} does not exist", param_hint="LIST") from None
     if not quiet:
-        click.echo(f"{database}: {count} records")
+        say(f"{database}: {count} records")

@@ -7,6 +7,8 @@ from typing import Any
 
 import click
 
+from caffeio.cli._terminal import say_json
+
 EPILOG = """\b
 Examples:
   caffeio diff solver_cyc1.prototxt solver_cyc2.prototxt
@@ -97,9 +99,7 @@ def command(left: str, right: str, **options: Any) -> None:
 
 def _write(report: Any, form: str) -> None:
     if form == "json":
-        import json
-
-        click.echo(json.dumps(report.data, indent=2, ensure_ascii=False))
+        say_json(report.data)
     elif form == "html":
         from caffeio.converters.report import html
 

@@ -6,6 +6,8 @@ import sys
 
 import click
 
+from caffeio.cli._terminal import say
+
 EPILOG = """
 \b
 Examples:
@@ -62,4 +64,4 @@ def command(
         return
     write_output(output or file, [encode_text(new)], unless_same=None if output else data)
     if sys.stderr.isatty():
-        click.echo(f"{path}: {count} {'place' if count == 1 else 'places'} changed", err=True)
+        say(f"{path}: {count} {'place' if count == 1 else 'places'} changed", err=True)

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import click
 
+from caffeio.cli._options import max_pixels
+from caffeio.cli._terminal import say
+
 EPILOG = """
 \b
 Examples:
@@ -15,6 +18,7 @@ Examples:
 @click.command(epilog=EPILOG)
 @click.argument("database", metavar="DB", type=click.Path())
 @click.argument("target", metavar="[OUT]", type=click.Path(), required=False)
+@max_pixels
 @click.option("--backend", type=click.Choice(["lmdb", "leveldb"]), default="lmdb",
               show_default=True, help="The kind of database.")  # fmt: skip
 def command(database: str, target: str | None, backend: str) -> None:
@@ -29,6 +33,6 @@ def command(database: str, target: str | None, backend: str) -> None:
     mean = compute_image_mean(database, backend.upper())
     if target:
         write_blobproto(target, mean)
-        click.echo(f"{target}: {' x '.join(map(str, mean.shape))} (channels, height, width)")
+        say(f"{target}: {' x '.join(map(str, mean.shape))} (channels, height, width)")
     for channel, value in enumerate(mean_values(mean)):
-        click.echo(f"mean_value channel [{channel}]: {value:.6g}")
+        say(f"mean_value channel [{channel}]: {value:.6g}")

@@ -6,6 +6,8 @@ from typing import Any
 
 import click
 
+from caffeio.cli._terminal import say, say_json
+
 EPILOG = """\b
 Examples:
   caffeio layers
@@ -49,11 +51,11 @@ def _types(as_json: bool) -> None:
         families.setdefault(kind.family, []).append(kind.name)
     width = max(map(len, families))
     for family, names in sorted(families.items()):
-        click.echo(click.wrap_text(
+        say(click.wrap_text(
             f"{family:<{width}}  {' '.join(sorted(names))}", 100,
             subsequent_indent=" " * (width + 2),
         ))  # fmt: skip
-    click.echo(f"{len(types)} types")
+    say(f"{len(types)} types")
 
 
 def _coverage(paths: tuple[str, ...], failed: bool, as_json: bool) -> None:
@@ -66,25 +68,24 @@ def _coverage(paths: tuple[str, ...], failed: bool, as_json: bool) -> None:
         _json({**totals, "files": [net.as_json() for net in nets]})
         return
     for net in nets:
-        click.echo(f"{'built' if net.built else 'FAILS'}  {net.path}")
+        say(f"{'built' if net.built else 'FAILS'}  {net.path}")
         if net.reason:
-            click.echo(f"       {net.reason}")
+            say(f"       {net.reason}")
         for phase, outcome in net.phases.items():
             if outcome.guess:
                 shapes = ", ".join(f"{k} {' '.join(map(str, v))}" for k, v in outcome.guess.items())
-                click.echo(f"       {phase}: with data of other shapes than guessed: {shapes}")
+                say(f"       {phase}: with data of other shapes than guessed: {shapes}")
             if not outcome.built:
-                click.echo(f"       {phase}: {outcome.reason}")
+                say(f"       {phase}: {outcome.reason}")
             if outcome.unknown:
-                click.echo(f"       {phase}: unknown types: {', '.join(outcome.unknown)}")
+                say(f"       {phase}: unknown types: {', '.join(outcome.unknown)}")
     share = 100 * result.built / len(result.nets) if result.nets else 100.0
-    click.echo(f"{result.built} of {len(result.nets)} nets build ({share:.1f} %)")
+    say(f"{result.built} of {len(result.nets)} nets build ({share:.1f} %)")
     if result.unknown:
         listed = ", ".join(f"{kind} ({n})" for kind, n in result.unknown.most_common())
-        click.echo(f"types that nobody defines, with their nets: {listed}")
+        say(f"types that nobody defines, with their nets: {listed}")
 
 
 def _json(value: Any) -> None:
-    import json
 
-    click.echo(json.dumps(value, indent=1))
+    say_json(value, indent=1)

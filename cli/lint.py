@@ -8,6 +8,8 @@ from typing import Any
 
 import click
 
+from caffeio.cli._terminal import say_json
+
 EPILOG = """\b
 Examples:
   caffeio lint solver.prototxt train_val.prototxt
@@ -137,7 +139,7 @@ def _fix(source: Any, found: list[Any], selection: Any) -> list[Any]:
     new, _ = fixed_text(text, found, source.label)
     if source.label == "<stdin>":
         write_output("-", [encode_text(new)])
-        source.path.write_bytes(encode_text(new))
+        source.path.write_bytes(encode_text(new))  # a copy of ours
     elif new != text:
         write_output(str(source.path), [encode_text(new)])
     return lint(source, selection)
@@ -149,14 +151,12 @@ def _write(found: list[Any], files: int, form: str, *, to_stderr: bool) -> None:
 
     stream = sys.stderr if to_stderr else sys.stdout
     if form in ("json", "sarif"):
-        import json
-
         from caffeio import __version__
 
         data: Any = output.as_data(found, rules())
         if form == "sarif":
             data = output.sarif(found, rules(), __version__)
-        click.echo(json.dumps(data, indent=2, ensure_ascii=False), file=stream)
+        say_json(data, file=stream)
     elif form == "github":
         for finding in found:
             click.echo(output.github(finding), file=stream)

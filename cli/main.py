@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 from importlib import import_module
@@ -11,12 +12,14 @@ import click
 
 from caffeio import __version__
 from caffeio.errors import CaffeIOError
+from caffeio.visible import visible_lines
 
 # Command -> (module of caffeio.cli, one line for --help). A module is imported when its command
 # runs, so that `caffeio --help` stays quick.
 COMMANDS = {
     "completion": ("completion", "Print the script for completion in bash, zsh or fish."),
     "convert": ("convert", "Convert a model between formats and dialects."),
+    "db": ("db", "Check a database of records."),
     "demo": ("demo", "Train, export and check a small recipe on data made on the spot."),
     "convert-imageset": ("convert_imageset", "Write a list of images into an LMDB."),
     "diff": ("diff", "Show how two solvers, nets, weight files or LMDBs differ."),
@@ -38,6 +41,14 @@ def _worker() -> str:
     """Which of several workers speaks."""
     several = os.environ.get("WORLD_SIZE", "1") != "1"
     return f" (worker {os.environ.get('RANK', '?')})" if several else ""
+
+
+def _forget_stdout() -> None:
+    """Throw away what is still to be written to standard output, so that Python's end is silent."""
+    with contextlib.suppress(OSError, ValueError):
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
+        os.close(nowhere)
 
 
 class Group(click.Group):
@@ -76,21 +87,36 @@ class Group(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command; a CaffeIOError becomes one message on stderr and exit code 2."""
         try:
-            return super().invoke(ctx)
+            result = super().invoke(ctx)
+            sys.stdout.flush()  # here, where a reader that has gone or a full disk is handled
+            return result
+        except click.ClickException as error:
+            object.__setattr__(error, "message", visible_lines(error.message))
+            raise
         except CaffeIOError as error:
             if ctx.params.get("debug"):
                 raise
-            click.echo(f"Error{_worker()}: {error}", err=True)
-            ctx.exit(2)
+            return self._fail(ctx, str(error))
         except BrokenPipeError:
-            sys.stderr.close()  # the reader of our pipe has gone: nothing to say
+            _forget_stdout()  # the reader of our pipe has gone: nothing to say
             ctx.exit(141)
         except OSError as error:  # a folder that is not there, a disk that is full ...
             if ctx.params.get("debug") or error.strerror is None:
                 raise
-            place = f"{error.filename}: " if error.filename else ""
-            click.echo(f"Error{_worker()}: {place}{error.strerror}", err=True)
-            ctx.exit(2)
+            _forget_stdout()
+            place = f"{os.fsdecode(error.filename)}: " if error.filename else ""
+            return self._fail(ctx, f"{place}{error.strerror}")
+        except (MemoryError, RuntimeError, ValueError, OverflowError) as error:
+            from caffeio.memory import is_memory_error, memory_error
+
+            if ctx.params.get("debug") or not is_memory_error(error):
+                raise
+            return self._fail(ctx, str(memory_error(error)))
+
+    @staticmethod
+    def _fail(ctx: click.Context, text: str) -> None:
+        click.echo(f"Error{_worker()}: {visible_lines(text)}", err=True)
+        ctx.exit(2)
 
 
 @click.group(

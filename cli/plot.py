@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import click
 
+from caffeio.cli._terminal import say
+
 EPILOG = """\b
 Examples:
   caffeio plot solver_init.prototxt solver_cyc1.prototxt solver_collapse.prototxt -o lr.png
@@ -70,7 +72,5 @@ def command(
     lr_plot.write(output, curves, log=log)
     for curve in curves:
         first, last, top = curve.rates[0], curve.rates[-1], curve.rates.max()
-        click.echo(
-            f"{curve.name}: {len(curve.rates)} iterations, {first:g} to {last:g}, highest {top:g}"
-        )
-    click.echo(f"Written: {output}")
+        say(f"{curve.name}: {len(curve.rates)} iterations, {first:g} to {last:g}, highest {top:g}")
+    say(f"Written: {output}")

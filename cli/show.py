@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import sys
 from pathlib import Path
 from typing import Any
 
 import click
+
+from caffeio.cli._files import write_output
 
 EPILOG = """\b
 Examples:
@@ -158,19 +161,19 @@ def _other(source: Any, options: dict[str, Any]) -> tuple[str | None, Any]:
 
 def _write(text: str | None, report: Any, options: dict[str, Any]) -> None:
     if text is None and options["form"] == "json":
-        import json
+        from caffeio.visible import json_text
 
-        text = json.dumps(report.data, indent=2, ensure_ascii=False) + "\n"
-    if text is not None:
-        if options["output"]:
-            Path(options["output"]).write_text(text, encoding="utf-8")
-        else:
-            click.echo(text, nl=not text.endswith("\n"))
+        text = json_text(report.data, 2) + "\n"
+    if text is not None and not options["output"]:
+        click.echo(text, nl=not text.endswith("\n"))
         return
     from caffeio.converters.report import text as terminal
 
-    if options["output"]:
-        with open(options["output"], "w", encoding="utf-8") as stream:
-            terminal.write(report, stream)
-    else:
+    if not options["output"]:
         terminal.write(report, sys.stdout)
+        return
+    if text is None:
+        page = io.StringIO()
+        terminal.write(report, page)
+        text = page.getvalue()
+    write_output(options["output"], [text.encode("utf-8", "backslashreplace")])

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-import sys
+from functools import partial
 from typing import Any
 
 import click
+
+from caffeio.cli._options import max_pixels, on_bad_record
+from caffeio.cli._terminal import say, say_json
 
 EPILOG = """
 \b
@@ -39,6 +42,8 @@ Examples:
     "--ignore-unknown-fields", "ignore_unknown", is_flag=True,
     help="Go on although the prototxt has fields that no known Caffe has.",
 )  # fmt: skip
+@on_bad_record
+@max_pixels
 @click.option("--json", "as_json", is_flag=True, help="Print the scores as JSON on stdout.")
 @click.pass_context
 def command(ctx: click.Context, /, **options: Any) -> None:
@@ -57,11 +62,12 @@ def command(ctx: click.Context, /, **options: Any) -> None:
     if not weights:
         raise click.UsageError("Need model weights to score.", ctx)
     from caffeio.cli._device import choose
+    from caffeio.data.base import Options as DataOptions
     from caffeio.log.glog import Log
     from caffeio.tools.score import score
     from caffeio.training.distributed import World
 
-    log = Log(lambda line: click.echo(line, err=True))
+    log = Log(lambda line: say(line, err=True))
     world = World.join(choose(options["device"], options["gpu"]))
     log.info("caffe.cpp:275", "Use CPU." if world.device.type == "cpu" else f"Use {world.device}.")
     scores = score(
@@ -69,12 +75,12 @@ def command(ctx: click.Context, /, **options: Any) -> None:
         profile=options["profile"], world=world, level=options["level"], log=log,
         stages=[s for s in options["stage"].split(",") if s], allow_python=options["allow_python"],
         ignore_unknown=options["ignore_unknown"],
+        data_options=DataOptions(on_bad_record=options["on_bad_record"],
+                                 note=partial(log.note, level="W")),
     )  # fmt: skip
     if options["as_json"]:
-        import json
-
         rows = [
             {"model": s.title, "loss": s.loss, **{k: v.tolist() for k, v in s.outputs.items()}}
             for s in scores
         ]
-        sys.stdout.write(json.dumps(rows) + "\n")
+        say_json(rows, indent=None)

@@ -6,6 +6,8 @@ from typing import Any
 
 import click
 
+from caffeio.cli._terminal import say
+
 EPILOG = """
 \b
 Examples:
@@ -28,6 +30,10 @@ Examples:
 @click.option("--level", "-level", default=0, help="Level of the net.")
 @click.option("--synthetic", is_flag=True, help="Feed data layers with noise.")
 @click.option("--allow-python", is_flag=True, help="Run the code that Python layers name.")
+@click.option(
+    "--ignore-unknown-fields", "ignore_unknown", is_flag=True,
+    help="Go on although the prototxt has fields that no known Caffe has.",
+)  # fmt: skip
 @click.pass_context
 def command(ctx: click.Context, /, **options: Any) -> None:
     """Time MODEL layer by layer, as `caffe time` does; log lines go to stderr.
@@ -42,13 +48,13 @@ def command(ctx: click.Context, /, **options: Any) -> None:
     from caffeio.tools.benchmark import time_net
 
     device = choose(options["device"], options["gpu"])
-    log = Log(lambda line: click.echo(line, err=True))
+    log = Log(lambda line: say(line, err=True))
     log.info("caffe.cpp:339", "Use CPU." if device == "cpu" else f"Use {device}.")
     timing = time_net(
         model, iterations=options["iterations"], phase=options["phase"], profile=options["profile"],
         stages=[s for s in options["stage"].split(",") if s], level=options["level"],
         device=device, log=log, allow_python=options["allow_python"],
-        synthetic=options["synthetic"],
+        synthetic=options["synthetic"], ignore_unknown=options["ignore_unknown"],
     )  # fmt: skip
     if timing.images:
-        click.echo(f"{timing.images_per_s:.2f} images/s (batch {timing.images})")
+        say(f"{timing.images_per_s:.2f} images/s (batch {timing.images})")

@@ -8,6 +8,8 @@ from typing import Any
 
 import click
 
+from caffeio.cli._options import max_pixels, on_bad_record
+
 EPILOG = """
 \b
 Examples:
@@ -65,6 +67,8 @@ Caffe's own spelling works too: caffeio train -solver F -weights W -gpu 0,1
     "--ignore-unknown-fields", "ignore_unknown", is_flag=True,
     help="Go on although the prototxt has fields that no known Caffe has.",
 )  # fmt: skip
+@on_bad_record
+@max_pixels
 @click.option("--quiet", "-q", is_flag=True, help="No log lines, no progress bar.")
 @click.pass_context
 def command(ctx: click.Context, /, **options: Any) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import click
 
+from caffeio.cli._terminal import say
+
 EPILOG = """
 \b
 Examples:
@@ -39,8 +41,8 @@ def command(ctx: click.Context, source: str, target: str, dialect: str | None, q
     if not quiet:
         lines = result.done or [f"the {result.kind} is in today's form: copied as it is"]
         for line in lines:
-            click.echo(f"{path}: {line}", err=True)
+            say(f"{path}: {line}", err=True)
     for line in result.problems:
-        click.echo(f"{path}: warning: {line}", err=True)
+        say(f"{path}: warning: {line}", err=True)
     if result.problems:
         ctx.exit(1)

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from caffeio.errors import CaffeIOError, ParseError
+from caffeio.proto.io.regular import open_regular
 from caffeio.proto.io.wire import BYTES, FIXED32, VARINT, read_field, read_tag, read_varint
 
 KINDS = {
@@ -61,7 +62,7 @@ def kind_of(path: str | os.PathLike[str]) -> str:
             return "leveldb"
         return "directory"
     try:
-        with place.open("rb") as file:
+        with open_regular(place) as file:
             head = file.read(1 << 16)
             size = file.seek(0, os.SEEK_END)
     except FileNotFoundError:

@@ -11,6 +11,7 @@ import numpy as np
 
 from caffeio.errors import WeightsError
 from caffeio.proto.io.atomic import atomic_write
+from caffeio.proto.io.regular import check_regular
 from caffeio.proto.weights.blobs import NOTHING, Array, BlobInfo, Values
 from caffeio.proto.weights.mapping import LayerEntry, Weights
 
@@ -23,6 +24,7 @@ def read(path: str | os.PathLike[str]) -> Weights:
     """
     groups: dict[str, dict[int, Array]] = {}
     try:
+        check_regular(path)
         with np.load(path, allow_pickle=False) as archive:
             for name in archive.files:
                 layer, dot, index = name.rpartition(".")

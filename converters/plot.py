@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,7 +18,9 @@ from numpy.typing import NDArray
 from caffeio.errors import CaffeIOError, SolverError, UnsupportedError
 from caffeio.profiles import Profile
 from caffeio.proto.io.atomic import atomic_write
+from caffeio.proto.io.regular import read_regular
 from caffeio.solver.schedule import load_schedule
+from caffeio.visible import visible
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -90,7 +93,7 @@ def read_losses(path: str | os.PathLike[str]) -> list[float]:
     Raises CaffeIOError if a line is none of these, or if an iteration is left out.
     """
     try:
-        lines = [line for line in Path(path).read_text().splitlines() if line.strip()]
+        lines = [line for line in read_regular(path).decode().splitlines() if line.strip()]
     except (OSError, UnicodeDecodeError) as error:
         raise CaffeIOError(f"losses cannot be read: {error}", where=str(path)) from None
     rows: list[dict[str, Any]]
@@ -101,7 +104,7 @@ def read_losses(path: str | os.PathLike[str]) -> list[float]:
             rows = list(csv.DictReader(lines))
         else:
             rows = [{"loss": line} for line in lines]
-        losses = [float(row["loss"]) for row in rows]
+        losses = [math.nan if row["loss"] is None else float(row["loss"]) for row in rows]
         given = [int(row["iter"]) for row in rows if "iter" in row]
     except (ValueError, TypeError, AttributeError) as error:
         raise CaffeIOError(f"not a list of losses: {error}", where=str(path)) from None
@@ -119,8 +122,11 @@ def csv_text(curves: Sequence[Curve]) -> str:
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(["iteration", "phase", "phase_iteration", "lr"])
     for curve in curves:
+        name = visible(curve.name)
+        if name.startswith(("=", "+", "-", "@")):
+            name = f"'{name}"  # a spreadsheet would take it for a formula
         for i, rate in enumerate(curve.rates.tolist()):
-            writer.writerow([curve.start + i, curve.name, i, f"{rate:.9g}"])
+            writer.writerow([curve.start + i, name, i, f"{rate:.9g}"])
     return out.getvalue()
 
 

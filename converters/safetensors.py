@@ -84,7 +84,7 @@ def _tensor(name: str, entry: dict[str, Any], start: int, buffer: Buffer) -> Blo
     dtype = np.dtype(_TYPES[kind])
     shape = tuple(entry["shape"])
     first, last = entry["data_offsets"]
-    if not all(isinstance(n, int) and n >= 0 for n in (*shape, first, last)):
+    if not all(type(n) is int and n >= 0 for n in (*shape, first, last)):
         raise ParseError(f"tensor {name!r}: shape or offsets are not sizes")
     count = math.prod(shape)
     if len(shape) > MAX_AXES or last - first != count * dtype.itemsize:

@@ -14,6 +14,7 @@ from pathlib import Path, PurePosixPath
 
 from caffeio.converters.kinds import kind_of
 from caffeio.errors import CaffeIOError
+from caffeio.proto.io.regular import read_stream
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,7 @@ def open_source(name: str, scratch: Path) -> Source:
     if name == "-":
         place = scratch / "<stdin>"
         if not place.exists():
-            place.write_bytes(sys.stdin.buffer.read())
+            place.write_bytes(read_stream(sys.stdin.buffer))
         return Source("<stdin>", place, kind_of(place))
     if Path(name).exists() or ":" not in name:
         return Source(name, Path(name), kind_of(name))

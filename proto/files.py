@@ -15,6 +15,7 @@ from google.protobuf.message import Message
 from caffeio.errors import CaffeIOError
 from caffeio.proto import caffe_pb2 as pb
 from caffeio.proto.dialect.guess_text import Guess, guess_dialect, has_required, used_names
+from caffeio.proto.io.regular import open_regular, read_regular
 from caffeio.proto.text.text_format import ParsedText, UnknownField, parse
 from caffeio.proto.upgrade.upgrade import Upgraded, upgrade_net, upgrade_solver
 
@@ -193,7 +194,7 @@ def _load(source: str | os.PathLike[str], kind: type[Message]) -> tuple[Path | N
         return None, source
     path = Path(source)
     try:
-        with open(path, "rb") as file:
+        with open_regular(path) as file:
             head = file.read(HEAD)
     except OSError as error:
         raise CaffeIOError(_why(path, error), where=str(path)) from None
@@ -213,7 +214,7 @@ def _is_text(source: str, kind: type[Message]) -> bool:
 
 def _read(path: Path) -> bytes:
     try:
-        return path.read_bytes()
+        return read_regular(path)
     except OSError as error:
         raise CaffeIOError(_why(path, error), where=str(path)) from None
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from caffeio.net.net import Net, Step, load_net
+from caffeio.net import Net, Step, load_net
 from tests.paths import GOLDEN
 
 TOLERANCE = 1e-5

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from caffeio.data.base import Options as Options
     from caffeio.data.registry import SOURCE_TYPES as SOURCE_TYPES
     from caffeio.data.registry import make_source as make_source
+    from caffeio.data.registry import open_source as open_source
     from caffeio.data.sources.memory_data import MemorySource as MemorySource
 
 __getattr__, __dir__, __all__ = lazy_names(
@@ -24,5 +25,6 @@ __getattr__, __dir__, __all__ = lazy_names(
         "Options": "caffeio.data.base",
         "SOURCE_TYPES": "caffeio.data.registry",
         "make_source": "caffeio.data.registry",
+        "open_source": "caffeio.data.registry",
     },
 )

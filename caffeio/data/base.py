@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
@@ -18,6 +18,7 @@ from caffeio.data.transform.transformer import Transformer
 from caffeio.errors import CaffeIOError, DataError
 from caffeio.profiles import BVLC, Profile
 from caffeio.proto import caffe_pb2 as pb
+from caffeio.proto.io.regular import read_regular
 from caffeio.proto.weights.blobproto import read_blobproto
 
 if TYPE_CHECKING:
@@ -43,6 +44,8 @@ class Options:
         of the pixels differ by 1, and that step is four times faster; with the ResNet-50 recipe a
         whole TRAIN sample takes 0.96 instead of 1.38 ms of one core, a TEST sample 1.07 instead of
         2.0 (benchmarks/bench_data.py).
+    on_bad_record: "stop" makes a record that cannot be read an error; "skip" takes the record
+        behind it in its place, and tells `note` once a record.
     """
 
     rank: int = 0
@@ -52,6 +55,8 @@ class Options:
     device: torch.device | None = None
     channels_last: bool = False
     exact: bool = True
+    on_bad_record: str = "stop"
+    note: Callable[[str], None] | None = None
 
 
 @dataclass(frozen=True)
@@ -89,6 +94,17 @@ class Layer:
                 return path
         places = dict.fromkeys(os.path.abspath(path) for path in tried)
         raise self.error(f"{name!r} does not exist; looked for {' and '.join(places)}", field)
+
+    def read_bytes(self, path: str, field: str) -> bytes:
+        """The bytes of a regular file that `field` names."""
+        try:
+            return read_regular(path)
+        except OSError as error:
+            raise self.error(f"{path!r} cannot be read: {error.strerror}", field) from None
+
+    def read_text(self, path: str, field: str) -> str:
+        """The text of a regular file that `field` names."""
+        return self.read_bytes(path, field).decode("utf-8", "surrogateescape")
 
     def join(self, root: str, name: str) -> str:
         """root_folder + name as it is, or from the search path where that does not exist."""

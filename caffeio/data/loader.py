@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 
+import cv2
 import numpy as np
 import torch
 from torch import Tensor
@@ -26,8 +27,10 @@ from caffeio.data.transform.image import set_ipp
 from caffeio.data.transform.normalize import Image, Window
 from caffeio.data.transform.transformer import Transformer
 from caffeio.errors import CaffeIOError, DataError
+from caffeio.memory import memory_error
 
 CHUNK = 8  # samples a task
+_PATIENCE = 1000  # bad records one behind the other
 _ROOMY = 32 << 20  # bytes; larger batches are prefetched two at a time, not `prefetch`
 
 
@@ -55,6 +58,7 @@ class LoaderSource(DataSource):
         self._given: Slot | None = None
         self._closed = False
         self._rehearsed = False
+        self._skipped: set[str] = set()  # names of bad records that were told
         self._dice, self._thread = 0, CaffeRng(0)
 
     # -- for subclasses --------------------------------------------------------------------
@@ -90,6 +94,10 @@ class LoaderSource(DataSource):
         """The tops of a batch whose samples are all loaded."""
         data = self._data(results, slot)
         return (data, self.delivery.send(slot.labels)) if self.with_labels else (data,)
+
+    def following(self, job: Job) -> Job | None:
+        """The job that takes the place of one whose record is bad; None if there is none."""
+        return None
 
     def describe(self, job: Job) -> str:
         """What a job reads, for messages."""
@@ -141,7 +149,7 @@ class LoaderSource(DataSource):
         """One for small bare pixels (more would wait for the interpreter), else all cores."""
         if self.light:
             return 1
-        return max(1, len(os.sched_getaffinity(0)) // max(1, local_world()))
+        return max(1, usable_cores() // max(1, local_world()))
 
     def _ring(self) -> int:
         size = 4 * self.batch_size * int(np.prod(self.item_shape))
@@ -228,11 +236,55 @@ class LoaderSource(DataSource):
         return [self._load(job, slot, start + i) for i, job in enumerate(jobs)]
 
     def _load(self, job: Job, slot: Slot, index: int) -> Result:
+        if self.layer.options.on_bad_record == "skip":
+            return self._load_or_skip(job, slot, index)
+        return self._load_one(job, slot, index)
+
+    def _load_or_skip(self, job: Job, slot: Slot, index: int) -> Result:
+        """Load the sample, or the first good one behind it."""
+        place: Job | None = job
+        for _ in range(_PATIENCE):
+            if place is None:
+                break
+            try:
+                return self._load_one(place, slot, index)
+            except DataError as error:
+                first = error
+            self._tell(place, first)
+            place = self.following(place)
+            if place is not None:  # real Caffe stops here, so there are no draws to repeat
+                keyed = SampleRandom(self.random.fixed, self.key, lookahead=2)
+                place.draws = keyed.batch([job.number])[0]
+        raise self.layer.error(f"no good record in {_PATIENCE} tries; the last one: {first}")
+
+    def _tell(self, job: Job, error: DataError) -> None:
+        name = self._name(job)
+        if name not in self._skipped:
+            self._skipped.add(name)
+            if self.layer.options.note is not None:
+                self.layer.options.note(f"Skipping a bad record: {error}")
+
+    def first_good(self, job: Job, load: Callable[[Job], Image]) -> Image:
+        """The image that tells the shapes: of the first record, or of the first good one."""
+        skip = self.layer.options.on_bad_record == "skip"
+        for _ in range(_PATIENCE if skip else 1):
+            try:
+                return load(job)
+            except CaffeIOError as problem:
+                error = self.layer.error(f"{self.describe(job)}: {problem.message}")
+            if skip:
+                self._tell(job, error)
+            job = self.following(job) or job
+        raise error from None
+
+    def _load_one(self, job: Job, slot: Slot, index: int) -> Result:
         try:
             return self.load(job, slot, index)
         except CaffeIOError as error:
             raise self.layer.error(f"{self.describe(job)}: {error.message}") from error
-        except Exception as error:
+        except MemoryError as error:
+            raise memory_error(error, self.describe(job)) from None
+        except (cv2.error, OSError, ValueError) as error:  # an error of ours shows itself
             raise self.layer.error(
                 f"{self.describe(job)}: {type(error).__name__}: {error}"
             ) from error
@@ -285,6 +337,16 @@ class LoaderSource(DataSource):
 
 def _zero() -> int:
     return 0
+
+
+def usable_cores() -> int:
+    """How many cores this process may use; all of the machine where the system keeps no such set.
+
+    macOS and Windows have no os.sched_getaffinity.
+    """
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def local_world() -> int:

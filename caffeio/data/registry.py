@@ -44,18 +44,34 @@ def make_source(
     rank). Relative paths are looked up from the working directory, then in `search_path`. `where`
     ("file:line:column") goes in front of errors. Raises DataError.
     """
+    return open_source(
+        param, phase=phase, profile=profile, seed=seed, search_path=search_path, where=where,
+        options=Options(rank=rank, world=world, **options),
+    )  # fmt: skip
+
+
+def open_source(
+    param: pb.LayerParameter,
+    *,
+    phase: str = "TRAIN",
+    profile: Profile = BVLC,
+    options: Options,
+    seed: int | CaffeRng | None = None,
+    search_path: Iterable[str] = (),
+    where: str = "",
+) -> DataSource:
+    """As `make_source`, with the options as one object."""
     if param.HasField("phase"):
         phase = pb.Phase.Name(param.phase)
-    layer = Layer(
-        param, phase, profile, tuple(search_path), where, Options(rank=rank, world=world, **options)
-    )
+    layer = Layer(param, phase, profile, tuple(search_path), where, options)
     if param.type not in _CLASSES:
         raise _refusal(layer)
     module, name = _CLASSES[param.type].split(".")
     source: DataSource = getattr(import_module(f"caffeio.data.sources.{module}"), name)(layer)
     if seed is not None:
         try:
-            source.draw_setup(CaffeRng(seed + rank) if isinstance(seed, int) else seed)
+            exact = CaffeRng(seed + options.rank) if isinstance(seed, int) else seed
+            source.draw_setup(exact)
         except BaseException:
             source.close()
             raise

@@ -28,6 +28,7 @@ from caffeio.layers.labels import (
     normalizer,
 )
 from caffeio.proto import caffe_pb2 as pb
+from caffeio.proto.io.regular import read_regular
 
 
 class _SoftmaxInfogain(torch.autograd.Function):
@@ -64,7 +65,7 @@ def read_matrix(layer: Layer, source: str, field: str) -> Tensor:
         )
     blob = pb.BlobProto()
     try:
-        blob.ParseFromString(path.read_bytes())
+        blob.ParseFromString(read_regular(path))
     except DecodeError:
         raise layer.error(f"{path} is not a BlobProto file", field=field) from None
     values = blob.double_data or blob.data

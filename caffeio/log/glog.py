@@ -12,6 +12,8 @@ from datetime import datetime
 
 import numpy as np
 
+from caffeio.visible import visible_lines
+
 Sink = Callable[[str], None]
 
 
@@ -38,7 +40,7 @@ class Log:
         if self.sink is not None:
             now = datetime.now()
             stamp = f"{level}{now:%m%d %H:%M:%S.%f} {self._thread:5d} {place}] "
-            self.sink(stamp + text.removesuffix("\n"))
+            self.sink(stamp + visible_lines(text.removesuffix("\n")))
 
     def info(self, place: str, text: str) -> None:
         """An information line."""

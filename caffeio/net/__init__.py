@@ -8,8 +8,9 @@ from caffeio._lazy import lazy_names
 
 if TYPE_CHECKING:
     from caffeio.data.base import DataSource as DataSource
+    from caffeio.net.load import load_net as load_net
     from caffeio.net.net import Net as Net
-    from caffeio.net.net import load_net as load_net
+    from caffeio.net.recipe import NetRecipe as NetRecipe
     from caffeio.net.step import LearnableParam as LearnableParam
     from caffeio.net.step import Step as Step
     from caffeio.net.step import Trace as Trace
@@ -18,7 +19,8 @@ __getattr__, __dir__, __all__ = lazy_names(
     __name__,
     {
         "Net": "caffeio.net.net",
-        "load_net": "caffeio.net.net",
+        "load_net": "caffeio.net.load",
+        "NetRecipe": "caffeio.net.recipe",
         "DataSource": "caffeio.data.base",
         "LearnableParam": "caffeio.net.step",
         "Step": "caffeio.net.step",

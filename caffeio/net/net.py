@@ -6,25 +6,24 @@ src/caffe/blob.cpp (FromProto), src/caffe/layers/batch_norm_layer.cpp (masking o
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
-from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from caffeio._lazy import lazy_names
 from caffeio.boost_random import CaffeRng
-from caffeio.data import SOURCE_TYPES, DataSource, make_source
-from caffeio.errors import CaffeIOError, DataError, NetError, WeightsError
+from caffeio.data import DataSource
+from caffeio.errors import CaffeIOError, DataError, NetError
 from caffeio.fillers import fill
 from caffeio.layers import Layer
 from caffeio.layers.batch_norm import fused_batch_norm_scale
 from caffeio.net.builder import Assembler, learnable_params
 from caffeio.net.copy_weights import copy_trained_layers
-from caffeio.net.graph import Graph, build_graph, net_state
+from caffeio.net.graph import Graph
 from caffeio.net.memory import (
     Contents,
     Use,
@@ -33,6 +32,7 @@ from caffeio.net.memory import (
     overwritten,
     plan_memory,
 )
+from caffeio.net.sources import close_sources
 from caffeio.net.step import (
     LearnableParam,
     Shape,
@@ -42,13 +42,11 @@ from caffeio.net.step import (
     raw_blobs,
     shape_text,
 )
-from caffeio.net.unknown_fields import of_active_layers, refuse_unknown
-from caffeio.profiles import BVLC, Profile, get_profile, profile_of_dialect
+from caffeio.profiles import BVLC, Profile
 from caffeio.proto import caffe_pb2 as pb
-from caffeio.proto.files import read_net
-from caffeio.proto.weights.load import Weights, load_weights
+from caffeio.proto.weights.load import Weights
 
-__all__ = ["DataSource", "LearnableParam", "Net", "Step", "Trace", "load_net"]
+__all__ = ["DataSource", "LearnableParam", "Net", "Step", "Trace"]
 
 
 class Net(nn.Module):
@@ -442,6 +440,19 @@ class Net(nn.Module):
             where=step.node.where or None,
         )
 
+    def close(self) -> None:
+        """Stop the threads and close the files of the data sources; may be called more than once.
+
+        The net goes on working where its data layers' tops are given to `forward`.
+        """
+        close_sources(self.sources)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
     def train(self, mode: bool = True) -> Net:
         """Accepted for PyTorch's sake: a Caffe net's phase is chosen when it is built."""
         super().train(mode)
@@ -455,99 +466,5 @@ class Net(nn.Module):
                 reset()
 
 
-def load_net(
-    prototxt: str | os.PathLike[str],
-    weights: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] | None = None,
-    *,
-    phase: str = "TEST",
-    stages: Sequence[str] = (),
-    level: int = 0,
-    dialect: str | None = None,
-    profile: str | Profile | None = None,
-    allow_python: bool = False,
-    input_shapes: Mapping[str, Sequence[int]] | None = None,
-    device: torch.device | str = "cpu",
-    seed: int | None = None,
-    ignore_unknown: bool = False,
-) -> Net:
-    """Build the net of a prototxt (a path, or the text itself) and load its weights.
-
-    Without `weights` the blobs are filled as the prototxt says; with `seed` all random numbers
-    are those of a real Caffe with that random_seed. `dialect` names the fork whose schema a
-    binary file has; `profile` whose numbers are wanted (default: the dialect's). Data layers read
-    their source if it is there; their tops can always be given as inputs. `device="meta"` builds
-    shapes only. A field that no known Caffe has is an error, as in Caffe, unless
-    `ignore_unknown`. Raises CaffeIOError (ParseError, NetError, WeightsError).
-    """
-    file = read_net(prototxt, dialect=dialect)
-    if phase not in ("TRAIN", "TEST"):
-        raise NetError(f"phase must be TRAIN or TEST, not {phase!r}")
-    chosen = get_profile(profile) if isinstance(profile, str) else profile
-    chosen = chosen or profile_of_dialect(file.dialect)
-    graph = build_graph(
-        file.message,
-        phase=phase,
-        level=level,
-        stages=stages,
-        where=lambda index: file.where("layer", index),
-        merge_scales=chosen.merge_batch_norm_scale,
-    )
-    if not ignore_unknown:
-        state = net_state(file.message, phase, level, stages)
-        refuse_unknown(of_active_layers(file.unknown, file.message, state))
-    search = ("", str(Path(file.path).resolve().parent)) if file.path else ("",)
-    errors: dict[str, CaffeIOError] = {}
-    meta = str(device) == "meta"
-    sources = {} if meta else open_sources(graph, chosen, search, errors=errors)
-    net = Net(
-        graph,
-        profile=chosen,
-        sources=sources,
-        allow_python=allow_python,
-        input_shapes=input_shapes,
-        search_path=search,
-    )
-    net.source_errors = errors
-    if meta:
-        if weights is not None:
-            raise WeightsError("a net on the meta device has no memory for weights")
-        return net
-    net.materialize(device, None if seed is None else CaffeRng(seed))
-    paths = [weights] if isinstance(weights, (str, os.PathLike)) else list(weights or ())
-    for path in paths:
-        net.copy_trained_layers_from(load_weights(path, dialect=dialect))
-    return net
-
-
-def open_sources(
-    graph: Graph,
-    profile: Profile,
-    search_path: Sequence[str],
-    *,
-    errors: dict[str, CaffeIOError] | None = None,
-    **options: Any,
-) -> dict[str, DataSource]:
-    """Open what the data layers of `graph` read, by layer name; `options` go to make_source.
-
-    With `errors` a source that cannot be opened is noted there and left out; else it raises.
-    """
-    sources: dict[str, DataSource] = {}
-    for node in graph.nodes:
-        if node.type not in SOURCE_TYPES:
-            continue
-        try:
-            sources[node.name] = make_source(
-                node.param,
-                phase=graph.phase,
-                profile=profile,
-                search_path=search_path,
-                where=node.where,
-                **options,
-            )
-        except DataError as error:
-            if errors is None:
-                for source in sources.values():
-                    source.close()
-                raise
-            errors[node.name] = error
-    return sources
+# `from caffeio.net.net import load_net` is how it was found before it had a file of its own
+__getattr__, __dir__, _ = lazy_names(__name__, {"load_net": "caffeio.net.load"})

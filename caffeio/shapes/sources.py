@@ -8,11 +8,13 @@ from __future__ import annotations
 import os
 import struct
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from caffeio.errors import ParseError
+from caffeio.errors import DataError, ParseError
+from caffeio.proto.io.regular import check_regular, open_regular, read_text_file
 from caffeio.proto.io.wire import iter_fields
 from caffeio.shapes.base import UNKNOWN, LayerShapes, Query, Shape, rule
 
@@ -139,15 +141,12 @@ def first_datum(path: Path, annotated: bool = False) -> Datum | None:
     """The first Datum of an LMDB folder (by key), or None if it is not one."""
     if not (path / "data.mdb").is_file():
         return None
-    import lmdb
+    from caffeio.data.db.lmdb import LmdbDatabase
 
     try:
-        with lmdb.open(str(path), readonly=True, lock=False) as env, env.begin() as txn:
-            cursor = txn.cursor()
-            if not cursor.first():
-                return None
-            value = bytes(cursor.value())
-    except lmdb.Error:
+        with closing(LmdbDatabase(str(path))) as db:
+            value = bytes(next(db.records())[1])
+    except DataError:
         return None
     return _parse_datum(value, annotated)
 
@@ -181,12 +180,12 @@ def _first_image(param: LayerParameter, find: Opener) -> tuple[Shape, str] | Non
         return (color, p.new_height, p.new_width), "new_height and new_width"
     if listing is None:
         return None
-    with listing.open(encoding="utf-8", errors="surrogateescape") as lines:
-        name = next(lines, "").rstrip("\n").rpartition(" ")[0]
+    with open_regular(listing) as lines:
+        name = os.fsdecode(lines.readline(1 << 16)).rstrip("\n").rpartition(" ")[0]
     image = find(p.root_folder + name)
     if image is None:
         return None
-    with image.open("rb") as file:
+    with open_regular(image) as file:
         return (color, *image_shape(file.read(1 << 20))[1:]), f"first image of {listing}"
 
 
@@ -285,12 +284,13 @@ def _hdf5_shapes(param: LayerParameter, find: Opener, top_count: int) -> tuple[L
     except ImportError:
         return nothing
     try:
-        first = find(listing.read_text().split()[0])
+        first = find(read_text_file(listing).split()[0])
         if first is None:
             return nothing
+        check_regular(first)
         with h5py.File(first, "r") as file:
             tops = tuple((batch, *map(int, file[name].shape[1:])) for name in param.top)
-    except (OSError, KeyError, IndexError, UnicodeDecodeError):
+    except (OSError, KeyError, IndexError, TypeError, ValueError):
         return nothing
     return LayerShapes(tops), f"datasets of {first}"
 

@@ -11,13 +11,13 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from caffeio.data import Options
 from caffeio.log.glog import NULL_LOG, Log, number
-from caffeio.net.graph import net_state
-from caffeio.net.net import Net, Step, load_net
+from caffeio.net.net import Net, Step
+from caffeio.net.recipe import NetRecipe
 from caffeio.profiles import Profile
 from caffeio.proto.files import read_net
 from caffeio.training.net_lines import log_filtering, log_net, log_upgrade
-from caffeio.training.net_specs import NetSpec
 
 
 @dataclass
@@ -59,42 +59,28 @@ def time_net(
     log: Log = NULL_LOG,
     allow_python: bool = False,
     synthetic: bool = False,
+    ignore_unknown: bool = False,
 ) -> Timing:
     """Run `iterations` forward and backward passes, layer by layer.
 
     Data layers read their source, as in Caffe; with `synthetic` they are fed with noise of the
     shape they have, or would have. Input layers always are. Raises CaffeIOError.
     """
-    net = load_net(
-        model, phase=phase, stages=stages, level=level, profile=profile, device=device,
-        allow_python=allow_python,
+    recipe = NetRecipe.of_file(
+        read_net(model), phase=phase, level=level, stages=stages or [""],  # the tool's empty flag
+        profile=profile, title=f"net file: {model}", allow_python=allow_python,
+        ignore_unknown=ignore_unknown,
     )  # fmt: skip
-    try:
-        _log_set_up(log, net, model, phase, level, stages)
+    data = Options(device=torch.device(device))
+    with recipe.build(device=device, data=data, missing_data_ok=True) as net:
+        log_upgrade(log, recipe.upgrade_log)
+        log_filtering(log, recipe.message, recipe.state)
+        log_net(log, net, recipe)
         if not synthetic:
             for error in net.source_errors.values():
                 hint = "To time the net on noise instead: --synthetic"
                 raise type(error)(f"{error.message}. {hint}", where=error.where)
         return _time(net, fake_data(net, device, synthetic), iterations, device, log)
-    finally:
-        for source in net.sources.values():
-            source.close()
-
-
-def _log_set_up(
-    log: Log,
-    net: Net,
-    model: str | os.PathLike[str],
-    phase: str,
-    level: int,
-    stages: Sequence[str],
-) -> None:
-    file = read_net(model)
-    state = net_state(file.message, phase, level, stages or [""])
-    spec = NetSpec(f"net file: {model}", file.message, state, lambda i: "", file.dialect, ())
-    log_upgrade(log, file.upgraded.log if file.upgraded else ())
-    log_filtering(log, file.message, state)
-    log_net(log, net, spec)
 
 
 def _time(net: Net, data: dict[str, Tensor], iterations: int, device: str, log: Log) -> Timing:

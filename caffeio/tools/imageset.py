@@ -20,6 +20,7 @@ from caffeio.data.records.datum import Datum, encode_datum, scan_datum
 from caffeio.data.records.image_list import parse_list
 from caffeio.data.transform.image import NATIVE, Pixels, decode, encode, planar, read_image, resize
 from caffeio.errors import DataError
+from caffeio.proto.io.regular import read_regular
 
 Skipped = Callable[[str], None]
 
@@ -50,8 +51,7 @@ def convert_imageset(
     its number is used up. check_size: DataError where the bytes of a record are not those of the
     first one's size. seed: of the shuffling generator.
     """
-    with open(listing, "rb") as file:
-        lines = parse_list(file.read())
+    lines = parse_list(read_regular(listing))
     if shuffle:
         rng = CaffeRng(int.from_bytes(os.urandom(4), "little") if seed is None else seed)
         rng.shuffle(lines)
@@ -96,8 +96,7 @@ def _same_type(name: str, kind: str) -> bool:
 
 
 def _verbatim(path: str, label: int, shape: tuple[int, ...] | None = None) -> bytes:
-    with open(path, "rb") as file:
-        return encode_datum(data=file.read(), label=label, encoded=True, shape=shape)
+    return encode_datum(data=read_regular(path), label=label, encoded=True, shape=shape)
 
 
 def _encoded_bvlc(
@@ -113,8 +112,7 @@ def _encoded_intel(
     path: str, label: int, kind: str, color: bool, size: tuple[int, int] | None, touched: bool
 ) -> bytes:
     try:
-        with open(path, "rb") as file:
-            pixels = decode(file.read(), NATIVE)
+        pixels = decode(read_regular(path), NATIVE)
     except OSError as error:
         raise DataError(f"could not load {path!r}: {error.strerror}") from None
     channels = 1 if pixels.ndim == 2 else pixels.shape[2]
@@ -155,7 +153,11 @@ def compute_image_mean(database: str, backend: str = "LMDB") -> NDArray[np.float
         count = 0
         while True:
             key, value = cursor.item()
-            values = _values(scan_datum(value))
+            try:
+                values = _values(scan_datum(value))
+            except DataError as error:
+                message = f"{database!r}, key {bytes(key)!r}: {error.message}"
+                raise DataError(message) from None
             if total is None:
                 total = np.zeros(values.shape, np.float32)
             if values.size != total.size:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass, field, replace
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -14,11 +14,11 @@ from caffeio.data_shapes import Shape, guess_shapes
 from caffeio.errors import CaffeIOError, LayerError, NetError
 from caffeio.layers import LayerContext, known_types, lookup
 from caffeio.layers.python.layer import NATIVE
-from caffeio.net.graph import build_graph, is_included, net_state
-from caffeio.net.net import Net
-from caffeio.profiles import profile_of_dialect
+from caffeio.net.graph import is_included, net_state
+from caffeio.net.recipe import NetRecipe
 from caffeio.proto import caffe_pb2 as pb
 from caffeio.proto.files import NetFile, read_net
+from caffeio.proto.io.regular import open_regular
 
 PHASES = ("TRAIN", "TEST")
 SUFFIXES = (".prototxt", ".pt", ".pbtxt", ".txt")
@@ -111,14 +111,21 @@ def cover(path: str | os.PathLike[str]) -> NetCoverage:
     try:
         file = read_net(path)
     except CaffeIOError as error:
-        text = Path(path).read_bytes()[: 1 << 20]
-        if b"layer" in text:
+        if _names_layers(path):
             result.reason = str(error)
         return result
     for phase in PHASES:
         if len(file.message.layer) and written_for(file.message, phase):
             result.phases[phase] = _outcome(file, phase)
     return result
+
+
+def _names_layers(path: str | os.PathLike[str]) -> bool:
+    try:
+        with open_regular(path) as file:
+            return b"layer" in file.read(1 << 20)
+    except OSError:
+        return False
 
 
 def written_for(net: pb.NetParameter, phase: str) -> bool:
@@ -144,7 +151,8 @@ def _outcome(file: NetFile, phase: str) -> Outcome:
     types = {layer.type for layer in file.message.layer if is_included(layer, state)}
     unknown = tuple(sorted(types - known))
     try:
-        _build(file, phase, {})
+        recipe = NetRecipe.of_file(file, phase=phase)
+        recipe.build(device="meta")
         return Outcome(True)
     except CaffeIOError as error:
         reason = str(error)
@@ -152,16 +160,11 @@ def _outcome(file: NetFile, phase: str) -> Outcome:
             return Outcome(False, reason, unknown)
     for shapes in _candidates(file.message, phase):
         try:
-            _build(file, phase, shapes)
+            replace(recipe, input_shapes=shapes).build(device="meta")
             return Outcome(True, guess=shapes)
         except CaffeIOError:
             continue
     return Outcome(False, reason)
-
-
-def _build(file: NetFile, phase: str, shapes: Mapping[str, Shape]) -> None:
-    graph = build_graph(file.message, phase=phase, where=lambda i: file.where("layer", i))
-    Net(graph, profile=profile_of_dialect(file.dialect), input_shapes=shapes)
 
 
 def _candidates(net: pb.NetParameter, phase: str) -> Iterator[dict[str, Shape]]:

@@ -6,23 +6,21 @@ Source: tools/caffe.cpp (test). An ensemble's class probabilities are the mean o
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from caffeio.data import Options
 from caffeio.errors import NetError
 from caffeio.log.glog import NULL_LOG, Log, number
-from caffeio.net.graph import net_state
 from caffeio.net.net import Net
+from caffeio.net.recipe import NetRecipe
 from caffeio.net.step import Step
-from caffeio.profiles import Profile, get_profile, profile_of_dialect
+from caffeio.profiles import Profile
 from caffeio.proto.files import read_net
-from caffeio.proto.text.overrides import apply_overrides
 from caffeio.proto.weights.load import load_weights
 from caffeio.training.distributed import ALONE, World
 from caffeio.training.net_lines import (
@@ -32,7 +30,6 @@ from caffeio.training.net_lines import (
     log_upgrade,
     log_upgrade_of_weights,
 )
-from caffeio.training.net_specs import NetSpec
 from caffeio.training.training_net import build_net
 
 _SCORED = ("SoftmaxWithLoss", "Softmax", "Accuracy")
@@ -60,68 +57,43 @@ def score(
     level: int = 0,
     log: Log = NULL_LOG,
     allow_python: bool = False,
-    data_options: Mapping[str, Any] | None = None,
+    data_options: Options | None = None,
     ignore_unknown: bool = False,
 ) -> list[Score]:
     """Score each of `weights` on the same `iterations` batches, and all together if several.
 
     Returns one Score a weights file, in order, then the ensemble's. Raises CaffeIOError.
     """
-    spec, chosen = _spec(model, overrides, profile, stages, level, ignore_unknown)
-    options: dict[str, Any] = {
-        "profile": chosen, "world": world, "allow_python": allow_python,
-        "data_options": data_options,
-    }  # fmt: skip
-    log_upgrade(log, spec.upgrade_log)
-    log_filtering(log, spec.message, spec.state)
-    nets = [build_net(spec, **options)]
+    recipe = NetRecipe.of_file(
+        read_net(model), phase="TEST", level=level, stages=stages or [""],  # the tool's empty flag
+        profile=profile, overrides=overrides, title=f"net file: {model}",
+        allow_python=allow_python, ignore_unknown=ignore_unknown,
+    )  # fmt: skip
+    log_upgrade(log, recipe.upgrade_log)
+    log_filtering(log, recipe.message, recipe.state)
+    nets = [build_net(recipe, world=world, data=data_options or Options())]
     try:
-        for _ in weights[1:]:
-            nets.append(build_net(spec, **options, with_sources=False))
-        _load(nets, weights, spec, chosen, log)
+        nets += [build_net(recipe, world=world) for _ in weights[1:]]
+        _load(nets, weights, recipe, log)
         return _run(nets, [os.fspath(path) for path in weights], iterations, log)
     finally:
-        for source in nets[0].sources.values():
-            source.close()
+        nets[0].close()
 
 
 def _load(
     nets: Sequence[Net],
     weights: Sequence[str | os.PathLike[str]],
-    spec: NetSpec,
-    profile: Profile,
+    recipe: NetRecipe,
     log: Log,
 ) -> None:
     """A file for each net; the log shows the first net only."""
     for i, (net, path) in enumerate(zip(nets, weights, strict=True)):
         if i == 0:
-            log_net(log, net, spec)
-        log_upgrade_of_weights(log, path, profile)
+            log_net(log, net, recipe)
+        log_upgrade_of_weights(log, path, recipe.profile)
         log_folding_of_weights(log, path, net)
         for ignored in net.copy_trained_layers_from(load_weights(path)):
             log.info("net.cpp:744", f"Ignoring source layer {ignored}")
-
-
-def _spec(
-    model: str | os.PathLike[str],
-    overrides: Sequence[str],
-    profile: str | Profile | None,
-    stages: Sequence[str],
-    level: int,
-    ignore_unknown: bool,
-) -> tuple[NetSpec, Profile]:
-    file = read_net(model)
-    message = file.message
-    apply_overrides(message, overrides)
-    state = net_state(message, "TEST", level, stages or [""])  # as the tool's empty flag
-    folder = (str(Path(file.path).resolve().parent),) if file.path else ()
-    spec = NetSpec(
-        f"net file: {model}", message, state, lambda i: file.where("layer", i), file.dialect,
-        ("", *folder), file.unknown, False, file.upgraded.log if file.upgraded else (),
-    )  # fmt: skip
-    spec.check_unknown(ignore_unknown)
-    chosen = get_profile(profile) if isinstance(profile, str) else profile
-    return spec, chosen or profile_of_dialect(file.dialect)
 
 
 def _run(nets: Sequence[Net], titles: Sequence[str], iterations: int, log: Log) -> list[Score]:

@@ -1,4 +1,4 @@
-"""Builds the nets of a trainer, with the lines that Caffe logs meanwhile.
+"""Builds the nets of a training, with the lines that Caffe logs meanwhile.
 
 Source: src/caffe/solver.cpp (Init, InitTrainNet, InitTestNets), tools/caffe.cpp (CopyLayers).
 """
@@ -6,14 +6,20 @@ Source: src/caffe/solver.cpp (Init, InitTrainNet, InitTestNets), tools/caffe.cpp
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from contextlib import ExitStack
+from dataclasses import dataclass
 
 import torch
 
+from caffeio.boost_random import CaffeRng
+from caffeio.data import Options
 from caffeio.log.glog import Log
 from caffeio.net.net import Net
+from caffeio.net.recipe import NetRecipe
 from caffeio.proto.text.text_format import format_message
 from caffeio.proto.weights.load import Weights, load_weights
+from caffeio.training.distributed import World
+from caffeio.training.job import Job
 from caffeio.training.net_lines import (
     log_filtering,
     log_folding_of_weights,
@@ -21,27 +27,21 @@ from caffeio.training.net_lines import (
     log_upgrade,
     log_upgrade_of_weights,
 )
-from caffeio.training.net_specs import NetSpec
 from caffeio.training.training_net import build_net
 
-if TYPE_CHECKING:
-    from caffeio.training.distributed import World
-    from caffeio.training.trainer import Trainer
 
-
-def log_start(trainer: Trainer, *, hint: bool) -> None:
+def log_start(job: Job, world: World, log: Log, *, hint: bool) -> None:
     """What the tool and the solver log before they build anything.
 
     `hint`: nobody chose the device, so an idle GPU is worth a word.
     """
-    log, job = trainer.log, trainer.job
     if not log:
         return
     for level, line in job.upgrade_log:
         log.write(level, "upgrade_proto.cpp:1108", line)
-    log_device(log, trainer.world)
+    log_device(log, world)
     log.note(f"Numbers of Caffe {job.profile.name!r} (--caffe chooses another)")
-    if hint and trainer.world.device.type == "cpu" and torch.cuda.is_available():
+    if hint and world.device.type == "cpu" and torch.cuda.is_available():
         log.note("A GPU stands idle: --device cuda trains on it")
     for line in job.notes:
         log.note(line, level="W")
@@ -61,72 +61,85 @@ def log_device(log: Log, world: World) -> None:
         log.info("caffe.cpp:209", f"GPU {i}: {torch.cuda.get_device_name(i)}")
 
 
-def build_nets(trainer: Trainer, *, allow_python: bool, data_options: dict[str, Any]) -> None:
-    """Set `trainer.net` and `.test_nets`, weights loaded and shared."""
-    job, log = trainer.job, trainer.log
-    fill_placeholders(trainer)
-    options: dict[str, Any] = {
-        "profile": job.profile, "world": trainer.world, "rng": trainer.rng,
-        "allow_python": allow_python, "data_options": data_options,
-    }  # fmt: skip
-    weights = [(name, job.find_weights(name)) for name in job.weights]
-    early = job.profile.weights_in_solver
-    text = "specified in {}." if job.train.inline else "from {}"
-    log.info("solver.cpp:102", f"Creating training net {text.format(job.train.title)}")
-    trainer.net = _make(trainer, job.train, options)
-    loaded = [(name, path, load_weights(path)) for name, path in weights]
-    if early:
-        _finetune(trainer, [trainer.net], loaded)
-    for i, spec in enumerate(job.tests):
-        log.info("solver.cpp:190", f"Creating test net (#{i}) specified by {spec.title}")
-        net = _make(trainer, spec, options)
-        if early:
-            _finetune(trainer, [net], loaded)
-        trainer.test_nets.append(net)
-    log.info("solver.cpp:57", "Solver scaffolding done.")
-    if not early:
-        _finetune(trainer, [trainer.net, *trainer.test_nets], loaded)
-    for net in trainer.test_nets:
-        net.share_trained_layers_with(trainer.net)
+@dataclass
+class Nets:
+    """The nets of a training, weights loaded and shared; `closing` closes their sources."""
+
+    train: Net
+    tests: list[Net]
+    closing: ExitStack
 
 
-def _make(trainer: Trainer, spec: NetSpec, options: dict[str, Any]) -> Net:
-    log_upgrade(trainer.log, spec.upgrade_log)
-    log_filtering(trainer.log, spec.message, spec.state)
-    debug = spec.message.debug_info or trainer.param.debug_info
-    net = build_net(spec, **options, fuse=not debug)
-    trainer._nets.append(net)
-    log_net(trainer.log, net, spec)
-    return net
+@dataclass
+class NetBuilder:
+    """Builds the nets of one job."""
+
+    job: Job
+    world: World
+    log: Log
+    rng: CaffeRng | None
+    data: Options
+
+    def build(self) -> Nets:
+        """The training net, then the test nets. Raises CaffeIOError; no source is open then."""
+        job, log = self.job, self.log
+        fill_placeholders(job, self.world)
+        weights = [(name, job.find_weights(name)) for name in job.weights]
+        early = job.profile.weights_in_solver
+        text = "specified in {}." if job.train.inline else "from {}"
+        log.info("solver.cpp:102", f"Creating training net {text.format(job.train.title)}")
+        with ExitStack() as opened:
+            train = self._net(job.train, opened)
+            loaded = [(name, path, load_weights(path)) for name, path in weights]
+            if early:
+                self._finetune([train], loaded)
+            tests = []
+            for i, recipe in enumerate(job.tests):
+                log.info("solver.cpp:190", f"Creating test net (#{i}) specified by {recipe.title}")
+                tests.append(self._net(recipe, opened))
+                if early:
+                    self._finetune(tests[-1:], loaded)
+            log.info("solver.cpp:57", "Solver scaffolding done.")
+            if not early:
+                self._finetune([train, *tests], loaded)
+            for net in tests:
+                net.share_trained_layers_with(train)
+            return Nets(train, tests, opened.pop_all())
+
+    def _net(self, recipe: NetRecipe, opened: ExitStack) -> Net:
+        log_upgrade(self.log, recipe.upgrade_log)
+        log_filtering(self.log, recipe.message, recipe.state)
+        debug = recipe.message.debug_info or self.job.param.debug_info
+        net = build_net(recipe, world=self.world, rng=self.rng, data=self.data, fuse=not debug)
+        opened.enter_context(net)
+        log_net(self.log, net, recipe)
+        return net
+
+    def _finetune(self, nets: Sequence[Net], loaded: Sequence[tuple[str, str, Weights]]) -> None:
+        """Copy the files into the nets, as BVLC does for each net, Intel's and NVIDIA's for all."""
+        log, profile = self.log, self.job.profile
+        for name, path, weights in loaded:
+            place = "solver.cpp:72" if profile.weights_in_solver else "caffe.cpp:219"
+            log.info(place, f"Finetuning from {name}")
+            for net in nets:
+                log_upgrade_of_weights(log, path, profile)
+                log_folding_of_weights(log, path, net)
+                for ignored in net.copy_trained_layers_from(weights):
+                    log.info("net.cpp:744", f"Ignoring source layer {ignored}")
 
 
-def _finetune(
-    trainer: Trainer, nets: Sequence[Net], loaded: Sequence[tuple[str, str, Weights]]
-) -> None:
-    """Copy the files into the nets, as BVLC does for each net, Intel's and NVIDIA's for all."""
-    log, profile = trainer.log, trainer.profile
-    for name, path, weights in loaded:
-        place = "solver.cpp:72" if profile.weights_in_solver else "caffe.cpp:219"
-        log.info(place, f"Finetuning from {name}")
-        for net in nets:
-            log_upgrade_of_weights(log, path, profile)
-            log_folding_of_weights(log, path, net)
-            for ignored in net.copy_trained_layers_from(weights):
-                log.info("net.cpp:744", f"Ignoring source layer {ignored}")
-
-
-def fill_placeholders(trainer: Trainer) -> None:
+def fill_placeholders(job: Job, world: World) -> None:
     """Intel's multi-node paths: %# is this worker's number, %* how many there are."""
-    if not trainer.profile.tests_on_all_workers:
+    if not job.profile.tests_on_all_workers:
         return
-    world, param = trainer.world, trainer.param
+    param = job.param
 
     def filled(text: str) -> str:
         return text.replace("%#", str(world.rank)).replace("%*", str(world.size))
 
     if param.snapshot_prefix:
         param.snapshot_prefix = filled(param.snapshot_prefix)
-    for spec in trainer.job.specs:
+    for spec in job.specs:
         for layer in spec.message.layer:
             for source in (layer.data_param, layer.image_data_param, layer.hdf5_data_param):
                 if "%" in source.source:

@@ -9,20 +9,21 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Unpack
 
 from caffeio.errors import CaffeIOError, SolverError
-from caffeio.net.graph import build_graph
+from caffeio.log.glog import NULL_LOG, Log
 from caffeio.proto.weights.load import load_weights
 from caffeio.proto.weights.solverstate import newest_whole_pair
-from caffeio.training.distributed import World
+from caffeio.training.distributed import ALONE, World
+from caffeio.training.events import Events
 from caffeio.training.job import Job, read_job, sort_overrides
 from caffeio.training.multiphase import read_phases
+from caffeio.training.options import TrainFields, TrainOptions, merge_options
 from caffeio.training.trainer import Trainer
 
 Note = Callable[[str], None]
-_OF_JOB = ("overrides", "profile", "stages", "level", "ignore_unknown")
 
 
 @dataclass
@@ -37,31 +38,37 @@ class Phase:
 
 def run_chain(
     solvers: Sequence[str | os.PathLike[str]],
+    options: TrainOptions | None = None,
     *,
-    weights: Sequence[str | os.PathLike[str]] = (),
     note: Note = lambda text: None,
     on_trainer: Callable[[Trainer], None] = lambda trainer: None,
-    device: str | None = None,
-    **options: Any,
+    log: Log = NULL_LOG,
+    events: Events | None = None,
+    **fields: Unpack[TrainFields],
 ) -> list[Phase]:
-    """Train the solvers one after the other; `options` go to every Trainer.
+    """Train the solvers one after the other; the options are those of every Trainer.
 
-    `weights` start the first phase. Stops after a phase that a signal interrupted. Raises
+    Their `weights` start the first phase. Stops after a phase that a signal interrupted. Raises
     SolverError when two phases would write the same files, or a phase would not leave weights for
     the next one; nothing has been trained then.
     """
-    jobs = read_chain(solvers, **{key: options.pop(key) for key in _OF_JOB if key in options})
-    world: World | None = None
+    options = merge_options(options, fields)
+    jobs = read_chain(solvers, options)
+    device = options.device
+    owner: World | None = None
+    world = ALONE
     wanted = ""
     phases: list[Phase] = []
-    start = [os.fspath(path) for path in weights]
+    start = [os.fspath(path) for path in options.weights]
     try:
         for number, job in enumerate(jobs, 1):
-            if world is None or wanted != (device or job.wanted_device):
+            if owner is None or wanted != (device or job.wanted_device):
                 wanted = device or job.wanted_device
-                world = World.join(wanted, reason=None if device else job.device_reason)
+                reason = None if device else job.device_reason
+                owner = owner or World.join(wanted, reason=reason)
+                world = owner.on(wanted, reason=reason)
             title = f"phase {number} of {len(jobs)} ({_name(job)})"
-            done, resume = world.share(progress(job) if world.is_root else None)
+            done, resume = world.broadcast(progress(job) if world.is_root else (False, None))
             if done:
                 final = job.snapshot_names(job.param.max_iter)[0]
                 note(f"{title} is finished: {final} is there and whole; skipped")
@@ -70,13 +77,15 @@ def run_chain(
                 if start or resume:
                     job.start_from(start, resumes=resume is not None)
                 note(f"{title} {f'was interrupted: goes on from {resume}' if resume else 'begins'}")
-                phases.append(_train(job, world, resume, on_trainer, device, options))
+                chosen = replace(options, snapshot=resume)
+                trainer = Trainer(job, chosen, world=world, log=log, events=events)
+                phases.append(_train(trainer, on_trainer, resumed=resume is not None))
             if phases[-1].status == "stopped":
                 break
             start = [phases[-1].weights]
     finally:
-        if world is not None:
-            world.leave()
+        if owner is not None:
+            owner.leave()
     return phases
 
 
@@ -84,20 +93,14 @@ def _name(job: Job) -> str:
     return str(job.file.path or job.param.net)
 
 
-def _train(
-    job: Job,
-    world: World,
-    resume: str | None,
-    on_trainer: Callable[[Trainer], None],
-    device: str | None,
-    options: dict[str, Any],
-) -> Phase:
-    with Trainer(job, world=world, snapshot=resume, device=device, **options) as trainer:
+def _train(trainer: Trainer, on_trainer: Callable[[Trainer], None], *, resumed: bool) -> Phase:
+    with trainer:
+        job = trainer.job
         on_trainer(trainer)
         trainer.log.info("caffe.cpp:239", "Starting Optimization")
         finished = trainer.solve()
         trainer.log.info("caffe.cpp:250", "Optimization Done.")
-        status = "stopped" if not finished else "resumed" if resume else "trained"
+        status = "stopped" if not finished else "resumed" if resumed else "trained"
         return Phase(_name(job), job.snapshot_names(trainer.iter)[0], status, trainer.iter)
 
 
@@ -123,23 +126,28 @@ def _is_whole(path: str, job: Job) -> bool:
         return False
     if job.hdf5:
         return bool(layers)  # a cut-off HDF5 file cannot be read
-    nodes = build_graph(job.train.message, state=job.train.state).nodes
+    nodes = job.train.graph().nodes
     return bool(layers) and layers[-1].name == nodes[-1].name
 
 
-def read_chain(solvers: Sequence[str | os.PathLike[str]], **options: Any) -> list[Job]:
+def read_chain(
+    solvers: Sequence[str | os.PathLike[str]],
+    options: TrainOptions | None = None,
+    **fields: Unpack[TrainFields],
+) -> list[Job]:
     """The jobs of all phases; a file of Intel's MultiPhaseSolverParameter holds several.
 
-    `options` are those of `read_job`. Raises SolverError if the phases do not form a chain.
+    Raises SolverError if the phases do not form a chain.
     """
-    changes = sort_overrides(options.get("overrides", ()))[0]
+    options = replace(merge_options(options, fields), weights=(), snapshot=None)
+    changes = sort_overrides(options.overrides)[0]
     if len(solvers) > 1 and any(o.replace(" ", "").startswith("snapshot_prefix") for o in changes):
         raise SolverError(
             "--set snapshot_prefix would make the phases of a chain overwrite each other's "
             "snapshots: set it in the solver files"
         )
     jobs = [
-        read_job(file, batch_size=batch_size, **options)
+        read_job(file, options, batch_size=batch_size)
         for solver in solvers
         for file, batch_size in read_phases(solver)
     ]

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING
 
 import numpy as np
 from torch import Tensor
@@ -15,66 +14,64 @@ from torch import Tensor
 from caffeio.log.glog import number
 from caffeio.net.net import Net
 from caffeio.solver.policies import nvidia_momentum, nvidia_weight_decay
-
-if TYPE_CHECKING:
-    from caffeio.training.trainer import Trainer
+from caffeio.training.state import TrainingState
 
 
 class Display:
-    """When and what a trainer shows of its iterations, by the rules of its profile."""
+    """When and what a training shows of its iterations, by the rules of its profile."""
 
-    def __init__(self, trainer: Trainer) -> None:
-        self.trainer = trainer
-        self.every = int(trainer.param.display)
-        self.nvidia = trainer.profile.display_rule == "nvidia"
+    def __init__(self, state: TrainingState) -> None:
+        self.state = state
+        self.every = int(state.param.display)
+        self.nvidia = state.shows_as_nvidia
         self._timed = time.perf_counter()
         self._shown = self._began = self._stop = 0
 
     def begin(self, stop: int) -> None:
         """A call of `step` begins, which goes on to iteration `stop`."""
         self._timed = time.perf_counter()
-        self._shown = self._began = self.trainer.iter
+        self._shown = self._began = self.state.iter
         self._stop = stop
 
     @property
     def on_grid(self) -> bool:
         """Whether the iteration is one that `display` names: debug_info and the rate follow it."""
-        return bool(self.every) and self.trainer.iter % self.every == 0
+        return bool(self.every) and self.state.iter % self.every == 0
 
     @property
     def due(self) -> bool:
         """Whether this iteration's loss is shown: NVIDIA also shows the first and the last ones."""
         if not self.nvidia:
             return self.on_grid
-        now = self.trainer.iter
+        now = self.state.iter
         edge = now - self._began <= 2 or now + 1 == self._stop
         return self.every > 0 and (edge or self.on_grid)
 
     def show(self, outputs: Mapping[str, Tensor]) -> None:
         """The loss line and a line for every element of the outputs."""
-        trainer, log = self.trainer, self.trainer.log
+        state, log = self.state, self.state.log
         if not log:
             return
         now = time.perf_counter()
-        loss = number(trainer.smoothed.value)
+        loss = number(state.smoothed.value)
         if self.nvidia:
             text = self._nvidia_line(now - self._timed, loss)
         else:
-            text = f"Iteration {trainer.iter}{self._pace(now - self._timed)}, loss = {loss}"
+            text = f"Iteration {state.iter}{self._pace(now - self._timed)}, loss = {loss}"
         log.info("solver.cpp:239", text)
-        self._timed, self._shown = time.perf_counter(), trainer.iter
+        self._timed, self._shown = time.perf_counter(), state.iter
         head = "    [0.0]     " if self.nvidia else "    "
-        for i, text in enumerate(outputs_as_text(trainer.net, outputs)):
+        for i, text in enumerate(outputs_as_text(state.net, outputs)):
             log.info("solver.cpp:258", f"{head}Train net output #{i}: {text}")
 
     def _pace(self, seconds: float) -> str:
-        if not self.trainer.profile.display_iter_speed:
+        if not self.state.profile.display_iter_speed:
             return ""
-        speed = (self.trainer.iter - self._shown) / (seconds or 1)
+        speed = (self.state.iter - self._shown) / (seconds or 1)
         return f" ({number(speed)} iter/s, {number(seconds)}s/{self.every} iters)"
 
     def _nvidia_line(self, seconds: float, loss: str) -> str:
-        now = self.trainer.iter
+        now = self.state.iter
         name = self._stop if now + 1 == self._stop else now
         pace = f"{number(seconds)} s"
         if now - self._began > 2:
@@ -84,18 +81,18 @@ class Display:
 
     def show_rate(self, rate: float) -> None:
         """The line of the learning rate."""
-        trainer = self.trainer
-        text = f"Iteration {trainer.iter}, lr = {number(rate)}"
+        state = self.state
+        text = f"Iteration {state.iter}, lr = {number(rate)}"
         if self.nvidia:
-            momentum = np.float32(nvidia_momentum(trainer.param, trainer.iter, rate))
-            decay = nvidia_weight_decay(trainer.param, trainer.iter)
+            momentum = np.float32(nvidia_momentum(state.param, state.iter, rate))
+            decay = nvidia_weight_decay(state.param, state.iter)
             with np.errstate(all="ignore"):
                 effective = np.float32(rate) / (np.float32(1) - momentum)
             text = (
                 f"[0.0] {text}, m = {number(float(momentum))}, lrm = {number(float(effective))}, "
                 f"wd = {number(float(decay))}, gs = 1"
             )
-        trainer.log.info("sgd_solver.cpp:112", text)
+        state.log.info("sgd_solver.cpp:112", text)
 
 
 def outputs_as_text(net: Net, outputs: Mapping[str, Tensor]) -> Iterator[str]:

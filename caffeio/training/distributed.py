@@ -17,7 +17,7 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import Any
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
@@ -26,11 +26,13 @@ from torch.nn.parallel import DistributedDataParallel
 
 from caffeio.errors import CaffeIOError
 from caffeio.net.net import Net
+from caffeio.training.events import Action
 
+T = TypeVar("T")
 TIMEOUT = timedelta(hours=6)  # a test on rank 0 alone may take long
 
 
-class LossOf(nn.Module):
+class TrainingStep(nn.Module):
     """One training forward as a module: what DistributedDataParallel wraps.
 
     `precision` "bf16" runs convolutions and products in bfloat16 (torch.autocast), weights and
@@ -60,6 +62,7 @@ class World:
     size: int = 1
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     control: dist.ProcessGroup | None = None  # for flags: gloo, so that no GPU has to wait
+    made: tuple[dist.ProcessGroup | None, ...] = ()  # groups to destroy; None: the default, all
 
     @classmethod
     def join(cls, device: str = "cpu", *, reason: str | None = None) -> World:
@@ -69,31 +72,23 @@ class World:
         each takes the GPU of its LOCAL_RANK. gloo carries the gradients of CPUs, NCCL those of
         GPUs. Raises CaffeIOError when CUDA is asked for (`reason` says why) and there is none.
         """
-        if device == "auto":
-            device = "cuda" if torch.cuda.is_available() else "cpu"
         size = int(os.environ.get("WORLD_SIZE", "1"))
         rank = int(os.environ.get("RANK", "0"))
-        local = int(os.environ.get("LOCAL_RANK", "0"))
-        if device.startswith("cuda"):
-            if not torch.cuda.is_available():
-                raise CaffeIOError(
-                    f"a GPU is asked for ({reason or '-gpu or --device cuda'}), but PyTorch sees "
-                    "none: say --device cpu to run on the CPU"
-                )
-            place = torch.device(device if ":" in device and size == 1 else f"cuda:{local}")
-            if (place.index or 0) >= torch.cuda.device_count():
-                raise CaffeIOError(
-                    f"GPU {place.index} is asked for ({reason or device}), but PyTorch sees only "
-                    f"{torch.cuda.device_count()}"
-                )
-            torch.cuda.set_device(place)
-        else:
-            place = torch.device("cpu")
-        if size > 1 and not dist.is_initialized():
-            backend = "nccl" if place.type == "cuda" else "gloo"
+        if dist.is_initialized():  # by a program that embeds us
+            size, rank = dist.get_world_size(), dist.get_rank()
+        place = _place(device, size, reason)
+        makes = size > 1 and not dist.is_initialized()
+        if makes:
+            # gradients of either device, so that the phases of a chain may be on different ones
+            backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
             dist.init_process_group(backend, timeout=TIMEOUT)
         control = dist.new_group(backend="gloo", timeout=TIMEOUT) if size > 1 else None
-        return cls(rank, size, place, control)
+        made = (None,) if makes else (control,) if control is not None else ()
+        return cls(rank, size, place, control, made)
+
+    def on(self, device: str, *, reason: str | None = None) -> World:
+        """The same workers on another device; only the first World need be left."""
+        return World(self.rank, self.size, _place(device, self.size, reason), self.control)
 
     @property
     def is_root(self) -> bool:
@@ -101,13 +96,18 @@ class World:
         return self.rank == 0
 
     def leave(self) -> None:
-        """Close the connections."""
-        if self.size > 1 and dist.is_initialized():
-            dist.destroy_process_group()
+        """Close the connections that `join` has made; a process group found there is left alone.
+
+        May be called more than once.
+        """
+        if dist.is_initialized():
+            for group in self.made:
+                dist.destroy_process_group(group)
+        self.made = ()
 
     def wrap(self, net: Net, precision: str = "fp32", compile: bool = False) -> nn.Module:
         """The module to call in training: it averages the gradients in its backward."""
-        module = LossOf(net, precision, compile)
+        module = TrainingStep(net, precision, compile)
         if self.size == 1 or not any(p.requires_grad for p in net.parameters()):
             return module
         return DistributedDataParallel(
@@ -126,7 +126,7 @@ class World:
         else:
             yield
 
-    def mean(self, tensors: Iterable[Tensor]) -> None:
+    def all_reduce_mean(self, tensors: Iterable[Tensor]) -> None:
         """Replace each tensor by its mean over the workers, in one exchange."""
         items = list(tensors)
         if self.size == 1 or not items:
@@ -140,26 +140,58 @@ class World:
                 t.copy_(flat[offset : offset + t.numel()].view(t.shape))
                 offset += t.numel()
 
-    def agree(self, value: int) -> int:
-        """The largest `value` of all workers: a signal that reached one reaches all."""
+    def all_reduce_actions(self, action: Action) -> Action:
+        """All that any worker asks for: a signal that reached one reaches all."""
         if self.size == 1:
-            return value
-        flag = torch.tensor([value])
-        dist.all_reduce(flag, op=dist.ReduceOp.MAX, group=self.control)
-        return int(flag.item())
+            return action
+        flags = torch.tensor([int(flag in action) for flag in (Action.SNAPSHOT, Action.STOP)])
+        dist.all_reduce(flags, op=dist.ReduceOp.MAX, group=self.control)
+        snapshot, stop = flags.tolist()
+        return Action((Action.SNAPSHOT if snapshot else 0) | (Action.STOP if stop else 0))
 
-    def share(self, value: Any) -> Any:
-        """Rank 0's `value`, on every worker."""
+    def all_reduce_any(self, value: bool) -> bool:
+        """Whether `value` is true on any worker."""
+        return bool(self.all_reduce_actions(Action.STOP if value else Action.NONE))
+
+    def broadcast(self, value: T) -> T:
+        """Rank 0's `value`, on every worker; the others' is not looked at."""
         if self.size == 1:
             return value
         box = [value]
         dist.broadcast_object_list(box, src=0, group=self.control)
         return box[0]
 
-    def wait(self) -> None:
+    def barrier(self) -> None:
         """Wait for all workers."""
         if self.size > 1:
             dist.barrier(group=self.control)
+
+    def synchronize(self) -> None:
+        """Wait until the device has done all that it was told to do."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+
+
+def _place(device: str, size: int, reason: str | None) -> torch.device:
+    """The device of this worker, made the current one; CaffeIOError if there is none such."""
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    if not device.startswith("cuda"):
+        return torch.device("cpu")
+    if not torch.cuda.is_available():
+        raise CaffeIOError(
+            f"a GPU is asked for ({reason or '-gpu or --device cuda'}), but PyTorch sees none: say "
+            "--device cpu to run on the CPU"
+        )
+    local = int(os.environ.get("LOCAL_RANK", "0"))
+    place = torch.device(device if ":" in device and size == 1 else f"cuda:{local}")
+    if (place.index or 0) >= torch.cuda.device_count():
+        raise CaffeIOError(
+            f"GPU {place.index} is asked for ({reason or device}), but PyTorch sees only "
+            f"{torch.cuda.device_count()}"
+        )
+    torch.cuda.set_device(place)
+    return place
 
 
 ALONE = World()
@@ -178,6 +210,7 @@ def launch(workers: int, arguments: Sequence[str]) -> int:
         env = {
             **os.environ,
             "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(workers),
+            "LOCAL_WORLD_SIZE": str(workers),
             "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port),
         }  # fmt: skip
         env.setdefault("OMP_NUM_THREADS", str(threads))

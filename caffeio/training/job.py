@@ -8,24 +8,27 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Unpack
 
 from caffeio.errors import SnapshotError, SolverError
+from caffeio.net.recipe import NetRecipe
 from caffeio.net.unknown_fields import refuse_unknown
-from caffeio.profiles import Profile, get_profile, profile_of_solver
+from caffeio.profiles import Profile, choose_profile
 from caffeio.proto import caffe_pb2 as pb
 from caffeio.proto.files import SolverFile, read_solver
+from caffeio.proto.io.regular import check_name
 from caffeio.proto.text.fieldpath import parse_assignment
 from caffeio.proto.text.overrides import apply_overrides
 from caffeio.solver.fields import check_net, check_solver
 from caffeio.training.net_specs import (
-    NetSpec,
     find_file,
     override_nets,
     solver_folder,
     test_specs,
     train_spec,
 )
+from caffeio.training.options import TrainFields, TrainOptions, merge_options
 
 
 @dataclass
@@ -33,8 +36,8 @@ class Job:
     """One solver with its nets, ready to be built; made by `read_job`."""
 
     file: SolverFile
-    train: NetSpec
-    tests: list[NetSpec]
+    train: NetRecipe
+    tests: list[NetRecipe]
     dialect: str
     profile: Profile
     weights: list[str] = field(default_factory=list)  # files to start from, later ones win
@@ -48,7 +51,7 @@ class Job:
         return self.file.message
 
     @property
-    def specs(self) -> Iterator[NetSpec]:
+    def specs(self) -> Iterator[NetRecipe]:
         """The training net, then the test nets."""
         yield self.train
         yield from self.tests
@@ -74,7 +77,8 @@ class Job:
         self.weights = [] if resumes else [os.fspath(path) for path in weights]
         del self.param.weights[:]
         if self.weights and self.profile.weights_in_solver:
-            self.param.weights.append(",".join(self.weights))
+            names = ",".join(self.weights)  # protobuf takes no bytes that are not UTF-8
+            self.param.weights.append(os.fsencode(names).decode("utf-8", "backslashreplace"))
 
     @property
     def hdf5(self) -> bool:
@@ -98,6 +102,7 @@ class Job:
             return
         probe = f"{self.param.snapshot_prefix}_iter_0.tempfile"
         try:
+            check_name(probe)
             with open(probe, "wb"):
                 pass
             os.unlink(probe)
@@ -132,37 +137,32 @@ class Job:
 
 def read_job(
     solver: str | os.PathLike[str] | SolverFile,
+    options: TrainOptions | None = None,
     *,
-    weights: Sequence[str | os.PathLike[str]] = (),
-    resumes: bool = False,
-    overrides: Sequence[str] = (),
-    profile: str | Profile | None = None,
-    stages: Sequence[str] = (),
-    level: int = 0,
-    ignore_unknown: bool = False,
     batch_size: int | None = None,
+    **fields: Unpack[TrainFields],
 ) -> Job:
-    """Read a solver and its nets and apply the options of `Trainer`.
+    """Read a solver and its nets and apply the options, as a whole or as keywords.
 
-    `weights` replace the solver's own `weights` field; a run that `resumes` from a snapshot loads
-    neither. `batch_size` goes into the first Data layer of the file, in all its nets. Raises
-    CaffeIOError: ParseError, SolverError, UnsupportedError.
+    `batch_size` goes into the first Data layer of the file, in all its nets. Raises CaffeIOError:
+    ParseError, SolverError, UnsupportedError.
     """
+    options = merge_options(options, fields)
     file = solver if isinstance(solver, SolverFile) else read_solver(solver)
-    if not ignore_unknown:
+    if not options.ignore_unknown:
         refuse_unknown(file.unknown)
-    of_solver, of_nets = sort_overrides(overrides)
+    of_solver, of_nets = sort_overrides(options.overrides)
     apply_overrides(file.message, of_solver)
-    _set_state(file.message, stages, level)
+    _set_state(file.message, options.stages, options.level)
     specs = [train_spec(file), *test_specs(file)]
     if batch_size is not None:
         _set_batch_size(specs, batch_size)
     override_nets(specs, of_nets)
     for spec in specs:
-        spec.check_unknown(ignore_unknown)
+        spec.check_unknown(options.ignore_unknown)
     dialect = specs[0].dialect if file.dialect == "bvlc" else file.dialect
-    chosen = get_profile(profile) if isinstance(profile, str) else profile
-    chosen = chosen or profile_of_solver(file.message, dialect)
+    chosen = choose_profile(options.profile, file.dialect, file.message, specs[0].dialect)
+    specs = [replace(spec, profile=chosen, allow_python=options.allow_python) for spec in specs]
     job = Job(file, specs[0], specs[1:], dialect, chosen)
     given = [w.strip() for entry in job.param.weights for w in entry.split(",")]
     job.weights = [w for w in given if w]
@@ -170,8 +170,8 @@ def read_job(
     job.notes = check_solver(job.param, chosen, job.where)
     for spec in specs:
         job.notes += [n for n in check_net(spec.message, spec.title) if n not in job.notes]
-    if weights or resumes:
-        job.start_from(weights, resumes=resumes)
+    if options.weights or options.snapshot is not None:
+        job.start_from(options.weights, resumes=options.snapshot is not None)
     _set_prefix(job)
     _check(job)
     return job
@@ -195,7 +195,7 @@ def _set_state(param: pb.SolverParameter, stages: Sequence[str], level: int) -> 
     param.train_state.stage.extend(stages or [""])
 
 
-def _set_batch_size(specs: Sequence[NetSpec], batch_size: int) -> None:
+def _set_batch_size(specs: Sequence[NetRecipe], batch_size: int) -> None:
     for spec in specs:
         data = next((layer for layer in spec.message.layer if layer.type == "Data"), None)
         if data is not None:

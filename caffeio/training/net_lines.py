@@ -9,14 +9,14 @@ from collections.abc import Iterable, Sequence
 from caffeio.errors import CaffeIOError
 from caffeio.log.glog import Log
 from caffeio.net.batch_norm_folding import Folded, fold_batch_norms
-from caffeio.net.graph import build_graph, is_included, state_meets_rule
+from caffeio.net.graph import is_included, state_meets_rule
 from caffeio.net.net import Net, Step
+from caffeio.net.recipe import NetRecipe
 from caffeio.net.step import AUTOMATIC
 from caffeio.profiles import Profile
 from caffeio.proto import caffe_pb2 as pb
 from caffeio.proto.files import read_net
 from caffeio.proto.text.text_format import format_message
-from caffeio.training.net_specs import NetSpec
 
 # Layers that make another layer through the factory while they are set up: one more line each.
 _INNER = ("SoftmaxWithLoss", "InfogainLoss")
@@ -118,7 +118,7 @@ def _unmet(name: str, rule: pb.NetStateRule, state: pb.NetState) -> str:
     return f"The NetState contained a not_stage '{stage}' specified by a rule in layer {name}"
 
 
-def log_net(log: Log, net: Net, spec: NetSpec) -> None:
+def log_net(log: Log, net: Net, spec: NetRecipe) -> None:
     """All lines of a net's set-up but those of the filtering."""
     if not log:
         return
@@ -135,7 +135,7 @@ def log_net(log: Log, net: Net, spec: NetSpec) -> None:
     log.info("net.cpp:257", "Network initialization done.")
 
 
-def _log_parameters(log: Log, net: Net, spec: NetSpec) -> list[tuple[Step, pb.LayerParameter]]:
+def _log_parameters(log: Log, net: Net, spec: NetRecipe) -> list[tuple[Step, pb.LayerParameter]]:
     """The net as text; returns the layers that the log shows, with their parameters."""
     shown = pb.NetParameter()
     shown.CopyFrom(spec.message)
@@ -146,8 +146,7 @@ def _log_parameters(log: Log, net: Net, spec: NetSpec) -> list[tuple[Step, pb.La
         shown.layer.extend(la for la in spec.message.layer if is_included(la, spec.state))
         log.info("net.cpp:53", title + format_message(shown, dialect=spec.dialect))
         return [(step, step.node.param) for step in net.steps]
-    merges = net.profile.merge_batch_norm_scale
-    nodes = build_graph(spec.message, state=spec.state, merge_scales=merges).nodes
+    nodes = spec.graph().nodes
     for node in nodes:
         if node.merged_scale:
             log.info("net.cpp:649", f"Dropped layer: {node.merged_scale}")

@@ -5,12 +5,12 @@ Source: src/caffe/solver.cpp (InitTrainNet, InitTestNets).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 
 from caffeio.errors import CaffeIOError, SolverError
-from caffeio.net.unknown_fields import of_active_layers, refuse_unknown
+from caffeio.net.recipe import NetRecipe, folders_of
+from caffeio.profiles import profile_of_dialect
 from caffeio.proto import caffe_pb2 as pb
 from caffeio.proto.files import NetFile, SolverFile, read_net
 from caffeio.proto.text.overrides import apply_overrides
@@ -18,27 +18,7 @@ from caffeio.proto.text.text_format import UnknownField
 from caffeio.proto.upgrade.upgrade import upgrade_net
 
 
-@dataclass
-class NetSpec:
-    """One net of a solver, ready to be built."""
-
-    title: str  # as Caffe's log calls it: "net file: net.prototxt"
-    message: pb.NetParameter
-    state: pb.NetState
-    where: Callable[[int], str]
-    dialect: str
-    search_path: tuple[str, ...]  # folders for relative paths, in order
-    unknown: Sequence[UnknownField] = ()
-    inline: bool = False  # written into the solver
-    upgrade_log: Sequence[tuple[str, str]] = ()  # Caffe's lines about the upgrade, with severity
-
-    def check_unknown(self, ignore: bool) -> None:
-        """Refuse unknown fields in layers that take part in this state."""
-        if not ignore:
-            refuse_unknown(of_active_layers(self.unknown, self.message, self.state))
-
-
-def override_nets(specs: Sequence[NetSpec], overrides: Sequence[str]) -> None:
+def override_nets(specs: Sequence[NetRecipe], overrides: Sequence[str]) -> None:
     """Apply `KEY=VALUE` changes; each must match something in at least one of the nets."""
     counts = [apply_overrides(spec.message, overrides, missing_ok=True) for spec in specs]
     for i, override in enumerate(overrides):
@@ -69,7 +49,7 @@ def find_file(name: str, folder: str | None, *, what: str, where: str | None = N
     raise CaffeIOError(f"{what} {name!r} is not there (tried {tried})", where=where)
 
 
-def train_spec(solver: SolverFile) -> NetSpec:
+def train_spec(solver: SolverFile) -> NetRecipe:
     """The training net: exactly one of net, net_param, train_net, train_net_param."""
     message = solver.message
     fields = ("net", "net_param", "train_net", "train_net_param")
@@ -84,7 +64,7 @@ def train_spec(solver: SolverFile) -> NetSpec:
     return _spec(solver, given[0], None, state, message.train_state)
 
 
-def test_specs(solver: SolverFile) -> list[NetSpec]:
+def test_specs(solver: SolverFile) -> list[NetRecipe]:
     """The test nets, in Caffe's order: test_net_param, test_net, then copies of the one net."""
     message = solver.message
     where = str(solver.path) if solver.path else None
@@ -130,9 +110,9 @@ def _spec(
     index: int | None,
     state: pb.NetState,
     extra: pb.NetState,
-) -> NetSpec:
+) -> NetRecipe:
     folder = solver_folder(solver)
-    search = ("", folder) if folder else ("",)
+    search = folders_of(solver.path)
     value = getattr(solver.message, name)
     if index is not None:
         value = value[index]
@@ -161,20 +141,14 @@ def _spec(
             return file.where("layer", i)
 
     message = _copy(message)
-    if message.bn_stats_batch_size:
-        _set_stats_batch_size(message)
     merged = pb.NetState()
     merged.MergeFrom(state)
     merged.MergeFrom(message.state)
     merged.MergeFrom(extra)
-    return NetSpec(title, message, merged, where, dialect, search, unknown, inline, lines)
-
-
-def _set_stats_batch_size(net: pb.NetParameter) -> None:
-    """The net's field counts for all its BatchNorms (Intel's apply_bn_stats_batch_size.cpp)."""
-    for layer in net.layer:
-        if layer.type == "BatchNorm":
-            layer.batch_norm_param.stats_batch_size = net.bn_stats_batch_size
+    return NetRecipe(
+        message, merged, profile_of_dialect(dialect), dialect, title, search, where, unknown, lines,
+        inline,
+    )  # fmt: skip
 
 
 def _place(solver: SolverFile, name: str, index: int | None) -> str | None:

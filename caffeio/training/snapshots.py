@@ -10,7 +10,6 @@ import contextlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -22,22 +21,20 @@ from caffeio.proto.weights.load import load_weights, write_caffemodel
 from caffeio.proto.weights.solverstate import SolverState, read_solverstate, write_solverstate
 from caffeio.solver.schedule import FLT_MAX
 from caffeio.training.net_lines import log_upgrade_of_weights
-
-if TYPE_CHECKING:
-    from caffeio.training.trainer import Trainer
+from caffeio.training.state import TrainingState
 
 
 class Snapshots:
-    """Writes and restores the snapshots of one trainer."""
+    """Writes and restores the snapshots of one training."""
 
-    def __init__(self, trainer: Trainer) -> None:
-        self.trainer = trainer
-        self.hdf5 = trainer.job.hdf5
+    def __init__(self, training: TrainingState) -> None:
+        self.training = training
+        self.hdf5 = training.job.hdf5
         self._averaged = False
 
     def names(self, iteration: int) -> tuple[str, str]:
         """Paths of the weights and of the state of `iteration`."""
-        return self.trainer.job.snapshot_names(iteration)
+        return self.training.job.snapshot_names(iteration)
 
     def write(self, *, together: bool = True) -> tuple[str, str]:
         """Write both files (rank 0); the weights first, so that a state implies whole weights.
@@ -45,41 +42,41 @@ class Snapshots:
         All workers must call it, and wait for the files, unless not `together`: then the root
         alone does. Raises SnapshotError if the disk is full, say: the last pair is still there.
         """
-        trainer, log = self.trainer, self.trainer.log
-        weights, state = self.names(trainer.iter)
+        training, log = self.training, self.training.log
+        weights, state = self.names(training.iter)
         with self.averaged_statistics():
-            if trainer.world.is_root:
-                if trainer.profile.snapshot_begin_end:
+            if training.world.is_root:
+                if training.profile.snapshot_begin_end:
                     log.info("solver.cpp:560", "Snapshot begin")
                 kind = "HDF5 file" if self.hdf5 else "binary proto file"
                 log.info("solver.cpp:464", f"Snapshotting to {kind} {weights}")
                 self._write_weights(weights)
                 log.info("sgd_solver.cpp:284", f"Snapshotting solver state to {kind} {state}")
                 self._write_state(state, weights)
-                if trainer.profile.snapshot_begin_end:
+                if training.profile.snapshot_begin_end:
                     log.info("solver.cpp:580", "Snapshot end")
         if together:
-            trainer.world.wait()
-        if trainer.events.snapshot is not None:
-            trainer.events.snapshot(weights, state)
+            training.world.barrier()
+        if training.events.snapshot is not None:
+            training.events.snapshot(weights, state)
         return weights, state
 
     def _write_weights(self, path: str) -> None:
-        net = self.trainer.net
-        diffs = self._diffs() if self.trainer.param.snapshot_diff else None
+        net = self.training.net
+        diffs = self._diffs() if self.training.param.snapshot_diff else None
         message = net.to_proto()
         if self.hdf5:
             write_caffemodel_h5(path, message, self._owned_arrays(), diffs=diffs)
         else:
             write_caffemodel(
-                path, message, net.blob_arrays(), diffs=diffs, dialect=self.trainer.dialect
+                path, message, net.blob_arrays(), diffs=diffs, dialect=self.training.job.dialect
             )
 
     def _owned_arrays(self) -> list[list[np.ndarray | None]]:
         """The blobs of every layer, None where another layer owns them: HDF5 stores owners only."""
         seen: set[int] = set()
         out: list[list[np.ndarray | None]] = []
-        net = self.trainer.net
+        net = self.training.net
         for layer, arrays in zip(net.layers, net.blob_arrays(), strict=True):
             row: list[np.ndarray | None] = []
             for blob, array in zip(raw_blobs(layer), arrays, strict=True):
@@ -93,7 +90,7 @@ class Snapshots:
         updates = {
             id(item.tensor): value
             for item, value in zip(
-                self.trainer.net.learnable, self.trainer.optimizer.diffs(), strict=True
+                self.training.net.learnable, self.training.optimizer.diffs(), strict=True
             )
         }
         return [
@@ -101,37 +98,37 @@ class Snapshots:
                 updates[id(blob)].detach().cpu().contiguous().numpy().reshape(spec.shape)
                 for blob, spec in zip(raw_blobs(layer), layer.blob_specs, strict=True)
             ]
-            for layer in self.trainer.net.layers
+            for layer in self.training.net.layers
         ]
 
     def _write_state(self, path: str, weights: str) -> None:
-        trainer = self.trainer
-        rates = trainer.rates
+        training = self.training
+        rates = training.rates
         state = SolverState(
-            iter=trainer.iter,
+            iter=training.iter,
             learned_net=weights,
             current_step=rates.current_step,
-            history=[h.detach().cpu().contiguous().numpy() for h in trainer.optimizer.history],
+            history=[h.detach().cpu().contiguous().numpy() for h in training.optimizer.history],
             minimum_loss=rates.minimum_loss,
             iter_last_event=rates.iter_last_event,
         )
-        write_solverstate(path, state, profile_extras=trainer.profile.state_extras)
+        write_solverstate(path, state, profile_extras=training.profile.state_extras)
 
     @contextlib.contextmanager
     def averaged_statistics(self) -> Iterator[None]:
         """BatchNorm statistics are each worker's own: Intel tests and saves their mean."""
-        trainer = self.trainer
-        if trainer.world.size == 1 or not trainer.profile.averages_statistics or self._averaged:
+        training = self.training
+        if training.world.size == 1 or not training.profile.averages_statistics or self._averaged:
             yield
             return
         blobs = [
             blob
-            for step in trainer.net.steps
+            for step in training.net.steps
             if step.node.type == "BatchNorm"
             for blob in raw_blobs(step.layer)[:3]
         ]
         old = [blob.detach().clone() for blob in blobs]
-        trainer.world.mean(blobs)
+        training.world.all_reduce_mean(blobs)
         self._averaged = True
         try:
             yield
@@ -146,28 +143,28 @@ class Snapshots:
 
         Weights and history are checked before anything changes.
         """
-        trainer = self.trainer
+        training = self.training
         state = read_solverstate(path)
         weights = None
         if state.learned_net:
             weights = self._find_weights(state.learned_net, Path(path))
         try:
-            trainer.optimizer.check_history(state.history)
+            training.optimizer.check_history(state.history)
         except SnapshotError as error:
             raise SnapshotError(error.message, where=os.fspath(path)) from None
         if weights is not None:
             loaded = load_weights(weights)
-            log_upgrade_of_weights(trainer.log, weights, trainer.profile)
-            for ignored in trainer.net.copy_trained_layers_from(loaded):
-                trainer.log.info("net.cpp:744", f"Ignoring source layer {ignored}")
+            log_upgrade_of_weights(training.log, weights, training.profile)
+            for ignored in training.net.copy_trained_layers_from(loaded):
+                training.log.info("net.cpp:744", f"Ignoring source layer {ignored}")
         if not os.fspath(path).endswith(".h5"):
-            trainer.log.info("sgd_solver.cpp:336", "SGDSolver: restoring history")
-        trainer.optimizer.load_history(state.history)
-        trainer.iter = state.iter
-        trainer.rates.current_step = state.current_step
+            training.log.info("sgd_solver.cpp:336", "SGDSolver: restoring history")
+        training.optimizer.load_history(state.history)
+        training.iter = state.iter
+        training.rates.current_step = state.current_step
         if state.minimum_loss is not None:
-            trainer.rates.minimum_loss = min(float(state.minimum_loss), FLT_MAX)
-        trainer.rates.iter_last_event = state.iter_last_event or 0
+            training.rates.minimum_loss = min(float(state.minimum_loss), FLT_MAX)
+        training.rates.iter_last_event = state.iter_last_event or 0
 
     @staticmethod
     def _find_weights(name: str, state: Path) -> Path:

@@ -1,52 +1,42 @@
 """The loop that real Caffe's solver runs: train, test, display, snapshot, stop.
 
-Source: src/caffe/solver.cpp (Step, Solve), src/caffe/solvers/sgd_solver.cpp (ApplyUpdate).
+Source: src/caffe/solver.cpp (Step, Solve).
 """
 
 from __future__ import annotations
 
 import os
-import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Self
+from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import replace
+from time import perf_counter
+from typing import Self, Unpack
 
-import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from caffeio.boost_random import CaffeRng
+from caffeio.data import Options
 from caffeio.data.draws import entropy
-from caffeio.errors import SolverError
-from caffeio.log.debug_info import log_backward, log_forward
+from caffeio.log.debug_info import log_forward
 from caffeio.log.glog import NULL_LOG, Log, number
 from caffeio.net.net import Net
 from caffeio.profiles import Profile
+from caffeio.proto import caffe_pb2 as pb
 from caffeio.proto.files import SolverFile
-from caffeio.solver.make import make_optimizer
-from caffeio.solver.schedule import Rates, RateState, Schedule
-from caffeio.training.build import build_nets, log_start
+from caffeio.solver.make import CaffeOptimizer, make_optimizer
+from caffeio.solver.schedule import RateState, Schedule
+from caffeio.training.build import NetBuilder, log_start
 from caffeio.training.display import Display
 from caffeio.training.distributed import ALONE, World
+from caffeio.training.events import Action, Events, Scores
+from caffeio.training.iteration import Iteration
 from caffeio.training.job import Job, read_job
 from caffeio.training.loss_window import LazyLoss
-from caffeio.training.signals import Action
+from caffeio.training.options import TrainFields, TrainOptions, merge_options
 from caffeio.training.snapshots import Snapshots
-from caffeio.training.test_nets import Scores, Tests
-
-
-@dataclass
-class Events:
-    """Callbacks of whoever watches the training (metrics file, progress bar).
-
-    `iteration` gets a dict after every iteration: "iter" (updates done so far), "lr", "loss" (a
-    scalar tensor, maybe on a GPU), "seconds" and "images" (of all workers).
-    """
-
-    iteration: Callable[[dict[str, Any]], None] | None = None
-    test: Callable[[Scores], None] | None = None  # after every test, on workers that test
-    snapshot: Callable[[str, str], None] | None = None  # paths of weights and state
-    poll: Callable[[], Action] = field(default=lambda: Action.NONE)
+from caffeio.training.state import TrainingState
+from caffeio.training.test_nets import Tests
 
 
 class Trainer:
@@ -62,103 +52,149 @@ class Trainer:
             trainer.solve()
     """
 
-    net: Net
-    outputs: Mapping[str, Tensor]  # of the last training batch, by name
-
     def __init__(
         self,
         solver: str | os.PathLike[str] | SolverFile | Job,
+        options: TrainOptions | None = None,
         *,
-        weights: Sequence[str | os.PathLike[str]] = (),
-        snapshot: str | os.PathLike[str] | None = None,
-        overrides: Sequence[str] = (),
-        profile: str | Profile | None = None,
-        device: str | None = None,
         world: World | None = None,
         log: Log = NULL_LOG,
         events: Events | None = None,
-        stages: Sequence[str] = (),
-        level: int = 0,
-        allow_python: bool = False,
-        data_options: Mapping[str, Any] | None = None,
-        ignore_unknown: bool = False,
-        precision: str = "fp32",
-        compile: bool = False,
+        **fields: Unpack[TrainFields],
     ) -> None:
-        """Read the solver, build its nets, and load `weights` (later files win) or a `snapshot`.
+        """Read the solver, build its nets, and load weights or a snapshot.
 
-        `weights` replace those that the solver's own `weights` field names; with `snapshot`, the
-        path of a .solverstate, neither is loaded. `overrides` are `KEY=VALUE` changes of solver
-        fields, or of net fields (`layer[NAME].data_param.source=...`). `device` is "cpu", "cuda",
-        "cuda:N" or "auto"; None obeys solver_mode. A field that no known Caffe has is an error,
-        as in Caffe, unless `ignore_unknown`. `precision` "bf16" trains faster, with other numbers
-        than Caffe's; `compile` uses torch.compile. A `solver` that is a Job brings its weights and
-        overrides along. Raises CaffeIOError.
+        `options` may be given as a whole, or its fields as keywords: see TrainOptions. A `solver`
+        that is a Job was read with options of its own: only `snapshot`, `device`, `precision`,
+        `compile` and `data_options` count here. `world`: the workers to train with; None joins
+        those that torchrun started. Raises CaffeIOError; nothing stays open then.
         """
-        if precision not in ("fp32", "bf16"):
-            raise SolverError(f"precision is fp32 or bf16, not {precision!r}")
-        if isinstance(solver, Job):
-            self.job = solver
-        else:
-            self.job = read_job(
-                solver, weights=weights, resumes=snapshot is not None, overrides=overrides,
-                profile=profile, stages=stages, level=level, ignore_unknown=ignore_unknown,
-            )  # fmt: skip
-        self.file, self.param, self.profile = self.job.file, self.job.param, self.job.profile
-        self.dialect, self.place = self.job.dialect, self.job.place
-        self._owns_world = world is None
-        wanted = device or self.job.wanted_device
-        reason = None if device else self.job.device_reason
-        self.world = world or World.join(wanted, reason=reason)
-        self.log = log if self.world.is_root else NULL_LOG
-        self.events = events or Events()
-        self.iter = 0
-        self.rates = RateState()
-        self.test_nets: list[Net] = []
-        self._images: int | None = None
-        self._nets: list[Net] = []  # all that have been built, for close()
-        try:
-            log_start(self, hint=device is None)
-            self._build(allow_python, dict(data_options or {}), precision, compile)
-            if snapshot is not None:
-                self.log.info("caffe.cpp:235", f"Resuming from {os.fspath(snapshot)}")
-                self.restore(snapshot)
-        except BaseException:
-            self.close()
-            raise
+        options = merge_options(options, fields)
+        job = solver if isinstance(solver, Job) else read_job(solver, options)
+        with ExitStack() as opened:
+            if world is None:
+                reason = None if options.device else job.device_reason
+                world = World.join(options.device or job.wanted_device, reason=reason)
+                opened.callback(world.leave)
+            log = log if world.is_root else NULL_LOG
+            self._images: int | None = None
+            self._build(job, options, world, log, events or Events(), opened)
+            if options.snapshot is not None:
+                log.info("caffe.cpp:235", f"Resuming from {os.fspath(options.snapshot)}")
+                self.restore(options.snapshot)
+            self._closing = opened.pop_all()
 
     def _build(
-        self, allow_python: bool, data_options: dict[str, Any], precision: str, compile: bool
-    ) -> None:
-        self.schedule = Schedule(self.param, self.profile, where=self.job.where)
-        self.snapshots = Snapshots(self)
-        if self.world.is_root:
-            self.job.probe_prefix()
-        self.rng: CaffeRng | None = None
-        if self.param.random_seed >= 0:
-            self.rng = CaffeRng(self.param.random_seed + self.world.rank)
-            torch.manual_seed(self.param.random_seed + self.world.rank)
-        data_options.setdefault("shared_seed", self._shared_seed())
-        build_nets(self, allow_python=allow_python, data_options=data_options)
-        self.optimizer = make_optimizer(
-            self.param, self.profile, self.net.learnable, where=self.job.where
+        self, job: Job, options: TrainOptions, world: World, log: Log, events: Events,
+        opened: ExitStack,
+    ) -> None:  # fmt: skip
+        log_start(job, world, log, hint=options.device is None)
+        param, profile = job.param, job.profile
+        self.schedule = Schedule(param, profile, where=job.where)
+        if world.is_root:
+            job.probe_prefix()
+        rng: CaffeRng | None = None
+        if param.random_seed >= 0:
+            rng = CaffeRng(param.random_seed + world.rank)
+            torch.manual_seed(param.random_seed + world.rank)
+        data = options.data_options or Options()
+        if data.shared_seed is None:
+            data = replace(data, shared_seed=shared_seed(param.random_seed, world))
+        nets = NetBuilder(job, world, log, rng, data).build()
+        opened.enter_context(nets.closing)
+        optimizer = make_optimizer(param, profile, nets.train.learnable, where=job.where)
+        if not profile.clips_gradients:
+            optimizer.clip_gradients = -1.0
+        module = world.wrap(nets.train, precision=options.precision, compile=options.compile)
+        smoothed = LazyLoss(param.average_loss)
+        self.state = TrainingState(
+            job, world, log, events, nets.train, nets.tests, optimizer, smoothed
         )
-        if not self.profile.clips_gradients:
-            self.optimizer.clip_gradients = -1.0
-        self.module = self.world.wrap(self.net, precision=precision, compile=compile)
-        self.smoothed = LazyLoss(self.param.average_loss)
-        self.display = Display(self)
-        self.tests = Tests(self)
+        self.display = Display(self.state)
+        self.snapshots = Snapshots(self.state)
+        self.tests = Tests(self.state, self.snapshots)
+        self.iteration = Iteration(self.state, module, self.schedule, self.display)
 
-    def _shared_seed(self) -> int | None:
-        """What several workers shuffle and augment by: random_seed, else new for every run.
+    # -- what it works on: all in `state` --------------------------------------------------
 
-        A chain would otherwise show every phase the same crops. One worker needs none.
-        """
-        if self.world.size == 1:
-            return None
-        own = self.param.random_seed if self.param.random_seed >= 0 else entropy()
-        return int(self.world.share(own))
+    @property
+    def job(self) -> Job:
+        """The solver and its nets as read."""
+        return self.state.job
+
+    @property
+    def file(self) -> SolverFile:
+        """The solver's file."""
+        return self.state.job.file
+
+    @property
+    def param(self) -> pb.SolverParameter:
+        """The solver, with all changes made."""
+        return self.state.job.param
+
+    @property
+    def profile(self) -> Profile:
+        """Whose numbers are computed."""
+        return self.state.job.profile
+
+    @property
+    def net(self) -> Net:
+        """The training net."""
+        return self.state.net
+
+    @property
+    def test_nets(self) -> list[Net]:
+        """The test nets, in the solver's order."""
+        return self.state.test_nets
+
+    @property
+    def optimizer(self) -> CaffeOptimizer:
+        """Updates the blobs; a torch optimizer."""
+        return self.state.optimizer
+
+    @property
+    def world(self) -> World:
+        """The workers that train together."""
+        return self.state.world
+
+    @property
+    def log(self) -> Log:
+        """Where Caffe's lines go."""
+        return self.state.log
+
+    @property
+    def events(self) -> Events:
+        """The callbacks of whoever watches."""
+        return self.state.events
+
+    @property
+    def rates(self) -> RateState:
+        """What rate policies remember."""
+        return self.state.rates
+
+    @property
+    def smoothed(self) -> LazyLoss:
+        """The loss as Caffe averages it for its lines."""
+        return self.state.smoothed
+
+    @property
+    def iter(self) -> int:
+        """How many updates have been done."""
+        return self.state.iter
+
+    @iter.setter
+    def iter(self, value: int) -> None:
+        self.state.iter = value
+
+    @property
+    def module(self) -> nn.Module:
+        """What runs the net in training: it averages the workers' gradients."""
+        return self.iteration.module
+
+    @property
+    def outputs(self) -> Mapping[str, Tensor]:
+        """Of the last training batch, by name."""
+        return self.iteration.outputs
 
     # -- running ---------------------------------------------------------------------------
 
@@ -197,9 +233,9 @@ class Trainer:
     def _initial_test(self) -> None:
         """NVIDIA's one batch of every test net before training; it stands for the test at 0."""
         self.log.info("solver.cpp:381", "Initial Test started...")
-        began = time.perf_counter()
+        began = perf_counter()
         self.tests.run_all(batches=1)
-        seconds = number(time.perf_counter() - began)
+        seconds = number(perf_counter() - began)
         self.log.info("solver.cpp:385", f"Initial Test completed in {seconds}s")
 
     def _extra_forward(self) -> None:
@@ -219,27 +255,30 @@ class Trainer:
         Tests, display and snapshots happen as the solver says; the window of average_loss begins
         anew, as it does in Caffe.
         """
-        stop = self.iter + count
-        self.smoothed.reset()
+        state = self.state
+        stop = state.iter + count
+        state.smoothed.reset()
         self.display.begin(stop)
-        watched = self.events.iteration is not None
-        began = self.iter
-        while self.iter < stop:
-            if self._test_due(began) and not self.test_all():
-                return False
-            started = time.perf_counter() if watched else 0.0
-            loss = self._forward_backward()
-            self.smoothed.add(loss)
+        began = state.iter
+        ended = perf_counter()
+        while state.iter < stop:
+            if self._test_due(began):
+                if not self.test_all():
+                    return False
+                ended = perf_counter()
+            loss = self.iteration.forward_backward()
+            state.smoothed.add(loss)
             if self.display.due:
-                self.display.show(self.outputs)
-            rate = self._update()
-            self.iter += 1
-            if watched:
-                self._report(loss, rate, time.perf_counter() - started)
-            action = Action(self.world.agree(self.events.poll()))
-            if self._snapshot_due() or action is Action.SNAPSHOT:
+                self.display.show(self.iteration.outputs)
+            rate = self.iteration.update()
+            state.iter += 1
+            if state.events.iteration is not None:
+                ended = self._report(loss, rate, ended)
+            action = state.world.all_reduce_actions(state.events.poll())
+            if self._snapshot_due() or Action.SNAPSHOT in action:
                 self.snapshot()
-            if action is Action.STOP:
+                ended = perf_counter()
+            if Action.STOP in action:
                 return False
         return True
 
@@ -257,84 +296,20 @@ class Trainer:
     def _snapshot_due(self) -> bool:
         return bool(self.param.snapshot) and self.iter % self.param.snapshot == 0
 
-    def _forward_backward(self) -> Tensor:
-        """Run iter_size batches; gradients add up, the mean loss (no gradient) is returned."""
-        for item in self.net.learnable:
-            item.tensor.grad = None
-        size = self.param.iter_size
-        trace = bool(self.param.debug_info) and self.display.on_grid
-        if self.net.keep_trace is not trace:
-            self.net.keep_trace = trace
-        if size == 1:
-            return self._one_batch(trace)
-        total: Tensor | None = None
-        for i in range(size):
-            with self.world.accumulate(self.module, last=i == size - 1):
-                part = self._one_batch(trace)
-            total = part if total is None else total + part
-        assert total is not None
-        return total / size
-
-    def _one_batch(self, trace: bool) -> Tensor:
-        loss: Tensor
-        loss, self.outputs = self.module()
-        if trace:
-            log_forward(self.log, self.net)
-        if loss.requires_grad:
-            torch.autograd.backward(loss)
-        if trace:
-            log_backward(self.log, self.net)
-        return loss.detach()
-
-    def _update(self) -> float:
-        """ApplyUpdate: rate, clip, normalise, regularise, update. Returns the printed rate."""
-        if self.schedule.policy == "plateau":
-            self.rates.smoothed_loss = self.smoothed.value
-        rates = self._ask_rates()
-        printed = float(rates.printed)
-        if self.display.on_grid:
-            self.display.show_rate(printed)
-        if self.profile.warmup and self.param.disabled_update:
-            return printed  # Intel's switch for looking at gradients alone
-        clipped = self.optimizer.clip(report=bool(self.log))
-        if clipped is not None and self.log:
-            norm, scale = clipped
-            self.log.info(
-                "sgd_solver.cpp:99",
-                f"Gradient clipping: scaling down gradients (L2 norm {number(norm)} > "
-                f"{number(self.param.clip_gradients)}) by scale factor {number(scale)}",
-            )
-        used = rates.used if isinstance(rates.used, np.ndarray) else float(rates.used)
-        self.optimizer.step(used, self.iter)
-        return printed
-
-    def _ask_rates(self) -> Rates:
-        count = len(self.net.learnable)
-        if not self.profile.late_rate or self._updates_at_once():
-            return self.schedule.rates(self.iter, self.rates, count, self._rate_line)
-        printed = self.schedule.rate(self.iter, self.rates, self._rate_line)
-        calls = count if self.schedule.stateful else 1
-        later = [
-            self.schedule.rate(self.iter + 1, self.rates, self._rate_line) for _ in range(calls)
-        ]
-        return Rates(printed, np.array(later, np.float32) if calls > 1 else later[0])
-
-    def _updates_at_once(self) -> bool:
-        """Intel's nodes: whether this iteration waits for its updates, instead of the next one."""
-        every, following = self.param.test_interval, self.iter + 1
-        return following >= self.param.max_iter or bool(every and following % every == 0)
-
-    def _rate_line(self, text: str) -> None:
-        self.log.info("sgd_solver.cpp:50", text)
-
-    def _report(self, loss: Tensor, rate: float, seconds: float) -> None:
-        assert self.events.iteration is not None
+    def _report(self, loss: Tensor, rate: float, before: float) -> float:
+        """Tell the watcher of the iteration since `before`; the time at which it ended."""
+        events = self.state.events
+        assert events.iteration is not None
         if self._images is None:
             self._images = self.images_per_iteration
-        self.events.iteration(
-            {"iter": self.iter, "lr": rate, "loss": loss, "seconds": seconds,
+        if events.waits:
+            self.state.world.synchronize()
+        now = perf_counter()
+        events.iteration(
+            {"iter": self.state.iter, "lr": rate, "loss": loss, "seconds": now - before,
              "images": self._images}
         )  # fmt: skip
+        return now
 
     @property
     def images_per_iteration(self) -> int:
@@ -372,12 +347,7 @@ class Trainer:
 
     def close(self) -> None:
         """Stop reading data and leave the other workers; may be called more than once."""
-        for net in self._nets:
-            for source in net.sources.values():
-                source.close()
-        self._nets.clear()
-        if self._owns_world:
-            self.world.leave()
+        self._closing.close()
 
     def __enter__(self) -> Self:
         return self
@@ -386,4 +356,14 @@ class Trainer:
         self.close()
 
 
-__all__ = ["ALONE", "Action", "Events", "Scores", "Trainer"]
+def shared_seed(random_seed: int, world: World) -> int | None:
+    """What several workers shuffle and augment by: random_seed, else new for every run.
+
+    A chain would otherwise show every phase the same crops. One worker needs none.
+    """
+    if world.size == 1:
+        return None
+    return world.broadcast(random_seed if random_seed >= 0 else entropy())
+
+
+__all__ = ["ALONE", "Action", "Events", "Scores", "TrainOptions", "Trainer"]

@@ -1,69 +1,38 @@
-"""A net of a solver with its data attached."""
+"""build_net: from a recipe to a net that trains or is scored, its data sources open."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from dataclasses import replace
 
 import torch
 
 from caffeio.boost_random import CaffeRng
-from caffeio.net.graph import build_graph
-from caffeio.net.net import Net, open_sources
+from caffeio.data import Options
+from caffeio.net.net import Net
+from caffeio.net.recipe import NetRecipe
 from caffeio.net.step import SharedBlobs, raw_blobs
-from caffeio.profiles import Profile
 from caffeio.training.distributed import World
-from caffeio.training.net_specs import NetSpec
 
 
 def build_net(
-    spec: NetSpec,
+    recipe: NetRecipe,
     *,
-    profile: Profile,
     world: World,
     rng: CaffeRng | None = None,
-    allow_python: bool = False,
-    data_options: Mapping[str, Any] | None = None,
-    with_sources: bool = True,
+    data: Options | None = None,
     fuse: bool = True,
 ) -> Net:
-    """Open the data sources, build the net on the world's device and fill its blobs.
+    """Build the net on the world's device, and prepare it for many fast iterations.
 
     `fuse` joins BatchNorm + Scale (+ ReLU); debug_info needs them apart.
-    Without `with_sources` the data must be given to every forward.
+    `data` says how the sources are read, apart from this worker's share and device, which are
+    filled in; without it none is opened, and their tops must be given to every forward.
     With `rng` everything random is drawn from Caffe's own generator, in Caffe's order.
     """
-    graph = build_graph(
-        spec.message,
-        state=spec.state,
-        where=spec.where,
-        merge_scales=profile.merge_batch_norm_scale,
-    )
-    sources = {}
-    if with_sources:
-        sources = open_sources(
-            graph,
-            profile,
-            spec.search_path,
-            rank=world.rank,
-            world=world.size,
-            device=world.device,
-            **(data_options or {}),
-        )
-    try:
-        net = Net(
-            graph,
-            profile=profile,
-            sources=sources,
-            allow_python=allow_python,
-            search_path=spec.search_path,
-        )
-        net.materialize(world.device, rng)
-    except BaseException:
-        for source in sources.values():
-            source.close()
-        raise
-    if graph.phase == "TRAIN":
+    if data is not None:
+        data = replace(data, rank=world.rank, world=world.size, device=world.device)
+    net = recipe.build(device=world.device, rng=rng, data=data)
+    if net.phase == "TRAIN":
         _freeze_unreached(net)
     if _is_vision(net):
         net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]

@@ -12,10 +12,11 @@ from typing import Any
 
 from caffeio.converters.weightfiles import FORMATS, read_weights, write_weights, write_with_net
 from caffeio.errors import CaffeIOError, UnsupportedError
-from caffeio.net.graph import build_graph
-from caffeio.profiles import get_profile, profile_of_dialect
+from caffeio.net.recipe import NetRecipe
+from caffeio.profiles import choose_profile, get_profile
 from caffeio.proto.files import read_net
 from caffeio.proto.io.atomic import atomic_write, write_error
+from caffeio.proto.io.regular import check_regular
 from caffeio.proto.text.printer import format_message
 
 LIMIT = 1e-4  # relative difference up to which an ONNX model counts as the same
@@ -38,6 +39,8 @@ class Request:
     merge_batch_norm: bool = False
     float32: bool = False
     modern_shapes: bool = False
+    target: str | None = None  # of ONNX to Caffe: a name in from_onnx/targets
+    prototxt: str | None = None  # where the prototxt goes
 
 
 @dataclass
@@ -71,20 +74,13 @@ def to_tensors(job: Job) -> Outcome:
 
 def to_caffemodel(job: Job) -> Outcome:
     """Weights of any format as a .caffemodel with the layers of a prototxt, in its TRAIN phase."""
-    from caffeio.net.net import Net
-
     r = job.request
     file = read_net(job.sources[0], dialect=r.dialect)
-    graph = build_graph(
-        file.message,
-        phase="TRAIN",
-        level=r.level,
-        stages=r.stage,
-        where=lambda index: file.where("layer", index),
-    )
+    recipe = NetRecipe.of_file(file, phase="TRAIN", level=r.level, stages=r.stage)
+    graph = recipe.graph()
     weights = read_weights(job.sources[1], job.kinds[1])
     with suppress(CaffeIOError):  # setting layers up notes in them what snapshots show
-        Net(graph, profile=profile_of_dialect(file.dialect))
+        recipe.build(device="meta", graph=graph)
     dialect = r.to_dialect or file.dialect
     notes, lost = write_with_net(job.target, graph, weights, dialect=dialect)
     return Outcome(notes=[*notes, *map(str, lost)])
@@ -136,7 +132,7 @@ def to_deploy(job: Job) -> Outcome:
     file = read_net(job.sources[0], dialect=job.request.dialect)
     weights = read_weights(job.sources[1], job.kinds[1]) if len(job.sources) > 1 else None
     message, notes = deployed(
-        file, weights, _export_options(job.request), profile_of_dialect(file.dialect)
+        file, weights, _export_options(job.request), choose_profile(job.request.caffe, file.dialect)
     )
     text = format_message(message, dialect=file.dialect)
     with atomic_write(job.target, error=CaffeIOError) as out:
@@ -218,6 +214,13 @@ def _beside(target: Path) -> Iterator[Path]:
         raise write_error(target, problem, error=CaffeIOError) from problem
 
 
+def to_caffe(job: Job) -> Outcome:
+    """An ONNX model or a torch.export program as a caffemodel and its prototxt."""
+    from caffeio.converters.from_onnx.job import to_caffe
+
+    return to_caffe(job)
+
+
 def mean_to_npy(job: Job) -> Outcome:
     """A mean image as a NumPy array."""
     import numpy as np
@@ -237,6 +240,7 @@ def npy_to_mean(job: Job) -> Outcome:
     from caffeio.proto.weights.blobproto import write_blobproto
 
     try:
+        check_regular(job.sources[0])
         mean = np.load(job.sources[0], allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
         raise CaffeIOError(f"is no .npy: {error}", where=str(job.sources[0])) from None

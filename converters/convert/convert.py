@@ -24,6 +24,7 @@ TITLES = {
     "prototxt": "net prototxt",
     "binary": "binary net without weights",
     "onnx": "ONNX model",
+    "pt2": "torch.export program",
     "mean": "mean image",
     "npy": "NumPy array",
     NET: "net prototxt and weights",
@@ -34,6 +35,7 @@ SUFFIXES = {
     ".pbtxt": "prototxt",
     ".binaryproto": "binary",
     ".onnx": "onnx",
+    ".pt2": "pt2",
     ".npy": "npy",
     **{suffix: name for name, form in FORMATS.items() for suffix in form.suffixes},
 }
@@ -84,7 +86,7 @@ def _refusal(start: str, wanted: str) -> str:
 def format_of(path: Path) -> str:
     """The format of a file that is there: by content for Caffe's own, else by suffix."""
     known = SUFFIXES.get(path.suffix.lower())
-    if known in ("safetensors", "pt", "npz", "npy", "onnx"):
+    if known in ("safetensors", "pt", "pt2", "npz", "npy", "onnx"):
         return known
     kind = kind_of(path)
     found = {"net": "prototxt", "caffemodel": "caffemodel", "caffemodel.h5": "h5", "mean": "mean"}
@@ -151,8 +153,13 @@ _TO_ONNX = Conversion(
 )
 _TO_DEPLOY = Conversion(conversions.to_deploy, (*_STATE, "deploy", "input_shape"))
 _TO_BINARY = Conversion(conversions.to_binary, ("dialect", "to_dialect"))
+_TO_CAFFE = Conversion(
+    conversions.to_caffe, ("input_shape", "output_blob", "no_verify", "target", "prototxt")
+)
 _TENSORS = [name for name in FORMATS if name != "caffemodel"]
 CONVERSIONS: dict[tuple[str, str], Conversion] = {
+    ("onnx", "caffemodel"): _TO_CAFFE,
+    ("pt2", "caffemodel"): _TO_CAFFE,
     (NET, "onnx"): _TO_ONNX,
     (NET, "caffemodel"): Conversion(conversions.to_caffemodel, (*_STATE, "to_dialect")),
     (NET, "prototxt"): _TO_DEPLOY,

@@ -5,16 +5,16 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from caffeio.converters.deploy.deploy import deploy as make_deploy
 from caffeio.converters.translate.splits import heal_splits
 from caffeio.data import SOURCE_TYPES, make_source
 from caffeio.errors import CaffeIOError, UnsupportedError
-from caffeio.net.graph import build_graph, is_included, net_state
+from caffeio.net.graph import is_included, net_state
 from caffeio.net.net import Net
+from caffeio.net.recipe import NetRecipe, folders_of
 from caffeio.net.unknown_fields import of_active_layers, refuse_unknown
-from caffeio.profiles import Profile, get_profile, profile_of_dialect
+from caffeio.profiles import Profile, choose_profile
 from caffeio.proto import caffe_pb2 as pb
 from caffeio.proto.files import NetFile, read_net
 from caffeio.proto.weights.load import Weights, load_weights
@@ -53,27 +53,19 @@ def load_deploy_net(
     if weights is not None and not isinstance(weights, Weights):
         arrays = load_weights(weights, dialect=options.dialect)
     assert arrays is None or isinstance(arrays, Weights)
-    chosen = get_profile(options.profile) if isinstance(options.profile, str) else options.profile
-    chosen = chosen or profile_of_dialect(file.dialect)
-    folder = ("", str(Path(file.path).resolve().parent)) if file.path else ("",)
+    chosen = choose_profile(options.profile, file.dialect)
     places = {layer.name: file.where("layer", i) for i, layer in enumerate(file.message.layer)}
     message, notes = deployed(file, arrays, options, chosen)
-    graph = build_graph(
+    net = NetRecipe(
         message,
-        phase="TEST",
-        level=options.level,
-        stages=options.stages,
+        net_state(message, "TEST", options.level, options.stages),
+        chosen,
+        file.dialect,
+        search_path=folders_of(file.path),
         where=lambda i: places.get(message.layer[i].name, ""),
-        merge_scales=chosen.merge_batch_norm_scale,
-    )
-    net = Net(
-        graph,
-        profile=chosen,
-        input_shapes=options.input_shapes,
         allow_python=options.allow_python,
-        search_path=folder,
-    )
-    net.materialize()
+        input_shapes=options.input_shapes,
+    ).build()
     if arrays is not None:
         net.copy_trained_layers_from(arrays)
     return net, notes
@@ -94,8 +86,7 @@ def deployed(
         message = active(file, options)
     if not options.deploy:
         return message, []
-    folder = ("", str(Path(file.path).resolve().parent)) if file.path else ("",)
-    notes = _deploy(message, arrays, options.input_shapes, profile, folder)
+    notes = _deploy(message, arrays, options.input_shapes, profile, folders_of(file.path))
     if file.text is not None:  # only lent to show which layers have weights
         for layer in message.layer:
             layer.ClearField("blobs")

@@ -10,7 +10,8 @@ from caffeio.converters.kinds import KINDS, kind_of, members
 from caffeio.converters.report.model import Cell, Line, Report, count, short_names
 from caffeio.converters.source import Source
 from caffeio.errors import CaffeIOError
-from caffeio.profiles import get_profile, profile_of_dialect
+from caffeio.profiles import choose_profile, get_profile
+from caffeio.proto.io.regular import read_regular
 
 if TYPE_CHECKING:
     from caffeio.converters.diff.net_diff import NetSide
@@ -109,7 +110,7 @@ def net_side(source: Source, settings: Settings) -> NetSide:
     from caffeio.proto.files import read_net
 
     file = read_net(source.path, dialect=settings.dialect)
-    profile = get_profile(settings.caffe) if settings.caffe else profile_of_dialect(file.dialect)
+    profile = choose_profile(settings.caffe, file.dialect)
     return NetSide(source.label, file.message, profile, (str(source.path.resolve().parent),))
 
 
@@ -188,7 +189,7 @@ def _label_maps(left: Source, right: Source) -> Report:
 
     maps = []
     for source in (left, right):
-        text = source.path.read_text(encoding="utf-8", errors="replace")
+        text = read_regular(source.path).decode("utf-8", "replace")
         message = parse(text, pb.LabelMap, path=source.label).message
         maps.append({item.label: (item.name, item.display_name) for item in message.item})
     changed = [k for k in sorted({*maps[0], *maps[1]}) if maps[0].get(k) != maps[1].get(k)]

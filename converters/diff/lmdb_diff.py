@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import nullcontext
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from caffeio.converters.report.model import Cell, Report, count
-from caffeio.errors import DataError
+from caffeio.data.db.database import Buffer
 from caffeio.proto.caffe_pb2 import Datum
 
 SHOWN = 10
@@ -36,42 +36,24 @@ class LmdbDiff:
         return not (self.only_left or self.only_right or self.changed)
 
 
-Records = Iterator[tuple[bytes, bytes]]
+Records = Iterator[tuple[Buffer, Buffer]]
 
 
 def diff_lmdbs(left: Path, right: Path, labels: tuple[str, str]) -> LmdbDiff:
     """Compare two LMDB folders key by key. Raises DataError."""
-    import lmdb
+    from caffeio.data.db.lmdb import LmdbDatabase
 
-    def opened(path: Path) -> Any:
-        return lmdb.open(str(path), readonly=True, lock=False)
-
-    one = left.resolve() == right.resolve()  # an LMDB can be opened only once in a process
-    try:
-        with (
-            opened(left) as a,
-            nullcontext(a) if one else opened(right) as b,
-            a.begin(buffers=True) as ta,
-            b.begin(buffers=True) as tb,
-        ):
-            sizes = a.stat(), b.stat()
-            diff = LmdbDiff(
-                labels,
-                (sizes[0]["entries"], sizes[1]["entries"]),
-                (_bytes(sizes[0]), _bytes(sizes[1])),
-            )
-            _walk(diff, iter(ta.cursor()), iter(tb.cursor()))
-            if diff.entries[0] == diff.entries[1] and diff.only_left:
-                pairs = zip(ta.cursor(), tb.cursor(), strict=True)
-                diff.same_in_order = all(x[1] == y[1] for x, y in pairs)
-    except lmdb.Error as error:
-        raise DataError(f"cannot be compared: {error}", where=f"{left}, {right}") from None
+    with (
+        closing(LmdbDatabase(str(left), may_be_empty=True)) as a,
+        closing(LmdbDatabase(str(right), may_be_empty=True)) as b,
+    ):
+        assert a.size is not None and b.size is not None
+        diff = LmdbDiff(labels, (a.size, b.size), (a.nbytes, b.nbytes))
+        _walk(diff, a.records(), b.records())
+        if a.size == b.size and diff.only_left:
+            pairs = zip(a.records(), b.records(), strict=True)
+            diff.same_in_order = all(x[1] == y[1] for x, y in pairs)
     return diff
-
-
-def _bytes(stat: dict[str, int]) -> int:
-    pages = stat["branch_pages"] + stat["leaf_pages"] + stat["overflow_pages"]
-    return pages * stat["psize"]
 
 
 def _walk(diff: LmdbDiff, left: Records, right: Records) -> None:

@@ -15,9 +15,10 @@ from caffeio.converters.diff.training import Feed, feed_of
 from caffeio.converters.report.model import count
 from caffeio.converters.source import Source
 from caffeio.errors import CaffeIOError
-from caffeio.profiles import BVLC, Profile, profile_of_dialect, profile_of_solver
+from caffeio.profiles import BVLC, Profile, choose_profile
 from caffeio.proto.caffe_pb2 import NetParameter, SolverParameter
 from caffeio.proto.files import read_net, read_solver
+from caffeio.proto.io.regular import read_regular
 from caffeio.proto.upgrade.upgrade import upgrade_net
 
 _PATHS = {"net", "train_net", "test_net", "snapshot_prefix", "weights"}
@@ -33,6 +34,7 @@ class SolverSide:
     profile: Profile
     source: Source | None = None
     unknown: Sequence[Any] = ()
+    dialect: str = "bvlc"
     net: NetSide | None = None
     net_source: Source | None = None
     net_problem: str = ""
@@ -57,8 +59,8 @@ def load_pair(left: Source, right: Source, dialect: str | None = None) -> list[S
     sides: list[SolverSide] = []
     for source in (left, right):
         file = read_solver(source.path, dialect=dialect)
-        profile = profile_of_solver(file.message, file.dialect)
-        side = SolverSide(source.label, file.message, profile, source, file.unknown)
+        profile = choose_profile(None, file.dialect, file.message)
+        side = SolverSide(source.label, file.message, profile, source, file.unknown, file.dialect)
         _load_net(side, dialect, sides[0] if sides else None)
         sides.append(side)
     a, b = sides
@@ -100,17 +102,15 @@ def _follow(side: SolverSide, name: str, dialect: str | None, other: SolverSide 
             side.profile = other.net.profile
         return
     file = read_net(found.path, dialect=dialect)
-    profile = profile_of_dialect(file.dialect)
-    if profile is BVLC:
-        profile = side.profile
-    elif side.profile is BVLC:
-        side.profile = profile  # the net tells whose Caffe this is, the solver does not
+    side.profile = choose_profile(None, side.dialect, side.message, file.dialect)
     search = (str(found.path.resolve().parent), str(side.source.path.resolve().parent))
-    side.net = NetSide(found.label, file.message, profile, search)
+    side.net = NetSide(found.label, file.message, side.profile, search)
 
 
 def _same_file(a: Source, b: Source | None) -> bool:
-    return b is not None and (a.path == b.path or a.path.read_bytes() == b.path.read_bytes())
+    if b is None:
+        return False
+    return a.path == b.path or read_regular(a.path) == read_regular(b.path)
 
 
 def is_set(name: str, side: SolverSide) -> bool:

@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from caffeio.converters.report.model import share
+from caffeio.errors import DataError
 from caffeio.net.graph import is_included, net_state
 from caffeio.profiles import Profile
 from caffeio.proto.caffe_pb2 import NetParameter, SolverParameter
+from caffeio.proto.io.regular import open_regular
 from caffeio.shapes import DATA_LAYERS
 
 _BATCH_FIELDS = (
@@ -52,15 +54,14 @@ def entries_of(source: str, search: Sequence[str] = ()) -> int | None:
         if not source or not path.exists():
             continue
         if (path / "data.mdb").is_file():
-            import lmdb
+            from caffeio.data.db.lmdb import count_records
 
             try:
-                with lmdb.open(str(path), readonly=True, lock=False) as env:
-                    return int(env.stat()["entries"])
-            except lmdb.Error:
+                return count_records(str(path))
+            except DataError:
                 return None
         if path.is_file() and path.suffix in (".txt", ".list", ".lst"):
-            with path.open("rb") as lines:
+            with open_regular(path) as lines:
                 return sum(1 for line in lines if line.strip())
     return None
 

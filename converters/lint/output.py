@@ -8,6 +8,7 @@ from typing import Any
 
 from caffeio.converters.lint.model import SEVERITIES, Finding, Rule
 from caffeio.converters.report.model import Cell, Report, Tone, count
+from caffeio.visible import visible_lines
 
 _TONES: dict[str, Tone] = {"error": "bad", "warning": "warn", "info": "dim"}
 _LEVELS = {"error": "error", "warning": "warning", "info": "note"}
@@ -101,6 +102,7 @@ def github(finding: Finding) -> str:
 
 
 def _escaped(text: str, more: str = "") -> str:
+    text = visible_lines(text)
     for character in "%\r\n" + more:
         text = text.replace(character, f"%{ord(character):02X}")
     return text

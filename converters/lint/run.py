@@ -30,7 +30,7 @@ from caffeio.converters.lint.model import (
 )
 from caffeio.converters.source import Source
 from caffeio.errors import CaffeIOError, NetError, ParseError, SolverError
-from caffeio.profiles import BVLC, get_profile, profile_of_dialect, profile_of_solver
+from caffeio.profiles import choose_profile
 from caffeio.proto.files import read_net, read_solver
 
 _IGNORE = re.compile(r"#\s*caffeio:\s*ignore\b(?:[\s=:]*([A-Z0-9, ]+))?")
@@ -90,7 +90,7 @@ def _context(source: Source, selection: Selection) -> NetContext | SolverContext
     if source.kind == "net":
         return _net_context(source, selection)
     file = read_solver(source.path, dialect=selection.dialect)
-    profile = profile_of_solver(file.message, file.dialect)
+    profile = choose_profile(selection.caffe, file.dialect, file.message)
     context = SolverContext(source.label, profile, file.dialect, selection.dialect, file=file)
     name = file.message.net or file.message.train_net
     found = source.resolve(name) if name else None
@@ -101,18 +101,16 @@ def _context(source: Source, selection: Selection) -> NetContext | SolverContext
             context.net = None
         context.net_path = found.path
         context.from_here = Path(name) == found.path
-        if context.net is not None and profile is BVLC:
-            context.profile = context.net.profile
-    if selection.caffe:
-        context.profile = get_profile(selection.caffe)
+        if context.net is not None:
+            context.profile = choose_profile(
+                selection.caffe, file.dialect, file.message, context.net.dialect
+            )
     return context
 
 
 def _net_context(source: Source, selection: Selection) -> NetContext:
     file = read_net(source.path, dialect=selection.dialect)
-    profile = profile_of_dialect(file.dialect)
-    if selection.caffe:
-        profile = get_profile(selection.caffe)
+    profile = choose_profile(selection.caffe, file.dialect)
     search = (str(source.path.parent),)
     return NetContext(
         source.label, profile, file.dialect, selection.dialect, file=file, search=search

@@ -12,6 +12,7 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from caffeio.converters.report.model import Cell, Line, Report, Table, Tone
+from caffeio.visible import visible
 
 STYLES: dict[Tone, str] = {
     "": "",
@@ -32,13 +33,13 @@ def write(report: Report, stream: IO[str], *, width: int | None = None, fold: bo
     """
     console = make_console(stream, width if fold else 1 << 16)
     if report.title:
-        console.print(Text(report.title, style="bold"))
+        console.print(Text(visible(report.title), style="bold"))
     for paragraph in report.headline:
         console.print(_line(paragraph))
     for section in report.sections:
         console.print()
         if section.title:
-            console.print(Text(section.title, style="bold underline"))
+            console.print(Text(visible(section.title), style="bold underline"))
         for block in section.blocks:
             console.print(_table(block) if isinstance(block, Table) else _line(block))
 
@@ -65,7 +66,7 @@ def _line(paragraph: Line) -> Text:
 def _text(parts: Iterable[Cell]) -> Text:
     text = Text(overflow="fold")
     for part in parts:
-        text.append(part.text, style=STYLES[part.tone])
+        text.append(visible(part.text), style=STYLES[part.tone])
     return text
 
 
@@ -79,7 +80,9 @@ def _table(table: Table) -> RichTable:
         collapse_padding=True,
     )
     for i, column in enumerate(table.columns):
-        out.add_column(column, justify="right" if i in table.right else "left", overflow="fold")
+        out.add_column(
+            Text(visible(column)), justify="right" if i in table.right else "left", overflow="fold"
+        )
     for row in table.rows:
-        out.add_row(*(Text(cell.text, style=STYLES[cell.tone]) for cell in row))
+        out.add_row(*(Text(visible(cell.text), style=STYLES[cell.tone]) for cell in row))
     return out

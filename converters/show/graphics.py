@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from html import escape
 from itertools import pairwise
 
 from caffeio.converters.report.model import scaled
 from caffeio.converters.show.layout import Drawing, layout
 from caffeio.converters.show.view import Row, View, shape_words
+from caffeio.visible import escaped, visible
 
 FAMILIES = {
     "data": {"Input", "Data", "ImageData", "HDF5Data", "WindowData", "MemoryData", "DummyData",
@@ -75,7 +75,7 @@ def svg(view: View, *, standalone: bool = True) -> str:
     )
     out = [head]
     if standalone:
-        out.append(f"<title>{escape(view.graph.name)}</title><style>{STYLE}</style>")
+        out.append(f"<title>{escaped(view.graph.name)}</title><style>{STYLE}</style>")
     out += [_edge(drawing, sizes, edge) for edge in drawing.routes]
     out += [_box(drawing, row, lines) for row, lines in zip(view.rows, labels, strict=True)]
     return "\n".join([*out, "</svg>"])
@@ -99,14 +99,14 @@ def _box(drawing: Drawing, row: Row, lines: list[str]) -> str:
     colour = COLOURS[family(row.node.type)]
     place = f'x="{x:.1f}" y="{y:.1f}" height="{box.height:.1f}"'
     out = [
-        f'<g class="box" id="node-{row.index}"><title>{escape(row.name)}</title>',
+        f'<g class="box" id="node-{row.index}"><title>{escaped(row.name)}</title>',
         f'<rect {place} width="{box.width:.1f}" rx="5" stroke="{colour}"/>',
         f'<rect {place} width="4" rx="2" style="fill:{colour}" stroke="none"/>',
     ]
     for i, text in enumerate(lines):
         style = ' class="name"' if i == 0 else ' class="dim"' if i > 1 else ""
         top = y + _PAD + _LINE * (i + 0.75)
-        out.append(f'<text x="{x + _PAD + 3:.1f}" y="{top:.1f}"{style}>{escape(text)}</text>')
+        out.append(f'<text x="{x + _PAD + 3:.1f}" y="{top:.1f}"{style}>{escaped(text)}</text>')
     return "".join([*out, "</g>"])
 
 
@@ -117,7 +117,7 @@ def dot(view: View) -> str:
         '  node [shape=box, style="rounded", fontname="monospace", fontsize=10];',
     ]
     for row, lines in ((row, label(row)) for row in view.rows):
-        text = "\\n".join(line.replace("\\", "\\\\").replace('"', '\\"') for line in lines)
+        text = "\\n".join(_quoted(line)[1:-1] for line in lines)
         out.append(f'  n{row.index} [label="{text}", color="{COLOURS[family(row.node.type)]}"];')
     for row in view.rows:
         for source in row.sources:
@@ -132,4 +132,5 @@ def _made_by(row: Row, blob: str) -> bool:
 
 
 def _quoted(text: str) -> str:
-    return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
+    text = visible(text).replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{text}"'

@@ -14,9 +14,10 @@ from caffeio.converters.show.view import Row, View, as_data, make_view, shape_wo
 from caffeio.converters.source import Source
 from caffeio.errors import CaffeIOError, NetError
 from caffeio.net.graph import Graph, build_graph, is_included, net_state
-from caffeio.profiles import BVLC, Profile, get_profile, profile_of_dialect
+from caffeio.profiles import BVLC, Profile, choose_profile
 from caffeio.proto import caffe_pb2 as pb
 from caffeio.proto.files import NetFile, read_net
+from caffeio.proto.io.mapped import map_file
 from caffeio.shapes import NetShapes, format_shape, infer_net, is_known
 
 
@@ -64,9 +65,7 @@ def load(source: Source, options: Options) -> ShownNet:
     if shown.file is None:
         return shown
     shown.dialect = dialect_words(shown.file, source, options.dialect)
-    shown.profile = (
-        get_profile(options.caffe) if options.caffe else profile_of_dialect(shown.file.dialect)
-    )
+    shown.profile = choose_profile(options.caffe, shown.file.dialect)
     graph = _graph(shown, options)
     if graph is not None:
         search = (str(source.path.resolve().parent),)
@@ -108,7 +107,7 @@ def dialect_words(file: NetFile, source: Source, given: str | None) -> str:
         return f"{guess.dialect} (by {listed(guess.evidence, 3)}{also})"
     from caffeio.proto.dialect.dialect import detect
 
-    found = detect(source.path.read_bytes(), kind="net")
+    found = detect(map_file(source.path, CaffeIOError, "a net"), kind="net")
     also = f"; {listed(found.also, 4)} would read it alike" if found.also else ""
     return f"{found.dialect}, {100 * found.confidence:.0f} % sure{also}"
 

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import math
+import struct
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import closing
 from typing import Any
 
 from caffeio.converters.kinds import KINDS, kind_of, members
 from caffeio.converters.report.model import Cell, Report, count, listed, number, size, sparkline
 from caffeio.converters.source import Source
-from caffeio.errors import CaffeIOError, DataError
+from caffeio.data.db.database import Buffer
+from caffeio.errors import CaffeIOError
+from caffeio.proto.io.regular import read_regular
 
 
 def show_solver(
@@ -153,17 +158,12 @@ SAMPLE = 2000
 
 def show_lmdb(source: Source, *, show_all: bool) -> Report:
     """An LMDB of Datums: how many, how large, which labels, the first records."""
-    import lmdb
+    from caffeio.data.db.lmdb import LmdbDatabase
 
     out = Report(f"{source.label}: LMDB")
-    try:
-        with lmdb.open(str(source.path), readonly=True, lock=False) as env:
-            entries = int(env.stat()["entries"])
-            with env.begin(buffers=True) as txn:
-                limit = entries if show_all else SAMPLE
-                facts = _records(txn.cursor(), limit)
-    except lmdb.Error as error:
-        raise DataError(f"cannot be read: {error}", where=source.label) from None
+    with closing(LmdbDatabase(str(source.path), may_be_empty=True)) as db:
+        entries = db.size or 0
+        facts = _records(db.records(), entries if show_all else SAMPLE)
     table = out.section("").table("", "", heads=False)
     table.add("records", f"{entries:,}")
     table.add("size", size((source.path / "data.mdb").stat().st_size))
@@ -190,7 +190,7 @@ def show_lmdb(source: Source, *, show_all: bool) -> Report:
     return out
 
 
-def _records(cursor: Any, limit: int) -> dict[str, Any]:
+def _records(records: Iterator[tuple[Buffer, Buffer]], limit: int) -> dict[str, Any]:
     from google.protobuf.message import DecodeError
 
     from caffeio.proto.caffe_pb2 import Datum
@@ -202,14 +202,14 @@ def _records(cursor: Any, limit: int) -> dict[str, Any]:
     labels: Counter[int] = Counter()
     first: list[tuple[str, str, str, str]] = []
     seen = 0
-    for key, value in cursor:
+    for key, value in records:
         if seen == limit:
             break
         seen += 1
         try:
             datum = Datum.FromString(bytes(value))
             shape = format_shape(datum_shape(datum))
-        except (DecodeError, ValueError, IndexError):
+        except (DecodeError, ValueError, IndexError, struct.error):
             encodings["no Datum"] += 1
             continue
         kind = "float" if datum.float_data else "raw"
@@ -240,7 +240,7 @@ def show_label_map(source: Source) -> Report:
     from caffeio.proto import caffe_pb2 as pb
     from caffeio.proto.text.text_format import parse
 
-    text = source.path.read_text(encoding="utf-8", errors="replace")
+    text = read_regular(source.path).decode("utf-8", "replace")
     items = parse(text, pb.LabelMap, path=source.label).message.item
     out = Report(f"{source.label}: {KINDS['labelmap']}")
     out.say(f"{count(len(items), 'label')}.")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from html import escape
 
 from caffeio.converters.diff.messages import flatten
 from caffeio.converters.diff.weights_diff import blob_name
@@ -14,6 +13,7 @@ from caffeio.converters.show.nets import ShownNet
 from caffeio.converters.show.stats import Stats
 from caffeio.converters.show.view import Part, Row, shape_words
 from caffeio.shapes import format_shape
+from caffeio.visible import escaped
 
 STYLE = (
     graphics.STYLE
@@ -105,7 +105,7 @@ def render(shown: ShownNet, report: Report) -> str:
         return html.page(report.title, "\n".join(parts), style=STYLE, script=SCRIPT)
     if shown.stats:
         blocks = [_blobs(name, blobs, shown) for name, blobs in shown.stats.items()]
-        parts += [f"<h2>{escape(n)}</h2>{b}" for n, b in zip(shown.stats, blocks, strict=True)]
+        parts += [f"<h2>{escaped(n)}</h2>{b}" for n, b in zip(shown.stats, blocks, strict=True)]
     return html.page(report.title, "\n".join(parts), style=STYLE)
 
 
@@ -126,9 +126,9 @@ def _row(row: Row, shown: ShownNet) -> str:
     text = " ".join([row.kind, row.words, *(_text(part) for part in row.parts)]).lower()
     parts = "".join(_part(part, shown) for part in row.parts)
     return (
-        f'<details id="layer-{row.index}" data-row="{row.index}" data-text="{escape(text)}">'
-        f'<summary><b>{escape(row.name)}</b><span class="facts">'
-        f"{escape(' · '.join(filter(None, facts)))}</span></summary>{parts}</details>"
+        f'<details id="layer-{row.index}" data-row="{row.index}" data-text="{escaped(text)}">'
+        f'<summary><b>{escaped(row.name)}</b><span class="facts">'
+        f"{escaped(' · '.join(filter(None, facts)))}</span></summary>{parts}</details>"
     )
 
 
@@ -144,13 +144,13 @@ def _part(part: Part, shown: ShownNet) -> str:
     skip = frozenset({"name", "type", "bottom", "top", "blobs"})
     rows.update(flatten(node.param, skip=skip))
     cells = "".join(
-        f"<tr><th>{escape(k)}</th><td>{escape(v)}</td></tr>" for k, v in rows.items() if v
+        f"<tr><th>{escaped(k)}</th><td>{escaped(v)}</td></tr>" for k, v in rows.items() if v
     )
     blobs = _blobs(node.name, shown.stats.get(node.name, []), shown)
     if not shown.stats and part.shapes.blobs:
         shapes = ", ".join(map(format_shape, part.shapes.blobs))
-        cells += f"<tr><th>blobs</th><td>{escape(shapes)}</td></tr>"
-    title = f"<b>{escape(node.name)}</b> {escape(node.type)}"
+        cells += f"<tr><th>blobs</th><td>{escaped(shapes)}</td></tr>"
+    title = f"<b>{escaped(node.name)}</b> {escaped(node.type)}"
     return f'<div class="part">{title}<table>{cells}</table>{blobs}</div>'
 
 
@@ -163,7 +163,7 @@ def _blobs(layer: str, blobs: Sequence[Stats], shown: ShownNet) -> str:
         figures = f"{stats.low:.3g} to {stats.high:.3g}, mean {stats.mean:.3g}, std {stats.std:.3g}"
         bad = f' <span class="bad">{stats.not_finite} not finite</span>' if stats.not_finite else ""
         out.append(
-            f"<tr><th>{escape(name)}</th><td>{format_shape(stats.shape)}</td>"
+            f"<tr><th>{escaped(name)}</th><td>{format_shape(stats.shape)}</td>"
             f"<td>{figures}{bad}</td><td>{_histogram(stats.histogram)}</td></tr>"
         )
     return f"<table>{''.join(out)}</table>"

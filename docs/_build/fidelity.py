@@ -8,7 +8,6 @@ Uses the harness of the tests, with its assertion replaced by a measurement.
 from __future__ import annotations
 
 import contextlib
-import json
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -76,7 +75,9 @@ def _recording(harness: Any, errors: list[float]) -> Iterator[None]:
 
 def main(out: str) -> None:
     """Write the rows as JSON."""
-    Path(out).write_text(json.dumps([vars(row) for row in measure()], indent=1) + "\n")
+    from caffeio._json import to_json
+
+    Path(out).write_text(to_json([vars(row) for row in measure()], indent=1) + "\n")
 
 
 if __name__ == "__main__":

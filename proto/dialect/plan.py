@@ -10,6 +10,7 @@ from functools import cache
 
 from caffeio.proto.dialect import schema
 from caffeio.proto.dialect.schema import Field
+from caffeio.proto.dialect.union import is_own, union
 from caffeio.proto.io.wire import (
     BYTES,
     FIXED32,
@@ -67,23 +68,47 @@ class Step:
 
 @cache
 def plan(source: str, target: str, message: str, out: str) -> dict[int, Step]:
-    """By number, what becomes of the fields of `message` of one dialect in `out` of the other."""
+    """By number, what becomes of the fields of `message` of one dialect in `out` of the other.
+
+    Files that pycaffe's messages wrote may have numbers of `union` beside those of their dialect.
+    """
     here, there = schema_of(source), schema_of(target)
-    wanted, union = there.messages.get(out, {}), schema.canonical().messages
+    wanted, canonical = there.messages.get(out, {}), schema.canonical().messages
     steps = {}
-    for entry in here.messages.get(message, {}).values():
+    for entry in _fields(here, message, target):
         goal = wanted.get(entry.name)
-        shared = union.get(message, union.get(out, {})).get(entry.name)
+        shared = canonical.get(message, canonical.get(out, {})).get(entry.name)
         indexed = (shared or entry).label == "repeated"
         steps[entry.number] = _step(entry, goal, indexed, here, there)
     return steps
+
+
+def _fields(here: schema.Schema, message: str, target: str) -> list[Field]:
+    """The fields of a message, and those that only have a number in `union`."""
+    known = here.messages.get(message)
+    if target != CANONICAL or here is schema_of(CANONICAL):
+        return list((known or {}).values())
+    extra = union().messages.get(message, {}).values()
+    if known is None:
+        return list(extra)
+    return [*known.values(), *(field for field in extra if is_own(field.number))]
+
+
+def _enum_names(here: schema.Schema, enum: str, there: schema.Schema) -> dict[int, str]:
+    """The names of an enum's numbers; those that `union` gave are known in every dialect."""
+    own = here.enums.get(enum)
+    names = {number: name for name, number in (own or {}).items()}
+    if there is schema_of(CANONICAL) and here is not there:
+        extra = union().enums.get(enum, {})
+        names |= {n: name for name, n in extra.items() if own is None or is_own(n)}
+    return names
 
 
 def _step(
     entry: Field, goal: Field | None, indexed: bool, here: schema.Schema, there: schema.Schema
 ) -> Step:
     if entry.enum:
-        names = {number: name for name, number in here.enums[entry.enum].items()}
+        names = _enum_names(here, entry.enum, there)
         numbers = there.enums.get(goal.enum, {}) if goal and goal.enum else {}
         table = {n: numbers[name] for n, name in names.items() if name in numbers}
         return Step(entry, goal, indexed, table, names)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import cache
+import threading
 from typing import NamedTuple
 
 from caffeio.proto.dialect import schema
@@ -22,29 +22,68 @@ class Rule(NamedTuple):
 
 _RULES: list[dict[int, Rule]] = []
 _KNOWN: dict[object, int] = {}
-_OPEN: set[tuple[str, str]] = set()
 _BLOBS: set[int] = set()  # the indices of BlobProto's rules
+_OF_DIALECT: dict[str, dict[str, int]] = {}  # filled for a whole dialect at once
+_LOCK = threading.Lock()
 
 
-@cache
 def rules_of(dialect: str, message: str) -> int:
-    """The index in `_RULES` of a message's rules; equal rules of several dialects are shared."""
-    own = schema.load(dialect)
-    if (dialect, message) in _OPEN:  # a message within itself is not entered again
-        return -1
-    _OPEN.add((dialect, message))
-    rules = {
-        entry.number: Rule(
-            message,
-            entry,
-            _numbers_of(own, entry.enum) if entry.enum else None,
-            rules_of(dialect, entry.message) if entry.message else -1,
-            _is_special(message, entry),
-            own.ranges.get(f"{message}.{entry.name}"),
-        )
-        for entry in own.messages.get(message, {}).values()
-    }
-    _OPEN.discard((dialect, message))
+    """The index in `_RULES` of a message's rules; equal rules of several dialects are shared.
+
+    All rules of a dialect are made when the first are asked for, in one order, by one thread:
+    nobody sees half of them.
+    """
+    found = _OF_DIALECT.get(dialect)
+    if found is None:
+        with _LOCK:
+            found = _OF_DIALECT.get(dialect)
+            if found is None:
+                found = _OF_DIALECT[dialect] = _Maker(schema.load(dialect)).run()
+    return found[message] if message in found else _no_rules(dialect, message)
+
+
+def _no_rules(dialect: str, message: str) -> int:
+    """Of a message that the dialect does not have: nothing in it is known."""
+    with _LOCK:
+        return _OF_DIALECT[dialect].setdefault(message, _index(message, {}))
+
+
+class _Maker:
+    """Makes the rules of one dialect, message by message."""
+
+    def __init__(self, own: Schema) -> None:
+        self.own = own
+        self.done: dict[str, int] = {}
+
+    def run(self) -> dict[str, int]:
+        """The index of every message's rules: those within a net first."""
+        for message in ("NetParameter", *self.own.messages):
+            self._message(message, frozenset())
+        return self.done
+
+    def _message(self, message: str, outer: frozenset[str]) -> int:
+        """The index of the rules; -1 within the message itself, which is not entered again."""
+        if message in outer:
+            return -1
+        if message not in self.done:
+            inside = outer | {message}
+            rules = {
+                entry.number: Rule(
+                    message,
+                    entry,
+                    _numbers_of(self.own, entry.enum) if entry.enum else None,
+                    self._message(entry.message, inside) if entry.message else -1,
+                    _is_special(message, entry),
+                    self.own.ranges.get(f"{message}.{entry.name}"),
+                )
+                for entry in self.own.messages.get(message, {}).values()
+            }
+            self.done[message] = _index(message, rules)
+        return self.done[message]
+
+
+def _index(message: str, rules: dict[int, Rule]) -> int:
+    """Where these rules stand in `_RULES`, put there if none is equal."""
     key = (
         message,
         tuple(

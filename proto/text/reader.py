@@ -97,15 +97,15 @@ class TextReader:
         statement = self.statements[index]
         try:
             try:
-                entry = current.learn(statement)
-                self.enum_numbers |= current.enum_number
+                learned = current.learn(statement)
             except UnknownNameError:
                 self.unknown.append((index, current))
-                entry = _ANYTHING.learn(statement)
+                learned = _ANYTHING.learn(statement)
         except BadValueError as error:
             raise self._error(index, str(error), error.at) from None
-        if entry is not None:
-            return entry
+        if learned is not None:
+            self.enum_numbers |= learned.by_number
+            return learned.entry
         before = self.statements[index - 1] if index else ""
         after_field = before[-1:] not in ("", "{", "<", "[", ",", ";")
         if statement in (",", ";") and after_field:

@@ -6,7 +6,7 @@ import difflib
 import re
 from collections.abc import Callable
 from functools import cache
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from caffeio.proto.dialect import schema
 from caffeio.proto.text.literals import (
@@ -39,6 +39,13 @@ _MEMO_ENTRIES, _MEMO_LENGTH = 4096, 80
 # what a statement comes to: the bit of a field that may be given once (0: more often),
 # the bytes of the value or of the submessage's tag, the submessage's table
 Entry = tuple[int, bytes, "Table | None"]
+
+
+class Learned(NamedTuple):
+    """What a statement means, and whether it gives an enum value by its number."""
+
+    entry: Entry
+    by_number: bool = False
 
 
 class UnknownNameError(Exception):
@@ -78,39 +85,44 @@ class Table:
         self.descriptor, self.dialect = descriptor, dialect
         self.fields: dict[str, FieldEntry] = {}
         self.memo: dict[str, Entry] = {}
-        self.enum_number = False  # whether the last new statement gave an enum by number
         self.required = 0
-        self._labels: dict[str, str] = {}
-        if dialect is not None and descriptor is not None:
-            name = descriptor.full_name.partition(".")[2]
-            theirs = schema.load(dialect).messages.get(name, {})
-            self._labels = {key: field.label for key, field in theirs.items()}
-            for key, label in self._labels.items():
-                if label == "required":
-                    self.required |= self.field(key).bit
+        if descriptor is not None:
+            self._settle()
+
+    def _settle(self) -> None:
+        """Give every field its entry and bit: nothing but `memo` changes later, in any thread."""
+        labels: dict[str, str] = {}
+        if self.dialect is not None:
+            name = self.descriptor.full_name.partition(".")[2]
+            theirs = schema.load(self.dialect).messages.get(name, {})
+            labels = {key: field.label for key, field in theirs.items()}
+        bit = 1
+        for descriptor in self.descriptor.fields:
+            label = labels.get(descriptor.name, "repeated")
+            if descriptor.is_repeated and label == "repeated":
+                self.fields[descriptor.name] = FieldEntry(descriptor, 0, self.dialect)
+                continue
+            self.fields[descriptor.name] = FieldEntry(descriptor, bit, self.dialect)
+            if label == "required":
+                self.required |= bit
+            bit <<= 1
 
     def field(self, name: str) -> FieldEntry:
         """The entry of field `name`; UnknownNameError if there is none."""
         known = self.fields.get(name)
         if known is None:
-            descriptor = self.descriptor.fields_by_name.get(name)
-            if descriptor is None:
-                raise UnknownNameError("field", name)
-            repeated = descriptor.is_repeated and self._labels.get(name, "repeated") == "repeated"
-            bit = 0 if repeated else 1 << len(self.fields)
-            known = self.fields[name] = FieldEntry(descriptor, bit, self.dialect)
+            raise UnknownNameError("field", name)
         return known
 
     def names_of(self, bits: int) -> list[str]:
         """The names of the fields with these bits."""
         return [name for name, field in self.fields.items() if field.bit & bits]
 
-    def learn(self, statement: str) -> Entry | None:
-        """The entry of a statement not seen before, or None if it is none (a lone character).
+    def learn(self, statement: str) -> Learned | None:
+        """What a statement not seen before means, or None if it is none (a lone character).
 
         Raises UnknownNameError or BadValueError, whose `at` counts from the statement's begin.
         """
-        self.enum_number = False
         parts = PARTS.fullmatch(statement)
         if parts is None:
             return None
@@ -121,12 +133,12 @@ class Table:
         except BadValueError as error:
             error.at += parts.start(3)
             raise
-        self.enum_number = field.descriptor.enum_type is not None and value[0] in "-0123456789["
-        if len(statement) <= _MEMO_LENGTH and not self.enum_number:
+        by_number = field.descriptor.enum_type is not None and value[0] in "-0123456789["
+        if len(statement) <= _MEMO_LENGTH and not by_number:
             if len(self.memo) >= _MEMO_ENTRIES:
                 self.memo.clear()
             self.memo[statement] = entry
-        return entry
+        return Learned(entry, by_number)
 
     def _entry(self, field: FieldEntry, colon: bool, value: str) -> Entry:
         repeated = field.bit == 0
@@ -156,10 +168,10 @@ class ListTable(Table):
 
     def __init__(self, element: Table, tag: bytes) -> None:
         """`tag` goes before each `element`."""
-        super().__init__(element.descriptor, element.dialect)
+        super().__init__(None, element.dialect)
         self.element: Entry = (0, tag, element)
 
-    def learn(self, statement: str) -> Entry | None:
+    def learn(self, statement: str) -> Learned | None:
         """Nothing with a name belongs here."""
         return None
 
@@ -172,14 +184,14 @@ class AnyTable(Table):
         super().__init__(None, None)
         self.element: Entry = (0, b"", self)
 
-    def learn(self, statement: str) -> Entry | None:
+    def learn(self, statement: str) -> Learned | None:
         """A value of nothing, or the opening of a message of the same kind."""
         parts = PARTS.fullmatch(statement)
         if parts is None or (not parts[2] and parts[3] not in ("{", "<", "[")):
             return None
         if parts[3][0] == "[" and len(parts[3]) > 1:
             _at(list_items, parts[3], parts.start(3))
-        return 0, b"", self if parts[3] in ("{", "<", "[") else None
+        return Learned((0, b"", self if parts[3] in ("{", "<", "[") else None))
 
 
 @cache

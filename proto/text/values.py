@@ -56,7 +56,7 @@ def wire_form(field: Any, spelled: str, path: str) -> bytes:
             raise CaffeIOError(f"{path}: {name} does not know {reader.statements[index]!r}")
         return data
     try:
-        entry = owner.learn(f"{field.name}: {spelled}")
+        learned = owner.learn(f"{field.name}: {spelled}")
     except BadValueError as error:
         raise CaffeIOError(f"{path}: {error}") from None
     except UnknownNameError as error:
@@ -65,9 +65,9 @@ def wire_form(field: Any, spelled: str, path: str) -> bytes:
         hint = f"; did you mean {close}?" if close else f"; known are {', '.join(known[:12])}"
         text = f"{path}: {field.enum_type.name} has no value {error.name}{hint}"
         raise CaffeIOError(text) from None
-    if entry is None:
+    if learned is None:
         raise CaffeIOError(f"{path}: {spelled!r} is not a value of {field.name}")
-    return entry[1]
+    return learned.entry[1]
 
 
 def _quoted(field: Any, value: str) -> bool:

@@ -14,7 +14,10 @@ from caffeio.cli.main import main
 from tests.cli.test_diff import git, loaded_modules
 from tests.paths import ROOT
 
-GOOD = 'net: "n.prototxt" base_lr: 0.1 lr_policy: "fixed" max_iter: 10 snapshot_prefix: "s"\n'
+GOOD = (
+    'net: "net_of_nobody.prototxt" base_lr: 0.1 lr_policy: "fixed" max_iter: 10 '
+    'snapshot_prefix: "s"\n'
+)
 BAD = GOOD + 'type: "adam"  # of 2014\nmomentum: 0.9\nclip_gradients: 0\n'
 
 

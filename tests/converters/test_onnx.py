@@ -18,8 +18,8 @@ from caffeio.converters.onnx.export import export_onnx, relative_difference, to_
 from caffeio.converters.onnx.samples import sample_inputs
 from caffeio.errors import UnsupportedError
 from caffeio.layers import REGISTRY, Layer
+from caffeio.net import Net, load_net
 from caffeio.net.graph import build_graph
-from caffeio.net.net import Net, load_net
 from caffeio.proto import caffe_pb2 as pb
 from caffeio.proto.files import read_net
 from caffeio.proto.weights.load import load_weights

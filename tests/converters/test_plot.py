@@ -114,7 +114,7 @@ def test_losses(tmp_path: Path, text: str) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [("3\nx\n", "not a list of losses"), ("iter,loss\n0,3\n2,2\n", "every iteration"),
-     ('{"loss": null}\n', "not a list of losses")],
+     ('{"loss": []}\n', "not a list of losses")],
 )  # fmt: skip
 def test_what_are_not_losses(tmp_path: Path, text: str, message: str) -> None:
     (tmp_path / "losses").write_text(text)

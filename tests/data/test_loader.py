@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import threading
+import time
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 import cv2
@@ -12,9 +15,10 @@ import pytest
 import torch
 
 from caffeio.boost_random import CaffeRng
+from caffeio.data.batch import Job, Result, Slot
 from caffeio.data.db.lmdb import write_lmdb
 from caffeio.data.draws import Draws
-from caffeio.data.loader import LoaderSource
+from caffeio.data.loader import LoaderSource, usable_cores
 from caffeio.data.records.datum import encode_datum
 from caffeio.data.transform.image import COLOR, encoded_size, set_ipp
 from caffeio.data.transform.normalize import Image
@@ -177,6 +181,84 @@ def test_an_error_names_layer_source_record_and_key(tmp_path: Path, threads: int
                      "'key4'", "cannot decode"):  # fmt: skip
             assert part in text
         assert labels_of(source, 2) == [0, 1, 2, 3]  # and on it goes
+
+
+def failing(
+    source: LoaderSource, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> LoaderSource:
+    """The source, made so that every sample fails."""
+
+    def load(*arguments: object) -> object:
+        raise error
+
+    monkeypatch.setattr(source, "load", load)
+    return source
+
+
+@pytest.mark.parametrize("threads", [0, 2])
+@pytest.mark.parametrize("error", [OSError(5, "Input/output error"), ValueError("odd"),
+                                   cv2.error("(-215) assertion")])  # fmt: skip
+def test_errors_of_a_sample_name_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, threads: int, error: Exception
+) -> None:
+    source = make_source(data_layer(raw_lmdb(tmp_path / "db", 4)), threads=threads)
+    assert isinstance(source, LoaderSource)
+    with failing(source, monkeypatch, error), pytest.raises(DataError, match="record 0") as caught:
+        source.next()
+    assert str(error) in str(caught.value)
+
+
+@pytest.mark.parametrize("threads", [0, 2])
+def test_a_mistake_of_our_own_is_not_blamed_on_the_data(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, threads: int
+) -> None:
+    source = make_source(data_layer(raw_lmdb(tmp_path / "db", 4)), threads=threads)
+    assert isinstance(source, LoaderSource)
+    with failing(source, monkeypatch, TypeError("ours")), pytest.raises(TypeError, match="ours"):
+        source.next()
+
+
+def test_a_failed_batch_is_waited_for_before_its_memory_is_used_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another thread may still write into it."""
+    source = make_source(data_layer(raw_lmdb(tmp_path / "db", 16), batch=16), threads=2)
+    assert isinstance(source, LoaderSource)
+    real, started, ended = source._load_chunk, threading.Event(), threading.Event()
+
+    def load(jobs: Sequence[Job], slot: Slot, start: int) -> list[Result]:
+        if start == 0:
+            started.wait(60)
+            raise DataError("broken")
+        started.set()
+        time.sleep(0.2)  # the other half fails long before
+        results = real(jobs, slot, start)
+        ended.set()
+        return results
+
+    monkeypatch.setattr(source, "_load_chunk", load)
+    with source:
+        with pytest.raises(DataError, match="broken"):
+            source.next()
+        assert ended.is_set()
+
+
+def test_threads_are_as_many_as_there_are_cores_to_use(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 3, 5}, raising=False)
+    assert usable_cores() == 3
+    monkeypatch.delattr(os, "sched_getaffinity")  # as on macOS
+    monkeypatch.setattr(os, "cpu_count", lambda: 6)
+    assert usable_cores() == 6
+    monkeypatch.setattr(os, "cpu_count", lambda: None)
+    assert usable_cores() == 1
+
+
+def test_batches_come_where_the_system_knows_no_affinity(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr(os, "sched_getaffinity", raising=False)
+    with make_source(data_layer(jpeg_lmdb(tmp_path / "db", 2), "crop_size: 5", 2)) as source:
+        assert source.next()[0].shape == (2, 3, 5, 5)
 
 
 def test_sizes_within_a_batch_must_agree(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import torch
 from caffeio.errors import LayerError
 from caffeio.layers.batch_norm import BatchNorm, fused_batch_norm_scale
 from caffeio.layers.scale import Scale
-from caffeio.net.net import load_net
+from caffeio.net import load_net
 from caffeio.profiles import BVLC, INTEL, NVIDIA
 from tests.harness import assert_close, check_case, golden, layer_cases
 from tests.layers.tools import backward, make, random

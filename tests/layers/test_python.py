@@ -13,7 +13,7 @@ from caffeio.errors import LayerError
 from caffeio.layers import Layer, exactly
 from caffeio.layers.python.layer import NATIVE, python_layer
 from caffeio.layers.python.pycaffe import PyBlob, import_environment, make_layer
-from caffeio.net.net import load_net
+from caffeio.net import load_net
 from tests.harness import check_case, layer_cases
 from tests.layers.build import build, meta_shapes, run
 from tests.paths import GOLDEN

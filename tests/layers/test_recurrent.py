@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from caffeio.errors import LayerError
-from caffeio.net.net import load_net
+from caffeio.net import load_net
 from tests.harness import assert_close, check_case, layer_cases
 from tests.layers.build import COMPILE_WARNING, build, check_compiled, meta_shapes, run
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from caffeio.errors import LayerError, NetError
-from caffeio.net.net import load_net
+from caffeio.net import load_net
 from tests.harness import check_case, layer_cases
 from tests.layers.build import build, check_compiled, gradients, meta_shapes
 

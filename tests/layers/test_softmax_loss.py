@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from caffeio.errors import DataError, LayerError, NetError
-from caffeio.net.net import load_net
+from caffeio.net import load_net
 from caffeio.profiles import BVLC, INTEL, NVIDIA
 from tests.harness import assert_close, check_case, layer_cases
 from tests.layers.build import COMPILE_WARNING, build, check_compiled, gradients, meta_shapes

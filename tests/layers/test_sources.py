@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from caffeio.errors import CaffeIOError
-from caffeio.net.net import load_net
+from caffeio.net import load_net
 from tests.harness import check_case, layer_cases
 from tests.paths import GOLDEN
 

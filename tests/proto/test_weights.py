@@ -394,8 +394,9 @@ def test_what_does_not_belong_together(tmp_path: Path) -> None:
         write_caffemodel(path, small_net(), {"ip": BLOBS[1][:1]}, diffs={"ip": BLOBS[1][1:]})
     with pytest.raises(WeightsError, match="its type complex64"):
         write_caffemodel(path, small_net(), {"ip": [np.zeros(3, np.complex64)]})
-    with pytest.raises(WeightsError, match="33 axes"):
-        write_caffemodel(path, small_net(), {"ip": [np.zeros([1] * 33, np.float32)]})
+    if np.lib.NumpyVersion(np.__version__) >= "2.0.0":  # before, no array had more than 32 axes
+        with pytest.raises(WeightsError, match="33 axes"):
+            write_caffemodel(path, small_net(), {"ip": [np.zeros([1] * 33, np.float32)]})
     with pytest.raises(DialectError, match="nonsense"):
         write_caffemodel(path, small_net(), {}, dialect="nonsense")
     assert os.listdir(tmp_path) == []

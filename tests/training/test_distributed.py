@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -17,6 +18,8 @@ import numpy as np
 import pytest
 
 from caffeio import load_weights
+from caffeio.data.loader import local_world
+from caffeio.training.distributed import launch
 from tests.paths import GOLDEN, ROOT
 
 SOLVERS = GOLDEN / "solvers"
@@ -39,6 +42,76 @@ def halve_batches(path: Path) -> None:
     text = net.read_text()
     assert "batch_size: 10" in text
     net.write_text(text.replace("batch_size: 10", "batch_size: 5", 1))
+
+
+WORKER = """
+import os, sys
+import torch
+import torch.distributed as dist
+from caffeio.training.distributed import World
+from caffeio.training.events import Action
+
+rank = int(os.environ["RANK"])
+foreign = sys.argv[1] == "foreign"
+if foreign:
+    dist.init_process_group("gloo")
+world = World.join("cpu")
+assert (world.rank, world.size) == (rank, 2)
+both = world.all_reduce_actions((Action.SNAPSHOT, Action.STOP)[rank])
+assert both == Action.SNAPSHOT | Action.STOP, both
+assert world.all_reduce_actions(Action.NONE) is Action.NONE
+assert world.all_reduce_any(rank == 1) and not world.all_reduce_any(False)
+assert world.broadcast("mine" if rank == 0 else "theirs") == "mine"
+numbers = torch.tensor([1.0, 2.0]) * (rank + 1)
+world.all_reduce_mean([numbers])
+assert numbers.tolist() == [1.5, 3.0]
+other = world.on("cpu")
+other.barrier()
+other.leave()
+assert dist.is_initialized()
+world.leave()
+world.leave()
+assert dist.is_initialized() == foreign
+"""
+
+
+@pytest.mark.parametrize("group", ["own", "foreign"])
+def test_workers_agree_and_leave_what_is_not_theirs(group: str, tmp_path: Path) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    script = tmp_path / "worker.py"
+    script.write_text(WORKER)
+    workers = []
+    for rank in range(2):
+        options = command()
+        options["args"] = [sys.executable, str(script), group]
+        options["env"] |= {"RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_RANK": str(rank),
+                           "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}  # fmt: skip
+        workers.append(subprocess.Popen(**options))
+    for worker in workers:
+        _, errors = worker.communicate(timeout=120)
+        assert worker.returncode == 0, errors
+
+
+def test_workers_of_one_machine_know_how_many_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each takes its share of the cores for decoding, not all of them."""
+    environments: list[dict[str, str]] = []
+
+    class Worker:
+        returncode = 0
+
+        def __init__(self, command: list[str], env: dict[str, str], **options: Any) -> None:
+            environments.append(env)
+
+        def poll(self) -> int:
+            return 0
+
+    monkeypatch.setattr(subprocess, "Popen", Worker)
+    assert launch(3, ["train"]) == 0
+    assert [env["LOCAL_WORLD_SIZE"] for env in environments] == ["3"] * 3
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", environments[0]["LOCAL_WORLD_SIZE"])
+    assert local_world() == 3
 
 
 def test_two_workers_are_one_with_twice_the_batch(training_case: Path) -> None:

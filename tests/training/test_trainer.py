@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import gc
 import warnings
 from pathlib import Path
@@ -12,12 +11,13 @@ import numpy as np
 import pytest
 import torch
 
-import caffeio.net.net
+import caffeio.net.sources
 from caffeio import Trainer
 from caffeio.errors import CaffeIOError
 from caffeio.log.glog import Log
+from caffeio.training.distributed import ALONE, World
 from caffeio.training.job import read_job
-from caffeio.training.trainer import Events
+from caffeio.training.trainer import Events, shared_seed
 from tests.paths import GOLDEN
 
 QUIET = ["test_interval=1000000", "test_initialization=false", "display=0"]
@@ -110,16 +110,16 @@ def test_an_error_while_building_closes_the_data(
 ) -> None:
     opened: list[Any] = []
     closed: list[Any] = []
-    real = caffeio.net.net.make_source
+    real = caffeio.net.sources.open_source
 
-    def make_source(*args: Any, **keywords: Any) -> Any:
+    def open_source(*args: Any, **keywords: Any) -> Any:
         source = real(*args, **keywords)
         opened.append(source)
         close = source.close
         monkeypatch.setattr(source, "close", lambda: (closed.append(source), close()))
         return source
 
-    monkeypatch.setattr(caffeio.net.net, "make_source", make_source)
+    monkeypatch.setattr(caffeio.net.sources, "open_source", open_source)
     with pytest.raises(CaffeIOError):
         Trainer("solver.prototxt", **options)
     assert {id(source) for source in opened} == {id(source) for source in closed}
@@ -187,16 +187,13 @@ def test_nodes_of_intel_update_late() -> None:
 
 def test_workers_shuffle_alike_and_every_run_anew() -> None:
     """Unseeded workers agree within a run; the phases of a chain must not repeat their crops."""
-    with make() as trainer:
-        assert trainer._shared_seed() is None
-        trainer.world = dataclasses.replace(trainer.world, size=2)
-        shared: list[int] = []
-        trainer.world.share = lambda value: shared.append(value) or value  # type: ignore[assignment]
-        assert len({trainer._shared_seed() for _ in range(3)}) == 3
-        assert len(shared) == 3
-        trainer.param.random_seed = 5
-        assert trainer._shared_seed() == 5
-        trainer.world = dataclasses.replace(trainer.world, size=1)
+    assert shared_seed(-1, ALONE) is None
+    shared: list[int] = []
+    several = World(size=2)
+    several.broadcast = lambda value: shared.append(value) or value  # type: ignore[assignment]
+    assert len({shared_seed(-1, several) for _ in range(3)}) == 3
+    assert len(shared) == 3
+    assert shared_seed(5, several) == 5
 
 
 def test_convolutions_may_share_in_another_shape() -> None:

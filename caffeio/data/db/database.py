@@ -41,6 +41,9 @@ class Database(Protocol):
     def iter_keys(self) -> Iterator[Buffer]:
         """All keys, in order."""
 
+    def records(self) -> Iterator[tuple[Buffer, Buffer]]:
+        """All keys and values, in order, once."""
+
     def close(self) -> None:
         """Let go of the files; views of values must not be used afterwards."""
 

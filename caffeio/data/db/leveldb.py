@@ -15,6 +15,7 @@ from typing import Any
 
 from caffeio.data.db.database import Buffer
 from caffeio.errors import DataError
+from caffeio.proto.io.regular import check_regular
 
 
 class LevelDatabase:
@@ -40,33 +41,51 @@ class LevelDatabase:
         if not os.path.exists(os.path.join(path, "CURRENT")):
             hint = "; it is an LMDB, set `backend: LMDB`" * os.path.exists(f"{path}/data.mdb")
             raise DataError(f"{path!r} is not a LevelDB{hint}")
+        self._error: type[Exception] = plyvel.Error
         shadow = _shadow(path)
         self._clean = weakref.finalize(self, shutil.rmtree, shadow, ignore_errors=True)
         try:
-            self._db = plyvel.DB(shadow)
-        except plyvel.Error as error:
+            self._db = plyvel.DB(shadow, paranoid_checks=True)
+        except (plyvel.Error, OSError) as error:
             self._clean()
             raise DataError(f"cannot open LevelDB {path!r}: {error}") from error
         self.size: int | None = None
-        if next(self.iter_keys(), None) is None:
+        try:
+            if next(self.iter_keys(), None) is None:
+                raise DataError(f"LevelDB {path!r} is empty: it has no records")
+        except DataError:
             self.close()
-            raise DataError(f"LevelDB {path!r} is empty: it has no records")
+            raise
 
     def cursor(self) -> LevelCursor:
         """A cursor at the first record."""
-        return LevelCursor(self._db)
+        return LevelCursor(self._db, self.path, self._error)
 
     def get(self, key: bytes) -> Buffer:
         """The value of `key`."""
-        value: bytes | None = self._db.get(key)
+        try:
+            value: bytes | None = self._db.get(key, verify_checksums=True)
+        except self._error as error:
+            raise _damaged(self.path, error) from None
         if value is None:
             raise DataError(f"LevelDB {self.path!r} has no key {key!r}")
         return value
 
     def iter_keys(self) -> Iterator[Buffer]:
         """All keys, in order."""
-        with self._db.iterator(include_value=False) as keys:
-            yield from keys
+        try:
+            with self._db.iterator(include_value=False, verify_checksums=True) as keys:
+                yield from keys
+        except self._error as error:
+            raise _damaged(self.path, error) from None
+
+    def records(self) -> Iterator[tuple[Buffer, Buffer]]:
+        """All keys and values, in order, once."""
+        try:
+            with self._db.iterator(verify_checksums=True) as pairs:
+                yield from pairs
+        except self._error as error:
+            raise _damaged(self.path, error) from None
 
     def close(self) -> None:
         """Close the database."""
@@ -74,34 +93,53 @@ class LevelDatabase:
         self._clean()
 
 
+def _damaged(path: str, error: Exception) -> DataError:
+    return DataError(f"LevelDB {path!r} is damaged: {error}")
+
+
 def _shadow(path: str) -> str:
     """A temporary folder with links to the tables of the LevelDB and copies of all else."""
     shadow = tempfile.mkdtemp(prefix="caffeio-leveldb-")
-    for name in os.listdir(path):
-        old, new = os.path.join(path, name), os.path.join(shadow, name)
-        if name.endswith((".ldb", ".sst")):
-            os.symlink(os.path.realpath(old), new)
-        elif name not in ("LOCK", "LOG", "LOG.old"):
-            shutil.copyfile(old, new)
+    try:
+        for name in os.listdir(path):
+            old, new = os.path.join(path, name), os.path.join(shadow, name)
+            if name in ("LOCK", "LOG", "LOG.old") or os.path.isdir(old):
+                continue
+            check_regular(old)
+            if name.endswith((".ldb", ".sst")):
+                os.symlink(os.path.realpath(old), new)
+            else:
+                shutil.copyfile(old, new)
+    except OSError as error:
+        shutil.rmtree(shadow, ignore_errors=True)
+        place = f"{os.path.basename(error.filename)} " if error.filename else ""
+        raise DataError(f"cannot open LevelDB {path!r}: {place}{error.strerror}") from None
     return shadow
 
 
 class LevelCursor:
     """A cursor that goes round."""
 
-    def __init__(self, db: Any) -> None:
-        self._iterator = db.raw_iterator()
-        self._iterator.seek_to_first()
+    def __init__(self, db: Any, path: str, error: type[Exception]) -> None:
+        self._iterator = db.raw_iterator(verify_checksums=True)
+        self._path, self._error = path, error
+        self._move(self._iterator.seek_to_first)
+
+    def _move(self, step: Any) -> Any:
+        try:
+            return step()
+        except self._error as error:
+            raise _damaged(self._path, error) from None
 
     def item(self) -> tuple[Buffer, Buffer]:
         """Key and value of the record here."""
-        pair: tuple[Buffer, Buffer] = self._iterator.item()
+        pair: tuple[Buffer, Buffer] = self._move(self._iterator.item)
         return pair
 
     def advance(self) -> bool:
         """Go to the next record, or round to the first; False if it went round."""
-        self._iterator.next()
-        if self._iterator.valid():
+        self._move(self._iterator.next)
+        if self._move(self._iterator.valid):
             return True
-        self._iterator.seek_to_first()
+        self._move(self._iterator.seek_to_first)
         return False

@@ -1,4 +1,7 @@
-"""LMDB: reading without its lock file, and writing a new one.
+"""LMDB: the one door to it. Reading without its lock file, and writing a new one.
+
+Every LMDB is opened here, after its pages are checked (`lmdb_pages`), so that a damaged one is a
+DataError for every command.
 
 Source: src/caffe/util/db_lmdb.cpp.
 """
@@ -14,9 +17,12 @@ from pathlib import Path
 from typing import Any
 
 from caffeio.data.db.database import Buffer
+from caffeio.data.db.lmdb_pages import Meta, check_lmdb
 from caffeio.errors import DataError
+from caffeio.proto.io.regular import check_name
 
 _environments: dict[str, tuple[Any, int]] = {}  # real path -> (environment, how many use it)
+_checked: dict[tuple[int, ...], Meta] = {}  # device, inode, size, time -> what the check found
 _lock = threading.Lock()
 # The kernel's read-ahead reads about 128 kB around a page. Only where small records of a large
 # file are read in random order does that cost more than it gives.
@@ -33,15 +39,18 @@ class LmdbDatabase:
 
     kind = "LMDB"
 
-    def __init__(self, path: str, *, in_order: bool = True) -> None:
+    def __init__(self, path: str, *, in_order: bool = True, may_be_empty: bool = False) -> None:
         self.path = path
         self._real = os.path.realpath(path)
         self._env = _acquire(self._real, path, in_order)
         self._threads = threading.local()
         self._txns: list[Any] = []
         try:
-            self.size: int | None = int(self._txn().stat()["entries"])
-            if self.size == 0:
+            facts = self._txn().stat()
+            self.size: int | None = int(facts["entries"])
+            pages = facts["branch_pages"] + facts["leaf_pages"] + facts["overflow_pages"]
+            self.nbytes = int(pages * facts["psize"])  # of the pages in use
+            if self.size == 0 and not may_be_empty:
                 raise DataError(f"LMDB {path!r} is empty: it has no records")
         except BaseException:
             _finish(self._txns, self._real)
@@ -58,19 +67,49 @@ class LmdbDatabase:
 
     def cursor(self) -> LmdbCursor:
         """A cursor at the first record."""
-        return LmdbCursor(self._txn())
+        return LmdbCursor(self._txn(), self.path)
 
     def get(self, key: bytes) -> Buffer:
         """The value of `key`."""
-        value: Buffer | None = self._txn().get(key)
+        import lmdb
+
+        try:
+            value: Buffer | None = self._txn().get(key)
+        except lmdb.Error as error:
+            raise _unreadable(self.path, error) from None
         if value is None:
             raise DataError(f"LMDB {self.path!r} has no key {key!r}")
         return value
 
     def iter_keys(self) -> Iterator[Buffer]:
         """All keys, in order."""
-        with self._txn().cursor() as cursor:
-            yield from cursor.iternext(keys=True, values=False)
+        return self._iterate(values=False)
+
+    def records(self) -> Iterator[tuple[Buffer, Buffer]]:
+        """All keys and values, in order, once."""
+        return self._iterate(values=True)
+
+    def _iterate(self, *, values: bool) -> Iterator[Any]:
+        import lmdb
+
+        try:
+            with self._txn().cursor() as cursor:
+                yield from cursor.iternext(keys=True, values=values)
+        except lmdb.Error as error:
+            raise _unreadable(self.path, error) from None
+
+    def following(self, key: bytes) -> tuple[Buffer, Buffer]:
+        """The record behind that of `key`; behind the last one, the first."""
+        import lmdb
+
+        try:
+            with self._txn().cursor() as cursor:
+                if not (cursor.set_range(key) and cursor.next()):
+                    cursor.first()
+                pair: tuple[Buffer, Buffer] = cursor.item()
+                return pair
+        except lmdb.Error as error:
+            raise _unreadable(self.path, error) from None
 
     def close(self) -> None:
         """End the read transaction; the last user closes the environment."""
@@ -84,23 +123,36 @@ def _finish(txns: list[Any], real: str) -> None:
     _release(real)
 
 
+def _unreadable(path: str, error: Exception) -> DataError:
+    return DataError(f"LMDB {path!r} cannot be read: {error}")
+
+
 class LmdbCursor:
     """A cursor that goes round."""
 
-    def __init__(self, txn: Any) -> None:
+    def __init__(self, txn: Any, path: str) -> None:
+        import lmdb
+
+        self._path, self._error = path, lmdb.Error
         self._cursor = txn.cursor()
-        self._cursor.first()
+        self._move(self._cursor.first)
+
+    def _move(self, step: Any) -> Any:
+        try:
+            return step()
+        except self._error as error:
+            raise _unreadable(self._path, error) from None
 
     def item(self) -> tuple[Buffer, Buffer]:
         """Key and value of the record here."""
-        pair: tuple[Buffer, Buffer] = self._cursor.item()
+        pair: tuple[Buffer, Buffer] = self._move(self._cursor.item)
         return pair
 
     def advance(self) -> bool:
         """Go to the next record, or round to the first; False if it went round."""
-        if self._cursor.next():
+        if self._move(self._cursor.next):
             return True
-        self._cursor.first()
+        self._move(self._cursor.first)
         return False
 
 
@@ -127,34 +179,50 @@ def _release(real: str) -> None:
 def _open_lmdb(real: str, path: str, in_order: bool) -> Any:
     import lmdb
 
-    file = Path(real, "data.mdb") if os.path.isdir(real) else Path(real)
-    if not file.exists():
-        if os.path.exists(os.path.join(real, "CURRENT")):
-            raise DataError(f"{path!r} is a LevelDB; set `backend: LEVELDB` to read it")
-        missing = f"LMDB {path!r} does not exist"
-        raise DataError(f"{path!r} has no data.mdb" if os.path.isdir(real) else missing)
-    size = file.stat().st_size
+    meta = _check(real, path)
     options: dict[str, Any] = {
         "subdir": os.path.isdir(real),
         "readonly": True,
         "lock": False,
         "max_readers": 1,
     }
+    size = (meta.last_page + 1) * meta.page_size
+    if not in_order and size > _LARGE and size < _SMALL_RECORD * meta.entries:
+        options["readahead"] = False
     try:
-        env = lmdb.open(real, **options)
-        records = env.stat()["entries"]
-        if not in_order and size > _LARGE and size < _SMALL_RECORD * records:
-            env.close()
-            env = lmdb.open(real, **options, readahead=False)
+        return lmdb.open(real, **options)
     except lmdb.Error as error:
         raise DataError(f"cannot open LMDB {path!r}: {error}") from error
-    needed = (env.info()["last_pgno"] + 1) * env.stat()["psize"]
-    if size < needed:
-        env.close()
-        raise DataError(
-            f"LMDB {path!r} is truncated: data.mdb has {size} bytes, its pages end at {needed}"
-        )
-    return env
+
+
+def _check(real: str, path: str) -> Meta:
+    """Check the file behind `real`, once as long as it does not change."""
+    file = data_file(real, path)
+    state = file.stat()
+    key = (state.st_dev, state.st_ino, state.st_size, state.st_mtime_ns)
+    if key not in _checked:
+        _checked[key] = check_lmdb(str(file), path)
+    return _checked[key]
+
+
+def data_file(real: str, path: str) -> Path:
+    """The file of an LMDB that is a folder or a single file. Raises DataError if it is missing."""
+    try:
+        check_name(real)
+    except OSError as error:
+        raise DataError(f"LMDB {path!r} {error.strerror}") from None
+    file = Path(real, "data.mdb") if os.path.isdir(real) else Path(real)
+    if not file.exists():
+        if os.path.exists(os.path.join(real, "CURRENT")):
+            raise DataError(f"{path!r} is a LevelDB; set `backend: LEVELDB` to read it")
+        missing = f"LMDB {path!r} does not exist"
+        raise DataError(f"{path!r} has no data.mdb" if os.path.isdir(real) else missing)
+    return file
+
+
+def count_records(path: str) -> int:
+    """How many records an LMDB has, by its checked pages. Raises DataError."""
+    return _check(os.path.realpath(path), path).entries
 
 
 def write_lmdb(

@@ -38,7 +38,7 @@ class Datum(NamedTuple):
             values = np.frombuffer(self.data, np.uint8)
         else:
             values = self.float_data
-        if len(values) < size or size <= 0:
+        if len(values) < size or min(shape) <= 0:
             raise DataError(
                 f"a Datum of {self.channels} x {self.height} x {self.width} (channels, height, "
                 f"width) needs {size} values and has {len(values)}"

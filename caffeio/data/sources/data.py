@@ -13,6 +13,7 @@ from caffeio.boost_random import CaffeRng
 from caffeio.data.base import Layer, batch_of
 from caffeio.data.batch import Job
 from caffeio.data.db.database import Buffer, Database, KeyTable, open_db
+from caffeio.data.db.lmdb import LmdbDatabase
 from caffeio.data.draws import SampleRandom, SetupDraws
 from caffeio.data.loader import LoaderSource
 from caffeio.data.records.datum import Datum, scan_datum
@@ -127,14 +128,23 @@ class DatabaseSource(LoaderSource):
     def _peek(self) -> None:
         """Look at the first record for the shape, and for whether labels are there."""
         key, value = self.db.cursor().item()
-        try:
-            image = self.transformer.load(self._datum(value))
-            self.item_shape = self.transformer.output_shape(image)
-            self.planar = image.planar
-            self.light = image.planar and image.pixels.size < _LIGHT
-        except DataError as error:
-            job = Job(value, self.random.batch([0])[0], key, 0)
-            raise self.layer.error(f"{self.describe(job)}: {error.message}") from None
+        job = Job(value, self.random.batch([0])[0], key, 0)
+        image = self.first_good(job, self._look)
+        self.planar = image.planar
+        self.light = image.planar and image.pixels.size < _LIGHT
+
+    def _look(self, job: Job) -> Image:
+        """The image of a record, whose shape becomes that of the tops."""
+        image = self.transformer.load(self._datum(self.record(job)))
+        self.item_shape = self.transformer.output_shape(image)
+        return image
+
+    def following(self, job: Job) -> Job | None:
+        """The record behind this one in key order; LevelDB has no order to ask for."""
+        if not isinstance(self.db, LmdbDatabase):
+            return None
+        key, value = self.db.following(bytes(job.name))  # type: ignore[arg-type]
+        return Job(value, job.draws, key, job.number + 1)
 
     @staticmethod
     def _datum(value: Buffer) -> Datum:

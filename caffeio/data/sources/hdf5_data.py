@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from caffeio.data.base import DataSource, Layer, batch_of
+from caffeio.proto.io.regular import check_regular
 
 Rows = list[NDArray[np.float32]]
 
@@ -35,8 +36,7 @@ class Hdf5Source(DataSource):
         self.batch_size = batch_of(layer, p.batch_size, "hdf5_data_param")
         self._h5 = _import_h5py(layer)
         path = layer.find(p.source, "hdf5_data_param.source")
-        with open(path, encoding="utf-8", errors="surrogateescape") as file:
-            self._files = file.read().split()
+        self._files = layer.read_text(path, "hdf5_data_param.source").split()
         layer.check(self._files, f"{path!r} names no HDF5 file", "hdf5_data_param.source")
         self._shuffle = bool(p.shuffle)
         self._generator = np.random.Generator(np.random.Philox(key=self.key))
@@ -57,6 +57,7 @@ class Hdf5Source(DataSource):
         name = self._files[int(self._order[self._file])]
         path = self.layer.find(name, "hdf5_data_param.source")
         try:
+            check_regular(path)
             with self._h5.File(path, "r") as file:
                 self._blobs: Rows = [self._dataset(file, path, top) for top in self.layer.param.top]
         except OSError as error:

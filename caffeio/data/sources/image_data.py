@@ -10,12 +10,11 @@ import numpy as np
 from caffeio.boost_random import CaffeRng
 from caffeio.data.base import Layer, batch_of
 from caffeio.data.batch import Job
-from caffeio.data.draws import SampleRandom, SetupDraws
+from caffeio.data.draws import NO_DRAWS, SampleRandom, SetupDraws
 from caffeio.data.loader import LoaderSource
 from caffeio.data.records.image_list import parse_list
 from caffeio.data.transform.image import Pixels, read_image, resize
 from caffeio.data.transform.normalize import Image
-from caffeio.errors import DataError
 from caffeio.proto import caffe_pb2 as pb
 
 
@@ -53,14 +52,14 @@ class ImageSource(LoaderSource):
         self.prefetch = layer.param.data_param.prefetch or 4
         self.transformer = layer.transformer()
         self.path = layer.find(p.source, "image_data_param.source")
-        with open(self.path, "rb") as file:
-            self._lines = parse_list(file.read())
+        self._lines = parse_list(layer.read_bytes(self.path, "image_data_param.source"))
         layer.check(self._lines, f"{self.path!r} is empty", "image_data_param.source")
         self.epoch_size = len(self._lines)
         self._order = list(range(len(self._lines)))
         self._at = self._number = 0
         self._epoch = 0
         self._exact: CaffeRng | None = None
+        self._last: dict[str, int] | None = None  # the last line of every name
         self.random = SampleRandom(
             self.transformer.fixed_draws, self.key, lookahead=self.transformer.lookahead
         )
@@ -88,12 +87,20 @@ class ImageSource(LoaderSource):
         self._at = skip
 
     def _peek(self) -> None:
-        name = self._lines[self._order[self._at]][0]
-        try:
-            image = self._read(name)
-            self.item_shape = self.transformer.output_shape(image)
-        except DataError as error:
-            raise self.layer.wrap(error) from None
+        name, label = self._lines[self._order[self._at]]
+        self.first_good(Job(name, NO_DRAWS, name, 0, label), self._look)
+
+    def _look(self, job: Job) -> Image:
+        image = self._read(job.record)
+        self.item_shape = self.transformer.output_shape(image)
+        return image
+
+    def following(self, job: Job) -> Job | None:
+        """The line behind this one in the list."""
+        if self._last is None:
+            self._last = {name: i for i, (name, _) in enumerate(self._lines)}
+        name, label = self._lines[(self._last[job.record] + 1) % len(self._lines)]
+        return Job(name, job.draws, name, job.number, label)
 
     def use_setup(self, draws: SetupDraws, thread: CaffeRng) -> None:
         """Repeat real Caffe's shuffles, skips, crops and mirrors."""

@@ -24,6 +24,7 @@ from caffeio.data.loader import LoaderSource
 from caffeio.data.transform.image import COLOR, Pixels, decode, read_image, resize
 from caffeio.data.transform.normalize import Image
 from caffeio.errors import DataError
+from caffeio.proto.io.regular import read_regular
 
 _F = np.float32
 
@@ -151,8 +152,8 @@ class WindowSource(LoaderSource):
         )
         path = layer.find(p.source, "window_data_param.source")
         try:
-            with open(path, encoding="utf-8", errors="surrogateescape") as file:
-                self.windows = parse_windows(file.read(), p.fg_threshold, p.bg_threshold)
+            text = layer.read_text(path, "window_data_param.source")
+            self.windows = parse_windows(text, p.fg_threshold, p.bg_threshold)
         except DataError as error:
             raise layer.error(f"{path!r}: {error.message}", "window_data_param.source") from None
         for kind in ("foreground", "background"):
@@ -203,8 +204,7 @@ class WindowSource(LoaderSource):
         if index not in self._cache:
             if not os.path.exists(path):
                 raise DataError(f"could not load {path!r}")
-            with open(path, "rb") as file:
-                self._cache[index] = file.read()
+            self._cache[index] = read_regular(path)
         return Image(decode(self._cache[index], COLOR), False), job.label
 
     def load(self, job: Job, slot: Slot, index: int) -> Result:

@@ -6,14 +6,21 @@ whose pixels are the same bits; everything else, and whatever it refuses, throug
 
 from __future__ import annotations
 
+import os
 from importlib import import_module
 from typing import Any
+
+from caffeio.data.transform import image_header
+from caffeio.data.transform.image_header import check_pixels
+from caffeio.errors import DataError
+from caffeio.proto.io.regular import read_regular
+
+# For the formats whose headers are not looked at here. It is read when OpenCV is loaded.
+os.environ.setdefault("OPENCV_IO_MAX_IMAGE_PIXELS", str(image_header.MAX_PIXELS))
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-
-from caffeio.errors import DataError
 
 simplejpeg: Any
 try:
@@ -56,6 +63,7 @@ def decode(data: Buffer, flag: int = NATIVE) -> Pixels:
     NATIVE keeps the file's channels and ignores EXIF rotation; COLOR and GRAY convert and obey it.
     Raises DataError for broken files and for more than 8 bits a channel.
     """
+    check_pixels(data)
     image: Any = _decode_jpeg(data, flag) if bytes(data[:2]) == b"\xff\xd8" else None
     if image is None:
         try:
@@ -108,8 +116,7 @@ def _decode_jpeg(data: Buffer, flag: int) -> Pixels | None:
 def read_image(path: str, *, color: bool) -> Pixels:
     """Read an image file as Caffe's ReadImageToCVMat does: BGR or gray, EXIF rotation obeyed."""
     try:
-        with open(path, "rb") as file:
-            data = file.read()
+        data = read_regular(path)
     except OSError as error:
         raise DataError(f"could not load {path!r}: {error.strerror}") from None
     try:

@@ -19,6 +19,7 @@ from caffeio.layers.fields import check_fields
 from caffeio.layers.labels import text
 from caffeio.layers.ssd.boxes import jaccard
 from caffeio.proto import caffe_pb2 as pb
+from caffeio.proto.io.regular import read_text_file
 
 KNOWN = (
     "num_classes", "background_label_id", "overlap_threshold", "evaluate_difficult_gt",
@@ -70,9 +71,15 @@ class DetectionEvaluate(Layer):
             raise self.error(
                 f"there is no file {name!r}", field="detection_evaluate_param.name_size_file"
             )
-        with open(path, encoding="utf-8") as file:
-            rows = [line.split()[-2:] for line in file if line.strip()]
-        return torch.from_numpy(np.array(rows, np.float32))
+        try:
+            text = read_text_file(path)
+            rows = [line.split()[-2:] for line in text.splitlines() if line.strip()]
+            return torch.from_numpy(np.array(rows, np.float32).reshape(-1, 2))
+        except (OSError, ValueError) as error:
+            reason = getattr(error, "strerror", None) or "a line does not end in two numbers"
+            raise self.error(
+                f"{path!r}: {reason}", field="detection_evaluate_param.name_size_file"
+            ) from None
 
     def forward(self, *bottoms: Tensor) -> Tensor:
         """Return the rows."""

@@ -1,0 +1,53 @@
+"""The open data sources of a net: by layer name, all or none."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from caffeio.data import SOURCE_TYPES, DataSource, Options, open_source
+from caffeio.errors import CaffeIOError, DataError
+from caffeio.net.graph import Graph
+from caffeio.profiles import Profile
+
+
+def open_sources(
+    graph: Graph,
+    profile: Profile,
+    search_path: Sequence[str],
+    options: Options,
+    *,
+    errors: dict[str, CaffeIOError] | None = None,
+) -> dict[str, DataSource]:
+    """Open what the data layers of `graph` read, by layer name.
+
+    With `errors` a source that cannot be opened is noted there and left out. Else DataError is
+    raised; the sources that were open are closed then.
+    """
+    sources: dict[str, DataSource] = {}
+    try:
+        for node in graph.nodes:
+            if node.type not in SOURCE_TYPES:
+                continue
+            try:
+                sources[node.name] = open_source(
+                    node.param,
+                    phase=graph.phase,
+                    profile=profile,
+                    search_path=search_path,
+                    where=node.where,
+                    options=options,
+                )
+            except DataError as error:
+                if errors is None:
+                    raise
+                errors[node.name] = error
+    except BaseException:
+        close_sources(sources)
+        raise
+    return sources
+
+
+def close_sources(sources: Mapping[str, DataSource]) -> None:
+    """Stop the threads and close the files of all of them."""
+    for source in sources.values():
+        source.close()

@@ -1,0 +1,258 @@
+"""The Caffe net while it is written: layers, their blobs, and the shape of every blob."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from caffeio.converters.from_onnx.graph import Array, Dims, Graph, Node
+from caffeio.converters.from_onnx.targets import Target
+from caffeio.proto import caffe_pb2 as pb
+
+
+class Refused(Exception):  # noqa: N818  (no error of the user's: it is collected)
+    """An operator that the target cannot do: why, and what could be done."""
+
+    def __init__(self, why: str, remedy: str = "") -> None:
+        super().__init__(why)
+        self.why, self.remedy = why, remedy
+
+
+@dataclass(eq=False)
+class CaffeLayer:
+    """One layer: its message without weights, and its weights."""
+
+    param: pb.LayerParameter
+    blobs: list[Array] = field(default_factory=list)
+
+    @property
+    def kind(self) -> str:
+        """The layer's type."""
+        return self.param.type
+
+    @property
+    def bottoms(self) -> list[str]:
+        """Names of the bottoms."""
+        return list(self.param.bottom)
+
+    @property
+    def tops(self) -> list[str]:
+        """Names of the tops."""
+        return list(self.param.top)
+
+
+class Writer:
+    """Collects layers; converters call `layer` and ask for shapes and constants.
+
+    `values` maps an ONNX value to the blob that holds it. Names are unique; a layer's first top is
+    called as the layer.
+    """
+
+    def __init__(self, graph: Graph, target: Target) -> None:
+        self.graph, self.target = graph, target
+        self.layers: list[CaffeLayer] = []
+        self.shapes: dict[str, Dims] = {}
+        self.batch: dict[str, int | None] = {}  # blob -> the axis that grows with the batch
+        self.values: dict[str, str] = {}
+        self.node: Node | None = None
+        self.stem = ""
+        self.notes: list[str] = []
+        self._count: dict[str, int] = {}
+        self._constants: dict[bytes, str] = {}
+
+    # -- names
+
+    def unique(self, stem: str) -> str:
+        """`stem`, or `stem_2`, `stem_3` ... if it is taken."""
+        stem = stem or "x"
+        n = self._count.get(stem, 0) + 1
+        self._count[stem] = n
+        if n == 1:
+            return stem
+        name = f"{stem}_{n}"
+        while name in self._count:
+            n += 1
+            name = f"{stem}_{n}"
+        self._count[stem] = n
+        self._count[name] = 1
+        return name
+
+    # -- layers
+
+    def layer(
+        self,
+        kind: str,
+        bottoms: Sequence[str],
+        shape: Dims | Sequence[Dims],
+        *,
+        blobs: Sequence[Array] = (),
+        hint: str = "",
+        batch: int | None = -1,
+        **params: Any,
+    ) -> Any:
+        """Add a layer; returns its top, or a list of tops if `shape` is a list of shapes.
+
+        `params` are parameter messages as dicts: `power_param={"scale": 2}`; `batch` is the axis of
+        the tops that grows with the batch (default: that of the bottom). Raises Refused if the
+        target has no such type.
+        """
+        if not self.target.has(kind):
+            raise Refused(f"{self.target.name} has no layer {kind}")
+        param = pb.LayerParameter(name=self.unique(self.stem + (f"_{hint}" if hint else "")))
+        param.type = kind
+        param.bottom.extend(bottoms)
+        for name, fields in params.items():
+            fill_message(getattr(param, name), fields)
+        several = isinstance(shape, list)
+        given: Any = shape
+        shapes: list[Dims] = list(given) if several else [tuple(given)]
+        many = len(shapes) > 1
+        tops = [f"{param.name}_{i}" if many else param.name for i in range(len(shapes))]
+        tops = [self.unique(top) if many else top for top in tops]
+        param.top.extend(tops)
+        self.shapes.update(zip(tops, shapes, strict=True))
+        if batch == -1:
+            batch = self.batch.get(bottoms[0]) if bottoms else None
+        self.batch.update(dict.fromkeys(tops, batch))
+        arrays = [np.ascontiguousarray(blob, np.float32) for blob in blobs]
+        self.layers.append(CaffeLayer(param, arrays))
+        return tops if several else tops[0]
+
+    def shape(self, blob: str) -> Dims:
+        """The shape of a blob."""
+        return self.shapes[blob]
+
+    def constant(self, array: Array, hint: str = "constant") -> str:
+        """A blob that holds numbers of the model: a Parameter layer. Raises Refused."""
+        array = np.ascontiguousarray(array, np.float32)
+        key = repr(array.shape).encode() + array.tobytes()
+        if key not in self._constants:
+            shape = {"shape": {"dim": list(array.shape)}}
+            self._constants[key] = self.layer(
+                "Parameter", [], array.shape, blobs=[array], hint=hint, parameter_param=shape
+            )
+        return self._constants[key]
+
+    def blob(self, value: str) -> str:
+        """The blob of an ONNX value; a constant becomes a Parameter layer."""
+        if value in self.values:
+            return self.values[value]
+        array = self.graph.constant(value)
+        if array is None:
+            raise Refused(f"its input {value!r} is not computed")
+        return self.constant(array)
+
+    # -- what every converter needs
+
+    def power(
+        self, x: str, scale: float = 1.0, shift: float = 0.0, power: float = 1.0, hint: str = ""
+    ) -> str:
+        """(scale * x + shift) ** power."""
+        if (power, scale, shift) == (1.0, 1.0, 0.0):
+            return x
+        fields = {"power": power, "scale": scale, "shift": shift}
+        default = {"power": 1.0, "scale": 1.0, "shift": 0.0}
+        fields = {key: value for key, value in fields.items() if value != default[key]}
+        top: str = self.layer("Power", [x], self.shape(x), hint=hint, power_param=fields)
+        return top
+
+    def unary(self, kind: str, x: str, hint: str = "", **params: Any) -> str:
+        """A layer whose top has its bottom's shape."""
+        top: str = self.layer(kind, [x], self.shape(x), hint=hint, **params)
+        return top
+
+    def eltwise(
+        self, operation: str, xs: Sequence[str], coeff: Sequence[float] = (), hint: str = ""
+    ) -> str:
+        """SUM (with coefficients), PROD or MAX of blobs of one shape."""
+        fields: dict[str, Any] = {"operation": operation}
+        if any(c != 1 for c in coeff):
+            fields["coeff"] = list(coeff)
+        top: str = self.layer("Eltwise", xs, self.shape(xs[0]), hint=hint, eltwise_param=fields)
+        return top
+
+    def reshape(self, x: str, shape: Dims, hint: str = "reshape", batch: int | None = -1) -> str:
+        """`x` in another shape: nothing, a Flatten, or a Reshape that leaves the batch free.
+
+        `batch` is the axis of `shape` that grows with the batch, None if none does (default: axis 0
+        if it is that of `x`).
+        """
+        old, before = self.shape(x), self.batch.get(x)
+        if batch == -1:
+            batch = 0 if before == 0 and shape else None
+        if old == shape and batch == before:
+            return x
+        kept = before == 0 == batch and shape[0] == old[0]
+        if len(shape) == 2 and len(old) > 2 and shape[0] == old[0] and batch in (0, None):
+            top: str = self.layer("Flatten", [x], shape, hint=hint, batch=batch)
+            return top
+        dims = list(shape)
+        if kept:
+            dims[0] = 0
+        elif batch is not None and 0 not in shape:
+            dims[batch] = -1
+        fields = {"shape": {"dim": dims}}
+        return str(self.layer("Reshape", [x], shape, hint=hint, batch=batch, reshape_param=fields))
+
+
+def fill_message(message: Any, fields: dict[str, Any]) -> None:
+    """Set fields of a protobuf message from a dict; enums by name."""
+    for name, value in fields.items():
+        entry = message.DESCRIPTOR.fields_by_name[name]
+        if isinstance(value, dict):
+            getattr(message, name).SetInParent()
+            fill_message(getattr(message, name), value)
+        elif isinstance(value, list | tuple):
+            getattr(message, name).extend(value)
+        elif entry.enum_type is not None and isinstance(value, str):
+            setattr(message, name, entry.enum_type.values_by_name[value].number)
+        else:
+            setattr(message, name, value)
+
+
+# --- names
+
+
+_INDEX = re.compile(r"_\d+$")
+_WORDS = {"globalaveragepool": "pool", "averagepool": "pool", "maxpool": "pool", "reshape": "shape"}
+_WEIGHTED = ("Conv", "Gemm", "MatMul", "ConvTranspose", "BatchNormalization", "PRelu", "LSTM",
+             "GRU", "RNN", "InstanceNormalization", "LayerNormalization")  # fmt: skip
+
+
+def stem_of(node: Node, weights: str = "") -> str:
+    """A name for a node's layers: its weights' module, else its own name, without slashes.
+
+    "/layer1/layer1.0/conv1/Conv" and "layer1.0.conv1.weight" both give layer1.0.conv1.
+    """
+    if weights.partition("::")[0].endswith(".weight") and "/" not in weights:
+        return plain(weights.partition("::")[0].removesuffix(".weight"))
+    kind = node.op.rpartition("::")[2]
+    parts = [part for part in node.name.split("/") if part]
+    if not parts:
+        return plain(f"{kind.lower()}_{node.place}")
+    tail = _INDEX.sub("", parts[-1])
+    if len(parts) > 1 and (tail in _OPERATOR_NAMES or tail == kind):
+        number = parts.pop()[len(tail) :]
+        if kind not in _WEIGHTED or number:
+            word = tail.lower()
+            parts[-1] += f"_{_WORDS.get(word, word)}{number}"
+    kept = [p for p, after in zip(parts, [*parts[1:], ""], strict=True) if not after.startswith(p)]
+    return plain("_".join(kept or parts))
+
+
+def _operator_names() -> frozenset[str]:
+    import onnx
+
+    return frozenset(schema.name for schema in onnx.defs.get_all_schemas())
+
+
+_OPERATOR_NAMES = _operator_names()
+
+
+def plain(name: str) -> str:
+    """A name of letters, digits, _ . and - only: toolchains use them as file names."""
+    return re.sub(r"[^\w.\-]+", "_", name, flags=re.ASCII).strip("_") or "x"

@@ -1,0 +1,273 @@
+"""Layers that undo each other go, neighbours that are one layer become one, ReLU goes in place."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from caffeio.converters.from_onnx.caffe_net import CaffeLayer, Writer, plain
+
+_SHAPES = ("Reshape", "Flatten")
+# Layers whose top has memory of its own (that of a Reshape or a Slice is its bottom's) and whose
+# backward pass does not read it.
+_OWN_MEMORY = ("Convolution", "Deconvolution", "InnerProduct", "Eltwise", "BatchNorm", "Scale",
+               "Bias", "Pooling", "LRN", "Concat")  # fmt: skip
+_IN_PLACE = ("ReLU", "BatchNorm", "Scale")
+
+
+def finish(w: Writer, outputs: Iterable[str]) -> None:
+    """Tidy the net up; blobs in `outputs` keep their values and names."""
+    keep = set(outputs)
+    while any(step(w, keep) for step in (_reshapes, _flat_products, _powers, _scale_bias, _sums)):
+        pass
+    _drop_unread(w, keep)
+    _in_place(w, keep)
+
+
+def readers(w: Writer) -> dict[str, list[CaffeLayer]]:
+    """Blob -> the layers that read it."""
+    out: dict[str, list[CaffeLayer]] = {}
+    for layer in w.layers:
+        for name in layer.bottoms:
+            out.setdefault(name, []).append(layer)
+    return out
+
+
+def _makers(w: Writer) -> dict[str, CaffeLayer]:
+    return {top: layer for layer in w.layers for top in layer.tops}
+
+
+def _bypass(w: Writer, old: str, new: str) -> None:
+    for layer in w.layers:
+        for i, name in enumerate(layer.param.bottom):
+            if name == old:
+                layer.param.bottom[i] = new
+
+
+def _before(
+    w: Writer, layer: CaffeLayer, keep: set[str], kinds: tuple[str, ...]
+) -> CaffeLayer | None:
+    """The layer that makes the only bottom, if nothing else reads it and it is of those kinds."""
+    name = layer.bottoms[0]
+    maker = _makers(w).get(name)
+    if maker is None or maker.kind not in kinds or name in keep:
+        return None
+    return maker if len(readers(w).get(name, [])) == 1 and len(maker.tops) == 1 else None
+
+
+def _reshapes(w: Writer, keep: set[str]) -> bool:
+    """A Reshape of a Reshape is one, or none."""
+    for index, layer in enumerate(w.layers):
+        if layer.kind not in _SHAPES:
+            continue
+        before = _before(w, layer, keep, _SHAPES)
+        if before is None:
+            continue
+        source, top = before.bottoms[0], layer.tops[0]
+        same = w.shape(source) == w.shape(top) and w.batch.get(source) == w.batch.get(top)
+        if same and top not in keep:
+            w.layers.remove(before)
+            w.layers.remove(layer)
+            _bypass(w, top, source)
+            return True
+        if same:
+            continue
+        w.layers.remove(before)
+        _rewrite(w, index - 1, layer, source)
+        return True
+    return False
+
+
+def _rewrite(w: Writer, index: int, layer: CaffeLayer, source: str) -> None:
+    """Let a Reshape begin at `source`."""
+    top = layer.tops[0]
+    w.stem = layer.param.name
+    w.reshape(source, w.shape(top), batch=w.batch.get(top))
+    made = w.layers.pop()
+    made.param.name = layer.param.name
+    del made.param.top[:]
+    made.param.top.append(top)
+    w.layers[index] = made
+
+
+def _flat_products(w: Writer, keep: set[str]) -> bool:
+    """An InnerProduct flattens by itself."""
+    for layer in w.layers:
+        if layer.kind != "InnerProduct" or layer.param.inner_product_param.axis != 1:
+            continue
+        before = _before(w, layer, keep, _SHAPES)
+        if before is None:
+            continue
+        source, flat = before.bottoms[0], before.tops[0]
+        same_rows = w.shape(source)[:1] == w.shape(flat)[:1] and len(w.shape(flat)) == 2
+        if same_rows and w.batch.get(source) in (0, None) and len(w.shape(source)) > 1:
+            layer.param.bottom[0] = source
+            w.layers.remove(before)
+            return True
+    return False
+
+
+def _powers(w: Writer, keep: set[str]) -> bool:
+    """Lines of lines are lines; what changes nothing goes."""
+    for layer in w.layers:
+        if layer.kind != "Power":
+            continue
+        p = layer.param.power_param
+        if (p.power, p.scale, p.shift) == (1, 1, 0) and layer.tops[0] not in keep:
+            w.layers.remove(layer)
+            _bypass(w, layer.tops[0], layer.bottoms[0])
+            return True
+        before = _before(w, layer, keep, ("Power",))
+        if before is None or before.param.power_param.power != 1 or p.scale == 0:
+            continue
+        q = before.param.power_param
+        scale, shift = p.scale * q.scale, p.scale * q.shift + p.shift
+        fields = {"power": p.power, "scale": scale, "shift": shift}
+        p.Clear()
+        for name, value in fields.items():
+            if value != (0.0 if name == "shift" else 1.0):
+                setattr(p, name, value)
+        layer.param.bottom[0] = before.bottoms[0]
+        w.layers.remove(before)
+        return True
+    return False
+
+
+def _scale_bias(w: Writer, keep: set[str]) -> bool:
+    """A Bias behind a Scale over the same axes is the Scale's own."""
+    for layer in w.layers:
+        if layer.kind != "Bias" or len(layer.bottoms) != 1:
+            continue
+        before = _before(w, layer, keep, ("Scale",))
+        if before is None or len(before.bottoms) != 1 or len(before.blobs) != 1:
+            continue
+        s, b = before.param.scale_param, layer.param.bias_param
+        if (s.axis, s.num_axes) != (b.axis, b.num_axes):
+            continue
+        before.blobs.append(layer.blobs[0])
+        s.bias_term = True
+        del before.param.top[:]
+        before.param.top.append(layer.tops[0])
+        w.layers.remove(layer)
+        return True
+    return False
+
+
+def _sums(w: Writer, keep: set[str]) -> bool:
+    """Eltwise of Eltwise is one with more bottoms, in the same order of adding."""
+    for layer in w.layers:
+        if layer.kind != "Eltwise":
+            continue
+        p = layer.param.eltwise_param
+        before = _before(w, layer, keep, ("Eltwise",))
+        if before is None or layer.bottoms.count(layer.bottoms[0]) > 1:
+            continue
+        q = before.param.eltwise_param
+        mine = list(p.coeff) or [1.0] * len(layer.bottoms)
+        theirs = list(q.coeff) or [1.0] * len(before.bottoms)
+        if p.operation != q.operation or mine[0] != 1:
+            continue
+        bottoms = [*before.bottoms, *layer.bottoms[1:]]
+        del layer.param.bottom[:], p.coeff[:]
+        layer.param.bottom.extend(bottoms)
+        coeff = [*theirs, *mine[1:]]
+        if any(c != 1 for c in coeff):
+            p.coeff.extend(coeff)
+        w.layers.remove(before)
+        return True
+    return _coefficients(w, keep)
+
+
+def _coefficients(w: Writer, keep: set[str]) -> bool:
+    """A Power that only multiplies is a coefficient of the sum behind it."""
+    makers, reads = _makers(w), readers(w)
+    for layer in w.layers:
+        p = layer.param.eltwise_param
+        if layer.kind != "Eltwise" or p.operation != p.SUM:
+            continue
+        for i, name in enumerate(layer.bottoms):
+            maker = makers.get(name)
+            if maker is None or maker.kind != "Power" or name in keep or len(reads[name]) != 1:
+                continue
+            q = maker.param.power_param
+            if q.power != 1 or q.shift != 0:
+                continue
+            coeff = list(p.coeff) or [1.0] * len(layer.bottoms)
+            coeff[i] *= q.scale
+            del p.coeff[:]
+            p.coeff.extend(coeff)
+            layer.param.bottom[i] = maker.bottoms[0]
+            w.layers.remove(maker)
+            return True
+    return False
+
+
+def _drop_unread(w: Writer, keep: set[str]) -> None:
+    """Layers whose tops nobody reads go; a Silence reads what is left of others."""
+    while True:
+        reads = readers(w)
+        quiet = {n for layer in w.layers if layer.kind == "Silence" for n in layer.bottoms}
+
+        def used(name: str, reads: dict[str, Any] = reads, quiet: set[str] = quiet) -> bool:
+            return name in keep or any(r.kind != "Silence" for r in reads.get(name, []))
+
+        gone = [
+            layer
+            for layer in w.layers
+            if layer.kind != "Input" and layer.tops and not any(map(used, layer.tops))
+        ]
+        if not gone:
+            break
+        tops = {top for layer in gone for top in layer.tops}
+        w.layers = [layer for layer in w.layers if layer not in gone]
+        for layer in list(w.layers):
+            if layer.kind == "Silence":
+                rest = [name for name in layer.bottoms if name not in tops]
+                del layer.param.bottom[:]
+                layer.param.bottom.extend(rest)
+                if not rest:
+                    w.layers.remove(layer)
+
+
+def _in_place(w: Writer, keep: set[str]) -> None:
+    """ReLU, BatchNorm and Scale write over their bottom where nobody else reads it."""
+    reads, makers = readers(w), _makers(w)
+    for layer in w.layers:
+        if layer.kind not in _IN_PLACE or len(layer.bottoms) != 1:
+            continue
+        name, top = layer.bottoms[0], layer.tops[0]
+        maker = makers.get(name)
+        fits = maker is not None and maker.kind in _OWN_MEMORY + _IN_PLACE
+        if not fits or name in keep or len(reads[name]) != 1:
+            continue
+        if maker is not None and maker.kind == "Concat" and len(maker.bottoms) == 1:
+            continue
+        layer.param.top[0] = name
+        makers[name] = layer
+        reads[name] = reads.get(top, [])
+        for other in reads[name]:
+            for i, bottom in enumerate(other.param.bottom):
+                if bottom == top:
+                    other.param.bottom[i] = name
+        if top in keep:  # the chain has the output's name from its beginning
+            _rename(w, name, top)
+            makers[top], reads[top] = layer, []
+
+
+def _rename(w: Writer, old: str, new: str) -> None:
+    for layer in w.layers:
+        for names in (layer.param.bottom, layer.param.top):
+            for i, name in enumerate(names):
+                if name == old:
+                    names[i] = new
+    w.shapes[new] = w.shapes[old]
+
+
+def name_blob(w: Writer, blob: str, wanted: str) -> str:
+    """Call an output's blob as the model does, if that name is free; returns its name."""
+    name = plain(wanted)
+    taken = {n for layer in w.layers for n in (*layer.bottoms, *layer.tops)}
+    if name == blob or name in taken:
+        return blob
+    _rename(w, blob, name)
+    return name

@@ -1,0 +1,249 @@
+"""One run of the model tells every shape and every constant; what only computes them goes.
+
+With the input shapes fixed, a value is constant if it depends on weights and on shapes alone. The
+run is onnxruntime's (or onnx's reference evaluator's), so nothing is evaluated by code of ours.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from caffeio.converters.from_onnx.graph import Array, Dims, Graph, Node
+from caffeio.converters.from_onnx.load import opset_of
+from caffeio.converters.from_onnx.runtime import Runner
+from caffeio.errors import UnsupportedError
+
+_SHAPES = ("Shape", "Size")  # their values are known, whatever goes in
+_RANDOM = ("RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Bernoulli",
+           "Multinomial")  # fmt: skip
+_NOTHING = ("Identity", "Dropout")  # in inference
+_ORDINARY = ("", "ai.onnx")
+
+
+def fold(model: Any) -> Graph:
+    """The graph of a fixed model without constants' makers.
+
+    Raises UnsupportedError if the model cannot be run.
+    """
+    while True:
+        constant, values, shapes = _run(model)
+        if not _inline_ifs(model, constant, values):
+            break
+    graph = _graph(model, constant, values, shapes)
+    graph.larger = larger_shapes(model)
+    _drop_nothings(graph, model)
+    graph.sweep()
+    return graph
+
+
+def larger_shapes(model: Any) -> dict[str, Dims] | None:
+    """All shapes with one example more; None if the model fixes its batch."""
+    other = with_batch(model, 1)
+    if other is None:
+        return None
+    try:
+        return _run(other)[2]
+    except UnsupportedError:
+        return None
+
+
+def with_batch(model: Any, more: int) -> Any | None:
+    """The fixed model with `more` examples; None if its inputs have no common first axis."""
+    import onnx
+
+    first = {
+        item.type.tensor_type.shape.dim[0].dim_value if item.type.tensor_type.shape.dim else 0
+        for item in model.graph.input
+    }
+    if len(first) != 1 or first == {0}:
+        return None
+    other = onnx.ModelProto()
+    other.CopyFrom(model)
+    for item in other.graph.input:
+        item.type.tensor_type.shape.dim[0].dim_value += more
+    return other
+
+
+def sample(model: Any) -> dict[str, Array]:
+    """Inputs of the model's shapes and types for the run that tells shapes."""
+    import onnx
+
+    rng = np.random.default_rng(0)
+    out = {}
+    for item in model.graph.input:
+        tensor = item.type.tensor_type
+        dims = tuple(dim.dim_value for dim in tensor.shape.dim)
+        dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type)
+        floats = dtype.kind == "f"
+        out[item.name] = (rng.standard_normal(dims) if floats else np.zeros(dims)).astype(dtype)
+    return out
+
+
+def _run(model: Any) -> tuple[set[str], dict[str, Array], dict[str, Dims]]:
+    """Names of constant values, their values, and all shapes."""
+    import onnx
+
+    constant, made = _constant_names(model)
+    probe = onnx.ModelProto()
+    probe.CopyFrom(model)
+    have = {item.name for item in probe.graph.output}
+    probe.graph.output.extend(onnx.ValueInfoProto(name=name) for name in made if name not in have)
+    found = Runner(probe)(sample(model))
+    values = {t.name: onnx.numpy_helper.to_array(t) for t in model.graph.initializer}
+    shapes: dict[str, Dims] = {}
+    for name, value in found.items():
+        if not isinstance(value, np.ndarray | np.generic):
+            continue  # a sequence or nothing: its operator is refused by name
+        shapes[name] = value.shape
+        if name in constant:
+            values[name] = np.asarray(value)
+    for item in model.graph.input:
+        shapes[item.name] = tuple(dim.dim_value for dim in item.type.tensor_type.shape.dim)
+    return constant, values, shapes
+
+
+def _constant_names(model: Any) -> tuple[set[str], list[str]]:
+    constant = {tensor.name for tensor in model.graph.initializer} | {""}
+    made = []
+    for node in model.graph.node:
+        made += [name for name in node.output if name]
+        inputs = {*node.input, *_outer(node)}
+        fixed = node.op_type in _SHAPES or inputs <= constant
+        if fixed and node.op_type not in _RANDOM and node.domain in _ORDINARY:
+            constant.update(node.output)
+    return constant, made
+
+
+def _outer(node: Any) -> set[str]:
+    """Values from outside that the graphs inside a node read."""
+    out: set[str] = set()
+    for attribute in node.attribute:
+        if attribute.HasField("g"):
+            graph = attribute.g
+            inside = {item.name for item in (*graph.input, *graph.initializer)}
+            for inner in graph.node:
+                out.update(name for name in (*inner.input, *_outer(inner)) if name not in inside)
+                inside.update(inner.output)
+            out.update(item.name for item in graph.output if item.name not in inside)
+    return out
+
+
+def _inline_ifs(model: Any, constant: set[str], values: Mapping[str, Array]) -> bool:
+    """Replace an If whose condition is known by its branch; true if there was one."""
+    nodes, changed = [], False
+    for number, node in enumerate(model.graph.node):
+        known = node.op_type == "If" and node.input[0] in constant
+        if not known or set(node.output) <= constant:
+            nodes.append(node)
+            continue
+        changed = True
+        chosen = "then_branch" if bool(values[node.input[0]]) else "else_branch"
+        branch = next(a.g for a in node.attribute if a.name == chosen)
+        nodes += _branch_nodes(model, branch, node, f"if{number}_")
+    if changed:
+        copies = [type(node).FromString(node.SerializeToString()) for node in nodes]
+        del model.graph.node[:]
+        model.graph.node.extend(copies)
+    return changed
+
+
+def _branch_nodes(model: Any, branch: Any, node: Any, prefix: str) -> list[Any]:
+    import onnx
+
+    inside = {name for inner in branch.node for name in inner.output if name}
+    inside |= {tensor.name for tensor in branch.initializer}
+    names = {name: prefix + name for name in inside}
+    for tensor in branch.initializer:
+        copy = model.graph.initializer.add()
+        copy.CopyFrom(tensor)
+        copy.name = names[tensor.name]
+    out = []
+    for inner in branch.node:
+        copy = onnx.NodeProto()
+        copy.CopyFrom(inner)
+        copy.input[:] = [names.get(name, name) for name in inner.input]
+        copy.output[:] = [names.get(name, name) for name in inner.output]
+        out.append(copy)
+    for item, outer in zip(branch.output, node.output, strict=True):
+        out.append(onnx.helper.make_node("Identity", [names.get(item.name, item.name)], [outer]))
+    return out
+
+
+def _graph(
+    model: Any, constant: set[str], values: dict[str, Array], shapes: dict[str, Dims]
+) -> Graph:
+    import onnx
+
+    nodes = []
+    for number, proto in enumerate(model.graph.node):
+        if set(proto.output) <= constant:
+            continue
+        attrs = {a.name: onnx.helper.get_attribute_value(a) for a in proto.attribute}
+        attrs = {k: v.decode() if isinstance(v, bytes) else v for k, v in attrs.items()}
+        ordinary = proto.domain in _ORDINARY
+        op = proto.op_type if ordinary else f"{proto.domain}::{proto.op_type}"
+        node = Node(op, proto.name, list(proto.input), list(proto.output), attrs, number, [number])
+        while node.inputs and not node.inputs[-1]:
+            node.inputs.pop()
+        nodes.append(node)
+    return Graph(
+        nodes,
+        values,
+        shapes,
+        [item.name for item in model.graph.input],
+        [item.name for item in model.graph.output],
+        opset_of(model),
+    )
+
+
+def _drop_nothings(graph: Graph, model: Any) -> None:
+    """Take out what does nothing in inference, unless it makes an output of an input."""
+    produced = {name for node in graph.nodes for name in node.outputs}
+    kept = []
+    for node in graph.nodes:
+        if not _is_nothing(graph, node):
+            kept.append(node)
+            continue
+        source, top = node.inputs[0], node.outputs[0]
+        if top not in graph.outputs:
+            graph.rename(top, source)
+        elif source in produced and source not in graph.outputs:
+            _take_name(graph, source, top)  # the output's name is the one to keep
+            for other in kept:
+                other.outputs = [top if name == source else name for name in other.outputs]
+        else:
+            node.op = "Identity"
+            node.inputs = node.inputs[:1]
+            kept.append(node)
+    graph.nodes = kept
+
+
+def _take_name(graph: Graph, old: str, new: str) -> None:
+    graph.rename(old, new)
+    graph.shapes[new] = graph.shapes[old]
+    if graph.larger is not None:
+        graph.larger[new] = graph.larger.get(old, graph.larger.get(new, ()))
+
+
+def _is_nothing(graph: Graph, node: Node) -> bool:
+    if node.op in _NOTHING:
+        used = {name for other in graph.nodes for name in other.inputs} | set(graph.outputs)
+        if node.op == "Dropout" and set(node.outputs[1:]) & used:
+            raise UnsupportedError(f"node {node.name!r}: the mask of a Dropout is used")
+        return True
+    if node.op == "Cast":  # numbers of Caffe's are float32: only what keeps them does nothing
+        return (
+            node.attrs.get("to") in (1, 6, 7)
+            and node.attrs.get("saturate", 1) is not None
+            and (node.attrs["to"] == 1 or _whole(graph, node.inputs[0]))
+        )
+    return False
+
+
+def _whole(graph: Graph, name: str) -> bool:
+    """Whether a value is made of whole numbers: an ArgMax's."""
+    maker = graph.makers().get(name)
+    return maker is not None and maker.op in ("ArgMax", "ArgMin")

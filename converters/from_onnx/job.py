@@ -1,0 +1,57 @@
+"""`caffeio convert model.onnx out.caffemodel`: what the command does with these formats."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from caffeio.converters.from_onnx.compile import DEFAULT_TARGET, compile_model
+from caffeio.converters.from_onnx.load import load_model
+from caffeio.converters.from_onnx.verify import check, verify
+from caffeio.converters.from_onnx.write import (
+    made_here,
+    prototxt_beside,
+    unverified,
+    write_files,
+)
+from caffeio.errors import CaffeIOError
+
+if TYPE_CHECKING:
+    from caffeio.converters.convert.conversions import Job, Outcome
+
+
+def to_caffe(job: Job) -> Outcome:
+    """A caffemodel and its prototxt, verified before they take their places."""
+    from caffeio.converters.convert.conversions import Outcome
+
+    r, source = job.request, job.sources[0]
+    prototxt = Path(r.prototxt) if r.prototxt else prototxt_beside(job.target)
+    _refuse_to_replace(prototxt, job.target)
+    compiled = compile_model(
+        load_model(source),
+        target=r.target or DEFAULT_TARGET,
+        input_shapes=r.input_shape,
+        outputs=r.output_blob,
+        where=str(source),
+    )
+    outcome = Outcome(notes=[*compiled.notes, *unverified(compiled)])
+    if r.no_verify:
+        outcome.notes.append("NOT COMPARED with the model: --no-verify")
+    else:
+        report = verify(compiled)
+        check(report, str(job.target))
+        outcome.said += report.lines()
+        outcome.notes += report.notes
+    outcome.notes += write_files(compiled, job.target, prototxt, source.name)
+    outcome.said.append(f"{len(compiled.layers)} layers for {compiled.target.name}, in {prototxt}")
+    return outcome
+
+
+def _refuse_to_replace(prototxt: Path, target: Path) -> None:
+    if prototxt == target:
+        raise CaffeIOError("the prototxt and the caffemodel have one name", where=str(target))
+    if prototxt.exists() and not made_here(prototxt):
+        raise CaffeIOError(
+            "is there already, and not by `caffeio convert`: name another file with --prototxt",
+            where=str(prototxt),
+        )

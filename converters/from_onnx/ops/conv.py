@@ -1,0 +1,284 @@
+"""Conv and ConvTranspose: unequal pads become zeros in the kernel."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from caffeio.converters.from_onnx.caffe_net import Refused, Writer
+from caffeio.converters.from_onnx.exact import crop
+from caffeio.converters.from_onnx.graph import Array, Dims, Node
+from caffeio.converters.from_onnx.table import operator
+
+_COMPUTED = "its weights are computed by the model; Caffe's are constants"
+
+
+def weights_of(w: Writer, node: Node) -> tuple[Array, Array | None]:
+    """Constant weights and bias of a node. Raises Refused if they are computed."""
+    weight = w.graph.constant(node.inputs[1])
+    bias = w.graph.constant(node.input(2)) if node.input(2) else None
+    if weight is None or (node.input(2) and bias is None):
+        raise Refused(_COMPUTED)
+    return weight, bias
+
+
+def window_of(node: Node, spatial: Sequence[int], kernel: Sequence[int]) -> dict[str, list[int]]:
+    """Strides, dilations and pads (begins, then ends) of a node, `auto_pad` resolved."""
+    axes = len(spatial)
+    stride = [int(n) for n in node.attrs.get("strides", [1] * axes)]
+    dilation = [int(n) for n in node.attrs.get("dilations", [1] * axes)]
+    pads = [int(n) for n in node.attrs.get("pads", [0] * 2 * axes)]
+    auto = node.attrs.get("auto_pad", "NOTSET")
+    if auto == "VALID":
+        pads = [0] * 2 * axes
+    elif auto in ("SAME_UPPER", "SAME_LOWER"):
+        for i in range(axes):
+            out = -(-spatial[i] // stride[i])
+            extent = dilation[i] * (kernel[i] - 1) + 1
+            total = max((out - 1) * stride[i] + extent - spatial[i], 0)
+            small, large = total // 2, total - total // 2
+            pads[i], pads[axes + i] = (small, large) if auto == "SAME_UPPER" else (large, small)
+    return {"stride": stride, "dilation": dilation, "begin": pads[:axes], "end": pads[axes:]}
+
+
+def equal_pads(
+    size: int, kernel: int, stride: int, dilation: int, begin: int, end: int
+) -> tuple[int, int, int]:
+    """One pad for both ends, and the zeros in front of and behind the kernel that make up for it.
+
+    Raises Refused if no few zeros do.
+    """
+    wanted = (size + begin + end - dilation * (kernel - 1) - 1) // stride
+    for total in range(abs(end - begin) + stride + 1):
+        for front in range(total + 1):
+            back = total - front
+            pad = begin + dilation * front
+            count = size + 2 * pad - dilation * (kernel + total - 1) - 1
+            if pad >= 0 and count >= 0 and count // stride == wanted:
+                return pad, front, back
+    raise Refused(f"pads {begin} and {end} have no equal form")
+
+
+@operator("Conv")
+def conv(w: Writer, node: Node) -> str:
+    """A Convolution; 1-D ones as H x 1 where the target has 4 axes at most."""
+    weight, bias = weights_of(w, node)
+    x = w.blob(node.inputs[0])
+    shape = w.shape(x)
+    return convolve(w, x, weight, bias, window_of(node, shape[2:], weight.shape[2:]), node)
+
+
+def convolve(
+    w: Writer, x: str, weight: Array, bias: Array | None, window: dict[str, list[int]], node: Node
+) -> str:
+    """A Convolution of `x` with constant weights."""
+    shape = w.shape(x)
+    flat = len(shape) == 3
+    if flat:
+        x = w.reshape(x, (*shape, 1), hint="as_2d")
+        weight = weight[..., None]
+        window = {k: [*v, 0 if k in ("begin", "end") else 1] for k, v in window.items()}
+    group = shape[1] // weight.shape[1]
+    spatial = w.shape(x)[2:]
+    pads, kernels, sizes = [], [], []
+    for i, size in enumerate(spatial):
+        one = [window[k][i] for k in ("stride", "dilation", "begin", "end")]
+        pad, front, back = equal_pads(size, weight.shape[2 + i], *one)
+        pads.append(pad)
+        kernels.append((front, back))
+        reach = one[1] * (weight.shape[2 + i] - 1) + 1
+        sizes.append((size + one[2] + one[3] - reach) // one[0] + 1)
+    weight = np.pad(weight, [(0, 0), (0, 0), *kernels])
+    fields = _fields(weight.shape[0], weight.shape[2:], window, pads, group, bias)
+    out = (shape[0], weight.shape[0], *sizes)
+    blobs = [weight] if bias is None else [weight, bias]
+    top: str = w.layer("Convolution", [x], out, blobs=blobs, convolution_param=fields)
+    return w.reshape(top, out[:3], hint="as_1d") if flat else top
+
+
+def _fields(
+    outputs: int,
+    kernel: Dims,
+    window: dict[str, list[int]],
+    pads: list[int],
+    group: int,
+    bias: Array | None,
+) -> dict[str, Any]:
+    """A convolution_param; what is the default is left out."""
+    fields: dict[str, Any] = {"num_output": outputs}
+    if bias is None:
+        fields["bias_term"] = False
+    lists = (("kernel_size", list(kernel), None), ("stride", window["stride"], 1),
+             ("pad", pads, 0), ("dilation", window["dilation"], 1))  # fmt: skip
+    for name, values, default in lists:
+        if all(v == default for v in values):
+            continue
+        short = {"kernel_size": "kernel"}.get(name, name)
+        if len(set(values)) == 1 or len(values) != 2 or name == "dilation":
+            fields[name] = values[:1] if len(set(values)) == 1 else values
+        else:
+            fields[f"{short}_h"], fields[f"{short}_w"] = values
+    if group != 1:
+        fields["group"] = group
+    return fields
+
+
+@operator("ConvTranspose")
+def conv_transpose(w: Writer, node: Node) -> str:
+    """A Deconvolution; the kernel gets zeros behind for output_padding, and what is over is cut."""
+    weight, bias = weights_of(w, node)
+    x = w.blob(node.inputs[0])
+    shape, wanted = w.shape(x), w.graph.shapes[node.outputs[0]]
+    if len(shape) not in (3, 4):
+        raise Refused(f"a transposed convolution over {len(shape) - 2} axes")
+    flat = len(shape) == 3
+    group = int(node.attrs.get("group", 1))
+    window = window_of(node, shape[2:], weight.shape[2:])
+    begin = _begins(node, shape, wanted, weight.shape[2:], window)
+    if flat:
+        x = w.reshape(x, (*shape, 1), hint="as_2d")
+        weight, begin = weight[..., None], [*begin, 0]
+        window = {k: [*v, 0 if k in ("begin", "end") else 1] for k, v in window.items()}
+        wanted = (*wanted, 1)
+    top = deconvolve(w, x, weight, bias, group, window, begin, wanted[2:])
+    return w.reshape(top, wanted[:3], hint="as_1d") if flat else top
+
+
+def _begins(
+    node: Node, shape: Dims, wanted: Dims, kernel: Dims, window: dict[str, list[int]]
+) -> list[int]:
+    """The pads at the beginning; those that follow from an output shape are split as ONNX does."""
+    auto = node.attrs.get("auto_pad", "NOTSET")
+    explicit = "output_shape" in node.attrs
+    if not explicit and auto in ("NOTSET", "VALID"):
+        return window["begin"]
+    extra = [int(n) for n in node.attrs.get("output_padding", [0] * len(kernel))]
+    begins = []
+    for i, size in enumerate(shape[2:]):
+        reach = window["dilation"][i] * (kernel[i] - 1) + 1
+        total = window["stride"][i] * (size - 1) + extra[i] + reach - wanted[2 + i]
+        total = max(total, 0)
+        begins.append(total // 2 if auto == "SAME_UPPER" or not explicit and auto == "NOTSET"
+                      else total - total // 2)  # fmt: skip
+    return begins
+
+
+def deconvolve(
+    w: Writer,
+    x: str,
+    weight: Array,
+    bias: Array | None,
+    group: int,
+    window: dict[str, list[int]],
+    begin: Sequence[int],
+    wanted: Sequence[int],
+) -> str:
+    """A Deconvolution whose output begins `begin` in and has the size `wanted` (two axes)."""
+    shape = w.shape(x)
+    pads, sizes, kernels = [], [], []
+    for i, size in enumerate(shape[2:]):
+        step, gap = window["stride"][i], window["dilation"][i]
+        reach = step * (size - 1) + gap * (weight.shape[2 + i] - 1) + 1
+        pad = max(begin[i], 0)
+        short = wanted[i] + pad - (reach - pad)  # what the end lacks with the pad at both ends
+        back = max(-(-short // gap), 0)
+        front = max(-(-(pad - begin[i]) // gap), 0)
+        if front and (pad - begin[i]) % gap:
+            raise Refused("a negative pad that is no multiple of the dilation")
+        pads.append(pad)
+        kernels.append((front, back))
+        sizes.append(reach + gap * (front + back) - 2 * pad)
+    weight = np.pad(weight, [(0, 0), (0, 0), *kernels])
+    fields = _fields(weight.shape[1] * group, weight.shape[2:], window, pads, group, bias)
+    blobs = [weight] if bias is None else [weight, bias]
+    out = (shape[0], weight.shape[1] * group, *sizes)
+    top: str = w.layer("Deconvolution", [x], out, blobs=blobs, convolution_param=fields)
+    for i in range(2):
+        if sizes[i] > wanted[i]:
+            top = crop(w, top, 2 + i, 0, wanted[i])
+    return top
+
+
+@operator("Pad")
+def pad(w: Writer, node: Node) -> str:
+    """Zeros by a convolution with 1, other numbers in the same way, edges and mirrors by pieces."""
+    x = w.blob(node.inputs[0])
+    shape = w.shape(x)
+    pads = w.graph.ints(node, "pads", 1)
+    if pads is None:
+        raise Refused("its pads are computed")
+    axes = w.graph.ints(node, "axes", 3) or list(range(len(shape)))
+    ends = {a % len(shape): (pads[i], pads[len(axes) + i]) for i, a in enumerate(axes)}
+    ends = {a: pair for a, pair in ends.items() if pair != (0, 0)}
+    mode = node.attrs.get("mode", "constant")
+    for axis, (low, high) in list(ends.items()):
+        begin, end = max(-low, 0), shape[axis] - max(-high, 0)
+        if (begin, end) != (0, shape[axis]):
+            x = crop(w, x, axis, begin, end)
+        ends[axis] = (max(low, 0), max(high, 0))
+    ends = {a: pair for a, pair in ends.items() if pair != (0, 0)}
+    if mode != "constant":
+        for axis, (low, high) in ends.items():
+            x = mirror(w, x, axis, low, high, mode)
+        return x
+    value = w.graph.number(node, "value", 2, 0.0)
+    if value is None or not math.isfinite(value):
+        raise Refused("it pads with a number that is computed or not finite")
+    return _constant_pad(w, x, ends, value)
+
+
+def mirror(w: Writer, x: str, axis: int, low: int, high: int, mode: str) -> str:
+    """Repeat the edge, mirror at it, or go round, by Slice and Concat."""
+    from caffeio.converters.from_onnx.exact import take
+
+    size = w.shape(x)[axis]
+    if size == 1:
+        mode = "edge"
+    names = {"edge": "edge", "reflect": "reflect", "wrap": "wrap"}
+    if mode not in names:
+        raise Refused(f"pad mode {mode!r}")
+    indices = np.pad(np.arange(size), (low, high), mode=mode)  # type: ignore[call-overload]
+    return take(w, x, axis, [int(i) for i in indices], hint="pad")
+
+
+def _constant_pad(w: Writer, x: str, ends: dict[int, tuple[int, int]], value: float) -> str:
+    if not ends:
+        return x
+    rank = len(w.shape(x))
+    if rank != 4 or not set(ends) <= {1, 2, 3}:
+        if rank == 3 and set(ends) <= {1, 2}:
+            shape = w.shape(x)
+            x = w.reshape(x, (*shape, 1), hint="as_2d")
+            y = _constant_pad(w, x, ends, value)
+            return w.reshape(y, w.shape(y)[:3], hint="as_1d")
+        raise Refused(f"it pads axes {sorted(ends)} of a blob of {rank} axes with a constant")
+    x = w.power(x, shift=-value, hint="from")
+    if 1 in ends:
+        x = _more_channels(w, x, *ends[1])
+    if set(ends) & {2, 3}:
+        x = _border(w, x, ends.get(2, (0, 0)), ends.get(3, (0, 0)))
+    return w.power(x, shift=value, hint="to")
+
+
+def _more_channels(w: Writer, x: str, low: int, high: int) -> str:
+    from caffeio.converters.from_onnx.exact import mix_channels
+
+    channels = w.shape(x)[1]
+    matrix = np.zeros((low + channels + high, channels), np.float32)
+    matrix[low : low + channels] = np.eye(channels)
+    return mix_channels(w, x, matrix, hint="channels")
+
+
+def _border(w: Writer, x: str, rows: tuple[int, int], columns: tuple[int, int]) -> str:
+    """Zeros around a map: a convolution of every channel with 1."""
+    from caffeio.converters.from_onnx.exact import window as depthwise
+
+    _, _, height, width = w.shape(x)
+    ph, fh, bh = equal_pads(height, 1, 1, 1, *rows)
+    pw, fw, bw = equal_pads(width, 1, 1, 1, *columns)
+    kernel = np.zeros((fh + 1 + bh, fw + 1 + bw))
+    kernel[fh, fw] = 1
+    return depthwise(w, x, kernel, hint="border", pad_h=ph, pad_w=pw)

@@ -1,0 +1,28 @@
+"""Cast, and what has no family."""
+
+from __future__ import annotations
+
+from caffeio.converters.from_onnx.caffe_net import Refused, Writer
+from caffeio.converters.from_onnx.graph import Node
+from caffeio.converters.from_onnx.table import operator
+
+_INTEGERS = (2, 3, 4, 5, 6, 7, 12, 13)
+_LOOKS_UP = ("Gather",)
+
+
+@operator("Cast")
+def cast(w: Writer, node: Node) -> str:
+    """Caffe's numbers are floats: only what looks rows up truncates them."""
+    x = w.blob(node.inputs[0])
+    readers = [n for n in w.graph.nodes if node.outputs[0] in n.inputs]
+    indices = all(n.op in _LOOKS_UP and n.inputs[1] == node.outputs[0] for n in readers)
+    if node.attrs["to"] in _INTEGERS and readers and indices:
+        return x
+    maker = w.graph.makers().get(node.inputs[0])
+    if (
+        maker is not None
+        and maker.op in ("Greater", "Less")
+        and node.attrs["to"] in (1, *_INTEGERS)
+    ):
+        return x
+    raise Refused(f"it makes numbers of type {node.attrs['to']}; Caffe's are float32")

@@ -1,0 +1,366 @@
+"""Operators that look at one number at a time, and those of two blobs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from caffeio.converters.from_onnx import exact
+from caffeio.converters.from_onnx.caffe_net import Refused, Writer
+from caffeio.converters.from_onnx.graph import Array, Dims, Node
+from caffeio.converters.from_onnx.table import operator
+
+LIMIT = 3.4e38
+
+
+def _simple(op: str, kind: str) -> None:
+    @operator(op)
+    def convert(w: Writer, node: Node) -> str:
+        return w.unary(kind, w.blob(node.inputs[0]))
+
+
+for _op, _kind in (("Relu", "ReLU"), ("Sigmoid", "Sigmoid"), ("Tanh", "TanH"), ("Abs", "AbsVal"),
+                   ("Exp", "Exp"), ("Log", "Log"), ("Softplus", "BNLL")):  # fmt: skip
+    _simple(_op, _kind)
+
+
+def _powers(op: str, scale: float, power: float) -> None:
+    @operator(op)
+    def convert(w: Writer, node: Node) -> str:
+        return w.power(w.blob(node.inputs[0]), scale=scale, power=power)
+
+
+for _op, _scale, _power in (("Neg", -1.0, 1.0), ("Sqrt", 1.0, 0.5), ("Reciprocal", 1.0, -1.0)):
+    _powers(_op, _scale, _power)
+
+
+@operator("Identity")
+def identity(w: Writer, node: Node) -> str:
+    """A Power that changes nothing: only outputs that are inputs need one."""
+    x = w.blob(node.inputs[0])
+    top: str = w.unary("Power", x, power_param={})
+    return top
+
+
+@operator("LeakyRelu")
+def leaky_relu(w: Writer, node: Node) -> str:
+    """ReLU with a slope."""
+    slope = float(node.attrs.get("alpha", 0.01))
+    return w.unary("ReLU", w.blob(node.inputs[0]), relu_param={"negative_slope": slope})
+
+
+@operator("PRelu")
+def prelu(w: Writer, node: Node) -> str:
+    """PReLU with one slope or one for each channel."""
+    slope = w.graph.constant(node.inputs[1])
+    x = w.blob(node.inputs[0])
+    shape = w.shape(x)
+    if slope is None:
+        raise Refused("its slopes are computed")
+    if slope.size == 1:
+        blob: Array = slope.reshape(())
+        fields = {"channel_shared": True}
+    else:
+        full = (1,) * (len(shape) - slope.ndim) + slope.shape
+        if len(shape) < 2 or full[1] != slope.size or slope.size != shape[1]:
+            raise Refused("its slopes are not one for each channel")
+        blob, fields = slope.reshape(-1), {}
+    top: str = w.layer("PReLU", [x], shape, blobs=[blob], prelu_param=fields)
+    w.layers[-1].blobs = [np.asarray(blob, np.float32)]  # a shared slope has no axes
+    return top
+
+
+@operator("Elu")
+def elu(w: Writer, node: Node) -> str:
+    """ELU."""
+    alpha = float(node.attrs.get("alpha", 1.0))
+    return w.unary("ELU", w.blob(node.inputs[0]), elu_param={"alpha": alpha} if alpha != 1 else {})
+
+
+@operator("Selu")
+def selu(w: Writer, node: Node) -> str:
+    """gamma * ELU."""
+    alpha = float(node.attrs.get("alpha", 1.6732631921768188))
+    gamma = float(node.attrs.get("gamma", 1.0507010221481323))
+    y = w.unary("ELU", w.blob(node.inputs[0]), hint="elu", elu_param={"alpha": alpha})
+    return w.power(y, scale=gamma)
+
+
+@operator("Celu")
+def celu(w: Writer, node: Node) -> str:
+    """alpha * ELU(x / alpha)."""
+    alpha = float(node.attrs.get("alpha", 1.0))
+    y = w.power(w.blob(node.inputs[0]), scale=1 / alpha, hint="scaled")
+    return w.power(w.unary("ELU", y, hint="elu"), scale=alpha)
+
+
+@operator("Softsign")
+def softsign(w: Writer, node: Node) -> str:
+    """x / (1 + |x|)."""
+    x = w.blob(node.inputs[0])
+    below = w.power(w.unary("AbsVal", x, hint="abs"), shift=1, power=-1, hint="inverse")
+    return w.eltwise("PROD", [x, below])
+
+
+@operator("ThresholdedRelu")
+def thresholded_relu(w: Writer, node: Node) -> str:
+    """x where x > alpha, else 0."""
+    x = w.blob(node.inputs[0])
+    alpha = float(node.attrs.get("alpha", 1.0))
+    gate = w.unary("Threshold", x, hint="gate", threshold_param={"threshold": alpha})
+    return w.eltwise("PROD", [x, gate])
+
+
+@operator("Greater", "Less")
+def threshold(w: Writer, node: Node) -> str:
+    """1 where x is above a number: Threshold."""
+    numbers = [_scalar(w, name) for name in node.inputs]
+    if numbers[0] is None and numbers[1] is None:
+        raise Refused("it compares two computed values")
+    sign = 1.0 if (numbers[1] is not None) == (node.op == "Greater") else -1.0
+    at, name = (
+        (numbers[1], node.inputs[0]) if numbers[1] is not None else (numbers[0], node.inputs[1])
+    )
+    x = w.power(w.blob(name), scale=sign, hint="sign")
+    assert at is not None
+    return w.unary("Threshold", x, threshold_param={"threshold": sign * at})
+
+
+@operator("Clip", "Relu6")
+def clip(w: Writer, node: Node) -> str:
+    """Bounds: ReLU6, Clip, or two ReLUs."""
+    low = w.graph.number(node, "min", 1, -LIMIT)
+    high = w.graph.number(node, "max", 2, LIMIT)
+    if low is None or high is None:
+        raise Refused("its bounds are computed")
+    x = w.blob(node.inputs[0])
+    y = exact.clip(w, x, low, high)
+    return w.unary("Power", y, power_param={}) if y == x else y
+
+
+@operator("HardSigmoid")
+def hard_sigmoid(w: Writer, node: Node) -> str:
+    """A line between 0 and 1."""
+    alpha, beta = float(node.attrs.get("alpha", 0.2)), float(node.attrs.get("beta", 0.5))
+    return exact.hard_sigmoid(w, w.blob(node.inputs[0]), alpha, beta)
+
+
+@operator("HardSwish")
+def hard_swish(w: Writer, node: Node) -> str:
+    """x * HardSigmoid(x) with 1/6 and 1/2."""
+    x = w.blob(node.inputs[0])
+    gate = exact.hard_sigmoid(w, x, 1 / 6, 0.5)
+    return w.eltwise("PROD", [x, gate])
+
+
+@operator("Swish")
+def swish(w: Writer, node: Node) -> str:
+    """x * Sigmoid(alpha * x)."""
+    return exact.swish(w, w.blob(node.inputs[0]), float(node.attrs.get("alpha", 1.0)))
+
+
+@operator("Mish")
+def mish(w: Writer, node: Node) -> str:
+    """x * tanh(softplus(x)); BNLL is softplus."""
+    x = w.blob(node.inputs[0])
+    gate = w.unary("TanH", w.unary("BNLL", x, hint="softplus"), hint="tanh")
+    return w.eltwise("PROD", [x, gate])
+
+
+@operator("Gelu")
+def gelu(w: Writer, node: Node) -> str:
+    """x / 2 * (1 + tanh(sqrt(2 / pi) * (x + 0.044715 x^3))); the form with erf has none."""
+    if node.attrs.get("approximate", "none") != "tanh":
+        raise Refused(
+            "Caffe has no error function", 'export with nn.GELU(approximate="tanh") (off by 5e-4)'
+        )
+    x = w.blob(node.inputs[0])
+    root = math.sqrt(2 / math.pi)
+    cube = w.power(x, power=3, hint="cube")
+    line = w.eltwise("SUM", [x, cube], (root, root * 0.044715), hint="line")
+    gate = w.power(w.unary("TanH", line, hint="tanh"), scale=0.5, shift=0.5, hint="gate")
+    return w.eltwise("PROD", [x, gate])
+
+
+# --- two blobs, or one and a constant
+
+
+def _scalar(w: Writer, name: str) -> float | None:
+    value = w.graph.constant(name)
+    return float(value.reshape(-1)[0]) if value is not None and value.size == 1 else None
+
+
+def _aligned(array: Array, rank: int) -> Array:
+    return array.reshape((1,) * (rank - array.ndim) + array.shape)
+
+
+@operator("Add", "Sub", "Sum")
+def add(w: Writer, node: Node) -> str:
+    """Eltwise SUM, Bias, or Power with a shift."""
+    out = w.graph.shapes[node.outputs[0]]
+    coeff = [1.0, -1.0] if node.op == "Sub" else [1.0] * len(node.inputs)
+    fixed = [n for n in node.inputs if w.graph.constant(n) is not None]
+    if len(node.inputs) == 2 and len(fixed) == 1:
+        index = node.inputs.index(fixed[0])
+        array = np.asarray(w.graph.constant(fixed[0]), np.float64) * coeff[index]
+        x = w.power(w.blob(node.inputs[1 - index]), scale=coeff[1 - index], hint="minus")
+        return plus_constant(w, x, array, out)
+    xs = [w.blob(name) for name in node.inputs]
+    return _combined(w, xs, coeff, out, "SUM")
+
+
+def plus_constant(w: Writer, x: str, array: Array, out: Dims) -> str:
+    """`x` + constants: Power for one number, Bias for a run of axes."""
+    if array.size == 1 and len(out) == len(w.shape(x)):
+        return w.power(x, shift=float(array.reshape(())))
+    return _with_constant(w, x, array, out, "Bias", "bias_param")
+
+
+def times_constant(w: Writer, x: str, array: Array, out: Dims) -> str:
+    """`x` * constants: Power for one number, Scale for a run of axes."""
+    if array.size == 1 and len(out) == len(w.shape(x)):
+        return w.power(x, scale=float(array.reshape(-1)[0]))
+    return _with_constant(w, x, array, out, "Scale", "scale_param")
+
+
+def _with_constant(w: Writer, x: str, array: Array, out: Dims, kind: str, param: str) -> str:
+    x = _grown(w, x, out)
+    array = _aligned(array, len(out))
+    wide = [i for i, n in enumerate(array.shape) if n != 1]
+    begin, end = (wide[0], wide[-1] + 1) if wide else (1 if len(out) > 1 else 0, 1)
+    if begin == 0 and w.batch.get(x) == 0:
+        raise Refused("its constants are one for each example of the batch")
+    run = np.broadcast_to(array, (*array.shape[:begin], *out[begin:end], *array.shape[end:]))
+    blob = run.reshape(out[begin:end]) if wide else run.reshape(-1)[:1]
+    if not wide:
+        return (
+            w.power(x, shift=float(blob[0])) if kind == "Bias" else w.power(x, scale=float(blob[0]))
+        )
+    fields: Any = {} if begin == 1 else {"axis": begin}
+    if end - begin != 1:
+        fields["num_axes"] = end - begin
+    top: str = w.layer(kind, [x], out, blobs=[blob], **{param: fields})
+    return top
+
+
+def _grown(w: Writer, x: str, out: Dims) -> str:
+    """`x` with as many axes as `out`, repeated along those where it has 1."""
+    have, batch = w.shape(x), w.batch.get(x)
+    more = len(out) - len(have)
+    if more:
+        to = None if batch is None else batch + more
+        x = w.reshape(x, (1,) * more + have, batch=to)
+    return exact.spread(w, x, out)
+
+
+def _combined(w: Writer, xs: list[str], coeff: list[float], out: Dims, operation: str) -> str:
+    """An Eltwise; the smaller of two blobs by a Scale or Bias with two bottoms, else repeated."""
+    shapes = [w.shape(x) for x in xs]
+    if all(shape == out for shape in shapes):
+        return w.eltwise(operation, xs, coeff if operation == "SUM" else ())
+    if len(xs) == 2 and operation != "MAX" and out in shapes:
+        large = shapes.index(out)
+        top = _two_bottoms(w, xs[large], xs[1 - large], coeff[large], coeff[1 - large], operation)
+        if top is not None:
+            return top
+    xs = [_grown(w, x, out) for x in xs]
+    return w.eltwise(operation, xs, coeff if operation == "SUM" else ())
+
+
+def _two_bottoms(w: Writer, x: str, small: str, cx: float, cs: float, operation: str) -> str | None:
+    """A Scale or Bias whose second bottom covers some axes of the first; None if it cannot."""
+    shape = w.shape(x)
+    full = (1,) * (len(shape) - len(w.shape(small))) + w.shape(small)
+    run = exact.span(full, shape)
+    if run is None:
+        return None
+    begin, end = run
+    batch = w.batch.get(small)
+    if batch is not None:
+        batch += len(shape) - len(w.shape(small)) - begin
+        if not 0 <= batch < end - begin:
+            return None
+    if begin == 0 and w.batch.get(x) == 0 and batch != 0:
+        return None
+    x, small = w.power(x, scale=cx, hint="sign"), w.power(small, scale=cs, hint="minus")
+    small = w.reshape(small, full[begin:end], hint="factor", batch=batch)
+    kind, param = ("Scale", "scale_param") if operation == "PROD" else ("Bias", "bias_param")
+    fields: Any = {} if begin == 1 else {"axis": begin}
+    top: str = w.layer(kind, [x, small], shape, **{param: fields})
+    return top
+
+
+@operator("Mul")
+def mul(w: Writer, node: Node) -> str:
+    """Eltwise PROD, Scale, or Power with a scale; a blob times itself is its square."""
+    out = w.graph.shapes[node.outputs[0]]
+    arrays = [w.graph.constant(name) for name in node.inputs]
+    for array, other in zip(arrays, node.inputs[::-1], strict=True):
+        if array is not None:
+            return times_constant(w, w.blob(other), np.asarray(array, np.float64), out)
+    xs = [w.blob(name) for name in node.inputs]
+    if xs[0] == xs[1]:
+        return w.power(xs[0], power=2)
+    return _combined(w, xs, [1.0, 1.0], out, "PROD")
+
+
+@operator("Div")
+def div(w: Writer, node: Node) -> str:
+    """A product with the inverse."""
+    out = w.graph.shapes[node.outputs[0]]
+    above, below = (w.graph.constant(name) for name in node.inputs)
+    if below is not None:
+        if below.dtype.kind in "iu":
+            raise Refused("it divides whole numbers")
+        inverse = 1 / np.asarray(below, np.float64)
+        return times_constant(w, w.blob(node.inputs[0]), inverse, out)
+    inverse_blob = w.power(w.blob(node.inputs[1]), power=-1, hint="inverse")
+    if above is not None:
+        return times_constant(w, inverse_blob, np.asarray(above, np.float64), out)
+    return _combined(w, [w.blob(node.inputs[0]), inverse_blob], [1.0, 1.0], out, "PROD")
+
+
+@operator("Pow")
+def pow_(w: Writer, node: Node) -> str:
+    """Power with a constant exponent."""
+    exponent = _scalar(w, node.inputs[1])
+    if exponent is None:
+        raise Refused("its exponent is computed, or is not one number")
+    return w.power(w.blob(node.inputs[0]), power=exponent)
+
+
+@operator("Max")
+def maximum(w: Writer, node: Node) -> str:
+    """Eltwise MAX; with a number a bound."""
+    return _extreme(w, node, lambda x, number: exact.clip(w, x, number, LIMIT), 1.0)
+
+
+@operator("Min")
+def minimum(w: Writer, node: Node) -> str:
+    """-max(-a, -b); with a number a bound."""
+    return _extreme(w, node, lambda x, number: exact.clip(w, x, -LIMIT, number), -1.0)
+
+
+def _extreme(w: Writer, node: Node, bound: Callable[[str, float], str], sign: float) -> str:
+    out = w.graph.shapes[node.outputs[0]]
+    numbers = [n for n in (_scalar(w, name) for name in node.inputs) if n is not None]
+    xs = [w.blob(name) for name in node.inputs if _scalar(w, name) is None]
+    if len(xs) > 1:
+        xs = [_grown(w, w.power(x, scale=sign, hint="sign"), out) for x in xs]
+        x = w.power(w.eltwise("MAX", xs), scale=sign, hint="back")
+    else:
+        x = _grown(w, xs[0], out)
+    for number in numbers:
+        x = bound(x, number)
+    return x
+
+
+@operator("Mean")
+def mean(w: Writer, node: Node) -> str:
+    """Eltwise SUM with equal coefficients."""
+    out = w.graph.shapes[node.outputs[0]]
+    xs = [_grown(w, w.blob(name), out) for name in node.inputs]
+    return w.eltwise("SUM", xs, [1 / len(xs)] * len(xs)) if len(xs) > 1 else xs[0]

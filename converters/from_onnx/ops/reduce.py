@@ -1,0 +1,126 @@
+"""Softmax, ArgMax, and the Reduce operators: a reduction over a run of axes is a Pooling."""
+
+from __future__ import annotations
+
+import math
+
+from caffeio.converters.from_onnx.caffe_net import Refused, Writer
+from caffeio.converters.from_onnx.graph import Dims, Node
+from caffeio.converters.from_onnx.ops.pool import over_map
+from caffeio.converters.from_onnx.table import operator
+
+
+@operator("Softmax", "LogSoftmax")
+def softmax(w: Writer, node: Node) -> str:
+    """Softmax, and a Log behind it; before opset 13 it goes over all axes from its own on."""
+    x = w.blob(node.inputs[0])
+    shape = w.shape(x)
+    flat = w.graph.opset < 13
+    axis = int(node.attrs.get("axis", 1 if flat else -1)) % len(shape)
+    y = x
+    if flat and math.prod(shape[axis + 1 :]) != 1:
+        y = w.reshape(x, (*shape[:axis], math.prod(shape[axis:])), hint="flat")
+    y = w.unary("Softmax", y, softmax_param={"axis": axis} if axis != 1 else {})
+    y = w.reshape(y, shape, hint="back")
+    return y if node.op == "Softmax" else w.unary("Log", y, hint="log")
+
+
+@operator("ArgMax", "ArgMin")
+def arg_max(w: Writer, node: Node) -> str:
+    """ArgMax along an axis; Caffe keeps the axis and takes the first of equals."""
+    if node.attrs.get("select_last_index", 0):
+        raise Refused("it takes the last of equal values")
+    x = w.blob(node.inputs[0])
+    x = w.power(x, scale=1.0 if node.op == "ArgMax" else -1.0, hint="minus")
+    shape = w.shape(x)
+    axis = int(node.attrs.get("axis", 0)) % len(shape)
+    if w.batch.get(x) == axis:
+        raise Refused("it searches the batch")
+    new = (*shape[:axis], 1, *shape[axis + 1 :])
+    y: str = w.layer("ArgMax", [x], new, argmax_param={"axis": axis})
+    return _shaped(w, y, node)
+
+
+def _shaped(w: Writer, y: str, node: Node) -> str:
+    out = node.outputs[0]
+    batch = w.batch.get(y)
+    if batch is not None and w.graph.larger is not None:
+        batch = w.graph.batch_axis(out)
+    elif batch is not None and batch != 0:
+        batch = None
+    return w.reshape(y, w.graph.shapes[out], batch=batch)
+
+
+@operator("ReduceMean", "ReduceSum", "ReduceMax", "ReduceMin", "ReduceL1", "ReduceL2",
+          "ReduceSumSquare", "ReduceLogSum", "ReduceLogSumExp")  # fmt: skip
+def reduce(w: Writer, node: Node) -> str:
+    """Means and sums, or the largest, over axes that may be any."""
+    x = w.blob(node.inputs[0])
+    shape = w.shape(x)
+    axes = w.graph.ints(node, "axes", 1)
+    if axes is None and node.input(1):
+        raise Refused("its axes are computed")
+    if not axes:
+        if node.attrs.get("noop_with_empty_axes", 0):
+            return w.unary("Power", x, power_param={})
+        axes = list(range(len(shape)))
+    axes = sorted(axis % len(shape) for axis in axes)
+    kind = node.op.removeprefix("Reduce")
+    before = {"L1": "AbsVal", "LogSumExp": "Exp"}.get(kind)
+    if before:
+        x = w.unary(before, x, hint="each")
+    if kind in ("L2", "SumSquare"):
+        x = w.power(x, power=2, hint="square")
+    if kind == "Min":
+        x = w.power(x, scale=-1, hint="minus")
+    if w.batch.get(x) in axes:
+        raise Refused("it reduces the batch")
+    method = {"Mean": "AVE", "Max": "MAX", "Min": "MAX"}.get(kind, "SUM")
+    y = reduced(w, x, axes, method)
+    if kind == "L2":
+        y = w.power(y, power=0.5, hint="root")
+    if kind == "Min":
+        y = w.power(y, scale=-1, hint="back")
+    if kind in ("LogSum", "LogSumExp"):
+        y = w.unary("Log", y, hint="log")
+    return _shaped(w, y, node)
+
+
+def reduced(w: Writer, x: str, axes: list[int], method: str) -> str:
+    """AVE, SUM or MAX over `axes`, which have size 1 then."""
+    shape = w.shape(x)
+    kept = tuple(1 if i in axes else n for i, n in enumerate(shape))
+    if shape == kept:
+        return x
+    if axes == list(range(2, len(shape))) and len(shape) > 2 and method != "SUM":
+        return over_map(w, x, method, kept)
+    if axes == list(range(axes[0], len(shape))) and axes[0] > 0 and method != "MAX":
+        operation = {"operation": "MEAN" if method == "AVE" else "SUM", "axis": axes[0]}
+        y = w.layer("Reduction", [x], shape[: axes[0]], reduction_param=operation)
+        return w.reshape(y, kept, batch=w.batch.get(x))
+    last = next(a for i, a in enumerate(axes) if i + 1 == len(axes) or axes[i + 1] != a + 1)
+    run = [a for a in axes if a <= last]
+    y = _run(w, x, run[0], last + 1, "MAX" if method == "MAX" else "AVE")
+    if method == "SUM":
+        y = w.power(y, scale=float(math.prod(shape[run[0] : last + 1])), hint="count")
+    return reduced(w, y, [a for a in axes if a > last], method) if run != axes else y
+
+
+def _run(w: Writer, x: str, begin: int, end: int, method: str) -> str:
+    """Axes [begin, end) pooled: taken as (outer, 1, axes, inner)."""
+    shape, batch = w.shape(x), w.batch.get(x)
+    count = math.prod(shape[begin:end])
+    kept: Dims = (*shape[:begin], *[1] * (end - begin), *shape[end:])
+    if (begin, end) == (2, 3) and len(shape) == 4 or (begin, end) == (3, 4):
+        y, inner = x, shape[5 - end]
+        kernel = {"kernel_h": count, "kernel_w": 1} if begin == 2 else {
+            "kernel_h": 1, "kernel_w": count}  # fmt: skip
+        top: str = w.layer("Pooling", [y], kept, pooling_param={"pool": method, **kernel})
+        return top
+    outer, inner = math.prod(shape[:begin]), math.prod(shape[end:])
+    inside = batch is not None and batch >= end
+    to = None if batch is None else 3 if inside else 0
+    y = w.reshape(x, (outer, 1, count, inner), hint="rows", batch=to)
+    fields = {"pool": method, "kernel_h": count, "kernel_w": 1}
+    y = w.layer("Pooling", [y], (outer, 1, 1, inner), pooling_param=fields)
+    return w.reshape(y, kept, hint="back", batch=batch)

@@ -1,0 +1,185 @@
+"""Resize and Upsample: deconvolutions where the factor is whole, else one matrix for each axis."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from caffeio.converters.from_onnx.caffe_net import Refused, Writer
+from caffeio.converters.from_onnx.exact import mix_channels
+from caffeio.converters.from_onnx.graph import Array, Node
+from caffeio.converters.from_onnx.ops.conv import mirror
+from caffeio.converters.from_onnx.ops.dense import inner_product
+from caffeio.converters.from_onnx.runtime import evaluate
+from caffeio.converters.from_onnx.table import operator
+
+LARGEST = 4096  # of a side that is resized by a matrix
+
+
+@operator("Resize", "Upsample")
+def resize(w: Writer, node: Node) -> str:
+    """Each axis is a matrix; those of whole factors are known kernels."""
+    x = w.blob(node.inputs[0])
+    shape, out = w.shape(x), w.graph.shapes[node.outputs[0]]
+    flat = len(shape) == 3
+    if len(shape) not in (3, 4) or shape[:2] != out[:2]:
+        raise Refused(f"it resizes {shape} to {out}")
+    if node.op == "Resize" and node.attrs.get("antialias", 0):
+        raise Refused("it filters while it shrinks (antialias)")
+    matrices = [_matrix(w, node, axis) for axis in range(2, len(shape))]
+    if flat:
+        x, out = w.reshape(x, (*shape, 1), hint="as_2d"), (*out, 1)
+        matrices.append(np.eye(1))
+    y = _known(w, x, matrices)
+    if y is None:
+        y = _by_matrices(w, x, matrices)
+    return w.reshape(y, out[:3], hint="as_1d") if flat else y
+
+
+def _matrix(w: Writer, node: Node, axis: int) -> Array:
+    """What the runtime makes of the unit vectors of one axis: the operator is linear."""
+    size = w.shape(w.blob(node.inputs[0]))[axis]
+    if max(size, w.graph.shapes[node.outputs[0]][axis]) > LARGEST:
+        raise Refused(f"a side of more than {LARGEST}")
+    rank = len(w.shape(w.blob(node.inputs[0])))
+    eye = np.eye(size, dtype=np.float32).reshape(size, 1, *_at(axis, rank, size))
+    attrs, rest = dict(node.attrs), []
+    for index, name in enumerate(node.inputs[1:], 1):
+        value = w.graph.constant(name) if name else None
+        if name and value is None:
+            raise Refused("its scales or sizes are computed")
+        rest.append(None if value is None else _one_axis(value, axis, rank, index, eye.shape))
+    if "scales" in attrs:
+        attrs["scales"] = [float(v) if i == axis else 1.0 for i, v in enumerate(attrs["scales"])]
+    if "axes" in attrs:
+        raise Refused("it names its axes")
+    found = _run(node.op, [eye, *rest], w.graph.opset, attrs)
+    return found.reshape(size, -1).T.astype(np.float64)
+
+
+def _at(axis: int, rank: int, size: int) -> tuple[int, ...]:
+    return tuple(size if i == axis else 1 for i in range(2, rank))
+
+
+def _one_axis(value: Array, axis: int, rank: int, index: int, shape: tuple[int, ...]) -> Array:
+    """Scales, sizes or regions that leave all axes but one alone."""
+    if value.size == rank and value.dtype.kind == "f":
+        return np.asarray([v if i == axis else 1.0 for i, v in enumerate(value)], value.dtype)
+    if value.size == rank:
+        return np.asarray([v if i == axis else shape[i] for i, v in enumerate(value)], value.dtype)
+    if value.size == 2 * rank:
+        keep = [i % rank == axis for i in range(2 * rank)]
+        return np.where(keep, value, np.repeat([0, 1], rank)).astype(value.dtype)
+    return value
+
+
+def _run(op: str, inputs: list[Array | None], opset: int, attrs: dict[str, Any]) -> Array:
+    """The operator on arrays, with inputs left out."""
+    present = [value for value in inputs if value is not None]
+    if len(present) == len(inputs):
+        return evaluate(op, present, opset, **attrs)
+    import onnx
+
+    from caffeio.converters.from_onnx.runtime import Runner
+
+    names = ["" if value is None else f"x{i}" for i, value in enumerate(inputs)]
+    node = onnx.helper.make_node(op, names, ["y"], **attrs)
+    given = {n: v for n, v in zip(names, inputs, strict=True) if v is not None}
+    infos = [
+        onnx.helper.make_tensor_value_info(
+            n, onnx.helper.np_dtype_to_tensor_dtype(v.dtype), v.shape
+        )
+        for n, v in given.items()
+    ]
+    graph = onnx.helper.make_graph([node], "one", infos, [onnx.ValueInfoProto(name="y")])
+    imports = [onnx.helper.make_opsetid("", opset)]
+    model = onnx.helper.make_model(graph, opset_imports=imports, ir_version=8)
+    return Runner(model)(given)["y"]
+
+
+def _known(w: Writer, x: str, matrices: list[Array]) -> str | None:
+    """Whole factors: repetition, or lines between neighbours with the edge repeated."""
+    factors = [len(m) // m.shape[1] for m in matrices]
+    if any(len(m) != f * m.shape[1] for f, m in zip(factors, matrices, strict=True)):
+        return None
+    if all(
+        np.array_equal(m, _repeat(m.shape[1], f)) for f, m in zip(factors, matrices, strict=True)
+    ):
+        return _deconvolution(w, x, factors, [np.ones(f) for f in factors], [0, 0])
+    lines = [_lines(m.shape[1], f) for f, m in zip(factors, matrices, strict=True)]
+    if not all(np.allclose(m, n, atol=1e-5) for m, n in zip(matrices, lines, strict=True)):
+        return None
+    kernels, pads = [], []
+    for i, factor in enumerate(factors):
+        if factor == 1:
+            kernels.append(np.ones(1))
+            pads.append(0)
+            continue
+        x = mirror(w, x, 2 + i, 1, 1, "edge")
+        kernels.append(_triangle(factor))
+        pads.append((factor + len(kernels[-1])) // 2)
+    return _deconvolution(w, x, factors, kernels, pads)
+
+
+def _repeat(size: int, factor: int) -> Array:
+    return np.repeat(np.eye(size), factor, axis=0)
+
+
+def _triangle(factor: int) -> Array:
+    """The kernel of lines between neighbours with half-pixel centres."""
+    taps = 2 * factor - factor % 2
+    centre = (taps - 1) / 2
+    kernel: Array = 1 - np.abs(np.arange(taps) - centre) / factor
+    return kernel
+
+
+def _lines(size: int, factor: int) -> Array:
+    """The matrix of half-pixel lines with the edge repeated."""
+    if factor == 1:
+        return np.eye(size)
+    at = np.clip((np.arange(size * factor) + 0.5) / factor - 0.5, 0, size - 1)
+    low = np.minimum(at.astype(int), max(size - 2, 0))
+    high = np.minimum(low + 1, size - 1)
+    out = np.zeros((size * factor, size))
+    rows = np.arange(size * factor)
+    np.add.at(out, (rows, low), 1 - (at - low))
+    np.add.at(out, (rows, high), at - low)
+    return out
+
+
+def _deconvolution(
+    w: Writer, x: str, factors: list[int], kernels: list[Array], pads: list[int]
+) -> str:
+    n, channels, height, width = w.shape(x)
+    kernel = np.outer(kernels[0], kernels[1])
+    sizes = [
+        f * (size - 1) + len(k) - 2 * p
+        for f, size, k, p in zip(factors, (height, width), kernels, pads, strict=True)
+    ]
+    fields: dict[str, object] = {"num_output": channels, "bias_term": False, "group": channels}
+    for name, (a, b) in (("kernel", kernel.shape), ("stride", factors), ("pad", pads)):
+        if a == b:
+            if a or name != "pad":
+                fields["kernel_size" if name == "kernel" else name] = [a]
+        else:
+            fields[f"{name}_h"], fields[f"{name}_w"] = a, b
+    blob = np.broadcast_to(kernel.astype(np.float32), (channels, 1, *kernel.shape))
+    top: str = w.layer(
+        "Deconvolution", [x], (n, channels, *sizes), blobs=[blob], convolution_param=fields
+    )
+    return top
+
+
+def _by_matrices(w: Writer, x: str, matrices: list[Array]) -> str:
+    """Rows by a 1x1 convolution over (N C, H, W, 1), columns by an InnerProduct."""
+    n, channels, height, width = w.shape(x)
+    down, across = matrices
+    if not np.array_equal(down, np.eye(height)):
+        batch = w.batch.get(x)
+        y = w.reshape(x, (n * channels, height, width, 1), hint="rows", batch=batch)
+        y = mix_channels(w, y, down, hint="vertical")
+        x = w.reshape(y, (n, channels, len(down), width), hint="map", batch=batch)
+    if not np.array_equal(across, np.eye(width)):
+        x = inner_product(w, x, across, None, 3)
+    return x

@@ -1,0 +1,94 @@
+"""Run ONNX models: onnxruntime if it is there, else onnx's reference evaluator."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping, Sequence
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from caffeio.errors import CaffeIOError, UnsupportedError
+
+Array = np.ndarray[Any, Any]
+LARGE = 1_900_000_000  # bytes; protobuf cannot serialize 2 GiB
+
+
+class Runner:
+    """A model that is ready to run."""
+
+    def __init__(self, model: Any, *, need_runtime: bool = False) -> None:
+        """Raises UnsupportedError if nothing here can run the model."""
+        self.names = [item.name for item in model.graph.output]
+        self._folder: tempfile.TemporaryDirectory[str] | None = None
+        if find_spec("onnxruntime") is not None:
+            self._session = self._load(model)
+        elif need_runtime:
+            raise UnsupportedError(
+                "checking the result needs the package onnxruntime: pip install 'caffeio[onnx]' "
+                "(or give --no-verify)"
+            )
+        else:
+            from onnx.reference import ReferenceEvaluator
+
+            self._session = ReferenceEvaluator(model)
+
+    def _load(self, model: Any) -> Any:
+        ort: Any = import_module("onnxruntime")
+
+        options = ort.SessionOptions()
+        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+        options.log_severity_level = 4
+        options.intra_op_num_threads = 1
+        try:
+            if model.ByteSize() < LARGE:
+                data: Any = model.SerializeToString()
+            else:
+                data = self._on_disk(model)
+            return ort.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+        except CaffeIOError:
+            raise
+        except Exception as error:  # noqa: BLE001  (onnxruntime's own)
+            said = str(error).strip().split("\n")[0][:300]
+            raise UnsupportedError(f"onnxruntime cannot load the model: {said}") from None
+
+    def _on_disk(self, model: Any) -> str:
+        import onnx
+
+        self._folder = tempfile.TemporaryDirectory(prefix="caffeio-")
+        path = Path(self._folder.name, "model.onnx")
+        onnx.save(model, path, save_as_external_data=True, location="weights")
+        return str(path)
+
+    def __call__(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        """Every output by name. Raises UnsupportedError with the runtime's first line."""
+        try:
+            found: Sequence[Any] = self._session.run(None, dict(inputs))
+        except Exception as error:  # noqa: BLE001  (onnxruntime's own)
+            said = str(error).strip().split("\n")[0][:300]
+            raise UnsupportedError(f"the model does not run: {said}") from None
+        return dict(zip(self.names, found, strict=True))
+
+
+def evaluate(op: str, inputs: Sequence[Array], opset: int, **attributes: Any) -> Array:
+    """What one operator of ONNX makes of arrays (its first output)."""
+    import onnx
+
+    names = [f"x{i}" for i in range(len(inputs))]
+    node = onnx.helper.make_node(op, names, ["y"], **attributes)
+    kinds = [onnx.helper.np_dtype_to_tensor_dtype(x.dtype) for x in inputs]
+    graph = onnx.helper.make_graph(
+        [node],
+        "one",
+        [
+            onnx.helper.make_tensor_value_info(name, kind, x.shape)
+            for name, kind, x in zip(names, kinds, inputs, strict=True)
+        ],
+        [onnx.ValueInfoProto(name="y")],
+    )
+    imports = [onnx.helper.make_opsetid("", opset)]
+    model = onnx.helper.make_model(graph, opset_imports=imports, ir_version=8)
+    return Runner(model)(dict(zip(names, inputs, strict=True)))["y"]

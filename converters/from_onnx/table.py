@@ -1,0 +1,71 @@
+"""The table of operators: one converter each, registered like the layer types.
+
+    @operator("Relu")
+    def relu(w: Writer, node: Node) -> str:
+        return w.unary("ReLU", w.blob(node.inputs[0]))
+
+A converter returns the blob of its output (a list of them if it has several). What it cannot do it
+raises as Refused, with the reason and what could be done; all of these are told together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from importlib import import_module
+from pkgutil import iter_modules
+
+from caffeio.converters.from_onnx.caffe_net import Writer
+from caffeio.converters.from_onnx.graph import Node
+
+Converter = Callable[[Writer, Node], str | Sequence[str]]
+OPERATORS: dict[str, Converter] = {}
+
+# Why an operator that has no converter cannot be said in Caffe, and what could be done.
+_CUT = (
+    "cut the graph in front of it with --output-blob, and do the rest in the program that runs it"
+)
+REASONS: dict[str, tuple[str, str]] = {
+    "NonMaxSuppression": ("its result has a size that depends on the data", _CUT),
+    "NonZero": ("its result has a size that depends on the data", _CUT),
+    "TopK": ("Caffe sorts nothing", _CUT),
+    "GatherND": ("Caffe picks nothing by computed indices", _CUT),
+    "GatherElements": ("Caffe picks nothing by computed indices", _CUT),
+    "ScatterND": ("Caffe writes nothing at computed places", _CUT),
+    "ScatterElements": ("Caffe writes nothing at computed places", _CUT),
+    "GridSample": ("Caffe samples nothing at computed places", _CUT),
+    "RoiAlign": ("Caffe samples nothing at computed places", _CUT),
+    "Loop": ("Caffe has no loops", "export with fixed shapes, so that the loop is unrolled"),
+    "Scan": ("Caffe has no loops", "export with fixed shapes, so that the loop is unrolled"),
+    "If": ("Caffe has no branches", "export with fixed shapes, so that one branch is chosen"),
+    "Erf": ("Caffe has no error function", "train or export with GELU's tanh form"),
+    "Attention": ("Caffe multiplies no two computed matrices", _CUT),
+    "Einsum": ("Caffe multiplies no two computed matrices", _CUT),
+    "QuantizeLinear": ("Caffe's blobs are floats", "export the model before quantisation"),
+    "DequantizeLinear": ("Caffe's blobs are floats", "export the model before quantisation"),
+    "QLinearConv": ("Caffe's blobs are floats", "export the model before quantisation"),
+    "Where": ("Caffe chooses nothing by a computed condition", _CUT),
+    "CumSum": ("Caffe has no running sums", _CUT),
+}
+NO_CONVERTER = ("Caffe has no layer for it", _CUT)
+
+
+def operator(*kinds: str) -> Callable[[Converter], Converter]:
+    """Register a converter for operators of ONNX."""
+
+    def add(converter: Converter) -> Converter:
+        for kind in kinds:
+            if kind in OPERATORS:
+                raise ValueError(f"operator {kind!r} has a converter")
+            OPERATORS[kind] = converter
+        return converter
+
+    return add
+
+
+def load_operators() -> dict[str, Converter]:
+    """The table with all converters of `ops/`."""
+    from caffeio.converters.from_onnx import ops
+
+    for module in iter_modules(ops.__path__, f"{ops.__name__}."):
+        import_module(module.name)
+    return OPERATORS

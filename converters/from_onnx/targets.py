@@ -1,0 +1,120 @@
+"""What each target's Caffe takes: layer types, fields, ranks and habits, out of `targets/*.tsv`.
+
+A row is a fact: kind, name, value, state, source. `state` is "read" for what stands in public
+source code or a public document, "hearsay" for what people report and nobody here has checked.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import cache
+from importlib.resources import files
+
+from caffeio.errors import CaffeIOError
+
+STATES = ("read", "hearsay")
+KINDS = ("title", "base", "dialect", "layer", "lacks", "field", "rule")
+RULES = {
+    "max_axes": "blobs of more axes are refused",
+    "plain_names": "names hold letters, digits and _ . - only",
+    "one_input": "there is one Input layer, and no net-level `input`",
+    "input_layer": "inputs are Input layers, not net-level `input` fields",
+    "batch_1": "the batch is 1",
+    "in_place_relu": "a ReLU behind a convolution is expected in place",
+    "no_silence": "layers without tops are refused",
+}
+
+
+@dataclass(frozen=True)
+class Row:
+    """One fact of a table."""
+
+    kind: str
+    name: str
+    value: str
+    state: str
+    source: str
+
+
+@dataclass
+class Target:
+    """The facts on one target; `rows` are all of them, those of its base included."""
+
+    name: str
+    title: str = ""
+    dialect: str = "bvlc"
+    layers: dict[str, Row] = field(default_factory=dict)
+    fields: dict[str, Row] = field(default_factory=dict)
+    rules: dict[str, Row] = field(default_factory=dict)
+    rows: list[Row] = field(default_factory=list)
+
+    def has(self, kind: str) -> bool:
+        """Whether it has a layer type."""
+        return kind in self.layers
+
+    def has_field(self, name: str) -> bool:
+        """Whether it has a field beyond those of BVLC's Caffe 1.0, as "PoolingParameter.x"."""
+        return name in self.fields
+
+    def rule(self, name: str) -> Row | None:
+        """The row of a rule, if the target has it."""
+        return self.rules.get(name)
+
+    @property
+    def max_axes(self) -> int:
+        """The most axes that a blob may have."""
+        row = self.rules.get("max_axes")
+        return int(row.value) if row else 32
+
+
+def target_names() -> list[str]:
+    """Names of all targets."""
+    folder = files(__package__) / "targets"
+    return sorted(p.name.removesuffix(".tsv") for p in folder.iterdir() if p.name.endswith(".tsv"))
+
+
+@cache
+def get_target(name: str) -> Target:
+    """The target called `name`. Raises CaffeIOError, listing the known ones."""
+    if name not in target_names():
+        raise CaffeIOError(f"unknown target {name!r}; known are {', '.join(target_names())}")
+    text = (files(__package__) / "targets" / f"{name}.tsv").read_text("utf-8")
+    target = Target(name)
+    for number, line in enumerate(text.splitlines(), 1):
+        if line and not line.startswith("#"):
+            _add(target, _row(line, f"{name}.tsv:{number}"))
+    return target
+
+
+def _row(line: str, where: str) -> Row:
+    parts = line.split("\t")
+    if len(parts) != 5 or parts[0] not in KINDS or parts[3] not in STATES or not parts[4]:
+        raise CaffeIOError("a row is kind, name, value, state and source", where=where)
+    if parts[0] == "rule" and parts[1] not in RULES:
+        raise CaffeIOError(f"unknown rule {parts[1]!r}", where=where)
+    return Row(*parts)
+
+
+def _add(target: Target, row: Row) -> None:
+    if row.kind == "base":
+        base = get_target(row.name)
+        target.dialect = base.dialect
+        target.layers.update(base.layers)
+        target.fields.update(base.fields)
+        target.rules.update(base.rules)
+        target.rows += base.rows
+        return
+    target.rows.append(row)
+    if row.kind == "title":
+        target.title = row.name
+    elif row.kind == "dialect":
+        target.dialect = row.name
+    elif row.kind == "layer":
+        target.layers[row.name] = row
+    elif row.kind == "field":
+        target.fields[row.name] = row
+    elif row.kind == "lacks":
+        for table in (target.layers, target.fields, target.rules):
+            table.pop(row.name, None)
+    else:
+        target.rules[row.name] = row

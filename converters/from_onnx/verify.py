@@ -1,0 +1,185 @@
+"""onnxruntime on the original model, our Net on the Caffe net: the same numbers, or no file."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from caffeio.converters.from_onnx.compile import Compiled
+from caffeio.converters.from_onnx.fold import with_batch
+from caffeio.converters.from_onnx.graph import Array
+from caffeio.converters.from_onnx.runtime import Runner
+from caffeio.converters.onnx.export import relative_difference
+from caffeio.errors import CaffeIOError
+from caffeio.net.graph import build_graph
+from caffeio.net.net import Net
+
+LIMIT = 1e-4
+_PROBABILITIES = ("Softmax", "Sigmoid")
+
+
+@dataclass
+class Compared:
+    """One output in all runs: its largest relative difference, and in which run that was."""
+
+    output: str
+    worst: float = 0.0
+    run: str = ""
+
+
+@dataclass
+class Report:
+    """What was compared: the outputs, the runs, and what could not be."""
+
+    outputs: list[Compared]
+    runs: list[str]
+    notes: list[str]
+
+    @property
+    def worst(self) -> float:
+        """The largest difference of all."""
+        return max((item.worst for item in self.outputs), default=float("inf"))
+
+    def lines(self) -> list[str]:
+        """The comparison for people: an output a line."""
+        head = f"compared with onnxruntime on inputs {', '.join(self.runs)}; largest relative"
+        return [head + " difference:", *(f"  {o.output}: {o.worst:.2g}" for o in self.outputs)]
+
+
+def build_net(compiled: Compiled, batch: int | None = None) -> Net:
+    """Our Net of a compiled one, with its weights; `batch` replaces axis 0 of the inputs."""
+    message = compiled.message()
+    if batch is not None:
+        for layer in message.layer:
+            if layer.type == "Input":
+                layer.input_param.shape[0].dim[0] = batch
+    net = Net(build_graph(message, phase="TEST")).materialize()
+    arrays = {layer.param.name: layer.blobs for layer in compiled.layers}
+    with torch.no_grad():
+        for step in net.steps:
+            blobs = arrays.get(step.node.name, [])
+            if len(blobs) != len(step.layer.blobs):
+                raise CaffeIOError(
+                    f"layer {step.node.name!r} has {len(step.layer.blobs)} blobs, and "
+                    f"{len(blobs)} were made for it: this is a mistake of the converter's"
+                )
+            for mine, made in zip(step.layer.blobs, blobs, strict=True):
+                if tuple(mine.shape) != made.shape:
+                    raise CaffeIOError(
+                        f"layer {step.node.name!r} wants a blob {tuple(mine.shape)}, and "
+                        f"{made.shape} was made for it: the net fits one batch only"
+                    )
+                mine.copy_(torch.from_numpy(np.require(made, requirements="W")))
+    return net
+
+
+def verify(compiled: Compiled, seed: int = 0) -> Report:
+    """Run both on random and structured inputs, with the given batch and with a larger one.
+
+    Raises UnsupportedError if onnxruntime is not installed.
+    """
+    report = Report([Compared(name) for name in compiled.outputs], [], [])
+    _runs(compiled, compiled.model, build_net(compiled), report, "", seed)
+    more = with_batch(compiled.model, 2) if compiled.any_batch else None
+    if more is None:
+        report.notes.append("only this batch was compared: the model fixes it")
+        return report
+    size = more.graph.input[0].type.tensor_type.shape.dim[0].dim_value
+    try:
+        net = build_net(compiled, size)
+    except CaffeIOError:
+        report.notes.append(f"the net is for this batch only: it does not fit a batch of {size}")
+        return report
+    _runs(compiled, more, net, report, f" batch {size}", seed)
+    return report
+
+
+def _runs(compiled: Compiled, model: Any, net: Net, report: Report, suffix: str, seed: int) -> None:
+    runner = Runner(_with_logits(model), need_runtime=True)
+    for kind, inputs in _samples(model, seed, few=bool(suffix)):
+        theirs = runner(inputs)
+        with torch.no_grad():
+            net(
+                {
+                    compiled.inputs[name]: torch.from_numpy(np.asarray(value, np.float32))
+                    for name, value in inputs.items()
+                }
+            )
+        report.runs.append(kind + suffix)
+        for item in report.outputs:
+            found = _difference(compiled, net, theirs, item.output)
+            if not found <= item.worst:
+                item.worst, item.run = found, kind + suffix
+
+
+def _difference(compiled: Compiled, net: Net, theirs: dict[str, Array], output: str) -> float:
+    """max|a - b| / max|b|; what goes into a last Softmax or Sigmoid counts as well."""
+    mine = net.blobs[compiled.outputs[output]].numpy()
+    wanted = np.asarray(theirs[output])
+    if not np.isfinite(wanted).any():
+        return float("inf")  # nothing to hold it against
+    maker = next(
+        (s for s in reversed(net.steps) if compiled.outputs[output] in s.tops), net.steps[-1]
+    )
+    probability = maker.node.type in _PROBABILITIES
+    worst = relative_difference(mine, wanted, 1.0 if probability else 1e-6)
+    logits = theirs.get(f"caffeio:logits:{output}")
+    if logits is not None and probability and maker.bottoms[0] != maker.tops[0]:
+        before = net.blobs[maker.bottoms[0]].numpy()
+        if before.size == logits.size:
+            worst = max(worst, relative_difference(before.reshape(logits.shape), logits, 1e-6))
+    return worst
+
+
+def _with_logits(model: Any) -> Any:
+    """The model with the inputs of its last Softmax and Sigmoid as further outputs."""
+    import onnx
+
+    other = onnx.ModelProto()
+    other.CopyFrom(model)
+    outputs = {item.name for item in other.graph.output}
+    for node in list(other.graph.node):
+        made = outputs.intersection(node.output)
+        if node.op_type in _PROBABILITIES and made:
+            name = f"caffeio:logits:{next(iter(made))}"
+            other.graph.node.add(op_type="Identity", input=[node.input[0]], output=[name])
+            other.graph.output.add(name=name)
+    return other
+
+
+def _samples(model: Any, seed: int, *, few: bool) -> Iterator[tuple[str, dict[str, Array]]]:
+    """Names of runs and their inputs."""
+    rng = np.random.default_rng(seed)
+    for kind in ("normal", "ramp", "large") if not few else ("normal",):
+        inputs = {}
+        for item in model.graph.input:
+            import onnx
+
+            tensor = item.type.tensor_type
+            dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type)
+            shape = tuple(dim.dim_value for dim in tensor.shape.dim)
+            if dtype.kind != "f":
+                inputs[item.name] = rng.integers(0, 2, shape).astype(dtype)
+            elif kind == "ramp":
+                size = int(np.prod(shape))
+                inputs[item.name] = np.linspace(-1, 1, size, dtype=dtype).reshape(shape)
+            else:
+                scale = 4.0 if kind == "large" else 1.0
+                inputs[item.name] = (rng.standard_normal(shape) * scale).astype(dtype)
+        yield kind, inputs
+
+
+def check(report: Report, where: str) -> None:
+    """Raise CaffeIOError if an output differs by more than the limit."""
+    bad = [item for item in report.outputs if not item.worst <= LIMIT]
+    if bad:
+        listed = "; ".join(f"{b.output!r} by {b.worst:.3g} ({b.run} inputs)" for b in bad)
+        raise CaffeIOError(
+            f"the Caffe net and the model differ (limit {LIMIT:g} of the largest value): {listed}; "
+            "nothing is written (--no-verify writes it all the same)",
+            where=where,
+        )

@@ -1,0 +1,82 @@
+"""The two files: the deploy prototxt, and the caffemodel with the same layers and the weights."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from caffeio import __version__
+from caffeio.converters.from_onnx.compile import Compiled
+from caffeio.converters.from_onnx.targets import Row, Target
+from caffeio.errors import CaffeIOError
+from caffeio.proto.dialect.dialect import Lost
+from caffeio.proto.io.atomic import atomic_write
+from caffeio.proto.text.printer import format_message
+from caffeio.proto.weights.write import write_caffemodel
+
+MADE_BY = "# Made by caffeio "
+
+
+def prototxt_text(compiled: Compiled, source: str) -> str:
+    """The deploy prototxt, under comments that say what it was made from and for whom."""
+    target = compiled.target
+    head = [f"{MADE_BY}{__version__} from {source}", f"# for {target.name}: {target.title}"]
+    head += [f"# {line}" for line in unverified(compiled)]
+    body = format_message(compiled.message(), dialect=target.dialect)
+    return "\n".join(head) + "\n" + body
+
+
+def write_files(
+    compiled: Compiled,
+    caffemodel: str | os.PathLike[str],
+    prototxt: str | os.PathLike[str],
+    source: str,
+) -> list[str]:
+    """Write both files, each whole or not at all; returns notes on what the caffemodel lacks.
+
+    Raises CaffeIOError and SnapshotError if they cannot be written.
+    """
+    lost: list[Lost] = []
+    blobs = [layer.blobs for layer in compiled.layers]
+    write_caffemodel(
+        caffemodel, compiled.message(), blobs, dialect=compiled.target.dialect, lost=lost
+    )
+    with atomic_write(prototxt, error=CaffeIOError) as file:
+        file.write(prototxt_text(compiled, source).encode("utf-8"))
+    return [f"the caffemodel cannot say {item}; the prototxt does" for item in lost]
+
+
+def prototxt_beside(caffemodel: Path) -> Path:
+    """The prototxt that goes with a caffemodel when none is named."""
+    return caffemodel.with_suffix(".prototxt")
+
+
+def made_here(path: Path) -> bool:
+    """Whether the file at `path` is a prototxt of ours: nobody else's may be replaced."""
+    try:
+        with path.open(encoding="utf-8", errors="replace") as file:
+            return file.readline().startswith(MADE_BY)
+    except OSError:
+        return False
+
+
+def unverified(compiled: Compiled) -> list[str]:
+    """A line for each thing that is used and that nobody has checked with the target itself."""
+    target, used = compiled.target, {layer.kind for layer in compiled.layers}
+    rows = [row for kind, row in sorted(target.layers.items()) if kind in used]
+    rows += list(target.rules.values())
+    hearsay = [_fact(row) for row in rows if row.state == "hearsay"]
+    if not hearsay:
+        return []
+    return [f"not verified with {target.name} itself: {', '.join(hearsay)}"]
+
+
+def _fact(row: Row) -> str:
+    return row.name if row.kind == "layer" else f"{row.name} {row.value}".strip()
+
+
+def facts(target: Target) -> list[str]:
+    """All rows of a target for people."""
+    return [
+        f"{row.kind}\t{row.name}\t{row.value}\t{row.state}\t{row.source}" for row in target.rows
+    ]

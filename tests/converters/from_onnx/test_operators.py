@@ -1,0 +1,195 @@
+"""One operator at a time: as torch exports it, as layers of BVLC's Caffe 1.0, the same numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from tests.converters.from_onnx.helpers import Of, compiled, export, kinds, report_of
+
+pytest.importorskip("onnxruntime")
+
+X = torch.randn(1, 8, 9, 11, generator=torch.Generator().manual_seed(1))
+
+
+def relu_over_a_view(x: torch.Tensor) -> torch.Tensor:
+    """Caffe's Reshape shares its bottom's memory: a ReLU in place would change both."""
+    view = x.view(x.shape[0], 4, 2, 9, 11)
+    return F.relu(view) + view
+
+
+# name: the function, and how many layers beside the Input it may take at most
+FUNCTIONS: dict[str, tuple[Callable[[torch.Tensor], Any], int]] = {
+    "relu6": (F.relu6, 4),
+    "hardsigmoid": (F.hardsigmoid, 5),
+    "hardswish": (F.hardswish, 6),
+    "silu": (F.silu, 2),
+    "mish": (F.mish, 3),
+    "gelu_tanh": (lambda x: F.gelu(x, approximate="tanh"), 8),
+    "elu": (lambda x: F.elu(x, 1.3), 1),
+    "selu": (F.selu, 2),
+    "celu": (lambda x: F.celu(x, 0.7), 3),
+    "softsign": (F.softsign, 3),
+    "softplus": (F.softplus, 1),
+    "leaky_relu": (F.leaky_relu, 1),
+    "clamp": (lambda x: x.clamp(-0.5, 2e3), 6),
+    "clamp_low": (lambda x: x.clamp(min=0.3), 3),
+    "clamp_high": (lambda x: x.clamp(max=0.3), 3),
+    "threshold": (lambda x: (x > 0.3).float(), 1),
+    "affine": (lambda x: 3 * x + 1, 1),
+    "power": (lambda x: (x.abs() + 0.1).pow(0.3), 2),
+    "quotient": (lambda x: x / (x.abs() + 1), 3),
+    "maximum": (lambda x: torch.maximum(x, -0.5 * x), 2),
+    "minimum": (lambda x: torch.minimum(x, 0.5 * x), 4),
+    "square": (lambda x: x * x, 1),
+    "mean_channels": (lambda x: x.mean(1), 3),
+    "mean_map": (lambda x: x.mean((2, 3)), 2),
+    "sum_rows": (lambda x: x.sum(2, keepdim=True), 2),
+    "max_channels": (lambda x: x.amax(1, keepdim=True), 3),
+    "min_two_axes": (lambda x: x.amin((1, 3)), 7),
+    "norm": (lambda x: x.norm(dim=1, keepdim=True), 5),
+    "normalize": (lambda x: F.normalize(x, dim=1), 11),
+    "softmax": (lambda x: F.softmax(x, 3), 1),
+    "log_softmax": (lambda x: F.log_softmax(x, 1), 2),
+    "argmax": (lambda x: x.argmax(1), 2),
+    "squeeze_excite": (lambda x: x * torch.sigmoid(x.mean((2, 3), keepdim=True)), 4),
+    "add_map": (lambda x: x + x.mean(1, keepdim=True), 5),
+    "minus_mean": (lambda x: x - x.mean((2, 3), keepdim=True), 4),
+    "channel_shuffle": (
+        lambda x: x.view(x.shape[0], 2, 4, 9, 11).transpose(1, 2).reshape(x.shape), 1
+    ),
+    "pixel_shuffle": (lambda x: F.pixel_shuffle(x, 2), 1),
+    "pixel_unshuffle": (lambda x: F.pixel_unshuffle(x[:, :, :8, :10], 2), 10),
+    "nchw_to_nhwc": (lambda x: x.permute(0, 2, 3, 1), 4),
+    "transpose_flat": (lambda x: x.flatten(2).transpose(1, 2), 4),
+    "steps_first": (lambda x: x.mean(2).permute(2, 0, 1), 5),
+    "slice": (lambda x: x[:, 2:5], 2),
+    "slice_step": (lambda x: x[:, :, 1:, ::2], 3),
+    "chunks": (lambda x: torch.cat(x.chunk(2, 1)[::-1], 1), 2),
+    "flip": (lambda x: x.flip(1), 2),
+    "roll": (lambda x: torch.roll(x, 2, 3), 2),
+    "pad_reflect": (lambda x: F.pad(x, (2, 1, 1, 3), mode="reflect"), 4),
+    "pad_edge": (lambda x: F.pad(x, (2, 1, 1, 3), mode="replicate"), 4),
+    "pad_zeros": (lambda x: F.pad(x, (2, 1, 0, 3)), 1),
+    "pad_channels": (lambda x: F.pad(x, (0, 0, 0, 0, 1, 2)), 1),
+    "pad_number": (lambda x: F.pad(x, (2, 1, 0, 3), value=1.5), 3),
+    "nearest_2": (lambda x: F.interpolate(x, scale_factor=2), 1),
+    "nearest_to_size": (lambda x: F.interpolate(x, size=(13, 17)), 4),
+    "bilinear_2": (lambda x: F.interpolate(x, scale_factor=2, mode="bilinear"), 5),
+    "bilinear_3": (lambda x: F.interpolate(x, scale_factor=3, mode="bilinear"), 5),
+    "bilinear_corners": (
+        lambda x: F.interpolate(x, size=(20, 25), mode="bilinear", align_corners=True), 4
+    ),
+    "bicubic": (lambda x: F.interpolate(x, scale_factor=2, mode="bicubic"), 4),
+    "bilinear_half": (lambda x: F.interpolate(x, scale_factor=0.5, mode="bilinear"), 4),
+    "max_pool_floor": (lambda x: F.max_pool2d(x, 2), 5),
+    "max_pool_pad": (lambda x: F.max_pool2d(x, 3, 2, 1), 1),
+    "max_pool_ceil": (lambda x: F.max_pool2d(x, 3, 2, 1, ceil_mode=True), 1),
+    "max_pool_rows": (lambda x: F.max_pool2d(x, (1, 3), (1, 2), (0, 1)), 1),
+    "avg_pool_pad": (lambda x: F.avg_pool2d(x, 3, 2, 1), 1),
+    "avg_pool_no_pad_count": (lambda x: F.avg_pool2d(x, 3, 1, 1, count_include_pad=False), 2),
+    "avg_pool_ceil": (lambda x: F.avg_pool2d(x, 3, 2, 1, ceil_mode=True), 1),
+    "avg_pool_ceil_no_pad_count": (
+        lambda x: F.avg_pool2d(x, 3, 2, 1, ceil_mode=True, count_include_pad=False), 2
+    ),
+    "adaptive": (lambda x: F.adaptive_avg_pool2d(x, (3, 11)), 1),
+    "expand": (lambda x: x.mean((2, 3), keepdim=True).expand(-1, -1, 5, 6), 3),
+    "stack": (lambda x: torch.stack([x, x * 2], 2), 4),
+    "glu": (lambda x: F.glu(x, 1), 3),
+    "several_outputs": (lambda x: (x, x * 2, F.relu(x)), 3),
+    "relu_over_a_view": (relu_over_a_view, 3),
+}  # fmt: skip
+MODULES: dict[str, tuple[nn.Module, int]] = {
+    "conv": (nn.Conv2d(8, 6, 3, 2, 1, groups=2, dilation=2), 1),
+    "depthwise": (nn.Conv2d(8, 8, (3, 5), (2, 1), (1, 2), groups=8, bias=False), 1),
+    "conv_same": (nn.Conv2d(8, 4, 4, padding="same"), 1),
+    "deconv_output_padding": (nn.ConvTranspose2d(8, 6, 3, 2, 1, 1), 1),
+    "deconv_more_padding": (nn.ConvTranspose2d(8, 6, 4, 3, 0, 2, groups=2), 1),
+    "deconv": (nn.ConvTranspose2d(8, 6, 2, 2), 1),
+    "prelu": (nn.PReLU(8), 1),
+    "prelu_shared": (nn.PReLU(), 1),
+    "batch_norm": (nn.BatchNorm2d(8), 2),
+    "instance_norm": (nn.InstanceNorm2d(8, affine=True), 4),
+    "group_norm": (nn.GroupNorm(2, 8), 4),
+    "layer_norm": (nn.LayerNorm(11), 4),
+    "linear": (nn.Linear(11, 5), 1),
+}
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_functions(name: str) -> None:
+    function, most = FUNCTIONS[name]
+    net = compiled(export(Of(lambda m, x: function(x)), X))
+    assert len(net.layers) - 1 <= most, kinds(net)
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_modules(name: str) -> None:
+    module, most = MODULES[name]
+    generator = torch.Generator().manual_seed(0)
+    for tensor in module.parameters():
+        nn.init.normal_(tensor, generator=generator)
+    if isinstance(module, nn.BatchNorm2d):
+        assert module.running_mean is not None and module.running_var is not None
+        module.running_mean.normal_()
+        module.running_var.uniform_(0.5, 2)
+    net = compiled(export(module, X))
+    assert len(net.layers) - 1 <= most, kinds(net)
+
+
+@pytest.mark.parametrize("both", [False, True])
+@pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU, nn.RNN])
+def test_recurrent(kind: Any, both: bool) -> None:
+    cell = kind(6, 5, num_layers=2, bidirectional=both)
+    net = compiled(export(Of(lambda m, x: m[0](x)[0], cell), torch.randn(4, 2, 6), dynamic=False))
+    if kind is nn.LSTM:
+        assert kinds(net).count("LSTM") == (4 if both else 2)
+
+
+def test_states_of_an_lstm() -> None:
+    module = Of(lambda m, x, h, c: m[0](x, (h, c)), nn.LSTM(6, 5))
+    inputs = torch.randn(4, 2, 6), torch.randn(1, 2, 5), torch.randn(1, 2, 5)
+    compiled(export(module, *inputs, dynamic=False))
+
+
+def test_batch_first_lstm() -> None:
+    cell = nn.LSTM(6, 5, batch_first=True, bidirectional=True)
+    compiled(export(Of(lambda m, x: m[0](x)[0], cell), torch.randn(1, 4, 6)))
+
+
+def test_one_dimension() -> None:
+    net = nn.Sequential(
+        nn.Conv1d(8, 4, 3, 2, 1), nn.ReLU(), nn.MaxPool1d(2), nn.Conv1d(4, 4, 3, padding=1)
+    )
+    compiled(export(net, torch.randn(1, 8, 20)))
+
+
+def test_embedding() -> None:
+    net = compiled(export(nn.Embedding(10, 5), torch.randint(0, 10, (1, 4))))
+    assert kinds(net) == ["Input", "Embed"]
+
+
+@pytest.mark.parametrize("opset", [9, 11, 13, 17, 20])
+def test_opsets(opset: int) -> None:
+    """Attributes that became inputs are read in both forms."""
+    module = Of(
+        lambda m, x: F.interpolate(
+            F.pad(x.clamp(0, 4).mean(1, keepdim=True)[:, :, 1:5], (1, 1, 0, 0)), scale_factor=2
+        ).squeeze(1).unsqueeze(1)
+    )  # fmt: skip
+    compiled(export(module, X, opset=opset))
+
+
+def test_a_larger_batch_is_compared() -> None:
+    runs = report_of(export(nn.Conv2d(8, 4, 3), X)).runs
+    assert any("batch 3" in run for run in runs)
+
+
+def test_statistics_of_the_input_do_not_mix_examples() -> None:
+    report = report_of(export(nn.InstanceNorm2d(8), X))
+    assert any("does not fit a batch" in note for note in report.notes)

@@ -1,0 +1,128 @@
+"""Commands in forked processes: what kills or hangs one kills no test; memory is limited."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import resource
+import signal
+import sys
+import tempfile
+import time
+import traceback
+import warnings
+from pathlib import Path
+from typing import NamedTuple
+
+# What no output may hold: C0 but \t and \n, DEL, C1, bidirectional controls.
+HIDDEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+
+
+class Ended(NamedTuple):
+    """How a command ended: exit code (negative: the signal), output, errors, seconds of CPU."""
+
+    code: int
+    out: str
+    err: str
+    cpu: float
+
+    @property
+    def text(self) -> str:
+        return self.out + self.err
+
+
+def run(
+    *arguments: str | os.PathLike[str],
+    cwd: str | os.PathLike[str] | None = None,
+    memory: int = 6 << 30,
+    seconds: int = 60,
+    stdin: bytes = b"",
+) -> Ended:
+    """Run `caffeio ARGUMENTS` in a fork of this process, with limits on memory and time."""
+    import caffeio.cli.main  # before the fork: importing takes the time
+    import caffeio.training.trainer  # noqa: F401
+
+    with tempfile.TemporaryDirectory() as folder:
+        names = [Path(folder, name) for name in ("in", "out", "err")]
+        names[0].write_bytes(stdin)
+        sys.stdout.flush()
+        sys.stderr.flush()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # threads and fork
+            child = os.fork()
+        if child == 0:
+            _child([os.fspath(a) for a in arguments], names, cwd, memory)
+        used, code = _wait(child, seconds)
+        texts = [name.read_bytes().decode("utf-8", "surrogateescape") for name in names[1:]]
+    return Ended(code, *texts, used)
+
+
+def _wait(child: int, seconds: int) -> tuple[float, int]:
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        done, status, usage = os.wait4(child, os.WNOHANG)
+        if done:
+            return usage.ru_utime + usage.ru_stime, os.waitstatus_to_exitcode(status)
+        time.sleep(0.005)
+    os.kill(child, signal.SIGKILL)
+    usage = os.wait4(child, 0)[2]
+    return usage.ru_utime + usage.ru_stime, -signal.SIGALRM
+
+
+def _child(
+    arguments: list[str], names: list[Path], cwd: str | os.PathLike[str] | None, memory: int
+) -> None:
+    code = 70
+    try:
+        for number, name in enumerate(names):
+            flags = os.O_RDONLY if number == 0 else os.O_CREAT | os.O_WRONLY
+            os.dup2(os.open(name, flags, 0o600), number)
+        sys.stdin = os.fdopen(0, "r", closefd=False)
+        for number, stream in ((1, "stdout"), (2, "stderr")):
+            text = os.fdopen(number, "w", encoding="utf-8", errors="backslashreplace",
+                             closefd=False)  # fmt: skip
+            setattr(sys, stream, text)
+        if cwd is not None:
+            os.chdir(cwd)
+        resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        warnings.resetwarnings()
+        warnings.simplefilter("ignore")
+        from caffeio.cli.main import main
+
+        main(arguments, prog_name="caffeio")
+        code = 0
+    except SystemExit as end:
+        code = end.code if isinstance(end.code, int) else 0 if end.code is None else 1
+    except BaseException:  # noqa: BLE001 what a user would see as a traceback
+        traceback.print_exc()
+        code = 71
+    finally:
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(OSError, ValueError):
+                stream.flush()
+        os._exit(code)
+
+
+def check(ended: Ended, what: str = "") -> Ended:
+    """No crash, no hang, no traceback, no hidden character; an error is one message."""
+    note = f"{what}: {ended}"
+    assert ended.code != -signal.SIGALRM, f"hangs: {note}"
+    assert ended.code in (0, 1, 2), note
+    assert "Traceback" not in ended.text and "Error:" not in ended.out, note
+    assert not HIDDEN.search(ended.text), note
+    if ended.code == 2:
+        errors = [line for line in ended.err.splitlines() if line.startswith("Error")]
+        assert len(errors) == 1 and len(errors[0]) > 20, note
+    return ended
+
+
+def one_error(ended: Ended, *words: str) -> str:
+    """The message of a command that must fail with exit code 2; it must name `words`."""
+    check(ended)
+    assert ended.code == 2, ended
+    message = ended.err[ended.err.index("Error") :]
+    for word in words:
+        assert word in message, message
+    return message
