@@ -29,6 +29,7 @@ class Profile:
     accuracy_ties: str = "against_label"  # or "higher_class"
     accuracy_without_labels: float = 0.0  # Accuracy of a batch that has no valid label
     pooling_clips_kernel_1: bool = False  # windows of kernel 1 that start outside are clipped
+    pooling_lists: bool = False  # Pooling's kernel_size, stride, pad: one value an axis
     pooling_average: str = "bvlc"  # divisor of AVE: "bvlc" or "mkldnn" (avg_include_pad)
     softmax_loss_nan_is_tiny: bool = False  # nan and 0 probabilities both count as FLT_MIN
     infogain_softmax: bool = True  # InfogainLoss takes logits
@@ -79,6 +80,7 @@ INTEL = Profile(
     accuracy_ties="higher_class",
     accuracy_without_labels=float("nan"),
     pooling_clips_kernel_1=True,
+    pooling_lists=True,
     softmax_loss_nan_is_tiny=True,
     infogain_softmax=False,
     sigmoid_loss_normalization=False,
@@ -144,16 +146,26 @@ INTEL_MKLDNN = replace(
 # layer by layer, with the rate of that iteration (but at its own end where a test follows, and in
 # the last iteration), and nothing clips. Source: src/caffe/multinode/multi_solver.cpp.
 INTEL_MLSL = replace(INTEL, name="intel-mlsl", clips_gradients=False, late_rate=True)
+BVLC_OPENCL = replace(BVLC, name="bvlc-opencl", pooling_lists=True)
 PROFILES = {
     profile.name: profile
-    for profile in (BVLC, INTEL, NVIDIA, INTEL_MKLDNN, INTEL_UNFUSED, INTEL_2019, INTEL_MLSL)
+    for profile in (
+        BVLC,
+        INTEL,
+        NVIDIA,
+        INTEL_MKLDNN,
+        INTEL_UNFUSED,
+        INTEL_2019,
+        INTEL_MLSL,
+        BVLC_OPENCL,
+    )
 }
 
 # Which profile a file's dialect asks for; dialects that are not named here are BVLC's children.
 _OF_DIALECT = {
     "intel": INTEL, "sara": INTEL, "intel-2016": INTEL, "intel-2017": INTEL,
     "nvidia": NVIDIA, "nvidia-0.14": NVIDIA, "nvidia-0.15": NVIDIA, "nvidia-0.16": NVIDIA,
-    "borisgin": NVIDIA,
+    "borisgin": NVIDIA, "bvlc-opencl": BVLC_OPENCL,
 }  # fmt: skip
 
 

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import json
+import contextlib
 import os
 import sys
-from typing import IO, Any, Self
+from typing import Any, Self
 
 import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from caffeio._json import to_json
-from caffeio.errors import CaffeIOError
-from caffeio.proto.io.atomic import atomic_write
+from caffeio.cli._metrics import Metrics
+from caffeio.cli._terminal import discard
+from caffeio.log.glog import Log
 from caffeio.training.trainer import Trainer
+from caffeio.visible import visible
 
 
 def as_json(value: Any) -> Any:
@@ -29,28 +30,19 @@ class Watcher:
 
     def __init__(self, metrics: str | None, show: bool) -> None:
         """`metrics`: the file to append to; `show`: a bar, if stderr is a terminal."""
-        self.path = metrics
-        self.file: IO[str] | None = None
-        if metrics:
-            self._open()
         self.console = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
         self.progress: Progress | None = None
         if show and self.console.is_terminal:
             self.progress = Progress(
-                TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
+                TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(),
                 TextColumn("{task.fields[speed]}"), TimeRemainingColumn(),
                 console=self.console, transient=True,
             )  # fmt: skip
         self.task: Any = None
+        self.deaf = False
         self.phase = ""
         self.speed = 0.0
-
-    def _open(self) -> None:
-        assert self.path is not None
-        try:
-            self.file = open(self.path, "a", encoding="utf-8")  # noqa: SIM115
-        except OSError as error:
-            raise CaffeIOError(f"cannot write: {error.strerror}", where=self.path) from None
+        self.file = Metrics(metrics, self.warn) if metrics else None
 
     @property
     def wants_iterations(self) -> bool:
@@ -69,51 +61,54 @@ class Watcher:
 
     def __exit__(self, *error: object) -> None:
         if self.progress:
-            self.progress.stop()
+            with contextlib.suppress(OSError, ValueError):
+                self.progress.stop()
         if self.file:
             self.file.close()
 
     def line(self, text: str) -> None:
-        """One log line: above the bar on a terminal, else plainly to stderr."""
+        """One log line: above the bar on a terminal, else plainly to stderr.
+
+        A terminal that has gone, or a log file on a full disk, ends the lines, not the training.
+        """
+        if self.deaf:
+            return
+        try:
+            if self.progress:
+                self.console.out(text, highlight=False)
+            else:
+                sys.stderr.write(text + "\n")
+                sys.stderr.flush()
+        except (OSError, ValueError):
+            self._lose_stderr()
+
+    def warn(self, text: str) -> None:
+        """A warning of this command, in the form of a log line."""
+        Log(self.line).note(text, level="W")
+
+    def _lose_stderr(self) -> None:
+        """Standard error cannot be written to: say so in the metrics, and be silent from now on."""
+        self.deaf = True
+        discard(sys.stderr)
         if self.progress:
-            self.console.out(text, highlight=False)
-        else:
-            sys.stderr.write(text + "\n")
-            sys.stderr.flush()
+            self.progress.stop()
+            self.progress = None
+        if self.file:
+            self.file.write({"warning": "standard error cannot be written to", "phase": self.phase})
 
     def begin(self, trainer: Trainer) -> None:
         """A new phase, or one that is resumed."""
         self.phase = str(trainer.file.path or trainer.net.name)
         self.speed = 0.0
         if self.file:
-            self._forget(trainer.iter)
+            self.file.forget(self.phase, trainer.iter)
         if self.progress:
             if self.task is not None:
                 self.progress.remove_task(self.task)
             self.task = self.progress.add_task(
-                os.path.basename(self.phase), total=trainer.param.max_iter,
+                visible(os.path.basename(self.phase)), total=trainer.param.max_iter,
                 completed=trainer.iter, speed="",
             )  # fmt: skip
-
-    def _forget(self, start: int) -> None:
-        """Take out what this phase wrote from iteration `start` on: it comes once more."""
-        assert self.path is not None and self.file is not None
-        self.file.close()
-        if os.path.isfile(self.path):
-            with open(self.path, encoding="utf-8", errors="replace") as file:
-                lines = file.readlines()
-            kept = [line for line in lines if self._stays(line, start)]
-            if kept != lines:
-                with atomic_write(self.path, error=CaffeIOError) as out:
-                    out.write("".join(kept).encode())
-        self._open()
-
-    def _stays(self, line: str, start: int) -> bool:
-        try:
-            entry = json.loads(line)
-        except ValueError:
-            return False  # cut off when the run was killed
-        return not (entry.get("phase") == self.phase and entry.get("iter", -1) >= start)
 
     def iteration(self, entry: dict[str, Any]) -> None:
         """After every iteration."""
@@ -131,7 +126,10 @@ class Watcher:
         )
         if self.progress and self.task is not None:
             speed = f"{self.speed:.1f} images/s"
-            self.progress.update(self.task, completed=entry["iter"], speed=speed)
+            try:
+                self.progress.update(self.task, completed=entry["iter"], speed=speed)
+            except (OSError, ValueError):
+                self._lose_stderr()
 
     def test(self, result: Any) -> None:
         """After a test."""
@@ -147,5 +145,4 @@ class Watcher:
 
     def _write(self, entry: Any) -> None:
         if self.file:
-            self.file.write(to_json(entry()) + "\n")
-            self.file.flush()
+            self.file.write(entry())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +28,9 @@ Examples:
 
 
 @click.command(epilog=EPILOG, no_args_is_help=True)
-@click.argument("inputs", nargs=-1, required=True, type=click.Path())
-@click.argument("output", type=click.Path())
+@click.argument("files", nargs=-1, metavar="INPUTS... OUTPUT", type=click.Path())
+@click.option("--output", "-o", type=click.Path(), help="The output: all FILES are inputs then.")
+@click.option("--weights", type=click.Path(), help="An input: the weights of the net.")
 @click.option("--from", "source_format", metavar="FORMAT", help="Format of the (last) input.")
 @click.option("--to", "target_format", metavar="FORMAT", help="Format of the output.")
 @click.option("--dialect", metavar="NAME", help="The Caffe that the input was written for.")
@@ -44,7 +46,10 @@ Examples:
 @click.option(
     "--output-blob", multiple=True, metavar="BLOB", help="ONNX: an output; may be repeated."
 )
-@click.option("--no-verify", is_flag=True, help="ONNX: do not run the model to compare.")
+@click.option("--no-verify", is_flag=True, help="Do not run the result to compare it.")
+@click.option("--untrained", is_flag=True, help="Convert without (some of) the weights.")
+@click.option("--allow-loss", is_flag=True, help="Write what computes something else, too.")
+@click.option("--force", "-f", is_flag=True, help="Replace an output that is there already.")
 @click.option(
     "--caffe", type=click.Choice(["bvlc", "intel", "nvidia"]), help="Whose numbers are wanted."
 )
@@ -57,8 +62,9 @@ Examples:
 @click.option("--prototxt", type=click.Path(), help="ONNX to Caffe: the prototxt to write.")
 @click.option("--quiet", "-q", is_flag=True, help="Say nothing but errors.")
 def command(
-    inputs: tuple[str, ...],
-    output: str,
+    files: tuple[str, ...],
+    output: str | None,
+    weights: str | None,
     source_format: str | None,
     target_format: str | None,
     quiet: bool,
@@ -68,13 +74,16 @@ def command(
 
     INPUTS are one file, or a net prototxt and its weights; OUTPUT's suffix says what is wanted.
     Formats: prototxt, caffemodel, h5, safetensors, pt, npz, onnx, binary (a net without weights),
-    mean (a .binaryproto) and npy. An ONNX model is run in onnxruntime, if that is installed, and
-    compared with the net; above 1e-4 nothing is written. What the new file cannot express is said
-    on standard error. - stands for standard input or output.
+    mean (a .binaryproto) and npy. What is made is run (ONNX in onnxruntime, if that is installed)
+    and compared with the net of the files as they were given; above 1e-4 of the largest value
+    nothing is written. What could not be compared, and what the new file cannot express, is said
+    on standard error. A file that is there already is replaced with --force only, unless it is the
+    same or caffeio has made it. - stands for standard input or output.
     """
     from caffeio.converters.convert.convert import convert
     from caffeio.converters.source import scratch_folder
 
+    inputs, output = _split(files, output, weights)
     with scratch_folder() as scratch:
         target = scratch / "stdout" if output == "-" else Path(output)
         if output == "-" and target_format is None:
@@ -96,6 +105,21 @@ def command(
         say(f"{output}: {line}", err=True)
     for line in outcome.said:
         say(f"{output}: {line}", err=output == "-")
+
+
+def _split(files: Sequence[str], output: str | None, weights: str | None) -> tuple[list[str], str]:
+    """Inputs and output, whichever way they are told."""
+    inputs = [*files, *([weights] if weights else [])]
+    if output is None:
+        if len(inputs) < 2 or not files:
+            raise click.UsageError(
+                "an input and an output are needed: `caffeio convert INPUTS... OUTPUT`"
+            )
+        output = files[-1]
+        inputs = [*files[:-1], *([weights] if weights else [])]
+    if not inputs:
+        raise click.UsageError("an input is needed: `caffeio convert INPUTS... OUTPUT`")
+    return inputs, output
 
 
 def _stdin(scratch: Path) -> Path:

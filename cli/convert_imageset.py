@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from caffeio.cli._gflags import GflagsCommand
 from caffeio.cli._terminal import say
 
 EPILOG = """
@@ -15,7 +16,7 @@ Examples:
 """
 
 
-@click.command(epilog=EPILOG)
+@click.command(epilog=EPILOG, cls=GflagsCommand)
 @click.argument("root", metavar="ROOT")
 @click.argument("listing", metavar="LIST", type=click.Path())
 @click.argument("database", metavar="DB", type=click.Path())
@@ -31,22 +32,32 @@ Examples:
 @click.option("--encode-type", "--encode_type", default="", metavar="TYPE",
               help="Type of the stored files (jpg, png): implies --encoded.")  # fmt: skip
 @click.option("--intel", is_flag=True, help="Store encoded images as Intel's Caffe does.")
-@click.option("--quiet", "-q", is_flag=True, help="Do not say what was done.")
-def command(root: str, listing: str, database: str, quiet: bool, **options: object) -> None:
-    """Write a list of images into an LMDB: Caffe's `convert_imageset`.
+@click.option("--backend", type=click.Choice(["lmdb", "leveldb"]), default="lmdb",
+              show_default=True, help="The kind of database.")  # fmt: skip
+@click.option("--quiet", "-q", is_flag=True, help="No log lines.")
+def command(
+    root: str, listing: str, database: str, backend: str, quiet: bool, **options: object
+) -> None:
+    """Write a list of images into a database: Caffe's `convert_imageset`.
 
     Each line of LIST is a path and an integer label, with a blank between; ROOT is put before the
     path as it is. Images are resized only if height and width are both given. DB is a new folder.
     Images that cannot be read are named and left out.
     """
+    from caffeio.log.glog import NULL_LOG, Log
     from caffeio.tools.imageset import convert_imageset
+
+    log = NULL_LOG if quiet else Log(lambda line: say(line, err=True))
 
     def skipped(message: str) -> None:
         say(f"warning: {message}", err=True)
 
     options["seed"] = options["seed"] if options["shuffle"] else None
     try:
-        count = convert_imageset(root, listing, database, skipped=skipped, **options)  # type: ignore[arg-type]
+        count = convert_imageset(
+            root, listing, database, skipped=skipped, backend=backend.upper(), log=log,
+            **options,  # type: ignore[arg-type]
+        )  # fmt: skip
     except FileNotFoundError as error:
         raise click.BadParameter(f"{error.filename!r} does not exist", param_hint="LIST") from None
     if not quiet:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import sys
 from importlib import import_module
@@ -11,23 +10,28 @@ from typing import Any
 import click
 
 from caffeio import __version__
+from caffeio.cli._terminal import discard
 from caffeio.errors import CaffeIOError
 from caffeio.visible import visible_lines
 
 # Command -> (module of caffeio.cli, one line for --help). A module is imported when its command
 # runs, so that `caffeio --help` stays quick.
 COMMANDS = {
+    "caffe": ("caffe", "Run Caffe's own command lines: train, test, time, device_query."),
     "completion": ("completion", "Print the script for completion in bash, zsh or fish."),
     "convert": ("convert", "Convert a model between formats and dialects."),
     "db": ("db", "Check a database of records."),
     "demo": ("demo", "Train, export and check a small recipe on data made on the spot."),
-    "convert-imageset": ("convert_imageset", "Write a list of images into an LMDB."),
+    "convert-imageset": ("convert_imageset", "Write a list of images into a database."),
+    "device-query": ("device_query", "Say what the GPUs are: Caffe's `caffe device_query`."),
     "diff": ("diff", "Show how two solvers, nets, weight files or LMDBs differ."),
     "edit": ("edit", "Change fields of a prototxt and nothing else."),
+    "extract-features": ("extract_features", "Write what blobs hold for the net's own data."),
     "image-mean": ("image_mean", "Compute the mean image of a database."),
     "layers": ("layers", "List the layer types, and which nets of a folder can be built."),
     "lint": ("lint", "Find the mistakes that Caffe accepts in silence."),
     "plot": ("plot", "Draw learning-rate curves of one or several solvers."),
+    "run": ("run", "Run a script written for pycaffe: `import caffe` is caffeio's."),
     "scale": ("scale", "Rewrite solvers for another number of workers."),
     "show": ("show", "Say what a Caffe file is, on one screen."),
     "test": ("test", "Score a model: Caffe's `caffe test`, and ensembles."),
@@ -41,14 +45,6 @@ def _worker() -> str:
     """Which of several workers speaks."""
     several = os.environ.get("WORLD_SIZE", "1") != "1"
     return f" (worker {os.environ.get('RANK', '?')})" if several else ""
-
-
-def _forget_stdout() -> None:
-    """Throw away what is still to be written to standard output, so that Python's end is silent."""
-    with contextlib.suppress(OSError, ValueError):
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, sys.stdout.fileno())
-        os.close(nowhere)
 
 
 class Group(click.Group):
@@ -98,12 +94,12 @@ class Group(click.Group):
                 raise
             return self._fail(ctx, str(error))
         except BrokenPipeError:
-            _forget_stdout()  # the reader of our pipe has gone: nothing to say
+            discard(sys.stdout)  # the reader of our pipe has gone: nothing to say
             ctx.exit(141)
         except OSError as error:  # a folder that is not there, a disk that is full ...
             if ctx.params.get("debug") or error.strerror is None:
                 raise
-            _forget_stdout()
+            discard(sys.stdout)
             place = f"{os.fsdecode(error.filename)}: " if error.filename else ""
             return self._fail(ctx, f"{place}{error.strerror}")
         except (MemoryError, RuntimeError, ValueError, OverflowError) as error:

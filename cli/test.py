@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from caffeio.cli._gflags import CaffeCommand
 from caffeio.cli._options import max_pixels, on_bad_record
 from caffeio.cli._terminal import say, say_json
 
@@ -19,7 +20,7 @@ Examples:
 """
 
 
-@click.command(epilog=EPILOG)
+@click.command(epilog=EPILOG, cls=CaffeCommand)
 @click.argument("model", required=False, type=click.Path())
 @click.argument("more_weights", nargs=-1, type=click.Path())
 @click.option("--model", "-model", "model_option", metavar="FILE", help="As an argument.")

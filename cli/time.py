@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from caffeio.cli._gflags import CaffeCommand
 from caffeio.cli._terminal import say
 
 EPILOG = """
@@ -16,7 +17,7 @@ Examples:
 """
 
 
-@click.command(epilog=EPILOG)
+@click.command(epilog=EPILOG, cls=CaffeCommand)
 @click.argument("model", required=False, type=click.Path())
 @click.option("--model", "-model", "model_option", metavar="FILE", help="As an argument.")
 @click.option("--iterations", "-iterations", "-n", default=50, help="Passes to time.")

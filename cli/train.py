@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from caffeio.cli._gflags import CaffeCommand
 from caffeio.cli._options import max_pixels, on_bad_record
 
 EPILOG = """
@@ -24,7 +25,7 @@ Caffe's own spelling works too: caffeio train -solver F -weights W -gpu 0,1
 """
 
 
-@click.command(epilog=EPILOG)
+@click.command(epilog=EPILOG, cls=CaffeCommand)
 @click.argument("solvers", nargs=-1, type=click.Path())
 @click.option("--solver", "-solver", "solver_option", metavar="FILE", help="As an argument.")
 @click.option("--weights", "-weights", "-w", metavar="A[,B]", help="Start from these weights.")

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from caffeio.converters.deploy.deploy import deploy as make_deploy
+from caffeio.converters.deploy.deploy import drop_fillers, from_snapshot
 from caffeio.converters.translate.netstate import located
 from caffeio.converters.translate.splits import heal_splits
 from caffeio.errors import CaffeIOError, UnsupportedError
@@ -66,7 +67,9 @@ def read(
         if count := heal_splits(out.message):
             out.notes.append(f"{count} Split layers that Caffe had put in are gone")
         if deploy:
+            out.notes += from_snapshot(out.message)
             out.notes += make_deploy(out.message, input_shapes)
+            drop_fillers(out.message, {layer.name for layer in out.message.layer if layer.blobs})
     except CaffeIOError as error:
         raise located(error, path) from None
     for layer in out.message.layer:

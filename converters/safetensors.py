@@ -65,6 +65,12 @@ def read(path: str | os.PathLike[str]) -> Weights:
     return Weights(Path(path), "safetensors", str(known.get("net", "")), layers, buffer)
 
 
+def made_here(path: str | os.PathLike[str]) -> bool:
+    """Whether caffeio has written the safetensors file at `path`."""
+    header, _ = _header(map_file(path, WeightsError, "a safetensors file"))
+    return _KEY in header.get("__metadata__", {})
+
+
 def _header(buffer: Buffer) -> tuple[dict[str, Any], int]:
     size = int.from_bytes(buffer[:8], "little")
     if len(buffer) < 8 or not 2 <= size <= _MAX_HEADER:

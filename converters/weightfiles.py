@@ -92,14 +92,8 @@ def _owners(weights: Weights) -> dict[tuple[str, int], bool]:
     return owners
 
 
-def write_with_net(
-    path: PathLike, graph: Graph, weights: Mapping[str, Sequence[Array]], *, dialect: str
-) -> tuple[list[str], list[Lost]]:
-    """Write a .caffemodel with the layers of `graph`, as Caffe's snapshots hold them.
-
-    Returns notes on weights that no layer takes, and what the dialect cannot express. Raises
-    WeightsError if no layer of the net has weights there.
-    """
+def net_of(graph: Graph) -> pb.NetParameter:
+    """The layers of a graph as Caffe's snapshots hold them, without blobs."""
     net = pb.NetParameter(name=graph.name)
     phase = pb.TRAIN if graph.phase == "TRAIN" else pb.TEST
     for node in graph.nodes:
@@ -108,14 +102,24 @@ def write_with_net(
         layer.ClearField("blobs")
         if not layer.HasField("phase"):
             layer.phase = phase
+    return net
+
+
+def write_with_net(
+    path: PathLike, graph: Graph, weights: Mapping[str, Sequence[Array]], *, dialect: str
+) -> list[Lost]:
+    """Write a .caffemodel with the layers of `graph`, as Caffe's snapshots hold them.
+
+    Returns what the dialect cannot express. Raises WeightsError if no layer of the net has weights
+    there.
+    """
+    net = net_of(graph)
     blobs = _with_shared(graph, weights)
     if weights and not any(blobs):
         raise WeightsError(f"no layer of net {graph.name!r} has weights there", where=str(path))
-    names = {node.name for node in graph.nodes}
-    notes = [f"layer {name!r} of the weights is not in the net" for name in weights.keys() - names]
     lost: list[Lost] = []
     write_caffemodel(path, net, blobs, dialect=dialect, lost=lost)
-    return sorted(notes), lost
+    return lost
 
 
 def _with_shared(graph: Graph, weights: Mapping[str, Sequence[Array]]) -> list[Sequence[Array]]:
@@ -134,4 +138,4 @@ def _with_shared(graph: Graph, weights: Mapping[str, Sequence[Array]]) -> list[S
     return out
 
 
-__all__ = ["FORMATS", "WeightFormat", "read_weights", "write_weights", "write_with_net"]
+__all__ = ["FORMATS", "WeightFormat", "net_of", "read_weights", "write_weights", "write_with_net"]

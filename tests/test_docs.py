@@ -25,7 +25,7 @@ from click.testing import CliRunner
 
 from caffeio.cli.main import COMMANDS, main
 from caffeio.demo import glyphs, recipe
-from caffeio.layers import base
+from caffeio.layers import registry
 from caffeio.training.trainer import Trainer
 from tests.paths import ROOT
 
@@ -126,7 +126,7 @@ def reader(demo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
-    monkeypatch.setattr(base, "REGISTRY", dict(base.REGISTRY))
+    monkeypatch.setattr(registry, "REGISTRY", dict(registry.REGISTRY))
     before = set(sys.modules)
     yield tmp_path
     for name in set(sys.modules) - before:

@@ -245,19 +245,19 @@ def test_unknown_types_do_not_crash():
         (
             'type: "Convolution" convolution_param { num_output: 4 kernel_size: 3 group: 2 }',
             [(1, 3, 8, 8)],
-            "3 channels do not divide",
+            "2 groups do not divide",
         ),
         (
             'type: "Pooling" pooling_param { kernel_size: 2 pad: 2 }',
             [(1, 3, 8, 8)],
-            "pad .* not smaller",
+            "pad .* must be below the kernel",
         ),
-        ('type: "Eltwise"', [(1, 3), (1, 4)], "different shapes"),
-        ('type: "Concat"', [(1, 3, 2), (1, 4, 3)], "differ in more"),
-        ('type: "Slice" top: "a" top: "b"', [(1, 3)], "does not divide"),
-        ('type: "Reshape" reshape_param { shape { dim: 0 dim: 5 } }', [(2, 8)], "16 values"),
+        ('type: "Eltwise"', [(1, 3), (1, 4)], "must have the same shape"),
+        ('type: "Concat"', [(1, 3, 2), (1, 4, 3)], "equal dimensions except"),
+        ('type: "Slice" top: "a" top: "b"', [(1, 3)], "do not evenly divide"),
+        ('type: "Reshape" reshape_param { shape { dim: 0 dim: 5 } }', [(2, 8)], "not the bottom's"),
         ('type: "Convolution" convolution_param { num_output: 4 kernel_size: 9 }', [(1, 3, 5, 5)],
-         "larger than the bottom"),
+         "does not fit into the bottom"),
     ],
 )  # fmt: skip
 def test_wrong_parameters_name_layer_and_field(text, bottoms, message):

@@ -1,31 +1,36 @@
-"""One module a layer family; importing this package registers them all."""
+"""Layer types, one module a family. No torch: the arithmetic is in `caffeio.ops`.
 
-from importlib import import_module
-from pkgutil import walk_packages
+A module here is found by itself; `lookup` and `known_types` import them all.
+"""
 
+from typing import TYPE_CHECKING
+
+from caffeio._lazy import lazy_names
 from caffeio.layers.base import (
-    REGISTRY,
-    Layer,
     LayerContext,
+    LayerType,
     at_least,
     between,
     exactly,
-    known_types,
-    layer,
-    lookup,
+    owns,
 )
+from caffeio.layers.registry import REGISTRY, known_types, layer, lookup
+
+if TYPE_CHECKING:
+    from caffeio.ops.module import Layer
+
+__getattr__, __dir__, _ = lazy_names(__name__, {"Layer": "caffeio.ops.module"})
 
 __all__ = [
     "REGISTRY",
     "Layer",
     "LayerContext",
+    "LayerType",
     "at_least",
     "between",
     "exactly",
     "known_types",
     "layer",
     "lookup",
+    "owns",
 ]
-
-for _module in walk_packages(__path__, f"{__name__}."):
-    import_module(_module.name)

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from caffeio.layers.base import Layer, Shape, between, exactly, layer
-from caffeio.layers.labels import ClassLabels, check_label_count, class_labels
+from caffeio.layers.labels import check_label_count
+from caffeio.ops.labels import ClassLabels, class_labels
 
 
 @layer("Accuracy")

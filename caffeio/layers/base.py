@@ -1,24 +1,28 @@
-"""What a layer is, and the registry of layer types."""
+"""What a layer type is: everything about it but its arithmetic. No torch here."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
-from typing import TYPE_CHECKING, ClassVar, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
-import torch
-from torch import Tensor, nn
-
-from caffeio.errors import LayerError, UnknownLayerError, UnsupportedError
+from caffeio._lazy import lazy_names
+from caffeio.errors import LayerError, UnsupportedError
+from caffeio.layers.registry import REGISTRY, known_types, layer, lookup
 from caffeio.profiles import BVLC, Profile
 
 if TYPE_CHECKING:
     from caffeio.boost_random import CaffeRng
     from caffeio.layers.onnx.graph import OnnxGraph
+    from caffeio.ops.module import Layer
     from caffeio.proto.caffe_pb2 import FillerParameter, LayerParameter
 
 Shape = tuple[int, ...]
+
+ENGINE_CHOICES = frozenset(  # fields that choose an implementation, not a result
+    ("engine", "cudnn_convolution_algo_seeker", "conv_algos_override", "cudnn_flavor",
+     "conv_algorithm", "force_nd_im2col", "torch_pooling", "fuse", "random_seed")
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -38,18 +42,26 @@ class Count:
 
 
 def exactly(n: int) -> Count:
-    """Just `n`."""
+    """Count `n` blobs, no more and no fewer."""
     return Count(n, n)
 
 
 def at_least(n: int) -> Count:
-    """`n` or more."""
+    """Count `n` blobs or more."""
     return Count(n, None)
 
 
 def between(low: int, high: int) -> Count:
-    """From `low` to `high`, both included."""
+    """Count from `low` to `high` blobs, both included."""
     return Count(low, high)
+
+
+def owns(**messages: Collection[str] | None) -> Mapping[str, Collection[str] | None]:
+    """Name the messages of LayerParameter that belong to a type, and the fields it knows of each.
+
+    None stands for all fields.
+    """
+    return messages
 
 
 @dataclass(frozen=True)
@@ -74,16 +86,18 @@ class BlobSpec:
     filler: FillerParameter | None
     default: float = 0.0  # constant value where no filler is given
     statistic: bool = False  # never trained (BatchNorm's mean, variance, factor)
-    initial: Tensor | None = None  # values in place of a filler's (Python layers set their own)
+    initial: Any = None  # an array of values in place of a filler's (Python layers set their own)
 
 
-class Layer(nn.Module):
-    """One Caffe layer: its parameters, its maths, its blobs and its ONNX form.
+class LayerType:
+    """One Caffe layer: its parameters, the shapes of its tops and blobs, its ONNX form.
 
-    A subclass says how many bottoms and tops it takes, creates its blobs in `setup`, and computes
-    in `forward`; gradients are autograd's unless Caffe's differ. Blobs keep Caffe's order, layout
-    and shape. Shapes are found by running `forward` on the meta device, so `forward` must work
-    there: no `.item()`, no data-dependent branches (guard those with `x.is_meta`).
+    A subclass says how many bottoms and tops it takes and which fields it knows, reads its
+    parameters and declares its blobs in `setup`, and gives the shapes of its tops in `shapes`.
+    `compute` names the function that calculates: it is imported when a net runs, gets the layer
+    (then a torch module with the blobs) and the bottoms, and returns the top, or a tuple of tops.
+    Gradients are autograd's unless Caffe's differ. Blobs keep Caffe's order, layout and shape.
+    Dimensions that nobody knows yet calculate as `caffeio.layers.dims.ANY`.
     """
 
     bottoms: ClassVar[Count] = exactly(1)
@@ -94,6 +108,18 @@ class Layer(nn.Module):
     differentiable: ClassVar[bool] = True  # False: bottoms never get a gradient (Accuracy, ArgMax)
     label_bottoms: ClassVar[frozenset[int]] = frozenset()  # bottoms that cannot get a gradient
     in_place: ClassVar[bool] = True  # may a top be the bottom of the same index?
+    dynamic: ClassVar[bool] = False  # tops change their shape with the data (detections, filters)
+    # The messages of LayerParameter that belong to the type, and the fields that it knows; None:
+    # all of them. A field that is not known is refused, not passed over.
+    fields: ClassVar[Mapping[str, Collection[str] | None]] = {}
+    # The blobs' names in a state_dict, where those are PyTorch's and not the ones of `add_blob`.
+    blob_names: ClassVar[tuple[str, ...]] = ()
+    compute: ClassVar[str] = ""  # "module:function"; empty: the class has a `forward` of its own
+
+    if TYPE_CHECKING:
+        setup: Callable[..., None]
+        shapes: Callable[..., tuple[Shape, ...]]
+        blobs: Any  # the values: only where the layer runs, see caffeio.ops.module
 
     # Blobs are memory in Caffe, and Backward reads what later layers in place have left there: see
     # caffeio/net/memory.py. Where the parameters decide, `setup` sets these on the layer.
@@ -103,18 +129,17 @@ class Layer(nn.Module):
     keeps_signs: bool = False  # in place it leaves above 0 what is above 0, and nothing else
     writes_early: bool = False  # in place, Backward writes a gradient before it has read the top's
     shares_memory: bool = False  # the tops are the bottom's memory under other names
+    filled_again: tuple[int, ...] = ()  # blobs filled once more behind all, for nothing (LSTM)
     backward: ClassVar[str] = (
         ""  # "module:class" of Caffe's Backward; empty: autograd at the bottoms
     )
 
     def __init__(self, param: LayerParameter, context: LayerContext | None = None) -> None:
-        super().__init__()
         self.param = param
         self.name: str = param.name
         self.kind: str = param.type
         self.context = context or LayerContext()
         self.blob_specs: list[BlobSpec] = []
-        self.blobs = nn.ParameterList()
         self.rng: CaffeRng | None = None  # Caffe's own generator, when a seed was given
         self.bottom_shapes: tuple[Shape, ...] = ()  # of the net as it was built
         self.top_shapes: tuple[Shape, ...] = ()
@@ -129,12 +154,37 @@ class Layer(nn.Module):
         """Which Caffe's numbers are wanted."""
         return self.context.profile
 
-    def setup(self, *shapes: Shape) -> None:
-        """Check the parameters against the bottoms' shapes and declare the blobs (`add_blob`)."""
+    @property
+    def n_tops(self) -> int:
+        """Number of tops, 1 where none is named."""
+        return max(1, len(self.context.top_names))
 
-    def forward(self, *bottoms: Tensor) -> Tensor | tuple[Tensor, ...]:
-        """Return the top, or a tuple of tops (empty for none)."""
-        raise NotImplementedError
+    @property
+    def runs_in_place(self) -> bool:
+        """Whether the layer's first top is its first bottom."""
+        context = self.context
+        return bool(context.top_names) and context.top_names[:1] == context.bottom_names[:1]
+
+    def configure(self, *bottoms: Shape) -> tuple[Shape, ...]:
+        """Check the fields, set the layer up for bottoms of these shapes, find its tops' shapes.
+
+        Raises LayerError for a field that the type does not know, and for what `setup` and
+        `shapes` refuse.
+        """
+        self.bottom_shapes = bottoms
+        self.check_fields()
+        self.setup(*bottoms)
+        self.top_shapes = self.shapes(*bottoms)
+        return self.top_shapes
+
+    if not TYPE_CHECKING:
+
+        def setup(self, *bottoms: Shape) -> None:
+            """Check the parameters against the bottoms' shapes and declare the blobs."""
+
+        def shapes(self, *bottoms: Shape) -> tuple[Shape, ...]:
+            """Return the shape of every top; here that of the first bottom, for every top."""
+            return bottoms[:1] * self.n_tops
 
     def onnx(self, g: OnnxGraph, *bottoms: str) -> str | tuple[str, ...]:
         """Add this layer to the ONNX graph `g`; return the names of the tops' values."""
@@ -155,17 +205,29 @@ class Layer(nn.Module):
         *,
         default: float = 0.0,
         statistic: bool = False,
-    ) -> nn.Parameter:
-        """Declare the next blob: float32, on the meta device until the net is materialized."""
-        spec = BlobSpec(name, tuple(int(n) for n in shape), filler, default, statistic)
-        values = torch.empty(spec.shape, device="meta")
-        parameter = nn.Parameter(values, requires_grad=not statistic)
-        self.blob_specs.append(spec)
-        self.blobs.append(parameter)
-        return parameter
+    ) -> Any:
+        """Declare the next blob, float32."""
+        self.blob_specs.append(BlobSpec(name, tuple(shape), filler, default, statistic))
+
+    def check_fields(self) -> None:
+        """Raise LayerError if a message of `fields` sets more than is known, and engines.
+
+        A field that is set to its own default says nothing and is let through.
+        """
+        for message, names in self.fields.items():
+            if names is None or not self.param.HasField(message):
+                continue
+            for descriptor, value in getattr(self.param, message).ListFields():
+                name = descriptor.name
+                if name in names or name in ENGINE_CHOICES:
+                    continue
+                plain = isinstance(value, int | float | str) and descriptor.has_default_value
+                if not (plain and value == descriptor.default_value):
+                    path = f"{message}.{name}"
+                    raise self.error("is a fork's field that is not supported", field=path)
 
     def error(self, message: str, *, field: str | None = None) -> LayerError:
-        """An error of this layer, ready to be raised; `field` is the path of the wrong field."""
+        """Make an error of this layer, ready to be raised; `field` is the wrong field's path."""
         place = f"layer {self.name!r} (type {self.kind})"
         if field:
             place += f", {field}"
@@ -177,73 +239,14 @@ class Layer(nn.Module):
             raise self.error(message, field=field)
 
     def axis(self, index: int, ndim: int, field: str = "axis") -> int:
-        """The axis that Caffe's `CanonicalAxisIndex` makes of `index` (negative: from the end)."""
+        """Find the axis that `index` means (negative: from the end): Caffe's CanonicalAxisIndex."""
         if not -ndim <= index < ndim:
             raise self.error(f"axis {index} out of range for a {ndim}-D bottom", field=field)
         return index % ndim if ndim else 0
 
-    def extra_repr(self) -> str:
-        """Name and type."""
-        return f"{self.name!r}, {self.kind}"
 
-
-L = TypeVar("L", bound=type[Layer])
-REGISTRY: dict[str, type[Layer]] = {}
-ENTRY_POINTS = "caffeio.layers"  # third parties name a module or a Layer class here
-
-
-def layer(*kinds: str) -> Callable[[L], L]:
-    """Register the class that defines the Caffe layer types `kinds`."""
-
-    def add(cls: L) -> L:
-        for kind in kinds:
-            if kind in REGISTRY:
-                raise ValueError(f"layer type {kind!r} is already defined by {REGISTRY[kind]}")
-            REGISTRY[kind] = cls
-        return cls
-
-    return add
-
-
-_plugins_loaded = False
-
-
-def _load_plugins() -> None:
-    global _plugins_loaded
-    if not _plugins_loaded:
-        from importlib.metadata import entry_points
-
-        _plugins_loaded = True
-        for entry in entry_points(group=ENTRY_POINTS):
-            entry.load()
-
-
-def lookup(kind: str, name: str, where: str | None = None) -> type[Layer]:
-    """Return the class of layer `name`, whose type is `kind`.
-
-    Raises UnknownLayerError with the types whose names are close and how to register one.
-    """
-    if kind not in REGISTRY:
-        _load_plugins()
-    try:
-        return REGISTRY[kind]
-    except KeyError:
-        folded = {known.lower(): known for known in REGISTRY}
-        close = [folded[name] for name in get_close_matches(kind.lower(), folded, 3)]
-        hint = f" (did you mean {' or '.join(map(repr, close))}?)" if close else ""
-        raise UnknownLayerError(
-            f"layer {name!r}: unknown layer type {kind!r}{hint}; known are {len(REGISTRY)} types. "
-            f"Define it with @caffeio.layers.layer({kind!r}) in a package that names it in the "
-            f"entry-point group {ENTRY_POINTS!r} (see CONTRIBUTING.md)",
-            where=where,
-        ) from None
-
-
-def known_types() -> list[str]:
-    """All registered layer types, sorted."""
-    _load_plugins()
-    return sorted(REGISTRY)
-
+# `Layer`, the base of layers that are torch modules themselves, costs an import of torch.
+__getattr__, __dir__, _ = lazy_names(__name__, {"Layer": "caffeio.ops.module"})
 
 __all__ = [
     "REGISTRY",
@@ -251,6 +254,7 @@ __all__ = [
     "Count",
     "Layer",
     "LayerContext",
+    "LayerType",
     "Shape",
     "at_least",
     "between",
@@ -258,4 +262,5 @@ __all__ = [
     "known_types",
     "layer",
     "lookup",
+    "owns",
 ]

@@ -6,16 +6,13 @@ mkldnn_batch_norm_layer.cpp, cudnn_batch_norm_layer.cu; Ioffe & Szegedy 2015.
 
 from __future__ import annotations
 
-import numpy as np
-import torch
-import torch.nn.functional as F
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
-from caffeio.layers.base import Layer, Shape, layer
-from caffeio.layers.fields import check_fields
-from caffeio.layers.onnx.graph import OnnxGraph
-from caffeio.layers.small_batch import is_small, normalize
+from caffeio.layers.base import LayerType, Shape, layer, owns
 from caffeio.proto import caffe_pb2 as pb
+
+if TYPE_CHECKING:
+    from caffeio.layers.onnx.graph import OnnxGraph
 
 _FIELDS = (
     "use_global_stats", "moving_average_fraction", "eps", "relu", "fused_relu", "stats_batch_size",
@@ -31,35 +28,6 @@ def force_spec(param: pb.LayerParameter, index: int, lr_mult: float, decay_mult:
     param.param[index].decay_mult = decay_mult
 
 
-def batch_norm(
-    x: Tensor, like: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Normalize `x` (N, C, ...) by its own statistics; also return those.
-
-    y = (x - mean) / sqrt(biased variance + eps) * weight + bias. The returned mean and variance
-    have C values and the dtype of `like`; the variance is multiplied by m / (m - 1) for m > 1
-    values a channel. Statistics carry no gradient.
-    """
-    count = x.numel() // x.shape[1]
-    if is_small(x) or count == 1:
-        y, mean, variance = normalize(x, eps)
-        if count > 1:
-            variance = variance * (count / (count - 1))
-        return _scaled(y, weight, bias), mean.to(like.dtype), variance.to(like.dtype)
-    mean, variance = torch.zeros_like(like), torch.zeros_like(like)
-    cudnn = torch.backends.cudnn.enabled
-    y = torch.batch_norm(x, weight, bias, mean, variance, True, 1.0, eps, cudnn)
-    return y, mean, variance
-
-
-def _scaled(y: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
-    """Compute y * weight + bias, both of axis 1 and both optional."""
-    shape = (1, -1, *[1] * (y.dim() - 2))
-    if weight is not None:
-        y = y * weight.view(shape)
-    return y if bias is None else y + bias.view(shape)
-
-
 def batch_statistics(g: OnnxGraph, x: str) -> list[str]:
     """Mean and biased variance of `x` (N, C, ...) itself in ONNX: C values each."""
     axes = [i for i in range(len(g.shape(x))) if i != 1]
@@ -70,7 +38,7 @@ def batch_statistics(g: OnnxGraph, x: str) -> list[str]:
 
 
 @layer("BatchNorm")
-class BatchNorm(Layer):
+class BatchNorm(LayerType):
     """y = (x - mean) / sqrt(variance + eps) over axis 1, by batch or stored statistics.
 
     Blobs: mean [C], variance [C], factor [1]. BVLC and Intel store sums, blob = L * blob + new,
@@ -78,11 +46,14 @@ class BatchNorm(Layer):
     Merged forms (Intel's MKL engines, NVIDIA's scale_bias) add scale [C] and bias [C].
     """
 
-    def setup(self, shape: Shape) -> None:  # type: ignore[override]
+    fields = owns(batch_norm_param=_FIELDS)
+    blob_names = ("mean", "variance", "factor", "scale", "bias")
+    compute = "caffeio.ops.batch_norm:batch_norm"
+
+    def setup(self, shape: Shape) -> None:
         """Declare the blobs; raises LayerError for bottoms without a channel axis."""
         p = self.param.batch_norm_param
         self.check(len(shape) >= 2, f"needs a bottom of 2 axes or more, not {len(shape)}")
-        check_fields(self, "batch_norm_param", _FIELDS)
         self.channels = shape[1]
         self.eps = max(p.eps, self.profile.batch_norm_min_eps)
         self.fraction = p.moving_average_fraction
@@ -134,29 +105,24 @@ class BatchNorm(Layer):
     @property
     def fusible(self) -> bool:
         """Whether `fused_batch_norm_scale` may run this layer with the Scale behind it."""
-        return len(self.blobs) == 3 and not self.relu
-
-    def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
-        """(N, C, ...) -> the same shape; updates the statistics unless the stored ones are used."""
-        weight = self.blobs[3] if len(self.blobs) > 3 else None
-        bias = self.blobs[4] if len(self.blobs) > 4 else None
-        y = self.normalize(x, weight, bias)
-        return F.relu(y) if self.relu else y
+        return len(self.blob_specs) == 3 and not self.relu
 
     def onnx(self, g: OnnxGraph, *bottoms: str) -> str:
         """One BatchNormalization."""
-        extra = [g.param(self, i) for i in range(3, len(self.blobs))]
+        extra = [g.param(self, i) for i in range(3, len(self.blob_specs))]
         return self.onnx_scaled(g, bottoms[0], *extra)
 
     def onnx_scaled(
         self, g: OnnxGraph, x: str, weight: str | None = None, bias: str | None = None
     ) -> str:
         """BatchNormalization with the scale and bias of this layer or of the Scale behind it."""
+        import numpy as np
+
         ones, zeros = np.ones(self.channels), np.zeros(self.channels)
         scale = [weight or g.const(ones, "scale"), bias or g.const(zeros, "bias")]
         if self.use_global:
             stored = zip(("mean", "variance"), self.global_statistics(), strict=True)
-            statistics = [g.const(value.cpu().numpy(), name) for name, value in stored]
+            statistics = [g.const(value, name) for name, value in stored]
         elif self.part and self.part != g.shape(x)[0]:
             raise g.unsupported("stats_batch_size splits the batch")
         else:
@@ -164,52 +130,8 @@ class BatchNorm(Layer):
         y: str = g.op("BatchNormalization", [x, *scale, *statistics], epsilon=self.eps)
         return g.relu(y) if self.relu else y
 
-    def normalize(self, x: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
-        """Forward with any scale and bias (C values each)."""
-        if self.use_global:
-            mean, variance = self.global_statistics()
-            if self.eps == 0:  # a variance of 0 makes inf, where torch's x * a + b makes nan
-                view = (1, -1, *[1] * (x.dim() - 2))
-                return _scaled((x - mean.view(view)) / variance.sqrt().view(view), weight, bias)
-            cudnn = torch.backends.cudnn.enabled
-            return torch.batch_norm(x, weight, bias, mean, variance, False, 0.0, self.eps, cudnn)
-        if not self.part or self.part == x.shape[0]:
-            return self._batch(x, weight, bias)
-        parts = torch.split(x, self.part)
-        return torch.cat([self._batch(part, weight, bias) for part in parts])
-
-    def global_statistics(self) -> tuple[Tensor, Tensor]:
-        """Stored mean and variance; zeros while the factor is 0 (nothing was ever seen)."""
-        mean, variance, factor = (blob.detach() for blob in list(self.blobs)[:3])
-        scale = torch.where(factor == 0, 0.0, 1.0 / factor)
-        return mean * scale, variance * scale
-
-    def _batch(self, x: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
-        y, mean, variance = batch_norm(x, self.blobs[0], weight, bias, self.eps)
-        if self.updates:
-            self._update(mean, variance)
-        return y
-
-    @torch.no_grad()
-    def _update(self, mean: Tensor, variance: Tensor) -> None:
-        stored = [self.blobs[0], self.blobs[1]]
-        if self.averages:  # cuDNN: the first batch replaces the zeros that a fresh layer holds
-            rate = torch.where((stored[1] == 0).all(), 1.0, 1.0 - self.fraction)
-            stored[0].lerp_(mean, rate)
-            stored[1].lerp_(variance, rate)
-            return
-        factor = self.blobs[2]
-        torch._foreach_mul_([*stored, factor], self.fraction)
-        torch._foreach_add_(stored, [mean, variance])
-        factor.add_(1)
-
-
-def fused_batch_norm_scale(x: Tensor, norm: Layer, scale: Layer, *, relu: bool) -> Tensor:
-    """Run BatchNorm, Scale and, with `relu`, ReLU as one native operation.
-
-    Both layers must be `fusible`. The blobs of BatchNorm are updated as the layer itself does.
-    """
-    assert isinstance(norm, BatchNorm)
-    bias = scale.blobs[1] if len(scale.blobs) > 1 else None
-    y = norm.normalize(x, scale.blobs[0], bias)
-    return F.relu_(y) if relu else y  # batch_norm's backward does not read its output
+    def global_statistics(self) -> list[Any]:
+        """Stored mean and variance as arrays; zeros while the factor is 0 (nothing was seen)."""
+        mean, variance, factor = (blob.detach().cpu().numpy() for blob in self.blobs[:3])
+        scale = 1 / factor if factor != 0 else factor
+        return [mean * scale, variance * scale]

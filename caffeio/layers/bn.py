@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 
 from caffeio.layers.base import Layer, Shape, between, layer
-from caffeio.layers.batch_norm import batch_norm, batch_statistics, force_spec
+from caffeio.layers.batch_norm import batch_statistics, force_spec
 from caffeio.layers.fields import check_fields
 from caffeio.layers.onnx.graph import OnnxGraph
+from caffeio.ops.batch_norm import by_own_statistics
 from caffeio.proto import caffe_pb2 as pb
 
 FIELD = "bn_param"
@@ -48,7 +49,7 @@ class BN(Layer):
 
     tops = between(1, 3)
 
-    def setup(self, shape: Shape) -> None:  # type: ignore[override]
+    def setup(self, shape: Shape) -> None:
         """Declare the blobs; raises LayerError for what the stored statistics cannot give."""
         p = self.param.bn_param
         self.check(2 <= len(shape) <= 4, f"needs a bottom of 2 to 4 axes, not {shape}")
@@ -88,7 +89,7 @@ class BN(Layer):
             for i in range(0 if self.frozen else 2, 4):
                 force_spec(self.param, i, 0, 0)
 
-    def forward(self, x: Tensor) -> Tensor | tuple[Tensor, ...]:  # type: ignore[override]
+    def forward(self, x: Tensor) -> Tensor | tuple[Tensor, ...]:
         """(N, C, ...) -> the same shape (segnet: and mean, variance [1, C, 1, 1])."""
         scale, shift = (self.blobs[i].flatten() for i in range(2))
         if self.frozen:
@@ -100,7 +101,7 @@ class BN(Layer):
             mean, variance = (self.blobs[i].detach().flatten() for i in (2, 3))
             cudnn = torch.backends.cudnn.enabled
             return torch.batch_norm(x, scale, shift, mean, variance, False, 0.0, self.eps, cudnn)
-        y, mean, variance = batch_norm(x, scale.detach(), scale, shift, self.eps)
+        y, mean, variance = by_own_statistics(x, scale.detach(), scale, shift, self.eps)
         count = x.numel() // x.shape[1]
         variance = variance * ((count - 1) / count)
         if self.updates:

@@ -6,16 +6,17 @@ Sources: src/caffe/layers/{concat,slice,split,silence}_layer.cpp.
 from __future__ import annotations
 
 from itertools import pairwise
+from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor
-
-from caffeio.layers.base import Layer, Shape, at_least, exactly, layer
+from caffeio.layers.base import LayerType, Shape, at_least, exactly, layer, owns
+from caffeio.layers.dims import agreed
 from caffeio.layers.labels import text
-from caffeio.layers.onnx.graph import OnnxGraph
+
+if TYPE_CHECKING:
+    from caffeio.layers.onnx.graph import OnnxGraph
 
 
-class AxisLayer(Layer):
+class AxisLayer(LayerType):
     """A layer whose parameter names an axis, or, in old files, a `*_dim`."""
 
     in_place = False
@@ -42,6 +43,8 @@ class Concat(AxisLayer):
     """Joins its bottoms along concat_param.axis (default 1); other dimensions must be equal."""
 
     bottoms = at_least(1)
+    fields = owns(concat_param=("axis", "concat_dim"))
+    compute = "caffeio.ops.concat:concat"
 
     def setup(self, *shapes: Shape) -> None:
         """Check the axis and the other dimensions."""
@@ -56,9 +59,10 @@ class Concat(AxisLayer):
                 f"{text(first)}, bottom {i} is {text(shape)}",
             )
 
-    def forward(self, *bottoms: Tensor) -> Tensor:
-        """Return the joined blob."""
-        return bottoms[0] if len(bottoms) == 1 else torch.cat(bottoms, self.concat_axis)
+    def shapes(self, *bottoms: Shape) -> tuple[Shape, ...]:
+        """Add up the sizes along the axis."""
+        axis, rest = self.concat_axis, agreed(*bottoms)
+        return ((*rest[:axis], sum(s[axis] for s in bottoms), *rest[axis + 1 :]),)
 
     def onnx(self, g: OnnxGraph, *bottoms: str) -> str:
         """Concat."""
@@ -70,10 +74,11 @@ class Slice(AxisLayer):
     """Cuts its bottom along slice_param.axis at slice_point, or into equal parts."""
 
     tops = at_least(1)
+    fields = owns(slice_param=("axis", "slice_dim", "slice_point"))
+    compute = "caffeio.ops.concat:cut"
 
-    def setup(self, *shapes: Shape) -> None:
+    def setup(self, shape: Shape) -> None:
         """Find the sizes of the parts."""
-        shape = shapes[0]
         self.slice_axis = self.axis_or_dim(len(shape), "slice_param", "slice_dim")
         self.points = tuple(self.param.slice_param.slice_point)
         self.parts = max(1, len(self.context.top_names))
@@ -104,12 +109,12 @@ class Slice(AxisLayer):
         )
         return [b - a for a, b in pairwise(edges)]
 
-    def forward(self, *bottoms: Tensor) -> Tensor | tuple[Tensor, ...]:
-        """Return the parts (views of the bottom)."""
-        x = bottoms[0]
+    def shapes(self, shape: Shape) -> tuple[Shape, ...]:
+        """Give each part its size along the axis."""
         if self.parts == 1:
-            return x
-        return torch.split(x, self.sizes(tuple(x.shape)), self.slice_axis)
+            return (shape,)
+        axis = self.slice_axis
+        return tuple((*shape[:axis], size, *shape[axis + 1 :]) for size in self.sizes(shape))
 
     def onnx(self, g: OnnxGraph, *bottoms: str) -> tuple[str, ...]:
         """Split."""
@@ -125,16 +130,13 @@ class Slice(AxisLayer):
 
 
 @layer("Split")
-class Split(Layer):
+class Split(LayerType):
     """The same blob under several names; the gradients of the tops are added."""
 
     tops = at_least(1)
     in_place = False
+    compute = "caffeio.ops.concat:split"
     shares_memory = True
-
-    def forward(self, *bottoms: Tensor) -> tuple[Tensor, ...]:
-        """Return the bottom, once for each top."""
-        return bottoms * max(1, len(self.context.top_names))
 
     def onnx(self, g: OnnxGraph, *bottoms: str) -> tuple[str, ...]:
         """No operator: the tops are other names of one value."""
@@ -142,14 +144,15 @@ class Split(Layer):
 
 
 @layer("Silence")
-class Silence(Layer):
+class Silence(LayerType):
     """Consumes blobs, so that they are not outputs of the net."""
 
     bottoms = at_least(1)
     tops = exactly(0)
+    compute = "caffeio.ops.concat:silence"
 
-    def forward(self, *bottoms: Tensor) -> tuple[Tensor, ...]:
-        """Return nothing."""
+    def shapes(self, *bottoms: Shape) -> tuple[Shape, ...]:
+        """There is no top."""
         return ()
 
     def onnx(self, g: OnnxGraph, *bottoms: str) -> tuple[str, ...]:

@@ -7,19 +7,20 @@ depthwise_conv_layer.cpp (yonghenglh6), conv_dw_layer.cpp (farmingyard).
 from __future__ import annotations
 
 import math
-import operator
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
-import numpy as np
-import torch
-import torch.nn.functional as F
-from torch import Tensor
-
-from caffeio.layers.base import Layer, Shape, at_least, layer
-from caffeio.layers.fields import check_fields
-from caffeio.layers.onnx.graph import OnnxGraph
-from caffeio.layers.window import Ints, check_positive, per_axis
+from caffeio.layers.base import LayerType, Shape, at_least, layer, owns
+from caffeio.layers.window import (
+    Ints,
+    check_positive,
+    least_sizes,
+    per_axis,
+    positions,
+)
 from caffeio.proto import caffe_pb2 as pb
+
+if TYPE_CHECKING:
+    from caffeio.layers.onnx.graph import OnnxGraph
 
 FIELD = "convolution_param"
 _FIELDS = (
@@ -30,26 +31,7 @@ _FIELDS = (
 )  # fmt: skip
 
 
-def output_size(size: int, kernel: int, stride: int, pad: int, dilation: int) -> int:
-    """Positions of the kernel along one axis, with C++'s division that truncates toward 0."""
-    room = size + 2 * pad - (dilation * (kernel - 1) + 1)
-    return math.trunc(room / stride) + 1
-
-
-def least_sizes(kernel: Ints, pad: Ints, dilation: Ints) -> Ints:
-    """Sizes of the bottom from which on the kernel does not stick out of the padding."""
-    return tuple(d * (k - 1) + 1 - 2 * p for k, p, d in zip(kernel, pad, dilation, strict=True))
-
-
-def make_room(x: Tensor, least: Ints) -> Tensor:
-    """Put zeros behind the axes of `x` (N, C, spatial) that are shorter than `least`."""
-    if all(map(operator.ge, x.shape[2:], least)):
-        return x
-    missing = [max(0, size - n) for n, size in zip(x.shape[2:], least, strict=True)]
-    return F.pad(x, [n for m in reversed(missing) for n in (0, m)])
-
-
-class BaseConvolution(Layer):
+class BaseConvolution(LayerType):
     """Parameters, checks and blobs of all convolutions.
 
     `kernel`, `stride`, `pad` and `dilation` have one value for each spatial axis (0 to 3 axes).
@@ -60,6 +42,9 @@ class BaseConvolution(Layer):
     tops = at_least(1)
     equal_bottoms_tops = True
     in_place = False
+    fields = owns(convolution_param=_FIELDS)
+    blob_names = ("weight", "bias")
+    compute = "caffeio.ops.conv:convolution"
     reads_bottoms = None
     transposed: ClassVar[bool] = False
 
@@ -76,17 +61,15 @@ class BaseConvolution(Layer):
             all(other == shape for other in shapes),
             f"all bottoms must have the same shape: {', '.join(map(str, shapes))}",
         )
-        check_fields(self, FIELD, _FIELDS)
         self._read_window(p)
         self._read_channels(p, shape[self.start])
         self.relu, self.negative_slope = p.relu, p.negative_slope
-        if not self.transposed:
-            self._check_size(shape)
         self._declare(p)
+        self.check_positions(self.positions(shape[self.start + 1 :]), shape)
 
     def _read_window(self, p: pb.ConvolutionParameter) -> None:
         self.kernel = per_axis(self, p, "kernel_size", FIELD, self.spatial, None)
-        self.stride = per_axis(self, p, "stride", FIELD, self.spatial, 1)
+        self.stride = per_axis(self, p, "stride", FIELD, self.spatial, 1, both=True)
         self.pad = per_axis(self, p, "pad", FIELD, self.spatial, 0)
         old = any(p.HasField("filter_stride" + s) for s in ("", "_h", "_w"))
         name = "filter_stride" if old else "dilation"
@@ -114,20 +97,28 @@ class BaseConvolution(Layer):
     def _groups(self, p: pb.ConvolutionParameter, channels: int) -> int:
         return p.group
 
-    def _check_size(self, shape: Shape) -> None:
-        for size, top in zip(shape[self.start + 1 :], self._positions(shape), strict=True):
+    def positions(self, sizes: Shape) -> Ints:
+        """Count the positions of the kernel along each spatial axis."""
+        return positions(sizes, self.kernel, self.stride, self.pad, self.dilation)
+
+    def check_positions(self, found: Ints, shape: Shape) -> None:
+        """Raise LayerError unless the kernel fits into a bottom of `shape`."""
+        for size, top in zip(shape[self.start + 1 :], found, strict=True):
             self.check(
                 top > 0,
                 f"the kernel {self.kernel} (dilation {self.dilation}) does not fit into the bottom "
-                f"{shape} with pad {self.pad}: an axis of {size} gives {top} positions",
+                f"{shape} with pad {self.pad}, it is larger than the bottom: an axis of {size} "
+                f"gives {top} positions",
                 field=f"{FIELD}.kernel_size",
             )
 
-    def _positions(self, shape: Shape) -> Ints:
-        rows = zip(
-            shape[self.start + 1 :], self.kernel, self.stride, self.pad, self.dilation, strict=True
+    def shapes(self, *bottoms: Shape) -> tuple[Shape, ...]:
+        """(..., C, spatial) -> (..., num_output, spatial), for every bottom."""
+        start = self.start
+        return tuple(
+            (*shape[:start], self.num_output, *self.positions(shape[start + 1 :]))
+            for shape in bottoms
         )
-        return tuple(output_size(*row) for row in rows)
 
     def _declare(self, p: pb.ConvolutionParameter) -> None:
         first, second = self.num_output, self.channels
@@ -139,26 +130,6 @@ class BaseConvolution(Layer):
         if self.has_bias:
             filler = p.bias_filler if p.HasField("bias_filler") else None
             self.add_blob("bias", (self.num_output,), filler)
-
-    def forward(self, *bottoms: Tensor) -> Tensor | tuple[Tensor, ...]:
-        """(..., C, spatial) -> (..., num_output, spatial), for every bottom with the same blobs."""
-        if len(bottoms) == 1:
-            return self._one(bottoms[0])
-        return tuple(self._one(x) for x in bottoms)
-
-    def _one(self, x: Tensor) -> Tensor:
-        if x.shape[self.start] != self.channels:
-            raise self.error(
-                f"the bottom's {x.shape[self.start]} channels do not fit a kernel made for "
-                f"{self.channels}"
-            )
-        outer = x.shape[: self.start]
-        if self.start != 1:
-            x = x.reshape(math.prod(outer), *x.shape[self.start :])
-        y = self._convolve(x) if self.spatial else self._convolve(x.unsqueeze(2)).squeeze(2)
-        if self.relu:
-            y = F.leaky_relu(y, self.negative_slope) if self.negative_slope else F.relu(y)
-        return y if self.start == 1 else y.reshape(*outer, *y.shape[1:])
 
     def onnx(self, g: OnnxGraph, *bottoms: str) -> str | tuple[str, ...]:
         """Conv or ConvTranspose of every bottom."""
@@ -195,13 +166,6 @@ class BaseConvolution(Layer):
         y: str = g.op(name, [x, *blobs], group=self.group, **(given if spatial else {}))
         return y
 
-    def _convolve(self, x: Tensor) -> Tensor:
-        raise NotImplementedError
-
-    def _weights(self) -> tuple[Tensor, Tensor | None]:
-        weight = self.blobs[0] if self.spatial else self.blobs[0].unsqueeze(2)
-        return weight, self.blobs[1] if self.has_bias else None
-
     def macs(self) -> int:
         """Products of one forward over all bottoms."""
         per_position = math.prod(self.blob_specs[0].shape) if self.blob_specs else 0
@@ -225,14 +189,6 @@ class Convolution(BaseConvolution):
         depthwise = self.kind == "DepthwiseConvolution" and not p.HasField("group")
         return channels if depthwise else p.group
 
-    def _convolve(self, x: Tensor) -> Tensor:
-        weight, bias = self._weights()
-        if not self.spatial:
-            return F.conv1d(x, weight, bias, groups=self.group)
-        x = make_room(x, self.least)
-        convolve = (F.conv1d, F.conv2d, F.conv3d)[self.spatial - 1]
-        return convolve(x, weight, bias, self.stride, self.pad, self.dilation, self.group)
-
 
 @layer("ConvolutionDepthwise")
 class ConvolutionDepthwise(Convolution):
@@ -251,64 +207,57 @@ class Deconvolution(BaseConvolution):
 
     transposed = True
 
-    def _convolve(self, x: Tensor) -> Tensor:
-        weight, bias = self._weights()
-        if not self.spatial:
-            return F.conv_transpose1d(x, weight, bias, groups=self.group)
-        rows = zip(x.shape[2:], self.kernel, self.stride, self.pad, self.dilation, strict=True)
-        sizes = [s * (n - 1) + d * (k - 1) + 1 - 2 * p for n, k, s, p, d in rows]
-        if min(sizes) < 1:
-            raise self.error(f"pad {self.pad} leaves nothing of the top: {sizes}", field=FIELD)
-        transpose = (F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)[self.spatial - 1]
-        return transpose(
-            x, weight, bias, self.stride, self.pad, groups=self.group, dilation=self.dilation
+    def positions(self, sizes: Shape) -> Ints:
+        """Count the values of the top along each spatial axis."""
+        rows = zip(sizes, self.kernel, self.stride, self.pad, self.dilation, strict=True)
+        return tuple(s * (n - 1) + d * (k - 1) + 1 - 2 * p for n, k, s, p, d in rows)
+
+    def check_positions(self, found: Ints, shape: Shape) -> None:
+        """Raise LayerError if the padding leaves nothing of the top."""
+        self.check(
+            all(n > 0 for n in found),
+            f"pad {self.pad} leaves nothing of the top: {list(found)}",
+            field=FIELD,
         )
 
 
-def im2col(x: Tensor, kernel: Ints, stride: Ints, pad: Ints, dilation: Ints) -> Tensor:
-    """(N, C, spatial) -> (N, C * prod(kernel), positions): the values under each kernel offset.
-
-    Channel c * prod(kernel) + offset, offsets in row-major order (src/caffe/util/im2col.cpp).
-    """
-    n, channels, axes = x.shape[0], x.shape[1], len(kernel)
-    x = make_room(x, least_sizes(kernel, pad, dilation))
-    x = F.pad(x, [p for p in reversed(pad) for _ in range(2)])
-    for axis, (k, s, d) in enumerate(zip(kernel, stride, dilation, strict=True)):
-        x = x.unfold(2 + axis, d * (k - 1) + 1, s)[..., ::d]
-    order = [0, 1, *range(2 + axes, 2 + 2 * axes), *range(2, 2 + axes)]
-    positions = x.shape[2 : 2 + axes]
-    return x.permute(order).reshape(n, channels * math.prod(kernel), *positions)
-
-
 @layer("Im2col")
-class Im2col(Layer):
+class Im2col(LayerType):
     """The patches that a convolution with these fields multiplies with its weights."""
 
     in_place = False
+    fields = owns(convolution_param=_FIELDS)
+    compute = "caffeio.ops.conv:im2col"
 
-    def setup(self, shape: Shape) -> None:  # type: ignore[override]
+    def setup(self, shape: Shape) -> None:
         """Raises LayerError for fields that contradict the bottom."""
         p = self.param.convolution_param
         self.start = self.axis(p.axis, len(shape), f"{FIELD}.axis")
-        check_fields(self, FIELD, _FIELDS)
         axes = len(shape) - self.start - 1
         self.check(axes >= 1, f"the bottom {shape} has no spatial axes", field=f"{FIELD}.axis")
         self.kernel = per_axis(self, p, "kernel_size", FIELD, axes, None)
-        self.stride = per_axis(self, p, "stride", FIELD, axes, 1)
+        self.stride = per_axis(self, p, "stride", FIELD, axes, 1, both=True)
         self.pad = per_axis(self, p, "pad", FIELD, axes, 0)
         self.dilation = per_axis(self, p, "dilation", FIELD, axes, 1)
         for name in ("kernel", "stride", "dilation"):
             check_positive(self, getattr(self, name), f"{FIELD}.{name}")
+        self.check(
+            all(n > 0 for n in self.shapes(shape)[0][self.start + 1 :]),
+            f"the kernel {self.kernel} (dilation {self.dilation}) does not fit into the bottom "
+            f"{shape} with pad {self.pad}",
+            field=f"{FIELD}.kernel_size",
+        )
 
-    def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
+    def shapes(self, shape: Shape) -> tuple[Shape, ...]:
         """(..., C, spatial) -> (..., C * prod(kernel), positions)."""
-        outer = x.shape[: self.start]
-        flat = x.reshape(math.prod(outer), *x.shape[self.start :])
-        y = im2col(flat, self.kernel, self.stride, self.pad, self.dilation)
-        return torch.reshape(y, (*outer, *y.shape[1:]))
+        channels, *sizes = shape[self.start :]
+        found = positions(tuple(sizes), self.kernel, self.stride, self.pad, self.dilation)
+        return ((*shape[: self.start], channels * math.prod(self.kernel), *found),)
 
     def onnx(self, g: OnnxGraph, *bottoms: str) -> str:
         """Conv of each channel with kernels of a single 1."""
+        import numpy as np
+
         (x,) = bottoms
         outer, (channels, *spatial) = g.shape(x)[: self.start], g.shape(x)[self.start :]
         if self.start != 1:

@@ -33,7 +33,7 @@ class DenseImageData(SourceLayer):
             divide = 1
         batch = p.batch_size or 1
         label = (batch, 1, height // divide, width // divide)
-        self.shapes = [(batch, channels, height, width), label]
+        self.top_sizes = [(batch, channels, height, width), label]
 
 
 @layer("LaneData")
@@ -53,4 +53,4 @@ class LaneData(SourceLayer):
         size = (p.seg_resize_width, p.seg_resize_height)
         if not all(size):
             size = (data[2] // scale, data[3] // scale)
-        self.shapes = [data, (data[0], 1, 1, 1), (data[0], 1, *size)][: len(self.param.top)]
+        self.top_sizes = [data, (data[0], 1, 1, 1), (data[0], 1, *size)][: len(self.param.top)]

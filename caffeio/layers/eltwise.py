@@ -5,46 +5,20 @@ Source: src/caffe/layers/eltwise_layer.cpp.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor
-from torch.autograd import Function
-
-from caffeio.layers.base import Layer, Shape, at_least, layer
-from caffeio.layers.fields import check_fields
-from caffeio.layers.gradients import is_in_place
-from caffeio.layers.onnx.graph import OnnxGraph
+from caffeio.layers.base import LayerType, Shape, at_least, layer, owns
+from caffeio.layers.dims import agreed
 from caffeio.proto import caffe_pb2 as pb
+
+if TYPE_CHECKING:
+    from caffeio.layers.onnx.graph import OnnxGraph
 
 FIELD = "eltwise_param"
 
 
-def product(bottoms: tuple[Tensor, ...]) -> Tensor:
-    """Product of all bottoms, from the first on."""
-    y = bottoms[0] * bottoms[1]
-    for x in bottoms[2:]:
-        y = y * x
-    return y
-
-
-class _UnstableProduct(Function):
-    """The product, whose gradient is top / bottom: nan where a bottom is 0."""
-
-    @staticmethod
-    def forward(ctx: Any, *bottoms: Tensor) -> Tensor:
-        y = product(bottoms)
-        ctx.save_for_backward(y, *bottoms)
-        return y
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, ...]:
-        y, *bottoms = ctx.saved_tensors
-        return tuple(grad * (y / x) for x in bottoms)
-
-
 @layer("Eltwise")
-class Eltwise(Layer):
+class Eltwise(LayerType):
     """SUM (with coefficients), PROD or MAX, element by element.
 
     In MAX the first bottom wins only if it is greater than the second, a later one only if it is
@@ -55,8 +29,10 @@ class Eltwise(Layer):
     """
 
     bottoms = at_least(2)
+    fields = owns(eltwise_param=("operation", "coeff", "stable_prod_grad"))
+    compute = "caffeio.ops.eltwise:eltwise"
     writes_early = True
-    backward = "caffeio.layers.backward:Eltwise"
+    backward = "caffeio.ops.backward:Eltwise"
 
     def setup(self, *shapes: Shape) -> None:
         """Raises LayerError for different shapes or wrong coefficients."""
@@ -67,7 +43,6 @@ class Eltwise(Layer):
             self.operation in supported, f"{self.operation} is not supported",
             field=f"{FIELD}.operation",
         )  # fmt: skip
-        check_fields(self, FIELD, ("operation", "coeff", "stable_prod_grad"))
         self.check(
             len(p.coeff) in (0, len(shapes)),
             f"takes one coefficient for each of the {len(shapes)} bottoms, not {len(p.coeff)}",
@@ -82,26 +57,14 @@ class Eltwise(Layer):
         )
         self.coeff = tuple(p.coeff) or (1.0,) * len(shapes)
         self.stable = p.stable_prod_grad
-        self.loses_first = is_in_place(self) and self.operation != "PROD"
+        self.loses_first = self.runs_in_place and self.operation != "PROD"
         if self.operation == "PROD":
             self.reads_bottoms = None
             self.reads_top = not self.stable
 
-    def forward(self, *bottoms: Tensor) -> Tensor:
-        """(any shape), n times -> the same shape."""
-        if self.loses_first:
-            lost = 0.0 if self.operation == "SUM" else torch.finfo(torch.float32).min
-            bottoms = (torch.full_like(bottoms[0], lost, requires_grad=False), *bottoms[1:])
-        if self.operation == "SUM":
-            return self._sum(bottoms)
-        if self.operation == "PROD":
-            if self.stable:
-                return product(bottoms)
-            return _UnstableProduct.apply(*bottoms)  # type: ignore[no-any-return,no-untyped-call]
-        y = torch.where(bottoms[0] > bottoms[1], bottoms[0], bottoms[1])
-        for x in bottoms[2:]:
-            y = torch.where(x > y, x, y)
-        return y
+    def shapes(self, *bottoms: Shape) -> tuple[Shape, ...]:
+        """Return the shape that all bottoms have."""
+        return (agreed(*bottoms),)
 
     def onnx(self, g: OnnxGraph, *bottoms: str) -> str:
         """Add, Mul or Max, in Caffe's order."""
@@ -112,11 +75,4 @@ class Eltwise(Layer):
         y = weighted[0]
         for x in weighted[1:]:
             y = g.op(kind, [y, x])
-        return y
-
-    def _sum(self, bottoms: tuple[Tensor, ...]) -> Tensor:
-        first = self.coeff[0]
-        y = bottoms[0] if first == 1 else bottoms[0] * first
-        for x, coeff in zip(bottoms[1:], self.coeff[1:], strict=True):
-            y = torch.add(y, x, alpha=coeff)
         return y

@@ -4,15 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-from caffeio.layers.base import Layer
-
-ENGINE_CHOICES = frozenset(  # they choose an implementation, not a result
-    ("engine", "cudnn_convolution_algo_seeker", "conv_algos_override", "cudnn_flavor",
-     "conv_algorithm", "force_nd_im2col", "torch_pooling", "fuse", "random_seed")
-)  # fmt: skip
+from caffeio.layers.base import ENGINE_CHOICES, LayerType
 
 
-def check_fields(owner: Layer, field: str, known: Collection[str]) -> None:
+def check_fields(owner: LayerType, field: str, known: Collection[str]) -> None:
     """Raise LayerError if message `field` of the layer sets more than `known` and engines.
 
     A field that is set to its own default says nothing and is let through.

@@ -1,33 +1,13 @@
-"""Gradients that are Caffe's, not the function's."""
+"""Gradients that are Caffe's, not the function's: see `caffeio.ops.gradients`."""
 
 from __future__ import annotations
 
-from typing import Any
+from caffeio.layers.base import LayerType
+from caffeio.ops.gradients import with_gradient
 
-from torch import Tensor
-from torch.autograd import Function
-
-from caffeio.layers.base import Layer
+__all__ = ["is_in_place", "with_gradient"]
 
 
-class _WithGradient(Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, y: Tensor, slope: Tensor) -> Tensor:
-        ctx.save_for_backward(slope)
-        return y.view_as(y)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
-        (slope,) = ctx.saved_tensors
-        return grad * slope, None, None
-
-
-def with_gradient(x: Tensor, y: Tensor, slope: Tensor) -> Tensor:
-    """`y` (without a graph), whose gradient with respect to `x` is defined to be `slope`."""
-    return _WithGradient.apply(x, y, slope)  # type: ignore[no-any-return,no-untyped-call]
-
-
-def is_in_place(layer: Layer) -> bool:
+def is_in_place(layer: LayerType) -> bool:
     """Whether the layer's first top is its first bottom."""
-    context = layer.context
-    return bool(context.top_names) and context.top_names[:1] == context.bottom_names[:1]
+    return layer.runs_in_place

@@ -22,11 +22,10 @@ from caffeio.layers.labels import (
     LOG_THRESHOLD,
     check_label_count,
     check_same_num,
-    class_labels,
     ignore_label,
     normalization,
-    normalizer,
 )
+from caffeio.ops.labels import class_labels, normalizer
 from caffeio.proto import caffe_pb2 as pb
 from caffeio.proto.io.regular import read_regular
 

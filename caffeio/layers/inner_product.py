@@ -6,13 +6,12 @@ Sources: src/caffe/layers/inner_product_layer.cpp, embed_layer.cpp.
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING
 
-import torch.nn.functional as F
-from torch import Tensor
+from caffeio.layers.base import LayerType, Shape, layer, owns
 
-from caffeio.layers.base import Layer, Shape, layer
-from caffeio.layers.fields import check_fields
-from caffeio.layers.onnx.graph import OnnxGraph
+if TYPE_CHECKING:
+    from caffeio.layers.onnx.graph import OnnxGraph
 
 _FIELDS = (
     "num_output", "bias_term", "weight_filler", "bias_filler", "axis", "transpose",
@@ -21,21 +20,23 @@ _FIELDS = (
 
 
 @layer("InnerProduct")
-class InnerProduct(Layer):
+class InnerProduct(LayerType):
     """y = W x (+ bias) of the axes from `axis` on, flattened.
 
     Blobs: weight [num_output, K], or [K, num_output] with `transpose`; bias [num_output].
     """
 
     in_place = False
+    fields = owns(inner_product_param=_FIELDS)
+    blob_names = ("weight", "bias")
+    compute = "caffeio.ops.inner_product:inner_product"
     reads_bottoms = frozenset({0})
 
-    def setup(self, shape: Shape) -> None:  # type: ignore[override]
+    def setup(self, shape: Shape) -> None:
         """Declare the blobs; raises LayerError for a wrong axis or num_output."""
         p = self.param.inner_product_param
         field = "inner_product_param"
         self.check(p.num_output > 0, "must be above 0", field=f"{field}.num_output")
-        check_fields(self, field, _FIELDS)
         self.start = self.axis(p.axis, len(shape), f"{field}.axis")
         self.num_output: int = p.num_output
         self.inputs = math.prod(shape[self.start :])
@@ -48,17 +49,9 @@ class InnerProduct(Layer):
             filler = p.bias_filler if p.HasField("bias_filler") else None
             self.add_blob("bias", (self.num_output,), filler)
 
-    def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
+    def shapes(self, shape: Shape) -> tuple[Shape, ...]:
         """(outer, ...) -> (outer, num_output)."""
-        inputs = math.prod(x.shape[self.start :])
-        if inputs != self.inputs:
-            raise self.error(f"the bottom's {inputs} values do not fit weights for {self.inputs}")
-        weight = self.blobs[0].t() if self.transpose else self.blobs[0]
-        bias = self.blobs[1] if len(self.blobs) > 1 else None
-        y = F.linear(x.reshape(*x.shape[: self.start], inputs), weight, bias)
-        if self.relu:
-            return F.leaky_relu(y, self.negative_slope) if self.negative_slope else F.relu(y)
-        return y
+        return ((*shape[: self.start], self.num_output),)
 
     def onnx(self, g: OnnxGraph, *bottoms: str) -> str:
         """Gemm of the flattened bottom for axis 1, else MatMul."""
@@ -92,7 +85,7 @@ class InnerProduct(Layer):
 
 
 @layer("Embed")
-class Embed(Layer):
+class Embed(LayerType):
     """Row `index` of the weights (+ bias), for each value of the bottom, truncated to an integer.
 
     Blobs: weight [input_dim, num_output], bias [num_output].
@@ -100,8 +93,13 @@ class Embed(Layer):
 
     in_place = False
     label_bottoms = frozenset({0})
+    fields = owns(
+        embed_param=("num_output", "input_dim", "bias_term", "weight_filler", "bias_filler")
+    )
+    blob_names = ("weight", "bias")
+    compute = "caffeio.ops.inner_product:embed"
 
-    def setup(self, shape: Shape) -> None:  # type: ignore[override]
+    def setup(self, shape: Shape) -> None:
         """Declare the blobs; raises LayerError unless num_output and input_dim are given."""
         p = self.param.embed_param
         for name in ("num_output", "input_dim"):
@@ -112,10 +110,9 @@ class Embed(Layer):
             filler = p.bias_filler if p.HasField("bias_filler") else None
             self.add_blob("bias", (p.num_output,), filler)
 
-    def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
+    def shapes(self, shape: Shape) -> tuple[Shape, ...]:
         """(any shape) of indices -> (that shape, num_output)."""
-        y = F.embedding(x.long(), self.blobs[0])
-        return y + self.blobs[1] if len(self.blobs) > 1 else y
+        return ((*shape, self.param.embed_param.num_output),)
 
     def onnx(self, g: OnnxGraph, *bottoms: str) -> str:
         """Gather of the weights' rows."""

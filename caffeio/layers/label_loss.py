@@ -14,16 +14,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from caffeio.layers.base import Layer, Shape, exactly, layer
-from caffeio.layers.labels import (
-    LOG_THRESHOLD,
-    ClassLabels,
-    check_same_num,
-    class_labels,
-    ignore_label,
-    normalization,
-    normalizer,
-    text,
-)
+from caffeio.layers.labels import LOG_THRESHOLD, check_same_num, ignore_label, normalization, text
+from caffeio.ops.labels import ClassLabels, class_labels, normalizer
 from caffeio.proto import caffe_pb2 as pb
 
 

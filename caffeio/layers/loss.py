@@ -15,13 +15,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from caffeio.layers.base import Layer, Shape, between, exactly, layer
-from caffeio.layers.labels import (
-    check_same_count,
-    check_same_num,
-    normalization,
-    normalizer,
-    text,
-)
+from caffeio.layers.labels import check_same_count, check_same_num, normalization, text
+from caffeio.ops.labels import normalizer
 
 
 class PairLoss(Layer):

@@ -14,7 +14,6 @@ from torch.autograd import Function
 
 from caffeio.layers.base import Layer, Shape, layer
 from caffeio.layers.fields import check_fields
-from caffeio.layers.gradients import is_in_place
 from caffeio.layers.onnx.graph import OnnxGraph
 from caffeio.proto import caffe_pb2 as pb
 
@@ -66,9 +65,9 @@ class LRN(Layer):
     """
 
     reads_bottoms = frozenset({0})
-    backward = "caffeio.layers.backward:LRN"
+    backward = "caffeio.ops.backward:LRN"
 
-    def setup(self, shape: Shape) -> None:  # type: ignore[override]
+    def setup(self, shape: Shape) -> None:
         """Raises LayerError for an even local_size or a bottom without 4 axes."""
         p = self.param.lrn_param
         self.check(
@@ -80,9 +79,9 @@ class LRN(Layer):
         self.across = p.norm_region == pb.LRNParameter.ACROSS_CHANNELS
         self.reads_top = self.writes_early = self.across
 
-    def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
+    def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) -> the same shape."""
-        if self.across and is_in_place(self):
+        if self.across and self.runs_in_place:
             squares = channel_sum(x * x, self.size) * (self.alpha / self.size)
             return power(squares + self.k, -self.beta).square()
         if self.across:
@@ -135,9 +134,9 @@ class MVN(Layer):
     The top always has 4 axes (num, channels, height, width), as all blobs had once.
     """
 
-    backward = "caffeio.layers.backward:MVN"
+    backward = "caffeio.ops.backward:MVN"
 
-    def setup(self, shape: Shape) -> None:  # type: ignore[override]
+    def setup(self, shape: Shape) -> None:
         """Raises LayerError for a bottom of more than 4 axes."""
         p = self.param.mvn_param
         self.check(len(shape) <= 4, f"needs a bottom of at most 4 axes, not {shape}")
@@ -146,7 +145,7 @@ class MVN(Layer):
         self.reads_top = self.writes_early = self.normalize_variance
         self.dims = (1, 2, 3) if p.across_channels else (2, 3)
 
-    def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
+    def forward(self, x: Tensor) -> Tensor:
         """(N[, C[, H[, W]]]) -> (N, C, H, W), absent axes having size 1."""
         x = x.reshape(*x.shape, *[1] * (4 - x.dim()))
         if not self.normalize_variance:

@@ -89,7 +89,7 @@ class LSTMUnit(Layer):
     in_place = False
     reads_top = True
     reads_bottoms = None
-    backward = "caffeio.layers.backward:LSTMUnit"
+    backward = "caffeio.ops.backward:LSTMUnit"
     label_bottoms = frozenset({2})
 
     def setup(self, *shapes: Shape) -> None:

@@ -6,32 +6,27 @@ layer.cpp.
 
 from __future__ import annotations
 
-import torch
-import torch.nn.functional as F
-from torch import Tensor
+from typing import TYPE_CHECKING
 
-from caffeio.layers.base import Layer, Shape, layer
-from caffeio.layers.fields import check_fields
-from caffeio.layers.gradients import is_in_place
-from caffeio.layers.onnx.graph import OnnxGraph
+from caffeio.layers.base import LayerType, Shape, layer, owns
+
+if TYPE_CHECKING:
+    from caffeio.layers.onnx.graph import OnnxGraph
 
 
 @layer("ReLU")
-class ReLU(Layer):
+class ReLU(LayerType):
     """max(x, 0) + negative_slope * min(x, 0); the slope counts as the gradient at 0."""
 
+    fields = owns(relu_param=("negative_slope",))
+    compute = "caffeio.ops.neuron:relu"
     reads_bottoms = frozenset({0})
+    reads_signs = True
 
-    def setup(self, shape: Shape) -> None:  # type: ignore[override]
+    def setup(self, shape: Shape) -> None:
         """Read the slope."""
-        check_fields(self, "relu_param", ("negative_slope",))
         self.slope = self.param.relu_param.negative_slope
-        self.reads_signs = True
         self.keeps_signs = self.slope >= 0
-
-    def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
-        """(any shape) -> the same shape."""
-        return F.leaky_relu(x, self.slope) if self.slope else F.relu(x)
 
     def onnx(self, g: OnnxGraph, *bottoms: str) -> str:
         """Relu or LeakyRelu."""
@@ -39,20 +34,16 @@ class ReLU(Layer):
 
 
 @layer("ReLU6")
-class ReLU6(Layer):
+class ReLU6(LayerType):
     """min(max(x, 0) + negative_slope * min(x, 0), 6); gradient 0 from 6 on."""
 
+    fields = owns(relu6_param=("negative_slope",))
+    compute = "caffeio.ops.neuron:relu6"
     reads_bottoms = frozenset({0})
 
-    def setup(self, shape: Shape) -> None:  # type: ignore[override]
+    def setup(self, shape: Shape) -> None:
         """Read the slope."""
         self.slope = self.param.relu6_param.negative_slope
-
-    def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
-        """(any shape) -> the same shape."""
-        if not self.slope:
-            return F.relu6(x)
-        return torch.where(x < 6, F.leaky_relu(x, self.slope), 6.0)
 
     def onnx(self, g: OnnxGraph, *bottoms: str) -> str:
         """Clip, and LeakyRelu before it where there is a slope."""
@@ -62,27 +53,25 @@ class ReLU6(Layer):
 
 
 @layer("PReLU")
-class PReLU(Layer):
+class PReLU(LayerType):
     """max(x, 0) + a * min(x, 0) with a learned slope a for each channel, or one for all.
 
     Blob: slope [C], or [] with channel_shared.
     """
 
+    fields = owns(prelu_param=("filler", "channel_shared"))
+    blob_names = ("weight",)
+    compute = "caffeio.ops.neuron:prelu"
     reads_bottoms = frozenset({0})
 
-    def setup(self, shape: Shape) -> None:  # type: ignore[override]
+    def setup(self, shape: Shape) -> None:
         """Declare the blob; raises LayerError for a bottom without a channel axis."""
         p = self.param.prelu_param
-        check_fields(self, "prelu_param", ("filler", "channel_shared"))
         self.check(len(shape) >= 2, f"needs a bottom of 2 axes or more, not {shape}")
-        if is_in_place(self):  # it keeps a copy
+        if self.runs_in_place:  # it keeps a copy
             self.reads_bottoms = frozenset()
         slopes = () if p.channel_shared else shape[1:2]
         self.add_blob("slope", slopes, p.filler if p.HasField("filler") else None, default=0.25)
-
-    def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
-        """(N, C, ...) -> the same shape."""
-        return F.prelu(x, self.blobs[0].reshape(-1))
 
     def onnx(self, g: OnnxGraph, *bottoms: str) -> str:
         """PRelu."""
@@ -92,25 +81,21 @@ class PReLU(Layer):
 
 
 @layer("ELU")
-class ELU(Layer):
+class ELU(LayerType):
     """x above 0, else alpha * (e^x - 1); NVIDIA's lambda multiplies both."""
 
+    fields = owns(elu_param=("alpha", "lambda"))
+    compute = "caffeio.ops.neuron:elu"
     reads_top = True
     reads_bottoms = frozenset({0})
     reads_signs = True
-    backward = "caffeio.layers.backward:ELU"
+    backward = "caffeio.ops.backward:ELU"
 
-    def setup(self, shape: Shape) -> None:  # type: ignore[override]
+    def setup(self, shape: Shape) -> None:
         """Read the fields."""
         p = self.param.elu_param
-        check_fields(self, "elu_param", ("alpha", "lambda"))
         self.alpha, self.scale = p.alpha, getattr(p, "lambda")
         self.keeps_signs = self.alpha >= 0 and self.scale > 0
-
-    def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
-        """(any shape) -> the same shape."""
-        y = F.elu(x, self.alpha)
-        return y if self.scale == 1 else y * self.scale
 
     def onnx(self, g: OnnxGraph, *bottoms: str) -> str:
         """Elu."""
@@ -118,15 +103,12 @@ class ELU(Layer):
 
 
 @layer("AbsVal")
-class AbsVal(Layer):
+class AbsVal(LayerType):
     """|x|; gradient 0 at 0."""
 
-    in_place = False
+    compute = "caffeio.ops.neuron:absolute"
     reads_bottoms = frozenset({0})
-
-    def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
-        """(any shape) -> the same shape."""
-        return x.abs()
+    in_place = False
 
     def onnx(self, g: OnnxGraph, *bottoms: str) -> str:
         """Abs."""
@@ -134,14 +116,11 @@ class AbsVal(Layer):
 
 
 @layer("BNLL")
-class BNLL(Layer):
+class BNLL(LayerType):
     """log(1 + e^x)."""
 
+    compute = "caffeio.ops.neuron:bnll"
     reads_bottoms = frozenset({0})
-
-    def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
-        """(any shape) -> the same shape."""
-        return F.softplus(x)
 
     def onnx(self, g: OnnxGraph, *bottoms: str) -> str:
         """Softplus."""
@@ -149,24 +128,19 @@ class BNLL(Layer):
 
 
 @layer("Clip")
-class Clip(Layer):
+class Clip(LayerType):
     """max(min, min(x, max)); gradient 1 inside, the ends included."""
 
+    fields = owns(clip_param=("min", "max"))
+    compute = "caffeio.ops.neuron:clip"
     reads_bottoms = frozenset({0})
 
-    def setup(self, shape: Shape) -> None:  # type: ignore[override]
+    def setup(self, shape: Shape) -> None:
         """Raises LayerError unless both limits are given."""
         p = self.param.clip_param
         for name in ("min", "max"):
             self.check(p.HasField(name), "must be given", field=f"clip_param.{name}")
         self.limits = (p.min, p.max)
-
-    def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
-        """(any shape) -> the same shape."""
-        low, high = self.limits
-        if low > high:  # where torch's clamp gives max, Caffe gives min
-            return x.clamp(max=high).clamp(min=low)
-        return x.clamp(low, high)
 
     def onnx(self, g: OnnxGraph, *bottoms: str) -> str:
         """Clip; Min and Max where min is above max."""
@@ -177,15 +151,13 @@ class Clip(Layer):
 
 
 @layer("Sigmoid")
-class Sigmoid(Layer):
+class Sigmoid(LayerType):
     """1 / (1 + e^-x)."""
 
+    fields = owns(sigmoid_param=())
+    compute = "caffeio.ops.neuron:sigmoid"
     reads_top = True
-    backward = "caffeio.layers.backward:Sigmoid"
-
-    def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
-        """(any shape) -> the same shape."""
-        return torch.sigmoid(x)
+    backward = "caffeio.ops.backward:Sigmoid"
 
     def onnx(self, g: OnnxGraph, *bottoms: str) -> str:
         """Sigmoid."""
@@ -193,15 +165,13 @@ class Sigmoid(Layer):
 
 
 @layer("TanH")
-class TanH(Layer):
+class TanH(LayerType):
     """tanh(x)."""
 
+    fields = owns(tanh_param=())
+    compute = "caffeio.ops.neuron:tanh"
     reads_top = True
-    backward = "caffeio.layers.backward:TanH"
-
-    def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
-        """(any shape) -> the same shape."""
-        return torch.tanh(x)
+    backward = "caffeio.ops.backward:TanH"
 
     def onnx(self, g: OnnxGraph, *bottoms: str) -> str:
         """Tanh."""
@@ -209,19 +179,17 @@ class TanH(Layer):
 
 
 @layer("Swish")
-class Swish(Layer):
+class Swish(LayerType):
     """x / (1 + e^(-beta x))."""
 
+    fields = owns(swish_param=("beta",))
+    compute = "caffeio.ops.neuron:swish"
     reads_top = True
-    backward = "caffeio.layers.backward:Swish"
+    backward = "caffeio.ops.backward:Swish"
 
-    def setup(self, shape: Shape) -> None:  # type: ignore[override]
+    def setup(self, shape: Shape) -> None:
         """Read beta."""
         self.beta = self.param.swish_param.beta
-
-    def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
-        """(any shape) -> the same shape."""
-        return F.silu(x) if self.beta == 1 else x * torch.sigmoid(self.beta * x)
 
     def onnx(self, g: OnnxGraph, *bottoms: str) -> str:
         """x times Sigmoid."""
@@ -229,18 +197,16 @@ class Swish(Layer):
 
 
 @layer("Threshold")
-class Threshold(Layer):
+class Threshold(LayerType):
     """1 where x > threshold, else 0."""
 
+    fields = owns(threshold_param=("threshold",))
+    compute = "caffeio.ops.neuron:threshold"
     differentiable = False
 
-    def setup(self, shape: Shape) -> None:  # type: ignore[override]
+    def setup(self, shape: Shape) -> None:
         """Read the threshold."""
         self.threshold = self.param.threshold_param.threshold
-
-    def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
-        """(any shape) -> the same shape."""
-        return (x.detach() > self.threshold).to(x.dtype)
 
     def onnx(self, g: OnnxGraph, *bottoms: str) -> str:
         """Greater."""

@@ -7,17 +7,15 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor
-
-from caffeio.layers.base import Layer, Shape, between, layer
-from caffeio.layers.fields import check_fields
-from caffeio.layers.onnx.graph import OnnxGraph
-from caffeio.layers.onnx.pooling import onnx_pool
-from caffeio.layers.pool_ops import Window, average_pool, max_pool, stochastic_pool
-from caffeio.layers.window import check_positive, per_axis
+from caffeio.layers.base import LayerType, Shape, between, layer, owns
+from caffeio.layers.dims import known
+from caffeio.layers.window import Ints, Window, check_positive, per_axis
 from caffeio.proto import caffe_pb2 as pb
+
+if TYPE_CHECKING:
+    from caffeio.layers.onnx.graph import OnnxGraph
 
 FIELD = "pooling_param"
 _FIELDS = (
@@ -28,19 +26,8 @@ _FIELDS = (
 METHODS = ("MAX", "AVE", "STOCHASTIC")
 
 
-def pool(
-    x: Tensor, method: str, window: Window, *, divisor: str, train: bool, mask: bool
-) -> tuple[Tensor, Tensor | None]:
-    """Pool `x` (N, C, spatial) by a method of METHODS; the mask is that of MAX."""
-    if method == "MAX":
-        return max_pool(x, window, mask=mask)
-    if method == "AVE":
-        return average_pool(x, window, divisor), None
-    return stochastic_pool(x, window, train=train), None
-
-
 @layer("Pooling")
-class Pooling(Layer):
+class Pooling(LayerType):
     """MAX, AVE or STOCHASTIC of windows over (N, C, H, W), or (N, C, D, H, W) as forks allow.
 
     The number of windows is rounded up unless `round_mode` is FLOOR (or a fork's `ceil_mode` is
@@ -51,8 +38,10 @@ class Pooling(Layer):
 
     tops = between(1, 2)
     in_place = False
+    fields = owns(pooling_param=_FIELDS)
+    compute = "caffeio.ops.pooling:pool"
 
-    def setup(self, shape: Shape) -> None:  # type: ignore[override]
+    def setup(self, shape: Shape) -> None:
         """Raises LayerError for fields that contradict each other or the bottom."""
         p = self.param.pooling_param
         self.check(
@@ -67,13 +56,13 @@ class Pooling(Layer):
             "only MAX has a second top",
             field=f"{FIELD}.pool",
         )
-        check_fields(self, FIELD, _FIELDS)
         self._read_window(p, shape)
         self._check_window(shape)
 
     def _read_window(self, p: pb.PoolingParameter, shape: Shape) -> None:
         axes = len(shape) - 2
         self.is_global = p.global_pooling
+        suffix = "_3d" if p.kernel_size_3d and axes == 3 else ""
         if self.is_global:
             sized = p.kernel_size or p.HasField("kernel_h") or p.HasField("kernel_w")
             self.check(
@@ -82,13 +71,10 @@ class Pooling(Layer):
                 field=f"{FIELD}.kernel_size",
             )
             self.kernel = shape[2:]
-        elif p.kernel_size_3d and axes == 3:
-            self.kernel = per_axis(self, p, "kernel_size_3d", FIELD, axes, None)
         else:
-            self.kernel = per_axis(self, p, "kernel_size", FIELD, axes, None)
-        suffix = "_3d" if p.kernel_size_3d and axes == 3 else ""
-        self.stride = per_axis(self, p, "stride" + suffix, FIELD, axes, 1)
-        self.pad = per_axis(self, p, "pad" + suffix, FIELD, axes, 0)
+            self.kernel = self._per_axis("kernel_size" + suffix, axes, None)
+        self.stride = self._per_axis("stride" + suffix, axes, 1)
+        self.pad = self._per_axis("pad" + suffix, axes, 0)
         self.dilation = per_axis(self, p, "dilation", FIELD, axes, 1)
         for name in ("kernel", "stride", "dilation"):
             if not (self.is_global and name == "kernel"):
@@ -98,6 +84,16 @@ class Pooling(Layer):
         clip = any(self.pad) or (self.profile.pooling_clips_kernel_1 and 1 in self.kernel)
         self._window = Window(self.kernel, self.stride, self.pad, self.dilation, self.ceil, clip)
         self.divisor = ("full" if p.avg_include_pad else "real") if mkldnn else "bvlc"
+
+    def _per_axis(self, name: str, axes: int, default: int | None) -> Ints:
+        p = self.param.pooling_param
+        several = len(getattr(p, name)) > 1 and axes == 2
+        self.check(
+            self.profile.pooling_lists or not several,
+            "is one value in this Caffe; give _h and _w for two",
+            field=f"{FIELD}.{name}",
+        )
+        return per_axis(self, p, name, FIELD, axes, default, both=not self.profile.pooling_lists)
 
     def _check_window(self, shape: Shape) -> None:
         if self.is_global:
@@ -121,10 +117,19 @@ class Pooling(Layer):
             "STOCHASTIC needs a bottom of 4 axes", field=f"{FIELD}.pool",
         )  # fmt: skip
         self.check(
-            all(n > 0 for n in self.window(shape).output(shape[2:])),
+            all(n > 0 for n in self._output(shape)),
             f"the kernel {self.kernel} is larger than the bottom {shape} with its pad {self.pad}",
             field=f"{FIELD}.kernel_size",
         )
+
+    def _output(self, shape: Shape) -> Shape:
+        if self.is_global and not known(shape):
+            return (1,) * len(shape[2:])
+        return self.window(shape).output(shape[2:])
+
+    def shapes(self, shape: Shape) -> tuple[Shape, ...]:
+        """(N, C, spatial) -> (N, C, windows), twice with a mask."""
+        return ((*shape[:2], *self._output(shape)),) * (2 if self.mask else 1)
 
     def window(self, shape: Shape) -> Window:
         """The windows over a bottom of `shape`."""
@@ -132,18 +137,10 @@ class Pooling(Layer):
             return self._window
         return replace(self._window, kernel=tuple(shape[2:]))
 
-    def forward(self, x: Tensor) -> Tensor | tuple[Tensor, ...]:  # type: ignore[override]
-        """(N, C, spatial) -> (N, C, windows), and the mask if it is wanted."""
-        if self.is_global and self.method == "AVE":
-            return x.mean(tuple(range(2, x.dim())), keepdim=True)
-        y, mask = pool(
-            x, self.method, self.window(tuple(x.shape)),
-            divisor=self.divisor, train=self.train_phase, mask=self.mask,
-        )  # fmt: skip
-        return y if mask is None else (y, mask)
-
     def onnx(self, g: OnnxGraph, *bottoms: str) -> str | tuple[str, ...]:
         """Global or windowed MaxPool and AveragePool with Caffe's windows."""
+        from caffeio.layers.onnx.pooling import onnx_pool
+
         sizes = g.shape(bottoms[0])[2:]
         if self.is_global and not self.mask and self.method != "STOCHASTIC":
             kind = {"MAX": "GlobalMaxPool", "AVE": "GlobalAveragePool"}[self.method]
@@ -157,7 +154,7 @@ class Pooling(Layer):
 
 
 @layer("SPP")
-class SPP(Layer):
+class SPP(LayerType):
     """Pools (N, C, H, W) into 1, 4, 16, ... bins and joins the levels: (N, C * bins).
 
     Level l has kernel and stride ceil(size / 2^l) and pad (kernel * 2^l - size + 1) / 2. With one
@@ -165,11 +162,12 @@ class SPP(Layer):
     """
 
     in_place = False
+    fields = owns(spp_param=("pyramid_height", "pool"))
+    compute = "caffeio.ops.pooling:spatial_pyramid"
 
-    def setup(self, shape: Shape) -> None:  # type: ignore[override]
+    def setup(self, shape: Shape) -> None:
         """Raises LayerError for a bottom without 4 axes, or too small for the pyramid."""
         p = self.param.spp_param
-        check_fields(self, "spp_param", ("pyramid_height", "pool"))
         self.check(len(shape) == 4, f"needs a bottom of 4 axes, not {shape}")
         self.check(min(shape[2:]) > 0, f"the bottom {shape} is empty")
         self.levels: int = p.pyramid_height
@@ -197,19 +195,19 @@ class SPP(Layer):
         pad = tuple((k * bins - n + 1) // 2 for k, n in zip(kernel, shape[2:], strict=True))
         return Window(kernel, kernel, pad, (1, 1), clip=any(pad))
 
-    def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
+    def shapes(self, shape: Shape) -> tuple[Shape, ...]:
         """(N, C, H, W) -> (N, C * bins of all levels); (N, C, 1, 1) with one level."""
-        shape, train = tuple(x.shape), self.train_phase
-        pooled = [
-            pool(x, self.method, w, divisor="bvlc", train=train, mask=False)[0]
-            for w in (self.window(level, shape) for level in range(self.levels))
-        ]
         if self.levels == 1:
-            return pooled[0]
-        return torch.cat([y.flatten(1) for y in pooled], 1)
+            return ((*shape[:2], 1, 1),)
+        bins = sum(
+            math.prod(self.window(level, shape).output(shape[2:])) for level in range(self.levels)
+        )
+        return ((shape[0], shape[1] * bins),)
 
     def onnx(self, g: OnnxGraph, *bottoms: str) -> str:
         """Pooling of every level, flattened and joined."""
+        from caffeio.layers.onnx.pooling import onnx_pool
+
         if self.method == "STOCHASTIC" and self.train_phase:
             raise g.unsupported("STOCHASTIC draws at random in TRAIN")
         shape = g.shape(bottoms[0])

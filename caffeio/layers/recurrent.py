@@ -226,6 +226,8 @@ class LSTM(Recurrent):
         if static:
             self.add_blob("W_xc_static", (rows, static), param.weight_filler)
         self.add_blob("W_hc", (rows, self.hidden), param.weight_filler)
+        # every step of the unrolled net fills weights of its own before they are shared
+        self.filled_again = (2 + bool(static),) * (self.steps - 1)
 
     def forward(self, *bottoms: Tensor) -> Tensor | tuple[Tensor, ...]:
         """Return the hidden states, and with expose_hidden the last hidden and cell state."""
@@ -274,6 +276,8 @@ class RNN(Recurrent):
         self.add_blob("W_hh", (rows, rows), param.weight_filler)
         self.add_blob("W_ho", (rows, rows), param.weight_filler)
         self.add_blob("b_o", (rows,), param.bias_filler)
+        first = 2 + bool(static)
+        self.filled_again = (first, first + 1, first + 2) * (self.steps - 1)
 
     def forward(self, *bottoms: Tensor) -> Tensor | tuple[Tensor, ...]:
         """Return the outputs, and with expose_hidden the last hidden state."""

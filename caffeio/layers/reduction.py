@@ -21,15 +21,15 @@ class Softmax(Layer):
     """exp(x) / sum of exp(x) along `axis`, the maximum subtracted first."""
 
     reads_top = True
-    backward = "caffeio.layers.backward:Softmax"
+    backward = "caffeio.ops.backward:Softmax"
 
-    def setup(self, shape: Shape) -> None:  # type: ignore[override]
+    def setup(self, shape: Shape) -> None:
         """Raises LayerError for an axis out of range."""
         p = self.param.softmax_param
         self.dim = self.axis(p.axis, len(shape), "softmax_param.axis")
         check_fields(self, "softmax_param", ("axis",))
 
-    def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
+    def forward(self, x: Tensor) -> Tensor:
         """(any shape) -> the same shape."""
         return torch.softmax(x, self.dim)
 
@@ -45,7 +45,7 @@ class Reduction(Layer):
 
     in_place = False
 
-    def setup(self, shape: Shape) -> None:  # type: ignore[override]
+    def setup(self, shape: Shape) -> None:
         """Raises LayerError for an axis out of range."""
         p = self.param.reduction_param
         self.start = self.axis(p.axis, len(shape), "reduction_param.axis")
@@ -60,7 +60,7 @@ class Reduction(Layer):
         if self.operation in ("ASUM", "SUMSQ"):
             self.reads_bottoms = frozenset({0})
 
-    def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
+    def forward(self, x: Tensor) -> Tensor:
         """(outer, ...) -> (outer); a scalar for axis 0."""
         flat = x.flatten(self.start)
         coeff = self.coeff
@@ -94,7 +94,7 @@ class ArgMax(Layer):
     in_place = False
     differentiable = False
 
-    def setup(self, shape: Shape) -> None:  # type: ignore[override]
+    def setup(self, shape: Shape) -> None:
         """Raises LayerError when top_k is larger than what there is to choose from."""
         p = self.param.argmax_param
         check_fields(self, "argmax_param", ("axis", "top_k", "out_max_val"))
@@ -108,7 +108,7 @@ class ArgMax(Layer):
             field="argmax_param.top_k",
         )  # fmt: skip
 
-    def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
+    def forward(self, x: Tensor) -> Tensor:
         """See the class."""
         x = x.detach()
         if self.dim is not None:

@@ -5,16 +5,15 @@ Sources: src/caffe/layers/scale_layer.cpp, bias_layer.cpp; axpy_layer.cpp of SEN
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING
 
-from caffeio.layers.base import Layer, Shape, between, exactly, layer
-from caffeio.layers.fields import check_fields
-from caffeio.layers.gradients import is_in_place
-from caffeio.layers.onnx.graph import OnnxGraph
+from caffeio.layers.base import LayerType, Shape, between, exactly, layer, owns
+
+if TYPE_CHECKING:
+    from caffeio.layers.onnx.graph import OnnxGraph
 
 
-def operand_shape(owner: Layer, shape: Shape, axis: int, num_axes: int, field: str) -> Shape:
+def operand_shape(owner: LayerType, shape: Shape, axis: int, num_axes: int, field: str) -> Shape:
     """Shape of the blob that spans `num_axes` axes (-1: to the end) of `shape` from `axis` on."""
     owner.check(
         num_axes >= -1, f"{num_axes} is neither a number of axes nor -1", field=f"{field}.num_axes"
@@ -30,7 +29,7 @@ def operand_shape(owner: Layer, shape: Shape, axis: int, num_axes: int, field: s
     return shape[start : start + num_axes]
 
 
-def check_operand(owner: Layer, shape: Shape, axis: int, operand: Shape, field: str) -> int:
+def check_operand(owner: LayerType, shape: Shape, axis: int, operand: Shape, field: str) -> int:
     """Check that `operand` fits into `shape` from `axis` on; returns the axis (0 for scalars)."""
     start = owner.axis(axis, len(shape), f"{field}.axis") if operand else 0
     owner.check(
@@ -48,12 +47,7 @@ def check_operand(owner: Layer, shape: Shape, axis: int, operand: Shape, field: 
     return start
 
 
-def spread(blob: Tensor, axis: int, ndim: int) -> Tensor:
-    """View `blob` so that it broadcasts against `ndim` axes, its first at `axis`."""
-    return blob.view(*blob.shape, *[1] * (ndim - axis - blob.dim()))
-
-
-def onnx_spread(g: OnnxGraph, owner: Layer, operand: str | int, start: int, ndim: int) -> str:
+def onnx_spread(g: OnnxGraph, owner: LayerType, operand: str | int, start: int, ndim: int) -> str:
     """`spread` of a bottom (its name) or a blob of `owner` (its index) against `ndim` axes."""
     if isinstance(operand, int):
         shape = owner.blob_specs[operand].shape
@@ -68,20 +62,21 @@ def onnx_spread(g: OnnxGraph, owner: Layer, operand: str | int, start: int, ndim
 
 
 @layer("Scale")
-class Scale(Layer):
+class Scale(LayerType):
     """y = x * scale (+ bias); the scale is a blob, or the second bottom.
 
     Blobs: scale (one bottom only), bias (with bias_term), of the shape of the axes they span.
     """
 
     bottoms = between(1, 2)
+    fields = owns(scale_param=("axis", "num_axes", "filler", "bias_term", "bias_filler"))
+    blob_names = ("weight", "bias")
+    compute = "caffeio.ops.scale:scale"
     reads_bottoms = None
 
     def setup(self, *shapes: Shape) -> None:
         """Declare the blobs; raises LayerError where the operand does not fit the bottom."""
         p = self.param.scale_param
-        known = ("axis", "num_axes", "filler", "bias_term", "bias_filler")
-        check_fields(self, "scale_param", known)
         if len(shapes) == 1:
             operand = operand_shape(self, shapes[0], p.axis, p.num_axes, "scale_param")
             filler = p.filler if p.HasField("filler") else None
@@ -92,19 +87,10 @@ class Scale(Layer):
         self.has_bias = p.bias_term
         if self.has_bias:
             self.add_blob("bias", operand, p.bias_filler if p.HasField("bias_filler") else None)
-        if is_in_place(self):  # it keeps a copy
+        if self.runs_in_place:  # it keeps a copy
             self.reads_bottoms = frozenset({1})
         channel = self.start == 1 and len(operand) == 1
         self.fusible = len(shapes) == 1 and channel  # with the BatchNorm before it
-
-    def forward(self, x: Tensor, scale: Tensor | None = None) -> Tensor:  # type: ignore[override]
-        """(any shape) -> the same shape."""
-        factor = self.blobs[0] if scale is None else scale
-        factor = spread(factor, self.start, x.dim())
-        if not self.has_bias:
-            return x * factor
-        bias = spread(self.blobs[len(self.blobs) - 1], self.start, x.dim())
-        return torch.addcmul(bias, x, factor)
 
     def onnx(self, g: OnnxGraph, *bottoms: str) -> str:
         """Mul, and Add with a bias."""
@@ -112,30 +98,28 @@ class Scale(Layer):
         factor = bottoms[1] if len(bottoms) > 1 else 0
         y: str = g.op("Mul", [bottoms[0], onnx_spread(g, self, factor, *place)])
         if self.has_bias:
-            y = g.op("Add", [y, onnx_spread(g, self, len(self.blobs) - 1, *place)])
+            y = g.op("Add", [y, onnx_spread(g, self, len(self.blob_specs) - 1, *place)])
         return y
 
 
 @layer("Bias")
-class Bias(Layer):
+class Bias(LayerType):
     """y = x + bias; the bias is a blob, or the second bottom."""
 
     bottoms = between(1, 2)
+    fields = owns(bias_param=("axis", "num_axes", "filler"))
+    blob_names = ("bias",)
+    compute = "caffeio.ops.scale:bias"
 
     def setup(self, *shapes: Shape) -> None:
         """Declare the blob; raises LayerError where the operand does not fit the bottom."""
         p = self.param.bias_param
-        check_fields(self, "bias_param", ("axis", "num_axes", "filler"))
         if len(shapes) == 1:
             operand = operand_shape(self, shapes[0], p.axis, p.num_axes, "bias_param")
             self.add_blob("bias", operand, p.filler if p.HasField("filler") else None)
         else:
             operand = shapes[1]
         self.start = check_operand(self, shapes[0], p.axis, operand, "bias_param")
-
-    def forward(self, x: Tensor, bias: Tensor | None = None) -> Tensor:  # type: ignore[override]
-        """(any shape) -> the same shape."""
-        return x + spread(self.blobs[0] if bias is None else bias, self.start, x.dim())
 
     def onnx(self, g: OnnxGraph, *bottoms: str) -> str:
         """Add."""
@@ -146,10 +130,11 @@ class Bias(Layer):
 
 
 @layer("Axpy")
-class Axpy(Layer):
+class Axpy(LayerType):
     """y = a * x + b with one factor a (N, C[, 1, 1]) for each channel of x and b (N, C, ...)."""
 
     bottoms = exactly(3)
+    compute = "caffeio.ops.scale:axpy"
 
     def setup(self, *shapes: Shape) -> None:
         """Raises LayerError unless a is (N, C) or (N, C, 1, 1) and x and b have the same shape."""
@@ -158,9 +143,9 @@ class Axpy(Layer):
         fits = len(x) >= 2 and a[:2] == x[:2] and all(n == 1 for n in a[2:])
         self.check(fits, f"bottom 0 must hold one factor for each channel of {x}, not {a}")
 
-    def forward(self, a: Tensor, x: Tensor, b: Tensor) -> Tensor:  # type: ignore[override]
-        """Shape of x and b."""
-        return torch.addcmul(b, a.reshape(*x.shape[:2], *[1] * (x.dim() - 2)), x)
+    def shapes(self, *bottoms: Shape) -> tuple[Shape, ...]:
+        """Return the shape of x and b."""
+        return (bottoms[1],)
 
     def onnx(self, g: OnnxGraph, *bottoms: str) -> str:
         """Mul and Add."""

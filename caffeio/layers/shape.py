@@ -8,20 +8,23 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from math import prod
+from typing import TYPE_CHECKING
 
-from torch import Tensor, cat
-from torch.nn.functional import pixel_shuffle
-
-from caffeio.layers.base import Layer, Shape, exactly, layer
+from caffeio.layers.base import LayerType, Shape, exactly, layer, owns
+from caffeio.layers.dims import known
 from caffeio.layers.labels import text
-from caffeio.layers.onnx.graph import OnnxGraph
+
+if TYPE_CHECKING:
+    from caffeio.layers.onnx.graph import OnnxGraph
 
 
 @layer("Flatten")
-class Flatten(Layer):
+class Flatten(LayerType):
     """Joins the axes flatten_param.axis (default 1) to end_axis (default -1) into one."""
 
     in_place = False
+    fields = owns(flatten_param=("axis", "end_axis"))
+    compute = "caffeio.ops.shape:flatten"
     shares_memory = True
 
     def setup(self, *shapes: Shape) -> None:
@@ -35,12 +38,10 @@ class Flatten(Layer):
             field="flatten_param",
         )
 
-    def forward(self, *bottoms: Tensor) -> Tensor:
-        """Return the bottom in its new shape."""
-        x = bottoms[0]
-        shape = x.shape
+    def shapes(self, shape: Shape) -> tuple[Shape, ...]:
+        """Multiply the sizes of the joined axes."""
         middle = prod(shape[self.start : self.end])
-        return x.reshape(*shape[: self.start], middle, *shape[self.end :])
+        return ((*shape[: self.start], middle, *shape[self.end :]),)
 
     def onnx(self, g: OnnxGraph, *bottoms: str) -> str:
         """Reshape, or Flatten where it says the same."""
@@ -51,7 +52,7 @@ class Flatten(Layer):
 
 
 @layer("Reshape")
-class Reshape(Layer):
+class Reshape(LayerType):
     """Gives axes [axis, axis + num_axes) of the bottom the dimensions reshape_param.shape.
 
     A dimension 0 copies the bottom's at the same place, one may be -1 (inferred). A negative axis
@@ -60,6 +61,8 @@ class Reshape(Layer):
     """
 
     in_place = False
+    fields = owns(reshape_param=("shape", "axis", "num_axes", "pixelshuffler"))
+    compute = "caffeio.ops.shape:reshape"
 
     def setup(self, *shapes: Shape) -> None:
         """Check the parameters against the bottom."""
@@ -112,15 +115,9 @@ class Reshape(Layer):
                 )
                 dims[i] = shape[self.start + i]
         head, tail = shape[: self.start], shape[self.end :]
-        if -1 in dims:
-            known = prod([d for d in dims if d != -1]) * prod(head) * prod(tail)
-            self.check(
-                known != 0 and prod(shape) % known == 0,
-                f"the bottom's count {prod(shape)} does not divide by the product {known} of "
-                "the other dims",
-                field=field,
-            )
-            dims[dims.index(-1)] = prod(shape) // known
+        if -1 in self.dims:
+            place = self.dims.index(-1)
+            dims[place] = self._inferred(shape, [*head, *dims[:place], *dims[place + 1 :], *tail])
         out = (*head, *dims, *tail)
         self.check(
             prod(out) == prod(shape),
@@ -129,12 +126,34 @@ class Reshape(Layer):
         )
         return out
 
-    def forward(self, *bottoms: Tensor) -> Tensor:
-        """Return the bottom in its new shape."""
-        x = bottoms[0]
+    def _inferred(self, shape: Shape, others: list[int]) -> int:
+        """Find the size that makes the counts equal, given all other dimensions of the top."""
+        if not known(shape):  # what is copied stands on both sides
+            copied = [shape[self.start + i] for i, d in enumerate(self.dims) if d == 0]
+            ahead = [n for n in copied if known(n)] + [d for d in self.dims if d > 0]
+            kept = range(self.start, self.start + len(self.dims))
+            rest = [
+                n
+                for i, n in enumerate(shape[self.start : self.end], self.start)
+                if known(n) or i not in kept or self.dims[i - self.start] != 0
+            ]
+            return prod(rest) // prod(ahead)
+        wanted = prod(others)
+        self.check(
+            wanted != 0 and prod(shape) % wanted == 0,
+            f"the bottom's count {prod(shape)} does not divide by the product {wanted} of "
+            "the other dims",
+            field="reshape_param.shape",
+        )
+        return prod(shape) // wanted
+
+    def shapes(self, shape: Shape) -> tuple[Shape, ...]:
+        """Give the bottom its new shape."""
         if self.shuffle != 1:
-            return pixel_shuffle(x, self.shuffle)
-        return x.reshape(self.top_shape(tuple(x.shape)))
+            n, c, h, w = shape
+            r = self.shuffle
+            return ((n, c // (r * r), h * r, w * r),)
+        return (self.top_shape(shape),)
 
     def onnx(self, g: OnnxGraph, *bottoms: str) -> str:
         """Reshape with the same dimensions, or DepthToSpace."""
@@ -147,11 +166,13 @@ class Reshape(Layer):
 
 
 @layer("Crop")
-class Crop(Layer):
+class Crop(LayerType):
     """Cuts bottom 0 to the sizes of bottom 1 from crop_param.axis (default 2) on, at `offset`."""
 
     bottoms = exactly(2)
     in_place = False
+    fields = owns(crop_param=("axis", "offset"))
+    compute = "caffeio.ops.shape:crop"
 
     def setup(self, *shapes: Shape) -> None:
         """Check the offsets."""
@@ -170,9 +191,10 @@ class Crop(Layer):
             len(shapes[1]) >= ndim,
             f"bottom 1 ({text(shapes[1])}) has fewer axes than bottom 0 ({text(shapes[0])})",
         )
-        self._check_sizes(*shapes)
+        self.check_sizes(*shapes)
 
-    def _check_sizes(self, shape: Shape, reference: Shape) -> None:
+    def check_sizes(self, shape: Shape, reference: Shape) -> None:
+        """Raise LayerError unless bottom 0 holds what is cut out."""
         for axis, offset in enumerate(self.offsets, self.start):
             size, wanted = shape[axis], reference[axis]
             self.check(
@@ -181,13 +203,9 @@ class Crop(Layer):
                 field="crop_param.offset",
             )
 
-    def forward(self, *bottoms: Tensor) -> Tensor:
-        """Return the part of the first bottom (a view)."""
-        x, reference = bottoms
-        self._check_sizes(tuple(x.shape), tuple(reference.shape))
-        for axis, offset in enumerate(self.offsets, self.start):
-            x = x.narrow(axis, offset, reference.shape[axis])
-        return x
+    def shapes(self, shape: Shape, reference: Shape) -> tuple[Shape, ...]:
+        """Take the sizes of bottom 1 from the axis on."""
+        return ((*shape[: self.start], *reference[self.start : len(shape)]),)
 
     def onnx(self, g: OnnxGraph, *bottoms: str) -> str:
         """Slice with constant ends."""
@@ -203,10 +221,12 @@ class Crop(Layer):
 
 
 @layer("Tile")
-class Tile(Layer):
+class Tile(LayerType):
     """Repeats its bottom tile_param.tiles times along tile_param.axis (default 1), as a whole."""
 
     in_place = False
+    fields = owns(tile_param=("axis", "tiles"))
+    compute = "caffeio.ops.shape:tile"
 
     def setup(self, *shapes: Shape) -> None:
         """Check axis and tiles."""
@@ -215,10 +235,10 @@ class Tile(Layer):
         self.check(param.tiles > 0, "must be set, and positive", field="tile_param.tiles")
         self.tiles: int = param.tiles
 
-    def forward(self, *bottoms: Tensor) -> Tensor:
-        """Return the repeated blob."""
-        x = bottoms[0]
-        return x if self.tiles == 1 else cat([x] * self.tiles, self.tile_axis)
+    def shapes(self, shape: Shape) -> tuple[Shape, ...]:
+        """Multiply the size of the axis."""
+        axis = self.tile_axis
+        return ((*shape[:axis], shape[axis] * self.tiles, *shape[axis + 1 :]),)
 
     def onnx(self, g: OnnxGraph, *bottoms: str) -> str:
         """Tile."""
@@ -228,10 +248,12 @@ class Tile(Layer):
 
 
 @layer("Permute")
-class Permute(Layer):
+class Permute(LayerType):
     """Reorders axes (SSD): top axis i is bottom axis order[i]; axes left out follow in order."""
 
     in_place = False
+    fields = owns(permute_param=("order",))
+    compute = "caffeio.ops.shape:permute"
 
     def setup(self, *shapes: Shape) -> None:
         """Check that `order` names axes, each once."""
@@ -244,9 +266,9 @@ class Permute(Layer):
         self.order = (*order, *(axis for axis in range(ndim) if axis not in order))
         self.shares_memory = self.order == tuple(range(ndim))
 
-    def forward(self, *bottoms: Tensor) -> Tensor:
-        """Return the bottom with its axes in the new order (a view)."""
-        return bottoms[0].permute(self.order)
+    def shapes(self, shape: Shape) -> tuple[Shape, ...]:
+        """Put the sizes in the new order."""
+        return (tuple(shape[axis] for axis in self.order),)
 
     def onnx(self, g: OnnxGraph, *bottoms: str) -> str:
         """Transpose."""

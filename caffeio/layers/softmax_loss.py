@@ -15,16 +15,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from caffeio.layers.base import Layer, Shape, between, layer
-from caffeio.layers.labels import (
-    TINY,
-    ClassLabels,
-    check_label_count,
-    check_same_num,
-    class_labels,
-    ignore_label,
-    normalization,
-    normalizer,
-)
+from caffeio.layers.labels import check_label_count, check_same_num, ignore_label, normalization
+from caffeio.ops.labels import TINY, ClassLabels, class_labels, normalizer
 
 
 class Smoothing(NamedTuple):

@@ -35,13 +35,13 @@ class SourceLayer(Layer):
     def setup(self, *shapes: Shape) -> None:
         """Guess the shapes from the parameters."""
         try:
-            self.shapes = guess_shapes(self.param)
+            self.top_sizes = guess_shapes(self.param)
         except CaffeIOError as error:
             raise self.error(error.message) from None
 
     def forward(self, *bottoms: Tensor) -> tuple[Tensor, ...]:
         """Tensors of the right shapes on the meta device: values come from a source."""
-        return tuple(torch.empty(shape, device="meta") for shape in self.shapes)
+        return tuple(torch.empty(shape, device="meta") for shape in self.top_sizes)
 
     def onnx(self, g: Any, *bottoms: str) -> tuple[str, ...]:
         """The tops are inputs of the graph, under their own names."""
@@ -122,7 +122,7 @@ class Input(SourceLayer):
             len(given) in (0, 1, tops), f"give no shape, one, or one for each of the {tops} tops",
             field="input_param.shape",
         )  # fmt: skip
-        self.shapes = guess_shapes(self.param) if len(given) else [(0,)] * tops
+        self.top_sizes = guess_shapes(self.param) if len(given) else [(0,)] * tops
 
 
 @layer("HDF5Output")

@@ -8,24 +8,20 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
-import torch
-from torch import Tensor
-
 from caffeio.data import DataSource
 from caffeio.errors import NetError
-from caffeio.layers import Layer, LayerContext, lookup
-from caffeio.layers.python.layer import native_class
+from caffeio.layers import LayerContext, LayerType, lookup
+from caffeio.layers.python.native import native_class
 from caffeio.net.graph import Graph, Node
 from caffeio.net.step import (
     AUTOMATIC,
     LearnableParam,
     Shape,
-    SharedBlobs,
     Step,
-    meta,
     raw_blobs,
     shape_text,
 )
+from caffeio.ops.module import Layer, make_module
 from caffeio.profiles import Profile
 from caffeio.proto import caffe_pb2 as pb
 
@@ -49,7 +45,7 @@ class Assembler:
         self.input_shapes = {k: tuple(v) for k, v in input_shapes.items()}
         self.allow_python = allow_python
         self.search_path = tuple(search_path)
-        self.metas: dict[str, Tensor] = {}
+        self.blob_shapes: dict[str, Shape] = {}  # of all blobs, as the net is built
         self.steps: list[Step] = []
 
     def run(self) -> list[Step]:
@@ -61,11 +57,6 @@ class Assembler:
         if self.graph.phase == "TRAIN":
             check_label_inputs(self.steps)
         return self.steps
-
-    @property
-    def blob_shapes(self) -> dict[str, Shape]:
-        """Shapes of all blobs as the net was built."""
-        return {name: tuple(blob.shape) for name, blob in self.metas.items()}
 
     def build(self, node: Node) -> Step:
         """Make the layer of `node`, find its tops' shapes, check its specs."""
@@ -88,9 +79,8 @@ class Assembler:
             allow_python=self.allow_python,
             search_path=self.search_path,
         )
-        layer = cls(param, context)
-        bottoms = [self.metas[name] for name in param.bottom]
-        self.set_up(node, layer, bottoms, tops)
+        layer = make_module(cls, param, context)
+        self.set_up(node, layer, tops)
         weights = loss_weights(node, cls, len(tops))
         learns = tuple(
             i >= len(param.param) or param.param[i].lr_mult != 0 for i in range(len(layer.blobs))
@@ -99,34 +89,26 @@ class Assembler:
         if node.propagate_down:
             stop = tuple(not flag for flag in node.propagate_down)
         else:
-            stop = (False,) * len(bottoms)
+            stop = (False,) * len(param.bottom)
         return Step(node, layer, tuple(param.bottom), tuple(tops), weights, stop, learns)
 
-    def set_up(self, node: Node, layer: Layer, bottoms: list[Tensor], tops: list[str]) -> None:
-        """Let the layer declare its blobs, and find its tops' shapes on the meta device."""
-        shapes = tuple(tuple(b.shape) for b in bottoms)
-        layer.bottom_shapes = shapes
+    def set_up(self, node: Node, layer: Layer, tops: list[str]) -> None:
+        """Let the layer declare its blobs, and find its tops' shapes."""
         given = [self.input_shapes.get(top) for top in tops]
+        found: Sequence[Shape]
         if layer.is_source and node.name in self.sources:
-            metas = [meta(s) for s in self.sources[node.name].top_shapes]
+            found = self.sources[node.name].top_shapes
         elif layer.is_source and tops and all(s is not None for s in given):
+            layer.check_fields()
             layer.setup()
-            metas = [meta(s) for s in given if s is not None]
+            found = [s for s in given if s is not None]
         else:
-            layer.setup(*shapes)
-            with torch.no_grad():
-                try:
-                    result = layer(*bottoms)
-                except (RuntimeError, IndexError, TypeError, ValueError) as error:
-                    listed = ", ".join(" ".join(map(str, s)) or "scalar" for s in shapes)
-                    raise layer.error(f"does not fit bottoms of shape {listed}: {error}") from error
-            metas = list(result) if isinstance(result, tuple) else [result]
-        layer.top_shapes = tuple(tuple(m.shape) for m in metas)
-        for top, blob in zip(tops, metas, strict=True):
-            self.metas[top] = blob
+            found = layer.configure(*(self.blob_shapes[name] for name in node.param.bottom))
+        layer.top_shapes = tuple(found)
+        self.blob_shapes.update(zip(tops, layer.top_shapes, strict=True))
 
 
-def check_counts(node: Node, cls: type[Layer], n_tops: int) -> None:
+def check_counts(node: Node, cls: type[LayerType], n_tops: int) -> None:
     """Refuse a wrong number of bottoms or tops, as CheckBlobCounts does."""
     n_bottoms = len(node.param.bottom)
     if n_bottoms not in cls.bottoms and not cls.is_source:
@@ -158,7 +140,7 @@ def check_counts(node: Node, cls: type[Layer], n_tops: int) -> None:
         )
 
 
-def loss_weights(node: Node, cls: type[Layer], n_tops: int) -> tuple[float, ...]:
+def loss_weights(node: Node, cls: type[LayerType], n_tops: int) -> tuple[float, ...]:
     """The loss weight of every top; a loss without any gets 1 for its first."""
     weights = list(node.param.loss_weight)
     if weights and len(weights) != n_tops:
@@ -223,13 +205,7 @@ def share_params(steps: Sequence[Step]) -> None:
                 continue
             owner, j = owners[spec.name]
             _check_sharing(spec, step, i, owner, j)
-            if step.layer.blobs[i].shape == owner.layer.blobs[j].shape:
-                step.layer.blobs[i] = owner.layer.blobs[j]
-                continue
-            blobs = raw_blobs(step.layer)
-            shapes = [spec.shape for spec in step.layer.blob_specs]
-            blobs[i] = raw_blobs(owner.layer)[j]
-            step.layer.blobs = SharedBlobs(blobs, shapes)
+            step.layer.blobs[i] = raw_blobs(owner.layer)[j]
 
 
 def _check_sharing(spec: pb.ParamSpec, step: Step, i: int, owner: Step, j: int) -> None:

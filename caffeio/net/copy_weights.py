@@ -36,22 +36,46 @@ def copy_trained_layers(net: Net, weights: Weights) -> list[str]:
     plan: Plan = []
     ignored: list[str] = []
     merged = {s.node.merged_scale: s for s in net.steps if s.node.merged_scale}
-    for index, entry in enumerate(weights.layers):
-        target = targets.get(entry.name)
-        if target is None and entry.name in merged and len(entry.blobs) <= 2:
-            plan += _plan_scale(weights, index, entry, merged[entry.name])
-            continue
-        if target is None:
-            ignored.append(entry.name)
-            continue
-        partial = entry.indices or not entry.blobs
-        if weights.format == "hdf5" and partial:
-            plan += _plan_hdf5(net, weights, index, entry, target)
+    for index in range(len(weights.layers)):
+        part = _plan_entry(net, weights, index, targets, merged)
+        if part is None:
+            ignored.append(weights.layers[index].name)
         else:
-            plan += _plan_layer(net, weights, index, entry, target)
+            plan += part
     _copy(plan, weights)
     _norm_factors(net, weights, targets)
     return ignored
+
+
+def mismatches(net: Net, weights: Weights) -> list[str]:
+    """What `copy_trained_layers` would raise, a message for every layer of the file."""
+    targets: dict[str, Step] = {}
+    for step in net.steps:
+        targets.setdefault(step.node.name, step)
+    merged = {s.node.merged_scale: s for s in net.steps if s.node.merged_scale}
+    out = []
+    for index in range(len(weights.layers)):
+        try:
+            _plan_entry(net, weights, index, targets, merged)
+        except WeightsError as error:
+            out.append(str(error))
+    return out
+
+
+def _plan_entry(
+    net: Net, weights: Weights, index: int, targets: dict[str, Step], merged: dict[str, Step]
+) -> Plan | None:
+    """Where the blobs of one layer of the file go; None if the net has no such layer."""
+    entry = weights.layers[index]
+    target = targets.get(entry.name)
+    if target is None and entry.name in merged and len(entry.blobs) <= 2:
+        return _plan_scale(weights, index, entry, merged[entry.name])
+    if target is None:
+        return None
+    partial = entry.indices or not entry.blobs
+    if weights.format == "hdf5" and partial:
+        return _plan_hdf5(net, weights, index, entry, target)
+    return _plan_layer(net, weights, index, entry, target)
 
 
 def _plan_layer(net: Net, weights: Weights, index: int, entry: LayerEntry, step: Step) -> Plan:

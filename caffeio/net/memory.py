@@ -21,12 +21,12 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
-from caffeio.layers.backward import Backward, Memory, autograd
 from caffeio.net.step import raw_blobs
+from caffeio.ops.backward import Backward, Memory, autograd
 
 if TYPE_CHECKING:
-    from caffeio.layers import Layer
     from caffeio.net.step import Step
+    from caffeio.ops.module import Layer
 
 
 @dataclass(eq=False)

@@ -19,8 +19,6 @@ from caffeio.boost_random import CaffeRng
 from caffeio.data import DataSource
 from caffeio.errors import CaffeIOError, DataError, NetError
 from caffeio.fillers import fill
-from caffeio.layers import Layer
-from caffeio.layers.batch_norm import fused_batch_norm_scale
 from caffeio.net.builder import Assembler, learnable_params
 from caffeio.net.copy_weights import copy_trained_layers
 from caffeio.net.graph import Graph
@@ -40,8 +38,11 @@ from caffeio.net.step import (
     Trace,
     fuse_steps,
     raw_blobs,
+    register_layer,
     shape_text,
 )
+from caffeio.ops.batch_norm import fused_batch_norm_scale
+from caffeio.ops.module import Layer
 from caffeio.profiles import BVLC, Profile
 from caffeio.proto import caffe_pb2 as pb
 from caffeio.proto.weights.load import Weights
@@ -83,8 +84,8 @@ class Net(nn.Module):
         self.trace: list[Trace] = []
         self.blobs: dict[str, Tensor] = {}
         self.loss: Tensor = torch.zeros(())
-        assembler = Assembler(
-            graph,
+        assembler = self._assemble(
+            graph=graph,
             profile=profile,
             sources=self.sources,
             input_shapes=input_shapes or {},
@@ -93,10 +94,21 @@ class Net(nn.Module):
         )
         self.steps: list[Step] = assembler.run()
         self.blob_shapes: dict[str, Shape] = assembler.blob_shapes
-        self._layers = nn.ModuleList(step.layer for step in self.steps)
         self.learnable = learnable_params(self.steps, graph.force_backward)
         self._gradient_left: dict[int, Tensor] = {}  # in memory whose gradient is a loss weight
         self._set_plan(self.steps)
+        for step in self.steps:
+            register_layer(self, step.node.name, step.layer)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if isinstance(value, nn.Module) or name not in self.__dict__.get("_modules", ()):
+            super().__setattr__(name, value)
+        else:  # a layer may be called as an attribute of the net is: "loss"
+            object.__setattr__(self, name, value)
+
+    def _assemble(self, **options: Any) -> Assembler:
+        """What sets up the layers and their wiring; a net of another kind may have its own."""
+        return Assembler(**options)
 
     # -- names -----------------------------------------------------------------------------
 
@@ -185,10 +197,13 @@ class Net(nn.Module):
                 values = torch.empty(spec.shape)
                 fill(values, spec.filler, spec.default, rng, where=layer)
                 if spec.initial is not None:
-                    values.copy_(spec.initial)
+                    values.copy_(torch.as_tensor(spec.initial))
                 if id(old) not in made:
                     made[id(old)] = nn.Parameter(values.to(device), requires_grad=old.requires_grad)
                 layer.blobs[i] = made[id(old)]
+            for i in layer.filled_again if exact is not None else ():
+                spec = layer.blob_specs[i]
+                fill(torch.empty(spec.shape), spec.filler, spec.default, rng, where=layer)
             for module in layer.modules():
                 for key, buffer in module._buffers.items():
                     if buffer is not None:

@@ -123,6 +123,7 @@ class NetRecipe:
         data: Options | None = None,
         missing_data_ok: bool = False,
         graph: Graph | None = None,
+        net_class: type[Net] | None = None,
     ) -> Net:
         """Build the net and fill its blobs on `device`; on "meta" it has shapes only.
 
@@ -131,6 +132,7 @@ class NetRecipe:
             in `net.source_errors`; else it raises.
         rng: a CaffeRng draws fillers and sources as real Caffe does, in its order.
         graph: one that `graph()` has made, to be built as it is.
+        net_class: the kind of net to make; Net if it is not given.
 
         Raises CaffeIOError; sources that were opened are closed then.
         """
@@ -144,7 +146,7 @@ class NetRecipe:
             noted = errors if missing_data_ok else None
             sources = open_sources(graph, self.profile, self.search_path, data, errors=noted)
         try:
-            net = Net(
+            net = (net_class or Net)(
                 graph,
                 profile=self.profile,
                 sources=sources,

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import torch
 from torch import Tensor, nn
 
-from caffeio.layers import Layer
 from caffeio.net.graph import Node
+from caffeio.ops.module import Layer
 
 if TYPE_CHECKING:
     from caffeio.net.memory import Use
@@ -66,30 +65,34 @@ class Trace:
         return self.tops[self.step.tops.index(name)]
 
 
-class SharedBlobs(nn.ParameterList):
-    """The blobs of a layer that shares some with an owner of another shape (PERMISSIVE)."""
-
-    def __init__(self, blobs: Sequence[nn.Parameter], shapes: Sequence[Shape]) -> None:
-        super().__init__(blobs)
-        self.shapes = list(shapes)
-
-    def __getitem__(self, index: Any) -> Any:
-        """Blob `index` in this layer's own shape: a view of the owner's tensor."""
-        blob = super().__getitem__(index)
-        return blob if blob.shape == self.shapes[index] else blob.view(self.shapes[index])
-
-    def __iter__(self) -> Iterator[Any]:
-        return (self[i] for i in range(len(self)))
-
-
 def raw_blobs(layer: Layer) -> list[nn.Parameter]:
     """The layer's blobs as the tensors that hold the memory (an owner's own, if shared)."""
-    return [getattr(layer.blobs, str(i)) for i in range(len(layer.blobs))]
+    return [layer.blobs.raw(i) for i in range(len(layer.blobs))]
 
 
-def meta(shape: Sequence[int]) -> Tensor:
-    """A tensor without memory."""
-    return torch.empty(tuple(shape), device="meta")
+def register_layer(net: nn.Module, name: str, layer: nn.Module) -> None:
+    """Make `layer` a submodule of `net`, so that state_dict has the keys `<layer>.<blob>`.
+
+    A name with dots is a path of modules, as PyTorch reads it: `a.b` is submodule b of a, whether
+    there is a layer a or not. A second layer of one name is called `name#2`. Names that a module
+    has otherwise (`loss`, `data`) are no obstacle: the attribute stays what it is.
+    """
+    parent: nn.Module | None = net
+    *folders, last = name.split(".")
+    for folder in folders:
+        assert parent is not None
+        parent = parent._modules.setdefault(folder, nn.Module())
+    assert parent is not None
+    there = parent._modules.get(last)
+    if type(there) is nn.Module:  # a folder of layers that came first
+        layer._modules.update(there._modules)
+        parent._modules[last] = layer
+        return
+    key, number = last, 1
+    while key in parent._modules:
+        number += 1
+        key = f"{last}#{number}"
+    parent._modules[key] = layer
 
 
 def shape_text(shape: Iterable[int]) -> str:

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NoReturn
 
 from caffeio.errors import LayerError
+from caffeio.layers.inference import LayerShapes, infer_layer
+from caffeio.layers.registry import find
 from caffeio.profiles import BVLC, Profile
 
 if TYPE_CHECKING:
@@ -14,23 +16,6 @@ if TYPE_CHECKING:
 
 Shape = tuple[int, ...]
 UNKNOWN = -1  # a single dimension that nobody can know yet (the height of a missing LMDB's images)
-
-
-@dataclass(frozen=True, slots=True)
-class LayerShapes:
-    """What is known of a layer before it runs.
-
-    `tops`: one shape per top, None where nothing is known; a dimension may be UNKNOWN.
-    `blobs`: the learnable blobs in Caffe's order. `macs`: multiply-accumulates of one forward pass
-    over the whole batch, 0 if negligible, None if unknown. `dynamic`: the shapes of the tops are
-    those of set-up and depend on the data later (detections, filters).
-    """
-
-    tops: tuple[Shape | None, ...] = ()
-    blobs: tuple[Shape, ...] = ()
-    macs: int | None = 0
-    dynamic: bool = False
-    known_type: bool = True
 
 
 class NotKnownError(Exception):
@@ -127,6 +112,9 @@ def infer(
     enough, get None for every top. Raises LayerError if the parameters do not fit the bottoms.
     """
     count = len(param.top) if top_count is None else top_count
+    cls = find(kind)
+    if cls is not None and not hasattr(cls, "forward"):
+        return infer_layer(cls, param, bottoms, profile, top_count=count)
     found = RULES.get(kind)
     if found is None:
         return LayerShapes((None,) * count, macs=None, known_type=False)
@@ -146,3 +134,20 @@ def format_shape(shape: Shape | None) -> str:
     if shape is None:
         return "?"
     return "x".join("?" if dim < 0 else str(dim) for dim in shape) or "scalar"
+
+
+__all__ = [
+    "RULES",
+    "UNKNOWN",
+    "LayerShapes",
+    "NotKnownError",
+    "Query",
+    "Shape",
+    "agree",
+    "format_shape",
+    "infer",
+    "is_known",
+    "macs_of",
+    "product",
+    "rule",
+]

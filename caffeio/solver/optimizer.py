@@ -123,7 +123,7 @@ class CaffeOptimizer(Optimizer):
                 f"a {self.type} solver of this net has {len(own)}"
             )
         for i, (mine, new) in enumerate(zip(own, history, strict=True)):
-            if math.prod(new.shape) != mine.numel():
+            if math.prod(new.shape) != mine.numel() or not _alike(new.shape, mine.shape):
                 blob = self.blobs[i % len(self.blobs)]
                 raise SnapshotError(
                     f"history blob {i} has shape {tuple(new.shape)}, blob {blob.index} of layer "
@@ -380,3 +380,9 @@ def solver_type(name: str) -> Callable[[_Class], _Class]:
         return cls
 
     return register
+
+
+def _alike(one: Sequence[int], other: Sequence[int]) -> bool:
+    """Whether two shapes differ in axes of length 1 only (legacy blobs have 4), or one is flat."""
+    a, b = ([n for n in shape if n != 1] for shape in (one, other))
+    return a == b or len(a) <= 1

@@ -14,12 +14,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from caffeio.boost_random import CaffeRng
-from caffeio.data.db.database import open_db
-from caffeio.data.db.lmdb import write_lmdb
+from caffeio.data.db.database import open_db, write_db
 from caffeio.data.records.datum import Datum, encode_datum, scan_datum
 from caffeio.data.records.image_list import parse_list
 from caffeio.data.transform.image import NATIVE, Pixels, decode, encode, planar, read_image, resize
 from caffeio.errors import DataError
+from caffeio.log.glog import NULL_LOG, Log
 from caffeio.proto.io.regular import read_regular
 
 Skipped = Callable[[str], None]
@@ -39,9 +39,11 @@ def convert_imageset(
     encoded: bool = False,
     encode_type: str = "",
     intel: bool = False,
+    backend: str = "LMDB",
     skipped: Skipped | None = None,
+    log: Log = NULL_LOG,
 ) -> int:
-    """Write the images of a list into a new LMDB; returns how many.
+    """Write the images of a list into a new database (`backend` LMDB or LEVELDB); returns how many.
 
     root: put before each path as it is. Lines are `path label`. Keys are the line's number (after
     shuffling), eight digits, `_` and the path. Images are resized (bilinear) only if both sizes are
@@ -49,18 +51,22 @@ def convert_imageset(
     type if that is empty) and nothing is resized. intel: that fork's encoded records (sizes are
     told, more images are encoded again). skipped: called with a message for each unreadable image;
     its number is used up. check_size: DataError where the bytes of a record are not those of the
-    first one's size. seed: of the shuffling generator.
+    first one's size. seed: of the shuffling generator. log: gets the lines of Caffe's tool.
     """
     lines = parse_list(read_regular(listing))
     if shuffle:
+        log.info("convert_imageset.cpp:86", "Shuffling data")
         rng = CaffeRng(int.from_bytes(os.urandom(4), "little") if seed is None else seed)
         rng.shuffle(lines)
+    log.info("convert_imageset.cpp:89", f"A total of {len(lines)} images.")
+    if encode_type:
+        log.info("convert_imageset.cpp:92", "encode_type specified, assuming encoded=true.")
     size = (resize_width, resize_height) if resize_width > 0 and resize_height > 0 else None
     touched = resize_width > 0 or resize_height > 0
     read = _encoded_intel if intel else _encoded_bvlc
 
     def records() -> Iterator[tuple[bytes, bytes]]:
-        first = -1
+        first, count = -1, 0
         for number, (name, label) in enumerate(lines):
             kind = encode_type or (_extension(name, dot=intel) if encoded else "")
             try:
@@ -76,8 +82,16 @@ def convert_imageset(
             if check_size:
                 first = _check(datum, first, name)
             yield b"%08d_" % number + os.fsencode(name), datum
+            count += 1
+            if count % 1000 == 0:
+                log.info("convert_imageset.cpp:147", f"Processed {count} files.")
 
-    return write_lmdb(database, records())
+    place = {"LMDB": "db_lmdb.cpp:35", "LEVELDB": "db_leveldb.cpp:18"}.get(backend, "db.cpp:1")
+    log.info(place, f"Opened {backend.lower()} {os.fspath(database)}")
+    count = write_db(database, records(), backend)
+    if count % 1000:
+        log.info("convert_imageset.cpp:153", f"Processed {count} files.")
+    return count
 
 
 def _sized(pixels: Pixels, size: tuple[int, int] | None) -> Pixels:
@@ -139,7 +153,9 @@ def _check(record: bytes, first: int, name: str) -> int:
     return first
 
 
-def compute_image_mean(database: str, backend: str = "LMDB") -> NDArray[np.float32]:
+def compute_image_mean(
+    database: str, backend: str = "LMDB", log: Log = NULL_LOG
+) -> NDArray[np.float32]:
     """The mean of all records of a database, (C, H, W) float32, summed in key order in float32.
 
     `caffeio.proto.weights.blobproto.write_blobproto` writes it as the tool does.
@@ -147,10 +163,13 @@ def compute_image_mean(database: str, backend: str = "LMDB") -> NDArray[np.float
     Raises DataError where a record has another number of values than the first one.
     """
     db = open_db(database, backend)
+    place = {"LMDB": "db_lmdb.cpp:35", "LEVELDB": "db_leveldb.cpp:18"}[backend]
+    log.info(place, f"Opened {backend.lower()} {database}")
     try:
         cursor = db.cursor()
         total: NDArray[np.float32] | None = None
         count = 0
+        log.info("compute_image_mean.cpp:70", "Starting iteration")
         while True:
             key, value = cursor.item()
             try:
@@ -167,7 +186,12 @@ def compute_image_mean(database: str, backend: str = "LMDB") -> NDArray[np.float
                 )
             total += values.reshape(total.shape)
             count += 1
-            if not cursor.advance():
+            going = cursor.advance()
+            if count % 10000 == 0:
+                log.info("compute_image_mean.cpp:96", f"Processed {count} files.")
+            if not going:
+                if count % 10000:
+                    log.info("compute_image_mean.cpp:101", f"Processed {count} files.")
                 return total / np.float32(count)
     finally:
         db.close()

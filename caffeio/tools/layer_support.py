@@ -13,9 +13,10 @@ from typing import Any
 from caffeio.data_shapes import Shape, guess_shapes
 from caffeio.errors import CaffeIOError, LayerError, NetError
 from caffeio.layers import LayerContext, known_types, lookup
-from caffeio.layers.python.layer import NATIVE
+from caffeio.layers.python.native import NATIVE
 from caffeio.net.graph import is_included, net_state
 from caffeio.net.recipe import NetRecipe
+from caffeio.ops.module import make_module
 from caffeio.proto import caffe_pb2 as pb
 from caffeio.proto.files import NetFile, read_net
 from caffeio.proto.io.regular import open_regular
@@ -221,16 +222,14 @@ def _agnostic(layer: pb.LayerParameter) -> dict[str, Shape]:
     code = (layer.python_param.module, layer.python_param.layer)
     if layer.type != "Python" or code[1] != "RoIDataLayer" or code not in NATIVE:
         return {}
-    source = NATIVE[code](layer, LayerContext(top_names=tuple(layer.top)))
-    source.setup()
-    shapes = [tuple(top.shape) for top in source()]
+    shapes = make_module(NATIVE[code], layer, LayerContext(top_names=tuple(layer.top))).configure()
     usual = ("data", "im_info", "gt_boxes", "rois", "labels")
     pairs = zip(layer.top, shapes, strict=True)
     return {name: shape if name in usual else (1, 8, 1, 1) for name, shape in pairs}
 
 
 @dataclass(frozen=True)
-class LayerType:
+class TypeInfo:
     """A layer type and where it is defined."""
 
     name: str  # as prototxts write it; "Python:module.Class" for Python layers
@@ -245,12 +244,12 @@ class LayerType:
         return asdict(self)
 
 
-def layer_types() -> list[LayerType]:
+def layer_types() -> list[TypeInfo]:
     """All known types, those of third parties and known Python layers included, by name."""
     named = {kind: lookup(kind, kind) for kind in known_types()}
     named |= {f"Python:{module}.{name}": cls for (module, name), cls in NATIVE.items()}
     return [
-        LayerType(
+        TypeInfo(
             kind, cls.__module__.removeprefix("caffeio.layers."), str(cls.bottoms), str(cls.tops),
             cls.is_loss, cls.is_source,
         )

@@ -102,15 +102,23 @@ class NetBuilder:
             log.info("solver.cpp:57", "Solver scaffolding done.")
             if not early:
                 self._finetune([train, *tests], loaded)
-            for net in tests:
-                net.share_trained_layers_with(train)
+            self.share(train, tests)
             return Nets(train, tests, opened.pop_all())
+
+    def make(self, recipe: NetRecipe) -> Net:
+        """Build one net."""
+        debug = recipe.message.debug_info or self.job.param.debug_info
+        return build_net(recipe, world=self.world, rng=self.rng, data=self.data, fuse=not debug)
+
+    def share(self, train: Net, tests: Sequence[Net]) -> None:
+        """Let the test nets use the training net's tensors."""
+        for net in tests:
+            net.share_trained_layers_with(train)
 
     def _net(self, recipe: NetRecipe, opened: ExitStack) -> Net:
         log_upgrade(self.log, recipe.upgrade_log)
         log_filtering(self.log, recipe.message, recipe.state)
-        debug = recipe.message.debug_info or self.job.param.debug_info
-        net = build_net(recipe, world=self.world, rng=self.rng, data=self.data, fuse=not debug)
+        net = self.make(recipe)
         opened.enter_context(net)
         log_net(self.log, net, recipe)
         return net

@@ -81,6 +81,7 @@ class Iteration:
                 f"{number(state.param.clip_gradients)}) by scale factor {number(scale)}",
             )
         used = rates.used if isinstance(rates.used, np.ndarray) else float(rates.used)
+        state.whole = False
         state.optimizer.step(used, state.iter)
         return printed
 

@@ -23,6 +23,8 @@ from caffeio.solver.schedule import FLT_MAX
 from caffeio.training.net_lines import log_upgrade_of_weights
 from caffeio.training.state import TrainingState
 
+_MAX_INT = 2**31 - 1  # iter and current_step are int32
+
 
 class Snapshots:
     """Writes and restores the snapshots of one training."""
@@ -31,6 +33,7 @@ class Snapshots:
         self.training = training
         self.hdf5 = training.job.hdf5
         self._averaged = False
+        self.last = training.iter  # iteration of the newest pair; nothing is lost before the first
 
     def names(self, iteration: int) -> tuple[str, str]:
         """Paths of the weights and of the state of `iteration`."""
@@ -50,9 +53,17 @@ class Snapshots:
                     log.info("solver.cpp:560", "Snapshot begin")
                 kind = "HDF5 file" if self.hdf5 else "binary proto file"
                 log.info("solver.cpp:464", f"Snapshotting to {kind} {weights}")
+                new = not os.path.exists(weights)
                 self._write_weights(weights)
                 log.info("sgd_solver.cpp:284", f"Snapshotting solver state to {kind} {state}")
-                self._write_state(state, weights)
+                try:
+                    self._write_state(state, weights)
+                except BaseException:
+                    if new:  # no half pair
+                        with contextlib.suppress(OSError):
+                            os.unlink(weights)
+                    raise
+                self.last = training.iter
                 if training.profile.snapshot_begin_end:
                     log.info("solver.cpp:580", "Snapshot end")
         if together:
@@ -60,6 +71,22 @@ class Snapshots:
         if training.events.snapshot is not None:
             training.events.snapshot(weights, state)
         return weights, state
+
+    def rescue(self) -> None:
+        """Try to save the work of a training that fails; the root alone does, nothing is raised.
+
+        Not within an update, not twice for one iteration, and only where snapshots are wanted.
+        Intel's mean statistics would need all workers.
+        """
+        training = self.training
+        wanted = training.param.snapshot or training.param.snapshot_after_train
+        if not (training.world.is_root and training.whole and wanted) or self.last == training.iter:
+            return
+        if training.world.size > 1 and training.profile.averages_statistics:
+            return
+        training.log.note(f"Training fails: a snapshot of iteration {training.iter} is tried", "E")
+        with contextlib.suppress(Exception):
+            self.write(together=False)
 
     def _write_weights(self, path: str) -> None:
         net = self.training.net
@@ -149,6 +176,7 @@ class Snapshots:
         if state.learned_net:
             weights = self._find_weights(state.learned_net, Path(path))
         try:
+            self._check(state)
             training.optimizer.check_history(state.history)
         except SnapshotError as error:
             raise SnapshotError(error.message, where=os.fspath(path)) from None
@@ -160,11 +188,23 @@ class Snapshots:
         if not os.fspath(path).endswith(".h5"):
             training.log.info("sgd_solver.cpp:336", "SGDSolver: restoring history")
         training.optimizer.load_history(state.history)
-        training.iter = state.iter
+        training.iter = self.last = state.iter
         training.rates.current_step = state.current_step
         if state.minimum_loss is not None:
             training.rates.minimum_loss = min(float(state.minimum_loss), FLT_MAX)
         training.rates.iter_last_event = state.iter_last_event or 0
+
+    def _check(self, state: SolverState) -> None:
+        """Raise SnapshotError for numbers that no training writes; warn of odd ones."""
+        log, stop = self.training.log, self.training.param.max_iter
+        for name, value in (("iter", state.iter), ("current_step", state.current_step)):
+            if not 0 <= value <= _MAX_INT:
+                raise SnapshotError(f"{name} is {value}; it must be between 0 and {_MAX_INT}")
+        if state.iter > stop:
+            log.note(f"The state is of iteration {state.iter}, behind max_iter {stop}", "W")
+        for i, blob in enumerate(state.history):
+            if not np.isfinite(blob).all():
+                log.note(f"History blob {i} of the state has values that are not finite", "W")
 
     @staticmethod
     def _find_weights(name: str, state: Path) -> Path:

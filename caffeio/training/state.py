@@ -33,6 +33,7 @@ class TrainingState:
     smoothed: LazyLoss
     rates: RateState = field(default_factory=RateState)
     iter: int = 0  # updates done so far
+    whole: bool = True  # False within an update, when some blobs are already those of the next one
 
     @property
     def param(self) -> pb.SolverParameter:

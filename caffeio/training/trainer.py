@@ -52,6 +52,9 @@ class Trainer:
             trainer.solve()
     """
 
+    builder: type[NetBuilder] = NetBuilder
+    loop: type[Iteration] = Iteration
+
     def __init__(
         self,
         solver: str | os.PathLike[str] | SolverFile | Job,
@@ -93,14 +96,11 @@ class Trainer:
         self.schedule = Schedule(param, profile, where=job.where)
         if world.is_root:
             job.probe_prefix()
-        rng: CaffeRng | None = None
-        if param.random_seed >= 0:
-            rng = CaffeRng(param.random_seed + world.rank)
-            torch.manual_seed(param.random_seed + world.rank)
+        rng = self._random_numbers(param.random_seed, world)
         data = options.data_options or Options()
         if data.shared_seed is None:
             data = replace(data, shared_seed=shared_seed(param.random_seed, world))
-        nets = NetBuilder(job, world, log, rng, data).build()
+        nets = self.builder(job, world, log, rng, data).build()
         opened.enter_context(nets.closing)
         optimizer = make_optimizer(param, profile, nets.train.learnable, where=job.where)
         if not profile.clips_gradients:
@@ -113,7 +113,14 @@ class Trainer:
         self.display = Display(self.state)
         self.snapshots = Snapshots(self.state)
         self.tests = Tests(self.state, self.snapshots)
-        self.iteration = Iteration(self.state, module, self.schedule, self.display)
+        self.iteration = self.loop(self.state, module, self.schedule, self.display)
+
+    def _random_numbers(self, seed: int, world: World) -> CaffeRng | None:
+        """Caffe's own generator, where the solver has a random_seed."""
+        if seed < 0:
+            return None
+        torch.manual_seed(seed + world.rank)
+        return CaffeRng(seed + world.rank)
 
     # -- what it works on: all in `state` --------------------------------------------------
 
@@ -216,7 +223,11 @@ class Trainer:
             self.restore(resume)
         if self.profile.initial_test_batch and self.iter < param.max_iter:
             self._initial_test()
-        finished = self.step(param.max_iter - self.iter)
+        try:
+            finished = self.step(param.max_iter - self.iter)
+        except BaseException:
+            self.snapshots.rescue()
+            raise
         if param.snapshot_after_train and (not param.snapshot or self.iter % param.snapshot):
             self.snapshot()
         if not finished:
@@ -272,6 +283,7 @@ class Trainer:
                 self.display.show(self.iteration.outputs)
             rate = self.iteration.update()
             state.iter += 1
+            state.whole = True
             if state.events.iteration is not None:
                 ended = self._report(loss, rate, ended)
             action = state.world.all_reduce_actions(state.events.poll())

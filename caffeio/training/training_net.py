@@ -10,7 +10,7 @@ from caffeio.boost_random import CaffeRng
 from caffeio.data import Options
 from caffeio.net.net import Net
 from caffeio.net.recipe import NetRecipe
-from caffeio.net.step import SharedBlobs, raw_blobs
+from caffeio.net.step import raw_blobs
 from caffeio.training.distributed import World
 
 
@@ -60,5 +60,5 @@ def _is_vision(net: Net) -> bool:
 
     Not where layers read an owner's blob in another shape: that needs its plain layout.
     """
-    viewed = any(isinstance(step.layer.blobs, SharedBlobs) for step in net.steps)
+    viewed = any(step.layer.blobs.has_views for step in net.steps)
     return not viewed and any(kind == "Convolution" for kind in net.layer_types)

@@ -2,24 +2,37 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
-from caffeio.converters.weightfiles import FORMATS, read_weights, write_weights, write_with_net
+from caffeio.converters.convert.proof import attempt, prove_arrays, prove_deploy, prove_nets
+from caffeio.converters.translate.adapt import sort_lost
+from caffeio.converters.weight_names import match_net
+from caffeio.converters.weightfiles import (
+    FORMATS,
+    net_of,
+    read_weights,
+    write_weights,
+    write_with_net,
+)
 from caffeio.errors import CaffeIOError, UnsupportedError
 from caffeio.net.recipe import NetRecipe
 from caffeio.profiles import choose_profile, get_profile
-from caffeio.proto.files import read_net
-from caffeio.proto.io.atomic import atomic_write, write_error
+from caffeio.proto.dialect.dialect import Lost
+from caffeio.proto.files import NetFile, read_net
+from caffeio.proto.io.atomic import atomic_write
 from caffeio.proto.io.regular import check_regular
 from caffeio.proto.text.printer import format_message
+from caffeio.proto.weights.load import Weights
 
-LIMIT = 1e-4  # relative difference up to which an ONNX model counts as the same
+if TYPE_CHECKING:
+    from caffeio.converters.deploy.deploy_net import Options
+    from caffeio.converters.verify.check import Checked
+
+UNTRAINED = "UNTRAINED"  # how a net without weights is announced
 
 
 @dataclass
@@ -39,37 +52,57 @@ class Request:
     merge_batch_norm: bool = False
     float32: bool = False
     modern_shapes: bool = False
+    untrained: bool = False
+    force: bool = False
+    allow_loss: bool = False
     target: str | None = None  # of ONNX to Caffe: a name in from_onnx/targets
     prototxt: str | None = None  # where the prototxt goes
 
 
 @dataclass
 class Outcome:
-    """`said` is the result in words, `notes` what was left out or changed on the way."""
+    """`said` is the result in words, `notes` what was left out or changed on the way.
+
+    `checked` is what was compared with the net as given, if it was.
+    """
 
     said: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    checked: Checked | None = None
 
 
 @dataclass
 class Job:
-    """One conversion: the net's file first, then the weights'; `kinds` are the sources' formats."""
+    """One conversion: the net's file first, then the weights'; `kinds` are the sources' formats.
+
+    `out` is the path to write to; what is there in the end takes the place of `target`. `own` says
+    that a file at `target` is known to be an earlier product of this command.
+    """
 
     sources: list[Path]
     kinds: list[str]
     target: Path
     wanted: str
     request: Request
+    out: Path
+    own: bool = False
 
 
 def to_tensors(job: Job) -> Outcome:
     """Weights of any format in one that holds tensors only."""
     weights = read_weights(job.sources[-1], job.kinds[-1])
+    outcome = Outcome()
     if len(job.sources) > 1:  # the net knows the layers' types, which name the blobs of a .pt
-        net = read_net(job.sources[0], dialect=job.request.dialect).message
-        types = {layer.name: layer.type for layer in net.layer}
+        file = read_net(job.sources[0], dialect=job.request.dialect)
+        types = {layer.name: layer.type for layer in file.message.layer}
         weights.layers = [e._replace(type=types.get(e.name, e.type)) for e in weights.layers]
-    return Outcome(notes=write_weights(job.target, job.wanted, weights))
+        match = match_net(file, weights)
+        match.refuse(str(weights.path), untrained=True)
+        outcome.notes += match.notes()
+    outcome.notes += write_weights(job.out, job.wanted, weights)
+    if not job.request.no_verify:
+        outcome.said.append(prove_arrays(weights, job.out, job.wanted, job.target))
+    return outcome
 
 
 def to_caffemodel(job: Job) -> Outcome:
@@ -79,11 +112,24 @@ def to_caffemodel(job: Job) -> Outcome:
     recipe = NetRecipe.of_file(file, phase="TRAIN", level=r.level, stages=r.stage)
     graph = recipe.graph()
     weights = read_weights(job.sources[1], job.kinds[1])
+    match = match_net(file, weights, graph)
+    match.refuse(str(weights.path), untrained=r.untrained)
     with suppress(CaffeIOError):  # setting layers up notes in them what snapshots show
         recipe.build(device="meta", graph=graph)
     dialect = r.to_dialect or file.dialect
-    notes, lost = write_with_net(job.target, graph, weights, dialect=dialect)
-    return Outcome(notes=[*notes, *map(str, lost)])
+    lost = write_with_net(job.out, graph, weights, dialect=dialect)
+    outcome = Outcome(notes=match.notes())
+    matters, notes = sort_lost(lost, net_of(graph))
+    outcome.notes += notes
+    _report_lost(outcome, matters, job)
+    if not (r.no_verify or matters):
+        result = read_net(job.sources[0], dialect=r.dialect), read_weights(job.out, "caffemodel")
+        options = _export_options(r)
+        pair = (file, weights)
+        attempt(
+            outcome, lambda: prove_nets(pair, result, options, options), job.target, "the result"
+        )
+    return outcome
 
 
 def translate_dialect(job: Job) -> Outcome:
@@ -93,18 +139,51 @@ def translate_dialect(job: Job) -> Outcome:
     r = job.request
     if r.to_dialect is None and not (r.merge_batch_norm or r.float32 or r.modern_shapes):
         raise UnsupportedError("say which Caffe the new caffemodel is for: --to-dialect NAME")
+    target = r.to_dialect or _dialect_of(job.sources[0], r)
     result = translate(
         job.sources[0],
-        job.target,
-        r.to_dialect or _dialect_of(job.sources[0], r),
+        job.out,
+        target,
         r.dialect,
         merge_batch_norm=r.merge_batch_norm,
         float32=r.float32,
         modern_shapes=r.modern_shapes,
     )
     how = "copied as it is" if result.copied else "translated"
-    said = f"{how}: {result.source} to {result.target}"
-    return Outcome([said], [*result.done, *(f"lost: {item}" for item in result.lost)])
+    outcome = Outcome([f"{how}: {result.source} to {result.target}"], result.done)
+    _report_lost(outcome, result.lost, job)
+    if not (r.no_verify or result.copied or result.lost):
+        _compare_translation(job, outcome, result.source, target)
+    return outcome
+
+
+def _report_lost(outcome: Outcome, lost: Sequence[Lost], job: Job) -> None:
+    """What changes numbers is an error unless the user allows it."""
+    lines = [f"lost: {item}" for item in lost]
+    if lines and not job.request.allow_loss:
+        raise UnsupportedError(
+            "the result would compute something else; nothing is written (--allow-loss writes it "
+            "all the same):\n  " + "\n  ".join(lines),
+            where=str(job.target),
+        )
+    outcome.notes += lines
+    if lines:
+        outcome.notes.append("NOT COMPARED with the net as given: it computes something else")
+
+
+def _compare_translation(job: Job, outcome: Outcome, source: str, target: str) -> None:
+    """Run both caffemodels, each as its own Caffe would."""
+    options = _export_options(job.request)
+    first, second = replace(options, dialect=source), replace(options, dialect=target)
+
+    def pair(path: Path, dialect: str) -> tuple[NetFile, Weights]:
+        return read_net(path, dialect=dialect), read_weights(path, "caffemodel")
+
+    def run() -> Checked:
+        files = pair(job.sources[0], source), pair(job.out, target)
+        return prove_nets(*files, first, second)
+
+    attempt(outcome, run, job.target, "the result")
 
 
 def _dialect_of(path: Path, request: Request) -> str:
@@ -117,61 +196,90 @@ def to_prototxt(job: Job) -> Outcome:
 
     r = job.request
     rebuilt = prototxt.write(
-        job.sources[0], job.target, dialect=r.dialect, deploy=r.deploy, input_shapes=r.input_shape
+        job.sources[0], job.out, dialect=r.dialect, deploy=r.deploy, input_shapes=r.input_shape
     )
     unknown = [f"field {item.number} of {item.message} has no name" for item in rebuilt.unknown]
-    return Outcome(notes=[*rebuilt.notes, *unknown])
+    outcome = Outcome(notes=[*rebuilt.notes, *unknown])
+    if r.deploy and not r.no_verify:
+        file = read_net(job.sources[0], dialect=r.dialect)
+        _compare_deploy(job, outcome, file, read_weights(job.sources[0], "caffemodel"))
+    return outcome
 
 
 def to_deploy(job: Job) -> Outcome:
     """A deploy prototxt of a training one; the weights tell shapes that it does not."""
+    from caffeio.converters.deploy.deploy import drop_fillers
     from caffeio.converters.deploy.deploy_net import deployed
 
-    if not job.request.deploy:
+    r = job.request
+    if not r.deploy:
         raise UnsupportedError("give --deploy, or see `caffeio upgrade` and `caffeio edit`")
-    file = read_net(job.sources[0], dialect=job.request.dialect)
+    file = read_net(job.sources[0], dialect=r.dialect)
     weights = read_weights(job.sources[1], job.kinds[1]) if len(job.sources) > 1 else None
-    message, notes = deployed(
-        file, weights, _export_options(job.request), choose_profile(job.request.caffe, file.dialect)
-    )
+    profile = choose_profile(r.caffe, file.dialect)
+    message, notes = deployed(file, weights, _export_options(r), profile)
+    drop_fillers(message, weights)
     text = format_message(message, dialect=file.dialect)
-    with atomic_write(job.target, error=CaffeIOError) as out:
+    with atomic_write(job.out, error=CaffeIOError) as out:
         out.write(text.encode("utf-8", "surrogateescape"))
-    return Outcome(notes=notes)
+    outcome = Outcome(notes=notes)
+    if not r.no_verify:
+        _compare_deploy(job, outcome, file, weights)
+    return outcome
+
+
+def _compare_deploy(job: Job, outcome: Outcome, file: NetFile, weights: Weights | None) -> None:
+    text = job.out.read_text(encoding="utf-8", errors="surrogateescape")
+    options = _export_options(job.request)
+    attempt(outcome, lambda: prove_deploy(file, weights, options, text), job.target, "the result")
 
 
 def to_binary(job: Job) -> Outcome:
     """A prototxt as a binary net without weights."""
     from caffeio.converters import prototxt
 
-    dialect = job.request.to_dialect or job.request.dialect
-    lost = prototxt.write_binary(job.sources[0], job.target, dialect=dialect)
-    return Outcome(notes=[f"lost: {item}" for item in lost])
+    dialect, outcome = job.request.to_dialect or job.request.dialect, Outcome()
+    if job.wanted == "caffemodel":
+        if not job.request.untrained:
+            net = job.sources[0]
+            raise UnsupportedError(
+                f"{net} holds no weights, so {job.target} would not either. Meant is probably "
+                f"`caffeio convert {net} {job.target} OUTPUT` (weights that are there) or "
+                f"`caffeio convert {net} WEIGHTS {job.target}`; --untrained writes the net alone"
+            )
+        outcome.notes.append(f"{UNTRAINED}: the file has layers, but no weights")
+    lost = prototxt.write_binary(job.sources[0], job.out, dialect=dialect)
+    _report_lost(outcome, lost, job)
+    return outcome
 
 
 def to_onnx(job: Job) -> Outcome:
     """An ONNX model, verified before it takes its place."""
     from caffeio.converters.onnx.export import export_onnx
+    from caffeio.converters.onnx.verify import check_onnx
 
     r = job.request
     weights = read_weights(job.sources[-1], job.kinds[-1]) if job.kinds[-1] in FORMATS else None
     given = vars(_export_options(r))
+    given["need_weights"] = True
     outcome = Outcome()
-    with _beside(job.target) as path:
-        outcome.notes = export_onnx(
-            job.sources[0],
-            weights,
-            path,
-            outputs=r.output_blob or None,
-            dynamic_batch=r.dynamic_batch,
-            **given,
-        )
-        if not r.no_verify:
-            _verify(job, weights, path, outcome, given)
+    outcome.notes = export_onnx(
+        job.sources[0],
+        weights,
+        job.out,
+        dynamic_batch=r.dynamic_batch,
+        **given,
+    )
+    if not r.no_verify:
+
+        def run() -> Checked:
+            return check_onnx(job.sources[0], weights, job.out, **given)
+
+        attempt(outcome, run, job.target, "onnxruntime")
     return outcome
 
 
-def _export_options(request: Request) -> Any:
+def _export_options(request: Request) -> Options:
     from caffeio.converters.deploy.deploy_net import Options
 
     profile = get_profile(request.caffe) if request.caffe else None
@@ -181,37 +289,9 @@ def _export_options(request: Request) -> Any:
         level=request.level,
         dialect=request.dialect,
         profile=profile,
+        outputs=request.output_blob,
+        untrained=request.untrained,
     )
-
-
-def _verify(job: Job, weights: Any, path: Path, outcome: Outcome, given: dict[str, Any]) -> None:
-    from caffeio.converters.onnx.export import verify_onnx
-
-    try:
-        off = verify_onnx(job.sources[0], weights, path, **given)
-    except UnsupportedError as error:
-        outcome.notes.append(f"not verified: {error.message}")
-        return
-    if not off <= LIMIT:
-        raise CaffeIOError(
-            f"onnxruntime's outputs differ by {off:.3g} of the largest value (limit {LIMIT:g}); "
-            "nothing is written (--no-verify writes it all the same)",
-            where=str(job.target),
-        )
-    outcome.said.append(f"largest relative difference against onnxruntime: {off:.2g}")
-
-
-@contextmanager
-def _beside(target: Path) -> Iterator[Path]:
-    """A path in a new folder beside `target`; what is there in the end takes its place."""
-    try:
-        with tempfile.TemporaryDirectory(dir=target.parent, prefix=".caffeio-") as folder:
-            path = Path(folder, target.name)
-            yield path
-            for made in sorted(Path(folder).iterdir(), key=lambda p: p == path):  # the model last
-                os.replace(made, target.parent / made.name)
-    except OSError as problem:
-        raise write_error(target, problem, error=CaffeIOError) from problem
 
 
 def to_caffe(job: Job) -> Outcome:
@@ -228,7 +308,7 @@ def mean_to_npy(job: Job) -> Outcome:
     from caffeio.proto.weights.blobproto import read_blobproto
 
     mean = read_blobproto(job.sources[0])
-    with atomic_write(job.target, error=CaffeIOError) as file:
+    with atomic_write(job.out, error=CaffeIOError) as file:
         np.save(file, mean, allow_pickle=False)
     return Outcome([f"an array of shape {mean.shape}"])
 
@@ -244,5 +324,5 @@ def npy_to_mean(job: Job) -> Outcome:
         mean = np.load(job.sources[0], allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
         raise CaffeIOError(f"is no .npy: {error}", where=str(job.sources[0])) from None
-    write_blobproto(job.target, mean)
+    write_blobproto(job.out, mean)
     return Outcome()

@@ -14,9 +14,10 @@ from typing import NamedTuple
 
 from caffeio.converters.convert import conversions
 from caffeio.converters.convert.conversions import Job, Outcome, Request
+from caffeio.converters.convert.place import staged
 from caffeio.converters.kinds import kind_of
 from caffeio.converters.weightfiles import FORMATS
-from caffeio.errors import UnsupportedError
+from caffeio.errors import CaffeIOError, UnsupportedError
 
 PathLike = str | os.PathLike[str]
 NET = "net+weights"
@@ -55,10 +56,11 @@ def convert(
     what there is, if there is no such conversion, and CaffeIOError of the conversion.
     """
     paths = [Path(source) for source in sources]
+    _check_order(paths, Path(target))
     kinds = [format_of(path) for path in paths[:-1]]
     kinds.append(_known(source_format) if source_format else format_of(paths[-1]))
     wanted = _known(target_format) if target_format else _by_suffix(Path(target))
-    job = Job(*_arrange(paths, kinds), Path(target), wanted, request or Request())
+    job = Job(*_arrange(paths, kinds), Path(target), wanted, request or Request(), Path(target))
     if (job.kinds, wanted) == (["npy"], "binary"):
         job.wanted = "mean"
     start = NET if len(job.kinds) == 2 else job.kinds[0]
@@ -66,12 +68,30 @@ def convert(
         raise UnsupportedError(_refusal(start, job.wanted))
     chosen, default = CONVERSIONS[start, job.wanted], Request()
     for name, value in vars(job.request).items():
-        if value != getattr(default, name) and name not in chosen.takes:
+        if value != getattr(default, name) and name not in (*chosen.takes, *_ALWAYS):
             option = name.replace("_", "-")
             raise UnsupportedError(
                 f"{_title(start)} to {_title(job.wanted)} takes no option --{option}"
             )
-    return chosen.run(job)
+    with staged(job.target, job.wanted, lambda: job.request.force or job.own) as job.out:
+        try:
+            return chosen.run(job)
+        except CaffeIOError as error:
+            if error.where != str(job.out):
+                raise
+            raise type(error)(error.message, where=str(job.target)) from None
+
+
+def _check_order(paths: Sequence[Path], target: Path) -> None:
+    """Name an output that stands among the inputs."""
+    missing = [path for path in paths if not path.exists()]
+    if len(missing) == 1 and len(paths) > 1 and target.exists():
+        rest = [str(path) for path in (*paths, target) if path not in missing]
+        raise CaffeIOError(
+            "there is no such file. If it is the output, it goes last: "
+            f"`caffeio convert {' '.join(rest)} {missing[0]}`",
+            where=str(missing[0]),
+        )
 
 
 def _refusal(start: str, wanted: str) -> str:
@@ -146,12 +166,13 @@ class Conversion(NamedTuple):
     takes: tuple[str, ...] = ()
 
 
+_ALWAYS = ("force", "no_verify", "untrained", "allow_loss")
 _STATE = ("dialect", "stage", "level")
 _TO_ONNX = Conversion(
     conversions.to_onnx,
-    (*_STATE, "input_shape", "caffe", "no_verify", "dynamic_batch", "output_blob"),
+    (*_STATE, "input_shape", "caffe", "dynamic_batch", "output_blob"),
 )
-_TO_DEPLOY = Conversion(conversions.to_deploy, (*_STATE, "deploy", "input_shape"))
+_TO_DEPLOY = Conversion(conversions.to_deploy, (*_STATE, "deploy", "input_shape", "caffe"))
 _TO_BINARY = Conversion(conversions.to_binary, ("dialect", "to_dialect"))
 _TO_CAFFE = Conversion(
     conversions.to_caffe, ("input_shape", "output_blob", "no_verify", "target", "prototxt")
@@ -161,7 +182,9 @@ CONVERSIONS: dict[tuple[str, str], Conversion] = {
     ("onnx", "caffemodel"): _TO_CAFFE,
     ("pt2", "caffemodel"): _TO_CAFFE,
     (NET, "onnx"): _TO_ONNX,
-    (NET, "caffemodel"): Conversion(conversions.to_caffemodel, (*_STATE, "to_dialect")),
+    (NET, "caffemodel"): Conversion(
+        conversions.to_caffemodel, (*_STATE, "to_dialect", "input_shape", "caffe")
+    ),
     (NET, "prototxt"): _TO_DEPLOY,
     ("prototxt", "onnx"): _TO_ONNX,
     ("prototxt", "prototxt"): _TO_DEPLOY,
@@ -169,7 +192,7 @@ CONVERSIONS: dict[tuple[str, str], Conversion] = {
     ("prototxt", "caffemodel"): _TO_BINARY,
     ("caffemodel", "caffemodel"): Conversion(
         conversions.translate_dialect,
-        ("dialect", "to_dialect", "merge_batch_norm", "float32", "modern_shapes"),
+        ("dialect", "to_dialect", "merge_batch_norm", "float32", "modern_shapes", "input_shape"),
     ),
     ("caffemodel", "prototxt"): Conversion(
         conversions.to_prototxt, ("dialect", "deploy", "input_shape")

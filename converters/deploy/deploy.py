@@ -6,9 +6,12 @@ it reaches a layer with weights; what only labels reach (targets, metrics) is le
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from typing import Any
 
+from caffeio.converters.deploy.hints import shape_hint
+from caffeio.converters.report.model import listed
+from caffeio.converters.translate.splits import heal_splits
 from caffeio.errors import UnsupportedError
 from caffeio.proto import caffe_pb2 as pb
 
@@ -27,6 +30,7 @@ _FUNCTION = {
     "SigmoidCrossEntropyLoss": "Sigmoid",
 }
 _PHASE_ONLY = ("include", "exclude", "phase", "loss_weight", "propagate_down")
+SAME_AGAIN = ("constant", "bilinear")  # fillers that draw nothing
 _SSD_NOTE = "DetectionOutput has the usual nms 0.45, top_k 400, keep_top_k 200, confidence 0.01"
 Shape = Sequence[int]
 
@@ -69,6 +73,31 @@ def deploy(net: Any, input_shapes: Mapping[str, Shape] | None = None) -> list[st
     return notes
 
 
+def from_snapshot(net: Any) -> list[str]:
+    """Make the layers of a snapshot those of a net of any phase; return notes.
+
+    A snapshot holds the layers of the net that was trained: their phases and rules go, and the
+    Splits that Caffe put in. `use_global_stats: false` of a BatchNorm is how training ran: in TEST
+    the statistics count that the snapshot was made to keep.
+    """
+    heal_splits(net)
+    told = []
+    for layer in net.layer:
+        for name in ("phase", "include", "exclude"):
+            layer.ClearField(name)
+        p = layer.batch_norm_param
+        if layer.type == "BatchNorm" and p.HasField("use_global_stats"):
+            told += [] if p.use_global_stats else [layer.name]
+            p.ClearField("use_global_stats")
+            if not p.ListFields():
+                layer.ClearField("batch_norm_param")
+    note = (
+        f"use_global_stats: false of {listed(told)} is how the snapshot's net was trained: the "
+        "stored statistics are used"
+    )
+    return [note] if told else []
+
+
 def _inputs(layers: Sequence[Any]) -> list[str]:
     """The tops of data layers that reach weights; without any weights, their first tops."""
     tops = [top for layer in layers if layer.type in DATA for top in layer.top]
@@ -106,7 +135,8 @@ def _input_layer(
 ) -> Any:
     shape = shapes.get(name) or _shape_of(layers, name, kept)
     if shape is None:
-        message = f"the shape of input {name!r} is not in the file: give it as {name}=1,3,224,224"
+        hint = shape_hint(name, kept, _channels(kept, name))
+        message = f"the shape of input {name!r} is not in the file; {hint}"
         raise UnsupportedError(message)
     layer = pb.LayerParameter(name=name, type="Input", top=[name])
     layer.input_param.shape.add(dim=shape)
@@ -207,7 +237,7 @@ def _detections(loss: Any) -> list[Any]:
 
 
 def _bare(layer: Any) -> Any:
-    """A layer without what only training needs: phases, rates, fillers."""
+    """A layer without what only training needs: phases and rates; what it computes stays."""
     out = type(layer)()
     out.CopyFrom(layer)
     for name in _PHASE_ONLY:
@@ -219,16 +249,26 @@ def _bare(layer: Any) -> Any:
             spec.name = shared
     else:
         out.ClearField("param")
-    for entry, value in out.ListFields():
-        if entry.message_type is not None and not entry.is_repeated:
-            for inner in [f.name for f, _ in value.ListFields()]:
-                if inner == "filler" or inner.endswith("_filler"):
-                    value.ClearField(inner)
-    if out.type == "BatchNorm":  # a deploy net is a TEST net, which uses what has been learned
-        out.batch_norm_param.ClearField("use_global_stats")
-        if not out.batch_norm_param.ListFields():
-            out.ClearField("batch_norm_param")
     return out
+
+
+def drop_fillers(net: Any, trained: Container[str] | None) -> None:
+    """Remove the fillers of a deploy net that no run can need.
+
+    `trained` names the layers whose weights are known; a filler of another layer is what it
+    computes with, and stays. Without `trained` only random fillers go. BatchNorm keeps its
+    fillers: in NVIDIA's Caffe they tell whether it has a scale and a shift.
+    """
+    for layer in net.layer:
+        if layer.type == "BatchNorm" or (trained is not None and layer.name not in trained):
+            continue
+        for entry, value in layer.ListFields():
+            if entry.message_type is None or entry.is_repeated:
+                continue
+            for inner, filler in value.ListFields():
+                is_filler = inner.name == "filler" or inner.name.endswith("_filler")
+                if is_filler and (trained is not None or filler.type not in SAME_AGAIN):
+                    value.ClearField(inner.name)
 
 
 def _input_tops(layers: Sequence[Any]) -> set[str]:

@@ -7,7 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from caffeio.converters.deploy.deploy import deploy as make_deploy
-from caffeio.converters.translate.splits import heal_splits
+from caffeio.converters.deploy.deploy import from_snapshot
+from caffeio.converters.report.model import listed
+from caffeio.converters.weight_match import fill_in
 from caffeio.data import SOURCE_TYPES, make_source
 from caffeio.errors import CaffeIOError, UnsupportedError
 from caffeio.net.graph import is_included, net_state
@@ -38,6 +40,9 @@ class Options:
     dialect: str | None = None
     profile: str | Profile | None = None
     allow_python: bool = False
+    outputs: Sequence[str] = ()  # only what these blobs need takes part; (): the whole net
+    untrained: bool = False  # layers that the weights lack are no error
+    need_weights: bool = False  # without any weights a net is an error, unless `untrained`
 
 
 def load_deploy_net(
@@ -56,6 +61,9 @@ def load_deploy_net(
     chosen = choose_profile(options.profile, file.dialect)
     places = {layer.name: file.where("layer", i) for i, layer in enumerate(file.message.layer)}
     message, notes = deployed(file, arrays, options, chosen)
+    made = {top for layer in message.layer for top in layer.top}
+    if options.outputs and made.issuperset(options.outputs):
+        keep_needed(message, options.outputs)
     net = NetRecipe(
         message,
         net_state(message, "TEST", options.level, options.stages),
@@ -66,9 +74,33 @@ def load_deploy_net(
         allow_python=options.allow_python,
         input_shapes=options.input_shapes,
     ).build()
+    match = fill_in(net, arrays, places)
     if arrays is not None:
-        net.copy_trained_layers_from(arrays)
+        match.refuse(str(arrays.path), untrained=options.untrained)
+        notes += match.notes()
+    elif match.useless and options.need_weights:
+        if not options.untrained:
+            raise UnsupportedError(
+                f"no weights are given, and {len(match.useless)} layers have some "
+                f"({listed(match.useless)}): give the weights' file too, or say --untrained"
+            )
+        notes.append(
+            f"UNTRAINED: no weights are given; {len(match.lacking)} layers hold what their fillers "
+            "make"
+        )
     return net, notes
+
+
+def keep_needed(net: pb.NetParameter, outputs: Sequence[str]) -> None:
+    """Leave the layers, in their order, that the blobs `outputs` (as they end up) come from."""
+    needed, kept = set(outputs), []
+    for layer in reversed(net.layer):
+        if needed.intersection(layer.top):
+            needed.difference_update(layer.top)
+            needed.update(layer.bottom)
+            kept.append(pb.LayerParameter.FromString(layer.SerializeToString()))
+    del net.layer[:]
+    net.layer.extend(kept[::-1])
 
 
 def deployed(
@@ -78,19 +110,37 @@ def deployed(
 
     A binary net has the layers of one phase only, mostly TRAIN: all of them are taken.
     """
-    if file.text is None:
-        message = pb.NetParameter()
-        message.CopyFrom(file.message)
-        heal_splits(message)
-    else:
-        message = active(file, options)
+    message, notes = as_given(file, options)
     if not options.deploy:
-        return message, []
-    notes = _deploy(message, arrays, options.input_shapes, profile, folders_of(file.path))
+        return message, notes
+    notes += _deploy(message, arrays, options.input_shapes, profile, folders_of(file.path))
     if file.text is not None:  # only lent to show which layers have weights
         for layer in message.layer:
             layer.ClearField("blobs")
     return message, notes
+
+
+def as_given(file: NetFile, options: Options) -> tuple[pb.NetParameter, list[str]]:
+    """The layers that take part in TEST, unchanged; and notes on what had to be understood.
+
+    A snapshot holds the layers of the net that was trained, each with the phase it ran in: all of
+    them are taken, without their phases and without the Splits that Caffe put in.
+    """
+    snapshot = file.text is None and not _has_test_rule(file.message)
+    if not snapshot:
+        message = active(file, options)
+        if not all(layer.HasField("phase") for layer in message.layer):
+            return message, []
+        return message, from_snapshot(message)
+    message = pb.NetParameter()
+    message.CopyFrom(file.message)
+    return message, from_snapshot(message)
+
+
+def _has_test_rule(net: pb.NetParameter) -> bool:
+    """Whether a layer is for TEST only: then the file is no snapshot, which has one phase."""
+    rules = (rule for layer in net.layer for rule in layer.include)
+    return any(rule.HasField("phase") and rule.phase == pb.TEST for rule in rules)
 
 
 def active(file: NetFile, options: Options) -> pb.NetParameter:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from caffeio.converters.from_onnx.graph import Array, Dims, Graph, Node
+from caffeio.converters.from_onnx.rules import complaints
 from caffeio.converters.from_onnx.targets import Target
 from caffeio.proto import caffe_pb2 as pb
 
@@ -114,6 +115,9 @@ class Writer:
         tops = [f"{param.name}_{i}" if many else param.name for i in range(len(shapes))]
         tops = [self.unique(top) if many else top for top in tops]
         param.top.extend(tops)
+        bottom_shapes = [self.shape(name) for name in bottoms]
+        for complaint in complaints(self.target, param, bottom_shapes, shapes):
+            raise Refused(complaint)
         self.shapes.update(zip(tops, shapes, strict=True))
         if batch == -1:
             batch = self.batch.get(bottoms[0]) if bottoms else None
@@ -154,11 +158,24 @@ class Writer:
         """(scale * x + shift) ** power."""
         if (power, scale, shift) == (1.0, 1.0, 0.0):
             return x
+        if not self.target.has("Power"):
+            return self._without_power(x, scale, shift, power, hint)
         fields = {"power": power, "scale": scale, "shift": shift}
         default = {"power": 1.0, "scale": 1.0, "shift": 0.0}
         fields = {key: value for key, value in fields.items() if value != default[key]}
         top: str = self.layer("Power", [x], self.shape(x), hint=hint, power_param=fields)
         return top
+
+    def _without_power(self, x: str, scale: float, shift: float, power: float, hint: str) -> str:
+        """Power as a Scale with one pair of numbers for all channels, and a product for squares."""
+        if power not in (1, 2) or len(self.shape(x)) < 2:
+            raise Refused(f"{self.target.name} has no layer Power")
+        if (scale, shift) != (1.0, 0.0):
+            channels = self.shape(x)[1]
+            blobs = [np.full(channels, scale), np.full(channels, shift)]
+            fields = {"bias_term": True}
+            x = self.layer("Scale", [x], self.shape(x), blobs=blobs, hint=hint, scale_param=fields)
+        return x if power == 1 else self.eltwise("PROD", [x, x], hint=hint)
 
     def unary(self, kind: str, x: str, hint: str = "", **params: Any) -> str:
         """A layer whose top has its bottom's shape."""

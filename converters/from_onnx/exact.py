@@ -114,7 +114,7 @@ def concat(w: Writer, xs: Sequence[str], axis: int, hint: str = "concat") -> str
 
 def silence(w: Writer, xs: Sequence[str]) -> None:
     """Give blobs that nobody wants a reader, so that they are no outputs."""
-    if xs and w.target.rule("no_silence") is None:
+    if xs and w.target.has("Silence"):
         stem, w.stem = w.stem, f"{w.stem}_rest"
         w.layer("Silence", list(xs), [])
         w.stem = stem
@@ -254,10 +254,18 @@ def spread(w: Writer, x: str, shape: Dims) -> str:
     """`x` (of as many axes) repeated to `shape` by Tile layers."""
     for axis, size in enumerate(shape):
         have = w.shape(x)
-        if have[axis] != size:
+        if have[axis] == size:
+            continue
+        if w.target.has("Tile"):
             new = (*have[:axis], size, *have[axis + 1 :])
             fields = {"axis": axis, "tiles": size}
             x = w.layer("Tile", [x], new, hint="tile", tile_param=fields)
+        elif len(have) == 4 and axis == 1:
+            x = mix_channels(w, x, np.ones((size, 1), np.float32), hint="tile")
+        elif size <= MOST_PIECES:
+            x = concat(w, [x] * size, axis, hint="tile")
+        else:
+            raise Refused(f"it repeats an axis {size} times, and there is no Tile")
     return x
 
 

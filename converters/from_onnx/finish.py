@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from typing import Any
 
+import numpy as np
+
 from caffeio.converters.from_onnx.caffe_net import CaffeLayer, Writer, plain
+from caffeio.converters.from_onnx.graph import Array
 
 _SHAPES = ("Reshape", "Flatten")
 # Layers whose top has memory of its own (that of a Reshape or a Slice is its bottom's) and whose
@@ -18,7 +22,7 @@ _IN_PLACE = ("ReLU", "BatchNorm", "Scale")
 def finish(w: Writer, outputs: Iterable[str]) -> None:
     """Tidy the net up; blobs in `outputs` keep their values and names."""
     keep = set(outputs)
-    while any(step(w, keep) for step in (_reshapes, _flat_products, _powers, _scale_bias, _sums)):
+    while any(step(w, keep) for step in STEPS):
         pass
     _drop_unread(w, keep)
     _in_place(w, keep)
@@ -35,6 +39,27 @@ def readers(w: Writer) -> dict[str, list[CaffeLayer]]:
 
 def _makers(w: Writer) -> dict[str, CaffeLayer]:
     return {top: layer for layer in w.layers for top in layer.tops}
+
+
+def _may_go(w: Writer, source: str, keep: set[str]) -> bool:
+    """Whether a blob may take the name of an output that equals it."""
+    maker = _makers(w).get(source)
+    alone = len(readers(w).get(source, [])) == 1 and source not in keep
+    return maker is not None and maker.kind != "Input" and alone
+
+
+def _remove(w: Writer, layer: CaffeLayer, keep: set[str]) -> bool:
+    """Take out a layer whose top equals its bottom, if the output's name can stay."""
+    source, top = layer.bottoms[0], layer.tops[0]
+    if top not in keep:
+        w.layers.remove(layer)
+        _bypass(w, top, source)
+        return True
+    if not _may_go(w, source, keep):
+        return False
+    w.layers.remove(layer)
+    _rename(w, source, top)
+    return True
 
 
 def _bypass(w: Writer, old: str, new: str) -> None:
@@ -71,7 +96,12 @@ def _reshapes(w: Writer, keep: set[str]) -> bool:
             _bypass(w, top, source)
             return True
         if same:
-            continue
+            if not _may_go(w, source, keep):
+                continue
+            w.layers.remove(before)
+            w.layers.remove(layer)
+            _rename(w, source, top)
+            return True
         w.layers.remove(before)
         _rewrite(w, index - 1, layer, source)
         return True
@@ -113,9 +143,7 @@ def _powers(w: Writer, keep: set[str]) -> bool:
         if layer.kind != "Power":
             continue
         p = layer.param.power_param
-        if (p.power, p.scale, p.shift) == (1, 1, 0) and layer.tops[0] not in keep:
-            w.layers.remove(layer)
-            _bypass(w, layer.tops[0], layer.bottoms[0])
+        if (p.power, p.scale, p.shift) == (1, 1, 0) and _remove(w, layer, keep):
             return True
         before = _before(w, layer, keep, ("Power",))
         if before is None or before.param.power_param.power != 1 or p.scale == 0:
@@ -150,6 +178,89 @@ def _scale_bias(w: Writer, keep: set[str]) -> bool:
         before.param.top.append(layer.tops[0])
         w.layers.remove(layer)
         return True
+    return False
+
+
+def _scales(w: Writer, keep: set[str]) -> bool:
+    """Factors one behind the other are one; factors of 1 go."""
+    for layer in w.layers:
+        if layer.kind not in ("Scale", "Power") or not _only_factor(layer):
+            continue
+        ones = layer.kind == "Scale" and np.allclose(layer.blobs[0], 1, rtol=2e-7, atol=0)
+        if ones and _remove(w, layer, keep):
+            return True
+        before = _before(w, layer, keep, ("Scale", "Power"))
+        if (
+            before is None
+            or not _only_factor(before)
+            or (before.kind, layer.kind) == ("Power",) * 2
+        ):
+            continue
+        a, b = layer.param.scale_param, before.param.scale_param
+        if before.kind == layer.kind and (a.axis, a.num_axes) != (b.axis, b.num_axes):
+            continue
+        kept, gone = (before, layer) if layer.kind == "Power" else (layer, before)
+        other: Array | float = (
+            gone.blobs[0] if gone.kind == "Scale" else gone.param.power_param.scale
+        )
+        product = np.asarray(kept.blobs[0], np.float64) * other
+        kept.blobs[0] = product.astype(np.float32)
+        if kept is before:
+            kept.param.top[0] = layer.tops[0]
+        else:
+            kept.param.bottom[0] = before.bottoms[0]
+        w.layers.remove(gone)
+        return True
+    return False
+
+
+def _only_factor(layer: CaffeLayer) -> bool:
+    if layer.kind == "Power":
+        p = layer.param.power_param
+        return bool(p.power == 1 and p.shift == 0 and p.scale != 0)
+    return len(layer.bottoms) == 1 and len(layer.blobs) == 1
+
+
+def _logarithms(w: Writer, keep: set[str]) -> bool:
+    """A line in front of an Exp or Log, and a factor behind, are fields of it."""
+    for layer in w.layers:
+        if layer.kind in ("Exp", "Log"):
+            p = layer.param.exp_param if layer.kind == "Exp" else layer.param.log_param
+            before = _before(w, layer, keep, ("Power",))
+            if before is not None and before.param.power_param.power == 1 and not p.ListFields():
+                q = before.param.power_param
+                p.scale, p.shift = q.scale, q.shift
+                layer.param.bottom[0] = before.bottoms[0]
+                w.layers.remove(before)
+                return True
+        elif layer.kind == "Power" and layer.param.power_param.scale > 0 and _only_factor(layer):
+            inner = _before(w, layer, keep, ("Exp", "Log"))
+            factor = layer.param.power_param.scale
+            if inner is None:
+                continue
+            if inner.kind == "Exp" and inner.param.exp_param.base == -1:
+                inner.param.exp_param.shift += math.log(factor)
+            elif inner.kind == "Log" and inner.param.log_param.base == -1 and factor != 1:
+                inner.param.log_param.base = math.exp(1 / factor)
+            else:
+                continue
+            inner.param.top[0] = layer.tops[0]
+            w.layers.remove(layer)
+            return True
+    return False
+
+
+def _reductions(w: Writer, keep: set[str]) -> bool:
+    """A factor behind a Reduction is its coefficient."""
+    for layer in w.layers:
+        if layer.kind != "Power" or not _only_factor(layer):
+            continue
+        before = _before(w, layer, keep, ("Reduction",))
+        if before is not None:
+            before.param.reduction_param.coeff *= layer.param.power_param.scale
+            before.param.top[0] = layer.tops[0]
+            w.layers.remove(layer)
+            return True
     return False
 
 
@@ -200,6 +311,11 @@ def _coefficients(w: Writer, keep: set[str]) -> bool:
             w.layers.remove(maker)
             return True
     return False
+
+
+STEPS = (
+    _reshapes, _flat_products, _powers, _scales, _scale_bias, _sums, _logarithms, _reductions,
+)  # fmt: skip
 
 
 def _drop_unread(w: Writer, keep: set[str]) -> None:
@@ -264,10 +380,17 @@ def _rename(w: Writer, old: str, new: str) -> None:
 
 
 def name_blob(w: Writer, blob: str, wanted: str) -> str:
-    """Call an output's blob as the model does, if that name is free; returns its name."""
+    """Call an output's blob, and the layer that makes it, as the model does; returns the name.
+
+    A name that is taken leaves the blob's as it is.
+    """
     name = plain(wanted)
     taken = {n for layer in w.layers for n in (*layer.bottoms, *layer.tops)}
-    if name == blob or name in taken:
-        return blob
-    _rename(w, blob, name)
-    return name
+    if name != blob and name not in taken:
+        _rename(w, blob, name)
+        blob = name
+    last = [layer for layer in w.layers if blob in layer.tops][-1]
+    names = {layer.param.name for layer in w.layers}
+    if len(last.tops) == 1 and last.kind != "Input" and blob not in names:
+        last.param.name = blob
+    return blob

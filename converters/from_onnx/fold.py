@@ -67,17 +67,41 @@ def with_batch(model: Any, more: int) -> Any | None:
     return other
 
 
+def lookups(model: Any) -> dict[str, int]:
+    """Inputs that are indices of rows -> the number of rows."""
+    origin = {item.name: item.name for item in model.graph.input}
+    rows = {t.name: int(t.dims[0]) for t in model.graph.initializer if t.dims}
+    shapes = {
+        item.name: [dim.dim_value for dim in item.type.tensor_type.shape.dim]
+        for item in model.graph.input
+    }
+    out: dict[str, int] = {}
+    for node in model.graph.node:
+        if node.op_type in ("Cast", "Identity", "Reshape", "Unsqueeze", "Squeeze", "Flatten"):
+            if node.input[0] in origin:
+                origin.update(dict.fromkeys(node.output, origin[node.input[0]]))
+        elif node.op_type in ("Gather", "OneHot") and len(node.input) > 1:
+            source = origin.get(node.input[1] if node.op_type == "Gather" else node.input[0])
+            if source is not None:
+                data = node.input[0]
+                axis = next((a.i for a in node.attribute if a.name == "axis"), 0)
+                known = rows.get(data) if axis == 0 else None
+                known = known or (shapes[data][axis] if data in shapes else None)
+                out[source] = min(known or 1, out.get(source, 1 << 30))
+    return out
+
+
 def sample(model: Any) -> dict[str, Array]:
     """Inputs of the model's shapes and types for the run that tells shapes."""
     import onnx
 
     rng = np.random.default_rng(0)
-    out = {}
+    out, indices = {}, lookups(model)
     for item in model.graph.input:
         tensor = item.type.tensor_type
         dims = tuple(dim.dim_value for dim in tensor.shape.dim)
         dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type)
-        floats = dtype.kind == "f"
+        floats = dtype.kind == "f" and item.name not in indices
         out[item.name] = (rng.standard_normal(dims) if floats else np.zeros(dims)).astype(dtype)
     return out
 

@@ -26,7 +26,7 @@ def to_caffe(job: Job) -> Outcome:
 
     r, source = job.request, job.sources[0]
     prototxt = Path(r.prototxt) if r.prototxt else prototxt_beside(job.target)
-    _refuse_to_replace(prototxt, job.target)
+    _refuse_to_replace(prototxt, job)
     compiled = compile_model(
         load_model(source),
         target=r.target or DEFAULT_TARGET,
@@ -42,16 +42,22 @@ def to_caffe(job: Job) -> Outcome:
         check(report, str(job.target))
         outcome.said += report.lines()
         outcome.notes += report.notes
-    outcome.notes += write_files(compiled, job.target, prototxt, source.name)
+    outcome.notes += write_files(compiled, job.out, prototxt, source.name)
     outcome.said.append(f"{len(compiled.layers)} layers for {compiled.target.name}, in {prototxt}")
     return outcome
 
 
-def _refuse_to_replace(prototxt: Path, target: Path) -> None:
-    if prototxt == target:
-        raise CaffeIOError("the prototxt and the caffemodel have one name", where=str(target))
-    if prototxt.exists() and not made_here(prototxt):
+def _refuse_to_replace(prototxt: Path, job: Job) -> None:
+    if prototxt == job.target:
+        raise CaffeIOError("the prototxt and the caffemodel have one name", where=str(job.target))
+    job.own = prototxt.exists() and made_here(prototxt)
+    if prototxt.exists() and not (job.own or job.request.force):
         raise CaffeIOError(
-            "is there already, and not by `caffeio convert`: name another file with --prototxt",
+            "is there already, and not by `caffeio convert`: name another file with --prototxt, or "
+            "say --force",
             where=str(prototxt),
+        )
+    if job.target.exists() and not (job.own or job.request.force):
+        raise CaffeIOError(
+            "is there already: nothing is written (--force replaces it)", where=str(job.target)
         )

@@ -1,7 +1,8 @@
 """What each target's Caffe takes: layer types, fields, ranks and habits, out of `targets/*.tsv`.
 
 A row is a fact: kind, name, value, state, source. `state` is "read" for what stands in public
-source code or a public document, "hearsay" for what people report and nobody here has checked.
+source code or a public document, "run" for what was tried here, "hearsay" for what people report
+and nobody here has checked.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from importlib.resources import files
 
 from caffeio.errors import CaffeIOError
 
-STATES = ("read", "hearsay")
+STATES = ("read", "run", "hearsay")
 KINDS = ("title", "base", "dialect", "layer", "lacks", "field", "rule")
 RULES = {
     "max_axes": "blobs of more axes are refused",
@@ -21,7 +22,12 @@ RULES = {
     "input_layer": "inputs are Input layers, not net-level `input` fields",
     "batch_1": "the batch is 1",
     "in_place_relu": "a ReLU behind a convolution is expected in place",
-    "no_silence": "layers without tops are refused",
+    "stored_statistics": "BatchNorm goes by its stored statistics, whatever use_global_stats says",
+    "product_axis_1": "InnerProduct has axis 1",
+    "channel_scale": "Scale and Bias hold one number for each channel",
+    "softmax_axis_1": "Softmax has axis 1",
+    "permute_order": "Permute has this order only",
+    "deconvolution_group": "Deconvolution has one group, or one for each channel",
 }
 
 

@@ -10,13 +10,14 @@ import numpy as np
 import torch
 
 from caffeio.converters.from_onnx.compile import Compiled
-from caffeio.converters.from_onnx.fold import with_batch
+from caffeio.converters.from_onnx.fold import lookups, with_batch
 from caffeio.converters.from_onnx.graph import Array
 from caffeio.converters.from_onnx.runtime import Runner
-from caffeio.converters.onnx.export import relative_difference
+from caffeio.converters.verify.numbers import relative_difference
 from caffeio.errors import CaffeIOError
 from caffeio.net.graph import build_graph
 from caffeio.net.net import Net
+from caffeio.profiles import profile_of_dialect
 
 LIMIT = 1e-4
 _PROBABILITIES = ("Softmax", "Sigmoid")
@@ -57,7 +58,8 @@ def build_net(compiled: Compiled, batch: int | None = None) -> Net:
         for layer in message.layer:
             if layer.type == "Input":
                 layer.input_param.shape[0].dim[0] = batch
-    net = Net(build_graph(message, phase="TEST")).materialize()
+    profile = profile_of_dialect(compiled.target.dialect)
+    net = Net(build_graph(message, phase="TEST"), profile=profile).materialize()
     arrays = {layer.param.name: layer.blobs for layer in compiled.layers}
     with torch.no_grad():
         for step in net.steps:
@@ -154,6 +156,7 @@ def _with_logits(model: Any) -> Any:
 def _samples(model: Any, seed: int, *, few: bool) -> Iterator[tuple[str, dict[str, Array]]]:
     """Names of runs and their inputs."""
     rng = np.random.default_rng(seed)
+    indices = lookups(model)
     for kind in ("normal", "ramp", "large") if not few else ("normal",):
         inputs = {}
         for item in model.graph.input:
@@ -162,11 +165,12 @@ def _samples(model: Any, seed: int, *, few: bool) -> Iterator[tuple[str, dict[st
             tensor = item.type.tensor_type
             dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type)
             shape = tuple(dim.dim_value for dim in tensor.shape.dim)
-            if dtype.kind != "f":
-                inputs[item.name] = rng.integers(0, 2, shape).astype(dtype)
+            if dtype.kind != "f" or item.name in indices:
+                rows = indices.get(item.name, 2)
+                inputs[item.name] = rng.integers(0, rows, shape).astype(dtype)
             elif kind == "ramp":
                 size = int(np.prod(shape))
-                inputs[item.name] = np.linspace(-1, 1, size, dtype=dtype).reshape(shape)
+                inputs[item.name] = np.linspace(-1, 2, size, dtype=dtype).reshape(shape)
             else:
                 scale = 4.0 if kind == "large" else 1.0
                 inputs[item.name] = (rng.standard_normal(shape) * scale).astype(dtype)

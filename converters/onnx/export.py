@@ -14,12 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from caffeio import __version__
 from caffeio.converters.deploy.deploy_net import Options, PathLike, load_deploy_net
 from caffeio.converters.onnx.build import Built, build, declared_shapes
-from caffeio.converters.onnx.samples import sample_inputs
+from caffeio.converters.onnx.verify import verify_onnx
 from caffeio.errors import CaffeIOError, UnsupportedError
 from caffeio.layers.onnx.graph import OPSET
 from caffeio.net.net import Net
@@ -30,7 +29,6 @@ IR_VERSION = 8
 EXTERNAL = 2_000_000_000  # bytes of weights from which on they lie in a file of their own
 _ALIGN = 4096
 Declared = Mapping[str, tuple[int | str | None, ...]]
-_PROBABILITIES = ("Softmax", "Sigmoid")
 
 
 def export_onnx(
@@ -50,8 +48,9 @@ def export_onnx(
     of 2 GB or more (or with `external_data`) go to `<out_path>.data`. Returns notes on what was
     left out. Raises UnsupportedError for a layer that has no ONNX form, and CaffeIOError.
     """
-    net, notes = load_deploy_net(prototxt, weights, Options(**options))
-    built = build(net, outputs, dynamic_batch=dynamic_batch)
+    chosen = Options(**{"outputs": tuple(outputs or ()), **options})
+    net, notes = load_deploy_net(prototxt, weights, chosen)
+    built = build(net, outputs or None, dynamic_batch=dynamic_batch)
     write(built, net, out_path, external_data=external_data)
     return notes
 
@@ -172,87 +171,4 @@ def _symbolic(net: Net, built: Built, declared: Declared) -> Declared:
     }
 
 
-def verify_onnx(
-    prototxt: PathLike,
-    weights: Weights | PathLike | None,
-    onnx_path: PathLike,
-    *,
-    seed: int = 0,
-    batch: int | None = None,
-    **options: Any,
-) -> float:
-    """Run the model in onnxruntime and the net here on the same random inputs.
-
-    Returns the largest max|a - b| / max|b| of all outputs (max|a - b| of probabilities), infinite
-    where shapes, nans or infinities differ. `batch` is that of a model with a dynamic one (default
-    2). `options` are those of the export. Raises UnsupportedError if onnxruntime is not installed,
-    or if the net yields no finite number, so that nothing can be compared.
-    """
-    session = _session(onnx_path)
-    shapes = {
-        item.name: tuple(n if isinstance(n, int) else batch or 2 for n in item.shape)
-        for item in session.get_inputs()
-    }
-    given = {**options.pop("input_shapes", {}), **shapes}
-    net, _ = load_deploy_net(prototxt, weights, Options(input_shapes=given, **options))
-    return compare(session, net, sample_inputs(net, seed))
-
-
-def _session(path: PathLike) -> Any:
-    """An onnxruntime session that also gives what goes into a last Softmax or Sigmoid.
-
-    A saturated probability would hide differences.
-    """
-    try:
-        ort = import_module("onnxruntime")
-    except ImportError:
-        raise UnsupportedError(
-            "checking an ONNX model needs the package onnxruntime: pip install 'caffeio[onnx]'"
-        ) from None
-    options = ort.SessionOptions()
-    options.log_severity_level = 3
-    options.intra_op_num_threads = torch.get_num_threads()
-    model: Any = os.fspath(path)
-    if Path(path).stat().st_size < EXTERNAL and not Path(f"{model}.data").exists():
-        model = _with_logits(_onnx().load(model)).SerializeToString()
-    return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-
-
-def _with_logits(model: Any) -> Any:
-    outputs = {item.name for item in model.graph.output}
-    for node in model.graph.node:
-        if node.op_type in _PROBABILITIES and outputs.intersection(node.output):
-            model.graph.output.add(name=node.input[0])
-    return model
-
-
-def compare(session: Any, net: Net, inputs: Mapping[str, np.ndarray]) -> float:
-    """The largest difference of the session's outputs that are blobs against `net` on `inputs`."""
-    names = [item.name for item in session.get_inputs()]
-    theirs = session.run(None, {name: inputs[name] for name in names})
-    with torch.no_grad():
-        net({name: torch.from_numpy(value) for name, value in inputs.items()})
-    props = session.get_modelmeta().custom_metadata_map
-    blobs = [props.get(f"blob:{item.name}", item.name) for item in session.get_outputs()]
-    pairs = {blob: value for blob, value in zip(blobs, theirs, strict=True) if blob in net.blobs}
-    if not any(bool(net.blobs[blob].isfinite().any()) for blob in pairs):
-        raise UnsupportedError("the net yields no finite number, so there is nothing to compare")
-    makers = {top: step.node.type for step in net.steps for top in step.tops}
-    return max(
-        relative_difference(
-            value, net.blobs[blob].numpy(), 1.0 if makers[blob] in _PROBABILITIES else 1e-6
-        )
-        for blob, value in pairs.items()
-    )
-
-
-def relative_difference(mine: np.ndarray, reference: np.ndarray, least: float = 1e-6) -> float:
-    """max|a - b| / max(max|b|, least); infinite when shapes, nans or infinities differ."""
-    a, b = np.asarray(mine, np.float64), np.asarray(reference, np.float64)
-    odd = ~np.isfinite(b)
-    if a.shape != b.shape or not np.array_equal(a[odd], b[odd], equal_nan=True):
-        return float("inf")
-    a, b = a[~odd], b[~odd]
-    if not np.isfinite(a).all():
-        return float("inf")
-    return float(np.abs(a - b).max() / max(np.abs(b).max(), least)) if b.size else 0.0
+__all__ = ["export_onnx", "to_model", "verify_onnx", "write"]

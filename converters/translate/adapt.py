@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
+from caffeio.converters.deploy.deploy import DATA
 from caffeio.converters.translate.netstate import Layer, NetState
 from caffeio.proto import caffe_pb2 as pb
 from caffeio.proto.dialect.dialect import Lost
@@ -20,6 +21,12 @@ HINTS = frozenset(
     + ("reduce_buckets", "eltwise_mem_sharing", "threads", "parser_threads", "cache", "precache")
     + ("use_gpu_transform", "conv_algorithm", "compile_net_state", "mem_param", "prefetch")
     + ("layer_wise_reduce", "data_layout", "data_compute_type", "fuse")
+)
+# Fields that only training, or the way to its data, reads.
+_TRAINING = frozenset(
+    ("transform_param", "param", "loss_weight", "include", "exclude", "phase")
+    + ("propagate_down", "share_mode", "hard_ratio", "hard_mining_label", "class_weight")
+    + ("label_smooth_factor", "cutting_point", "normalize_type")
 )
 _FUSED = {
     "Convolution": "convolution_param",
@@ -162,22 +169,38 @@ def _value(message: Any, entry: Field) -> Any:
 
 
 def sort_lost(lost: list[Lost], message: Any) -> tuple[list[Lost], list[str]]:
-    """Of what the target cannot express: what matters, and in a line each what does not.
+    """Of what the target cannot express: what changes numbers, and in a line each what does not.
 
-    Hints of speed change no number, and a value that is the field's default means nothing.
+    Hints of speed change no number, a value that is the field's default means nothing, and what
+    only training reads (data layers, fillers, rates) changes nothing of the net that was trained.
     """
-    matters, hints, defaults = [], Counter[str](), Counter[str]()
+    matters: list[Lost] = []
+    hints, defaults, training = Counter[str](), Counter[str](), Counter[str]()
     for item in lost:
         name = next(part for part in reversed(item.path) if isinstance(part, str))
         if name in HINTS:
             hints[name] += 1
         elif _is_default(message, item):
             defaults[name] += 1
+        elif _only_training(message, item):
+            training[name] += 1
         else:
             matters.append(item)
     notes = [f"dropped {name} ({n} times): it changes no number" for name, n in hints.items()]
     notes += [f"dropped {name} ({n} times): it is the default" for name, n in defaults.items()]
+    notes += [f"dropped {name} ({n} times): only training reads it" for name, n in training.items()]
     return matters, notes
+
+
+def _only_training(message: Any, item: Lost) -> bool:
+    """Whether a value belongs to data layers, fillers, rates or rules of phases."""
+    names = [part for part in item.path if isinstance(part, str)]
+    if any(name in _TRAINING or name.endswith("filler") for name in names):
+        return True
+    if len(item.path) < 2 or not isinstance(item.path[1], int):
+        return False
+    kind = getattr(message, str(item.path[0]))[item.path[1]].type
+    return kind in DATA
 
 
 def _is_default(message: Any, item: Lost) -> bool:

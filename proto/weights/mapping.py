@@ -71,6 +71,10 @@ class Weights(Mapping[str, list[Array]]):
     def __repr__(self) -> str:
         return f"Weights({str(self.path)!r}, {len(self)} layers with blobs, {self.format})"
 
+    def entry(self, layer: str) -> LayerEntry:
+        """The layer of that name that counts."""
+        return self.layers[self._index[layer]]
+
     def arrays(self, index: int) -> list[Array]:
         """The blobs of `layers[index]`."""
         return [self._view(index, i) for i in range(len(self.layers[index].blobs))]

@@ -82,6 +82,8 @@ def test_every_pair_of_tensor_formats(folder: Path) -> None:
 def test_onnx_is_verified(folder: Path, order: tuple[str, str]) -> None:
     pytest.importorskip("onnxruntime")
     result = good(*(folder / name for name in order), folder / "m.onnx")
+    assert "compared with the net as given, on 3 random inputs" in result.stdout
+    assert "before the Softmax" in result.stdout
     words, _, number = result.stdout.strip().rpartition(": ")
     assert words.endswith("largest relative difference against onnxruntime")
     assert float(number) < 1e-5
@@ -132,8 +134,10 @@ def test_translation(folder: Path) -> None:
         ' dim: 3 dim: 3 } } } layer { name: "p" type: "Permute" bottom: "d" top: "p"'
         " permute_param { order: 0 order: 2 } }"
     )
-    good(text, fork, "--to-dialect", "ssd")
-    result = good(fork, folder / "plain.caffemodel", "--to-dialect", "bvlc", "--dialect", "ssd")
+    good(text, fork, "--to-dialect", "ssd", "--untrained")
+    to_bvlc = (fork, folder / "plain.caffemodel", "--to-dialect", "bvlc", "--dialect", "ssd")
+    assert "lost: layer[1].permute_param" in bad(*to_bvlc)
+    result = good(*to_bvlc, "--allow-loss")
     assert "ssd to bvlc" in result.stdout
     assert "permute_param" in result.stderr
     assert "--to-dialect" in bad(fork, folder / "plain.caffemodel")
@@ -144,7 +148,8 @@ def test_prototxt_out_of_a_caffemodel(folder: Path) -> None:
     result = good(folder / "w.caffemodel", out)
     assert "Split" in result.stderr
     assert [x.type for x in read_net(out).message.layer][:2] == ["Input", "Convolution"]
-    good(folder / "w.caffemodel", out, "--deploy", "--input-shape", "data=5,3,9,8", "-q")
+    assert "--force" in bad(folder / "w.caffemodel", out, "--deploy")
+    good(folder / "w.caffemodel", out, "--deploy", "--input-shape", "data=5,3,9,8", "-qf")
     first = read_net(out).message.layer[0]
     assert (first.type, list(first.input_param.shape[0].dim)) == ("Input", [5, 3, 9, 8])
     piped = good("-", "-", "--to", "prototxt", stdin=(folder / "w.caffemodel").read_bytes())

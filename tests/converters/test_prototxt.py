@@ -8,7 +8,7 @@ import pytest
 from google.protobuf import text_format
 
 from caffeio.converters import prototxt
-from caffeio.converters.deploy.deploy import deploy
+from caffeio.converters.deploy.deploy import deploy, drop_fillers, from_snapshot
 from caffeio.converters.translate.splits import heal_splits
 from caffeio.errors import CaffeIOError, ParseError, UnsupportedError
 from caffeio.proto import caffe_pb2 as pb
@@ -120,7 +120,7 @@ def test_a_rebuilt_deploy_net_computes_the_same(name: str, given: bool, tmp_path
 @needs_shared
 def test_the_shape_is_asked_for() -> None:
     model = corpus_model("eth_lenet")
-    with pytest.raises(UnsupportedError, match="input 'data' is not in the file: give it as data="):
+    with pytest.raises(UnsupportedError, match="--input-shape data=1,1,28,28"):
         prototxt.read(model, deploy=True)
     with pytest.raises(UnsupportedError, match="given for image, which are no inputs"):
         prototxt.read(model, deploy=True, input_shapes={"image": (1,), "data": (1, 1, 28, 28)})
@@ -175,7 +175,9 @@ layer { name: "loss" type: "SoftmaxWithLoss" bottom: "f2" bottom: "lab" top: "lo
 
 def test_deploy_leaves_what_predicts() -> None:
     message = net(TRAIN)
+    assert "trained" in from_snapshot(message)[0]
     assert deploy(message) == ["EuclideanLoss 'l2' left out"]
+    drop_fillers(message, {layer.name for layer in message.layer})
     for layer in message.layer:
         layer.ClearField("blobs")
     assert message == net(

@@ -192,7 +192,7 @@ def test_unknown_fields_and_problems_are_warned_of(tmp_path):
     shown = shown_net(path)
     text = "\n".join(shown.warnings)
     assert "num_outputs" in text and "did you mean num_output?" in text
-    assert "net.prototxt:2:1" in text and "must be 1 or more" in text
+    assert "net.prototxt:2:1" in text and "must be above 0" in text
 
 
 def weights_file() -> Path:

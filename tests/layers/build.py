@@ -9,6 +9,7 @@ from google.protobuf import text_format
 from torch import Tensor
 
 from caffeio.layers import Layer, LayerContext, lookup
+from caffeio.ops.module import make_module
 from caffeio.proto import caffe_pb2 as pb
 
 # torch.compile itself makes an instance of each autograd.Function class that it meets
@@ -20,8 +21,8 @@ def build(text: str, *shapes: tuple[int, ...], tops: int = 1, **context: Any) ->
     param = text_format.Parse(f'name: "x" {text}', pb.LayerParameter())
     context.setdefault("top_names", tuple(f"top{i}" for i in range(tops)))
     context.setdefault("bottom_names", tuple(f"bottom{i}" for i in range(len(shapes))))
-    layer = lookup(param.type, param.name)(param, LayerContext(**context))
-    layer.setup(*shapes)
+    layer = make_module(lookup(param.type, param.name), param, LayerContext(**context))
+    layer.configure(*shapes)
     for i, spec in enumerate(layer.blob_specs):
         layer.blobs[i] = torch.nn.Parameter(torch.randn(spec.shape))
     return layer

@@ -8,9 +8,10 @@ import pytest
 import torch
 
 from caffeio.errors import LayerError
-from caffeio.layers.batch_norm import BatchNorm, fused_batch_norm_scale
+from caffeio.layers.batch_norm import BatchNorm
 from caffeio.layers.scale import Scale
 from caffeio.net import load_net
+from caffeio.ops.batch_norm import fused_batch_norm_scale
 from caffeio.profiles import BVLC, INTEL, NVIDIA
 from tests.harness import assert_close, check_case, golden, layer_cases
 from tests.layers.tools import backward, make, random

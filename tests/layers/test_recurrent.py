@@ -127,7 +127,7 @@ def test_state_is_neither_saved_nor_learned():
     layer, shapes = make("LSTM")
     layer(*bottoms_of(shapes))
     assert layer.h.abs().max() > 0
-    assert sorted(layer.state_dict()) == ["blobs.0", "blobs.1", "blobs.2"]
+    assert sorted(layer.state_dict()) == ["W_hc", "W_xc", "b_c"]
     assert not layer.h.requires_grad and layer.h.grad_fn is None
 
 

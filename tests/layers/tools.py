@@ -10,6 +10,7 @@ import torch
 from google.protobuf import text_format
 
 from caffeio.layers import Layer, LayerContext, lookup
+from caffeio.ops.module import make_module
 from caffeio.profiles import BVLC, Profile
 from caffeio.proto import caffe_pb2 as pb
 
@@ -39,13 +40,8 @@ def make(
         bottom_names=names,
         top_names=names[:1] if in_place else tuple(f"top{i}" for i in range(tops)),
     )
-    layer = lookup(param.type, param.name)(param, context)
-    layer.setup(*shapes)
-    layer.bottom_shapes = shapes
-    metas = layer(*(torch.empty(s, device="meta") for s in shapes))
-    layer.top_shapes = tuple(
-        tuple(m.shape) for m in (metas if isinstance(metas, tuple) else (metas,))
-    )
+    layer = make_module(lookup(param.type, param.name), param, context)
+    layer.configure(*shapes)
     layer.to_empty(device="cpu")
     with torch.no_grad():
         for i, (blob, spec) in enumerate(zip(layer.blobs, layer.blob_specs, strict=True)):

@@ -5,7 +5,8 @@ Sources: src/caffe/util/db.hpp; sara-nl src/caffe/data_reader.cpp (shuffle).
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import os
+from collections.abc import Iterable, Iterator
 from typing import Protocol
 
 import numpy as np
@@ -62,6 +63,25 @@ def open_db(path: str, backend: str, *, in_order: bool = True) -> Database:
 
         return LevelDatabase(path)
     raise DataError(f"unknown backend {backend!r} of {path!r}: LMDB or LEVELDB")
+
+
+def write_db(
+    path: str | os.PathLike[str], records: Iterable[tuple[bytes | str, bytes]], backend: str
+) -> int:
+    """Write `records` (key, value) into a new database; returns how many there were.
+
+    `backend` is LMDB or LEVELDB. The folder must not exist; it appears when it is whole. Raises
+    DataError.
+    """
+    if backend == "LMDB":
+        from caffeio.data.db.lmdb import write_lmdb
+
+        return write_lmdb(path, records)
+    if backend == "LEVELDB":
+        from caffeio.data.db.leveldb import write_leveldb
+
+        return write_leveldb(path, records)
+    raise DataError(f"unknown backend {backend!r} of {str(path)!r}: LMDB or LEVELDB")
 
 
 class KeyTable:

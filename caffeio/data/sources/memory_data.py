@@ -139,6 +139,10 @@ class DummySource(DataSource):
         device = self.layer.options.device
         return out.to(device) if device else out
 
+    def constants(self) -> list[Tensor | None]:
+        """The tops that never change; None for those that are drawn anew."""
+        return list(self._tops)
+
     def next(self) -> tuple[Tensor, ...]:
         """One tensor a top, filled as data_filler says."""
         tops = (self._make(i) if top is None else top for i, top in enumerate(self._tops))

@@ -14,7 +14,7 @@ import numpy as np
 from caffeio.errors import UnsupportedError
 
 if TYPE_CHECKING:
-    from caffeio.layers.base import Layer
+    from caffeio.layers.base import LayerType
 
 OPSET = 17
 FLOAT = 1  # onnx.TensorProto.FLOAT
@@ -43,7 +43,7 @@ class OnnxGraph:
     nodes: list[OnnxNode] = field(default_factory=list)
     constants: dict[str, np.ndarray] = field(default_factory=dict)
     shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)
-    layer: Layer | None = None  # the layer that is being added
+    layer: LayerType | None = None  # the layer that is being added
     dynamic_batch: bool = False
     varying: dict[str, set[int]] = field(default_factory=dict)  # axes that depend on the data
     _count: dict[str, int] = field(default_factory=dict)
@@ -88,7 +88,7 @@ class OnnxGraph:
         """A constant list of int64."""
         return self.const(np.asarray(list(values), np.int64), hint)
 
-    def param(self, layer: Layer, index: int, *, shape: Sequence[int] | None = None) -> str:
+    def param(self, layer: LayerType, index: int, *, shape: Sequence[int] | None = None) -> str:
         """Blob `index` of `layer`, as `shape` if given: an initializer "<layer>.<blob's name>".
 
         A blob that layers share is one initializer.

@@ -10,11 +10,11 @@ import math
 from typing import Any
 
 import numpy as np
-import torch
 
 from caffeio.layers.onnx.graph import OnnxGraph
-from caffeio.layers.pool_ops import LOWEST, Window, divisors
-from caffeio.layers.window import Ints
+from caffeio.layers.window import Ints, Window
+
+LOWEST = float(np.finfo(np.float32).min)
 
 
 def onnx_pool(
@@ -97,8 +97,24 @@ def _average(g: OnnxGraph, x: str, w: Window, sizes: Ints, divisor: str) -> str:
             include = {"count_include_pad": 1} if whole and any(pads) else {}
             return str(g.op("AveragePool", [x], pads=pads, **_shape(w), **include))
     sums = _sums(g, x, w, sizes)
-    by = np.broadcast_to(divisors(w, sizes, divisor, torch.ones(())), (1, 1, *w.output(sizes)))
+    by = _divisors(w, sizes, divisor)
     return str(g.op("Div", [sums, g.const(by, "divisor")]))
+
+
+def _divisors(w: Window, sizes: Ints, kind: str) -> np.ndarray:
+    """The divisors of all windows, as `caffeio.ops.pooling.divisors` has them: (1, 1, windows)."""
+    counts = w.output(sizes)
+    out = np.ones((1, 1, *counts), np.float32)
+    for i, count in enumerate(counts):
+        start = np.arange(count) * w.stride[i] - w.pad[i]
+        if kind == "full":
+            length = np.full_like(start, w.kernel[i])
+        elif kind == "real":
+            length = (start + w.kernel[i]).clip(max=sizes[i]) - start.clip(min=0)
+        else:
+            length = (start + w.kernel[i]).clip(max=sizes[i] + w.pad[i]) - start
+        out *= length.astype(np.float32).reshape(-1, *[1] * (len(sizes) - 1 - i))
+    return out
 
 
 def _exact(w: Window, sizes: Ints) -> bool:

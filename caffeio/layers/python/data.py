@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 
 from caffeio.layers.base import Shape, at_least
-from caffeio.layers.python.layer import python_layer
+from caffeio.layers.python.native import python_layer
 from caffeio.layers.sources import SourceLayer
 
 
@@ -21,7 +21,7 @@ class PythonData(SourceLayer):
 
     def setup(self, *shapes: Shape) -> None:
         """Guess the shape of each top by its name."""
-        self.shapes = [self.shape_of(name) for name in self.context.top_names]
+        self.top_sizes = [self.shape_of(name) for name in self.context.top_names]
 
     def shape_of(self, top: str) -> Shape:
         """The shape of the top called `top`."""

@@ -7,11 +7,9 @@ from __future__ import annotations
 
 import ast
 
-from torch import Tensor
-
 from caffeio.layers.base import Shape
 from caffeio.layers.dropout import RandomMask
-from caffeio.layers.python.layer import python_layer
+from caffeio.layers.python.native import python_layer
 
 
 @python_layer("spatial_dropout", "SpatialDropoutLayer")
@@ -22,6 +20,8 @@ class SpatialDropoutLayer(RandomMask):
     stays in TEST, as in the source. The gradient is that of the planes that were drawn; the
     source multiplies all items by the last item's draw.
     """
+
+    compute = "caffeio.ops.dropout:whole_planes"
 
     def setup(self, *shapes: Shape) -> None:
         """Read param_str."""
@@ -34,12 +34,3 @@ class SpatialDropoutLayer(RandomMask):
         self.read_ratio(ratio, field)
         self.check(len(shapes[0]) >= 2, f"needs a bottom of 2 axes or more, not {shapes[0]}")
         self.drops = phase == "TRAIN"
-
-    def forward(self, *bottoms: Tensor) -> Tensor:
-        """(N, C, ...) -> the same shape."""
-        x = bottoms[0]
-        factor = 1 / (1 - self.ratio)
-        if not self.drops:
-            return x * factor
-        planes = x.new_empty(*x.shape[:2], *[1] * (x.dim() - 2)).bernoulli_(1 - self.ratio)
-        return x * (planes * factor)

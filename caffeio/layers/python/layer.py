@@ -6,7 +6,7 @@ Sources: include/caffe/layers/python_layer.hpp, src/caffe/layer_factory.cpp (Get
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,37 +14,16 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from caffeio.layers.base import L, Layer, LayerContext, Shape, at_least, known_types, layer
+from caffeio.layers.base import Layer, LayerContext, Shape, at_least, layer
+from caffeio.layers.python.native import NATIVE, native_class, python_layer
 from caffeio.layers.python.pycaffe import PyBlob, import_environment, make_layer
+from caffeio.ops.module import make_module
 
 if TYPE_CHECKING:
     from caffeio.layers.onnx.graph import OnnxGraph
     from caffeio.proto.caffe_pb2 import LayerParameter
 
-NATIVE: dict[tuple[str, str], type[Layer]] = {}
-
-
-def python_layer(module: str, name: str) -> Callable[[L], L]:
-    """Register a Layer class as the meaning of the Python layer `module`.`name`.
-
-    Nets with that layer then run without the user's code and without permission to run it.
-    """
-
-    def add(cls: L) -> L:
-        if (module, name) in NATIVE:
-            raise ValueError(f"Python layer {module}.{name} is already defined")
-        NATIVE[module, name] = cls
-        return cls
-
-    return add
-
-
-def native_class(param: LayerParameter) -> type[Layer] | None:
-    """The class registered for the Python layer `param`, by us or by an installed package."""
-    code = (param.python_param.module, param.python_param.layer)
-    if code not in NATIVE:
-        known_types()  # imports what third parties have
-    return NATIVE.get(code)
+__all__ = ["NATIVE", "PythonLayer", "native_class", "python_layer"]
 
 
 class _Call(torch.autograd.Function):
@@ -86,7 +65,7 @@ class PythonLayer(Layer):
         self.module: str = param.python_param.module
         self.class_name: str = param.python_param.layer
         native = native_class(param)
-        self.native = native(param, context) if native else None
+        self.native = make_module(native, param, context) if native else None
         self.calls = 0  # forwards so far
         self.anchor: Tensor  # knows the device
         self.register_buffer("anchor", torch.empty(0), persistent=False)
@@ -104,6 +83,12 @@ class PythonLayer(Layer):
         for i, blob in enumerate(self.code.blobs):
             self.add_blob(f"blob{i}", blob.shape)
             self.blob_specs[i].initial = torch.from_numpy(blob.data.copy())
+
+    def shapes(self, *bottoms: Shape) -> tuple[Shape, ...]:
+        """Return what setup and reshape have made of the tops: forward is not called here."""
+        if self.native is not None:
+            return self.native.shapes(*bottoms)
+        return tuple(tuple(blob.shape) for blob in self.top)
 
     def _folders(self) -> Sequence[str]:
         """Where the module is looked for before sys.path."""

@@ -9,7 +9,7 @@ import numpy as np
 from caffeio.converters.from_onnx.caffe_net import Refused, Writer
 from caffeio.converters.from_onnx.exact import mix_channels, permute, take
 from caffeio.converters.from_onnx.graph import Array, Node
-from caffeio.converters.from_onnx.ops.pointwise import plus_constant
+from caffeio.converters.from_onnx.ops.pointwise import combined, plus_constant
 from caffeio.converters.from_onnx.table import operator
 
 _TWO = "both of its matrices are computed; Caffe multiplies by constants only"
@@ -29,15 +29,16 @@ def gemm(w: Writer, node: Node) -> str:
         x = permute(w, x, (1, 0))
     bias: Array | None = None
     rest: Array | None = None
-    if node.input(2):
-        added = w.graph.constant(node.inputs[2])
-        if added is None:
-            raise Refused("its third input is computed")
+    added = w.graph.constant(node.inputs[2]) if node.input(2) else None
+    if added is not None:
         if added.size in (1, weight.shape[0]) and math.prod(added.shape[:-1]) == 1:
             bias = np.broadcast_to(added.reshape(-1) * beta, (weight.shape[0],))
         else:
             rest = added.astype(np.float64) * beta
     y = inner_product(w, x, weight, bias, 1)
+    if node.input(2) and added is None:
+        out = w.shape(y)
+        return combined(w, [y, w.blob(node.inputs[2])], [1.0, beta], out, "SUM")
     return y if rest is None else plus_constant(w, y, rest, w.shape(y))
 
 
@@ -46,6 +47,13 @@ def inner_product(w: Writer, x: str, weight: Array, bias: Array | None, axis: in
     shape = w.shape(x)
     if w.batch.get(x) is not None and int(w.batch[x] or 0) >= axis:
         raise Refused("it adds up over the batch")
+    if axis != 1 and w.target.rule("product_axis_1") and axis == len(shape) - 1:
+        batch = w.batch.get(x)
+        rows = w.reshape(
+            x, (math.prod(shape[:-1]), shape[-1]), "rows", None if batch is None else 0
+        )
+        y = inner_product(w, rows, weight, bias, 1)
+        return w.reshape(y, (*shape[:-1], weight.shape[0]), hint="back", batch=batch)
     fields: dict[str, object] = {"num_output": weight.shape[0]}
     if bias is None:
         fields["bias_term"] = False
@@ -115,6 +123,10 @@ def gather(w: Writer, node: Node) -> str:
         if batch is not None and batch > axis:
             batch += indices.ndim - 1
         return w.reshape(take(w, x, axis, chosen), out, batch=batch)
+    if table is None and axis == 0 and len(w.graph.shape(node.inputs[1])) == 1:
+        blobs = [w.blob(name) for name in node.inputs[:2]]
+        picked: str = w.layer("BatchReindex", blobs, out, batch=None)
+        return picked
     if table is None or axis != 0 or table.ndim != 2:
         raise Refused(
             "its indices are computed",

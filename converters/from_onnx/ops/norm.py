@@ -46,6 +46,18 @@ def affine(w: Writer, x: str, gamma: Array, beta: Array, axis: int) -> str:
     return top
 
 
+@operator("BatchStatistics")
+def batch_statistics(w: Writer, node: Node) -> str:
+    """BatchNorm by the statistics of the batch, and a Scale."""
+    gamma, beta = _constants(w, node, 1, 2)
+    x = w.blob(node.inputs[0])
+    eps = float(node.attrs.get("epsilon", 1e-5))
+    y = w.unary("BatchNorm", x, batch_norm_param={"use_global_stats": False, "eps": eps})
+    zeros = np.zeros(len(gamma), np.float32)
+    w.layers[-1].blobs = [zeros, zeros, np.ones(1, np.float32)]
+    return affine(w, y, gamma, beta, 1)
+
+
 @operator("InstanceNormalization")
 def instance_normalization(w: Writer, node: Node) -> str:
     """Every map of every example by its own statistics, and a Scale."""

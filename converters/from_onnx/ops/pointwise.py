@@ -209,7 +209,7 @@ def add(w: Writer, node: Node) -> str:
         x = w.power(w.blob(node.inputs[1 - index]), scale=coeff[1 - index], hint="minus")
         return plus_constant(w, x, array, out)
     xs = [w.blob(name) for name in node.inputs]
-    return _combined(w, xs, coeff, out, "SUM")
+    return combined(w, xs, coeff, out, "SUM")
 
 
 def plus_constant(w: Writer, x: str, array: Array, out: Dims) -> str:
@@ -242,7 +242,11 @@ def _with_constant(w: Writer, x: str, array: Array, out: Dims, kind: str, param:
     fields: Any = {} if begin == 1 else {"axis": begin}
     if end - begin != 1:
         fields["num_axes"] = end - begin
-    top: str = w.layer(kind, [x], out, blobs=[blob], **{param: fields})
+    blobs = [blob]
+    if kind == "Bias" and not w.target.has("Bias"):
+        kind, param, blobs = "Scale", "scale_param", [np.ones_like(blob), blob]
+        fields["bias_term"] = True
+    top: str = w.layer(kind, [x], out, blobs=blobs, **{param: fields})
     return top
 
 
@@ -256,7 +260,7 @@ def _grown(w: Writer, x: str, out: Dims) -> str:
     return exact.spread(w, x, out)
 
 
-def _combined(w: Writer, xs: list[str], coeff: list[float], out: Dims, operation: str) -> str:
+def combined(w: Writer, xs: list[str], coeff: list[float], out: Dims, operation: str) -> str:
     """An Eltwise; the smaller of two blobs by a Scale or Bias with two bottoms, else repeated."""
     shapes = [w.shape(x) for x in xs]
     if all(shape == out for shape in shapes):
@@ -285,6 +289,8 @@ def _two_bottoms(w: Writer, x: str, small: str, cx: float, cs: float, operation:
             return None
     if begin == 0 and w.batch.get(x) == 0 and batch != 0:
         return None
+    if operation == "SUM" and not w.target.has("Bias"):
+        return None
     x, small = w.power(x, scale=cx, hint="sign"), w.power(small, scale=cs, hint="minus")
     small = w.reshape(small, full[begin:end], hint="factor", batch=batch)
     kind, param = ("Scale", "scale_param") if operation == "PROD" else ("Bias", "bias_param")
@@ -304,7 +310,7 @@ def mul(w: Writer, node: Node) -> str:
     xs = [w.blob(name) for name in node.inputs]
     if xs[0] == xs[1]:
         return w.power(xs[0], power=2)
-    return _combined(w, xs, [1.0, 1.0], out, "PROD")
+    return combined(w, xs, [1.0, 1.0], out, "PROD")
 
 
 @operator("Div")
@@ -320,7 +326,7 @@ def div(w: Writer, node: Node) -> str:
     inverse_blob = w.power(w.blob(node.inputs[1]), power=-1, hint="inverse")
     if above is not None:
         return times_constant(w, inverse_blob, np.asarray(above, np.float64), out)
-    return _combined(w, [w.blob(node.inputs[0]), inverse_blob], [1.0, 1.0], out, "PROD")
+    return combined(w, [w.blob(node.inputs[0]), inverse_blob], [1.0, 1.0], out, "PROD")
 
 
 @operator("Pow")

@@ -218,6 +218,19 @@ def _by_convolution(
     return _rescaled(w, y, whole / divisor)
 
 
+@operator("LrnWithin")
+def lrn_within(w: Writer, node: Node) -> str:
+    """LRN of every channel by itself."""
+    a = node.attrs
+    fields = {
+        "norm_region": "WITHIN_CHANNEL",
+        "local_size": int(a["size"]),
+        "alpha": float(a["alpha"]),
+        "beta": float(a["beta"]),
+    }
+    return w.unary("LRN", w.blob(node.inputs[0]), lrn_param=fields)
+
+
 @operator("LRN")
 def lrn(w: Writer, node: Node) -> str:
     """LRN across channels: the same formula."""

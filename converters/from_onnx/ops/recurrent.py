@@ -6,7 +6,7 @@ layer has another formula (its output goes through a second tanh), so RNN is unr
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -104,7 +104,10 @@ def lstm(w: Writer, node: Node) -> list[str]:
     x = w.blob(node.inputs[0])
     used = {name for other in w.graph.nodes for name in other.inputs} | set(w.graph.outputs)
     wants = [i < len(node.outputs) and node.outputs[i] in used for i in range(3)]
-    ys, lasts = [], []
+    if not w.target.has("LSTM"):
+        return _unrolled(w, node, 4, _lstm_steps, both=True)
+    ys: list[str] = []
+    lasts: list[list[str]] = []
     for d in _directions(w, node, 4, 2):
         into = _turned(w, x, "reverse") if d.backward else x
         y, last = _lstm(w, into, d, wants)
@@ -172,23 +175,25 @@ class Unrolled:
         self.w, self.d, self.gates = w, d, gates
         self.hidden = d.r.shape[1]
         self.first: dict[str, str] = {}
+        self.parts: dict[str, list[str]] = {}
         bias = d.wb.astype(np.float64) + (d.rb if both else 0)
         projected = inner_product(w, x, d.w, bias, 2)
         steps = w.shape(x)[0]
         self.steps = exact.slices(w, projected, 0, range(1, steps), hint="step")
 
-    def start(self) -> str:
-        """The state before the first step, (1, N, H)."""
-        if self.d.initial[0] is not None:
-            return self.d.initial[0]
-        part = self.split(self.steps[0])[0] if self.gates > 1 else self.steps[0]
-        self.zero = part
-        return self.w.power(part, scale=0, hint="zeros")
+    def start(self, state: int = 0) -> str:
+        """A state before the first step, (1, N, H)."""
+        given = self.d.initial[state]
+        if given is not None:
+            return given
+        return self.w.power(self.split(self.steps[0])[0], scale=0, hint="zeros")
 
     def split(self, x: str) -> list[str]:
         """The gates of a step."""
-        points = [self.hidden * i for i in range(1, self.gates)]
-        return exact.slices(self.w, x, 2, points, hint="gates")
+        if x not in self.parts:
+            points = [self.hidden * i for i in range(1, self.gates)]
+            self.parts[x] = exact.slices(self.w, x, 2, points, hint="gates")
+        return self.parts[x]
 
     def product(self, x: str, matrix: Array, bias: Array | None, key: str) -> str:
         """An InnerProduct whose weights all steps share."""
@@ -209,13 +214,13 @@ def rnn(w: Writer, node: Node) -> list[str]:
         raise Refused(f"its activations are {', '.join(given)}")
     kind = kinds[given[0]] if given else "TanH"
 
-    def run(u: Unrolled) -> list[str]:
+    def run(u: Unrolled) -> tuple[list[str], list[str]]:
         h, out = u.start(), []
         for step in u.steps:
             y = u.product(h, u.d.r, None, "r")
             h = w.unary(kind, w.eltwise("SUM", [step, y], hint="sum"), hint="h")
             out.append(h)
-        return out
+        return out, [h]
 
     return _unrolled(w, node, 1, run, both=True)
 
@@ -228,12 +233,27 @@ def gru(w: Writer, node: Node) -> list[str]:
     return _unrolled(w, node, 3, lambda u: _gru(w, u, late), both=False)
 
 
-def _gru(w: Writer, u: Unrolled, late: bool) -> list[str]:
+def _lstm_steps(u: Unrolled) -> tuple[list[str], list[str]]:
+    """c = f * c + i * g, h = o * tanh(c), step by step; the last h and c."""
+    w, out = u.w, []
+    h, c = u.start(0), u.start(1)
+    for step in u.steps:
+        total = w.eltwise("SUM", [step, u.product(h, u.d.r, None, "r")], hint="gates")
+        i, o, f, g = u.split(total)
+        i, o, f = (w.unary("Sigmoid", x, hint=n) for x, n in ((i, "i"), (o, "o"), (f, "f")))
+        new = w.eltwise("PROD", [i, w.unary("TanH", g, hint="g")], hint="new")
+        c = w.eltwise("SUM", [w.eltwise("PROD", [f, c], hint="old"), new], hint="c")
+        h = w.eltwise("PROD", [o, w.unary("TanH", c, hint="tanh")], hint="h")
+        out.append(h)
+    return out, [h, c]
+
+
+def _gru(w: Writer, u: Unrolled, late: bool) -> tuple[list[str], list[str]]:
     h, out, n = u.start(), [], u.hidden
     rz, rh = u.d.r[: 2 * n], u.d.r[2 * n :]
     bz, bh = u.d.rb[: 2 * n], u.d.rb[2 * n :]
-    for i, step in enumerate(u.steps):
-        xs = _same_slice(w, u, step) if i == 0 and u.d.initial[0] is None else u.split(step)
+    for step in u.steps:
+        xs = u.split(step)
         gates = exact.slices(w, u.product(h, rz, bz, "gates"), 2, [n], hint="hidden")
         z = w.unary("Sigmoid", w.eltwise("SUM", [xs[0], gates[0]], hint="z_sum"), hint="z")
         r = w.unary("Sigmoid", w.eltwise("SUM", [xs[1], gates[1]], hint="r_sum"), hint="r")
@@ -246,26 +266,19 @@ def _gru(w: Writer, u: Unrolled, late: bool) -> list[str]:
         change = w.eltwise("PROD", [z, w.eltwise("SUM", [h, new], (1, -1), hint="gap")], hint="by")
         h = w.eltwise("SUM", [new, change], hint="h")
         out.append(h)
-    return out
+    return out, [h]
 
 
-def _same_slice(w: Writer, u: Unrolled, step: str) -> list[str]:
-    """The gates of the first step, which `start` has sliced already."""
-    for layer in w.layers[::-1]:
-        if layer.kind == "Slice" and layer.bottoms == [step]:
-            return layer.tops
-    return u.split(step)
+Steps = Callable[[Unrolled], tuple[list[str], list[str]]]
 
 
-def _unrolled(w: Writer, node: Node, gates: int, run: object, *, both: bool) -> list[str]:
-    assert callable(run)
+def _unrolled(w: Writer, node: Node, gates: int, run: Steps, *, both: bool) -> list[str]:
     x = w.blob(node.inputs[0])
     ys: list[str] = []
     lasts: list[list[str]] = []
-    for d in _directions(w, node, gates, 1):
+    for d in _directions(w, node, gates, 2 if node.op == "LSTM" else 1):
         into = _turned(w, x, "reverse") if d.backward else x
-        hs: Sequence[str] = run(Unrolled(w, into, d, gates, both=both))
-        ordered = list(hs)[::-1] if d.backward else list(hs)
-        ys.append(exact.concat(w, ordered, 0, hint="steps"))
-        lasts.append([hs[-1]])
+        hs, last = run(Unrolled(w, into, d, gates, both=both))
+        ys.append(exact.concat(w, hs[::-1] if d.backward else hs, 0, hint="steps"))
+        lasts.append(last)
     return _outputs(w, node, ys, lasts)

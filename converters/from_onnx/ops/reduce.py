@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 from caffeio.converters.from_onnx.caffe_net import Refused, Writer
 from caffeio.converters.from_onnx.graph import Dims, Node
@@ -66,6 +67,14 @@ def reduce(w: Writer, node: Node) -> str:
         axes = list(range(len(shape)))
     axes = sorted(axis % len(shape) for axis in axes)
     kind = node.op.removeprefix("Reduce")
+    whole = axes == list(range(axes[0], len(shape)))
+    if whole and kind in ("L1", "SumSquare") and w.target.has("Reduction"):
+        operation: dict[str, Any] = {
+            "operation": "ASUM" if kind == "L1" else "SUMSQ",
+            "axis": axes[0],
+        }
+        y = _reduction(w, x, axes[0], operation)
+        return _shaped(w, y, node)
     before = {"L1": "AbsVal", "LogSumExp": "Exp"}.get(kind)
     if before:
         x = w.unary(before, x, hint="each")
@@ -73,8 +82,6 @@ def reduce(w: Writer, node: Node) -> str:
         x = w.power(x, power=2, hint="square")
     if kind == "Min":
         x = w.power(x, scale=-1, hint="minus")
-    if w.batch.get(x) in axes:
-        raise Refused("it reduces the batch")
     method = {"Mean": "AVE", "Max": "MAX", "Min": "MAX"}.get(kind, "SUM")
     y = reduced(w, x, axes, method)
     if kind == "L2":
@@ -92,18 +99,34 @@ def reduced(w: Writer, x: str, axes: list[int], method: str) -> str:
     kept = tuple(1 if i in axes else n for i, n in enumerate(shape))
     if shape == kept:
         return x
-    if axes == list(range(2, len(shape))) and len(shape) > 2 and method != "SUM":
+    if axes == [2, 3] and len(shape) == 4 and method != "SUM":
         return over_map(w, x, method, kept)
-    if axes == list(range(axes[0], len(shape))) and axes[0] > 0 and method != "MAX":
-        operation = {"operation": "MEAN" if method == "AVE" else "SUM", "axis": axes[0]}
-        y = w.layer("Reduction", [x], shape[: axes[0]], reduction_param=operation)
-        return w.reshape(y, kept, batch=w.batch.get(x))
+    whole = axes == list(range(axes[0], len(shape))) and w.target.has("Reduction")
+    if whole and method != "MAX":
+        operation: dict[str, Any] = {
+            "operation": "MEAN" if method == "AVE" else "SUM",
+            "axis": axes[0],
+        }
+        return w.reshape(_reduction(w, x, axes[0], operation), kept)
+    if w.batch.get(x) in axes:
+        raise Refused("it reduces the batch")
+    if axes == list(range(2, len(shape))) and method != "SUM":
+        return over_map(w, x, method, kept)
     last = next(a for i, a in enumerate(axes) if i + 1 == len(axes) or axes[i + 1] != a + 1)
     run = [a for a in axes if a <= last]
     y = _run(w, x, run[0], last + 1, "MAX" if method == "MAX" else "AVE")
     if method == "SUM":
         y = w.power(y, scale=float(math.prod(shape[run[0] : last + 1])), hint="count")
     return reduced(w, y, [a for a in axes if a > last], method) if run != axes else y
+
+
+def _reduction(w: Writer, x: str, axis: int, fields: dict[str, Any]) -> str:
+    """A Reduction of all axes from `axis` on."""
+    batch = w.batch.get(x)
+    left = None if batch is None or batch >= axis else batch
+    fields = {key: value for key, value in fields.items() if (key, value) != ("axis", 0)}
+    top: str = w.layer("Reduction", [x], w.shape(x)[:axis], batch=left, reduction_param=fields)
+    return top
 
 
 def _run(w: Writer, x: str, begin: int, end: int, method: str) -> str:

@@ -148,11 +148,16 @@ def tile(w: Writer, node: Node) -> str:
     if repeats is None:
         raise Refused("its repeats are computed")
     for axis, count in enumerate(repeats):
-        if count != 1:
-            shape = w.shape(x)
-            new = (*shape[:axis], shape[axis] * count, *shape[axis + 1 :])
-            fields = {"axis": axis, "tiles": count}
-            x = w.layer("Tile", [x], new, tile_param=fields)
+        if count == 1:
+            continue
+        if w.batch.get(x) == axis:
+            raise Refused("it repeats the batch")
+        shape = w.shape(x)
+        new = (*shape[:axis], shape[axis] * count, *shape[axis + 1 :])
+        if w.target.has("Tile"):
+            x = w.layer("Tile", [x], new, tile_param={"axis": axis, "tiles": count})
+        else:
+            x = exact.concat(w, [x] * count, axis, hint="tile")
     return x
 
 

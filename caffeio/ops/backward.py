@@ -23,7 +23,7 @@ from caffeio.layers.lrn import channel_sum, power
 from caffeio.layers.lstm_unit import unit_backward, unit_forward
 
 if TYPE_CHECKING:
-    from caffeio.layers.base import Layer
+    from caffeio.layers.base import LayerType
 
 
 @dataclass(eq=False)
@@ -43,7 +43,7 @@ class Backward:
     """Backward of one layer type."""
 
     @staticmethod
-    def keep(layer: Layer, bottoms: Sequence[Tensor], tops: Sequence[Tensor]) -> Any:
+    def keep(layer: LayerType, bottoms: Sequence[Tensor], tops: Sequence[Tensor]) -> Any:
         """Return what the layer keeps of its forward in memory of its own."""
 
     @staticmethod

@@ -1,64 +1,26 @@
 """The arithmetic of pooling: how many windows there are, and what each of them yields.
 
-Sources: src/caffe/layers/pooling_layer.cpp, pooling_layer.cu; mkldnn_pooling_layer.cpp of Intel
-Caffe for the divisors of its engine. PyTorch's native pooling is used wherever it agrees.
+Sources: src/caffe/layers/pooling_layer.cpp, pooling_layer.cu, spp_layer.cpp; mkldnn_pooling_
+layer.cpp of Intel Caffe for the divisors of its engine. PyTorch's native pooling is used
+wherever it agrees.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from caffeio.layers.window import Ints
+from caffeio.layers.window import Ints, Window
+
+if TYPE_CHECKING:
+    from caffeio.layers.pooling import SPP, Pooling
 
 LOWEST = torch.finfo(torch.float32).min  # -FLT_MAX: what Caffe's maximum starts from
 DIVISORS = ("bvlc", "full", "real")  # by what a window's sum is divided, see `divisors`
-
-
-@dataclass(frozen=True)
-class Window:
-    """Windows over 2 or 3 spatial axes; every tuple has one value an axis."""
-
-    kernel: Ints
-    stride: Ints
-    pad: Ints
-    dilation: Ints
-    ceil: bool = True  # the last window may stick out
-    clip: bool = True  # a last window that starts behind the image is left out
-
-    @property
-    def extent(self) -> Ints:
-        """Length of the window along each axis."""
-        return tuple(d * (k - 1) + 1 for k, d in zip(self.kernel, self.dilation, strict=True))
-
-    def output(self, sizes: Ints) -> Ints:
-        """Number of windows along each axis."""
-        rows = zip(sizes, self.extent, self.stride, self.pad, strict=True)
-        return tuple(_count(*row, ceil=self.ceil, clip=self.clip) for row in rows)
-
-    def is_native(self, sizes: Ints) -> bool:
-        """Whether PyTorch's pooling places exactly these windows."""
-        if any(2 * p > e for p, e in zip(self.pad, self.extent, strict=True)):
-            return False
-        rows = zip(sizes, self.extent, self.stride, self.pad, strict=True)
-        native = tuple(_count(*row, ceil=self.ceil, clip=True) for row in rows)
-        return native == self.output(sizes)
-
-    def padding(self, sizes: Ints) -> list[int]:
-        """F.pad's argument that makes room for all windows (negative: unused values)."""
-        rows = zip(sizes, self.output(sizes), self.extent, self.stride, self.pad, strict=True)
-        pairs = [(p, (count - 1) * s + e - n - p) for n, count, e, s, p in rows]
-        return [v for pair in reversed(pairs) for v in pair]
-
-
-def _count(size: int, extent: int, stride: int, pad: int, *, ceil: bool, clip: bool) -> int:
-    room = size + 2 * pad - extent
-    count = (-(-room // stride) if ceil else room // stride) + 1
-    return count - 1 if clip and (count - 1) * stride >= size + pad else count
 
 
 def max_pool(x: Tensor, w: Window, *, mask: bool) -> tuple[Tensor, Tensor | None]:
@@ -114,7 +76,8 @@ def average_pool(x: Tensor, w: Window, divisor: str) -> Tensor:
     """
     sizes = tuple(x.shape[2:])
     pool = (F.avg_pool2d, F.avg_pool3d)[len(sizes) - 2]
-    if w.is_native(sizes):
+    small = len(sizes) == 3 and any(n < k for n, k in zip(sizes, w.kernel, strict=True))
+    if w.is_native(sizes) and not small:  # avg_pool3d refuses what fits with its padding only
         whole = math.prod(w.kernel) if divisor == "full" else None
         return pool(x, w.kernel, w.stride, w.pad, w.ceil, divisor != "real", whole)
     sums = pool(F.pad(x, w.padding(sizes)), w.kernel, w.stride, divisor_override=1)
@@ -161,3 +124,37 @@ def stochastic_pool(x: Tensor, w: Window, *, train: bool) -> Tensor:
         safe = torch.where(total > 0, total, 1)
         y = torch.where(total > 0, (patches * patches).sum(2) / safe, 0)
     return y.view(n, c, rows, columns)
+
+
+def pool_windows(
+    x: Tensor, method: str, window: Window, *, divisor: str, train: bool, mask: bool
+) -> tuple[Tensor, Tensor | None]:
+    """Pool `x` (N, C, spatial) by MAX, AVE or STOCHASTIC; the mask is that of MAX."""
+    if method == "MAX":
+        return max_pool(x, window, mask=mask)
+    if method == "AVE":
+        return average_pool(x, window, divisor), None
+    return stochastic_pool(x, window, train=train), None
+
+
+def pool(layer: Pooling, x: Tensor) -> Tensor | tuple[Tensor, ...]:
+    """(N, C, spatial) -> (N, C, windows), and the mask if it is wanted."""
+    if layer.is_global and layer.method == "AVE":
+        return x.mean(tuple(range(2, x.dim())), keepdim=True)
+    y, mask = pool_windows(
+        x, layer.method, layer.window(tuple(x.shape)),
+        divisor=layer.divisor, train=layer.train_phase, mask=layer.mask,
+    )  # fmt: skip
+    return y if mask is None else (y, mask)
+
+
+def spatial_pyramid(layer: SPP, x: Tensor) -> Tensor:
+    """(N, C, H, W) -> (N, C * bins of all levels); (N, C, 1, 1) with one level."""
+    shape, train = tuple(x.shape), layer.train_phase
+    pooled = [
+        pool_windows(x, layer.method, w, divisor="bvlc", train=train, mask=False)[0]
+        for w in (layer.window(level, shape) for level in range(layer.levels))
+    ]
+    if layer.levels == 1:
+        return pooled[0]
+    return torch.cat([y.flatten(1) for y in pooled], 1)

@@ -1,0 +1,67 @@
+"""Shapes of one layer without running it, where dimensions may be unknown. No torch here."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from caffeio.layers.base import LayerContext, LayerType, Shape
+from caffeio.layers.dims import UnknownDim, UnknownDimError, with_unknown, without_unknown
+from caffeio.profiles import BVLC, Profile
+from caffeio.proto import caffe_pb2 as pb
+
+
+@dataclass(frozen=True, slots=True)
+class LayerShapes:
+    """What is known of a layer before it runs.
+
+    `tops`: one shape per top, None where nothing is known; an unknown dimension is -1. `blobs`: the
+    learnable blobs in Caffe's order. `macs`: multiply-accumulates of one forward pass over the
+    whole batch, 0 if negligible, None if unknown. `dynamic`: the shapes of the tops are those of
+    set-up and depend on the data later (detections, filters).
+    """
+
+    tops: tuple[Shape | None, ...] = ()
+    blobs: tuple[Shape, ...] = ()
+    macs: int | None = 0
+    dynamic: bool = False
+    known_type: bool = True
+
+
+def infer_layer(
+    cls: type[LayerType],
+    param: pb.LayerParameter,
+    bottoms: Sequence[Shape | None],
+    profile: Profile = BVLC,
+    *,
+    top_count: int,
+    phase: str = "TEST",
+    where: str = "",
+) -> LayerShapes:
+    """Ask layer type `cls` for the shapes of the layer's tops and blobs, and its MACs.
+
+    `bottoms`: the bottoms' shapes in order, None for an unknown one, -1 for an unknown dimension.
+    `param` stays as it is. Raises LayerError if the parameters do not fit the bottoms.
+    """
+    own = pb.LayerParameter()
+    own.CopyFrom(param)
+    names = list(own.top) or [""] * top_count
+    tops = (*names, *[f"({i})" for i in range(top_count - len(names))])
+    layer = cls(own, LayerContext(phase, profile, where, tuple(own.bottom), tops))
+    unknown = LayerShapes((None,) * top_count, macs=None, dynamic=cls.dynamic)
+    known = [with_unknown(shape) for shape in bottoms if shape is not None]
+    if len(known) < len(bottoms):
+        if cls.is_loss and top_count:  # the loss is one number, whatever comes in
+            return LayerShapes(((), *unknown.tops[1:]), macs=None)
+        return unknown
+    try:
+        found = layer.configure(*known)
+        macs = layer.macs()
+    except UnknownDimError:
+        return unknown
+    return LayerShapes(
+        tuple(without_unknown(shape) for shape in found),
+        tuple(without_unknown(spec.shape) for spec in layer.blob_specs),
+        None if isinstance(macs, UnknownDim) else macs,
+        cls.dynamic,
+    )

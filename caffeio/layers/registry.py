@@ -1,0 +1,147 @@
+"""The registry of layer types: those of this package, and those of third parties."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from difflib import get_close_matches
+from importlib import import_module
+from pkgutil import walk_packages
+from typing import TYPE_CHECKING, TypeVar
+
+from caffeio.errors import CaffeIOError, UnknownLayerError
+
+if TYPE_CHECKING:
+    from caffeio.layers.base import LayerType
+
+L = TypeVar("L", bound="type[LayerType]")
+REGISTRY: dict[str, type[LayerType]] = {}
+ENTRY_POINTS = "caffeio.layers"  # third parties name a module or a layer class here
+
+# Modules whose types still are torch modules themselves: imported only where a net is built.
+TORCH_MODULES = frozenset(
+    (
+        "accuracy",
+        "batch_index",
+        "bn",
+        "dense_data",
+        "gradients",
+        "indicator",
+        "infogain_loss",
+        "l2_normalize",
+        "label_loss",
+        "loss",
+        "lrn",
+        "lstm_unit",
+        "python.data",
+        "python.layer",
+        "rcnn.proposal",
+        "rcnn.pyramid",
+        "rcnn.roi_pooling",
+        "rcnn.target",
+        "recurrent",
+        "reduction",
+        "softmax_loss",
+        "sources",
+        "special",
+        "ssd.boxes",
+        "ssd.detection_evaluate",
+        "ssd.detection_output",
+        "ssd.match",
+        "ssd.multibox_loss",
+        "ssd.prior_box",
+        "yolo.detection_output",
+        "yolo.region",
+        "yolo.yolov3",
+    )
+)
+
+
+def layer(*kinds: str) -> Callable[[L], L]:
+    """Register the class that defines the Caffe layer types `kinds`."""
+
+    def add(cls: L) -> L:
+        for kind in kinds:
+            if kind in REGISTRY:
+                raise ValueError(f"layer type {kind!r} is already defined by {REGISTRY[kind]}")
+            REGISTRY[kind] = cls
+        return cls
+
+    return add
+
+
+class _Loaded:
+    own = False
+    torch = False
+    plugins = False
+
+
+def load_own(*, torch: bool = True) -> None:
+    """Import all modules of this package once; without `torch` only those that need none."""
+    package = import_module("caffeio.layers")
+    if not _Loaded.own or (torch and not _Loaded.torch):
+        for module in walk_packages(package.__path__, "caffeio.layers."):
+            name = module.name.removeprefix("caffeio.layers.")
+            if not name.startswith("onnx") and (torch or name not in TORCH_MODULES):
+                import_module(module.name)
+        _Loaded.own, _Loaded.torch = True, _Loaded.torch or torch
+
+
+def load_plugins() -> None:
+    """Import what the packages of third parties name in the entry-point group, once.
+
+    Raises CaffeIOError, each time it is asked, for a package that cannot be imported.
+    """
+    if _Loaded.plugins:
+        return
+    from importlib.metadata import entry_points
+
+    for entry in entry_points(group=ENTRY_POINTS):
+        try:
+            entry.load()
+        except Exception as error:
+            package = entry.dist.name if entry.dist is not None else "?"
+            raise CaffeIOError(
+                f"the layer types of package {package!r} (entry point {entry.name!r} = "
+                f"{entry.value!r}) cannot be imported: {type(error).__name__}: {error}"
+            ) from error
+    _Loaded.plugins = True
+
+
+def find(kind: str) -> type[LayerType] | None:
+    """Return the class of type `kind`, None if there is none that needs no torch.
+
+    The types of third parties count where something else has imported them.
+    """
+    load_own(torch=False)
+    return REGISTRY.get(kind)
+
+
+def lookup(kind: str, name: str, where: str | None = None) -> type[LayerType]:
+    """Return the class of layer `name`, whose type is `kind`.
+
+    Raises UnknownLayerError with the types whose names are close and how to register one.
+    """
+    load_own(torch=False)
+    if kind not in REGISTRY:
+        load_own()
+    if kind not in REGISTRY:
+        load_plugins()
+    try:
+        return REGISTRY[kind]
+    except KeyError:
+        folded = {known.lower(): known for known in REGISTRY}
+        close = [folded[name] for name in get_close_matches(kind.lower(), folded, 3)]
+        hint = f" (did you mean {' or '.join(map(repr, close))}?)" if close else ""
+        raise UnknownLayerError(
+            f"layer {name!r}: unknown layer type {kind!r}{hint}; known are {len(REGISTRY)} types. "
+            f"Define it with @caffeio.layers.layer({kind!r}) in a package that names it in the "
+            f"entry-point group {ENTRY_POINTS!r} (see CONTRIBUTING.md)",
+            where=where,
+        ) from None
+
+
+def known_types() -> list[str]:
+    """Return all registered layer types, sorted."""
+    load_own()
+    load_plugins()
+    return sorted(REGISTRY)

@@ -1,0 +1,66 @@
+"""`caffeio extract-features`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from caffeio.cli._gflags import GflagsCommand
+from caffeio.cli._terminal import say
+
+EPILOG = """
+\b
+Examples:
+  caffeio extract-features x.caffemodel net.prototxt fc7 features_lmdb 10 lmdb
+  caffeio extract-features x.caffemodel net.prototxt conv1,fc7 a_db,b_db 10 leveldb
+  caffeio extract-features x.caffemodel net.prototxt conv1,fc7 features.npz 10
+"""
+
+
+@click.command(epilog=EPILOG, cls=GflagsCommand, no_args_is_help=True)
+@click.argument("weights", type=click.Path())
+@click.argument("model", type=click.Path())
+@click.argument("blobs", metavar="BLOB[,BLOB]")
+@click.argument("targets", metavar="OUT[,OUT]")
+@click.argument("batches", type=click.IntRange(1))
+@click.argument("backend", metavar="[lmdb|leveldb]", default="lmdb",
+                type=click.Choice(["lmdb", "leveldb"], case_sensitive=False))  # fmt: skip
+@click.argument("mode", metavar="[CPU|GPU]", default="CPU",
+                type=click.Choice(["CPU", "GPU"], case_sensitive=False))  # fmt: skip
+@click.argument("device_id", metavar="[DEVICE_ID]", default=0, type=int)
+@click.option(
+    "--phase", type=click.Choice(["TRAIN", "TEST"], case_sensitive=False), default="TEST",
+    show_default=True, help="Phase of the net.",
+)  # fmt: skip
+@click.option("--caffe", "profile", metavar="NAME", help="Whose numbers are wanted.")
+@click.option("--allow-python", is_flag=True, help="Run the code that Python layers name.")
+def command(
+    weights: str, model: str, blobs: str, targets: str, batches: int, **options: Any
+) -> None:
+    """Write what blobs hold for the net's own data: Caffe's `extract_features`.
+
+    MODEL has a data layer; BATCHES batches of it are run. OUT is a new database for each BLOB, or
+    one .npz or .h5 file for all of them. In a database every image is a Datum of floats, under its
+    number.
+    """
+    names, files = blobs.split(","), targets.split(",")
+    if len(files) == 1 and files[0].lower().endswith((".npz", ".h5", ".hdf5")):
+        files *= len(names)
+    if len(names) != len(files):
+        raise click.UsageError(
+            f"the number of feature blobs ({len(names)}) and of outputs ({len(files)}) must be "
+            "equal"
+        )
+    from caffeio.log.glog import Log
+    from caffeio.tools.extract_features import extract_features
+
+    log = Log(lambda line: say(line, err=True))
+    on_gpu = options["mode"] == "GPU"
+    log.error("extract_features.cpp:62", "Using GPU" if on_gpu else "Using CPU")
+    extract_features(
+        model, weights, dict(zip(names, files, strict=True)), batches,
+        backend=options["backend"].upper(), phase=options["phase"], profile=options["profile"],
+        device=f"cuda:{options['device_id']}" if on_gpu else "cpu",
+        allow_python=options["allow_python"], log=log,
+    )  # fmt: skip

@@ -1,0 +1,120 @@
+"""Run what a conversion has written, and the user's own files, on the same inputs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from caffeio.converters.weightfiles import read_weights
+from caffeio.errors import CaffeIOError, UnsupportedError, WeightsError
+from caffeio.net.recipe import NetRecipe
+from caffeio.proto.files import NetFile, read_net
+from caffeio.proto.weights.load import Weights
+
+if TYPE_CHECKING:
+    from caffeio.converters.convert.conversions import Outcome
+    from caffeio.converters.deploy.deploy_net import Options
+    from caffeio.converters.verify.check import Checked
+
+
+def conclude(outcome: Outcome, checked: Checked, target: Path, who: str) -> None:
+    """Say what was compared; raise CaffeIOError if the two do not compute the same."""
+    from caffeio.converters.verify.check import LIMIT
+
+    outcome.checked = checked
+    if not checked.worst <= LIMIT:
+        table = "\n".join(checked.lines())
+        raise CaffeIOError(
+            f"{who}'s outputs differ by {checked.worst:.3g} of the largest value (limit "
+            f"{LIMIT:g}); nothing is written (--no-verify writes it all the same)\n{table}",
+            where=str(target),
+        )
+    outcome.said += checked.lines()
+    outcome.said.append(f"largest relative difference against {who}: {checked.worst:.2g}")
+
+
+def attempt(outcome: Outcome, run: Callable[[], Checked], target: Path, who: str) -> None:
+    """Compare; if that cannot be done, say so and why."""
+    try:
+        checked = run()
+    except WeightsError:
+        raise
+    except CaffeIOError as error:
+        outcome.notes.append(f"NOT COMPARED with the net as given: {error}")
+        return
+    conclude(outcome, checked, target, who)
+
+
+def prove_deploy(file: NetFile, weights: Weights | None, options: Options, text: str) -> Checked:
+    """A deploy prototxt with the weights, against the net of the user's files."""
+    from caffeio.converters.verify.check import check
+    from caffeio.converters.verify.models import NetModel
+    from caffeio.converters.verify.reference import own_data, reference_net
+    from caffeio.converters.weight_match import fill_in
+
+    recipe = NetRecipe.of_file(
+        read_net(text, dialect=file.dialect),
+        profile=options.profile,
+        allow_python=options.allow_python,
+    )
+    mine = recipe.build()
+    model = NetModel(mine)
+    made = {top for step in mine.steps if not step.layer.is_source for top in step.tops}
+    outputs = [blob for blob in mine.outputs if blob in made]
+    if not outputs:
+        raise UnsupportedError("the net computes nothing")
+    reference = reference_net(file, weights, options, outputs, model.inputs)
+    if weights is None:
+        mine.share_trained_layers_with(reference)
+    else:
+        fill_in(mine, weights).refuse(str(weights.path), untrained=options.untrained)
+    return check(reference, model, outputs, own_data(reference, file, options, model.inputs))
+
+
+def prove_nets(
+    first: tuple[NetFile, Weights | None],
+    second: tuple[NetFile, Weights | None],
+    options: Options,
+    other: Options,
+) -> Checked:
+    """Two nets with weights, each as given, on what the first predicts."""
+    from caffeio.converters.verify.check import check
+    from caffeio.converters.verify.models import NetModel
+    from caffeio.converters.verify.reference import own_data, predictions, reference_net
+
+    outputs, shapes = predictions(*first, options)
+    reference = reference_net(*first, options, outputs, shapes)
+    mine = reference_net(*second, other, outputs, shapes)
+    own = own_data(reference, first[0], options, shapes)
+    return check(reference, NetModel(mine), outputs, own)
+
+
+def prove_arrays(weights: Weights, path: Path, kind: str, target: Path) -> str:
+    """Read written weights back and hold them against `weights`, bit for bit; say how many."""
+    found = read_weights(path, kind)
+    missing = [name for name in weights if name not in found]
+    count = 0
+    for name in weights:
+        pairs = zip(weights[name], found.get(name, ()), strict=False)
+        same = all(_same(a, b) for a, b in pairs)
+        if name in missing or len(weights[name]) != len(found[name]) or not same:
+            if kind == "h5" and len(found.get(name, ())) < len(weights[name]) and same:
+                continue  # HDF5 holds what is shared with its owner only
+            raise CaffeIOError(
+                f"layer {name!r} does not come back as it was; nothing is written",
+                where=str(target),
+            )
+        count += len(weights[name])
+    return f"{count} blobs read back, equal bit for bit"
+
+
+def _same(a: np.ndarray, b: np.ndarray) -> bool:
+    return bool(a.size == b.size and np.array_equal(a.reshape(-1), b.reshape(-1), equal_nan=True))
+
+
+__all__: Sequence[str] = [
+    "attempt", "conclude", "prove_arrays", "prove_deploy", "prove_nets",
+]  # fmt: skip

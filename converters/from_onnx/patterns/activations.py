@@ -1,0 +1,133 @@
+"""Activations that exporters take apart."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from caffeio.converters.from_onnx.graph import Graph, Node
+from caffeio.converters.from_onnx.patterns.base import (
+    alone,
+    pairs,
+    pattern,
+    replace,
+    scalar,
+)
+
+
+@pattern
+def swish(graph: Graph) -> None:
+    """x * Sigmoid(x)."""
+    _gated(graph, "Sigmoid", "Swish", lambda node: True)
+
+
+@pattern
+def hard_swish(graph: Graph) -> None:
+    """x * HardSigmoid(x)."""
+    _gated(
+        graph,
+        "HardSigmoid",
+        "HardSwish",
+        lambda n: (
+            bool(np.isclose(n.attrs.get("alpha", 0.2), 1 / 6)) and n.attrs.get("beta", 0.5) == 0.5
+        ),
+    )
+
+
+@pattern
+def scaled_swish(graph: Graph) -> None:
+    """x * Sigmoid(beta * x)."""
+    maker = alone(graph)
+    for node in list(graph.nodes):
+        for x, gated in pairs(node) if node.op == "Mul" else ():
+            gate = maker(gated)
+            line = maker(gate.inputs[0]) if gate is not None and gate.op == "Sigmoid" else None
+            if gate is None or line is None or line.op != "Mul":
+                continue
+            beta = scalar(graph, line.inputs[1])
+            if line.inputs[0] == x and beta is not None:
+                made = Node("Swish", node.name, [x], node.outputs, {"alpha": beta})
+                replace(graph, node, [gate, line], made)
+                break
+
+
+def _gated(graph: Graph, gate: str, new: str, fits: Callable[[Node], bool]) -> None:
+    maker = alone(graph)
+    for node in list(graph.nodes):
+        for x, gated in pairs(node) if node.op == "Mul" else ():
+            found = maker(gated)
+            if found is not None and found.op == gate and found.inputs[0] == x and fits(found):
+                made = Node(new, node.name, [x], node.outputs)
+                replace(graph, node, [found], made)
+                break
+
+
+@pattern
+def clipped_line(graph: Graph) -> None:
+    """Clip(x + 3, 0, 6) / 6 is HardSigmoid(x); times x it is HardSwish."""
+    maker = alone(graph)
+    for node in list(graph.nodes):
+        factor = _factor(graph, node)
+        if factor is None or not np.isclose(factor[1], 1 / 6):
+            continue
+        parts: list[Node] = []
+        bound, x = maker(factor[0]), ""
+        if bound is not None and bound.op == "Mul":  # x * Clip(..) / 6
+            for a, b in pairs(bound):
+                line = _hard_line(graph, maker, b)
+                if line and line[0] == a:
+                    parts, x = [bound, *line[1]], a
+            kind = "HardSwish"
+        else:
+            line = _hard_line(graph, maker, factor[0])
+            if line:
+                parts, x = line[1], line[0]
+            kind = "HardSigmoid"
+        if x:
+            attrs = {"alpha": 1 / 6, "beta": 0.5} if kind == "HardSigmoid" else {}
+            replace(graph, node, parts, Node(kind, node.name, [x], node.outputs, attrs))
+            maker = alone(graph)
+    hard_swish(graph)
+
+
+def _factor(graph: Graph, node: Node) -> tuple[str, float] | None:
+    """The value and the number that a Mul or Div multiplies it with."""
+    if node.op == "Div" and (number := scalar(graph, node.inputs[1])):
+        return node.inputs[0], 1 / number
+    if node.op == "Mul":
+        for x, other in pairs(node):
+            number = scalar(graph, other)
+            if number is not None:
+                return x, number
+    return None
+
+
+def _hard_line(
+    graph: Graph, maker: Callable[[str], Node | None], name: str
+) -> tuple[str, list[Node]] | None:
+    """The x of Clip(x + 3, 0, 6), and the nodes."""
+    clip = maker(name)
+    if clip is None or clip.op != "Clip":
+        return None
+    low, high = graph.number(clip, "min", 1, -np.inf), graph.number(clip, "max", 2, np.inf)
+    line = maker(clip.inputs[0])
+    if (low, high) != (0.0, 6.0) or line is None or line.op != "Add":
+        return None
+    for x, other in pairs(line):
+        if scalar(graph, other) == 3.0:
+            return x, [clip, line]
+    return None
+
+
+@pattern
+def mish(graph: Graph) -> None:
+    """x * Tanh(Softplus(x))."""
+    maker = alone(graph)
+    for node in list(graph.nodes):
+        for x, gate in pairs(node) if node.op == "Mul" else ():
+            tanh = maker(gate)
+            plus = maker(tanh.inputs[0]) if tanh is not None and tanh.op == "Tanh" else None
+            if tanh and plus is not None and plus.op == "Softplus" and plus.inputs[0] == x:
+                replace(graph, node, [tanh, plus], Node("Mish", node.name, [x], node.outputs))
+                break

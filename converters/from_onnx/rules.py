@@ -1,0 +1,63 @@
+"""What a target's compiler refuses in a layer: asked while a net is written, and by lint."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from caffeio.converters.from_onnx.graph import Dims
+from caffeio.converters.from_onnx.targets import Target
+
+# Fields that only some Caffes have, where one that lacks them reads something else.
+_FIELDS = (
+    ("Pooling", "pooling_param", "round_mode", "PoolingParameter.round_mode"),
+    ("Pooling", "pooling_param", "ceil_mode", "PoolingParameter.ceil_mode"),
+    ("Pooling", "pooling_param", "avg_include_pad", "PoolingParameter.avg_include_pad"),
+)
+
+
+def complaints(
+    target: Target, param: Any, bottoms: Sequence[Dims | None], tops: Sequence[Dims | None]
+) -> Iterator[str]:
+    """What is wrong with a layer (a LayerParameter) of these shapes for the target."""
+    if not target.has(param.type):
+        yield f"{target.name} has no layer {param.type}"
+        return
+    for kind, message, field, name in _FIELDS:
+        has = param.type == kind and getattr(param, message).HasField(field)
+        if has and not target.has_field(name):
+            yield f"{target.name} knows no {message}.{field}"
+    for shape in (*bottoms, *tops):
+        if shape is not None and len(shape) > target.max_axes:
+            yield f"a blob {shape} has more than {target.max_axes} axes"
+            break
+    yield from _statistics(target, param)
+    yield from _axes(target, param)
+
+
+def _statistics(target: Target, param: Any) -> Iterator[str]:
+    p = param.batch_norm_param
+    fresh = p.HasField("use_global_stats") and not p.use_global_stats
+    if param.type == "BatchNorm" and fresh and target.rule("stored_statistics"):
+        yield "a BatchNorm by the statistics of its bottom is read as one by stored statistics"
+
+
+def _axes(target: Target, param: Any) -> Iterator[str]:
+    kind = param.type
+    if kind == "InnerProduct" and target.rule("product_axis_1"):
+        if param.inner_product_param.axis != 1:
+            yield f"an InnerProduct over axis {param.inner_product_param.axis}: only axis 1 is read"
+    elif kind in ("Scale", "Bias") and target.rule("channel_scale") and len(param.bottom) == 1:
+        p = param.scale_param if kind == "Scale" else param.bias_param
+        if p.axis != 1 or p.num_axes != 1:
+            yield f"a {kind} over other axes than the channels"
+    elif kind == "Softmax" and target.rule("softmax_axis_1") and param.softmax_param.axis != 1:
+        yield f"a Softmax over axis {param.softmax_param.axis}: only axis 1 is read"
+    elif kind == "Permute" and (row := target.rule("permute_order")):
+        order = ",".join(map(str, param.permute_param.order))
+        if order != row.value:
+            yield f"a Permute of the order {order}: only {row.value} is taken"
+    elif kind == "Deconvolution" and target.rule("deconvolution_group"):
+        p = param.convolution_param
+        if p.group not in (1, p.num_output):
+            yield f"a Deconvolution of {p.group} groups: only 1, or one for each channel"

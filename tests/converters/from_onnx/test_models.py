@@ -1,0 +1,126 @@
+"""Well-known nets, small: both of torch's exporters, onnxruntime's numbers, and OpenCV's reader."""
+
+from __future__ import annotations
+
+import warnings
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import caffeio
+from caffeio.converters.from_onnx.compile import Compiled
+from caffeio.converters.from_onnx.load import exported, model_of_module
+from caffeio.converters.from_onnx.write import write_files
+from caffeio.net.net import load_net
+from tests.converters.from_onnx.helpers import NEAR, compiled, export, kinds
+from tests.converters.from_onnx.nets import NETS, make
+
+pytest.importorskip("onnxruntime")
+# OpenCV's reader has no Bias, Parameter and LSTM: these nets are written for it
+FOR_OPENCV = {"yolo5", "yolo8", "crnn", "paddle_ocr_rec"}
+SOME = ("resnet18", "mobilenet_v3", "shufflenet_v2", "unet_resize", "yolo5", "crnn")
+
+
+def outputs(result: Any) -> list[np.ndarray]:
+    several = result if isinstance(result, tuple) else (result,)
+    return [value.detach().numpy() for value in several]
+
+
+def off(mine: np.ndarray, theirs: np.ndarray) -> float:
+    assert mine.size == theirs.size
+    return float(np.abs(mine.reshape(-1) - theirs.reshape(-1)).max() / np.abs(theirs).max())
+
+
+def by_opencv(net: Compiled, folder: Path, x: torch.Tensor) -> list[np.ndarray]:
+    write_files(net, folder / "net.caffemodel", folder / "net.prototxt", "a test")
+    reader = cv2.dnn.readNetFromCaffe(str(folder / "net.prototxt"), str(folder / "net.caffemodel"))
+    reader.setInput(x.numpy(), next(iter(net.inputs.values())))
+    found = reader.forward([net.outputs[name] for name in net.outputs])
+    return [np.asarray(value) for value in found]
+
+
+@pytest.mark.parametrize("name", NETS)
+def test_torchscript_export_and_opencv(name: str, tmp_path: Path) -> None:
+    module, x = make(name)
+    target = "opencv" if name in FOR_OPENCV else "bvlc-1.0"
+    net = compiled(export(module, x), target=target)
+    with torch.no_grad():
+        wanted = outputs(module(x))
+    for mine, theirs in zip(by_opencv(net, tmp_path, x), wanted, strict=True):
+        assert off(mine, theirs) < NEAR
+    ours = load_net(tmp_path / "net.prototxt", tmp_path / "net.caffemodel")
+    found = ours({next(iter(net.inputs.values())): x})
+    for blob, theirs in zip(net.outputs.values(), wanted, strict=True):
+        assert off(found[blob].detach().numpy(), theirs) < NEAR
+
+
+@pytest.mark.parametrize("name", sorted(FOR_OPENCV))
+def test_layers_of_caffe_1_0_where_opencv_has_fewer(name: str) -> None:
+    net = compiled(export(*make(name)))
+    assert ("LSTM" in kinds(net)) == (name in ("crnn", "paddle_ocr_rec"))
+
+
+@pytest.mark.skipif(find_spec("onnxscript") is None, reason="needs onnxscript")
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=() if n in SOME else pytest.mark.slow) for n in NETS]
+)
+def test_dynamo_export(name: str) -> None:
+    module, x = make(name)
+    script = len(compiled(export(module, x)).layers)
+    net = compiled(model_of_module(module, x))
+    assert len(net.layers) <= script + 2  # the two exporters' graphs come to the same layers
+
+
+def test_a_program_of_torch_export(tmp_path: Path) -> None:
+    pytest.importorskip("onnxscript")
+    module, x = make("squeezenet")
+    torch.export.save(torch.export.export(module, (x,)), tmp_path / "net.pt2")
+    from caffeio.converters.from_onnx.load import load_model
+
+    net = compiled(load_model(tmp_path / "net.pt2"))
+    assert kinds(net).count("Convolution") == 8
+
+
+def test_from_torch_leaves_the_module_as_it_was(tmp_path: Path) -> None:
+    module, x = make("mobilenet_v2")
+    module.train()
+    module[1].eval()  # type: ignore[index]
+    before = [part.training for part in module.modules()]
+    net = caffeio.from_torch(module, x, caffemodel=tmp_path / "v2.caffemodel")
+    assert [part.training for part in module.modules()] == before
+    module.eval()
+    with torch.no_grad():
+        [mine] = net({"data": x}).values()
+        assert off(mine.numpy(), module(x).numpy()) < NEAR
+    again = load_net(tmp_path / "v2.prototxt", tmp_path / "v2.caffemodel")
+    with torch.no_grad():
+        assert torch.equal(next(iter(again({"data": x}).values())), mine)
+
+
+def test_two_inputs_have_the_names_of_the_parameters() -> None:
+    class Two(nn.Module):
+        def forward(self, left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
+            return left + right.relu()
+
+    x = torch.randn(1, 2, 3, 4)
+    net = caffeio.from_torch(Two(), (x, -x))
+    assert net.inputs == ["left", "right"]
+
+
+def test_torchscript_alone_is_enough() -> None:
+    """Without onnxscript the older exporter is used."""
+    from caffeio.converters.from_onnx import load
+
+    module, x = make("resnet18")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model = load._by_torchscript(module, (x,))
+    assert model.graph.node
+    assert exported is not None
+    compiled(model)

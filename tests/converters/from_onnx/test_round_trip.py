@@ -1,0 +1,117 @@
+"""Caffe -> ONNX -> Caffe: the same numbers, in layers that a Caffe user recognises."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from caffeio.converters.deploy.deploy_net import Options, load_deploy_net
+from caffeio.converters.from_onnx.compile import Compiled, compile_model
+from caffeio.converters.from_onnx.verify import verify
+from caffeio.converters.onnx.build import build
+from caffeio.converters.onnx.export import to_model
+from caffeio.errors import UnsupportedError
+from caffeio.net.net import Net
+from caffeio.proto.weights.load import load_weights
+from tests.converters.test_onnx import CASES as LAYER_CASES
+from tests.converters.test_onnx import case_net
+from tests.paths import GOLDEN, ROOT, SHARED, needs_shared
+
+pytest.importorskip("onnxruntime")
+NEAR = 1e-5
+NOTHING = {"Dropout", "Split", "Silence", "Input"}  # no work of their own in TEST
+# Types that ONNX says in several operators, and that come back as those: layers that they may take
+SEVERAL = {
+    "ArgMax": 7, "Crop": 4, "SPP": 7, "LSTM": 80, "RNN": 50, "LSTMUnit": 10,
+    "Embed": 2, "Split": 4, "Dropout": 2, "Convolution/two_bottoms": 2,
+}  # fmt: skip
+# Why a golden layer case does not come back
+NOT_BACK = {
+    "ArgMax/axis1_top2_maxval": "TopK", "ArgMax/ties": "TopK", "ArgMax/top2_maxval": "TopK",
+    "Filter/two_blobs": "Compress", "Pooling/max_mask_top": "its indices are used",
+    "Parameter/basic": "all of it is constant",
+}  # fmt: skip
+RANDOM = {"Dropout/train_scaling"}
+CASES = [case for case in LAYER_CASES if case.id not in RANDOM]
+NETS = [
+    *sorted((GOLDEN / "nets").glob("*/net.prototxt")),
+    *sorted((ROOT / "tests/nets").glob("*.prototxt")),
+]
+CORPUS = SHARED / "corpus" / "caffemodels"
+
+
+def there_and_back(net: Net, target: str = "ssd") -> Compiled:
+    model = to_model(build(net), net)
+    back = compile_model(model, target=target)
+    report = verify(back)
+    assert report.worst <= NEAR, report
+    return back
+
+
+def counts(kinds: Any) -> Counter[str]:
+    return Counter(kind for kind in kinds if kind not in NOTHING)
+
+
+def of_net(net: Net) -> Counter[str]:
+    made = [step for step in net.steps if not step.layer.is_source]
+    return counts(step.node.type for step in made)
+
+
+def of_compiled(back: Compiled) -> Counter[str]:
+    return counts(layer.kind for layer in back.layers)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_layers(case: Path) -> None:
+    name = f"{case.parent.name}/{case.stem}"
+    net = case_net(case, dict(np.load(case.with_suffix(".npz"))))
+    try:
+        model = to_model(build(net), net)
+    except UnsupportedError as error:
+        pytest.skip(f"no ONNX form: {error.message[:80]}")
+    if name in NOT_BACK:
+        with pytest.raises(UnsupportedError, match=NOT_BACK[name]):
+            compile_model(model, target="bvlc")
+        return
+    back = compile_model(model, target="bvlc")
+    report = verify(back)
+    assert report.worst <= NEAR, report
+    most = SEVERAL.get(name, SEVERAL.get(case.parent.name, 1))
+    assert of_compiled(back).total() <= max(1.2 * of_net(net).total(), most), of_compiled(back)
+
+
+@pytest.mark.parametrize("path", NETS, ids=lambda p: f"{p.parent.name}-{p.stem}")
+def test_nets(path: Path) -> None:
+    weights = path.parent / "weights.caffemodel"
+    given = load_weights(weights) if weights.exists() else None
+    net, _ = load_deploy_net(path, given, Options())
+    if path.stem == "ssd_like":
+        with pytest.raises(UnsupportedError, match="NonMaxSuppression"):
+            there_and_back(net)
+        return
+    back = there_and_back(net)
+    assert of_compiled(back).total() <= 1.2 * of_net(net).total()
+
+
+@needs_shared
+@pytest.mark.parametrize(
+    "name",
+    [
+        "brocolli_pnet", "c2o_log8", "c2o_scale3", "c2o_scale8", "eth_lenet", "hyperlpr_char",
+        "hyperlpr_finemap", "hyperlpr_finemap_fp16", "mtcnn_det1", "mtcnn_det3", "nv_lenet",
+        "rfb320", *(pytest.param(n, marks=pytest.mark.slow) for n in (
+            "nsfw", "waifu_upconv7", "waifu_upresnet10", "wechat_sr"
+        )),
+    ],
+)  # fmt: skip
+def test_public_models(name: str) -> None:
+    folder = CORPUS / name
+    [prototxt] = folder.glob("*.prototxt")
+    [weights] = folder.glob("*.caffemodel")
+    net, _ = load_deploy_net(prototxt, load_weights(weights), Options())
+    back = there_and_back(net)
+    assert of_compiled(back).total() <= 1.2 * of_net(net).total(), of_compiled(back)

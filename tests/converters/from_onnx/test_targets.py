@@ -1,0 +1,76 @@
+"""The tables: well-formed, with sources, obeyed by what is written for them."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from caffeio.converters.from_onnx.compile import compile_model
+from caffeio.converters.from_onnx.rules import complaints
+from caffeio.converters.from_onnx.targets import RULES, STATES, get_target, target_names
+from caffeio.converters.from_onnx.write import prototxt_text, unverified
+from caffeio.errors import CaffeIOError
+from tests.converters.from_onnx.helpers import Of, compiled, export, kinds
+from tests.converters.from_onnx.test_operators import FUNCTIONS, X
+
+pytest.importorskip("onnxruntime")
+WANTED = {"bvlc-1.0", "bvlc", "ssd", "intel", "nvidia", "nnie", "sophgo", "rockchip", "ncnn"}
+
+
+def test_all_targets_are_there_and_every_row_has_a_source() -> None:
+    assert set(target_names()) >= WANTED
+    for name in target_names():
+        target = get_target(name)
+        assert target.title
+        assert target.has("Convolution")
+        assert target.has("Input")
+        for row in target.rows:
+            assert row.state in STATES
+            assert len(row.source) > 8
+        assert set(target.rules) <= set(RULES)
+
+
+def test_an_unknown_target_is_named_with_the_known_ones() -> None:
+    with pytest.raises(CaffeIOError, match=r"unknown target 'bvlc2'; known are bvlc, bvlc-1.0"):
+        get_target("bvlc2")
+
+
+@pytest.mark.parametrize("name", sorted(WANTED | {"opencv"}))
+def test_what_is_written_is_what_the_target_takes(name: str) -> None:
+    target = get_target(name)
+    for key in ("hardswish", "squeeze_excite", "max_pool_floor", "channel_shuffle", "nearest_2"):
+        net = compiled(export(Of(lambda m, x, key=key: FUNCTIONS[key][0](x)), X), target=name)
+        for layer in net.layers:
+            assert not list(complaints(target, layer.param, [], []))
+
+
+def test_own_layers_of_a_target_are_used() -> None:
+    relu6 = export(Of(lambda m, x: F.relu6(x)), X)
+    assert kinds(compiled(relu6, target="bvlc")) == ["Input", "Clip"]
+    assert kinds(compiled(relu6, target="ncnn")) == ["Input", "ReLU6"]
+    silu = export(Of(lambda m, x: F.silu(x)), X)
+    assert kinds(compiled(silu, target="intel")) == ["Input", "Swish"]
+    turned = export(Of(lambda m, x: x.permute(0, 2, 3, 1)), X)
+    assert kinds(compiled(turned, target="ssd")) == ["Input", "Permute"]
+    pool = compiled(export(nn.MaxPool2d(2), X), target="bvlc")
+    assert kinds(pool) == ["Input", "Pooling"]
+    assert "round_mode: FLOOR" in prototxt_text(pool, "x")
+
+
+def test_hearsay_is_told() -> None:
+    net = compile_model(export(nn.Sequential(nn.Conv2d(8, 4, 3), nn.Tanh()), X), target="nnie")
+    [line] = unverified(net)
+    assert "not verified with nnie itself" in line
+    assert "TanH" in line
+    assert "Convolution" not in line
+    assert f"# {line}" in prototxt_text(net, "x")
+    assert not unverified(compile_model(export(nn.Conv2d(8, 4, 3), X)))
+
+
+def test_a_rule_refuses() -> None:
+    with pytest.raises(CaffeIOError, match="is read as one by stored statistics"):
+        compile_model(export(nn.InstanceNorm2d(8), X), target="ncnn")
+    with pytest.raises(CaffeIOError, match="more than 4 axes"):
+        compile_model(export(Of(lambda m, x: torch.stack([x, 2 * x], 2)), X), target="ncnn")

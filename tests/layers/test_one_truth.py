@@ -1,0 +1,76 @@
+"""A layer type is told once: what its class says without torch is what its arithmetic does."""
+
+from __future__ import annotations
+
+import pytest
+
+from caffeio.layers import known_types, lookup
+from caffeio.net.graph import build_graph
+from caffeio.profiles import BVLC, INTEL, INTEL_MKLDNN, NVIDIA
+from caffeio.proto.files import read_net
+from caffeio.shapes import infer_net
+from tests.layers.truth import Case, differences, grid
+from tests.paths import GOLDEN
+
+PROFILES = (BVLC, INTEL, NVIDIA, INTEL_MKLDNN)
+# Layers of forks, which no golden case has.
+SEEDS = [
+    Case('type: "DepthwiseConvolution" convolution_param { num_output: 4 kernel_size: 3 }',
+         ((2, 4, 7, 6),)),
+    Case('type: "ConvolutionDepthwise" convolution_param { num_output: 8 kernel_size: 3 pad: 1 }',
+         ((2, 4, 7, 6),)),
+    Case('type: "ReLU6"', ((2, 3, 4),)),
+    Case('type: "SpatialDropout"', ((2, 3, 4, 5),)),
+    Case('type: "Axpy"', ((2, 3), (2, 3, 4, 5), (2, 3, 4, 5))),
+    Case('type: "Permute" permute_param { order: 0 order: 2 order: 1 }', ((2, 3, 4, 5),)),
+]  # fmt: skip
+
+
+def golden_cases() -> dict[str, list[Case]]:
+    """The layers `x` of the golden cases, by type."""
+    found: dict[str, list[Case]] = {}
+    for path in sorted(GOLDEN.glob("layers/*/*.prototxt")):
+        for phase in ("TRAIN", "TEST"):
+            graph = build_graph(read_net(path).message, phase=phase)
+            shapes = infer_net(graph)
+            for node in graph.nodes:
+                bottoms = [shapes.blobs.get(name) for name in node.bottoms]
+                if node.name != "x" or None in bottoms:
+                    continue
+                param = type(node.param)()
+                param.CopyFrom(node.param)
+                for field in ("name", "bottom", "top", "include", "exclude", "blobs"):
+                    param.ClearField(field)
+                cls = lookup(node.type, "x")
+                count = len(node.tops) or (cls.tops.low if cls.is_loss else 0)
+                case = Case(str(param), tuple(b for b in bottoms if b is not None), count, phase)
+                found.setdefault(node.type, []).append(case)
+    return found
+
+
+def told_without_torch() -> list[str]:
+    """The types whose classes need no torch; the others are in TORCH_MODULES."""
+    return [kind for kind in known_types() if not hasattr(lookup(kind, kind), "forward")]
+
+
+CASES = golden_cases()
+for seed in SEEDS:
+    CASES.setdefault(seed.param().type, []).append(seed)
+
+
+@pytest.mark.parametrize("kind", told_without_torch())
+def test_every_field(kind: str) -> None:
+    cls = lookup(kind, kind)
+    if cls.is_source:
+        return
+    assert kind in CASES, "add a seed"
+    cases = list(dict.fromkeys(CASES[kind]))
+    wrong = [
+        text
+        for number, seed in enumerate(cases)
+        for i, case in enumerate(grid(seed, cls, 30))
+        for text in differences(
+            Case(case.text, case.bottoms, case.tops, case.phase, PROFILES[(i + number) % 4])
+        )
+    ]
+    assert not wrong, "\n".join(wrong[:8]) + f"\n{len(wrong)} in all"

@@ -1,0 +1,78 @@
+"""Two processes train together as python/train.py of BVLC does it."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import numpy as np
+
+import caffeio.pycaffe as caffe
+
+NET = """
+layer { name: "data" type: "DummyData" top: "data" top: "label" dummy_data_param {
+  shape { dim: 4 dim: 3 } shape { dim: 4 dim: 2 } data_filler { type: "constant" value: VALUE }
+  data_filler { type: "constant" value: 1 } } }
+layer { name: "ip" type: "InnerProduct" bottom: "data" top: "ip"
+  inner_product_param { num_output: 2 weight_filler { type: "gaussian" } } }
+layer { name: "loss" type: "EuclideanLoss" bottom: "ip" bottom: "label" top: "loss" }
+"""
+SOLVER = 'net: "NET" base_lr: 0.1 momentum: 0.9 lr_policy: "fixed" random_seed: 1'
+WORKER = """
+import sys
+import numpy as np
+import caffeio.pycaffe as caffe
+uid, rank, out = sys.argv[1].encode(), int(sys.argv[2]), sys.argv[3]
+caffe.init_log(2)
+caffe.set_solver_count(2)
+caffe.set_solver_rank(rank)
+caffe.set_multiprocess(True)
+solver = caffe.SGDSolver(f"solver{rank}.prototxt")
+nccl = caffe.NCCL(solver, uid)
+nccl.bcast()
+solver.add_callback(nccl)
+if solver.param.layer_wise_reduce:
+    solver.net.after_backward(nccl)
+solver.step(3)
+np.save(out, solver.net.params["ip"][0].data)
+"""
+
+
+def write(tmp_path):
+    for rank, value in enumerate((1, 3)):
+        (tmp_path / f"net{rank}.prototxt").write_text(NET.replace("VALUE", str(value)))
+        text = SOLVER.replace("NET", f"net{rank}.prototxt")
+        (tmp_path / f"solver{rank}.prototxt").write_text(text)
+
+
+def by_hand():
+    """The same in one process: two solvers with the mean of their gradients."""
+    solvers = [caffe.SGDSolver(f"solver{rank}.prototxt") for rank in range(2)]
+    solvers[1].net.share_with(solvers[0].net)
+    for _ in range(3):
+        grads = []
+        for solver in solvers:
+            solver.net.clear_param_diffs()
+            solver.net.forward()
+            solver.net.backward()
+            grads.append([blob.diff.copy() for blob in solver.net.params["ip"]])
+        for blob, one, two in zip(solvers[0].net.params["ip"], *grads, strict=True):
+            blob.diff[...] = (one + two) / 2
+        solvers[0].apply_update()
+    return solvers[0].net.params["ip"][0].data
+
+
+def test_workers_agree_and_average(tmp_path, monkeypatch):
+    write(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    command = [sys.executable, "-c", WORKER, caffe.NCCL.new_uid().decode()]
+    workers = [subprocess.Popen([*command, str(rank), f"{rank}.npy"]) for rank in range(2)]
+    assert [worker.wait(timeout=120) for worker in workers] == [0, 0]
+    first, second = np.load("0.npy"), np.load("1.npy")
+    assert np.array_equal(first, second)
+    assert np.allclose(first, by_hand(), atol=1e-6)
+
+
+def test_the_uid_is_bytes():
+    assert caffe.has_nccl()
+    assert isinstance(caffe.NCCL.new_uid(), bytes)
