@@ -5,6 +5,7 @@ Source: src/caffe/layers/accuracy_layer.cpp (BVLC; with sorting: Intel and BVLC 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from math import prod
 
 import torch
@@ -34,6 +35,10 @@ class Accuracy(Layer):
     differentiable = False
     in_place = False
     label_bottoms = frozenset({1})
+
+    def dies_backward(self, needs: Sequence[bool]) -> str:
+        """Say that there is no backward pass, if one is asked for."""
+        return "Accuracy has no backward pass, and a gradient is asked for" if any(needs) else ""
 
     def setup(self, *shapes: Shape) -> None:
         """Check axis, label count and top_k."""

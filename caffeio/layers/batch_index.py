@@ -6,6 +6,7 @@ box_annotator_ohem_layer.cpp (Intel, R-FCN).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from math import prod
 
 import torch
@@ -72,6 +73,12 @@ class Filter(Layer):
     bottoms = at_least(2)
     tops = at_least(1)
     in_place = False
+
+    def dies_backward(self, needs: Sequence[bool]) -> str:
+        """Say that the selector gets no gradient, if one is asked for."""
+        if not needs[-1]:
+            return ""
+        return f"Filter cannot backpropagate to its selector, bottom {len(needs) - 1}"
 
     def setup(self, *shapes: Shape) -> None:
         """Check the counts of blobs and items."""

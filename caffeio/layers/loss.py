@@ -25,6 +25,7 @@ class PairLoss(Layer):
     bottoms = exactly(2)
     is_loss = True
     in_place = False
+    unforced_bottoms = frozenset()
 
     def setup(self, *shapes: Shape) -> None:
         """Compare the bottoms' shapes."""
@@ -188,6 +189,7 @@ class ContrastiveLoss(Layer):
     is_loss = True
     in_place = False
     label_bottoms = frozenset({2})
+    unforced_bottoms = frozenset({2})
 
     def setup(self, *shapes: Shape) -> None:
         """Check that the bottoms are pairs of vectors and one flag for each pair."""

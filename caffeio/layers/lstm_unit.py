@@ -91,6 +91,7 @@ class LSTMUnit(Layer):
     reads_bottoms = None
     backward = "caffeio.ops.backward:LSTMUnit"
     label_bottoms = frozenset({2})
+    unforced_bottoms = frozenset({2})
 
     def setup(self, *shapes: Shape) -> None:
         """Check the shapes."""

@@ -6,6 +6,7 @@ layer.cpp.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from caffeio.layers.base import LayerType, Shape, layer, owns
@@ -207,6 +208,10 @@ class Threshold(LayerType):
     def setup(self, shape: Shape) -> None:
         """Read the threshold."""
         self.threshold = self.param.threshold_param.threshold
+
+    def dies_backward(self, needs: Sequence[bool]) -> str:
+        """Say that there is no backward pass."""
+        return f"{self.kind} has no backward pass, and a gradient would go through it"
 
     def onnx(self, g: OnnxGraph, *bottoms: str) -> str:
         """Greater."""

@@ -79,6 +79,8 @@ class Recurrent(Layer):
     tops = between(1, 3)
     in_place = False
     label_bottoms = frozenset({1})
+    unforced_bottoms = frozenset({1})
+    learns_all = True
     states: ClassVar[tuple[str, ...]] = ("h",)
 
     def setup(self, *shapes: Shape) -> None:

@@ -6,6 +6,7 @@ Sources: src/caffe/layers/softmax_layer.cpp, argmax_layer.cpp, reduction_layer.c
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -117,6 +118,10 @@ class ArgMax(Layer):
         values, indices = self._largest(x.flatten(1), 1)
         rows = torch.stack((indices, values) if self.out_max_val else (indices,), 1)
         return rows.view(*rows.shape, *[1] * (x.dim() - 3))
+
+    def dies_backward(self, needs: Sequence[bool]) -> str:
+        """Say that there is no backward pass."""
+        return f"{self.kind} has no backward pass, and a gradient would go through it"
 
     def onnx(self, g: OnnxGraph, *bottoms: str) -> str:
         """ArgMax of the mirrored bottom: of equal values Caffe takes the last."""

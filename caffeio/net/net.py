@@ -19,7 +19,7 @@ from caffeio.boost_random import CaffeRng
 from caffeio.data import DataSource
 from caffeio.errors import CaffeIOError, DataError, NetError
 from caffeio.fillers import fill
-from caffeio.net.builder import Assembler, learnable_params
+from caffeio.net.builder import Assembler, learnable_params, refusal_backward
 from caffeio.net.copy_weights import copy_trained_layers
 from caffeio.net.graph import Graph
 from caffeio.net.memory import (
@@ -30,8 +30,10 @@ from caffeio.net.memory import (
     overwritten,
     plan_memory,
 )
+from caffeio.net.refusal import refuse_backward
 from caffeio.net.sources import close_sources
 from caffeio.net.step import (
+    AUTOMATIC,
     LearnableParam,
     Shape,
     Step,
@@ -40,6 +42,7 @@ from caffeio.net.step import (
     raw_blobs,
     register_layer,
     shape_text,
+    shown,
 )
 from caffeio.ops.batch_norm import fused_batch_norm_scale
 from caffeio.ops.module import Layer
@@ -93,8 +96,12 @@ class Net(nn.Module):
             search_path=search_path,
         )
         self.steps: list[Step] = assembler.run()
-        self.blob_shapes: dict[str, Shape] = assembler.blob_shapes
+        self.blob_shapes: dict[str, Shape] = {
+            shown(name): shape for name, shape in assembler.blob_shapes.items()
+        }
+        self._automatic = [top for s in self.steps for top in s.tops if shown(top) != top]
         self.learnable = learnable_params(self.steps, graph.force_backward)
+        self._refusal = refusal_backward(self.steps)  # what Caffe would die of in Backward
         self._gradient_left: dict[int, Tensor] = {}  # in memory whose gradient is a loss weight
         self._set_plan(self.steps)
         for step in self.steps:
@@ -339,6 +346,10 @@ class Net(nn.Module):
                 env[name] = self._overwritten(env[name], env[writer])
         outputs = {name: env[name] for name in self.graph.outputs}
         self.loss = loss if loss is not None else self._zero(outputs)
+        if self._refusal is not None:
+            self.loss = refuse_backward(self.loss, self._refusal)
+        for name in self._automatic if self.keep_blobs else ():
+            env[AUTOMATIC] = env.pop(name)
         self.blobs = env if self.keep_blobs else outputs
         return outputs
 

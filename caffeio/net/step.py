@@ -18,6 +18,11 @@ Shape = tuple[int, ...]
 AUTOMATIC = "(automatic)"  # Caffe's name of a loss top that the prototxt does not name
 
 
+def shown(blob: str) -> str:
+    """Return a blob's name as Caffe has it; here automatic ones have a number, to be told apart."""
+    return AUTOMATIC if blob.startswith(AUTOMATIC) else blob
+
+
 @dataclass(eq=False)
 class LearnableParam:
     """A blob that its layer owns (sharers are not listed), in the order of Caffe's history."""
