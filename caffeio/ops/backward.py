@@ -19,8 +19,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from caffeio.layers.lrn import channel_sum, power
-from caffeio.layers.lstm_unit import unit_backward, unit_forward
+from caffeio.ops.lrn import channel_sum, power
+from caffeio.ops.lstm_unit import unit_backward, unit_forward
 
 if TYPE_CHECKING:
     from caffeio.layers.base import LayerType

@@ -15,7 +15,7 @@ from torch import Tensor
 from caffeio.boost_random import CaffeRng
 from caffeio.errors import CaffeIOError
 from caffeio.layers import LayerContext
-from caffeio.layers.python.layer import native_class
+from caffeio.layers.python.native import native_class
 from caffeio.net.builder import Assembler, check_param_specs, loss_weights
 from caffeio.net.graph import Graph, Node
 from caffeio.net.net import Net
@@ -114,6 +114,7 @@ class LiveNet(Net):
         self.recording = graph.phase == "TRAIN" or graph.force_backward
         self.hooks: dict[str, list[Hook]] = {name: [] for name in HOOKS}
         self.runners: list[Runner] = []
+        self.dialect = "bvlc"  # whose schema a file of its weights has
 
     def _assemble(self, **options: Any) -> Assembler:
         self._assembler = LiveAssembler(**options)
