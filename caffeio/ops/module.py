@@ -136,8 +136,10 @@ class LayerModule(nn.Module):
         super()._load_from_state_dict(state_dict, prefix, *args)
 
     def __reduce_ex__(self, protocol: Any) -> Any:
-        known = [cls for cls in type(self).__mro__ if "_made_here" not in cls.__dict__]
-        return _remade, (known[0],), self.__dict__
+        """Copy and pickle by the layer type: the class that `module_class` made has no name."""
+        types = [cls for cls in type(self).__mro__ if issubclass(cls, LayerType)]
+        known = next(cls for cls in types if "_made_here" not in cls.__dict__)
+        return _remade, (known,), self.__dict__
 
 
 class Layer(LayerModule, LayerType):

@@ -114,6 +114,7 @@ class LiveNet(Net):
         self.recording = graph.phase == "TRAIN" or graph.force_backward
         self.hooks: dict[str, list[Hook]] = {name: [] for name in HOOKS}
         self.runners: list[Runner] = []
+        self.dialect = "bvlc"  # whose schema a file of its weights has
 
     def _assemble(self, **options: Any) -> Assembler:
         self._assembler = LiveAssembler(**options)

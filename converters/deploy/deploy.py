@@ -36,8 +36,9 @@ Shape = Sequence[int]
 
 
 def is_loss(layer_type: str) -> bool:
-    """Whether layers of this type only measure: losses of all Caffes are called so."""
-    return layer_type.endswith(("Loss", "LossOHEM")) or layer_type in _FUNCTION
+    """Whether layers of this type only measure: losses of all Caffes are called so, but two."""
+    called = layer_type.endswith(("Loss", "LossOHEM")) or layer_type in ("Yolov3", "YoloSeg")
+    return called or layer_type in _FUNCTION
 
 
 def deploy(net: Any, input_shapes: Mapping[str, Shape] | None = None) -> list[str]:
