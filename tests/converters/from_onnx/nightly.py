@@ -1,8 +1,8 @@
 """torchvision's own models at full size: converted for Caffe 1.0 and compared.
 
 Run as `python tests/converters/from_onnx/nightly.py [MODEL...]` where a torchvision that fits torch
-is installed; the suite does not import it. Weights are random. Exits with 1 if a model is refused or
-off.
+is installed; the suite does not import it. Weights are random. Exits with 1 if a model is refused
+or off.
 """
 
 from __future__ import annotations
