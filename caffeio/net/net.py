@@ -21,6 +21,7 @@ from caffeio.fillers import fill
 from caffeio.net.builder import Assembler, learnable_params
 from caffeio.net.copy_weights import copy_trained_layers
 from caffeio.net.graph import Graph
+from caffeio.net.memory import check_weights
 from caffeio.net.sources import close_sources
 from caffeio.net.step import (
     LearnableParam,
@@ -175,6 +176,8 @@ class Net(nn.Module):
         Every layer draws, a sharer's draws are thrown away. With a CaffeRng the numbers are
         those of real Caffe with that seed.
         """
+        if torch.device(device).type == "cpu":
+            check_weights(self)
         made: dict[int, nn.Parameter] = {}
         exact = rng if isinstance(rng, CaffeRng) else None
         for step in self.steps:
