@@ -71,6 +71,15 @@ class Profile:
     clips_gradients: bool = True  # clip_gradients is obeyed
     late_rate: bool = False  # updates wait for the next forward, and take the next rate
 
+    def __deepcopy__(self, memo: object) -> Profile:
+        return self  # there is one of each
+
+    def __reduce__(self) -> str | tuple[object, ...]:
+        """A known profile is found by its name again, also in another process."""
+        if PROFILES.get(self.name) is self:
+            return get_profile, (self.name,)
+        return Profile, tuple(vars(self).values())
+
 
 BVLC = Profile("bvlc")
 INTEL = Profile(

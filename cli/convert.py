@@ -131,7 +131,7 @@ def _stdin(scratch: Path) -> Path:
 
 
 def _request(options: dict[str, Any]) -> Any:
-    from caffeio.converters.convert.conversions import Request
+    from caffeio.converters.convert.request import Request
     from caffeio.converters.prototxt import parse_input_shape
 
     shapes = dict(parse_input_shape(text) for text in options.pop("input_shape"))

@@ -16,6 +16,7 @@ Examples:
   caffeio lint models/ --format github
   caffeio lint --fix train_val.prototxt
   caffeio lint --explain CIO302
+  caffeio lint --target nnie deploy.prototxt
   caffeio lint . --ignore CIO402 --format sarif > lint.sarif
 
 \b
@@ -61,6 +62,7 @@ def _explain(context: click.Context, _: click.Parameter, code: str | None) -> No
 @click.option(
     "--caffe", type=click.Choice(["bvlc", "intel", "nvidia"]), help="Whose Caffe runs the files."
 )
+@click.option("--target", metavar="NAME", help="Say what this compiler refuses (see convert).")
 @click.option(
     "--explain",
     metavar="CODE",
@@ -81,8 +83,16 @@ def command(files: tuple[str, ...], **options: Any) -> None:
     from caffeio.converters.source import open_source, scratch_folder
 
     selection = Selection(
-        _codes(options["select"]), _codes(options["ignore"]), options["dialect"], options["caffe"]
+        _codes(options["select"]),
+        _codes(options["ignore"]),
+        options["dialect"],
+        options["caffe"],
+        options["target"],
     )
+    if options["target"]:
+        from caffeio.converters.from_onnx.targets import get_target
+
+        get_target(options["target"])
     found: list[Any] = []
     with scratch_folder() as scratch:
         sources = [s for name in files for s in _sources(open_source(name, scratch))]

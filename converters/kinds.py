@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from caffeio.errors import CaffeIOError, ParseError
+from caffeio.proto.io.mapped import is_web_page
 from caffeio.proto.io.regular import open_regular
 from caffeio.proto.io.wire import BYTES, FIXED32, VARINT, read_field, read_tag, read_varint
 
@@ -71,36 +72,62 @@ def kind_of(path: str | os.PathLike[str]) -> str:
         raise CaffeIOError(f"cannot be read: {error.strerror}", where=str(path)) from None
     if not size:
         raise CaffeIOError("the file is empty", where=str(path))
-    return kind_of_bytes(head, size, place.name, str(path))
+    kind = kind_or_none(head, size, place.name, str(path))
+    return kind or _damaged(place)
 
 
 def kind_of_bytes(head: bytes, size: int, name: str = "", where: str = "<data>") -> str:
     """The kind of a file that begins with `head` and is `size` bytes long."""
+    kind = kind_or_none(head, size, name, where)
+    if kind is None:
+        raise _no_kind(where)
+    return kind
+
+
+def kind_or_none(head: bytes, size: int, name: str, where: str) -> str | None:
+    """As `kind_of_bytes`; None where the bytes fit no kind. Raises for what is certainly wrong."""
     if head.startswith(b"\x89HDF\r\n\x1a\n"):
         return "solverstate.h5" if ".solverstate" in name else "caffemodel.h5"
     if head.startswith(b"version https://git-lfs"):
         raise CaffeIOError("a Git LFS pointer: fetch the file itself first", where=where)
     if name.startswith("data.mdb") or head[16:20] == b"\xde\xc0\xef\xbe":
         raise CaffeIOError("the data file of an LMDB: give its folder", where=where)
+    if is_web_page(head):
+        raise CaffeIOError("is a web page, not the file: the download went wrong", where=where)
     text = _as_text(head)
     if text is not None:
         return kind_of_text(text, name)
-    kind = _binary_kind(head, size)
-    if kind is None:
-        raise CaffeIOError(
-            "neither a prototxt nor one of Caffe's binary files (.caffemodel, .solverstate, "
-            ".binaryproto, HDF5, LMDB)",
-            where=where,
-        )
-    return kind
+    return _binary_kind(head, size)
+
+
+def _damaged(path: Path) -> str:
+    """The kind of a file that only its name tells; a cut-off one gets its reader's own words."""
+    from caffeio.proto.weights.load import load_weights
+
+    if path.name.endswith(".caffemodel"):
+        load_weights(path)
+        return "caffemodel"
+    raise _no_kind(str(path))
+
+
+def _no_kind(where: str) -> CaffeIOError:
+    return CaffeIOError(
+        "neither a prototxt nor one of Caffe's binary files (.caffemodel, .solverstate, "
+        ".binaryproto, HDF5, LMDB)",
+        where=where,
+    )
 
 
 def _as_text(head: bytes) -> str | None:
+    """The text, if it is one: what stands in comments and strings may be of any encoding."""
     if b"\0" in head:
         return None
     text = head.decode("utf-8", "replace")
-    odd = sum(c < " " and c not in "\t\r\n\f\v" or c == "\ufffd" for c in text[:4096])
-    return text if odd <= len(text[:4096]) // 50 else None
+    control = sum(c < " " and c not in "\t\r\n\f\v" for c in text[:4096])
+    plain = _COMMENT.sub("", text)[:4096]
+    odd = control + plain.count("\ufffd")
+    few = len(text[:4096]) // 50 if "\ufffd" not in text[:4096] else len(plain) // 50
+    return text if odd <= few and (plain.strip() or "\ufffd" not in text) else None
 
 
 def kind_of_text(text: str, name: str = "") -> str:

@@ -5,15 +5,18 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from importlib import import_module
+from pathlib import Path
 from typing import Any, NamedTuple
+
+import numpy as np
 
 from caffeio.errors import UnsupportedError, WeightsError
 from caffeio.net.graph import Graph
 from caffeio.proto import caffe_pb2 as pb
-from caffeio.proto.dialect.dialect import Lost
 from caffeio.proto.files import read_net
-from caffeio.proto.weights.blobs import Array
-from caffeio.proto.weights.load import Weights, load_weights, write_caffemodel, write_caffemodel_h5
+from caffeio.proto.weights.blobs import NOTHING, Array, BlobInfo, Values
+from caffeio.proto.weights.load import Weights, load_weights, write_caffemodel_h5
+from caffeio.proto.weights.mapping import LayerEntry
 
 PathLike = str | os.PathLike[str]
 
@@ -56,7 +59,7 @@ def write_weights(path: PathLike, kind: str, weights: Weights) -> list[str]:
 
 
 def _module(name: str) -> Any:
-    return import_module(f"caffeio.converters.{name}")
+    return import_module(f"caffeio.proto.weights.{name}")
 
 
 def _write_h5(path: PathLike, weights: Weights) -> list[str]:
@@ -105,21 +108,33 @@ def net_of(graph: Graph) -> pb.NetParameter:
     return net
 
 
-def write_with_net(
-    path: PathLike, graph: Graph, weights: Mapping[str, Sequence[Array]], *, dialect: str
-) -> list[Lost]:
-    """Write a .caffemodel with the layers of `graph`, as Caffe's snapshots hold them.
+def with_blobs(
+    graph: Graph, weights: Mapping[str, Sequence[Array]], path: PathLike
+) -> tuple[pb.NetParameter, list[list[Array]]]:
+    """The layers of `graph` as Caffe's snapshots hold them, and the blobs of each.
 
-    Returns what the dialect cannot express. Raises WeightsError if no layer of the net has weights
-    there.
+    Raises WeightsError if no layer of the net has weights there.
     """
-    net = net_of(graph)
-    blobs = _with_shared(graph, weights)
+    blobs = [list(arrays) for arrays in _with_shared(graph, weights)]
     if weights and not any(blobs):
         raise WeightsError(f"no layer of net {graph.name!r} has weights there", where=str(path))
-    lost: list[Lost] = []
-    write_caffemodel(path, net, blobs, dialect=dialect, lost=lost)
-    return lost
+    return net_of(graph), blobs
+
+
+def weights_of(arrays: Mapping[str, Sequence[Array]], path: PathLike = "<memory>") -> Weights:
+    """Arrays by layer name as if they had been read from a file."""
+    held = {name: [np.asarray(a) for a in blobs] for name, blobs in arrays.items()}
+    layers = [LayerEntry(name, "", [_info(a) for a in blobs]) for name, blobs in held.items()]
+
+    def fetch(layer: int, blob: int, diff: bool) -> Array:
+        return held[layers[layer].name][blob]
+
+    return Weights(Path(path), "memory", "", layers, b"", fetch)
+
+
+def _info(array: Array) -> BlobInfo:
+    values = Values(array.dtype, array.size, ())
+    return BlobInfo(array.shape, False, array.dtype, array.size, -1, values, NOTHING)
 
 
 def _with_shared(graph: Graph, weights: Mapping[str, Sequence[Array]]) -> list[Sequence[Array]]:
@@ -138,4 +153,12 @@ def _with_shared(graph: Graph, weights: Mapping[str, Sequence[Array]]) -> list[S
     return out
 
 
-__all__ = ["FORMATS", "WeightFormat", "net_of", "read_weights", "write_weights", "write_with_net"]
+__all__ = [
+    "FORMATS",
+    "WeightFormat",
+    "net_of",
+    "read_weights",
+    "weights_of",
+    "with_blobs",
+    "write_weights",
+]

@@ -7,16 +7,12 @@ from __future__ import annotations
 
 from math import prod
 
-import torch
-from torch import Tensor
-
-from caffeio.layers.base import Layer, Shape, between, exactly, layer
+from caffeio.layers.base import LayerType, Shape, between, exactly, layer, owns
 from caffeio.layers.labels import check_label_count
-from caffeio.ops.labels import ClassLabels, class_labels
 
 
 @layer("Accuracy")
-class Accuracy(Layer):
+class Accuracy(LayerType):
     """Share of items whose label is one of the top_k classes along accuracy_param.axis.
 
     Bottoms: scores, labels (as many as scores without the axis). Tops: the share (a scalar) and,
@@ -34,6 +30,8 @@ class Accuracy(Layer):
     differentiable = False
     in_place = False
     label_bottoms = frozenset({1})
+    fields = owns(accuracy_param=("top_k", "axis", "ignore_label", "denominator", "min_is_better"))
+    compute = "caffeio.ops.accuracy:accuracy"
 
     def setup(self, *shapes: Shape) -> None:
         """Check axis, label count and top_k."""
@@ -57,53 +55,6 @@ class Accuracy(Layer):
             not param.min_is_better, "is not supported", field="accuracy_param.min_is_better"
         )
 
-    def forward(self, *bottoms: Tensor) -> Tensor | tuple[Tensor, ...]:
-        """Return the share of right items, and that of each class when there is a second top."""
-        scores, axis = bottoms[0].detach(), self.class_axis
-        shape = tuple(scores.shape)
-        check_label_count(self, shape, tuple(bottoms[1].shape), axis, "axis")
-        labels = class_labels(
-            self, bottoms[1], (*shape[:axis], 1, *shape[axis + 1 :]), shape[axis], self.ignore
-        )
-        right = (self._better(scores, labels) < self.top_k).unsqueeze(axis)
-        for mask in (labels.ignored, labels.invalid):
-            if mask is not None:
-                right = right & ~mask
-        share = self._share(right, labels)
-        if len(self.context.top_names) < 2:
-            return share
-        return share, self._share_by_class(right, labels, shape[axis])
-
-    def _better(self, scores: Tensor, labels: ClassLabels) -> Tensor:
-        """How many classes beat the label."""
-        axis = self.class_axis
-        own = scores.gather(axis, labels.target)
-        if self.profile.accuracy_ties == "against_label":
-            return (scores >= own).sum(axis) - 1  # a nan label is never beaten: -1
-        order = torch.arange(scores.shape[axis], device=scores.device)
-        order = order.view(-1, *[1] * (scores.dim() - axis - 1))
-        higher = order > labels.target
-        return ((scores > own) | (~(scores < own) & higher)).sum(axis)
-
-    def _share(self, right: Tensor, labels: ClassLabels) -> Tensor:
-        hits = right.sum(dtype=torch.float32)
-        if self.denominator:
-            return hits / torch.full_like(hits, self.denominator)
-        if labels.ignored is None:
-            # a tensor, because CUDA multiplies by the rounded reciprocal of a number
-            items = torch.full_like(hits, right.numel())
-        else:
-            items = (~labels.ignored).sum(dtype=torch.float32)
-        return torch.where(items > 0, hits / items, self.profile.accuracy_without_labels)
-
-    @staticmethod
-    def _share_by_class(right: Tensor, labels: ClassLabels, classes: int) -> Tensor:
-        counts = torch.ones_like(right)
-        for mask in (labels.ignored, labels.invalid):
-            if mask is not None:
-                counts = counts & ~mask
-        zeros = torch.zeros(classes, device=right.device)
-        index = labels.target.flatten()
-        items = zeros.scatter_add(0, index, counts.flatten().to(torch.float32))
-        hits = zeros.scatter_add(0, index, right.flatten().to(torch.float32))
-        return torch.where(items > 0, hits / items, 0.0)
+    def shapes(self, scores: Shape, labels: Shape) -> tuple[Shape, ...]:
+        """Give a scalar, and one number a class when there is a second top."""
+        return ((), (scores[self.class_axis],))[: self.n_tops]

@@ -170,8 +170,8 @@ class LayerType:
             """Check the parameters against the bottoms' shapes and declare the blobs."""
 
         def shapes(self, *bottoms: Shape) -> tuple[Shape, ...]:
-            """Return the shape of every top; here that of the first bottom, for every top."""
-            return bottoms[:1] * self.n_tops
+            """Return the shape of every top: here that of the first bottom; a scalar for a loss."""
+            return ((),) if self.is_loss else bottoms[:1] * self.n_tops
 
     def onnx(self, g: OnnxGraph, *bottoms: str) -> str | tuple[str, ...]:
         """Add this layer to the ONNX graph `g`; return the names of the tops' values."""
@@ -195,6 +195,13 @@ class LayerType:
     ) -> Any:
         """Declare the next blob, float32."""
         self.blob_specs.append(BlobSpec(name, tuple(shape), filler, default, statistic))
+
+    def add_buffer(self, name: str, values: Any) -> None:
+        """Keep an array (or None) as attribute `name`: where the layer runs, a tensor.
+
+        It moves to the net's device and is not saved with the weights.
+        """
+        setattr(self, name, values)
 
     def check_fields(self) -> None:
         """Raise LayerError if a message of `fields` sets more than is known, and engines.

@@ -7,18 +7,17 @@ box_annotator_ohem_layer.cpp (Intel, R-FCN).
 from __future__ import annotations
 
 from math import prod
+from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor
-
-from caffeio.errors import DataError
-from caffeio.layers.base import Layer, Shape, at_least, exactly, layer
+from caffeio.layers.base import LayerType, Shape, at_least, exactly, layer, owns
 from caffeio.layers.labels import text
-from caffeio.layers.onnx.graph import OnnxGraph
+
+if TYPE_CHECKING:
+    from caffeio.layers.onnx.graph import OnnxGraph
 
 
 @layer("BatchReindex")
-class BatchReindex(Layer):
+class BatchReindex(LayerType):
     """top[i] = bottom0[bottom1[i]] along axis 0; the gradients of repeated items are added.
 
     An index outside the batch is a DataError on the CPU; elsewhere its item becomes nan.
@@ -27,6 +26,7 @@ class BatchReindex(Layer):
     bottoms = exactly(2)
     in_place = False
     label_bottoms = frozenset({1})
+    compute = "caffeio.ops.batch_index:batch_reindex"
 
     def setup(self, *shapes: Shape) -> None:
         """Check the number of axes."""
@@ -35,25 +35,11 @@ class BatchReindex(Layer):
             len(shapes[1]) == 1, f"bottom 1 must be a list of indices, not {text(shapes[1])}"
         )
 
-    def forward(self, *bottoms: Tensor) -> Tensor:
-        """Return the picked items."""
-        x = bottoms[0]
-        wanted = bottoms[1].detach().long()
-        index = wanted.clamp(0, max(x.shape[0] - 1, 0))
-        outside = index != wanted
-        if x.shape[0] == 0 and wanted.shape[0]:
-            raise self.error("bottom 0 has no items to pick from")
-        if wanted.device.type == "cpu" and not torch.compiler.is_compiling():
-            if bool(outside.any()):
-                place = int(outside.nonzero()[0])
-                raise DataError(
-                    f"layer {self.name!r} (type {self.kind}): index {int(wanted[place])} at item "
-                    f"{place} is outside 0..{x.shape[0] - 1}",
-                    where=self.context.where or None,
-                )
-            return x.index_select(0, index)
-        picked = x.index_select(0, index)
-        return picked.masked_fill(outside.view(-1, *[1] * (x.dim() - 1)), torch.nan)
+        self.check(shapes[0][0] > 0 or shapes[1][0] == 0, "bottom 0 has no items to pick from")
+
+    def shapes(self, x: Shape, index: Shape) -> tuple[Shape, ...]:
+        """Give one item for each index."""
+        return ((*index, *x[1:]),)
 
     def onnx(self, g: OnnxGraph, *bottoms: str) -> str:
         """Gather."""
@@ -61,7 +47,7 @@ class BatchReindex(Layer):
 
 
 @layer("Filter")
-class Filter(Layer):
+class Filter(LayerType):
     """Keeps the items of its bottoms whose selector, the last bottom, is not 0.
 
     How many are kept depends on the data (the host waits for a CUDA device); shapes found on the
@@ -72,6 +58,8 @@ class Filter(Layer):
     bottoms = at_least(2)
     tops = at_least(1)
     in_place = False
+    dynamic = True
+    compute = "caffeio.ops.batch_index:keep_items"
 
     def setup(self, *shapes: Shape) -> None:
         """Check the counts of blobs and items."""
@@ -92,13 +80,9 @@ class Filter(Layer):
                 "same first dimension",
             )
 
-    def forward(self, *bottoms: Tensor) -> tuple[Tensor, ...]:
-        """Return the kept items of each bottom but the last."""
-        *items, selector = bottoms
-        if selector.is_meta:
-            return tuple(torch.empty_like(x) for x in items)
-        index = selector.detach().flatten().nonzero().flatten()
-        return tuple(x.index_select(0, index) for x in items)
+    def shapes(self, *bottoms: Shape) -> tuple[Shape, ...]:
+        """Keep all items, as long as nobody knows which."""
+        return bottoms[:-1]
 
     def onnx(self, g: OnnxGraph, *bottoms: str) -> tuple[str, ...]:
         """Compress; how many items are kept is known when it runs."""
@@ -111,10 +95,12 @@ class Filter(Layer):
 
 
 @layer("Parameter")
-class Parameter(Layer):
+class Parameter(LayerType):
     """A learnable blob of parameter_param.shape as a top; it starts as zeros."""
 
     bottoms = exactly(0)
+    fields = owns(parameter_param=("shape",))
+    compute = "caffeio.ops.batch_index:parameter"
 
     def setup(self, *shapes: Shape) -> None:
         """Declare the blob."""
@@ -126,10 +112,9 @@ class Parameter(Layer):
         )
         self.add_blob("value", dims)
 
-    def forward(self, *bottoms: Tensor) -> Tensor:
-        """Return the blob."""
-        blob: Tensor = self.blobs[0]
-        return blob.view(blob.shape)
+    def shapes(self) -> tuple[Shape, ...]:
+        """Give the shape of the blob."""
+        return (self.blob_specs[0].shape,)
 
     def onnx(self, g: OnnxGraph, *bottoms: str) -> str:
         """The blob itself."""
@@ -137,7 +122,7 @@ class Parameter(Layer):
 
 
 @layer("BoxAnnotatorOHEM")
-class BoxAnnotatorOHEM(Layer):
+class BoxAnnotatorOHEM(LayerType):
     """Online hard example mining of R-FCN: keeps the rois with the greatest loss of each image.
 
     Bottoms: rois (R,5,H,W; the first channel is the image), loss, labels (R,1,H,W), weights of the
@@ -149,6 +134,8 @@ class BoxAnnotatorOHEM(Layer):
     tops = exactly(2)
     differentiable = False
     in_place = False
+    fields = owns(box_annotator_ohem_param=("roi_per_img", "ignore_label"))
+    compute = "caffeio.ops.batch_index:box_annotator_ohem"
 
     def setup(self, *shapes: Shape) -> None:
         """Check the shapes and roi_per_img."""
@@ -158,7 +145,8 @@ class BoxAnnotatorOHEM(Layer):
         self.check(
             self.keep > 0, "must be set, and positive", field="box_annotator_ohem_param.roi_per_img"
         )
-        rois, loss, labels, weights = (self._legacy(shape) for shape in shapes)
+        self.check(all(len(shape) <= 4 for shape in shapes), "bottoms have at most 4 axes")
+        rois, loss, labels, weights = (self.legacy(shape) for shape in shapes)
         places = (rois[0], *rois[2:])
         fit = rois[1] == 5 and loss == labels == (rois[0], 1, *rois[2:])
         self.check(
@@ -168,20 +156,10 @@ class BoxAnnotatorOHEM(Layer):
         )
 
     @staticmethod
-    def _legacy(shape: Shape) -> Shape:
+    def legacy(shape: Shape) -> Shape:
         """Num, channels, height, width: axes that are missing count 1."""
         return (*shape, 1, 1, 1, 1)[:4]
 
-    def forward(self, *bottoms: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the labels and weights of the hard rois."""
-        rois, loss, labels, weights = (x.detach().reshape(self._legacy(x.shape)) for x in bottoms)
-        image = rois[:, 0].flatten().long()
-        order = loss.flatten().argsort(descending=True, stable=True)
-        order = order[image[order].argsort(stable=True)]  # by image, the greatest loss first
-        grouped = image[order]
-        place = torch.arange(len(order), device=order.device)
-        rank = place - torch.searchsorted(grouped, grouped)
-        kept = torch.empty_like(image, dtype=torch.bool)
-        kept[order] = rank < self.keep
-        mask = kept.view(labels.shape)
-        return labels.masked_fill(~mask, float(self.ignore)), weights.masked_fill(~mask, 0.0)
+    def shapes(self, *bottoms: Shape) -> tuple[Shape, ...]:
+        """Give labels like the labels and weights like the weights."""
+        return self.legacy(bottoms[2]), self.legacy(bottoms[3])

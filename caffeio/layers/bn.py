@@ -6,15 +6,14 @@ frozen), of happynear's and Wei Liu's older Caffes (moving_average, decay).
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING
 
-from caffeio.layers.base import Layer, Shape, between, layer
+from caffeio.layers.base import LayerType, Shape, between, layer, owns
 from caffeio.layers.batch_norm import batch_statistics, force_spec
-from caffeio.layers.fields import check_fields
-from caffeio.layers.onnx.graph import OnnxGraph
-from caffeio.ops.batch_norm import by_own_statistics
 from caffeio.proto import caffe_pb2 as pb
+
+if TYPE_CHECKING:
+    from caffeio.layers.onnx.graph import OnnxGraph
 
 FIELD = "bn_param"
 SEGNET_EPS = 1e-9
@@ -38,7 +37,7 @@ def form_of(param: pb.LayerParameter) -> str:
 
 
 @layer("BN")
-class BN(Layer):
+class BN(LayerType):
     """y = (x - mean) / sqrt(variance + eps) * scale + shift over axis 1; biased variances.
 
     Blobs: scale, shift and, but for SegNet's form, running mean and variance, all [1, C, 1, 1].
@@ -48,12 +47,13 @@ class BN(Layer):
     """
 
     tops = between(1, 3)
+    fields = owns(bn_param=(*_OF_SLOPE, *_OF_MOVING[:3], *_OF_SEGNET))
+    compute = "caffeio.ops.bn:bn"
 
     def setup(self, shape: Shape) -> None:
         """Declare the blobs; raises LayerError for what the stored statistics cannot give."""
         p = self.param.bn_param
         self.check(2 <= len(shape) <= 4, f"needs a bottom of 2 to 4 axes, not {shape}")
-        check_fields(self, FIELD, (*_OF_SLOPE, *_OF_MOVING[:3], *_OF_SEGNET))
         self.form = form_of(self.param)
         self.outputs = len(self.context.top_names) or 1
         self.check(self.outputs == 1 or self.form == "segnet", "only SegNet's BN has further tops")
@@ -89,26 +89,9 @@ class BN(Layer):
             for i in range(0 if self.frozen else 2, 4):
                 force_spec(self.param, i, 0, 0)
 
-    def forward(self, x: Tensor) -> Tensor | tuple[Tensor, ...]:
-        """(N, C, ...) -> the same shape (segnet: and mean, variance [1, C, 1, 1])."""
-        scale, shift = (self.blobs[i].flatten() for i in range(2))
-        if self.frozen:
-            scale, shift = scale.detach(), shift.detach()
-        if self.plain:
-            view = (1, -1, *[1] * (x.dim() - 2))
-            return torch.addcmul(shift.view(view), x, scale.view(view))
-        if self.uses_stored:
-            mean, variance = (self.blobs[i].detach().flatten() for i in (2, 3))
-            cudnn = torch.backends.cudnn.enabled
-            return torch.batch_norm(x, scale, shift, mean, variance, False, 0.0, self.eps, cudnn)
-        y, mean, variance = by_own_statistics(x, scale.detach(), scale, shift, self.eps)
-        count = x.numel() // x.shape[1]
-        variance = variance * ((count - 1) / count)
-        if self.updates:
-            self._update(mean, variance)
-        shape = self.blobs[0].shape
-        extra = (mean.view(shape), variance.view(shape))[: self.outputs - 1]
-        return (y, *extra) if extra else y
+    def shapes(self, shape: Shape) -> tuple[Shape, ...]:
+        """Give the bottom's shape, and [1, C, 1, 1] for the statistics."""
+        return (shape, *[(1, shape[1], 1, 1)] * (self.outputs - 1))
 
     def onnx(self, g: OnnxGraph, *bottoms: str) -> str:
         """BatchNormalization with stored statistics; in SegNet's INFERENCE Mul and Add."""
@@ -124,8 +107,3 @@ class BN(Layer):
                 raise g.unsupported("statistics as tops")
             blobs += batch_statistics(g, x)
         return str(g.op("BatchNormalization", [x, *blobs], epsilon=self.eps))
-
-    @torch.no_grad()
-    def _update(self, mean: Tensor, variance: Tensor) -> None:
-        for blob, value in ((self.blobs[2], mean), (self.blobs[3], variance)):
-            blob.mul_(self.keep).add_(value.view(blob.shape), alpha=1 - self.keep)

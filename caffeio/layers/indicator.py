@@ -5,17 +5,17 @@ Source: src/caffe/layers/continuation_indicator_layer.cpp (jolibrain/caffe).
 
 from __future__ import annotations
 
-from torch import Tensor
-
-from caffeio.layers.base import Layer, Shape, layer
+from caffeio.layers.base import LayerType, Shape, layer, owns
 
 
 @layer("ContinuationIndicator")
-class ContinuationIndicator(Layer):
+class ContinuationIndicator(LayerType):
     """(time_step, N): 0 in the first step, 1 in the others; N is the bottom's size along axis."""
 
     differentiable = False
     in_place = False
+    fields = owns(continuation_indicator_param=("time_step", "axis"))
+    compute = "caffeio.ops.indicator:continuation_indicator"
 
     def setup(self, *shapes: Shape) -> None:
         """Check time_step and the axis."""
@@ -24,8 +24,6 @@ class ContinuationIndicator(Layer):
         self.check(self.steps > 0, "must be positive", field=f"{field}.time_step")
         self.along = self.axis(p.axis, len(shapes[0]), f"{field}.axis")
 
-    def forward(self, *bottoms: Tensor) -> Tensor:
-        """Return the indicators."""
-        top = bottoms[0].new_ones(self.steps, bottoms[0].shape[self.along])
-        top[0] = 0
-        return top
+    def shapes(self, shape: Shape) -> tuple[Shape, ...]:
+        """Give (time_step, N)."""
+        return ((self.steps, shape[self.along]),)

@@ -37,6 +37,7 @@ def infer_layer(
     top_count: int,
     phase: str = "TEST",
     where: str = "",
+    search_path: Sequence[str] = (),
 ) -> LayerShapes:
     """Ask layer type `cls` for the shapes of the layer's tops and blobs, and its MACs.
 
@@ -47,7 +48,10 @@ def infer_layer(
     own.CopyFrom(param)
     names = list(own.top) or [""] * top_count
     tops = (*names, *[f"({i})" for i in range(top_count - len(names))])
-    layer = cls(own, LayerContext(phase, profile, where, tuple(own.bottom), tops))
+    context = LayerContext(
+        phase, profile, where, tuple(own.bottom), tops, search_path=tuple(search_path)
+    )
+    layer = cls(own, context)
     unknown = LayerShapes((None,) * top_count, macs=None, dynamic=cls.dynamic)
     known = [with_unknown(shape) for shape in bottoms if shape is not None]
     if len(known) < len(bottoms):

@@ -8,18 +8,12 @@ l1_loss_layer.cpp, smooth_L1_loss_layer.cpp (NVIDIA, SSD: 2..3 bottoms; Intel, p
 from __future__ import annotations
 
 from math import prod
-from typing import Any
 
-import torch
-from torch import Tensor
-from torch.autograd.function import once_differentiable
-
-from caffeio.layers.base import Layer, Shape, between, exactly, layer
+from caffeio.layers.base import LayerType, Shape, between, exactly, layer, owns
 from caffeio.layers.labels import check_same_count, check_same_num, normalization, text
-from caffeio.ops.labels import normalizer
 
 
-class PairLoss(Layer):
+class PairLoss(LayerType):
     """A loss of two blobs with equally many numbers for each item; both may get gradients."""
 
     bottoms = exactly(2)
@@ -36,24 +30,17 @@ class PairLoss(Layer):
 class EuclideanLoss(PairLoss):
     """sum((a - b)^2) / (2 N), N = a.shape[0]."""
 
-    def forward(self, *bottoms: Tensor) -> Tensor:
-        """Return the loss, a scalar."""
-        a, b = bottoms
-        diff = (a - b.reshape(a.shape)).flatten()
-        return diff.dot(diff) / (2 * a.shape[0])
+    compute = "caffeio.ops.loss:euclidean_loss"
 
 
 @layer("L1Loss")
 class L1Loss(PairLoss):
     """sum(|a - b|) / N (NVIDIA); the gradient where a equals b is 0."""
 
-    def forward(self, *bottoms: Tensor) -> Tensor:
-        """Return the loss, a scalar."""
-        a, b = bottoms
-        return (a - b.reshape(a.shape)).abs().sum() / a.shape[0]
+    compute = "caffeio.ops.loss:l1_loss"
 
 
-def check_weights(layer: Layer, shapes: tuple[Shape, ...]) -> None:
+def check_weights(layer: LayerType, shapes: tuple[Shape, ...]) -> None:
     """Raise unless every bottom from the third on holds as many numbers as the first."""
     for i, shape in enumerate(shapes[2:], 2):
         layer.check(
@@ -61,30 +48,6 @@ def check_weights(layer: Layer, shapes: tuple[Shape, ...]) -> None:
             f"bottom {i} ({text(shape)}) must hold a weight for each number of bottom 0 "
             f"({text(shapes[0])})",
         )
-
-
-class _WeightedDifference(torch.autograd.Function):
-    """w * (a - b), whose gradient leaves w out, as the SmoothL1 layers with one weight do."""
-
-    @staticmethod
-    def forward(ctx: Any, a: Tensor, b: Tensor, weight: Tensor) -> Tensor:
-        return weight * (a - b)
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None]:
-        return grads[0], -grads[0], None
-
-
-def weighted_difference(a: Tensor, b: Tensor, weight: Tensor) -> Tensor:
-    """w * (a - b) with the gradient of a - b."""
-    return _WeightedDifference.apply(a, b, weight)  # type: ignore[no-any-return,no-untyped-call]
-
-
-def huber(diff: Tensor, sigma: float = 1.0) -> Tensor:
-    """0.5 (sigma d)^2 where |d| < 1 / sigma^2, else |d| - 0.5 / sigma^2."""
-    square = sigma * sigma
-    size = diff.abs()
-    return torch.where(size < 1 / square, 0.5 * square * diff * diff, size - 0.5 / square)
 
 
 @layer("SmoothL1Loss")
@@ -97,6 +60,8 @@ class SmoothL1Loss(PairLoss):
     """
 
     bottoms = between(2, 4)
+    fields = owns(smooth_l1_loss_param=("sigma",))
+    compute = "caffeio.ops.loss:smooth_l1_loss"
 
     def setup(self, *shapes: Shape) -> None:
         """Compare the shapes of all bottoms."""
@@ -106,18 +71,6 @@ class SmoothL1Loss(PairLoss):
         check_weights(self, shapes)
         none = normalization(self, "BATCH_SIZE") == "NONE"
         self.divide = not (none and self.profile.smooth_l1_normalization)
-
-    def forward(self, *bottoms: Tensor) -> Tensor:
-        """Return the loss, a scalar."""
-        a, b, *weights = (bottoms[0], *(x.reshape(bottoms[0].shape) for x in bottoms[1:]))
-        weights = [weight.detach() for weight in weights]
-        if len(weights) == 2:
-            errors = weights[1] * huber(weights[0] * (a - b), self.sigma)
-        elif weights:
-            errors = huber(weighted_difference(a, b, weights[0]), self.sigma)
-        else:
-            errors = huber(a - b, self.sigma)
-        return errors.sum() / (a.shape[0] if self.divide else 1)
 
 
 @layer("SmoothL1LossOHEM")
@@ -130,6 +83,7 @@ class SmoothL1LossOHEM(PairLoss):
 
     bottoms = between(2, 3)
     tops = between(1, 2)
+    compute = "caffeio.ops.loss:smooth_l1_loss_ohem"
 
     def setup(self, *shapes: Shape) -> None:
         """Compare the shapes of all bottoms."""
@@ -138,46 +92,14 @@ class SmoothL1LossOHEM(PairLoss):
         self.check(len(shapes[0]) <= 4, f"bottom 0 ({text(shapes[0])}) has more than 4 axes")
         self.mode = normalization(self, "VALID")
 
-    def forward(self, *bottoms: Tensor) -> Tensor | tuple[Tensor, ...]:
-        """Return the loss and, if there is a second top, the loss of each item."""
-        shape = (*bottoms[0].shape, 1, 1, 1)[:4]
-        a, b, *weight = (x.reshape(shape) for x in bottoms)
-        diff = weighted_difference(a, b, weight[0]) if weight else a - b
-        errors = huber(diff)
-        loss = errors.sum() / normalizer(self, self.mode, shape[0], shape[2] * shape[3], None)
-        if len(self.context.top_names) < 2:
-            return loss
-        return loss, errors.detach().sum(1, keepdim=True)
-
-
-class _ContrastiveLoss(torch.autograd.Function):
-    """The loss of pairs (N, C); the backward has Caffe's 1e-4 beside the distance."""
-
-    @staticmethod
-    def forward(
-        ctx: Any, a: Tensor, b: Tensor, similar: Tensor, margin: float, legacy: bool
-    ) -> Tensor:
-        diff = a - b
-        squared = diff.square().sum(1)
-        gap = margin - (squared if legacy else squared.sqrt())
-        apart = gap.clamp(min=0)
-        ctx.save_for_backward(diff, squared, similar, gap)
-        ctx.legacy = legacy
-        pairs = torch.where(similar, squared, apart if legacy else apart * apart)
-        return pairs.sum() / (2 * a.shape[0])
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        diff, squared, similar, gap = ctx.saved_tensors
-        push = torch.ones_like(gap) if ctx.legacy else gap / (squared.sqrt() + 1e-4)
-        factor = torch.where(similar, 1.0, torch.where(gap > 0, -push, 0.0))
-        grad = diff * (factor * (grads[0] / diff.shape[0])).unsqueeze(1)
-        return grad, -grad, None, None, None
+    def shapes(self, *bottoms: Shape) -> tuple[Shape, ...]:
+        """Give a scalar, and the loss of each item (N, 1, H, W) when there is a second top."""
+        n, _, h, w = (*bottoms[0], 1, 1, 1)[:4]
+        return ((), (n, 1, h, w))[: self.n_tops]
 
 
 @layer("ContrastiveLoss")
-class ContrastiveLoss(Layer):
+class ContrastiveLoss(LayerType):
     """1/(2N) sum[y d^2 + (1 - y) max(margin - d, 0)^2], d = |a - b|; legacy: max(margin - d^2, 0).
 
     Bottoms: a, b (N,C[,1,1]) and y (N), which is not 0 for similar pairs. Source of the loss:
@@ -188,6 +110,8 @@ class ContrastiveLoss(Layer):
     is_loss = True
     in_place = False
     label_bottoms = frozenset({2})
+    fields = owns(contrastive_loss_param=("margin", "legacy_version"))
+    compute = "caffeio.ops.loss:contrastive_loss"
 
     def setup(self, *shapes: Shape) -> None:
         """Check that the bottoms are pairs of vectors and one flag for each pair."""
@@ -206,11 +130,3 @@ class ContrastiveLoss(Layer):
         )
         self.margin: float = self.param.contrastive_loss_param.margin
         self.legacy: bool = self.param.contrastive_loss_param.legacy_version
-
-    def forward(self, *bottoms: Tensor) -> Tensor:
-        """Return the loss, a scalar."""
-        a, b, y = bottoms
-        similar = y.detach().flatten().long() != 0
-        return _ContrastiveLoss.apply(  # type: ignore[no-any-return,no-untyped-call]
-            a.flatten(1), b.flatten(1), similar, self.margin, self.legacy
-        )

@@ -6,30 +6,13 @@ the order input, forget, output, cell.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor
-from torch.autograd.function import once_differentiable
-
-from caffeio.layers.base import Layer, Shape, exactly, layer
+from caffeio.layers.base import LayerType, Shape, exactly, layer
 from caffeio.layers.labels import text
-from caffeio.layers.onnx.graph import OnnxGraph
 
-
-def unit_forward(gates: Tensor, c_prev: Tensor, cont: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """One LSTM step: activations (N,4H), cell and hidden state (N,H) of gates before activation.
-
-    `cont` (N,1) is 0 where a sequence begins; the forget gate's activation contains it.
-    """
-    hidden = c_prev.shape[-1]
-    acts = gates.clone()
-    acts[..., : 3 * hidden].sigmoid_()
-    acts[..., 3 * hidden :].tanh_()
-    i, f, o, g = torch.split(acts, hidden, -1)
-    f.mul_(cont)
-    c = torch.addcmul(i * g, f, c_prev)
-    return acts, c, o * c.tanh()
+if TYPE_CHECKING:
+    from caffeio.layers.onnx.graph import OnnxGraph
 
 
 def onnx_unit(g: OnnxGraph, gates: str, c_prev: str, cont: str, hidden: int) -> tuple[str, str]:
@@ -43,42 +26,8 @@ def onnx_unit(g: OnnxGraph, gates: str, c_prev: str, cont: str, hidden: int) -> 
     return c, g.op("Mul", [o, g.op("Tanh", [c])])
 
 
-def unit_backward(
-    acts: Tensor, c_prev: Tensor, c: Tensor, grad_c: Tensor, grad_h: Tensor
-) -> tuple[Tensor, Tensor]:
-    """Gradients of the gates (before activation) and of the previous cell state.
-
-    The forget gate's is f (1 - f) with `cont` inside f, as Caffe has it: not the derivative when
-    cont is neither 0 nor 1.
-    """
-    i, f, o, g = torch.split(acts, c.shape[-1], -1)
-    tanh_c = c.tanh()
-    cell = torch.addcmul(grad_c, grad_h * o, 1 - tanh_c * tanh_c)
-    by_output = torch.cat([cell * g, cell * c_prev, grad_h * tanh_c, cell * i], -1)
-    slope = acts - acts * acts
-    slope[..., 3 * c.shape[-1] :] = 1 - g * g
-    return by_output * slope, cell * f
-
-
-class _Unit(torch.autograd.Function):
-    """`unit_forward` as one node of the graph."""
-
-    @staticmethod
-    def forward(ctx: Any, c_prev: Tensor, gates: Tensor, cont: Tensor) -> tuple[Tensor, Tensor]:
-        acts, c, h = unit_forward(gates, c_prev, cont)
-        ctx.save_for_backward(acts, c_prev, c)
-        return c, h
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None]:
-        acts, c_prev, c = ctx.saved_tensors
-        grad_gates, grad_c = unit_backward(acts, c_prev, c, grads[0], grads[1])
-        return grad_c, grad_gates, None
-
-
 @layer("LSTMUnit")
-class LSTMUnit(Layer):
+class LSTMUnit(LayerType):
     """One step of an LSTM: c = cont f c_prev + i g, h = o tanh(c).
 
     Bottoms: c_prev (1,N,H), gates (1,N,4H) in the order i, f, o, g, cont (1,N). Tops: c, h.
@@ -88,6 +37,7 @@ class LSTMUnit(Layer):
     tops = exactly(2)
     in_place = False
     label_bottoms = frozenset({2})
+    compute = "caffeio.ops.lstm_unit:lstm_unit"
 
     def setup(self, *shapes: Shape) -> None:
         """Check the shapes."""
@@ -99,12 +49,9 @@ class LSTMUnit(Layer):
             + ", ".join(text(shape) for shape in shapes),
         )
 
-    def forward(self, *bottoms: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the cell and the hidden state."""
-        c_prev, gates, cont = bottoms
-        return _Unit.apply(  # type: ignore[no-any-return,no-untyped-call]
-            c_prev, gates, cont.detach().unsqueeze(-1)
-        )
+    def shapes(self, *bottoms: Shape) -> tuple[Shape, ...]:
+        """Give both tops the shape of c."""
+        return bottoms[0], bottoms[0]
 
     def onnx(self, g: OnnxGraph, *bottoms: str) -> tuple[str, str]:
         """Sigmoid, Tanh, Mul and Add."""

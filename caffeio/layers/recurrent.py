@@ -7,64 +7,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from math import prod
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
-import numpy as np
-import torch
-from torch import Tensor
-from torch.autograd.function import once_differentiable
-from torch.nn.functional import linear
-
-from caffeio.layers.base import Layer, Shape, between, layer
+from caffeio.layers.base import LayerType, Shape, between, layer, owns
 from caffeio.layers.labels import text
-from caffeio.layers.lstm_unit import onnx_unit, unit_backward, unit_forward
-from caffeio.layers.onnx.graph import OnnxGraph
+from caffeio.layers.lstm_unit import onnx_unit
+
+if TYPE_CHECKING:
+    from caffeio.layers.onnx.graph import OnnxGraph
 
 
-class _LSTMSequence(torch.autograd.Function):
-    """T steps from inputs (T,N,4H), which hold W x + b: hidden states (T,N,H) and the last cell.
-
-    The gradient of the recurrent weight is one matrix product over all steps. Initial states and
-    the last cell state get and give no gradient: Caffe's do not cross batches.
-    """
-
-    @staticmethod
-    def forward(
-        ctx: Any, inputs: Tensor, weight: Tensor, h: Tensor, c: Tensor, cont: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        acts, conted, cells, hidden = [], [], [c], []
-        transposed = weight.t()
-        for x, keep in zip(inputs.unbind(0), cont.unsqueeze(-1).unbind(0), strict=True):
-            conted.append(h * keep)
-            a, c, h = unit_forward(torch.addmm(x, conted[-1], transposed), c, keep)
-            acts.append(a)
-            cells.append(c)
-            hidden.append(h)
-        ctx.save_for_backward(weight, cont, *acts, *conted, *cells)
-        last = c.clone()
-        ctx.mark_non_differentiable(last)
-        return torch.stack(hidden), last
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        weight, cont, *saved = ctx.saved_tensors
-        steps = len(cont)
-        acts, conted, cells = saved[:steps], saved[steps : 2 * steps], saved[2 * steps :]
-        grad_h = torch.zeros_like(cells[0])
-        grad_c = torch.zeros_like(cells[0])
-        by_step: list[Tensor] = []
-        for t in reversed(range(steps)):
-            grad_h = grad_h + grads[0][t]
-            gates, grad_c = unit_backward(acts[t], cells[t], cells[t + 1], grad_c, grad_h)
-            grad_h = (gates @ weight) * cont[t].unsqueeze(-1)
-            by_step.append(gates)
-        inputs = torch.stack(by_step[::-1])
-        states = torch.cat(list(conted))
-        return inputs, inputs.flatten(0, 1).t() @ states, None, None, None
-
-
-class Recurrent(Layer):
+class Recurrent(LayerType):
     """What LSTM and RNN share: bottoms, the weights of the input, and the state.
 
     Bottoms: x (T,N,...), cont (T,N), optional static input (N,...), and with expose_hidden the
@@ -78,6 +31,12 @@ class Recurrent(Layer):
     bottoms = between(2, 5)
     tops = between(1, 3)
     in_place = False
+    fields = owns(
+        recurrent_param=(
+            "num_output", "weight_filler", "bias_filler", "debug_info", "expose_hidden",
+            "expose_hidden_state",
+        )
+    )  # fmt: skip
     label_bottoms = frozenset({1})
     states: ClassVar[tuple[str, ...]] = ("h",)
 
@@ -95,13 +54,14 @@ class Recurrent(Layer):
         tops = max(1, len(self.context.top_names))
         self.check(tops == 1 + extra, f"produces {1 + extra} tops, not {tops}")
         self.static = len(shapes) - extra == 3
-        self._check_shapes(shapes)
+        self.check_shapes(shapes)
         self.steps = shapes[0][0]
         self._declare(prod(shapes[0][2:]), prod(shapes[2][1:]) if self.static else 0)
         for name in self.states:
-            self.register_buffer(name, None, persistent=False)
+            self.add_buffer(name, None)
 
-    def _check_shapes(self, shapes: Sequence[Shape]) -> None:
+    def check_shapes(self, shapes: Sequence[Shape]) -> None:
+        """Raise LayerError unless the bottoms' shapes fit each other."""
         x, cont = shapes[:2]
         self.check(
             len(x) >= 3 and cont == x[:2],
@@ -122,53 +82,16 @@ class Recurrent(Layer):
     def _declare(self, inputs: int, static: int) -> None:
         raise NotImplementedError
 
+    def shapes(self, *bottoms: Shape) -> tuple[Shape, ...]:
+        """Give the outputs (T, N, H) and, with expose_hidden, the last states (1, N, H)."""
+        steps, streams = bottoms[0][:2]
+        states = len(self.states) if self.expose else 0
+        return ((steps, streams, self.hidden), *[(1, streams, self.hidden)] * states)
+
     def reset_state(self) -> None:
         """Let the next forward begin with states that are zero (RecurrentLayer::Reset)."""
         for name in self.states:
             setattr(self, name, None)
-
-    def initial(self, x: Tensor, exposed: Sequence[Tensor]) -> list[Tensor]:
-        """The states (N,H) to begin with: those of the bottoms, or those left by the last forward.
-
-        As in Caffe, whose memory never shrinks, a batch with more streams than any before begins
-        with zeros.
-        """
-        if self.expose:
-            return [state.detach().squeeze(0) for state in exposed]
-        streams, out = x.shape[1], []
-        for name in self.states:
-            old: Tensor | None = getattr(self, name)
-            if old is None or old.shape[0] < streams or old.device != x.device:
-                old = x.new_zeros(streams, self.hidden)
-                if not x.is_meta:
-                    setattr(self, name, old)
-            out.append(old[:streams].clone())
-        return out
-
-    def finish(self, outputs: Tensor, last: Sequence[Tensor]) -> Tensor | tuple[Tensor, ...]:
-        """Keep the last states, or return them as tops."""
-        if self.expose:
-            return (outputs, *(state.detach().unsqueeze(0) for state in last))
-        if not outputs.is_meta:
-            for name, state in zip(self.states, last, strict=True):
-                getattr(self, name)[: len(state)] = state.detach()
-        return outputs
-
-    def check_steps(self, bottoms: Sequence[Tensor]) -> None:
-        """Raise when T, which is fixed, is another one, or a shape does not fit."""
-        shapes = [tuple(b.shape) for b in bottoms]
-        self._check_shapes(shapes)
-        self.check(
-            shapes[0][0] == self.steps,
-            f"the number of time steps is fixed: {self.steps}, not {shapes[0][0]}",
-        )
-
-    def project(self, bottoms: Sequence[Tensor], weight: Tensor, bias: Tensor) -> Tensor:
-        """W x + b for all steps at once, plus the static input's part (blob 2)."""
-        out = linear(bottoms[0].flatten(2), weight, bias)
-        if self.static:
-            out = out + linear(bottoms[2].flatten(1), self.blobs[2])
-        return out
 
     def onnx_project(self, g: OnnxGraph, bottoms: Sequence[str]) -> list[str]:
         """`project` in ONNX, one value (N, rows) for each step."""
@@ -195,6 +118,8 @@ class Recurrent(Layer):
         """The states (N,H) to begin with: those of the bottoms, else zeros."""
         if self.expose:
             return [g.reshape(state, -1, self.hidden) for state in exposed]
+        import numpy as np
+
         zeros = np.zeros((self.bottom_shapes[0][1], self.hidden))
         return [g.const(zeros, name) for name in self.states]
 
@@ -218,6 +143,7 @@ class LSTM(Recurrent):
     """
 
     states = ("h", "c")
+    compute = "caffeio.ops.recurrent:lstm"
 
     def _declare(self, inputs: int, static: int) -> None:
         param, rows = self.param.recurrent_param, 4 * self.hidden
@@ -226,16 +152,6 @@ class LSTM(Recurrent):
         if static:
             self.add_blob("W_xc_static", (rows, static), param.weight_filler)
         self.add_blob("W_hc", (rows, self.hidden), param.weight_filler)
-
-    def forward(self, *bottoms: Tensor) -> Tensor | tuple[Tensor, ...]:
-        """Return the hidden states, and with expose_hidden the last hidden and cell state."""
-        self.check_steps(bottoms)
-        inputs = self.project(bottoms, self.blobs[0], self.blobs[1])
-        h, c = self.initial(bottoms[0], bottoms[2 + self.static :])
-        outputs, last = _LSTMSequence.apply(  # type: ignore[no-untyped-call]
-            inputs, self.blobs[2 + self.static], h, c, bottoms[1].detach()
-        )
-        return self.finish(outputs, (outputs[-1], last))
 
     def onnx(self, g: OnnxGraph, *bottoms: str) -> tuple[str, ...]:
         """All steps one after the other: ONNX's LSTM knows no `cont`. States begin as zeros."""
@@ -252,7 +168,7 @@ class LSTM(Recurrent):
     def macs(self) -> int:
         """Multiply-accumulates of the matrix products."""
         steps, streams = self.bottom_shapes[1]
-        sizes = [blob.numel() for blob in self.blobs]
+        sizes = [prod(spec.shape) for spec in self.blob_specs]
         static = sizes[2] if self.static else 0
         once: int = sizes[0] + sizes[2 + self.static]
         return streams * (steps * once + static)
@@ -265,6 +181,8 @@ class RNN(Recurrent):
     Blobs: W_xh (H,I), b_h (H), [W_xh_static (H,S)], W_hh (H,H), W_ho (H,H), b_o (H). Top: o.
     """
 
+    compute = "caffeio.ops.recurrent:rnn"
+
     def _declare(self, inputs: int, static: int) -> None:
         param, rows = self.param.recurrent_param, self.hidden
         self.add_blob("W_xh", (rows, inputs), param.weight_filler)
@@ -274,21 +192,6 @@ class RNN(Recurrent):
         self.add_blob("W_hh", (rows, rows), param.weight_filler)
         self.add_blob("W_ho", (rows, rows), param.weight_filler)
         self.add_blob("b_o", (rows,), param.bias_filler)
-
-    def forward(self, *bottoms: Tensor) -> Tensor | tuple[Tensor, ...]:
-        """Return the outputs, and with expose_hidden the last hidden state."""
-        self.check_steps(bottoms)
-        first = 2 + self.static
-        inputs = self.project(bottoms, self.blobs[0], self.blobs[1])
-        transposed = self.blobs[first].t()
-        cont = bottoms[1].detach().unsqueeze(-1)
-        (h,) = self.initial(bottoms[0], bottoms[first:])
-        hidden = []
-        for x, keep in zip(inputs.unbind(0), cont.unbind(0), strict=True):
-            h = torch.addmm(x, h * keep, transposed).tanh()
-            hidden.append(h)
-        outputs = linear(torch.stack(hidden), self.blobs[first + 1], self.blobs[first + 2]).tanh()
-        return self.finish(outputs, (h,))
 
     def onnx(self, g: OnnxGraph, *bottoms: str) -> tuple[str, ...]:
         """All steps one after the other; the state begins as zeros."""
@@ -306,7 +209,7 @@ class RNN(Recurrent):
         """Multiply-accumulates of the matrix products."""
         steps, streams = self.bottom_shapes[1]
         first = 2 + self.static
-        sizes = [blob.numel() for blob in self.blobs]
+        sizes = [prod(spec.shape) for spec in self.blob_specs]
         static = sizes[2] if self.static else 0
         once: int = sizes[0] + sizes[first] + sizes[first + 1]
         return streams * (steps * once + static)

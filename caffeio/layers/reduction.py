@@ -6,29 +6,26 @@ Sources: src/caffe/layers/softmax_layer.cpp, argmax_layer.cpp, reduction_layer.c
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor
-
-from caffeio.layers.base import Layer, Shape, layer
-from caffeio.layers.fields import check_fields
-from caffeio.layers.onnx.graph import OnnxGraph
+from caffeio.layers.base import LayerType, Shape, layer, owns
 from caffeio.proto import caffe_pb2 as pb
+
+if TYPE_CHECKING:
+    from caffeio.layers.onnx.graph import OnnxGraph
 
 
 @layer("Softmax")
-class Softmax(Layer):
+class Softmax(LayerType):
     """exp(x) / sum of exp(x) along `axis`, the maximum subtracted first."""
+
+    fields = owns(softmax_param=("axis",))
+    compute = "caffeio.ops.reduction:softmax"
 
     def setup(self, shape: Shape) -> None:
         """Raises LayerError for an axis out of range."""
         p = self.param.softmax_param
         self.dim = self.axis(p.axis, len(shape), "softmax_param.axis")
-        check_fields(self, "softmax_param", ("axis",))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(any shape) -> the same shape."""
-        return torch.softmax(x, self.dim)
 
     def onnx(self, g: OnnxGraph, *bottoms: str) -> str:
         """Softmax."""
@@ -37,16 +34,17 @@ class Softmax(Layer):
 
 
 @layer("Reduction")
-class Reduction(Layer):
+class Reduction(LayerType):
     """coeff * SUM, ASUM (of |x|), SUMSQ (of x^2) or MEAN over all axes from `axis` on."""
 
     in_place = False
+    fields = owns(reduction_param=("operation", "axis", "coeff"))
+    compute = "caffeio.ops.reduction:reduction"
 
     def setup(self, shape: Shape) -> None:
         """Raises LayerError for an axis out of range."""
         p = self.param.reduction_param
         self.start = self.axis(p.axis, len(shape), "reduction_param.axis")
-        check_fields(self, "reduction_param", ("operation", "axis", "coeff"))
         self.operation = pb.ReductionParameter.ReductionOp.Name(p.operation)
         self.check(
             self.operation in ("SUM", "ASUM", "SUMSQ", "MEAN"),
@@ -55,18 +53,9 @@ class Reduction(Layer):
         )
         self.coeff = p.coeff
 
-    def forward(self, x: Tensor) -> Tensor:
+    def shapes(self, shape: Shape) -> tuple[Shape, ...]:
         """(outer, ...) -> (outer); a scalar for axis 0."""
-        flat = x.flatten(self.start)
-        coeff = self.coeff
-        if self.operation == "ASUM":
-            flat = flat.abs()
-        elif self.operation == "SUMSQ":
-            flat = flat.square()
-        elif self.operation == "MEAN":
-            coeff /= flat.shape[-1]
-        y = flat.sum(-1)
-        return y if coeff == 1 else y * coeff
+        return (shape[: self.start],)
 
     def onnx(self, g: OnnxGraph, *bottoms: str) -> str:
         """ReduceSum, ReduceL1, ReduceSumSquare or ReduceMean."""
@@ -79,7 +68,7 @@ class Reduction(Layer):
 
 
 @layer("ArgMax")
-class ArgMax(Layer):
+class ArgMax(LayerType):
     """Indices of the `top_k` largest values, largest first; of equal ones the last index first.
 
     With `axis`: along it (with out_max_val the values instead). Without: of each item flattened,
@@ -88,30 +77,29 @@ class ArgMax(Layer):
 
     in_place = False
     differentiable = False
+    fields = owns(argmax_param=("axis", "top_k", "out_max_val"))
+    compute = "caffeio.ops.reduction:arg_max"
 
     def setup(self, shape: Shape) -> None:
         """Raises LayerError when top_k is larger than what there is to choose from."""
         p = self.param.argmax_param
-        check_fields(self, "argmax_param", ("axis", "top_k", "out_max_val"))
         self.out_max_val, self.top_k = p.out_max_val, p.top_k
         self.dim: int | None = None
         if p.HasField("axis"):
             self.dim = self.axis(p.axis, len(shape), "argmax_param.axis")
+        self.check(bool(shape), "the bottom is a scalar: there is nothing to choose from")
         choice = math.prod(shape[1:]) if self.dim is None else shape[self.dim]
         self.check(
             1 <= p.top_k <= choice, f"must be from 1 to {choice}, not {p.top_k}",
             field="argmax_param.top_k",
         )  # fmt: skip
 
-    def forward(self, x: Tensor) -> Tensor:
-        """See the class."""
-        x = x.detach()
+    def shapes(self, shape: Shape) -> tuple[Shape, ...]:
+        """Give top_k along the axis, else (N, 1 or 2, top_k, 1 ...)."""
         if self.dim is not None:
-            values, indices = self._largest(x, self.dim)
-            return values if self.out_max_val else indices
-        values, indices = self._largest(x.flatten(1), 1)
-        rows = torch.stack((indices, values) if self.out_max_val else (indices,), 1)
-        return rows.view(*rows.shape, *[1] * (x.dim() - 3))
+            return ((*shape[: self.dim], self.top_k, *shape[self.dim + 1 :]),)
+        rows = 2 if self.out_max_val else 1
+        return ((shape[0], rows, self.top_k, *[1] * (len(shape) - 3)),)
 
     def onnx(self, g: OnnxGraph, *bottoms: str) -> str:
         """ArgMax of the mirrored bottom: of equal values Caffe takes the last."""
@@ -138,14 +126,3 @@ class ArgMax(Layer):
             )
         last = g.const(size - 1, "last")
         return values, g.to_float(g.op("Sub", [last, index]))
-
-    def _largest(self, x: Tensor, dim: int) -> tuple[Tensor, Tensor]:
-        last = x.shape[dim] - 1
-        mirrored = x.flip(dim)  # so that the last of equal values is found first
-        if self.top_k == 1:
-            index = mirrored.argmax(dim, keepdim=True)
-            values = mirrored.gather(dim, index)
-        else:
-            values, index = mirrored.sort(dim=dim, descending=True, stable=True)
-            values, index = (t.narrow(dim, 0, self.top_k) for t in (values, index))
-        return values, (last - index).to(x.dtype)

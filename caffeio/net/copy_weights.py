@@ -7,24 +7,30 @@ src/caffe/util/remove_batch_norm.cpp (merged BatchNorm), NVIDIA's src/caffe/net.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import numpy as np
 import torch
 from torch import nn
 
 from caffeio.errors import WeightsError
-from caffeio.net.step import Step, raw_blobs, shape_text
+from caffeio.net.step import LearnableParam, Step, raw_blobs, shape_text
+from caffeio.profiles import Profile
 from caffeio.proto.weights.blobs import BlobInfo, shapes_match
 from caffeio.proto.weights.load import LayerEntry, Weights
-
-if TYPE_CHECKING:
-    from caffeio.net.net import Net
 
 Plan = list[tuple[nn.Parameter, int, int]]  # target, source layer, source blob
 
 
-def copy_trained_layers(net: Net, weights: Weights) -> list[str]:
+class Target(Protocol):
+    """What is asked of the net that weights are copied into."""
+
+    profile: Profile
+    steps: list[Step]
+    learnable: list[LearnableParam]
+
+
+def copy_trained_layers(net: Target, weights: Weights) -> list[str]:
     """Copy `weights` into `net`; returns the names of the file's layers that the net lacks.
 
     The first layer of a name receives; layers of the net that the file lacks keep what they
@@ -47,7 +53,7 @@ def copy_trained_layers(net: Net, weights: Weights) -> list[str]:
     return ignored
 
 
-def mismatches(net: Net, weights: Weights) -> list[str]:
+def mismatches(net: Target, weights: Weights) -> list[str]:
     """What `copy_trained_layers` would raise, a message for every layer of the file."""
     targets: dict[str, Step] = {}
     for step in net.steps:
@@ -63,7 +69,7 @@ def mismatches(net: Net, weights: Weights) -> list[str]:
 
 
 def _plan_entry(
-    net: Net, weights: Weights, index: int, targets: dict[str, Step], merged: dict[str, Step]
+    net: Target, weights: Weights, index: int, targets: dict[str, Step], merged: dict[str, Step]
 ) -> Plan | None:
     """Where the blobs of one layer of the file go; None if the net has no such layer."""
     entry = weights.layers[index]
@@ -78,7 +84,7 @@ def _plan_entry(
     return _plan_layer(net, weights, index, entry, target)
 
 
-def _plan_layer(net: Net, weights: Weights, index: int, entry: LayerEntry, step: Step) -> Plan:
+def _plan_layer(net: Target, weights: Weights, index: int, entry: LayerEntry, step: Step) -> Plan:
     blobs = raw_blobs(step.layer)
     plan: Plan = []
     have = len(entry.blobs)
@@ -115,7 +121,7 @@ def _plan_scale(weights: Weights, index: int, entry: LayerEntry, norm: Step) -> 
     return plan
 
 
-def _plan_hdf5(net: Net, weights: Weights, index: int, entry: LayerEntry, step: Step) -> Plan:
+def _plan_hdf5(net: Target, weights: Weights, index: int, entry: LayerEntry, step: Step) -> Plan:
     """HDF5 files hold owners only: a blob may be missing where another layer owns it here too."""
     blobs = raw_blobs(step.layer)
     owned = {id(p.tensor) for p in net.learnable if p.layer == step.node.name}
@@ -182,7 +188,7 @@ def copy_into(target: torch.Tensor, values: np.ndarray) -> None:
     target.copy_(torch.from_numpy(np.require(owned, requirements="W")).view(target.shape))
 
 
-def _scale_behind(net: Net, norm: Step) -> Step | None:
+def _scale_behind(net: Target, norm: Step) -> Step | None:
     """The Scale layer with one bottom that reads this BatchNorm's top first, if there is one."""
     after = net.steps[net.steps.index(norm) + 1 :]
     for step in after:
@@ -192,7 +198,7 @@ def _scale_behind(net: Net, norm: Step) -> Step | None:
     return None
 
 
-def _norm_factors(net: Net, weights: Weights, targets: dict[str, Step]) -> None:
+def _norm_factors(net: Target, weights: Weights, targets: dict[str, Step]) -> None:
     """NVIDIA's BatchNorm stores the statistics themselves: divide a BVLC file's sums."""
     if net.profile.batch_norm != "averages":
         return

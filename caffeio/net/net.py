@@ -6,6 +6,7 @@ src/caffe/blob.cpp (FromProto), src/caffe/layers/batch_norm_layer.cpp (masking o
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Self
 
@@ -22,6 +23,7 @@ from caffeio.net.builder import Assembler, learnable_params
 from caffeio.net.copy_weights import copy_trained_layers
 from caffeio.net.graph import Graph
 from caffeio.net.memory import check_weights
+from caffeio.net.save import save_net
 from caffeio.net.sources import close_sources
 from caffeio.net.step import (
     LearnableParam,
@@ -71,6 +73,7 @@ class Net(nn.Module):
         self.profile = profile
         self.sources: dict[str, DataSource] = dict(sources or {})
         self.source_errors: dict[str, CaffeIOError] = {}  # why a data layer has no source
+        self.dialect = "bvlc"  # in which `save` writes a .caffemodel
         self.keep_blobs = True  # False: a blob is freed when its last reader has run
         self.keep_trace = False  # True: `trace` holds what every layer read and wrote
         self.trace: list[Trace] = []
@@ -271,6 +274,34 @@ class Net(nn.Module):
             [blob.detach().cpu().contiguous().numpy() for blob in layer.blobs]
             for layer in self.layers
         ]
+
+    def save(self, path: str | os.PathLike[str], *, dialect: str | None = None) -> None:
+        """Write the weights; the suffix tells the format.
+
+        `.caffemodel` (in `dialect`; default: that of the net's file), `.h5` or `.hdf5` as Caffe's
+        snapshots, `.safetensors`, `.pt` or `.pth` (a state_dict for `load_state_dict`) and `.npz`.
+        The file appears when it is whole. Raises UnsupportedError for another suffix,
+        SnapshotError if it cannot be written, WeightsError if the format cannot hold it,
+        DialectError if the dialect cannot express the net.
+        """
+        save_net(self, path, dialect)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What a copy of the net holds: no data sources, and no blobs of the last forward.
+
+        They belong to one process and to one autograd graph.
+        """
+        errors = {name: self._no_source(name) for name in self.sources}
+        return {
+            **self.__dict__, "sources": {}, "source_errors": {**errors, **self.source_errors},
+            "trace": [], "blobs": {}, "loss": self.loss.detach().clone(),
+        }  # fmt: skip
+
+    def _no_source(self, name: str) -> CaffeIOError:
+        return DataError(
+            f"net {self.name!r}: a copy of a net has no data source of its own: give the tops of "
+            f"data layer {name!r} as inputs"
+        )
 
     # -- running ---------------------------------------------------------------------------
 

@@ -155,6 +155,7 @@ class NetRecipe:
                 search_path=self.search_path,
             )
             net.source_errors = errors
+            net.dialect = self.dialect
             if str(device) != "meta":
                 net.materialize(device, rng)
         except BaseException:

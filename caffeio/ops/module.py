@@ -110,6 +110,11 @@ class LayerModule(nn.Module):
         self.blobs.append(key, spec.shape, parameter)
         return parameter
 
+    def add_buffer(self, name: str, values: Any) -> None:
+        """Keep an array (or None) as a buffer that is not saved."""
+        tensor = None if values is None else torch.from_numpy(values)
+        self.register_buffer(name, tensor, persistent=False)
+
     def extra_repr(self) -> str:
         """Show name and type."""
         return f"{self.name!r}, {self.kind}"
@@ -131,8 +136,10 @@ class LayerModule(nn.Module):
         super()._load_from_state_dict(state_dict, prefix, *args)
 
     def __reduce_ex__(self, protocol: Any) -> Any:
-        known = [cls for cls in type(self).__mro__ if "_made_here" not in cls.__dict__]
-        return _remade, (known[0],), self.__dict__
+        """Copy and pickle by the layer type: the class that `module_class` made has no name."""
+        types = [cls for cls in type(self).__mro__ if issubclass(cls, LayerType)]
+        known = next(cls for cls in types if "_made_here" not in cls.__dict__)
+        return _remade, (known,), self.__dict__
 
 
 class Layer(LayerModule, LayerType):

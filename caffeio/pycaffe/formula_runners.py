@@ -20,6 +20,7 @@ from caffeio.pycaffe.sharing_runners import (
     SourceRunner,
     SplitRunner,
 )
+from caffeio.pycaffe.weight_runners import InnerProductRunner, weight_runner
 
 
 class FormulaRunner(Runner):
@@ -162,6 +163,9 @@ def make_runner(
         return SwishRunner(*given)
     if kind == "Eltwise":
         return EltwiseRunner(*given)
+    cls = weight_runner(kind, layer, len(bottoms))
+    if cls is not None:
+        return cls(*given)
     formula = formula_of(layer)
     if formula is not None:
         return FormulaRunner(formula, *given)
@@ -174,4 +178,4 @@ def repeatable(runner: Runner) -> bool:
         return False
     if isinstance(runner, GraphRunner):
         return not runner.stateful
-    return isinstance(runner, (FormulaRunner, SwishRunner, EltwiseRunner))
+    return isinstance(runner, (FormulaRunner, SwishRunner, EltwiseRunner, InnerProductRunner))

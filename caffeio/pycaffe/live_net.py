@@ -15,7 +15,7 @@ from torch import Tensor
 from caffeio.boost_random import CaffeRng
 from caffeio.errors import CaffeIOError
 from caffeio.layers import LayerContext
-from caffeio.layers.python.layer import native_class
+from caffeio.layers.python.native import native_class
 from caffeio.net.builder import Assembler, check_param_specs, loss_weights
 from caffeio.net.graph import Graph, Node
 from caffeio.net.net import Net
@@ -30,6 +30,7 @@ from caffeio.pycaffe.python_layers import LivePython, PythonRunner, is_users, ma
 from caffeio.pycaffe.runners import Runner
 from caffeio.pycaffe.sharing_runners import ShareRunner
 from caffeio.pycaffe.state import compute_device
+from caffeio.pycaffe.weight_runners import ScaleRunner
 
 Hook = Callable[[int], Any]
 HOOKS = ("before_forward", "after_forward", "before_backward", "after_backward")
@@ -113,6 +114,7 @@ class LiveNet(Net):
         self.recording = graph.phase == "TRAIN" or graph.force_backward
         self.hooks: dict[str, list[Hook]] = {name: [] for name in HOOKS}
         self.runners: list[Runner] = []
+        self.dialect = "bvlc"  # whose schema a file of its weights has
 
     def _assemble(self, **options: Any) -> Assembler:
         self._assembler = LiveAssembler(**options)
@@ -292,7 +294,7 @@ class LiveNet(Net):
         """Find the layers whose graphs must be kept by every forward, wanted or not."""
         shared = any(isinstance(runner, ShareRunner) for runner in self.runners)
         for maker, rest in self._chains():
-            kept = any(isinstance(r, (GraphRunner, SwishRunner)) for r in rest)
+            kept = any(isinstance(r, (GraphRunner, SwishRunner, ScaleRunner)) for r in rest)
             stateful = any(isinstance(r, GraphRunner) and r.stateful for r in rest)
             if kept and (shared or stateful or not repeatable(maker)):
                 for runner in (maker, *rest):

@@ -79,6 +79,11 @@ class Memory:
         self.guarded = False
         self.version += 1
 
+    def rearrange(self, value: Tensor) -> None:
+        """Be `value`, which holds the same numbers in another order of memory."""
+        if value.device.type == "cpu" and not self.pinned:
+            self._host, self._array = value, None
+
     def write(self, value: Tensor) -> None:
         """Copy `value` into the memory."""
         self.put(value.clone(memory_format=torch.contiguous_format))

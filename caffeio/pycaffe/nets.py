@@ -364,11 +364,19 @@ class Net:
 
     def save(self, file: str | os.PathLike[str]) -> None:
         """Write the net and its weights as a .caffemodel; diffs are left out."""
-        write_caffemodel(_path(file), self._live.to_proto(), self._live.blob_arrays())
+        live = self._live
+        try:
+            arrays = live.blob_arrays()
+            write_caffemodel(_path(file), live.to_proto(), arrays, dialect=live.dialect)
+        except CaffeIOError as error:
+            raise CaffeError(str(error)) from None
 
     def save_hdf5(self, file: str | os.PathLike[str]) -> None:
         """Write the weights as an HDF5 file."""
-        write_caffemodel_h5(_path(file), self._live.to_proto(), self._live.owned_arrays())
+        try:
+            write_caffemodel_h5(_path(file), self._live.to_proto(), self._live.owned_arrays())
+        except CaffeIOError as error:
+            raise CaffeError(str(error)) from None
 
 
 def _arguments(
@@ -439,6 +447,7 @@ def _build(file: str, phase: str, level: int, stages: Sequence[str]) -> LiveNet:
         raise CaffeError(str(error)) from None
     log_net(glog, net, recipe)
     assert isinstance(net, LiveNet)
+    net.dialect = recipe.dialect
     return net
 
 

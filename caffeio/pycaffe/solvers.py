@@ -38,7 +38,10 @@ class LiveBuilder(NetBuilder):
 
     def make(self, recipe: NetRecipe) -> CaffeNet:
         """Build one net."""
-        return recipe.build(rng=self.rng, data=self.data, net_class=LiveNet)
+        net = recipe.build(rng=self.rng, data=self.data, net_class=LiveNet)
+        assert isinstance(net, LiveNet)
+        net.dialect = self.job.dialect
+        return net
 
     def share(self, train: CaffeNet, tests: Sequence[CaffeNet]) -> None:
         """Do nothing: real Caffe shares at every test."""

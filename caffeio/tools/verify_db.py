@@ -13,7 +13,8 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from itertools import islice
 
-from caffeio.data.db.database import Buffer, open_db
+from caffeio.data.db.buffer import Buffer
+from caffeio.data.db.database import open_db
 from caffeio.data.records.annotated_datum import scan_annotated
 from caffeio.data.records.datum import Datum, scan_datum
 from caffeio.data.transform.image import decode, set_ipp

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from caffeio.errors import SnapshotError
+from caffeio.net.save import owned_arrays
 from caffeio.net.step import raw_blobs
 from caffeio.proto.weights.hdf5 import write_caffemodel_h5
 from caffeio.proto.weights.load import load_weights, write_caffemodel
@@ -93,24 +94,11 @@ class Snapshots:
         diffs = self._diffs() if self.training.param.snapshot_diff else None
         message = net.to_proto()
         if self.hdf5:
-            write_caffemodel_h5(path, message, self._owned_arrays(), diffs=diffs)
+            write_caffemodel_h5(path, message, owned_arrays(net), diffs=diffs)
         else:
             write_caffemodel(
                 path, message, net.blob_arrays(), diffs=diffs, dialect=self.training.job.dialect
             )
-
-    def _owned_arrays(self) -> list[list[np.ndarray | None]]:
-        """The blobs of every layer, None where another layer owns them: HDF5 stores owners only."""
-        seen: set[int] = set()
-        out: list[list[np.ndarray | None]] = []
-        net = self.training.net
-        for layer, arrays in zip(net.layers, net.blob_arrays(), strict=True):
-            row: list[np.ndarray | None] = []
-            for blob, array in zip(raw_blobs(layer), arrays, strict=True):
-                row.append(None if id(blob) in seen else array)
-                seen.add(id(blob))
-            out.append(row)
-        return out
 
     def _diffs(self) -> list[list[np.ndarray]]:
         """What Caffe's diff memory holds after the update: the applied update, by blob."""

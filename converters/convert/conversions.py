@@ -5,89 +5,46 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from caffeio.converters.convert.proof import attempt, prove_arrays, prove_deploy, prove_nets
+from caffeio.converters.convert.proof import (
+    attempt,
+    prove_arrays,
+    prove_deploy,
+    prove_nets,
+    random_weights,
+)
+from caffeio.converters.convert.request import Job, Outcome, Request
 from caffeio.converters.npz import promised_bytes
 from caffeio.converters.translate.adapt import sort_lost
+from caffeio.converters.translate.net_text import translate_net
 from caffeio.converters.weight_names import match_net
 from caffeio.converters.weightfiles import (
     FORMATS,
-    net_of,
     read_weights,
+    weights_of,
+    with_blobs,
     write_weights,
-    write_with_net,
 )
-from caffeio.errors import CaffeIOError, UnsupportedError
+from caffeio.errors import CaffeIOError, DialectError, UnsupportedError
 from caffeio.net.recipe import NetRecipe
 from caffeio.profiles import choose_profile, get_profile
-from caffeio.proto.dialect.dialect import Lost
+from caffeio.proto.dialect.dialect import Lost, detect
 from caffeio.proto.files import NetFile, read_net
 from caffeio.proto.io.atomic import atomic_write
+from caffeio.proto.io.mapped import map_file
 from caffeio.proto.io.regular import open_regular
 from caffeio.proto.text.printer import format_message
 from caffeio.proto.weights.load import Weights
+from caffeio.proto.weights.write import write_caffemodel
 
 if TYPE_CHECKING:
     from caffeio.converters.deploy.deploy_net import Options
     from caffeio.converters.verify.check import Checked
 
 UNTRAINED = "UNTRAINED"  # how a net without weights is announced
-
-
-@dataclass
-class Request:
-    """What a conversion may be told beside its files."""
-
-    dialect: str | None = None  # of the source; None: as detected
-    to_dialect: str | None = None
-    deploy: bool = False
-    input_shape: dict[str, tuple[int, ...]] = field(default_factory=dict)
-    no_verify: bool = False
-    dynamic_batch: bool = False
-    output_blob: tuple[str, ...] = ()
-    caffe: str | None = None  # name of a profile
-    stage: tuple[str, ...] = ()
-    level: int = 0
-    merge_batch_norm: bool = False
-    float32: bool = False
-    modern_shapes: bool = False
-    untrained: bool = False
-    force: bool = False
-    allow_loss: bool = False
-    target: str | None = None  # of ONNX to Caffe: a name in from_onnx/targets
-    prototxt: str | None = None  # where the prototxt goes
-
-
-@dataclass
-class Outcome:
-    """`said` is the result in words, `notes` what was left out or changed on the way.
-
-    `checked` is what was compared with the net as given, if it was.
-    """
-
-    said: list[str] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
-    checked: Checked | None = None
-
-
-@dataclass
-class Job:
-    """One conversion: the net's file first, then the weights'; `kinds` are the sources' formats.
-
-    `out` is the path to write to; what is there in the end takes the place of `target`. `own` says
-    that a file at `target` is known to be an earlier product of this command.
-    """
-
-    sources: list[Path]
-    kinds: list[str]
-    target: Path
-    wanted: str
-    request: Request
-    out: Path
-    own: bool = False
 
 
 def to_tensors(job: Job) -> Outcome:
@@ -118,20 +75,59 @@ def to_caffemodel(job: Job) -> Outcome:
     match.refuse(str(weights.path), untrained=r.untrained)
     with suppress(CaffeIOError):  # setting layers up notes in them what snapshots show
         recipe.build(device="meta", graph=graph)
-    dialect = r.to_dialect or file.dialect
-    lost = write_with_net(job.out, graph, weights, dialect=dialect)
+    net, blobs = with_blobs(graph, weights, job.out)
     outcome = Outcome(notes=match.notes())
-    matters, notes = sort_lost(lost, net_of(graph))
-    outcome.notes += notes
+    dialect = r.to_dialect or file.dialect
+    net, matters = _write_net(job, outcome, (net, blobs), file.dialect, dialect)
+    if r.to_dialect is None and dialect != "bvlc" and not _clear(job.out, dialect):
+        plain = translate_net(net, blobs, file.dialect, "bvlc")
+        if not plain.matters:  # else it cannot be helped: --dialect reads it
+            dialect = "bvlc"
+            net, matters = _write_net(job, outcome, (net, blobs), file.dialect, dialect)
+            outcome.notes.append(
+                "written for bvlc, which can say the same: several Caffes would read the numbers "
+                f"of {file.dialect} otherwise (--to-dialect names another)"
+            )
     _report_lost(outcome, matters, job)
     if not (r.no_verify or matters):
-        result = read_net(job.sources[0], dialect=r.dialect), read_weights(job.out, "caffemodel")
-        options = _export_options(r)
-        pair = (file, weights)
-        attempt(
-            outcome, lambda: prove_nets(pair, result, options, options), job.target, "the result"
-        )
+        options, made = _export_options(r), read_weights(job.out, "caffemodel")
+        same = dialect == file.dialect
+        second = file if same else read_net(format_message(net, dialect=dialect), dialect=dialect)
+        pairs = ((file, weights), (second, made))
+
+        def run() -> Checked:
+            return prove_nets(
+                *pairs, options, options if same else replace(options, dialect=dialect)
+            )
+
+        attempt(outcome, run, job.target, "the result")
     return outcome
+
+
+def _write_net(
+    job: Job, outcome: Outcome, given: tuple[Any, Any], source: str, target: str
+) -> tuple[Any, list[str]]:
+    """Write a net and its blobs for `target`; returns the net, and what numbers that changes."""
+    net, blobs = given
+    lost: list[Lost] = []
+    if source == target:
+        write_caffemodel(job.out, net, blobs, dialect=target, lost=lost)
+        found, notes = sort_lost(lost, net)
+        outcome.notes += notes
+        return net, [str(item) for item in found]
+    new = translate_net(net, blobs, source, target, job.request.input_shape)
+    write_caffemodel(job.out, new.message, new.blobs, dialect=target, lost=lost)
+    outcome.notes += new.done
+    return new.message, new.matters
+
+
+def _clear(path: Path, dialect: str) -> bool:
+    """Whether a caffemodel will be read as one of its own dialect."""
+    try:
+        found = detect(map_file(path, CaffeIOError, "a caffemodel"))
+    except DialectError:
+        return False
+    return dialect in (found.dialect, *found.also)
 
 
 def translate_dialect(job: Job) -> Outcome:
@@ -150,16 +146,17 @@ def translate_dialect(job: Job) -> Outcome:
         merge_batch_norm=r.merge_batch_norm,
         float32=r.float32,
         modern_shapes=r.modern_shapes,
+        input_shapes=r.input_shape,
     )
     how = "copied as it is" if result.copied else "translated"
     outcome = Outcome([f"{how}: {result.source} to {result.target}"], result.done)
-    _report_lost(outcome, result.lost, job)
+    _report_lost(outcome, [*result.unsaid, *map(str, result.lost)], job)
     if not (r.no_verify or result.copied or result.lost):
         _compare_translation(job, outcome, result.source, target)
     return outcome
 
 
-def _report_lost(outcome: Outcome, lost: Sequence[Lost], job: Job) -> None:
+def _report_lost(outcome: Outcome, lost: Sequence[Any], job: Job) -> None:
     """What changes numbers is an error unless the user allows it."""
     lines = [f"lost: {item}" for item in lost]
     if lines and not job.request.allow_loss:
@@ -214,19 +211,64 @@ def to_deploy(job: Job) -> Outcome:
     from caffeio.converters.deploy.deploy_net import deployed
 
     r = job.request
-    if not r.deploy:
-        raise UnsupportedError("give --deploy, or see `caffeio upgrade` and `caffeio edit`")
+    if not (r.deploy or r.to_dialect):
+        raise UnsupportedError(
+            "give --deploy or --to-dialect NAME, or see `caffeio upgrade` and `caffeio edit`"
+        )
     file = read_net(job.sources[0], dialect=r.dialect)
     weights = read_weights(job.sources[1], job.kinds[1]) if len(job.sources) > 1 else None
     profile = choose_profile(r.caffe, file.dialect)
-    message, notes = deployed(file, weights, _export_options(r), profile)
-    drop_fillers(message, weights)
-    text = format_message(message, dialect=file.dialect)
-    with atomic_write(job.out, error=CaffeIOError) as out:
-        out.write(text.encode("utf-8", "surrogateescape"))
+    if r.deploy:
+        message, notes = deployed(file, weights, _export_options(r), profile)
+        drop_fillers(message, weights)
+    else:
+        message, notes = file.message, []
     outcome = Outcome(notes=notes)
+    if r.to_dialect and r.to_dialect != file.dialect:
+        return _translate_text(job, outcome, file, weights, message)
+    _write_text(job, format_message(message, dialect=file.dialect))
     if not r.no_verify:
         _compare_deploy(job, outcome, file, weights)
+    return outcome
+
+
+def _write_text(job: Job, text: str) -> None:
+    with atomic_write(job.out, error=CaffeIOError) as out:
+        out.write(text.encode("utf-8", "surrogateescape"))
+
+
+def _translate_text(
+    job: Job, outcome: Outcome, file: NetFile, weights: Weights | None, message: Any
+) -> Outcome:
+    """A prototxt for another Caffe; `message` is the net that is wanted."""
+    r = job.request
+    assert r.to_dialect is not None
+    blobs = [list((weights or {}).get(layer.name, ())) for layer in message.layer]
+    new = translate_net(message, blobs, file.dialect, r.to_dialect, r.input_shape)
+    outcome.notes += new.done
+    unknown = [f"{item} (no known Caffe has it)" for item in file.unknown]
+    _report_lost(outcome, [*new.matters, *unknown], job)
+    text = format_message(new.message, dialect=r.to_dialect)
+    _write_text(job, text)
+    outcome.said.append(f"translated: {file.dialect} to {r.to_dialect}")
+    made = [a for a in new.arrays() if a not in (weights or {})] if weights else []
+    if made:
+        outcome.notes.append(
+            f"the new layers {', '.join(made)} have weights: `caffeio convert {job.sources[0]} "
+            f"{job.sources[-1]} OUT.caffemodel --to-dialect {r.to_dialect}` writes them"
+        )
+    if r.no_verify or new.matters or unknown:
+        return outcome
+    options = _export_options(r)
+
+    def run() -> Checked:
+        stand_in = weights or random_weights(file, options)
+        own = [list(stand_in.get(layer.name, ())) for layer in message.layer]
+        with_weights = translate_net(message, own, file.dialect, str(r.to_dialect), r.input_shape)
+        second = read_net(text, dialect=r.to_dialect), weights_of(with_weights.arrays())
+        return prove_nets((file, stand_in), second, options, replace(options, dialect=r.to_dialect))
+
+    attempt(outcome, run, job.target, "the result")
     return outcome
 
 

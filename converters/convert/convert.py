@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from caffeio.converters.convert import conversions
-from caffeio.converters.convert.conversions import Job, Outcome, Request
 from caffeio.converters.convert.place import staged
+from caffeio.converters.convert.request import Job, Outcome, Request
 from caffeio.converters.kinds import kind_of
 from caffeio.converters.weightfiles import FORMATS
 from caffeio.errors import CaffeIOError, UnsupportedError
@@ -172,7 +172,9 @@ _TO_ONNX = Conversion(
     conversions.to_onnx,
     (*_STATE, "input_shape", "caffe", "dynamic_batch", "output_blob"),
 )
-_TO_DEPLOY = Conversion(conversions.to_deploy, (*_STATE, "deploy", "input_shape", "caffe"))
+_TO_DEPLOY = Conversion(
+    conversions.to_deploy, (*_STATE, "deploy", "to_dialect", "input_shape", "caffe")
+)
 _TO_BINARY = Conversion(conversions.to_binary, ("dialect", "to_dialect"))
 _TO_CAFFE = Conversion(
     conversions.to_caffe, ("input_shape", "output_blob", "no_verify", "target", "prototxt")

@@ -64,7 +64,7 @@ def is_own(path: Path, wanted: str) -> bool:
 
             return bool(onnx.load(path, load_external_data=False).producer_name == "caffeio")
         if wanted == "safetensors":
-            from caffeio.converters.safetensors import made_here
+            from caffeio.proto.weights.safetensors import made_here
 
             return made_here(path)
     except (CaffeIOError, ValueError, OSError, DecodeError):  # whatever it is, it is not ours

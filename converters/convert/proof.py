@@ -15,7 +15,7 @@ from caffeio.proto.files import NetFile, read_net
 from caffeio.proto.weights.load import Weights
 
 if TYPE_CHECKING:
-    from caffeio.converters.convert.conversions import Outcome
+    from caffeio.converters.convert.request import Outcome
     from caffeio.converters.deploy.deploy_net import Options
     from caffeio.converters.verify.check import Checked
 
@@ -92,6 +92,24 @@ def prove_nets(
     return check(reference, NetModel(mine), outputs, own)
 
 
+def random_weights(file: NetFile, options: Options) -> Weights:
+    """Random numbers for the net that a file becomes in use, where no weights are given."""
+    from caffeio.converters.verify.reference import predictions, reference_net
+    from caffeio.converters.weightfiles import weights_of
+
+    net = reference_net(file, None, options, *predictions(file, None, options))
+    draws = np.random.default_rng(0)
+    arrays = {}
+    for step in net.steps:
+        if len(step.layer.blobs):
+            shapes = [spec.shape for spec in step.layer.blob_specs]
+            arrays[step.node.name] = [
+                draws.uniform(0.1, 1.0, shape).astype(np.float32) * (1 if len(shape) < 2 else 0.3)
+                for shape in shapes
+            ]
+    return weights_of(arrays)
+
+
 def prove_arrays(weights: Weights, path: Path, kind: str, target: Path) -> str:
     """Read written weights back and hold them against `weights`, bit for bit; say how many."""
     found = read_weights(path, kind)
@@ -116,5 +134,5 @@ def _same(a: np.ndarray, b: np.ndarray) -> bool:
 
 
 __all__: Sequence[str] = [
-    "attempt", "conclude", "prove_arrays", "prove_deploy", "prove_nets",
+    "attempt", "conclude", "prove_arrays", "prove_deploy", "prove_nets", "random_weights",
 ]  # fmt: skip

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Container, Mapping, Sequence
 from typing import Any
 
+from caffeio.converters.deploy.hints import shape_hint
 from caffeio.converters.report.model import listed
 from caffeio.converters.translate.splits import heal_splits
 from caffeio.errors import UnsupportedError
@@ -35,8 +36,9 @@ Shape = Sequence[int]
 
 
 def is_loss(layer_type: str) -> bool:
-    """Whether layers of this type only measure: losses of all Caffes are called so."""
-    return layer_type.endswith(("Loss", "LossOHEM")) or layer_type in _FUNCTION
+    """Whether layers of this type only measure: losses of all Caffes are called so, but two."""
+    called = layer_type.endswith(("Loss", "LossOHEM")) or layer_type in ("Yolov3", "YoloSeg")
+    return called or layer_type in _FUNCTION
 
 
 def deploy(net: Any, input_shapes: Mapping[str, Shape] | None = None) -> list[str]:
@@ -134,7 +136,8 @@ def _input_layer(
 ) -> Any:
     shape = shapes.get(name) or _shape_of(layers, name, kept)
     if shape is None:
-        message = f"the shape of input {name!r} is not in the file: give it as {name}=1,3,224,224"
+        hint = shape_hint(name, kept, _channels(kept, name))
+        message = f"the shape of input {name!r} is not in the file; {hint}"
         raise UnsupportedError(message)
     layer = pb.LayerParameter(name=name, type="Input", top=[name])
     layer.input_param.shape.add(dim=shape)

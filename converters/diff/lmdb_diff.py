@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from caffeio.converters.report.model import Cell, Report, count
-from caffeio.data.db.database import Buffer
+from caffeio.data.db.buffer import Buffer
 from caffeio.proto.caffe_pb2 import Datum
 
 SHOWN = 10

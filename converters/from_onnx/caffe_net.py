@@ -62,6 +62,7 @@ class Writer:
         self.node: Node | None = None
         self.stem = ""
         self.notes: list[str] = []
+        self.one_batch: list[str] = []  # nodes whose layers fit one batch only
         self._count: dict[str, int] = {}
         self._constants: dict[bytes, str] = {}
 
@@ -129,6 +130,13 @@ class Writer:
     def shape(self, blob: str) -> Dims:
         """The shape of a blob."""
         return self.shapes[blob]
+
+    def fix_batch(self) -> None:
+        """Note that the layers of the node at hand are for this batch only."""
+        if self.node is not None:
+            name = f"{self.node.op} {self.node.name}".strip()
+            if name not in self.one_batch:
+                self.one_batch.append(name)
 
     def constant(self, array: Array, hint: str = "constant") -> str:
         """A blob that holds numbers of the model: a Parameter layer. Raises Refused."""
@@ -204,7 +212,8 @@ class Writer:
         if old == shape and batch == before:
             return x
         kept = before == 0 == batch and shape[0] == old[0]
-        if len(shape) == 2 and len(old) > 2 and shape[0] == old[0] and batch in (0, None):
+        rows = before == batch and batch in (0, None)
+        if len(shape) == 2 and len(old) > 2 and shape[0] == old[0] and rows:
             top: str = self.layer("Flatten", [x], shape, hint=hint, batch=batch)
             return top
         dims = list(shape)

@@ -99,6 +99,7 @@ def _write_layers(w: Writer) -> list[tuple[Node, Refused]]:
             if node.op not in table:
                 raise Refused(*REASONS.get(node.op, NO_CONVERTER))
             found = table[node.op](w, node)
+            _mind_batch(w, node, table[node.op].__module__)
         except Refused as refused:
             problems.append((node, refused))
             found = _stand_in(w, node)
@@ -106,13 +107,28 @@ def _write_layers(w: Writer) -> list[tuple[Node, Refused]]:
         for value, blob in zip(node.outputs, tops, strict=False):
             if value and blob:
                 w.values[value] = blob
-                w.batch[blob] = _batch(w, value, blob)
+                _tell_batch(w, value, blob)
     return problems
 
 
-def _batch(w: Writer, value: str, blob: str) -> int | None:
-    """The batch's axis as two runs of the model tell, where they do."""
-    return w.graph.batch_axis(value) if w.graph.larger is not None else w.batch.get(blob)
+_WINDOWS = ("conv", "pool", "resize", "norm")  # families that take axis 0 for the batch
+
+
+def _mind_batch(w: Writer, node: Node, module: str) -> None:
+    """What has windows over the axis that grows with the batch fits one batch only."""
+    axes = {w.batch.get(w.values[name]) for name in node.inputs if name in w.values}
+    if module.rpartition(".")[2] in _WINDOWS and axes - {0, None}:
+        w.fix_batch()
+
+
+def _tell_batch(w: Writer, value: str, blob: str) -> None:
+    """Hold the batch's axis as it was written against what two runs of the model tell."""
+    if w.graph.larger is None:
+        return
+    wanted = w.graph.batch_axis(value)
+    if w.batch.get(blob) != wanted:
+        w.fix_batch()
+        w.batch[blob] = wanted
 
 
 def _input(w: Writer, name: str) -> None:
@@ -198,7 +214,9 @@ def _finished(w: Writer, model: Any) -> Compiled:
     outputs = {value: name_blob(w, w.values[value], value) for value in graph.outputs}
     inputs = {value: w.values[value] for value in graph.inputs}
     name = plain(model.graph.name or "net")
-    any_batch = graph.larger is not None
+    any_batch = graph.larger is not None and not w.one_batch
+    if w.one_batch:
+        w.notes.append(f"for this batch only: {', '.join(w.one_batch[:5])}")
     return Compiled(name, w.target, w.layers, inputs, outputs, model, any_batch, w.notes)
 
 

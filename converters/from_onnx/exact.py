@@ -67,6 +67,8 @@ def take(w: Writer, x: str, axis: int, indices: Sequence[int], hint: str = "take
     shape = w.shape(x)
     if list(indices) == list(range(shape[axis])):
         return x
+    if w.batch.get(x) == axis:
+        w.fix_batch()
     pieces = runs(indices)
     cuts = sorted({0, shape[axis], *(b for b, _ in pieces), *(e for _, e in pieces)})
     if len(cuts) - 1 > MOST_PIECES or len(pieces) > MOST_PIECES:
@@ -93,6 +95,8 @@ def slices(w: Writer, x: str, axis: int, points: Sequence[int], hint: str = "sli
     """All parts of `x` between the points."""
     if not points:
         return [x]
+    if w.batch.get(x) == axis:
+        w.fix_batch()
     shape = w.shape(x)
     ends = [*points, shape[axis]]
     sizes = [end - begin for begin, end in zip([0, *points], ends, strict=True)]
@@ -185,8 +189,10 @@ def _move_one(w: Writer, x: str, current: list[int], wanted: list[int]) -> tuple
             if best is None or (left, pieces) < best[0]:
                 best = ((left, pieces), i, j, after)
     assert best is not None
-    (_, pieces), i, j, after = best
-    if pieces > MOST_PIECES:
+    _, i, j, after = best
+    if w.batch.get(x) == i:
+        w.fix_batch()
+    if shape[i] > MOST_PIECES:
         raise Refused(
             f"moving an axis of {shape[i]} needs that many pieces (at most {MOST_PIECES})",
             "use a target that has Permute (--target ssd)",

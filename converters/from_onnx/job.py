@@ -17,16 +17,15 @@ from caffeio.converters.from_onnx.write import (
 from caffeio.errors import CaffeIOError
 
 if TYPE_CHECKING:
-    from caffeio.converters.convert.conversions import Job, Outcome
+    from caffeio.converters.convert.request import Job, Outcome
 
 
 def to_caffe(job: Job) -> Outcome:
     """A caffemodel and its prototxt, verified before they take their places."""
-    from caffeio.converters.convert.conversions import Outcome
+    from caffeio.converters.convert.request import Outcome
 
     r, source = job.request, job.sources[0]
-    prototxt = Path(r.prototxt) if r.prototxt else prototxt_beside(job.target)
-    _refuse_to_replace(prototxt, job)
+    prototxt = _prototxt_of(job)
     compiled = compile_model(
         load_model(source),
         target=r.target or DEFAULT_TARGET,
@@ -40,24 +39,35 @@ def to_caffe(job: Job) -> Outcome:
     else:
         report = verify(compiled)
         check(report, str(job.target))
+        outcome.checked = report.checked()
         outcome.said += report.lines()
         outcome.notes += report.notes
-    outcome.notes += write_files(compiled, job.out, prototxt, source.name)
+    beside = prototxt.parent.resolve() == job.target.parent.resolve()
+    written = job.out.parent / prototxt.name if beside else prototxt
+    outcome.notes += write_files(compiled, job.out, written, source.name)
     outcome.said.append(f"{len(compiled.layers)} layers for {compiled.target.name}, in {prototxt}")
     return outcome
 
 
-def _refuse_to_replace(prototxt: Path, job: Job) -> None:
-    if prototxt == job.target:
+def _prototxt_of(job: Job) -> Path:
+    """Where the prototxt goes: as told, or beside the caffemodel; nobody else's is replaced."""
+    if not job.request.prototxt and not job.target.suffix:
+        raise CaffeIOError("say where the prototxt goes: --prototxt PATH", where=str(job.target))
+    told = job.request.prototxt
+    prototxt = Path(told) if told else prototxt_beside(job.target)
+    if prototxt.resolve() == job.target.resolve():
         raise CaffeIOError("the prototxt and the caffemodel have one name", where=str(job.target))
-    job.own = prototxt.exists() and made_here(prototxt)
+    job.own = made_here(prototxt)
     if prototxt.exists() and not (job.own or job.request.force):
         raise CaffeIOError(
-            "is there already, and not by `caffeio convert`: name another file with --prototxt, or "
-            "say --force",
+            "is there already, and not by `caffeio convert`: name another file with --prototxt "
+            "(--force replaces it)",
             where=str(prototxt),
         )
     if job.target.exists() and not (job.own or job.request.force):
         raise CaffeIOError(
-            "is there already: nothing is written (--force replaces it)", where=str(job.target)
+            "is there already, and no prototxt of `caffeio convert` beside it: nothing is written "
+            "(--force replaces it)",
+            where=str(job.target),
         )
+    return prototxt

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,8 @@ from caffeio.converters.from_onnx.compile import Compiled
 from caffeio.converters.from_onnx.fold import lookups, with_batch
 from caffeio.converters.from_onnx.graph import Array
 from caffeio.converters.from_onnx.runtime import Runner
-from caffeio.converters.verify.numbers import relative_difference
+from caffeio.converters.verify.check import Checked, Row
+from caffeio.converters.verify.numbers import absolute_difference
 from caffeio.errors import CaffeIOError
 from caffeio.net.graph import build_graph
 from caffeio.net.net import Net
@@ -25,11 +26,47 @@ _PROBABILITIES = ("Softmax", "Sigmoid")
 
 @dataclass
 class Compared:
-    """One output in all runs: its largest relative difference, and in which run that was."""
+    """One output in all runs: by run the largest difference, and the largest value.
+
+    A run that makes next to nothing of its input is held against a hundredth of what other runs
+    make of theirs, since rounding is all that it shows.
+    """
 
     output: str
-    worst: float = 0.0
-    run: str = ""
+    shape: tuple[int, ...] = ()
+    runs: list[tuple[str, float, float]] = field(default_factory=list)
+
+    def add(self, run: str, mine: Array, theirs: Array, scale: float | None = None) -> None:
+        """Note a run; `scale` stands for the largest value (1 for probabilities)."""
+        finite = theirs[np.isfinite(theirs)]
+        if not finite.size:
+            self.runs.append((run, float("inf"), 1.0))  # nothing to hold it against
+            return
+        largest = float(np.abs(finite).max()) if scale is None else scale
+        self.runs.append((run, absolute_difference(mine, theirs), largest))
+
+    @property
+    def relative(self) -> dict[str, float]:
+        """The largest relative difference of each run."""
+        largest = max((scale for _, _, scale in self.runs), default=0.0)
+        least = max(largest / 100, 1e-6)
+        return {run: off / max(scale, least) for run, off, scale in self.runs}
+
+    @property
+    def worst(self) -> float:
+        """The largest relative difference of all runs."""
+        return max(self.relative.values(), default=float("inf"))
+
+    @property
+    def run(self) -> str:
+        """The run with the largest difference."""
+        found = self.relative
+        return max(found, key=lambda run: found[run]) if found else ""
+
+    @property
+    def absolute(self) -> float:
+        """The largest difference of all runs."""
+        return max((off for _, off, _ in self.runs), default=float("inf"))
 
 
 @dataclass
@@ -49,6 +86,11 @@ class Report:
         """The comparison for people: an output a line."""
         head = f"compared with onnxruntime on inputs {', '.join(self.runs)}; largest relative"
         return [head + " difference:", *(f"  {o.output}: {o.worst:.2g}" for o in self.outputs)]
+
+    def checked(self) -> Checked:
+        """The comparison as the other conversions report theirs."""
+        rows = [Row(o.output, o.shape, "output", o.absolute, o.worst) for o in self.outputs]
+        return Checked(rows, [f"inputs {', '.join(self.runs)}"], list(self.notes))
 
 
 def build_net(compiled: Compiled, batch: int | None = None) -> Net:
@@ -113,28 +155,24 @@ def _runs(compiled: Compiled, model: Any, net: Net, report: Report, suffix: str,
             )
         report.runs.append(kind + suffix)
         for item in report.outputs:
-            found = _difference(compiled, net, theirs, item.output)
-            if not found <= item.worst:
-                item.worst, item.run = found, kind + suffix
+            _compare(compiled, net, theirs, item, kind + suffix)
 
 
-def _difference(compiled: Compiled, net: Net, theirs: dict[str, Array], output: str) -> float:
-    """max|a - b| / max|b|; what goes into a last Softmax or Sigmoid counts as well."""
-    mine = net.blobs[compiled.outputs[output]].numpy()
-    wanted = np.asarray(theirs[output])
-    if not np.isfinite(wanted).any():
-        return float("inf")  # nothing to hold it against
-    maker = next(
-        (s for s in reversed(net.steps) if compiled.outputs[output] in s.tops), net.steps[-1]
-    )
+def _compare(
+    compiled: Compiled, net: Net, theirs: dict[str, Array], item: Compared, run: str
+) -> None:
+    """Compare an output; what goes into a last Softmax or Sigmoid counts as well."""
+    blob = compiled.outputs[item.output]
+    wanted = np.asarray(theirs[item.output])
+    item.shape = wanted.shape
+    maker = next((s for s in reversed(net.steps) if blob in s.tops), net.steps[-1])
     probability = maker.node.type in _PROBABILITIES
-    worst = relative_difference(mine, wanted, 1.0 if probability else 1e-6)
-    logits = theirs.get(f"caffeio:logits:{output}")
+    item.add(run, net.blobs[blob].numpy(), wanted, 1.0 if probability else None)
+    logits = theirs.get(f"caffeio:logits:{item.output}")
     if logits is not None and probability and maker.bottoms[0] != maker.tops[0]:
         before = net.blobs[maker.bottoms[0]].numpy()
         if before.size == logits.size:
-            worst = max(worst, relative_difference(before.reshape(logits.shape), logits, 1e-6))
-    return worst
+            item.add(f"{run}, before the {maker.node.type}", before.reshape(logits.shape), logits)
 
 
 def _with_logits(model: Any) -> Any:

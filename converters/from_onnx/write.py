@@ -21,7 +21,7 @@ def prototxt_text(compiled: Compiled, source: str) -> str:
     """The deploy prototxt, under comments that say what it was made from and for whom."""
     target = compiled.target
     head = [f"{MADE_BY}{__version__} from {source}", f"# for {target.name}: {target.title}"]
-    head += [f"# {line}" for line in unverified(compiled)]
+    head += [f"# {line}" for line in (*compiled.notes, *unverified(compiled))]
     body = format_message(compiled.message(), dialect=target.dialect)
     return "\n".join(head) + "\n" + body
 

@@ -130,6 +130,7 @@ class NetContext(_Context):
 
     file: NetFile = field(default_factory=lambda: NetFile(None, "bvlc"))
     search: tuple[str, ...] = ()
+    target: str | None = None  # whose compiler is to take the net
 
     @property
     def message(self) -> pb.NetParameter:

@@ -13,6 +13,7 @@ from caffeio.converters.lint import (  # noqa: F401  (they register their rules)
     shape_rules,
     solver_net_rules,
     solver_rules,
+    target_rules,
     text_rules,
     training_rules,
     wiring_rules,
@@ -44,6 +45,7 @@ class Selection:
     ignore: tuple[str, ...] = ()
     dialect: str | None = None
     caffe: str | None = None
+    target: str | None = None  # a name in from_onnx/targets
 
     def takes(self, code: str) -> bool:
         """Whether a rule runs."""
@@ -113,7 +115,13 @@ def _net_context(source: Source, selection: Selection) -> NetContext:
     profile = choose_profile(selection.caffe, file.dialect)
     search = (str(source.path.parent),)
     return NetContext(
-        source.label, profile, file.dialect, selection.dialect, file=file, search=search
+        source.label,
+        profile,
+        file.dialect,
+        selection.dialect,
+        file=file,
+        search=search,
+        target=selection.target,
     )
 
 

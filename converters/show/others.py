@@ -12,7 +12,7 @@ from typing import Any
 from caffeio.converters.kinds import KINDS, kind_of, members
 from caffeio.converters.report.model import Cell, Report, count, listed, number, size, sparkline
 from caffeio.converters.source import Source
-from caffeio.data.db.database import Buffer
+from caffeio.data.db.buffer import Buffer
 from caffeio.errors import CaffeIOError
 from caffeio.proto.io.regular import read_regular
 

@@ -151,7 +151,7 @@ def history_order(state: NetState) -> list[tuple[int, int]]:
     The order is Caffe's: the blobs of all layers in the net's order, without those that share the
     memory of an earlier one by the name of their ParamSpec.
     """
-    return [layer.origin[k] for layer, k in _owners(state)]
+    return [layer.origin[k] for layer, k in _owners(state) if k < len(layer.origin)]
 
 
 def _owners(state: NetState) -> Iterable[tuple[Layer, int]]:

@@ -11,10 +11,11 @@ has to change, the file is copied byte for byte.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from caffeio.converters.rewrites.apply import rewrite_layers
 from caffeio.converters.translate import adapt, batchnorm
 from caffeio.converters.translate.netstate import (
     Layer,
@@ -57,6 +58,7 @@ class Translation:
     lost: list[Lost] = field(default_factory=list)
     history: list[int] = field(default_factory=list)
     copied: bool = False
+    unsaid: list[str] = field(default_factory=list)  # layers that no form was found for, and why
 
 
 def translate(
@@ -68,8 +70,12 @@ def translate(
     merge_batch_norm: bool = False,
     float32: bool = False,
     modern_shapes: bool = False,
+    input_shapes: Mapping[str, Sequence[int]] | None = None,
 ) -> Translation:
     """Write the caffemodel `src` as `dst` in another dialect; weights are streamed.
+
+    Layers that the other Caffe lacks are said by layers that it has, where that is exact
+    (`converters.rewrites`); `input_shapes` gives shapes that some forms need and the file lacks.
 
     `merge_batch_norm` puts Scale layers into their BatchNorm, as Intel's MKL engines and NVIDIA's
     scale_bias have them. `float32` makes floats of double_data, `modern_shapes` gives legacy blobs
@@ -92,7 +98,7 @@ def translate(
             return result
         state = read_state(data, result.source)
         before = history_order(state)
-        _adapt(state, result, merge_batch_norm)
+        adapt_state(state, result, merge_batch_norm, input_shapes)
         blobs = _blobs(state, result, float32, modern_shapes)
     except CaffeIOError as error:
         raise located(error, src) from None
@@ -107,7 +113,12 @@ def _copy(data: Buffer, dst: str | os.PathLike[str]) -> None:
         write_parts(file, [memoryview(data)])
 
 
-def _adapt(state: NetState, result: Translation, merge: bool) -> None:
+def adapt_state(
+    state: NetState,
+    result: Translation,
+    merge: bool = False,
+    input_shapes: Mapping[str, Sequence[int]] | None = None,
+) -> None:
     """Change what the two Caffes have otherwise; V1 nets are older than all such differences."""
     if state.field == "layers":
         return
@@ -125,6 +136,8 @@ def _adapt(state: NetState, result: Translation, merge: bool) -> None:
         raise UnsupportedError(f"{result.target} keeps no scale and shift in BatchNorm layers")
     if merge and theirs is not None:
         done += batchnorm.merge_scales(state, theirs)
+    said, result.unsaid = rewrite_layers(state, target, input_shapes)
+    done += said
     done += adapt.respell(state, target)
     done += adapt.write_out_defaults(state, source, target)
 
@@ -159,11 +172,19 @@ def _write(
     matters, notes = adapt.sort_lost(lost, message)
     result.lost += matters
     result.done += notes
-    for index, layer in enumerate(state.layers):
-        kind = layer.param.type
-        if isinstance(kind, str) and kind in source.layer_types - target.layer_types:
-            why = f"{result.target} has no such layer type"
-            result.lost.append(Lost((state.field, index, "type"), kind, why))
+    result.lost += lost_types(state, source, target)
+
+
+def lost_types(state: NetState, source: Schema, target: Schema) -> list[Lost]:
+    """The layers whose type the target does not have."""
+    return [
+        Lost(
+            (state.field, index, "type"), layer.param.type, f"{target.name} has no such layer type"
+        )
+        for index, layer in enumerate(state.layers)
+        if isinstance(layer.param.type, str)
+        and layer.param.type in source.layer_types - target.layer_types
+    ]
 
 
 def _shape(layer: Layer, index: int) -> tuple[int, ...] | None:

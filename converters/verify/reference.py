@@ -49,7 +49,9 @@ def reference_net(
         allow_python=options.allow_python,
         input_shapes=_source_shapes(message.layer, shapes),
     ).build()
-    fill_in(net, weights)
+    match = fill_in(net, weights)
+    if weights is not None:
+        match.refuse(str(weights.path), untrained=True)
     return net
 
 

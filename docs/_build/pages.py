@@ -197,7 +197,8 @@ def lint() -> str:
     parts = [
         "# Lint rules\n",
         f"The {len(RULES)} rules of `caffeio lint`. CIO1xx are about the text, CIO2xx about the "
-        "wiring, CIO3xx about shapes, CIO4xx about training, CIO5xx about solvers.\n",
+        "wiring, CIO3xx about shapes, CIO4xx about training, CIO5xx about solvers, CIO7xx about "
+        "targets (`--target`).\n",
     ]
     for code in sorted(RULES):
         rule = RULES[code]

@@ -301,6 +301,9 @@ def _pooling_problems(named: dict[str, list[int | str]]) -> list[Problem]:
     wrong = 0 in kernels or 0 in strides
     wrong |= any(p >= k for p, k in zip(pads, kernels, strict=True) if p is not None and k)
     if not wrong:
+        included = any(named.get("avg_include_pad", ()))
+        if included and "AVE" not in named.get("pool", ()):  # it says nothing of a maximum
+            return [Problem(ODD, "a pooling that takes no average says avg_include_pad")]
         return []
     sample = f"kernel {_pair(kernels)}, stride {_pair(strides)}, pad {_pair(pads)}"
     return [Problem(IMPOSSIBLE, "a pooling would be impossible", sample)]

@@ -79,9 +79,14 @@ def foreign(buf: Buffer) -> str | None:
     return _kind_of_text(head.decode(errors="replace").lstrip("\ufeff \t\r\n"))
 
 
+def is_web_page(head: bytes) -> bool:
+    """Whether a file that begins with `head` is HTML or XML."""
+    text = head[:400].decode(errors="replace").lstrip("\ufeff \t\r\n").lower()
+    return text.startswith(("<!doctype", "<html", "<?xml"))
+
+
 def _kind_of_text(text: str) -> str | None:
-    lower = text[:400].lower()
-    if lower.startswith(("<!doctype", "<html", "<?xml")):
+    if is_web_page(text[:400].encode()):
         return "is a web page, not the file: the download went wrong"
     if "{" in text or text.startswith(("#", "name:", "net:", "train_net:")):
         return "is text (a prototxt?), not a binary file"

@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from caffeio.errors import CaffeIOError
-from caffeio.proto.text.document import Document, Node
 from caffeio.proto.text.fieldpath import Step
 from caffeio.proto.text.literals import STRING
 from caffeio.proto.text.tables import VALUE, list_items
+from caffeio.proto.text.tree import Node, Tree
 from caffeio.proto.text.values import find_field, quote, spell
 
 _SEPARATOR = re.compile(r"[ \t]*[;,]")
@@ -23,7 +23,7 @@ _STRING = re.compile(STRING, re.ASCII)
 class _Edit:
     """The changes of one assignment, gathered before any is made."""
 
-    document: Document
+    document: Tree
     path: str
     changes: list[tuple[int, int, str]] = field(default_factory=list)
     removals: list[tuple[int, int]] = field(default_factory=list)
@@ -47,7 +47,7 @@ class _Edit:
         self.document.replace(text)
 
 
-def change(document: Document, steps: list[Step], operator: str, value: str) -> int:
+def change(document: Tree, steps: list[Step], operator: str, value: str) -> int:
     """Do `KEY=VALUE` or `KEY+=VALUE`; see `Document.set` and `Document.add`."""
     edit = _Edit(document, ".".join(map(str, steps)))
     owners = [document.root]
@@ -61,7 +61,7 @@ def change(document: Document, steps: list[Step], operator: str, value: str) -> 
     return edit.count
 
 
-def remove(document: Document, steps: list[Step]) -> int:
+def remove(document: Tree, steps: list[Step]) -> int:
     """Take fields out; see `Document.remove`."""
     edit = _Edit(document, ".".join(map(str, steps)))
     found = document.follow(steps)
@@ -313,7 +313,7 @@ def _remove_items(edit: _Edit, nodes: list[Node]) -> None:
         edit.changes.append((kept[-1].end, same[-1].end, ""))
 
 
-def insert_text(document: Document, owner: Node, text: str) -> None:
+def insert_text(document: Tree, owner: Node, text: str) -> None:
     """Write a field, as it stands in another text, behind the last one of a message."""
     edit = _Edit(document, owner.path)
     _insert(edit, owner, "", [line.strip() for line in text.splitlines()])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
@@ -19,6 +20,7 @@ from caffeio.proto.text.tables import PARTS, STATEMENT
 from caffeio.proto.text.text_format import ParsedText, UnknownField, parse
 from caffeio.proto.upgrade.upgrade import Upgraded, upgrade_net, upgrade_solver
 
+_TYPE = re.compile(r"type\s*:\s*([A-Za-z_]\w*)")  # a V1 layer's type
 TEXT_TYPES: tuple[type[Message], ...] = (pb.NetParameter, pb.SolverParameter, pb.LabelMap)
 
 
@@ -107,13 +109,21 @@ def _carry(text: str, parsed: ParsedText, upgraded: Upgraded[Any], problems: lis
     """Put what the schema does not know into the new text, where its message is now."""
     document = Document(text, type(upgraded.message))
     for unknown in parsed.unknown:
+        name = _TYPE.fullmatch(unknown.text.strip())
+        if name is not None and unknown.path.startswith("layers["):
+            problems.append(
+                f"{unknown.where}: layer type {name[1]} is unknown to every Caffe known here: it "
+                "stays as it is, in quotes"
+            )
         owner = _new_owner(unknown, parsed, upgraded, document)
         if owner is None:
             problems.append(
                 f"{unknown.where}: {unknown.name} has no place any more: {unknown.text}"
             )
         else:
-            insert_text(document, owner, unknown.text)
+            quoted = _TYPE.sub(r'type: "\1"', unknown.text) if name else unknown.text
+            insert_text(document, owner, quoted)
+    parse(document.text, type(upgraded.message), path="the upgraded net")  # it can be read again
     return document.text
 
 

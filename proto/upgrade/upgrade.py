@@ -183,6 +183,10 @@ def _move_inputs(out: Upgraded[pb.NetParameter], path: str, where: Where) -> Non
         layer = pb.LayerParameter(name="input", type="Input", top=net.input)
         for i in range(len(net.input)):
             layer.input_param.shape.append(_input_shape(net, i, where))
+    extra = net.input_dim[4 * len(net.input) :] if not net.input_shape else ()
+    if extra:
+        listed = ", ".join(map(str, extra))
+        out.problems.append(f"input_dim {listed} is left out: Caffe takes four for an input")
     done = "input fields removed: without shapes they mean nothing"
     if layer is not None:
         layers = [layer, *net.layer]

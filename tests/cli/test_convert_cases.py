@@ -15,10 +15,10 @@ import caffeio
 from caffeio.cli.main import main
 from caffeio.proto.files import read_net
 from caffeio.proto.weights.load import load_weights, write_caffemodel
-from tests.paths import GOLDEN
+from tests.paths import ROOT
 
 ort = pytest.importorskip("onnxruntime")
-CASES = GOLDEN / "convert"
+CASES = ROOT / "tests" / "cases" / "convert"
 
 
 def run(*args: str | Path, command: str = "convert") -> Result:
@@ -209,3 +209,74 @@ def test_other_ways_to_name_files(tmp_path: Path) -> None:
     assert f"caffeio convert {net} {weights} {folder / 'd.onnx'}" in message
     assert "an input and an output" in bad(net)
     assert "an input and an output" in bad("--weights", weights)
+
+
+# --- reading
+
+
+@pytest.mark.parametrize("command", ["convert", "show"])
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("t20", "is cut off: layer 3 of the file ('fc'), which begins at byte"),
+        ("page", "is a web page, not the file: the download went wrong"),
+        ("lfs", "Git LFS pointer"),
+    ],
+)
+def test_broken_downloads(name: str, words: str, command: str, tmp_path: Path) -> None:
+    folder = case("broken_download", tmp_path)
+    path = folder / f"{name}.caffemodel"
+    args = [folder / "net.prototxt", path, folder / "m.onnx"] if command == "convert" else [path]
+    result = run(*args, command=command)
+    assert result.exit_code == 2
+    assert words in result.stderr, result.stderr
+
+
+def test_comments_of_any_encoding(tmp_path: Path) -> None:
+    folder = case("gbk_text", tmp_path)
+    path = folder / "comment.prototxt"
+    assert run(path, command="show").exit_code == 0
+    assert run(path, command="lint").exit_code in (0, 1)
+    assert run(path, path, command="diff").exit_code == 0
+    good(path, folder / "m.onnx", "--untrained")
+    name = folder / "name.prototxt"
+    for command in ("show", "diff"):
+        args = [name, name] if command == "diff" else [name]
+        result = run(*args, command=command)
+        assert result.exit_code == 2
+        assert f"{name}:4:15: the string is not UTF-8" in result.stderr
+
+
+def test_upgrade_writes_what_can_be_read(tmp_path: Path) -> None:
+    folder = case("upgrade_unknown_enum", tmp_path)
+    result = run(folder / "net.prototxt", folder / "up.prototxt", command="upgrade")
+    assert result.exit_code == 1
+    assert "layer type UNPOOLING is unknown" in result.stderr
+    assert read_net(folder / "up.prototxt").message.layer[2].type == "UNPOOLING"
+    folder = case("c3d", tmp_path)
+    result = run(folder / "v1.prototxt", folder / "up.prototxt", command="upgrade")
+    assert result.exit_code == 1
+    assert "input_dim 12 is left out" in result.stderr
+    kinds = [layer.type for layer in read_net(folder / "up.prototxt").message.layer]
+    assert kinds == ["Input", "CONVOLUTION3D", "ReLU", "POOLING3D"]
+
+
+def test_what_the_weights_tell_of_an_input(tmp_path: Path) -> None:
+    (tmp_path / "n.prototxt").write_text(
+        'layer { name: "d" type: "Data" top: "data" top: "label" data_param { source: "absent" } }'
+        'layer { name: "c" type: "Convolution" bottom: "data" top: "c"'
+        " convolution_param { num_output: 2 kernel_size: 5 } }"
+        'layer { name: "p" type: "Pooling" bottom: "c" top: "p"'
+        " pooling_param { kernel_size: 2 stride: 2 } }"
+        'layer { name: "f" type: "InnerProduct" bottom: "p" top: "f"'
+        " inner_product_param { num_output: 3 } }"
+    )
+    blobs = {
+        "c": [np.ones((2, 1, 5, 5), np.float32), np.zeros(2, np.float32)],
+        "f": [np.ones((3, 2 * 12 * 12), np.float32), np.zeros(3, np.float32)],
+    }
+    write_caffemodel(tmp_path / "w.caffemodel", read_net(tmp_path / "n.prototxt").message, blobs)
+    message = bad(tmp_path / "n.prototxt", tmp_path / "w.caffemodel", tmp_path / "m.onnx")
+    assert "takes 1 channel" in message and "--input-shape data=1,1,28,28" in message
+    shape = ("--input-shape", "data=1,1,28,28")
+    good(tmp_path / "n.prototxt", tmp_path / "w.caffemodel", tmp_path / "m.onnx", *shape)

@@ -120,7 +120,7 @@ def test_a_rebuilt_deploy_net_computes_the_same(name: str, given: bool, tmp_path
 @needs_shared
 def test_the_shape_is_asked_for() -> None:
     model = corpus_model("eth_lenet")
-    with pytest.raises(UnsupportedError, match="input 'data' is not in the file: give it as data="):
+    with pytest.raises(UnsupportedError, match="--input-shape data=1,1,28,28"):
         prototxt.read(model, deploy=True)
     with pytest.raises(UnsupportedError, match="given for image, which are no inputs"):
         prototxt.read(model, deploy=True, input_shapes={"image": (1,), "data": (1, 1, 28, 28)})

@@ -126,7 +126,7 @@ def test_the_whole_corpus(target: str, tmp_path: Path) -> None:
             continue
         result = translate(path, tmp_path / "out", target)
         before, after = load_weights(path), load_weights(tmp_path / "out")
-        assert list(before) == list(after)
+        assert [name for name in after if name in before] == list(before)
         if result.copied:
             assert path.read_bytes() == (tmp_path / "out").read_bytes()
         for item in result.lost:

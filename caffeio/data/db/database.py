@@ -11,9 +11,8 @@ from typing import Protocol
 
 import numpy as np
 
+from caffeio.data.db.buffer import Buffer
 from caffeio.errors import DataError
-
-Buffer = bytes | memoryview
 
 
 class Cursor(Protocol):

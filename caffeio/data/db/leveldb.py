@@ -15,7 +15,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from caffeio.data.db.database import Buffer
+from caffeio.data.db.buffer import Buffer
 from caffeio.errors import DataError
 from caffeio.proto.io.regular import check_regular
 

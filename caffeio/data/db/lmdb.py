@@ -16,7 +16,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from caffeio.data.db.database import Buffer
+from caffeio.data.db.buffer import Buffer
 from caffeio.data.db.lmdb_pages import Meta, check_lmdb
 from caffeio.errors import DataError
 from caffeio.proto.io.regular import check_name

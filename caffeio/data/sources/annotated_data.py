@@ -16,7 +16,7 @@ from torch import Tensor
 from caffeio.boost_random import CaffeRng
 from caffeio.data.base import Layer
 from caffeio.data.batch import Job, Result, Slot
-from caffeio.data.db.database import Buffer
+from caffeio.data.db.buffer import Buffer
 from caffeio.data.draws import Draws, SetupDraws
 from caffeio.data.records.annotated_datum import scan_annotated
 from caffeio.data.records.datum import Datum

@@ -12,7 +12,8 @@ import numpy as np
 from caffeio.boost_random import CaffeRng
 from caffeio.data.base import Layer, batch_of
 from caffeio.data.batch import Job
-from caffeio.data.db.database import Buffer, Database, KeyTable, open_db
+from caffeio.data.db.buffer import Buffer
+from caffeio.data.db.database import Database, KeyTable, open_db
 from caffeio.data.db.lmdb import LmdbDatabase
 from caffeio.data.draws import SampleRandom, SetupDraws
 from caffeio.data.loader import LoaderSource

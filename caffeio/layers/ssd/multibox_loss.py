@@ -12,11 +12,11 @@ from torch import Tensor
 
 from caffeio.layers.base import Layer, Shape, exactly, layer
 from caffeio.layers.fields import check_fields
-from caffeio.layers.label_loss import _SigmoidCrossEntropy
 from caffeio.layers.labels import normalization, text
 from caffeio.layers.softmax_loss import _SoftmaxLoss
 from caffeio.layers.ssd.boxes import check_predictions, code_type, decode, encode
 from caffeio.layers.ssd.match import Rules, Truth, ground_truth, match, mine
+from caffeio.ops.label_loss import _SigmoidCrossEntropy
 from caffeio.ops.labels import TINY
 from caffeio.proto import caffe_pb2 as pb
 

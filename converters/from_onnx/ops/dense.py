@@ -46,7 +46,7 @@ def inner_product(w: Writer, x: str, weight: Array, bias: Array | None, axis: in
     """An InnerProduct over the axes from `axis` on with weights (out, in)."""
     shape = w.shape(x)
     if w.batch.get(x) is not None and int(w.batch[x] or 0) >= axis:
-        raise Refused("it adds up over the batch")
+        w.fix_batch()
     if axis != 1 and w.target.rule("product_axis_1") and axis == len(shape) - 1:
         batch = w.batch.get(x)
         rows = w.reshape(
@@ -117,7 +117,7 @@ def gather(w: Writer, node: Node) -> str:
         axis %= len(w.shape(x))
         size = w.shape(x)[axis]
         if w.batch.get(x) == axis:
-            raise Refused("it picks examples out of the batch")
+            w.fix_batch()
         chosen = [int(i) % size for i in indices.reshape(-1)]
         batch = w.batch.get(x)
         if batch is not None and batch > axis:

@@ -95,7 +95,7 @@ def layer_normalization(w: Writer, node: Node) -> str:
     if gamma is None or beta is None:
         raise Refused("its scale is computed")
     if axis == 0:
-        raise Refused("it goes over the batch")
+        w.fix_batch()
     eps = float(node.attrs.get("epsilon", 1e-5))
     y = exact.normalize_rows(w, x, math.prod(shape[:axis]), eps)
     full = [np.broadcast_to(v, shape[axis:]) for v in (gamma, beta)]
@@ -135,7 +135,7 @@ def lp_normalization(w: Writer, node: Node) -> str:
     axis = int(node.attrs.get("axis", -1)) % len(shape)
     order = int(node.attrs.get("p", 2))
     if w.batch.get(x) == axis:
-        raise Refused("it goes over the batch")
+        w.fix_batch()
     each = w.power(x, power=2, hint="square") if order == 2 else w.unary("AbsVal", x, hint="abs")
     total = reduced(w, each, [axis], "SUM")
     inverse = w.power(total, power=-0.5 if order == 2 else -1, hint="inverse")

@@ -232,7 +232,7 @@ def _with_constant(w: Writer, x: str, array: Array, out: Dims, kind: str, param:
     wide = [i for i, n in enumerate(array.shape) if n != 1]
     begin, end = (wide[0], wide[-1] + 1) if wide else (1 if len(out) > 1 else 0, 1)
     if begin == 0 and w.batch.get(x) == 0:
-        raise Refused("its constants are one for each example of the batch")
+        w.fix_batch()
     run = np.broadcast_to(array, (*array.shape[:begin], *out[begin:end], *array.shape[end:]))
     blob = run.reshape(out[begin:end]) if wide else run.reshape(-1)[:1]
     if not wide:

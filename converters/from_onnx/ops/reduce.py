@@ -36,7 +36,7 @@ def arg_max(w: Writer, node: Node) -> str:
     shape = w.shape(x)
     axis = int(node.attrs.get("axis", 0)) % len(shape)
     if w.batch.get(x) == axis:
-        raise Refused("it searches the batch")
+        w.fix_batch()
     new = (*shape[:axis], 1, *shape[axis + 1 :])
     y: str = w.layer("ArgMax", [x], new, argmax_param={"axis": axis})
     return _shaped(w, y, node)
@@ -97,7 +97,7 @@ def reduced(w: Writer, x: str, axes: list[int], method: str) -> str:
     """AVE, SUM or MAX over `axes`, which have size 1 then."""
     shape = w.shape(x)
     kept = tuple(1 if i in axes else n for i, n in enumerate(shape))
-    if shape == kept:
+    if shape == kept and w.batch.get(x) not in axes:
         return x
     if axes == [2, 3] and len(shape) == 4 and method != "SUM":
         return over_map(w, x, method, kept)
@@ -109,7 +109,7 @@ def reduced(w: Writer, x: str, axes: list[int], method: str) -> str:
         }
         return w.reshape(_reduction(w, x, axes[0], operation), kept)
     if w.batch.get(x) in axes:
-        raise Refused("it reduces the batch")
+        w.fix_batch()
     if axes == list(range(2, len(shape))) and method != "SUM":
         return over_map(w, x, method, kept)
     last = next(a for i, a in enumerate(axes) if i + 1 == len(axes) or axes[i + 1] != a + 1)

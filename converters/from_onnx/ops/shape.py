@@ -41,7 +41,7 @@ def split(w: Writer, node: Node) -> list[str]:
     shape = w.shape(x)
     axis = int(node.attrs.get("axis", 0)) % len(shape)
     if w.batch.get(x) == axis:
-        raise Refused("it splits the batch")
+        w.fix_batch()
     sizes = w.graph.ints(node, "split", 1)
     if sizes is None:
         count = len(node.outputs)
@@ -64,6 +64,8 @@ def slice_(w: Writer, node: Node) -> str:
     ranges = slice_ranges(w.graph.shape(node.inputs[0]), *_given(w, node))
     if ranges is None:
         raise Refused("its ends are computed")
+    if w.graph.larger is not None and w.batch.get(x) != w.graph.batch_axis(node.outputs[0]):
+        w.fix_batch()
     shape = w.shape(x)
     steps = {axis: r for axis, r in ranges.items() if r.step > 1 and len(r) > 1}
     if len(shape) == 4 and steps and set(steps) <= {2, 3}:
@@ -71,7 +73,7 @@ def slice_(w: Writer, node: Node) -> str:
         ranges = {axis: r for axis, r in ranges.items() if axis not in steps}
     for axis, r in ranges.items():
         if w.batch.get(x) == axis and len(r) != w.shape(x)[axis]:
-            raise Refused("it picks examples out of the batch")
+            w.fix_batch()
         x = exact.take(w, x, axis, list(r), hint="part")
     return x
 
@@ -136,7 +138,7 @@ def expand(w: Writer, node: Node) -> str:
     to = None if batch is None else batch + more
     x = w.reshape(x, (1,) * more + have, batch=to)
     if w.graph.batch_axis(node.outputs[0]) != w.batch.get(x):
-        raise Refused("it repeats along the batch")
+        w.fix_batch()
     return exact.spread(w, x, out)
 
 
@@ -151,7 +153,7 @@ def tile(w: Writer, node: Node) -> str:
         if count == 1:
             continue
         if w.batch.get(x) == axis:
-            raise Refused("it repeats the batch")
+            w.fix_batch()
         shape = w.shape(x)
         new = (*shape[:axis], shape[axis] * count, *shape[axis + 1 :])
         if w.target.has("Tile"):

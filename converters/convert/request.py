@@ -1,0 +1,63 @@
+"""What a conversion is asked for, and what comes of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from caffeio.converters.verify.check import Checked
+
+
+@dataclass
+class Request:
+    """What a conversion may be told beside its files."""
+
+    dialect: str | None = None  # of the source; None: as detected
+    to_dialect: str | None = None
+    deploy: bool = False
+    input_shape: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    no_verify: bool = False
+    dynamic_batch: bool = False
+    output_blob: tuple[str, ...] = ()
+    caffe: str | None = None  # name of a profile
+    stage: tuple[str, ...] = ()
+    level: int = 0
+    merge_batch_norm: bool = False
+    float32: bool = False
+    modern_shapes: bool = False
+    untrained: bool = False
+    force: bool = False
+    allow_loss: bool = False
+    target: str | None = None  # of ONNX to Caffe: a name in from_onnx/targets
+    prototxt: str | None = None  # where the prototxt goes
+
+
+@dataclass
+class Outcome:
+    """`said` is the result in words, `notes` what was left out or changed on the way.
+
+    `checked` is what was compared with the net as given, if it was.
+    """
+
+    said: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    checked: Checked | None = None
+
+
+@dataclass
+class Job:
+    """One conversion: the net's file first, then the weights'; `kinds` are the sources' formats.
+
+    `out` is the path to write to; what is there in the end takes the place of `target`. `own` says
+    that a file at `target` is known to be an earlier product of this command.
+    """
+
+    sources: list[Path]
+    kinds: list[str]
+    target: Path
+    wanted: str
+    request: Request
+    out: Path
+    own: bool = False

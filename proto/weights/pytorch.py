@@ -1,0 +1,152 @@
+"""PyTorch state_dict files (.pt, .pth): "<layer>.<blob>" -> tensor, in Caffe's layout."""
+
+from __future__ import annotations
+
+import os
+import pickle
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from caffeio.errors import SnapshotError, WeightsError
+from caffeio.proto.io.atomic import atomic_write
+from caffeio.proto.io.mapped import map_file
+from caffeio.proto.weights.blobs import NOTHING, Array, BlobInfo, Values
+from caffeio.proto.weights.mapping import LayerEntry, Weights
+
+if TYPE_CHECKING:
+    import torch
+
+# Names of the blobs in their order; other types' blobs are named by their index.
+_BLOBS = {
+    "Convolution": ("weight", "bias"),
+    "Deconvolution": ("weight", "bias"),
+    "InnerProduct": ("weight", "bias"),
+    "Embed": ("weight", "bias"),
+    "Scale": ("weight", "bias"),
+    "Bias": ("bias",),
+    "PReLU": ("weight",),
+    "BatchNorm": ("mean", "variance", "factor", "scale", "bias"),
+}
+_ORDER = ("weight", "mean", "variance", "factor", "scale", "bias")
+_UNREADABLE = (  # what torch.load raises for files of other kinds
+    pickle.UnpicklingError,
+    RuntimeError,
+    OSError,
+    EOFError,
+    LookupError,
+    TypeError,
+    ValueError,
+    AttributeError,
+    ArithmeticError,
+)
+_WRAPPERS = ("state_dict", "model_state_dict", "model", "net", "module")
+
+
+def read(path: str | os.PathLike[str]) -> Weights:
+    """Open a state_dict file (or a checkpoint that holds one) as weights.
+
+    A tensor "a.b.weight" is a blob of layer "a.b". Blobs come by index, or as weight, bias (mean,
+    variance, factor), others in the order of the file. Only tensors are loaded, no code is run.
+    Raises WeightsError if the file is damaged, or holds something else than tensors.
+    """
+    import torch
+
+    buffer = map_file(path, WeightsError, "a PyTorch file")
+    tensors = _tensors(path, _load(torch, path))
+    groups: dict[str, list[tuple[tuple[int, int], torch.Tensor]]] = {}
+    for place, (name, tensor) in enumerate(tensors.items()):
+        layer, _, last = name.rpartition(".")
+        groups.setdefault(layer or name, []).append((_rank(last, place), tensor))
+    arrays = {
+        layer: [_numpy(t) for _, t in sorted(members, key=lambda pair: pair[0])]
+        for layer, members in groups.items()
+    }
+    layers = [LayerEntry(name, "", [_info(a) for a in blobs]) for name, blobs in arrays.items()]
+
+    def fetch(layer: int, blob: int, diff: bool) -> Array:
+        return arrays[layers[layer].name][blob]
+
+    return Weights(Path(path), "pytorch", "", layers, buffer, fetch)
+
+
+def _load(torch: Any, path: str | os.PathLike[str]) -> Any:
+    problem: Exception
+    for mmap in (True, False):  # files of PyTorch before 1.6 cannot be mapped
+        try:
+            return torch.load(os.fspath(path), map_location="cpu", weights_only=True, mmap=mmap)
+        except _UNREADABLE as error:
+            problem = error
+    text = str(problem).splitlines()[0] if str(problem) else type(problem).__name__
+    raise WeightsError(f"is no PyTorch file of tensors: {text}", where=str(path)) from problem
+
+
+def _tensors(path: str | os.PathLike[str], content: Any) -> dict[str, torch.Tensor]:
+    """The state_dict in what a file holds."""
+    for key in _WRAPPERS:
+        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
+            content = content[key]
+    if not isinstance(content, Mapping) or not content:
+        kind = type(content).__name__
+        raise WeightsError(f"holds a {kind}, not a state_dict", where=str(path))
+    for name, value in content.items():
+        if not isinstance(name, str) or not hasattr(value, "detach"):
+            message = f"entry {name!r} is a {type(value).__name__}, not a tensor"
+            raise WeightsError(f"holds no plain state_dict: {message}", where=str(path))
+    return dict(content)
+
+
+def _rank(last: str, place: int) -> tuple[int, int]:
+    """Where a blob of this name stands among those of its layer."""
+    if last.isdecimal():
+        return 0, int(last)
+    return (1, _ORDER.index(last)) if last in _ORDER else (2, place)
+
+
+def _numpy(tensor: torch.Tensor) -> Array:
+    tensor = tensor.detach()
+    if str(tensor.dtype) == "torch.bfloat16":
+        tensor = tensor.float()  # numpy has no bfloat16
+    array: Array = tensor.numpy()
+    array.flags.writeable = False
+    return array
+
+
+def _info(array: Array) -> BlobInfo:
+    values = Values(array.dtype, array.size, ())
+    return BlobInfo(array.shape, False, array.dtype, array.size, -1, values, NOTHING)
+
+
+def write(
+    path: str | os.PathLike[str],
+    weights: Mapping[str, Sequence[Array]],
+    *,
+    types: Mapping[str, str] | None = None,
+    sync: bool = True,
+) -> None:
+    """Write weights (a `Weights`, or layer name -> arrays) as a state_dict that torch.load reads.
+
+    Blobs are named weight, bias and so on where the layer's type is known (from the `Weights`, or
+    `types`: layer name -> type), else by index. Values, shapes and types are unchanged: BatchNorm's
+    mean and variance stay sums that factor divides. The file appears when it is whole; raises
+    SnapshotError if it cannot be written.
+    """
+    import torch
+
+    known = dict(types or {})
+    if isinstance(weights, Weights):
+        known = {entry.name: entry.type for entry in weights.layers if entry.blobs} | known
+    tensors: dict[str, torch.Tensor] = {}
+    for layer, arrays in weights.items():
+        names = _BLOBS.get(known.get(layer, ""), ())
+        for i, array in enumerate(arrays):
+            name = names[i] if i < len(names) else str(i)
+            owned = np.array(array, array.dtype.newbyteorder("="), order="C")
+            tensors[f"{layer}.{name}"] = torch.from_numpy(owned)
+    with atomic_write(path, sync=sync) as file:
+        try:
+            torch.save(tensors, file)
+        except RuntimeError as error:
+            raise SnapshotError(f"cannot be written: {error}", where=str(path)) from error

@@ -1,0 +1,186 @@
+"""safetensors: one tensor a blob, named "<layer>.<index>", and metadata that restores the rest.
+
+The format is read and written here, without the safetensors package: a header of JSON, then the
+numbers, little-endian, in one piece (https://github.com/huggingface/safetensors, "Format").
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from caffeio.errors import ParseError, WeightsError
+from caffeio.proto.io.atomic import atomic_write
+from caffeio.proto.io.mapped import map_file
+from caffeio.proto.io.stream import Numbers, Part, size_of, write_parts
+from caffeio.proto.io.wire import Buffer
+from caffeio.proto.weights.blobs import MAX_AXES, NOTHING, Array, BlobInfo, Values
+from caffeio.proto.weights.mapping import LayerEntry, Weights
+
+_TYPES = {
+    "F64": "<f8",
+    "F32": "<f4",
+    "F16": "<f2",
+    "I64": "<i8",
+    "I32": "<i4",
+    "I16": "<i2",
+    "I8": "i1",
+    "U64": "<u8",
+    "U32": "<u4",
+    "U16": "<u2",
+    "U8": "u1",
+    "BOOL": "?",
+}
+_NAMES = {np.dtype(numpy_name): name for name, numpy_name in _TYPES.items()}
+_KEY = "caffeio"  # of our metadata: {"net": name, "layers": [[name, type, number of blobs], ...]}
+_MAX_HEADER = 100_000_000  # the limit of the safetensors package
+
+
+def read(path: str | os.PathLike[str]) -> Weights:
+    """Open the weights of a safetensors file as views of it.
+
+    Files of ours restore layers, types and order. In others "<layer>.<index>" is a blob of that
+    index, and tensors "<layer>.weight", "<layer>.bias", ... are the layer's blobs in file order.
+    Raises WeightsError, naming the tensor, if the file is cut off, damaged or something else.
+    """
+    buffer = map_file(path, WeightsError, "a safetensors file")
+    try:
+        header, start = _header(buffer)
+        metadata = header.pop("__metadata__", {})
+        tensors = {name: _tensor(name, entry, start, buffer) for name, entry in header.items()}
+        if sum(blob.count * blob.dtype.itemsize for blob in tensors.values()) > len(buffer) - start:
+            raise ParseError("tensors overlap")
+        known = json.loads(metadata[_KEY]) if _KEY in metadata else {}
+        layers = _ours(known["layers"], tensors) if "layers" in known else _grouped(tensors)
+    except ParseError as error:
+        raise WeightsError(error.message, where=str(path)) from None
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        raise WeightsError(f"is no safetensors file: {error}", where=str(path)) from None
+    return Weights(Path(path), "safetensors", str(known.get("net", "")), layers, buffer)
+
+
+def made_here(path: str | os.PathLike[str]) -> bool:
+    """Whether caffeio has written the safetensors file at `path`."""
+    header, _ = _header(map_file(path, WeightsError, "a safetensors file"))
+    return _KEY in header.get("__metadata__", {})
+
+
+def _header(buffer: Buffer) -> tuple[dict[str, Any], int]:
+    size = int.from_bytes(buffer[:8], "little")
+    if len(buffer) < 8 or not 2 <= size <= _MAX_HEADER:
+        raise ParseError("is no safetensors file: it does not begin with the size of a header")
+    if 8 + size > len(buffer):
+        raise ParseError(f"is cut off: the header needs {8 + size - len(buffer)} bytes more")
+    header = json.loads(bytes(buffer[8 : 8 + size]))
+    if not isinstance(header, dict):
+        raise ParseError("is no safetensors file: its header is not an object")
+    return header, 8 + size
+
+
+def _tensor(name: str, entry: dict[str, Any], start: int, buffer: Buffer) -> BlobInfo:
+    kind = entry["dtype"]
+    if kind not in _TYPES:
+        raise ParseError(f"tensor {name!r} is of type {kind}, which numpy does not have")
+    dtype = np.dtype(_TYPES[kind])
+    shape = tuple(entry["shape"])
+    first, last = entry["data_offsets"]
+    if not all(type(n) is int and n >= 0 for n in (*shape, first, last)):
+        raise ParseError(f"tensor {name!r}: shape or offsets are not sizes")
+    count = math.prod(shape)
+    if len(shape) > MAX_AXES or last - first != count * dtype.itemsize:
+        raise ParseError(f"tensor {name!r}: shape {shape} does not fit {last - first} bytes")
+    if start + last > len(buffer):
+        missing = start + last - len(buffer)
+        raise ParseError(f"is cut off: tensor {name!r} needs {missing} bytes more")
+    pieces = ((start + first, count, dtype.itemsize),) if count else ()
+    values = Values(dtype, count, pieces)
+    return BlobInfo(shape, False, dtype, count, start + first if count else -1, values, NOTHING)
+
+
+def _ours(layers: list[list[Any]], tensors: dict[str, BlobInfo]) -> list[LayerEntry]:
+    out = []
+    for name, kind, count in layers:
+        blobs = []
+        for i in range(count):
+            if f"{name}.{i}" not in tensors:
+                raise ParseError(f"the tensor {name}.{i} that its metadata names is missing")
+            blobs.append(tensors[f"{name}.{i}"])
+        out.append(LayerEntry(str(name), str(kind), blobs))
+    return out
+
+
+def _grouped(tensors: dict[str, BlobInfo]) -> list[LayerEntry]:
+    """Layers of a file that is not ours, by the names' part before the last dot."""
+    groups: dict[str, list[tuple[int, BlobInfo]]] = {}
+    for name, blob in sorted(tensors.items(), key=lambda item: item[1].offset):
+        layer, _, last = name.rpartition(".")
+        members = groups.setdefault(layer or name, [])
+        members.append((int(last) if last.isdecimal() else len(members), blob))
+    return [
+        LayerEntry(name, "", [blob for _, blob in sorted(members, key=lambda pair: pair[0])])
+        for name, members in groups.items()
+    ]
+
+
+def write(
+    path: str | os.PathLike[str],
+    weights: Mapping[str, Sequence[Array]],
+    *,
+    sync: bool = True,
+    metadata: Mapping[str, str] | None = None,
+) -> None:
+    """Write weights (a `Weights`, or layer name -> arrays in order) as a safetensors file.
+
+    Tensors keep their numbers and types; `metadata` is added to the file's. The file appears
+    when it is whole. Raises WeightsError for types that the format lacks, SnapshotError if it
+    cannot be written.
+    """
+    layers = _layers(weights)
+    notes = {
+        "net": getattr(weights, "net_name", ""),
+        "layers": [[n, k, len(a)] for n, k, a in layers],
+    }
+    header: dict[str, Any] = {
+        "__metadata__": {"format": "pt", **(metadata or {}), _KEY: json.dumps(notes)}
+    }
+    parts: list[Part] = []
+    place = 0
+    for layer, _, arrays in layers:
+        for i, array in enumerate(arrays):
+            dtype = array.dtype.newbyteorder("<")
+            if dtype not in _NAMES:
+                message = f"layer {layer!r}, blob {i}: type {array.dtype} has no safetensors form"
+                raise WeightsError(message, where=str(path))
+            if f"{layer}.{i}" in header:
+                raise WeightsError(f"two layers are named {layer!r}", where=str(path))
+            numbers = Numbers(array, dtype)
+            header[f"{layer}.{i}"] = {
+                "dtype": _NAMES[dtype],
+                "shape": list(array.shape),
+                "data_offsets": [place, place + numbers.nbytes],
+            }
+            place += numbers.nbytes
+            parts.append(numbers)
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    parts.insert(0, len(text).to_bytes(8, "little") + text)
+    with atomic_write(path, sync=sync, needed=size_of(parts)) as file:
+        write_parts(file, parts, sync=sync)
+
+
+def _layers(weights: Mapping[str, Sequence[Array]]) -> list[tuple[str, str, Sequence[Array]]]:
+    """Name, type and arrays of each layer; of duplicates, the one that a mapping gives."""
+    if not isinstance(weights, Weights):
+        return [(name, "", arrays) for name, arrays in weights.items()]
+    last = {entry.name: i for i, entry in enumerate(weights.layers)}
+    return [
+        (entry.name, entry.type, weights.get(entry.name, []))
+        for i, entry in enumerate(weights.layers)
+        if last[entry.name] == i
+    ]

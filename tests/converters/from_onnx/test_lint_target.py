@@ -1,0 +1,65 @@
+# ruff: noqa: E501  (nets in one line)
+"""`caffeio lint --target`: what a target's compiler refuses, before it is asked."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from caffeio.cli.main import main
+
+INPUT = 'layer { name: "data" type: "Input" top: "data" input_param { shape { dim: 1 dim: 8 dim: 6 dim: 6 } } }\n'
+CONV = 'layer { name: "c" type: "Convolution" bottom: "data" top: "c" convolution_param { num_output: 4 kernel_size: 3 } }\n'
+GOOD = INPUT + CONV + 'layer { name: "r" type: "ReLU" bottom: "c" top: "c" }\n'
+# code, target, net, a piece of the message
+CASES = [
+    ("CIO701", "bvlc-1.0", GOOD + 'layer { name: "s" type: "Swish" bottom: "c" top: "s" }', "bvlc-1.0 has no layer Swish"),
+    ("CIO701", "bvlc-1.0", INPUT + 'layer { name: "p" type: "Pooling" bottom: "data" top: "p" pooling_param { kernel_size: 2 round_mode: FLOOR } }', "knows no pooling_param.round_mode"),
+    ("CIO701", "ncnn", INPUT + 'layer { name: "i" type: "InnerProduct" bottom: "data" top: "i" inner_product_param { num_output: 3 axis: 3 } }', "only axis 1 is read"),
+    ("CIO701", "sophgo", INPUT + 'layer { name: "b" type: "BatchNorm" bottom: "data" top: "b" batch_norm_param { use_global_stats: false } }', "stored statistics"),
+    ("CIO701", "ncnn", INPUT + 'layer { name: "v" type: "Reshape" bottom: "data" top: "v" reshape_param { shape { dim: 0 dim: 2 dim: 4 dim: 6 dim: 6 } } }', "more than 4 axes"),
+    ("CIO702", "nnie", INPUT + CONV.replace('name: "c"', 'name: "a/c"'), "letters, digits"),
+    ("CIO703", "nnie", INPUT + INPUT.replace('"data"', '"more"'), "one Input layer"),
+    ("CIO703", "ncnn", GOOD.replace("dim: 1 dim: 8", "dim: 4 dim: 8"), "the batch is 1"),
+    ("CIO703", "ncnn", "input: 'data' input_dim: 1 input_dim: 8 input_dim: 6 input_dim: 6\n" + CONV, "Input layers"),
+    ("CIO704", "nnie", INPUT + CONV + 'layer { name: "r" type: "ReLU" bottom: "c" top: "r" }', "in place"),
+]  # fmt: skip
+
+
+def lint(text: str, target: str, folder: Path) -> str:
+    path = folder / "net.prototxt"
+    path.write_text(text)
+    result = CliRunner().invoke(main, ["lint", "--target", target, "--select", "CIO7", str(path)])
+    assert result.exit_code in (0, 1), result.output
+    return result.output
+
+
+@pytest.mark.parametrize(("code", "target", "text", "message"), CASES)
+def test_a_target_refuses(code: str, target: str, text: str, message: str, tmp_path: Path) -> None:
+    found = lint(text, target, tmp_path)
+    assert code in found
+    assert message in found
+    assert "CIO7" not in lint(text, "bvlc", tmp_path) or target == "bvlc-1.0"
+
+
+@pytest.mark.parametrize("target", ["bvlc-1.0", "nnie", "ncnn", "sophgo", "rockchip"])
+def test_a_good_net_passes(target: str, tmp_path: Path) -> None:
+    assert "CIO7" not in lint(GOOD, target, tmp_path)
+
+
+def test_hearsay_is_told_from_facts(tmp_path: Path) -> None:
+    bad = GOOD + 'layer { name: "s" type: "Swish" bottom: "c" top: "s" }'
+    assert "not verified with nnie itself" in lint(bad, "nnie", tmp_path)
+    assert "not verified" not in lint(bad, "bvlc-1.0", tmp_path)
+
+
+def test_without_a_target_the_rules_keep_quiet(tmp_path: Path) -> None:
+    path = tmp_path / "net.prototxt"
+    path.write_text(INPUT + CONV.replace('name: "c"', 'name: "a/c"'))
+    result = CliRunner().invoke(main, ["lint", "--select", "CIO7", str(path)])
+    assert result.exit_code == 0
+    unknown = CliRunner().invoke(main, ["lint", "--target", "hal9000", str(path)])
+    assert unknown.exit_code == 2
+    assert "unknown target 'hal9000'" in unknown.output

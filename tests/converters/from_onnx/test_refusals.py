@@ -1,0 +1,158 @@
+"""What cannot be done is told at once, with places, shapes, reasons and a way out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from caffeio.converters.from_onnx.compile import compile_model
+from caffeio.converters.from_onnx.load import load_model
+from caffeio.errors import CaffeIOError, UnsupportedError
+from tests.converters.from_onnx.helpers import Of, compiled, export, graph_of, kinds, onnx
+from tests.converters.from_onnx.test_operators import X
+
+pytest.importorskip("onnxruntime")
+
+
+def node(op: str, inputs: list[str], outputs: list[str], **attrs: Any) -> Any:
+    return onnx.helper.make_node(op, inputs, outputs, name=f"the_{op}", **attrs)
+
+
+def refusal(model: Any, **options: Any) -> str:
+    with pytest.raises(UnsupportedError) as caught:
+        compile_model(model, **options)
+    return str(caught.value)
+
+
+def test_every_operator_is_listed_with_place_shapes_reason_and_remedy() -> None:
+    nodes = [
+        node("Erf", ["x"], ["e"]),
+        node("Relu", ["e"], ["r"]),
+        node("Transpose", ["r"], ["t"], perm=[0, 1, 3, 2]),
+        node("MatMul", ["r", "t"], ["m"]),
+        node("TopK", ["m", "k"], ["top", "at"]),
+    ]
+    model = graph_of(nodes, {"x": [1, 2, 3, 4]}, ["top"], {"k": np.array([2])})
+    said = refusal(model, where="model.onnx")
+    assert said.startswith(
+        "model.onnx: 3 of 5 operators cannot be done by bvlc-1.0 (BVLC's Caffe 1.0"
+    )
+    assert (
+        "node 0 'the_Erf' (Erf (1, 2, 3, 4) -> (1, 2, 3, 4)): Caffe has no error function" in said
+    )
+    assert "node 3 'the_MatMul' (MatMul (1, 2, 3, 4), (1, 2, 4, 3) -> (1, 2, 3, 3))" in said
+    assert "node 4 'the_TopK'" in said
+    assert said.count("what could be done") == 2
+    assert "--output-blob" in said
+
+
+def test_a_cut_makes_it_possible() -> None:
+    nodes = [
+        node("Relu", ["x"], ["r"]),
+        node("Sigmoid", ["r"], ["s"]),
+        node("Erf", ["s"], ["e"]),
+    ]
+    model = graph_of(nodes, {"x": [1, 2, 3, 4]}, ["e"])
+    assert kinds(compiled(model, outputs=["s"])) == ["Input", "ReLU", "Sigmoid"]
+    assert kinds(compiled(model, outputs=["the_Relu"])) == ["Input", "ReLU"]  # a node's name, too
+    assert "no value and no node of that name" in refusal(model, outputs=["nothing"])
+
+
+def test_an_input_that_is_cut_off_goes() -> None:
+    nodes = [node("Relu", ["x"], ["r"]), node("Add", ["r", "y"], ["z"])]
+    model = graph_of(nodes, {"x": [1, 2], "y": [1, 2]}, ["z"])
+    assert list(compiled(model, outputs=["r"]).inputs) == ["x"]
+
+
+def test_vendors_operators_are_listed_though_nothing_can_run_them() -> None:
+    foreign = onnx.helper.make_node("Magic", ["x"], ["m"], name="spell", domain="com.vendor")
+    erf = node("GridSample", ["m", "m"], ["e"])
+    model = graph_of([foreign, erf], {"x": [1, 2, 3, 4]}, ["e"])
+    model.opset_import.add(domain="com.vendor", version=1)
+    said = refusal(model)
+    assert "2 of 2 operators" in said
+    assert "'spell' (com.vendor::Magic)" in said
+    assert "GridSample" in said
+
+
+def test_shapes_that_the_model_does_not_tell() -> None:
+    model = graph_of([node("Relu", ["x"], ["y"])], {"x": ["N", 3, "H", "W"]}, ["y"])
+    assert "--input-shape x=1,3,?,?" in refusal(model)
+    net = compile_model(model, input_shapes={"x": (2, 3, 5, 7)})
+    assert list(net.layers[0].param.input_param.shape[0].dim) == [2, 3, 5, 7]
+    assert "the model fixes axis 1 at 3" in refusal(model, input_shapes={"x": (1, 4, 5, 7)})
+    assert "has 4 axes, not 2" in refusal(model, input_shapes={"x": (1, 3)})
+    assert "the model's inputs are x" in refusal(model, input_shapes={"data": (1, 3, 5, 7)})
+
+
+def test_an_unknown_batch_is_1() -> None:
+    model = graph_of([node("Relu", ["x"], ["y"])], {"x": ["N", 3, 4, 5]}, ["y"])
+    assert list(compile_model(model).layers[0].param.input_param.shape[0].dim) == [1, 3, 4, 5]
+
+
+def test_outputs_that_need_no_input() -> None:
+    model = graph_of(
+        [node("Abs", ["c"], ["y"]), node("Relu", ["x"], ["z"])],
+        {"x": [1, 2]},
+        ["y", "z"],
+        {"c": np.ones(3, np.float32)},
+    )
+    assert "output 'y' depends on no input" in refusal(model)
+    compiled(model, outputs=["z"])
+
+
+def test_old_and_broken_files(tmp_path: Path) -> None:
+    with pytest.raises(CaffeIOError, match="there is no such file"):
+        load_model(tmp_path / "none.onnx")
+    (tmp_path / "bad.onnx").write_bytes(b"\x00garbage")
+    with pytest.raises(CaffeIOError, match=r"bad\.onnx: is no valid ONNX model"):
+        load_model(tmp_path / "bad.onnx")
+    old = graph_of([node("Relu", ["x"], ["y"])], {"x": [1, 2]}, ["y"], opset=6)
+    old.graph.output[0].CopyFrom(onnx.helper.make_tensor_value_info("y", 1, [1, 2]))
+    onnx.save(old, tmp_path / "old.onnx")
+    with pytest.raises(UnsupportedError, match="opset 6; those from 7 on are read"):
+        load_model(tmp_path / "old.onnx")
+
+
+def test_external_data(tmp_path: Path) -> None:
+    model = export(torch.nn.Conv2d(8, 4, 3), X)
+    onnx.save(
+        model, tmp_path / "m.onnx", save_as_external_data=True, location="m.data", size_threshold=0
+    )
+    assert (tmp_path / "m.data").stat().st_size > 1000
+    compiled(load_model(tmp_path / "m.onnx"))
+    (tmp_path / "m.data").unlink()
+    with pytest.raises(CaffeIOError, match=r"m\.data|weights"):
+        load_model(tmp_path / "m.onnx")
+
+
+def test_half_precision_becomes_single() -> None:
+    model = export(torch.nn.Conv2d(8, 4, 3).half(), X.half())
+    assert compiled(model, near=1e-5).layers[1].blobs[0].dtype == np.float32
+
+
+def test_a_condition_that_is_known() -> None:
+    """An If whose condition depends on shapes alone is its branch."""
+    h = onnx.helper
+    then = h.make_graph([node("Relu", ["x"], ["t"])], "then", [], [onnx.ValueInfoProto(name="t")])
+    other = h.make_graph([node("Erf", ["x"], ["f"])], "else", [], [onnx.ValueInfoProto(name="f")])
+    nodes = [
+        node("Size", ["x"], ["n"]),
+        node("Greater", ["n", "two"], ["c"]),
+        node("If", ["c"], ["y"], then_branch=then, else_branch=other),
+        node("Sigmoid", ["y"], ["z"]),
+    ]
+    model = graph_of(nodes, {"x": [1, 8]}, ["z"], {"two": np.array(2)})
+    assert kinds(compiled(model)) == ["Input", "ReLU", "Sigmoid"]
+
+
+def test_quiet_numbers_are_printed_with_nine_digits() -> None:
+    from caffeio.converters.from_onnx.write import prototxt_text
+
+    net = compile_model(export(Of(lambda m, x: F.hardsigmoid(x)), X), target="bvlc-1.0")
+    assert "scale: 0.166666672" in prototxt_text(net, "x")
