@@ -52,6 +52,8 @@ def infer_layer(
         phase, profile, where, tuple(own.bottom), tops, search_path=tuple(search_path)
     )
     layer = cls(own, context)
+    if len(bottoms) not in cls.bottoms and not cls.is_source:
+        raise layer.error(f"takes {cls.bottoms} bottom blob(s), not {len(bottoms)}")
     unknown = LayerShapes((None,) * top_count, macs=None, dynamic=cls.dynamic)
     known = [with_unknown(shape) for shape in bottoms if shape is not None]
     if len(known) < len(bottoms):

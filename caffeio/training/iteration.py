@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from caffeio.log.debug_info import log_backward, log_forward
 from caffeio.log.glog import number
 from caffeio.memory import is_memory_error
-from caffeio.net.memory import named
+from caffeio.net.room import named
 from caffeio.solver.schedule import Rates, Schedule
 from caffeio.training.display import Display
 from caffeio.training.state import TrainingState

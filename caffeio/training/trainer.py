@@ -20,8 +20,8 @@ from caffeio.data import Options
 from caffeio.data.draws import entropy
 from caffeio.log.debug_info import log_forward
 from caffeio.log.glog import NULL_LOG, Log, number
-from caffeio.net.memory import estimate, warn_of
 from caffeio.net.net import Net
+from caffeio.net.room import estimate, warn_of
 from caffeio.profiles import Profile
 from caffeio.proto import caffe_pb2 as pb
 from caffeio.proto.files import SolverFile

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 import pickle
 import string
 import sys
@@ -51,6 +52,10 @@ def value(expression: str, before: str = "") -> Any:
         ("b'a'.decode('utf-8')", "a"), ("sorted([3, 1, 2], lambda a, b: b - a)", [3, 2, 1]),
         ("sorted([3, -1], cmp, abs)", [-1, 3]), ("apply(max, (1, 2))", 2),
         ("(lambda (a, b): a + b)((1, 2))", 3), ("intern('a')", "a"),
+        ("str(b'\\xff')", b"\xff"), ("str(bytearray(b'a'))", b"a"), ("str(1.5)", "1.5"),
+        ("isinstance(b'a', str)", True), ("isinstance('a', (int, str))", True),
+        ("type('a') == str", True), ("str.join(',', ['a', 'b'])", "a,b"),
+        ("map(str, [1])", ["1"]),
     ],
 )  # fmt: skip
 def test_expressions(expression: str, wanted: Any) -> None:
@@ -349,3 +354,34 @@ def test_without_fissix(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UnsupportedError, match=r"pip install 'caffeio\[py2\]'"):
         translate("x = 1", "s.py")
     module._tool.cache_clear()
+
+
+def test_classes_of_str_and_whole_floats_in_numpy() -> None:
+    names = run("""
+        import numpy as np
+        class Name(str):
+            pass
+        kind = np.array(["a"], dtype=str).dtype.kind
+        part = np.arange(5)[:np.float64(3)]
+        drawn = np.random.choice(np.arange(4), size=np.float64(2), replace=False)
+    """)
+    assert isinstance(names["Name"]("a"), str)
+    assert names["kind"] == "U"
+    assert names["part"].tolist() == [0, 1, 2]
+    assert len(names["drawn"]) == 2
+
+
+def test_modules_on_python_path_are_the_users_but_not_installed_ones(tmp_path, monkeypatch) -> None:
+    for name, installed in (("mine", False), ("theirs", True)):
+        folder = tmp_path / name
+        folder.mkdir()
+        (folder / f"py2_{name}.py").write_text("half = 7 / 2\n")
+        if installed:
+            (folder / "thing-1.0.dist-info").mkdir()
+        monkeypatch.syspath_prepend(folder)
+    places = [tmp_path / "theirs", Path("mine")]
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(map(str, places)))
+    names = run("import py2_mine, py2_theirs\na, b = py2_mine.half, py2_theirs.half\n")
+    assert (names["a"], names["b"]) == (3, 3.5)
+    sys.modules.pop("py2_theirs")

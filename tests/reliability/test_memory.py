@@ -10,7 +10,7 @@ import torch
 
 from caffeio import memory
 from caffeio.errors import OutOfMemoryError
-from caffeio.net.memory import estimate, warn_of
+from caffeio.net.room import estimate, warn_of
 from caffeio.training.trainer import Trainer
 from tests.reliability import hostile
 from tests.reliability.forked import one_error, run

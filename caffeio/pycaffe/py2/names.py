@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from caffeio.pycaffe.py2 import scipy_misc
-from caffeio.pycaffe.py2.runtime import Buffer, File, builtin_names
+from caffeio.pycaffe.py2.runtime import Buffer, File, builtin_names, whole
 
 MODULES = {  # of Python 2 -> where they are now
     "Queue": "queue", "SocketServer": "socketserver", "ConfigParser": "configparser",
@@ -196,6 +196,12 @@ def _patches() -> Iterator[tuple[Any, str, Any]]:
     yield np, "fromstring", _fromstring(np.fromstring)
     yield np, "load", _load(np.load)
     yield np.random, "random_integers", _random_integers
+    choice = np.random.choice
+
+    def whole_choice(a: Any, size: Any = None, *args: Any, **options: Any) -> Any:
+        return choice(whole(a), whole(size), *args, **options)
+
+    yield np.random, "choice", whole_choice
 
 
 def _yaml_patches() -> Iterator[tuple[Any, str, Any]]:
@@ -220,9 +226,16 @@ def _skimage_patches() -> Iterator[tuple[Any, str, Any]]:
         return read(fname, **options)
 
     yield io, "imread", imread
-    for name in ("resize", "rescale"):
-        plain = functools.partial(getattr(transform, name), anti_aliasing=False)
-        yield transform, name, plain
+    rescaled = transform.rescale
+
+    def rescale(image: Any, scale: Any, *args: Any, **options: Any) -> Any:
+        options.setdefault("anti_aliasing", False)
+        if np.ndim(image) == 3 and np.ndim(scale) == 0:  # rows and columns, not the channels
+            options.setdefault("channel_axis", -1)
+        return rescaled(image, scale, *args, **options)
+
+    yield transform, "resize", functools.partial(transform.resize, anti_aliasing=False)
+    yield transform, "rescale", rescale
 
 
 PACKAGES = {"yaml": _yaml_patches, "skimage": _skimage_patches}  # patched when imported

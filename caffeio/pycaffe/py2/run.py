@@ -27,7 +27,13 @@ def _foreign_roots(own: Sequence[str]) -> list[str]:
     """The folders whose modules are not the user's: the library, packages, what was there."""
     paths = [sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")]
     there = os.environ.get("PYTHONPATH", "").split(os.pathsep)
-    before = [path for path in sys.path if path and path not in there and path not in own]
+    # what pip has put somewhere is not the user's, wherever it is
+    there = [os.path.realpath(p) for p in there if not any(Path(p or ".").glob("*.dist-info"))]
+    before = [
+        path
+        for path in sys.path
+        if path and os.path.realpath(path) not in there and path not in own
+    ]
     return [os.path.realpath(path) for path in (*paths, *before)] + [_OURS]
 
 
@@ -149,6 +155,8 @@ class _Finder:
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
         """The usual spec with another loader, for a source file of the user's."""
+        if fullname.partition(".")[0] == "caffeio":  # its folders may be links to elsewhere
+            return None
         spec = PathFinder.find_spec(fullname, path, target)
         if spec is None or not isinstance(spec.loader, SourceFileLoader) or not spec.origin:
             return None

@@ -35,6 +35,12 @@ def div(left: Any, right: Any) -> Any:
     return left / right
 
 
+def whole(value: Any) -> Any:
+    """The integer that a float stands for, as NumPy took one for an index until 1.12."""
+    floating = isinstance(value, float | np.floating)
+    return int(value) if floating and value == int(value) else value
+
+
 class Divisor:
     """Stands on the right of `/=`, so that the left is evaluated once and changed in place."""
 
@@ -300,9 +306,39 @@ class Buffer(io.BytesIO):
         return self._as_read(super().getvalue())
 
 
+class Str:
+    """str of Python 2: bytes are strings too, and str() of them is themselves."""
+
+    dtype = np.dtype(str)
+
+    def __call__(self, value: Any = "", *args: Any, **options: Any) -> Any:
+        """Make a string; bytes are one."""
+        if isinstance(value, bytes | bytearray) and not args and not options:
+            return bytes(value)
+        return str(value, *args, **options)
+
+    def __instancecheck__(self, value: Any) -> bool:
+        return isinstance(value, str | bytes)
+
+    def __subclasscheck__(self, cls: type) -> bool:
+        return issubclass(cls, str | bytes)
+
+    def __mro_entries__(self, bases: Any) -> tuple[type, ...]:
+        return (str,)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(str, name)
+
+    def __eq__(self, other: object) -> bool:
+        return other is self or other in (str, bytes)
+
+    def __hash__(self) -> int:
+        return hash(str)
+
+
 HELPERS = SimpleNamespace(
-    div=div, Divisor=Divisor, listed=listed, iterator=iterator, view=view, next_of=next_of,
-    method=method,
+    div=div, whole=whole, Divisor=Divisor, listed=listed, iterator=iterator, view=view,
+    next_of=next_of, method=method,
 )  # fmt: skip
 
 
@@ -311,6 +347,7 @@ def builtin_names() -> dict[str, Any]:
     return {
         **vars(builtins),
         "__py2__": HELPERS,
+        "str": Str(),
         "xrange": builtins.range, "range": _range, "map": _map, "filter": _filter, "zip": _zip,
         "reduce": functools.reduce, "cmp": _cmp, "sorted": _sorted, "round": _round,
         "unicode": str, "basestring": (str, bytes), "long": int, "unichr": chr,

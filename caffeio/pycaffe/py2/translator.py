@@ -204,6 +204,15 @@ class _Meaning(ast.NodeTransformer):
             return node
         return self._call(node, "div", node.left, node.right, note="/ divides as in Python 2")
 
+    def visit_Slice(self, node: ast.Slice) -> ast.expr:
+        """a[b:c] with whole numbers that are floats, which old NumPy took."""
+        self.generic_visit(node)
+        for side in ("lower", "upper", "step"):
+            value = getattr(node, side)
+            if value is not None and not isinstance(value, ast.Constant | ast.UnaryOp):
+                setattr(node, side, self._call(value, "whole", value))
+        return node
+
     def visit_AugAssign(self, node: ast.AugAssign) -> ast.stmt:
         """a /= b"""
         self.generic_visit(node)
