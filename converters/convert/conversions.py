@@ -17,7 +17,6 @@ from caffeio.converters.convert.proof import (
     random_weights,
 )
 from caffeio.converters.convert.request import Job, Outcome, Request
-from caffeio. import promised_bytes
 from caffeio.converters.translate.adapt import sort_lost
 from caffeio.converters.translate.net_text import translate_net
 from caffeio.converters.weight_names import match_net
@@ -38,6 +37,7 @@ from caffeio.proto.io.mapped import map_file
 from caffeio.proto.io.regular import open_regular
 from caffeio.proto.text.printer import format_message
 from caffeio.proto.weights.load import Weights
+from caffeio.proto.weights.npz import promised_bytes
 from caffeio.proto.weights.write import write_caffemodel
 
 if TYPE_CHECKING:
