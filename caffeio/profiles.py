@@ -20,6 +20,7 @@ class Profile:
 
     name: str
     # net
+    gradients_from_memory: bool = True  # Backward reads what layers in place left in their blobs
     mask_batch_norm_statistics: bool = True  # statistics get lr_mult 0 without being told to
     merge_batch_norm_scale: bool = (
         False  # MKL engines: Scale's specs are lost, BatchNorm's filler rules
@@ -191,11 +192,20 @@ _NVIDIA_FIELDS = (
 
 
 def get_profile(name: str) -> Profile:
-    """The profile called `name`: bvlc, intel, nvidia, or a variant of these."""
-    try:
-        return PROFILES[name]
-    except KeyError:
-        raise CaffeIOError(f"unknown profile {name!r}: known are {', '.join(PROFILES)}") from None
+    """Find the profile called `name`: bvlc, intel, nvidia, or a variant of these.
+
+    `NAME,math` trains with the mathematical gradient where layers in place change what the layers
+    before them read in real Caffe. Raises CaffeIOError for a name that is not known.
+    """
+    base, *choices = (part.strip() for part in name.split(","))
+    if base not in PROFILES:
+        raise CaffeIOError(f"unknown profile {base!r}: known are {', '.join(PROFILES)}")
+    profile = PROFILES[base]
+    for choice in choices:
+        if choice != "math":
+            raise CaffeIOError(f"unknown choice {choice!r} of profile {base!r}: known is math")
+        profile = replace(profile, name=f"{base},math", gradients_from_memory=False)
+    return profile
 
 
 def choose_profile(

@@ -75,8 +75,12 @@ def draw_setup(
     `reader_thread`: Intel's order; its reader thread starts (and draws) first, and no prefetching
     thread follows on a CPU.
     """
+    if param.type == "HDF5Data":  # no transformer, no thread
+        return SetupDraws()
     needed = needs_random(param.transform_param, phase)
     word: Callable[[], int] = rng.raw
+    if param.type == "MemoryData":  # a transformer that is set up once, no thread
+        return SetupDraws(word() if needed else None)
     reading = reader_thread and param.type in ("Data", "AnnotatedData")
     thread = word() if reading else None
     if needed:

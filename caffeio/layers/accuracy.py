@@ -5,6 +5,7 @@ Source: src/caffe/layers/accuracy_layer.cpp (BVLC; with sorting: Intel and BVLC 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from math import prod
 
 from caffeio.layers.base import LayerType, Shape, between, exactly, layer, owns
@@ -32,6 +33,10 @@ class Accuracy(LayerType):
     label_bottoms = frozenset({1})
     fields = owns(accuracy_param=("top_k", "axis", "ignore_label", "denominator", "min_is_better"))
     compute = "caffeio.ops.accuracy:accuracy"
+
+    def dies_backward(self, needs: Sequence[bool]) -> str:
+        """Say that there is no backward pass, if one is asked for."""
+        return "Accuracy has no backward pass, and a gradient is asked for" if any(needs) else ""
 
     def setup(self, *shapes: Shape) -> None:
         """Check axis, label count and top_k."""

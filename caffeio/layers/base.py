@@ -108,6 +108,9 @@ class LayerType:
     differentiable: ClassVar[bool] = True  # False: bottoms never get a gradient (Accuracy, ArgMax)
     label_bottoms: ClassVar[frozenset[int]] = frozenset()  # bottoms that cannot get a gradient
     in_place: ClassVar[bool] = True  # may a top be the bottom of the same index?
+    # Bottoms that `force_backward` does not force a gradient on; None: bottom 1, if it is a loss.
+    unforced_bottoms: ClassVar[frozenset[int] | None] = None
+    learns_all: ClassVar[bool] = False  # gradients of all blobs, whatever their lr_mult is
     dynamic: ClassVar[bool] = False  # tops change their shape with the data (detections, filters)
     # The messages of LayerParameter that belong to the type, and the fields that it knows; None:
     # all of them. A field that is not known is refused, not passed over.
@@ -120,6 +123,19 @@ class LayerType:
         setup: Callable[..., None]
         shapes: Callable[..., tuple[Shape, ...]]
         blobs: Any  # the values: only where the layer runs, see caffeio.ops.module
+
+    # Blobs are memory in Caffe, and Backward reads what later layers in place have left there: see
+    # caffeio/net/memory.py. Where the parameters decide, `setup` sets these on the layer.
+    reads_top: bool = False  # Backward reads the data of the tops
+    reads_bottoms: frozenset[int] | None = frozenset()  # and of these bottoms (None: of all)
+    reads_signs: bool = False  # of these it asks only whether a value is above 0
+    keeps_signs: bool = False  # in place it leaves above 0 what is above 0, and nothing else
+    writes_early: bool = False  # in place, Backward writes a gradient before it has read the top's
+    shares_memory: bool = False  # the tops are the bottom's memory under other names
+    filled_again: tuple[int, ...] = ()  # blobs filled once more behind all, for nothing (LSTM)
+    backward: ClassVar[str] = (
+        ""  # "module:class" of Caffe's Backward; empty: autograd at the bottoms
+    )
 
     def __init__(self, param: LayerParameter, context: LayerContext | None = None) -> None:
         self.param = param
@@ -140,6 +156,28 @@ class LayerType:
     def profile(self) -> Profile:
         """Which Caffe's numbers are wanted."""
         return self.context.profile
+
+    def allows_force_backward(self, index: int) -> bool:
+        """Whether `force_backward` asks for the gradient of bottom `index`."""
+        unforced = self.unforced_bottoms
+        if unforced is None:
+            return not self.is_loss or index != 1
+        return index not in unforced
+
+    def dies_backward(self, needs: Sequence[bool]) -> str:
+        """Say why Caffe dies in Backward if the bottoms `needs` want gradients; empty: it goes on.
+
+        Called for layers that run backward.
+        """
+        for i in sorted(self.label_bottoms):
+            if i < len(needs) and needs[i]:
+                kind = "label inputs" if self.is_loss else "such an input"
+                name = self.context.bottom_names[i] if self.context.bottom_names else ""
+                return (
+                    f"{self.kind} cannot backpropagate to {kind}: bottom {i} ({name!r}) needs "
+                    "propagate_down: false"
+                )
+        return ""
 
     @property
     def n_tops(self) -> int:
@@ -162,6 +200,8 @@ class LayerType:
         self.check_fields()
         self.setup(*bottoms)
         self.top_shapes = self.shapes(*bottoms)
+        for shape in self.top_shapes:
+            self.check(all(n >= 0 for n in shape), f"the top would get the shape {shape}")
         return self.top_shapes
 
     if not TYPE_CHECKING:

@@ -6,6 +6,7 @@ box_annotator_ohem_layer.cpp (Intel, R-FCN).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from math import prod
 from typing import TYPE_CHECKING
 
@@ -60,6 +61,12 @@ class Filter(LayerType):
     in_place = False
     dynamic = True
     compute = "caffeio.ops.batch_index:keep_items"
+
+    def dies_backward(self, needs: Sequence[bool]) -> str:
+        """Say that the selector gets no gradient, if one is asked for."""
+        if not needs[-1]:
+            return ""
+        return f"Filter cannot backpropagate to its selector, bottom {len(needs) - 1}"
 
     def setup(self, *shapes: Shape) -> None:
         """Check the counts of blobs and items."""

@@ -45,6 +45,7 @@ class BaseConvolution(LayerType):
     fields = owns(convolution_param=_FIELDS)
     blob_names = ("weight", "bias")
     compute = "caffeio.ops.conv:convolution"
+    reads_bottoms = None
     transposed: ClassVar[bool] = False
 
     def setup(self, *shapes: Shape) -> None:

@@ -21,6 +21,8 @@ class RandomMask(LayerType):
 
     ratio: float
 
+    keeps_signs = True  # what is dropped gets no gradient, whatever its sign was
+
     def read_ratio(self, ratio: float, field: str) -> None:
         """Set `ratio`; raises LayerError unless it is in [0, 1)."""
         self.ratio = ratio

@@ -23,11 +23,16 @@ class Eltwise(LayerType):
 
     In MAX the first bottom wins only if it is greater than the second, a later one only if it is
     greater than all before; the winner gets the whole gradient.
+
+    In place, Caffe sets the top, which is its first bottom, to 0 (SUM) or to -FLT_MAX (MAX) before
+    it reads it: that bottom is lost.
     """
 
     bottoms = at_least(2)
     fields = owns(eltwise_param=("operation", "coeff", "stable_prod_grad"))
     compute = "caffeio.ops.eltwise:eltwise"
+    writes_early = True
+    backward = "caffeio.ops.backward:Eltwise"
 
     def setup(self, *shapes: Shape) -> None:
         """Raises LayerError for different shapes or wrong coefficients."""
@@ -52,6 +57,10 @@ class Eltwise(LayerType):
         )
         self.coeff = tuple(p.coeff) or (1.0,) * len(shapes)
         self.stable = p.stable_prod_grad
+        self.loses_first = self.runs_in_place and self.operation != "PROD"
+        if self.operation == "PROD":
+            self.reads_bottoms = None
+            self.reads_top = not self.stable
 
     def shapes(self, *bottoms: Shape) -> tuple[Shape, ...]:
         """Return the shape that all bottoms have."""
@@ -61,6 +70,8 @@ class Eltwise(LayerType):
         """Add, Mul or Max, in Caffe's order."""
         kind = {"SUM": "Add", "PROD": "Mul", "MAX": "Max"}[self.operation]
         weighted = [g.scaled(x, c) for x, c in zip(bottoms, self.coeff, strict=True)]
+        if self.loses_first:
+            weighted = weighted[1:]
         y = weighted[0]
         for x in weighted[1:]:
             y = g.op(kind, [y, x])

@@ -30,6 +30,7 @@ class InnerProduct(LayerType):
     fields = owns(inner_product_param=_FIELDS)
     blob_names = ("weight", "bias")
     compute = "caffeio.ops.inner_product:inner_product"
+    reads_bottoms = frozenset({0})
 
     def setup(self, shape: Shape) -> None:
         """Declare the blobs; raises LayerError for a wrong axis or num_output."""

@@ -19,6 +19,7 @@ class PairLoss(LayerType):
     bottoms = exactly(2)
     is_loss = True
     in_place = False
+    unforced_bottoms = frozenset()
 
     def setup(self, *shapes: Shape) -> None:
         """Compare the bottoms' shapes."""
@@ -110,6 +111,7 @@ class ContrastiveLoss(LayerType):
     is_loss = True
     in_place = False
     label_bottoms = frozenset({2})
+    unforced_bottoms = frozenset({2})
     fields = owns(contrastive_loss_param=("margin", "legacy_version"))
     compute = "caffeio.ops.loss:contrastive_loss"
 

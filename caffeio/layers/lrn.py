@@ -20,8 +20,13 @@ class LRN(LayerType):
 
     ACROSS_CHANNELS: y = x * (k + alpha / n * sum of n squares)^-beta. WITHIN_CHANNEL: y = x *
     (1 + alpha * mean of n x n squares, zeros outside)^-beta; it has no k.
+
+    Across channels in place, Caffe writes the power into the top, which is the bottom, and then
+    multiplies the two: y = (k + ...)^(-2 beta).
     """
 
+    reads_bottoms = frozenset({0})
+    backward = "caffeio.ops.backward:LRN"
     fields = owns(lrn_param=("local_size", "alpha", "beta", "k", "norm_region"))
     compute = "caffeio.ops.lrn:lrn"
 
@@ -34,6 +39,7 @@ class LRN(LayerType):
         self.check(len(shape) == 4, f"needs a bottom of 4 axes, not {shape}")
         self.size, self.alpha, self.beta, self.k = p.local_size, p.alpha, p.beta, p.k
         self.across = p.norm_region == pb.LRNParameter.ACROSS_CHANNELS
+        self.reads_top = self.writes_early = self.across
 
     def onnx(self, g: OnnxGraph, *bottoms: str) -> str:
         """LRN; within a channel AveragePool of the squares."""
@@ -58,6 +64,7 @@ class MVN(LayerType):
     The top always has 4 axes (num, channels, height, width), as all blobs had once.
     """
 
+    backward = "caffeio.ops.backward:MVN"
     fields = owns(mvn_param=("normalize_variance", "across_channels", "eps"))
     compute = "caffeio.ops.lrn:mvn"
 
@@ -66,6 +73,7 @@ class MVN(LayerType):
         p = self.param.mvn_param
         self.check(len(shape) <= 4, f"needs a bottom of at most 4 axes, not {shape}")
         self.eps, self.normalize_variance = p.eps, p.normalize_variance
+        self.reads_top = self.writes_early = self.normalize_variance
         self.dims = (1, 2, 3) if p.across_channels else (2, 3)
 
     def shapes(self, shape: Shape) -> tuple[Shape, ...]:

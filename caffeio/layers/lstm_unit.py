@@ -36,7 +36,11 @@ class LSTMUnit(LayerType):
     bottoms = exactly(3)
     tops = exactly(2)
     in_place = False
+    reads_top = True
+    reads_bottoms = None
+    backward = "caffeio.ops.backward:LSTMUnit"
     label_bottoms = frozenset({2})
+    unforced_bottoms = frozenset({2})
     compute = "caffeio.ops.lstm_unit:lstm_unit"
 
     def setup(self, *shapes: Shape) -> None:

@@ -1,12 +1,12 @@
 """Neuron layers: one value in, one value out.
 
 Sources: src/caffe/layers/{absval,bnll,clip,elu,prelu,relu,relu6,sigmoid,swish,tanh,threshold}_
-layer.cpp. In place, Caffe computes the gradients of BNLL and Clip from the output, which it finds
-where the input was; so do these.
+layer.cpp.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from caffeio.layers.base import LayerType, Shape, layer, owns
@@ -21,10 +21,13 @@ class ReLU(LayerType):
 
     fields = owns(relu_param=("negative_slope",))
     compute = "caffeio.ops.neuron:relu"
+    reads_bottoms = frozenset({0})
+    reads_signs = True
 
     def setup(self, shape: Shape) -> None:
         """Read the slope."""
         self.slope = self.param.relu_param.negative_slope
+        self.keeps_signs = self.slope >= 0
 
     def onnx(self, g: OnnxGraph, *bottoms: str) -> str:
         """Relu or LeakyRelu."""
@@ -37,6 +40,7 @@ class ReLU6(LayerType):
 
     fields = owns(relu6_param=("negative_slope",))
     compute = "caffeio.ops.neuron:relu6"
+    reads_bottoms = frozenset({0})
 
     def setup(self, shape: Shape) -> None:
         """Read the slope."""
@@ -59,11 +63,14 @@ class PReLU(LayerType):
     fields = owns(prelu_param=("filler", "channel_shared"))
     blob_names = ("weight",)
     compute = "caffeio.ops.neuron:prelu"
+    reads_bottoms = frozenset({0})
 
     def setup(self, shape: Shape) -> None:
         """Declare the blob; raises LayerError for a bottom without a channel axis."""
         p = self.param.prelu_param
         self.check(len(shape) >= 2, f"needs a bottom of 2 axes or more, not {shape}")
+        if self.runs_in_place:  # it keeps a copy
+            self.reads_bottoms = frozenset()
         slopes = () if p.channel_shared else shape[1:2]
         self.add_blob("slope", slopes, p.filler if p.HasField("filler") else None, default=0.25)
 
@@ -80,11 +87,16 @@ class ELU(LayerType):
 
     fields = owns(elu_param=("alpha", "lambda"))
     compute = "caffeio.ops.neuron:elu"
+    reads_top = True
+    reads_bottoms = frozenset({0})
+    reads_signs = True
+    backward = "caffeio.ops.backward:ELU"
 
     def setup(self, shape: Shape) -> None:
         """Read the fields."""
         p = self.param.elu_param
         self.alpha, self.scale = p.alpha, getattr(p, "lambda")
+        self.keeps_signs = self.alpha >= 0 and self.scale > 0
 
     def onnx(self, g: OnnxGraph, *bottoms: str) -> str:
         """Elu."""
@@ -96,6 +108,7 @@ class AbsVal(LayerType):
     """|x|; gradient 0 at 0."""
 
     compute = "caffeio.ops.neuron:absolute"
+    reads_bottoms = frozenset({0})
     in_place = False
 
     def onnx(self, g: OnnxGraph, *bottoms: str) -> str:
@@ -108,6 +121,7 @@ class BNLL(LayerType):
     """log(1 + e^x)."""
 
     compute = "caffeio.ops.neuron:bnll"
+    reads_bottoms = frozenset({0})
 
     def onnx(self, g: OnnxGraph, *bottoms: str) -> str:
         """Softplus."""
@@ -116,10 +130,11 @@ class BNLL(LayerType):
 
 @layer("Clip")
 class Clip(LayerType):
-    """x limited to [min, max]; gradient 1 inside, the ends included."""
+    """max(min, min(x, max)); gradient 1 inside, the ends included."""
 
     fields = owns(clip_param=("min", "max"))
     compute = "caffeio.ops.neuron:clip"
+    reads_bottoms = frozenset({0})
 
     def setup(self, shape: Shape) -> None:
         """Raises LayerError unless both limits are given."""
@@ -129,8 +144,11 @@ class Clip(LayerType):
         self.limits = (p.min, p.max)
 
     def onnx(self, g: OnnxGraph, *bottoms: str) -> str:
-        """Clip."""
-        return str(g.op("Clip", [*bottoms, *(g.const(v, "limit") for v in self.limits)]))
+        """Clip; Min and Max where min is above max."""
+        low, high = (g.const(v, "limit") for v in self.limits)
+        if self.limits[0] > self.limits[1]:
+            return str(g.op("Max", [g.op("Min", [*bottoms, high]), low]))
+        return str(g.op("Clip", [*bottoms, low, high]))
 
 
 @layer("Sigmoid")
@@ -139,6 +157,8 @@ class Sigmoid(LayerType):
 
     fields = owns(sigmoid_param=())
     compute = "caffeio.ops.neuron:sigmoid"
+    reads_top = True
+    backward = "caffeio.ops.backward:Sigmoid"
 
     def onnx(self, g: OnnxGraph, *bottoms: str) -> str:
         """Sigmoid."""
@@ -151,6 +171,8 @@ class TanH(LayerType):
 
     fields = owns(tanh_param=())
     compute = "caffeio.ops.neuron:tanh"
+    reads_top = True
+    backward = "caffeio.ops.backward:TanH"
 
     def onnx(self, g: OnnxGraph, *bottoms: str) -> str:
         """Tanh."""
@@ -163,6 +185,8 @@ class Swish(LayerType):
 
     fields = owns(swish_param=("beta",))
     compute = "caffeio.ops.neuron:swish"
+    reads_top = True
+    backward = "caffeio.ops.backward:Swish"
 
     def setup(self, shape: Shape) -> None:
         """Read beta."""
@@ -184,6 +208,10 @@ class Threshold(LayerType):
     def setup(self, shape: Shape) -> None:
         """Read the threshold."""
         self.threshold = self.param.threshold_param.threshold
+
+    def dies_backward(self, needs: Sequence[bool]) -> str:
+        """Say that there is no backward pass."""
+        return f"{self.kind} has no backward pass, and a gradient would go through it"
 
     def onnx(self, g: OnnxGraph, *bottoms: str) -> str:
         """Greater."""

@@ -1,7 +1,6 @@
 """Exp, Log and Power.
 
-Sources: src/caffe/layers/exp_layer.cpp, log_layer.cpp, power_layer.cpp. In place, Caffe computes
-the gradients of Log and Power from the output, which it finds where the input was; so do these.
+Sources: src/caffe/layers/exp_layer.cpp, log_layer.cpp, power_layer.cpp.
 """
 
 from __future__ import annotations
@@ -29,6 +28,8 @@ class Exp(LayerType):
 
     fields = owns(exp_param=("base", "scale", "shift"))
     compute = "caffeio.ops.power:exp"
+    reads_top = True
+    backward = "caffeio.ops.backward:Exp"
 
     def setup(self, shape: Shape) -> None:
         """Raises LayerError for a base of 0 or below, except for -1."""
@@ -48,6 +49,9 @@ class Log(LayerType):
 
     fields = owns(log_param=("base", "scale", "shift"))
     compute = "caffeio.ops.power:log"
+    reads_bottoms = frozenset({0})
+    writes_early = True
+    backward = "caffeio.ops.backward:Log"
 
     def setup(self, shape: Shape) -> None:
         """Raises LayerError for bases that have no logarithm."""
@@ -71,11 +75,16 @@ class Power(LayerType):
 
     fields = owns(power_param=("power", "scale", "shift"))
     compute = "caffeio.ops.power:power"
+    writes_early = True
+    backward = "caffeio.ops.backward:Power"
 
     def setup(self, shape: Shape) -> None:
         """Read the fields."""
         p = self.param.power_param
         self.power, self.scale, self.shift = p.power, p.scale, p.shift
+        if self.power * self.scale != 0 and self.power != 1:
+            self.reads_bottoms = frozenset({0})
+            self.reads_top = self.power != 2
 
     def onnx(self, g: OnnxGraph, *bottoms: str) -> str:
         """Mul, Add and Pow, as far as they change anything."""

@@ -38,6 +38,8 @@ class Recurrent(LayerType):
         )
     )  # fmt: skip
     label_bottoms = frozenset({1})
+    unforced_bottoms = frozenset({1})
+    learns_all = True
     states: ClassVar[tuple[str, ...]] = ("h",)
 
     def setup(self, *shapes: Shape) -> None:
@@ -152,6 +154,8 @@ class LSTM(Recurrent):
         if static:
             self.add_blob("W_xc_static", (rows, static), param.weight_filler)
         self.add_blob("W_hc", (rows, self.hidden), param.weight_filler)
+        # every step of the unrolled net fills weights of its own before they are shared
+        self.filled_again = (2 + bool(static),) * (self.steps - 1)
 
     def onnx(self, g: OnnxGraph, *bottoms: str) -> tuple[str, ...]:
         """All steps one after the other: ONNX's LSTM knows no `cont`. States begin as zeros."""
@@ -192,6 +196,8 @@ class RNN(Recurrent):
         self.add_blob("W_hh", (rows, rows), param.weight_filler)
         self.add_blob("W_ho", (rows, rows), param.weight_filler)
         self.add_blob("b_o", (rows,), param.bias_filler)
+        first = 2 + bool(static)
+        self.filled_again = (first, first + 1, first + 2) * (self.steps - 1)
 
     def onnx(self, g: OnnxGraph, *bottoms: str) -> tuple[str, ...]:
         """All steps one after the other; the state begins as zeros."""

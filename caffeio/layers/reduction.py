@@ -6,6 +6,7 @@ Sources: src/caffe/layers/softmax_layer.cpp, argmax_layer.cpp, reduction_layer.c
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from caffeio.layers.base import LayerType, Shape, layer, owns
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 class Softmax(LayerType):
     """exp(x) / sum of exp(x) along `axis`, the maximum subtracted first."""
 
+    reads_top = True
+    backward = "caffeio.ops.backward:Softmax"
     fields = owns(softmax_param=("axis",))
     compute = "caffeio.ops.reduction:softmax"
 
@@ -52,6 +55,8 @@ class Reduction(LayerType):
             field="reduction_param.operation",
         )
         self.coeff = p.coeff
+        if self.operation in ("ASUM", "SUMSQ"):
+            self.reads_bottoms = frozenset({0})
 
     def shapes(self, shape: Shape) -> tuple[Shape, ...]:
         """(outer, ...) -> (outer); a scalar for axis 0."""
@@ -100,6 +105,10 @@ class ArgMax(LayerType):
             return ((*shape[: self.dim], self.top_k, *shape[self.dim + 1 :]),)
         rows = 2 if self.out_max_val else 1
         return ((shape[0], rows, self.top_k, *[1] * (len(shape) - 3)),)
+
+    def dies_backward(self, needs: Sequence[bool]) -> str:
+        """Say that there is no backward pass."""
+        return f"{self.kind} has no backward pass, and a gradient would go through it"
 
     def onnx(self, g: OnnxGraph, *bottoms: str) -> str:
         """ArgMax of the mirrored bottom: of equal values Caffe takes the last."""

@@ -72,6 +72,7 @@ class Scale(LayerType):
     fields = owns(scale_param=("axis", "num_axes", "filler", "bias_term", "bias_filler"))
     blob_names = ("weight", "bias")
     compute = "caffeio.ops.scale:scale"
+    reads_bottoms = None
 
     def setup(self, *shapes: Shape) -> None:
         """Declare the blobs; raises LayerError where the operand does not fit the bottom."""
@@ -86,6 +87,8 @@ class Scale(LayerType):
         self.has_bias = p.bias_term
         if self.has_bias:
             self.add_blob("bias", operand, p.bias_filler if p.HasField("bias_filler") else None)
+        if self.runs_in_place:  # it keeps a copy
+            self.reads_bottoms = frozenset({1})
         channel = self.start == 1 and len(operand) == 1
         self.fusible = len(shapes) == 1 and channel  # with the BatchNorm before it
 

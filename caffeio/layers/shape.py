@@ -25,6 +25,7 @@ class Flatten(LayerType):
     in_place = False
     fields = owns(flatten_param=("axis", "end_axis"))
     compute = "caffeio.ops.shape:flatten"
+    shares_memory = True
 
     def setup(self, *shapes: Shape) -> None:
         """Check the axes."""
@@ -68,6 +69,7 @@ class Reshape(LayerType):
         param = self.param.reshape_param
         self.dims = tuple(param.shape.dim)
         self.shuffle = param.pixelshuffler
+        self.shares_memory = self.shuffle == 1
         ndim = len(shapes[0])
         self.start: int = param.axis if param.axis >= 0 else ndim + param.axis + 1
         self.check(
@@ -262,6 +264,7 @@ class Permute(LayerType):
         )
         self.check(len(set(order)) == len(order), "names an axis twice", field=field)
         self.order = (*order, *(axis for axis in range(ndim) if axis not in order))
+        self.shares_memory = self.order == tuple(range(ndim))
 
     def shapes(self, shape: Shape) -> tuple[Shape, ...]:
         """Put the sizes in the new order."""

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from caffeio.log.glog import Log, number
 from caffeio.net.net import Net, Trace
+from caffeio.net.step import shown
 
 
 def _mean_abs(value: Tensor | None, like: Tensor) -> str:
@@ -27,7 +28,9 @@ def log_forward(log: Log, net: Net) -> None:
         name = entry.step.node.name
         for top, value in zip(entry.step.tops, entry.tops, strict=True):
             text = _mean_abs(value, value)
-            log.info("net.cpp:593", f"    [Forward] Layer {name}, top blob {top} data: {text}")
+            log.info(
+                "net.cpp:593", f"    [Forward] Layer {name}, top blob {shown(top)} data: {text}"
+            )
         for i, blob in enumerate(entry.step.layer.blobs):
             label = _param_name(entry, i)
             text = _mean_abs(blob, blob)

@@ -53,9 +53,7 @@ class Assembler:
         for node in self.graph.nodes:
             self.steps.append(self.build(node))
         share_params(self.steps)
-        mark_backward(self.steps)
-        if self.graph.phase == "TRAIN":
-            check_label_inputs(self.steps)
+        mark_backward(self.steps, force=self.graph.force_backward)
         return self.steps
 
     def build(self, node: Node) -> Step:
@@ -86,10 +84,11 @@ class Assembler:
             i >= len(param.param) or param.param[i].lr_mult != 0 for i in range(len(layer.blobs))
         )
         check_param_specs(node, layer)
-        if node.propagate_down:
-            stop = tuple(not flag for flag in node.propagate_down)
-        else:
-            stop = (False,) * len(param.bottom)
+        force = self.graph.force_backward
+        stop = tuple(
+            not flag and not (force and layer.allows_force_backward(i))
+            for i, flag in enumerate(node.propagate_down or [True] * len(param.bottom))
+        )
         return Step(node, layer, tuple(param.bottom), tuple(tops), weights, stop, learns)
 
     def set_up(self, node: Node, layer: Layer, tops: list[str]) -> None:
@@ -177,20 +176,13 @@ def check_param_specs(node: Node, layer: Layer) -> None:
             )
 
 
-def check_label_inputs(steps: Sequence[Step]) -> None:
-    """Refuse losses that would pass gradients to labels, which Caffe dies of when it goes back.
-
-    That is so where propagate_down says it, or where something that is learned makes the label
-    (propagate_down: false stops it there).
-    """
-    for step in steps:
-        for i in sorted(step.layer.label_bottoms):
-            if step.layer.is_loss and i < len(step.bottoms) and step.bottom_needs[i]:
-                raise NetError(
-                    f"layer {step.node.name!r}: {step.node.type} cannot backpropagate to label "
-                    f"inputs: bottom {i} ({step.bottoms[i]!r}) needs propagate_down: false",
-                    where=step.node.where or None,
-                )
+def refusal_backward(steps: Sequence[Step]) -> NetError | None:
+    """Find what Caffe would die of in Backward, which begins with the last layer."""
+    for step in reversed(steps):
+        reason = step.layer.dies_backward(step.bottom_needs) if step.needs_backward else ""
+        if reason:
+            return NetError(f"layer {step.node.name!r}: {reason}", where=step.node.where or None)
+    return None
 
 
 def share_params(steps: Sequence[Step]) -> None:
@@ -244,7 +236,8 @@ def learnable_params(steps: Sequence[Step], force_backward: bool) -> list[Learna
         specs = step.node.param.param
         for i, blob in enumerate(raw_blobs(step.layer)):
             spec = specs[i] if i < len(specs) else pb.ParamSpec()
-            if spec.lr_mult != 0 or force_backward:
+            always = step.layer.learns_all and step.needs_backward
+            if spec.lr_mult != 0 or force_backward or always:
                 wanted.add(id(blob))
             if id(blob) not in seen:
                 label = spec.name or str(i)
@@ -256,8 +249,11 @@ def learnable_params(steps: Sequence[Step], force_backward: bool) -> list[Learna
     return out
 
 
-def mark_backward(steps: Sequence[Step]) -> None:
-    """Decide which layers Caffe would run backward: something learns below, a loss is above."""
+def mark_backward(steps: Sequence[Step], *, force: bool = False) -> None:
+    """Decide which layers Caffe would run backward: something learns below, a loss is above.
+
+    `force` (force_backward) runs all of them, down to every bottom that a layer allows.
+    """
     needs: dict[str, bool] = {}
     flags: list[list[bool]] = []
     for step in steps:
@@ -271,7 +267,7 @@ def mark_backward(steps: Sequence[Step]) -> None:
     for step, bottoms in zip(reversed(steps), reversed(flags), strict=True):
         tops = list(zip(step.tops, step.loss_weights, strict=True))
         contributes = any(weight or name in under_loss for name, weight in tops)
-        if all(name in skipped for name, _ in tops):
+        if step.needs_backward and all(name in skipped for name, _ in tops):
             step.needs_backward = False
             bottoms = [False] * len(bottoms)
         step.needs_backward = step.needs_backward and contributes
@@ -281,3 +277,10 @@ def mark_backward(steps: Sequence[Step]) -> None:
                 under_loss.add(name)
             if not flag:
                 skipped.add(name)
+    if force:
+        for step in steps:
+            step.needs_backward = True
+            step.bottom_needs = tuple(
+                flag or step.layer.allows_force_backward(i)
+                for i, flag in enumerate(step.bottom_needs)
+            )

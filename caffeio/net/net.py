@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any, Self
 
 import numpy as np
@@ -19,12 +20,22 @@ from caffeio.boost_random import CaffeRng
 from caffeio.data import DataSource
 from caffeio.errors import CaffeIOError, DataError, NetError
 from caffeio.fillers import fill
-from caffeio.net.builder import Assembler, learnable_params
+from caffeio.net.builder import Assembler, learnable_params, refusal_backward
 from caffeio.net.copy_weights import copy_trained_layers
 from caffeio.net.graph import Graph
+from caffeio.net.memory import (
+    Contents,
+    Use,
+    needs_memory,
+    on_memory,
+    overwritten,
+    plan_memory,
+)
+from caffeio.net.refusal import refuse_backward
 from caffeio.net.save import save_net
 from caffeio.net.sources import close_sources
 from caffeio.net.step import (
+    AUTOMATIC,
     LearnableParam,
     Shape,
     Step,
@@ -33,6 +44,7 @@ from caffeio.net.step import (
     raw_blobs,
     register_layer,
     shape_text,
+    shown,
 )
 from caffeio.ops.batch_norm import fused_batch_norm_scale
 from caffeio.ops.module import Layer
@@ -87,9 +99,14 @@ class Net(nn.Module):
             search_path=search_path,
         )
         self.steps: list[Step] = assembler.run()
-        self.blob_shapes: dict[str, Shape] = assembler.blob_shapes
+        self.blob_shapes: dict[str, Shape] = {
+            shown(name): shape for name, shape in assembler.blob_shapes.items()
+        }
+        self._automatic = [top for s in self.steps for top in s.tops if shown(top) != top]
         self.learnable = learnable_params(self.steps, graph.force_backward)
-        self._plan = list(self.steps)
+        self._refusal = refusal_backward(self.steps)  # what Caffe would die of in Backward
+        self._gradient_left: dict[int, Tensor] = {}  # in memory whose gradient is a loss weight
+        self._set_plan(self.steps)
         for step in self.steps:
             register_layer(self, step.node.name, step.layer)
 
@@ -194,6 +211,9 @@ class Net(nn.Module):
                 if id(old) not in made:
                     made[id(old)] = nn.Parameter(values.to(device), requires_grad=old.requires_grad)
                 layer.blobs[i] = made[id(old)]
+            for i in layer.filled_again if exact is not None else ():
+                spec = layer.blob_specs[i]
+                fill(torch.empty(spec.shape), spec.filler, spec.default, rng, where=layer)
             for module in layer.modules():
                 for key, buffer in module._buffers.items():
                     if buffer is not None:
@@ -307,20 +327,28 @@ class Net(nn.Module):
 
         The numbers are the same up to rounding, the blobs and parameters stay Caffe's.
         """
-        self._plan = fuse_steps(self.steps)
+        self._set_plan(fuse_steps(self.steps))
         self._free_early()
         return self
+
+    def _set_plan(self, steps: Sequence[Step]) -> None:
+        """Run `steps` from now on; note what layers in place do to the memory of others."""
+        self._plan = list(steps)
+        self._memory = plan_memory(self._plan, gradients=self.profile.gradients_from_memory)
+        for step, use in zip(self._plan, self._memory.uses, strict=True):
+            step.memory = use
 
     def _free_early(self) -> None:
         """Note after which step a blob is not needed any more."""
         last: dict[str, int] = {}
         for i, step in enumerate(self._plan):
-            for name in (*step.bottoms, *step.tops):
+            stale = () if step.memory is None else (name for _, name in step.memory.stale)
+            for name in (*step.bottoms, *step.tops, *stale):
                 last[name] = i
-        keep = {*self.outputs, *self.inputs}
+        writers = self._memory.stale
+        keep = {*self.outputs, *self.inputs, *(writers[n] for n in self.outputs if n in writers)}
         for i, step in enumerate(self._plan):
-            names = (*step.bottoms, *step.tops)
-            step.free = tuple({n for n in names if last[n] == i and n not in keep})
+            step.free = tuple(n for n in last if last[n] == i and n not in keep)
 
     def forward(self, inputs: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
         """Run all layers; returns the net's outputs by name.
@@ -332,20 +360,27 @@ class Net(nn.Module):
         given = inputs or {}
         loss: Tensor | None = None
         self.trace = []
+        contents = Contents()
         for step in self._plan:
-            tops = self._run(step, env, given)
+            tops = self._run(step, env, given, contents)
             for name, value in zip(step.tops, tops, strict=True):
                 env[name] = value
             for weight, value in zip(step.loss_weights, tops, strict=True):
                 if weight:
-                    term = value.sum() if value.dim() else value
-                    term = term if weight == 1 else term * weight
+                    term = self._loss_term(step, value, weight)
                     loss = term if loss is None else loss + term
             if not self.keep_blobs:
                 for name in step.free:
                     del env[name]
+        for name, writer in self._memory.stale.items():
+            if name in env:
+                env[name] = self._overwritten(env[name], env[writer])
         outputs = {name: env[name] for name in self.graph.outputs}
         self.loss = loss if loss is not None else self._zero(outputs)
+        if self._refusal is not None:
+            self.loss = refuse_backward(self.loss, self._refusal)
+        for name in self._automatic if self.keep_blobs else ():
+            env[AUTOMATIC] = env.pop(name)
         self.blobs = env if self.keep_blobs else outputs
         return outputs
 
@@ -354,8 +389,27 @@ class Net(nn.Module):
         some = next(iter(outputs.values()), None)
         return torch.zeros(()) if some is None else some.new_zeros(())
 
+    def _loss_term(self, step: Step, value: Tensor, weight: float) -> Tensor:
+        """What a top adds to the loss: weight times its sum.
+
+        In place, the weight lies in memory that Backward changes: later passes find that gradient.
+        """
+        if step.memory is not None and step.memory.losses:
+            left = self._gradient_left.get(step.memory.losses[0][1])
+            if left is not None:
+                return (value * left.view_as(value)).sum()
+        term = value.sum() if value.dim() else value
+        return term if weight == 1 else term * weight
+
+    def _overwritten(self, blob: Tensor, content: Tensor) -> Tensor:
+        return overwritten(blob, content, gradients=self.profile.gradients_from_memory)
+
     def _run(
-        self, step: Step, env: dict[str, Tensor], given: Mapping[str, Tensor]
+        self,
+        step: Step,
+        env: dict[str, Tensor],
+        given: Mapping[str, Tensor],
+        contents: Contents,
     ) -> tuple[Tensor, ...]:
         bottoms: tuple[Tensor, ...] = ()
         if step.layer.is_source:
@@ -365,7 +419,12 @@ class Net(nn.Module):
                 env[name].detach() if stop else env[name]
                 for name, stop in zip(step.bottoms, step.stop, strict=True)
             )
-            tops = self._compute(step, bottoms)
+            if step.memory is None:
+                tops = self._compute(step, bottoms)
+            else:
+                bottoms, tops = self._compute_on_memory(step, bottoms, env, contents)
+        if step.memory is not None:
+            self._note(step.memory, tops, contents)
         if self.keep_trace:
             self.trace.append(Trace(step, bottoms, tops))
         return tops
@@ -380,6 +439,35 @@ class Net(nn.Module):
             return (bottoms[0],) * len(step.tops)
         result = step.layer(*bottoms)
         return result if isinstance(result, tuple) else (result,)
+
+    def _compute_on_memory(
+        self,
+        step: Step,
+        bottoms: tuple[Tensor, ...],
+        env: dict[str, Tensor],
+        contents: Contents,
+    ) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+        """Run a step that reads what was overwritten; returns the bottoms as it found them."""
+        use = step.memory
+        assert use is not None
+        if use.stale:
+            found = list(bottoms)
+            for i, writer in use.stale:
+                found[i] = self._overwritten(found[i], env[writer])
+            bottoms = tuple(found)
+        if use.overwritten and needs_memory(bottoms, step.layer):
+            return bottoms, on_memory(step, bottoms, contents)
+        return bottoms, self._compute(step, bottoms)
+
+    def _note(self, use: Use, tops: tuple[Tensor, ...], contents: Contents) -> None:
+        """Keep what lies in memory for Backward, and later what Backward leaves there."""
+        for i, memory in use.noted:
+            top: Any = tops[i]  # torch leaves register_hook untyped
+            contents.values[memory] = top.detach()
+            hooked = memory in contents.hooked or memory not in self._memory.losses
+            if top.requires_grad and not hooked:
+                contents.hooked.add(memory)
+                top.register_hook(partial(self._gradient_left.__setitem__, memory))
 
     def read_inputs(self) -> dict[str, Tensor]:
         """The next batch of every data layer that has a source, by blob name."""

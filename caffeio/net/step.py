@@ -4,14 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
 
 from caffeio.net.graph import Node
 from caffeio.ops.module import Layer
 
+if TYPE_CHECKING:
+    from caffeio.net.memory import Use
+
 Shape = tuple[int, ...]
 AUTOMATIC = "(automatic)"  # Caffe's name of a loss top that the prototxt does not name
+
+
+def shown(blob: str) -> str:
+    """Return a blob's name as Caffe has it; here automatic ones have a number, to be told apart."""
+    return AUTOMATIC if blob.startswith(AUTOMATIC) else blob
 
 
 @dataclass(eq=False)
@@ -41,6 +50,7 @@ class Step:
     bottom_needs: tuple[bool, ...] = ()  # which bottoms get a gradient in Caffe
     free: tuple[str, ...] = ()  # blobs that nobody reads after this layer
     fused: tuple[Step, ...] = ()  # BatchNorm, Scale(, ReLU) that run as one
+    memory: Use | None = None  # None: nothing that it reads or writes is overwritten (nearly all)
 
 
 @dataclass(eq=False)
@@ -131,6 +141,7 @@ def _group(steps: Sequence[Step]) -> list[Step] | None:
         relu = steps[2]
         in_place = relu.bottoms == scale.tops == relu.tops
         plain = not relu.node.param.relu_param.negative_slope and not any(scale.loss_weights)
-        if in_place and plain and not any(relu.stop):
+        changed = relu.memory is not None and relu.memory.overwritten
+        if in_place and plain and not any(relu.stop) and not changed:
             group.append(relu)
     return group

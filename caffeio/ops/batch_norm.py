@@ -13,6 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from caffeio.layers.batch_norm import BatchNorm
+from caffeio.ops.small_batch import is_small
+from caffeio.ops.small_batch import normalize as step_by_step
 
 if TYPE_CHECKING:
     from caffeio.layers.base import LayerType
@@ -27,18 +29,24 @@ def by_own_statistics(
     have C values and the dtype of `like`; the variance is multiplied by m / (m - 1) for m > 1
     values a channel. Statistics carry no gradient.
     """
+    count = x.numel() // x.shape[1]
+    if is_small(x) or count == 1:
+        y, mean, variance = step_by_step(x, eps)
+        if count > 1:
+            variance = variance * (count / (count - 1))
+        return _scaled(y, weight, bias), mean.to(like.dtype), variance.to(like.dtype)
     mean, variance = torch.zeros_like(like), torch.zeros_like(like)
-    if x.numel() == x.shape[1]:  # m = 1: every value is its own mean
-        mean = x.detach().reshape(-1).to(like.dtype, copy=True)
-        y = x - x
-        if weight is not None:
-            shape = (1, -1, *[1] * (x.dim() - 2))
-            y = y * weight.view(shape)
-            y = y if bias is None else y + bias.view(shape)
-        return y, mean, variance
     cudnn = torch.backends.cudnn.enabled
     y = torch.batch_norm(x, weight, bias, mean, variance, True, 1.0, eps, cudnn)
     return y, mean, variance
+
+
+def _scaled(y: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
+    """Compute y * weight + bias, both of axis 1 and both optional."""
+    shape = (1, -1, *[1] * (y.dim() - 2))
+    if weight is not None:
+        y = y * weight.view(shape)
+    return y if bias is None else y + bias.view(shape)
 
 
 def batch_norm(layer: BatchNorm, x: Tensor) -> Tensor:
@@ -53,6 +61,9 @@ def normalize(layer: BatchNorm, x: Tensor, weight: Tensor | None, bias: Tensor |
     """Run `layer` with any scale and bias (C values each)."""
     if layer.use_global:
         mean, variance = global_statistics(layer)
+        if layer.eps == 0:  # a variance of 0 makes inf, where torch's x * a + b makes nan
+            view = (1, -1, *[1] * (x.dim() - 2))
+            return _scaled((x - mean.view(view)) / variance.sqrt().view(view), weight, bias)
         cudnn = torch.backends.cudnn.enabled
         return torch.batch_norm(x, weight, bias, mean, variance, False, 0.0, layer.eps, cudnn)
     if not layer.part or layer.part == x.shape[0]:

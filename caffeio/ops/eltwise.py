@@ -40,6 +40,9 @@ class _UnstableProduct(Function):
 
 def eltwise(layer: Eltwise, *bottoms: Tensor) -> Tensor:
     """(any shape), n times -> the same shape."""
+    if layer.loses_first:
+        lost = 0.0 if layer.operation == "SUM" else torch.finfo(torch.float32).min
+        bottoms = (torch.full_like(bottoms[0], lost, requires_grad=False), *bottoms[1:])
     if layer.operation == "SUM":
         return _sum(layer, bottoms)
     if layer.operation == "PROD":

@@ -73,6 +73,9 @@ class _Standardize(Function):
 
 def lrn(layer: LRN, x: Tensor) -> Tensor:
     """(N, C, H, W) -> the same shape."""
+    if layer.across and layer.runs_in_place:
+        squares = channel_sum(x * x, layer.size) * (layer.alpha / layer.size)
+        return power(squares + layer.k, -layer.beta).square()
     if layer.across:
         return _AcrossChannels.apply(  # type: ignore[no-any-return,no-untyped-call]
             x, layer.size, layer.alpha, layer.beta, layer.k

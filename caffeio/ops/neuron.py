@@ -1,8 +1,7 @@
 """Neuron layers: one value in, one value out.
 
 Sources: src/caffe/layers/{absval,bnll,clip,elu,prelu,relu,relu6,sigmoid,swish,tanh,threshold}_
-layer.cpp. In place, Caffe computes the gradients of BNLL and Clip from the output, which it finds
-where the input was; so do these. All map (any shape) to the same shape.
+layer.cpp. All map (any shape) to the same shape.
 """
 
 from __future__ import annotations
@@ -13,8 +12,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from caffeio.ops.gradients import with_gradient
-
 if TYPE_CHECKING:
     from caffeio.layers.base import LayerType
     from caffeio.layers.neuron import ELU, Clip, PReLU, ReLU, ReLU6, Swish, Threshold
@@ -22,12 +19,7 @@ if TYPE_CHECKING:
 
 def relu(layer: ReLU, x: Tensor) -> Tensor:
     """Return max(x, 0) + slope * min(x, 0)."""
-    if not layer.slope:
-        return F.relu(x)
-    if layer.slope < 0 and layer.runs_in_place:  # the sign is read from the output
-        y = F.leaky_relu(x.detach(), layer.slope)
-        return with_gradient(x, y, torch.where(y > 0, 1.0, layer.slope))
-    return F.leaky_relu(x, layer.slope)
+    return F.leaky_relu(x, layer.slope) if layer.slope else F.relu(x)
 
 
 def relu6(layer: ReLU6, x: Tensor) -> Tensor:
@@ -55,18 +47,15 @@ def absolute(layer: LayerType, x: Tensor) -> Tensor:
 
 def bnll(layer: LayerType, x: Tensor) -> Tensor:
     """Return log(1 + e^x)."""
-    if not layer.runs_in_place:
-        return F.softplus(x)
-    y = F.softplus(x.detach())
-    return with_gradient(x, y, torch.sigmoid(y))
+    return F.softplus(x)
 
 
 def clip(layer: Clip, x: Tensor) -> Tensor:
-    """Limit x to [min, max]."""
-    if not layer.runs_in_place:
-        return x.clamp(*layer.limits)
-    y = x.detach().clamp(*layer.limits)
-    return with_gradient(x, y, torch.ones_like(y))
+    """Return max(min, min(x, max))."""
+    low, high = layer.limits
+    if low > high:  # where torch's clamp gives max, Caffe gives min
+        return x.clamp(max=high).clamp(min=low)
+    return x.clamp(low, high)
 
 
 def sigmoid(layer: LayerType, x: Tensor) -> Tensor:

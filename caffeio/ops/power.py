@@ -1,7 +1,6 @@
 """Exp, Log and Power, value by value.
 
-Sources: src/caffe/layers/exp_layer.cpp, log_layer.cpp, power_layer.cpp. In place, Caffe computes
-the gradients of Log and Power from the output, which it finds where the input was; so do these.
+Sources: src/caffe/layers/exp_layer.cpp, log_layer.cpp, power_layer.cpp.
 """
 
 from __future__ import annotations
@@ -25,13 +24,6 @@ def exp(layer: Exp, x: Tensor) -> Tensor:
 
 def log(layer: Log, x: Tensor) -> Tensor:
     """(any shape) -> the same shape."""
-    if not layer.runs_in_place:
-        return _log(layer, x)
-    y = _log(layer, x.detach())
-    return with_gradient(x, y, layer.outer * layer.scale / (y * layer.scale + layer.shift))
-
-
-def _log(layer: Log, x: Tensor) -> Tensor:
     y = torch.log(x if layer.scale == 1 and not layer.shift else x * layer.scale + layer.shift)
     return y if layer.outer == 1 else y * layer.outer
 
@@ -47,8 +39,7 @@ def power(layer: Power, x: Tensor) -> Tensor:
     y = base * base if layer.power == 2 else base.pow(layer.power)
     if not (torch.is_grad_enabled() and x.requires_grad):
         return y
-    below = _base(layer, y) if layer.runs_in_place else base
-    return with_gradient(x, y, _slope(layer, y, below))
+    return with_gradient(x, y, _slope(layer, y, base))
 
 
 def _base(layer: Power, x: Tensor) -> Tensor:

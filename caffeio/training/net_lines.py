@@ -12,7 +12,7 @@ from caffeio.net.batch_norm_folding import Folded, fold_batch_norms
 from caffeio.net.graph import is_included, state_meets_rule
 from caffeio.net.net import Net, Step
 from caffeio.net.recipe import NetRecipe
-from caffeio.net.step import AUTOMATIC
+from caffeio.net.step import shown as blob_name
 from caffeio.profiles import Profile
 from caffeio.proto import caffe_pb2 as pb
 from caffeio.proto.files import read_net
@@ -181,7 +181,7 @@ def _log_layer(log: Log, net: Net, step: Step, param: pb.LayerParameter, memory:
         if i in node.in_place:
             log.info("net.cpp:369", f"{name} -> {top} (in-place)")
         else:
-            shown = AUTOMATIC if top.startswith(AUTOMATIC) else top
+            shown = blob_name(top)
             log.info("net.cpp:382", f"{name} -> {shown}")
     if not early:
         _log_database(log, net, param)

@@ -52,19 +52,6 @@ def test_values() -> None:
     assert slopes('type: "BNLL"', big) == [0, 1]
 
 
-def test_in_place_quirks() -> None:
-    """In place Caffe differentiates at the output: BNLL, Clip, ReLU with a slope below 0."""
-    y = torch.log1p(torch.exp(EDGES))
-    assert slopes('type: "BNLL"', in_place=True) == pytest.approx(torch.sigmoid(y).tolist())
-    assert slopes('type: "Clip" clip_param { min: -1 max: 1 }', in_place=True) == [1] * 9
-    turned = slopes('type: "ReLU" relu_param { negative_slope: -2 }', in_place=True)
-    assert turned == [1, 1, 1, -2, -2, 1, 1, 1, 1]
-    plain = slopes('type: "ReLU" relu_param { negative_slope: -2 }')
-    assert plain == [-2, -2, -2, -2, -2, 1, 1, 1, 1]
-    for text in ('type: "Sigmoid"', 'type: "TanH"', 'type: "ReLU"', 'type: "Swish"'):
-        assert slopes(text, in_place=True) == slopes(text)
-
-
 def test_prelu_shapes() -> None:
     assert make('type: "PReLU"', (2, 3, 4)).blobs[0].tolist() == [0.25] * 3
     shared = make('type: "PReLU" prelu_param { channel_shared: true }', (2, 3))

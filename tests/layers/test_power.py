@@ -41,17 +41,6 @@ def test_power_slopes() -> None:
     assert root == pytest.approx([0.5 / (v + 1) ** 0.5 for v in X.tolist()])
 
 
-def test_in_place_slopes_are_taken_at_the_output() -> None:
-    x = X[1:]
-    assert slopes(POWER % "power: 3", x, in_place=True) == [3, 3, 3]
-    assert slopes(POWER % "power: 2", x, in_place=True) == [2, 8, 18]
-    assert slopes(POWER % "scale: 3 shift: 1", x, in_place=True) == [3, 3, 3]
-    log = slopes('type: "Log" log_param { shift: 1 }', x, in_place=True)
-    assert log == pytest.approx([1 / (np.log(v + 1) + 1) for v in x.tolist()])
-    exp = 'type: "Exp" exp_param { base: 2 shift: 1 scale: 0.5 }'
-    assert slopes(exp, x, in_place=True) == slopes(exp, x)
-
-
 @pytest.mark.parametrize("kind", ["Exp", "Log"])
 def test_bases(kind: str) -> None:
     text = f'type: "{kind}" {kind.lower()}_param {{ base: %s scale: 2 shift: 1 }}'

@@ -1,0 +1,62 @@
+"""Batch normalization of small blobs in Caffe's own order of operations.
+
+torch's kernels compute x * a + b, which loses digits where a channel's mean is large against its
+deviation, and add up in another order. For the blobs of real nets that is about 1e-7, the price of
+speed. In a small blob, whose gradients are differences of nearly equal numbers, it decides signs;
+and there Caffe's order costs nothing that matters. Source: src/caffe/layers/batch_norm_layer.cpp.
+"""
+
+from __future__ import annotations
+
+from math import prod
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd import Function
+from torch.autograd.function import once_differentiable
+
+SMALL = 4096  # numbers in a blob
+
+
+def is_small(x: Tensor) -> bool:
+    """Whether `x` has so few numbers that it may be normalized step by step."""
+    return x.numel() <= SMALL
+
+
+def _channel_sums(x: Tensor, factor: float) -> Tensor:
+    """Sums of (N, C, S) over S, times `factor`, then over N: (C)."""
+    return (x.sum(2) * factor).sum(0)
+
+
+class _Normalize(Function):
+    """(x - mean) / sqrt(variance + eps) of (N, C, S): also the mean and the biased variance."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
+        factor = 1 / max(1, x.shape[0] * x.shape[2])
+        mean = _channel_sums(x, factor)
+        y = x - mean.view(1, -1, 1)
+        variance = _channel_sums(y * y, factor)
+        deviation = torch.sqrt(variance + eps).view(1, -1, 1)
+        y = y / deviation
+        ctx.save_for_backward(y, deviation)
+        ctx.factor = factor
+        ctx.mark_non_differentiable(mean, variance)
+        return y, mean, variance
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        y, deviation = ctx.saved_tensors
+        grad = grads[0]
+        shared = y * _channel_sums(y * grad, 1.0).view(1, -1, 1)
+        shared = shared + _channel_sums(grad, 1.0).view(1, -1, 1)
+        return (shared * -ctx.factor + grad) / deviation, None
+
+
+def normalize(x: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
+    """Normalize `x` (N, C, ...) over all axes but 1; returns y, mean and biased variance (C)."""
+    flat = x.reshape(x.shape[0], x.shape[1], prod(x.shape[2:]))
+    y, mean, variance = _Normalize.apply(flat, eps)  # type: ignore[no-untyped-call]
+    return y.reshape(x.shape), mean, variance
