@@ -37,6 +37,7 @@ COMMANDS = {
     "test": ("test", "Score a model: Caffe's `caffe test`, and ensembles."),
     "time": ("time", "Time a model layer by layer: Caffe's `caffe time`."),
     "train": ("train", "Train a solver, or a chain of solvers."),
+    "verify": ("verify", "Compare two models layer by layer."),
     "upgrade": ("upgrade", "Rewrite an old net or solver in today's form."),
 }
 
