@@ -25,7 +25,6 @@ from caffeio.net.copy_weights import copy_trained_layers
 from caffeio.net.graph import Graph
 from caffeio.net.memory import (
     Contents,
-    Use,
     needs_memory,
     on_memory,
     overwritten,
@@ -41,6 +40,7 @@ from caffeio.net.step import (
     Shape,
     Step,
     Trace,
+    Use,
     fuse_steps,
     raw_blobs,
     register_layer,
