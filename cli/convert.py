@@ -49,6 +49,12 @@ Examples:
 @click.option("--no-verify", is_flag=True, help="Do not run the result to compare it.")
 @click.option("--untrained", is_flag=True, help="Convert without (some of) the weights.")
 @click.option("--allow-loss", is_flag=True, help="Write what computes something else, too.")
+@click.option(
+    "--certificate",
+    type=click.Path(),
+    metavar="FILE",
+    help="Write the comparison with the source, layer by layer, as .html or .json.",
+)
 @click.option("--force", "-f", is_flag=True, help="Replace an output that is there already.")
 @click.option(
     "--caffe", type=click.Choice(["bvlc", "intel", "nvidia"]), help="Whose numbers are wanted."

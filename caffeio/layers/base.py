@@ -211,6 +211,8 @@ class LayerType:
         self.check_fields()
         self.setup(*bottoms)
         self.top_shapes = self.shapes(*bottoms)
+        for shape in self.top_shapes:
+            self.check(all(n >= 0 for n in shape), f"the top would get the shape {shape}")
         return self.top_shapes
 
     if not TYPE_CHECKING:

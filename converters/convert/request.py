@@ -30,6 +30,7 @@ class Request:
     untrained: bool = False
     force: bool = False
     allow_loss: bool = False
+    certificate: str | None = None  # where the comparison layer by layer goes
     target: str | None = None  # of ONNX to Caffe: a name in from_onnx/targets
     prototxt: str | None = None  # where the prototxt goes
 

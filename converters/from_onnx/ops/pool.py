@@ -91,9 +91,19 @@ def _prepared(w: Writer, node: Node) -> tuple[str, list[int], dict[str, list[int
         x = w.reshape(x, (*shape, 1), hint="as_2d")
         sizes, out = [*sizes, 1], (*out, 1)
         window = {k: [*v, 0 if k in ("begin", "end") else 1] for k, v in window.items()}
+    elif len(shape) == 5 and sizes[1:] == [1, 1] and _trivial(window):  # over channels, as LRN
+        x = w.reshape(x, (*shape[:3], shape[3] * shape[4]), hint="rows")
+        sizes, out = [sizes[0], 1], (*out[:3], out[3] * out[4])
+        window = {k: v[:2] for k, v in window.items()}
     elif len(shape) != 4:
         raise Refused(f"pooling over {len(shape) - 2} axes")
     return x, sizes, window, out
+
+
+def _trivial(window: dict[str, list[int]]) -> bool:
+    """Whether the second and third of three axes have neither strides nor pads."""
+    ones = all(window[k][1:] == [1, 1] for k in ("stride", "dilation"))
+    return ones and all(window[k][1:] == [0, 0] for k in ("begin", "end"))
 
 
 def _back(w: Writer, y: str, node: Node) -> str:
@@ -161,9 +171,10 @@ def _divisors(
     ones = np.ones((1, 1, *shape[2:]), np.float32)
     attrs = {k: v for k, v in node.attrs.items() if k not in ("auto_pad", "pads")}
     attrs["kernel_shape"], attrs["strides"] = sizes, window["stride"]
-    attrs["pads"] = [*window["begin"], *window["end"]]
-    if "dilations" in attrs:
+    attrs.pop("dilations", None)
+    if any(d != 1 for d in window["dilation"]):
         attrs["dilations"] = window["dilation"]
+    attrs["pads"] = [*window["begin"], *window["end"]]
     found = evaluate("AveragePool", [ones], max(w.graph.opset, 10), **attrs)[0, 0]
     covered = [
         [
