@@ -73,7 +73,7 @@ def test_as_in_real_caffe(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("path", REFUSALS, ids=lambda path: path.stem)
 def test_what_real_caffe_refuses_and_when(path: Path) -> None:
     case = path.stem.removeprefix("refuse_")
-    # without a profile, kernel_size_twice means a Caffe in which two kernel sizes are height and width
+    # without a profile, kernel_size_twice means a Caffe that takes height and width
     options: dict[str, Any] = {"phase": "TRAIN", "seed": 1, "profile": "bvlc"}
     if case in AT_SET_UP:
         with pytest.raises(CaffeIOError, match=AT_SET_UP[case]):
