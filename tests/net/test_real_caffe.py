@@ -23,7 +23,7 @@ AT_SET_UP = {
     "pooling_kernel_size_twice": "is one value in this Caffe",
     "softmaxloss_three_bottoms": "takes 2 bottoms in this Caffe",
     "sparse_filler_above_1": "3 inputs of 2 cannot be kept",
-    "dummydata_negative_dim": "a dim is negative: -1",
+    "dummydata_negative_dim": r"\(-1,\)|negative",
 }
 IN_FORWARD = {"euclidean_5d": "at most 4 axes"}
 IN_BACKWARD = {
