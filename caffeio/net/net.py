@@ -25,13 +25,13 @@ from caffeio.net.copy_weights import copy_trained_layers
 from caffeio.net.graph import Graph
 from caffeio.net.memory import (
     Contents,
-    Use,
     needs_memory,
     on_memory,
     overwritten,
     plan_memory,
 )
 from caffeio.net.refusal import refuse_backward
+from caffeio.net.room import check_weights
 from caffeio.net.save import save_net
 from caffeio.net.sources import close_sources
 from caffeio.net.step import (
@@ -40,6 +40,7 @@ from caffeio.net.step import (
     Shape,
     Step,
     Trace,
+    Use,
     fuse_steps,
     raw_blobs,
     register_layer,
@@ -195,6 +196,8 @@ class Net(nn.Module):
         Every layer draws, a sharer's draws are thrown away. With a CaffeRng the numbers are
         those of real Caffe with that seed.
         """
+        if torch.device(device).type == "cpu":
+            check_weights(self)
         made: dict[int, nn.Parameter] = {}
         exact = rng if isinstance(rng, CaffeRng) else None
         for step in self.steps:
