@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -35,9 +36,10 @@ from caffeio.proto.dialect.dialect import Lost, detect
 from caffeio.proto.files import NetFile, read_net
 from caffeio.proto.io.atomic import atomic_write
 from caffeio.proto.io.mapped import map_file
-from caffeio.proto.io.regular import check_regular
+from caffeio.proto.io.regular import open_regular
 from caffeio.proto.text.printer import format_message
 from caffeio.proto.weights.load import Weights
+from caffeio.proto.weights.npz import promised_bytes
 from caffeio.proto.weights.write import write_caffemodel
 
 if TYPE_CHECKING:
@@ -408,7 +410,10 @@ def npy_to_mean(job: Job) -> Outcome:
     from caffeio.proto.weights.blobproto import write_blobproto
 
     try:
-        check_regular(job.sources[0])
+        with open_regular(job.sources[0]) as file:
+            wanted, size = promised_bytes(file), os.fstat(file.fileno()).st_size
+        if wanted is not None and wanted > size:
+            raise ValueError(f"its header promises {wanted} bytes, the file has {size}")
         mean = np.load(job.sources[0], allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
         raise CaffeIOError(f"is no .npy: {error}", where=str(job.sources[0])) from None

@@ -19,6 +19,7 @@ from caffeio.converters.convert.request import Job, Outcome, Request
 from caffeio.converters.kinds import kind_of
 from caffeio.converters.weightfiles import FORMATS
 from caffeio.errors import CaffeIOError, UnsupportedError
+from caffeio.proto.io.opened import opened_once
 
 PathLike = str | os.PathLike[str]
 NET = "net+weights"
@@ -43,6 +44,7 @@ SUFFIXES = {
 }
 
 
+@opened_once()
 def convert(
     sources: Sequence[PathLike],
     target: PathLike,
