@@ -8,7 +8,7 @@ PIP_ARGS ?=
 PIP := python -m pip install --quiet $(PIP_ARGS)
 WITH ?=
 
-.PHONY: demo test test-fast test-lowest test-newest test-portable test-sdist wheel lint types docs bench clean
+.PHONY: demo test test-fast test-lowest test-newest test-portable test-sdist wheel nightly-models lint types docs bench clean
 
 $(STAMP): pyproject.toml hatch_build.py constraints.txt proto/dialect/schema.py $(wildcard proto/dialect/tables/*.tsv)
 	$(PYTHON) -m venv $(VENV)
@@ -56,6 +56,12 @@ test-sdist: wheel
 	build/wheel-only/bin/$(PIP) --constraint constraints.txt dist/caffeio-*.whl
 	build/wheel-only/bin/caffeio demo -o build/demo
 
+# torchvision's models at full size as Caffe nets: its wheel must fit torch's, so it is no extra.
+nightly-models:
+	$(PYTHON) -m venv .venv-models
+	.venv-models/bin/$(PIP) --editable '.[onnx,torch-export]' torchvision
+	.venv-models/bin/python tests/converters/from_onnx/nightly.py
+
 wheel: $(STAMP)
 	rm -rf dist
 	$(BIN)/python -m hatchling build -d dist
@@ -76,4 +82,4 @@ bench: $(STAMP)
 	for file in benchmarks/bench_*.py; do $(BIN)/python $$file; done
 
 clean:
-	rm -rf $(VENV) .venv-lowest .venv-newest .venv-portable build dist site demo
+	rm -rf $(VENV) .venv-lowest .venv-newest .venv-portable .venv-models build dist site demo

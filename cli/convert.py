@@ -49,6 +49,21 @@ Examples:
 @click.option("--no-verify", is_flag=True, help="Do not run the result to compare it.")
 @click.option("--untrained", is_flag=True, help="Convert without (some of) the weights.")
 @click.option("--allow-loss", is_flag=True, help="Write what computes something else, too.")
+@click.option(
+    "--names",
+    type=click.Choice(["caffe", "torch"]),
+    default="caffe",
+    help="Tensors (.pt, .safetensors): Caffe's blobs as they are, or those of a PyTorch module.",
+)
+@click.option(
+    "--map", type=click.Path(), metavar="FILE", help="Which PyTorch module is which layer."
+)
+@click.option(
+    "--certificate",
+    type=click.Path(),
+    metavar="FILE",
+    help="Write the comparison with the source, layer by layer, as .html or .json.",
+)
 @click.option("--force", "-f", is_flag=True, help="Replace an output that is there already.")
 @click.option(
     "--caffe", type=click.Choice(["bvlc", "intel", "nvidia"]), help="Whose numbers are wanted."

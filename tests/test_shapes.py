@@ -147,7 +147,7 @@ RULE_CASES = [
     ),
     (
         "PSROIPooling",
-        "psroi_pooling_param { output_dim: 21 group_size: 7 }",
+        "psroi_pooling_param { output_dim: 21 group_size: 7 spatial_scale: 0.0625 }",
         [(1, 21 * 49, 38, 50), (300, 5)],
         [(300, 21, 7, 7)],
         [],

@@ -7,7 +7,7 @@ lane_data_layer.cpp and annotated_data_layer.cpp (eric612/MobileNet-YOLO).
 from __future__ import annotations
 
 from caffeio.data_shapes import guess_shapes
-from caffeio.layers.base import Shape, between, exactly, layer
+from caffeio.layers.base import Shape, between, exactly, layer, owns
 from caffeio.layers.sources import SourceLayer
 from caffeio.proto import caffe_pb2 as pb
 
@@ -21,6 +21,7 @@ class DenseImageData(SourceLayer):
     """
 
     tops = exactly(2)
+    fields = owns(dense_image_data_param=None)
 
     def setup(self, *shapes: Shape) -> None:
         """Find the shapes in the parameters."""
@@ -41,6 +42,7 @@ class LaneData(SourceLayer):
     """Images with lanes: data, labels, and maps of the lanes that are seg_scales times smaller."""
 
     tops = between(1, 3)
+    fields = owns(data_param=None, annotated_data_param=None)
 
     def setup(self, *shapes: Shape) -> None:
         """Find the shapes in the parameters."""

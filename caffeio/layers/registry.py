@@ -18,29 +18,7 @@ REGISTRY: dict[str, type[LayerType]] = {}
 ENTRY_POINTS = "caffeio.layers"  # third parties name a module or a layer class here
 
 # Modules whose types still are torch modules themselves: imported only where a net is built.
-TORCH_MODULES = frozenset(
-    (
-        "dense_data",
-        "python.data",
-        "python.layer",
-        "rcnn.proposal",
-        "rcnn.pyramid",
-        "rcnn.roi_pooling",
-        "rcnn.target",
-        "softmax_loss",
-        "sources",
-        "special",
-        "ssd.boxes",
-        "ssd.detection_evaluate",
-        "ssd.detection_output",
-        "ssd.match",
-        "ssd.multibox_loss",
-        "ssd.prior_box",
-        "yolo.detection_output",
-        "yolo.region",
-        "yolo.yolov3",
-    )
-)
+TORCH_MODULES = frozenset({"python.layer"})
 
 
 def layer(*kinds: str) -> Callable[[L], L]:

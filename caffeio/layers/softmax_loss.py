@@ -10,13 +10,8 @@ from __future__ import annotations
 from math import prod
 from typing import Any, NamedTuple
 
-import torch
-from torch import Tensor
-from torch.autograd.function import once_differentiable
-
-from caffeio.layers.base import Layer, Shape, between, layer
+from caffeio.layers.base import LayerType, Shape, between, layer, owns
 from caffeio.layers.labels import check_label_count, check_same_num, ignore_label, normalization
-from caffeio.ops.labels import TINY, ClassLabels, class_labels, normalizer
 
 
 class Smoothing(NamedTuple):
@@ -38,68 +33,12 @@ def smoothing_of(kind: str | None, epsilon: float, dim: int) -> Smoothing | None
     return Smoothing(true + (dim - 1) * others, others, true - others)
 
 
-class _SoftmaxLoss(torch.autograd.Function):
-    """Loss of each item (-log of the true class's probability, not weighted) and the softmax."""
-
-    @staticmethod
-    def forward(
-        ctx: Any,
-        scores: Tensor,
-        index: Tensor,
-        weight: Tensor | None,
-        axis: int,
-        nan_is_tiny: bool,
-        smoothing: Smoothing | None,
-    ) -> tuple[Tensor, Tensor]:
-        prob = scores.softmax(axis)
-        p = prob.gather(axis, index)
-        if nan_is_tiny:
-            p = p.nan_to_num(nan=0.0)
-        losses = p.clamp_(min=TINY).log_().neg_()
-        if weight is not None:  # an ignored item counts nothing, whatever its loss is
-            losses = torch.where(weight == 0, 0.0, losses * weight)
-        ctx.save_for_backward(prob, index, weight)
-        ctx.axis, ctx.smoothing = axis, smoothing
-        ctx.mark_non_differentiable(prob)
-        return losses, prob
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        prob, index, weight = ctx.saved_tensors
-        scale = grads[0] if weight is None else grads[0] * weight
-        true = prob.gather(ctx.axis, index)
-        if ctx.smoothing is None:
-            grad = prob * scale
-            true = true - 1
-        else:
-            smooth, others, further = ctx.smoothing
-            grad = (prob * smooth - others) * scale
-            true = true * smooth - others - further
-        # subtracted before the product: p - 1 is exact where p is near 1
-        grad.scatter_(ctx.axis, index, true * scale)
-        if weight is not None:
-            grad.masked_fill_(weight == 0, 0.0)  # also where the scores are nan
-        return grad, None, None, None, None, None
-
-
-def item_weights(labels: ClassLabels, weight: Tensor | None) -> Tensor | None:
-    """Factor of each item's loss: 0 for ignored ones, nan where the label is no class."""
-    if labels.invalid is not None:
-        base = torch.ones_like(labels.target, dtype=torch.float32) if weight is None else weight
-        weight = base.masked_fill(labels.invalid, torch.nan)
-    if labels.ignored is not None:
-        if weight is None:
-            return (~labels.ignored).to(torch.float32)
-        weight = weight.masked_fill(labels.ignored, 0)
-    return weight
-
-
-class SoftmaxLossBase(Layer):
+class SoftmaxLossBase(LayerType):
     """Set-up and arithmetic of the two losses."""
 
     is_loss = True
     in_place = False
+    fields = owns(softmax_param=("axis",))
     label_bottoms = frozenset({1, 2})
 
     def setup(self, *shapes: Shape) -> None:
@@ -120,8 +59,23 @@ class SoftmaxLossBase(Layer):
                 "this weighting of the loss is not supported",
                 field=f"loss_param.{field}",
             )
-        self.class_weights: Tensor | None
-        self.register_buffer("class_weights", self._class_weights(scores), persistent=False)
+        self.class_weights: Any
+        self.add_buffer("class_weights", self._class_weights(scores))
+
+    def _class_weights(self, scores: Shape) -> Any:
+        """caffe-segnet: the loss of an item is multiplied by the weight of its class."""
+        import numpy as np
+
+        param = self.param.loss_param
+        if not param.weight_by_label_freqs:
+            return None
+        classes = scores[self.softmax_axis]
+        self.check(
+            len(param.class_weighting) == classes,
+            f"one weight for each of {classes} classes is wanted, not {len(param.class_weighting)}",
+            field="loss_param.class_weighting",
+        )
+        return np.array(param.class_weighting, np.float32)
 
     def _label_smoothing(self, scores: Shape) -> Smoothing | None:
         epsilon = self.param.loss_param.label_smoothing
@@ -132,50 +86,6 @@ class SoftmaxLossBase(Layer):
             field="loss_param.label_smoothing",
         )
         return smoothing_of(kind, epsilon, prod(scores[self.softmax_axis :]))
-
-    def _class_weights(self, scores: Shape) -> Tensor | None:
-        """caffe-segnet: the loss of an item is multiplied by the weight of its class."""
-        param = self.param.loss_param
-        if not param.weight_by_label_freqs:
-            return None
-        classes = scores[self.softmax_axis]
-        self.check(
-            len(param.class_weighting) == classes,
-            f"one weight for each of {classes} classes is wanted, not {len(param.class_weighting)}",
-            field="loss_param.class_weighting",
-        )
-        return torch.tensor(list(param.class_weighting))
-
-    def labels(self, scores: Tensor, label: Tensor) -> ClassLabels:
-        """The labels, in the scores' shape with one entry along the softmax axis."""
-        axis = self.softmax_axis
-        shape = tuple(scores.shape)
-        check_label_count(self, shape, tuple(label.shape), axis, "softmax axis")
-        return class_labels(
-            self, label, (*shape[:axis], 1, *shape[axis + 1 :]), shape[axis], self.ignore
-        )
-
-    def losses(
-        self, scores: Tensor, labels: ClassLabels, weight: Tensor | None = None
-    ) -> tuple[Tensor, Tensor]:
-        """The weighted loss of each item, and the probabilities (no gradient flows into them)."""
-        if self.class_weights is not None:
-            chosen = self.class_weights.to(scores.device)[labels.target]
-            weight = chosen if weight is None else chosen * weight
-        return _SoftmaxLoss.apply(  # type: ignore[no-any-return,no-untyped-call]
-            scores,
-            labels.target,
-            item_weights(labels, weight),
-            self.softmax_axis,
-            self.profile.softmax_loss_nan_is_tiny,
-            self.smoothing,
-        )
-
-    def divisor(self, scores: Tensor, labels: ClassLabels) -> Tensor | float:
-        """The normaliser of the mode that the layer has."""
-        axis = self.softmax_axis
-        outer, inner = prod(scores.shape[:axis]), prod(scores.shape[axis + 1 :])
-        return normalizer(self, self.mode, outer, inner, labels.ignored)
 
 
 @layer("SoftmaxWithLoss")
@@ -192,30 +102,25 @@ class SoftmaxWithLoss(SoftmaxLossBase):
 
     bottoms = between(2, 3)
     tops = between(1, 2)
+    compute = "caffeio.ops.softmax_loss:softmax_with_loss"
 
     def setup(self, *shapes: Shape) -> None:
         """Check the bottoms; a third one needs a weight for each label."""
         super().setup(*shapes)
         if len(shapes) == 3:
             self.check(
+                self.profile.softmax_loss_weights,
+                "takes 2 bottoms in this Caffe; a third one, with weights, is Intel's",
+            )
+            self.check(
                 prod(shapes[2]) == prod(shapes[1]),
                 f"bottom 2 must hold one weight for each label: {prod(shapes[2])} weights, "
                 f"{prod(shapes[1])} labels",
             )
 
-    def forward(self, *bottoms: Tensor) -> Tensor | tuple[Tensor, ...]:
-        """Return the loss, and the probabilities when the layer has a second top."""
-        scores, labels = bottoms[0], self.labels(bottoms[0], bottoms[1])
-        if len(bottoms) == 3:
-            weight = bottoms[2].detach().reshape(labels.target.shape)
-            losses, prob = self.losses(scores, labels, weight)
-            if labels.ignored is not None:
-                weight = weight.masked_fill(labels.ignored, 0)
-            loss = losses.sum() / weight.sum()
-        else:
-            losses, prob = self.losses(scores, labels)
-            loss = losses.sum() / self.divisor(scores, labels)
-        return (loss, prob) if len(self.context.top_names) > 1 else loss
+    def shapes(self, *bottoms: Shape) -> tuple[Shape, ...]:
+        """Give a scalar, and the probabilities when there is a second top."""
+        return ((), bottoms[0])[: self.n_tops]
 
 
 @layer("SoftmaxWithLossOHEM")
@@ -228,13 +133,8 @@ class SoftmaxWithLossOHEM(SoftmaxLossBase):
 
     tops = between(1, 3)
     bottoms = between(2, 2)
+    compute = "caffeio.ops.softmax_loss:softmax_with_loss_ohem"
 
-    def forward(self, *bottoms: Tensor) -> Tensor | tuple[Tensor, ...]:
-        """Return the loss, the probabilities and the losses of the items, as many as wanted."""
-        scores, label = bottoms
-        labels = self.labels(scores, label)
-        losses, prob = self.losses(scores, labels)
-        loss = losses.sum() / self.divisor(scores, labels)
-        wanted = (loss, prob, losses.detach().reshape(label.shape))
-        tops = wanted[: max(1, len(self.context.top_names))]
-        return tops if len(tops) > 1 else loss
+    def shapes(self, *bottoms: Shape) -> tuple[Shape, ...]:
+        """Give a scalar, the probabilities and the losses of the items, as many as wanted."""
+        return ((), *bottoms[:2])[: self.n_tops]

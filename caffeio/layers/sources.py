@@ -7,20 +7,14 @@ hdf5_output_layer.cpp.
 
 from __future__ import annotations
 
-import os
-from importlib import import_module
 from typing import Any, ClassVar
-
-import numpy as np
-import torch
-from torch import Tensor
 
 from caffeio.data_shapes import guess_shapes
 from caffeio.errors import CaffeIOError
-from caffeio.layers.base import Count, Layer, Shape, at_least, between, exactly, layer
+from caffeio.layers.base import Count, LayerType, Shape, at_least, between, exactly, layer, owns
 
 
-class SourceLayer(Layer):
+class SourceLayer(LayerType):
     """A layer without bottoms; `setup` finds its tops' shapes.
 
     Without a source the shapes are those of `guess_shapes`: good for building a net where its data
@@ -31,6 +25,8 @@ class SourceLayer(Layer):
     tops: ClassVar[Count] = between(1, 2)
     is_source: ClassVar[bool] = True
     differentiable: ClassVar[bool] = False
+    compute = "caffeio.ops.sources:placeholders"
+    top_sizes: list[Shape]
 
     def setup(self, *shapes: Shape) -> None:
         """Guess the shapes from the parameters."""
@@ -39,9 +35,9 @@ class SourceLayer(Layer):
         except CaffeIOError as error:
             raise self.error(error.message) from None
 
-    def forward(self, *bottoms: Tensor) -> tuple[Tensor, ...]:
-        """Tensors of the right shapes on the meta device: values come from a source."""
-        return tuple(torch.empty(shape, device="meta") for shape in self.top_sizes)
+    def shapes(self, *bottoms: Shape) -> tuple[Shape, ...]:
+        """Give what the parameters tell, or let one guess."""
+        return tuple(self.top_sizes)
 
     def onnx(self, g: Any, *bottoms: str) -> tuple[str, ...]:
         """The tops are inputs of the graph, under their own names."""
@@ -52,11 +48,14 @@ class SourceLayer(Layer):
 class Data(SourceLayer):
     """Datums of an LMDB or LevelDB: data, and labels with a second top."""
 
+    fields = owns(data_param=None)
+
 
 @layer("ImageData")
 class ImageData(SourceLayer):
     """Image files of a list: data and labels."""
 
+    fields = owns(image_data_param=None)
     tops = exactly(2)
 
 
@@ -64,6 +63,7 @@ class ImageData(SourceLayer):
 class WindowData(SourceLayer):
     """Windows of images (R-CNN): data and labels."""
 
+    fields = owns(window_data_param=None)
     tops = exactly(2)
 
 
@@ -71,6 +71,7 @@ class WindowData(SourceLayer):
 class AnnotatedData(SourceLayer):
     """Images with boxes (SSD): data and (1, 1, boxes, 8) labels; the YOLO fork adds maps."""
 
+    fields = owns(data_param=None, annotated_data_param=None)
     tops = between(1, 3)
 
 
@@ -78,11 +79,14 @@ class AnnotatedData(SourceLayer):
 class VideoData(SourceLayer):
     """Frames of a camera or a video; nets with it build, nothing reads it."""
 
+    fields = owns(video_data_param=None, data_param=None)
+
 
 @layer("MemoryData")
 class MemoryData(SourceLayer):
     """Arrays that the program gives."""
 
+    fields = owns(memory_data_param=None)
     tops = exactly(2)
 
 
@@ -90,6 +94,7 @@ class MemoryData(SourceLayer):
 class HDF5Data(SourceLayer):
     """Datasets of HDF5 files, one for each top, of the same name."""
 
+    fields = owns(hdf5_data_param=None)
     tops = at_least(1)
 
     def setup(self, *shapes: Shape) -> None:
@@ -105,6 +110,7 @@ class HDF5Data(SourceLayer):
 class DummyData(SourceLayer):
     """Constants or random numbers."""
 
+    fields = owns(dummy_data_param=None)
     tops = at_least(0)
 
 
@@ -112,6 +118,7 @@ class DummyData(SourceLayer):
 class Input(SourceLayer):
     """Tops that the caller gives; without `input_param` shapes come with the data."""
 
+    fields = owns(input_param=None)
     tops = at_least(0)
 
     def setup(self, *shapes: Shape) -> None:
@@ -126,7 +133,7 @@ class Input(SourceLayer):
 
 
 @layer("HDF5Output")
-class HDF5Output(Layer):
+class HDF5Output(LayerType):
     """Writes its two bottoms as datasets `data` and `label` of an HDF5 file, at every forward.
 
     The file is made (and emptied) when the first batch comes. As in real Caffe a second forward
@@ -137,40 +144,20 @@ class HDF5Output(Layer):
     bottoms = exactly(2)
     tops = exactly(0)
     differentiable = False
+    fields = owns(hdf5_output_param=("file_name",))
+    compute = "caffeio.ops.hdf5_output:hdf5_output"
 
     def setup(self, *shapes: Shape) -> None:
         """Check the parameters."""
-        self._name = self.param.hdf5_output_param.file_name
-        self.check(bool(self._name), "names no file", field="hdf5_output_param.file_name")
+        self.file_name = self.param.hdf5_output_param.file_name
+        self.check(bool(self.file_name), "names no file", field="hdf5_output_param.file_name")
         self.check(
             shapes[0][:1] == shapes[1][:1], f"{shapes[0][:1]} data but {shapes[1][:1]} labels"
         )
         for shape in shapes:
             self.check(len(shape) <= 4, "cannot write a blob of more than 4 axes")
-        self._written = False
+        self.written = False
 
-    def forward(self, *bottoms: Tensor) -> tuple[Tensor, ...]:
-        """Write both bottoms; there is no top."""
-        data, label = bottoms
-        if data.is_meta:
-            return ()
-        try:
-            h5py: Any = import_module("h5py")
-        except ImportError:
-            raise self.error(
-                "writing HDF5 needs the package h5py: pip install 'caffeio[hdf5]'"
-            ) from None
-        self.check(
-            not self._written, f"{self._name!r} has its datasets already: Caffe writes one batch"
-        )
-        try:
-            with h5py.File(os.fspath(self._name), "w") as file:
-                for name, blob in (("data", data), ("label", label)):
-                    values = blob.detach().cpu().numpy().astype(np.float32)
-                    file[name] = values.reshape(values.shape + (1,) * (4 - values.ndim))
-        except OSError as error:
-            raise self.error(
-                f"cannot write {self._name!r}: {error}", field="hdf5_output_param.file_name"
-            ) from None
-        self._written = True
+    def shapes(self, *bottoms: Shape) -> tuple[Shape, ...]:
+        """There is no top."""
         return ()

@@ -7,17 +7,16 @@ forks without), interp_layer.cpp and util/interp.cpp (DeepLab, PSPNet).
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor
-from torch.nn.functional import interpolate
+from typing import TYPE_CHECKING
 
-from caffeio.errors import DataError
-from caffeio.layers.base import Layer, Shape, between, layer
+from caffeio.layers.base import LayerType, Shape, between, layer, owns
 from caffeio.layers.labels import text
-from caffeio.layers.onnx.graph import OnnxGraph
+
+if TYPE_CHECKING:
+    from caffeio.layers.onnx.graph import OnnxGraph
 
 
-class MapLayer(Layer):
+class MapLayer(LayerType):
     """A layer on feature maps (N,C,H,W)."""
 
     in_place = False
@@ -33,6 +32,9 @@ class MapLayer(Layer):
 class ShuffleChannel(MapLayer):
     """Mixes `group` groups of channels: channel i of group g moves to place i * group + g."""
 
+    fields = owns(shuffle_channel_param=None)
+    compute = "caffeio.ops.special:shuffle_channel"
+
     def setup(self, *shapes: Shape) -> None:
         """Check that the channels divide."""
         super().setup(*shapes)
@@ -42,13 +44,6 @@ class ShuffleChannel(MapLayer):
             f"{shapes[0][1]} channels do not divide into {self.group} groups",
             field="shuffle_channel_param.group",
         )
-
-    def forward(self, *bottoms: Tensor) -> Tensor:
-        """Return the mixed channels."""
-        x = bottoms[0]
-        n, c, h, w = x.shape
-        grouped = x.reshape(n, self.group, c // self.group, h, w)
-        return grouped.transpose(1, 2).reshape(x.shape)
 
     def onnx(self, g: OnnxGraph, *bottoms: str) -> str:
         """Reshape, Transpose, Reshape."""
@@ -64,6 +59,9 @@ class Reorg(MapLayer):
     darknet reads the bottom's memory as (N, C/s^2, H s, W s), so C must divide by s^2 both ways.
     The gradient is the derivative (Intel's code passes back a buffer that nobody writes).
     """
+
+    fields = owns(reorg_param=None)
+    compute = "caffeio.ops.special:reorg"
 
     def setup(self, *shapes: Shape) -> None:
         """Check that the sizes divide."""
@@ -83,16 +81,13 @@ class Reorg(MapLayer):
             field="reorg_param.stride",
         )
 
-    def forward(self, *bottoms: Tensor) -> Tensor:
-        """Return the reordered blob."""
-        x = bottoms[0]
-        n, c, h, w = x.shape
+    def shapes(self, shape: Shape) -> tuple[Shape, ...]:
+        """Move a factor s^2 between channels and pixels."""
+        n, c, h, w = shape
         s = self.stride
         if self.reverse:
-            x = x.reshape(n, s, s, c // (s * s), h, w).permute(0, 3, 4, 1, 5, 2)
-            return x.reshape(n, c // (s * s), h * s, w * s)
-        x = x.reshape(n, c // (s * s), h, s, w, s).permute(0, 3, 5, 1, 2, 4)
-        return x.reshape(n, c * s * s, h // s, w // s)
+            return ((n, c // (s * s), h * s, w * s),)
+        return ((n, c * s * s, h // s, w // s),)
 
     def onnx(self, g: OnnxGraph, *bottoms: str) -> str:
         """Reshape, Transpose, Reshape."""
@@ -108,10 +103,12 @@ class Reorg(MapLayer):
 
 
 @layer("CropCenter")
-class CropCenter(Layer):
+class CropCenter(LayerType):
     """Cuts crop_size[i] off both ends of axis i (waifu2x)."""
 
     in_place = False
+    fields = owns(crop_center_param=None)
+    compute = "caffeio.ops.special:crop_center"
 
     def setup(self, *shapes: Shape) -> None:
         """Check that there is a size for each axis and that something is left."""
@@ -128,13 +125,9 @@ class CropCenter(Layer):
             field=field,
         )
 
-    def forward(self, *bottoms: Tensor) -> Tensor:
-        """Return the middle of the bottom (a view)."""
-        x = bottoms[0]
-        for axis, size in enumerate(self.sizes):
-            if size:
-                x = x.narrow(axis, size, x.shape[axis] - 2 * size)
-        return x
+    def shapes(self, shape: Shape) -> tuple[Shape, ...]:
+        """Take twice the size off each axis."""
+        return (tuple(n - 2 * size for n, size in zip(shape, self.sizes, strict=True)),)
 
     def onnx(self, g: OnnxGraph, *bottoms: str) -> str:
         """Slice."""
@@ -159,6 +152,8 @@ class Upsample(MapLayer):
 
     bottoms = between(1, 2)
     label_bottoms = frozenset({1})
+    fields = owns(upsample_param=None)
+    compute = "caffeio.ops.special:upsample"
 
     def setup(self, *shapes: Shape) -> None:
         """Read the size, which is fixed when upsample_h and upsample_w are given."""
@@ -190,16 +185,16 @@ class Upsample(MapLayer):
                 f"{text(shapes[1])}",
             )
 
-    def forward(self, *bottoms: Tensor) -> Tensor:
-        """Return the enlarged maps."""
-        x = bottoms[0]
-        if not self.masked:
-            return x.repeat_interleave(self.scales[0], 2).repeat_interleave(self.scales[1], 3)
-        height, width = self.size if self.fixed else self._scaled(x)
-        places = bottoms[1].detach().long().flatten(2)
-        x, places = self._check_places(x.flatten(2), places, height * width)
-        top = x.new_zeros(*x.shape[:2], height * width).scatter(2, places, x)
-        return top.view(*x.shape[:2], height, width)
+    def top_size(self, height: int, width: int) -> tuple[int, int]:
+        """Height and width of the top for those of the bottom."""
+        if self.fixed:
+            return self.size
+        pads = self.pads if self.masked else (0, 0)
+        return height * self.scales[0] - pads[0], width * self.scales[1] - pads[1]
+
+    def shapes(self, *bottoms: Shape) -> tuple[Shape, ...]:
+        """Give the maps their new size."""
+        return ((*bottoms[0][:2], *self.top_size(*bottoms[0][2:])),)
 
     def onnx(self, g: OnnxGraph, *bottoms: str) -> str:
         """Resize (nearest); with a mask ScatterElements into zeros."""
@@ -219,27 +214,6 @@ class Upsample(MapLayer):
         top = g.op("ScatterElements", [zeros, places, values], axis=2)
         return g.reshape(top, 0, c, height, width)
 
-    def _scaled(self, x: Tensor) -> tuple[int, int]:
-        height, width = (
-            x.shape[axis] * scale - pad
-            for axis, scale, pad in zip((2, 3), self.scales, self.pads, strict=True)
-        )
-        return height, width
-
-    def _check_places(self, x: Tensor, places: Tensor, size: int) -> tuple[Tensor, Tensor]:
-        inside = places.clamp(0, size - 1)
-        wrong = inside != places
-        if places.device.type != "cpu" or torch.compiler.is_compiling():
-            return x.masked_fill(wrong, torch.nan), inside
-        if bool(wrong.any()):
-            place = int(places[wrong][0])
-            raise DataError(
-                f"layer {self.name!r} (type {self.kind}): the mask's place {place} is outside the "
-                f"top of {size} places: do the sizes fit the pooling layer's bottom?",
-                where=self.context.where or None,
-            )
-        return x, places
-
 
 @layer("Interp")
 class Interp(MapLayer):
@@ -248,6 +222,9 @@ class Interp(MapLayer):
     The size is height x width, or shrunk by shrink_factor: (H - 1) // f + 1, or enlarged by
     zoom_factor: H + (H - 1) (f - 1), or both, first shrunk (PSPNet).
     """
+
+    fields = owns(interp_param=None)
+    compute = "caffeio.ops.special:interp"
 
     def setup(self, *shapes: Shape) -> None:
         """Check that the size is given in one way."""
@@ -275,6 +252,10 @@ class Interp(MapLayer):
             field="interp_param",
         )
 
+    def shapes(self, shape: Shape) -> tuple[Shape, ...]:
+        """Give the maps their new size."""
+        return ((*shape[:2], *self.top_size(*shape[2:])),)
+
     def top_size(self, height: int, width: int) -> tuple[int, int]:
         """Height and width of the top for those of the bottom."""
         if self.fixed is not None:
@@ -288,17 +269,6 @@ class Interp(MapLayer):
         if self.zoom is not None:
             size += (size - 1) * (self.zoom - 1)
         return size
-
-    def forward(self, *bottoms: Tensor) -> Tensor:
-        """Return the resized maps."""
-        x = bottoms[0]
-        size = self.top_size(x.shape[2], x.shape[3])
-        if any(self.pads):
-            begin, end = -self.pads[0], -self.pads[1]
-            x = x[:, :, begin : x.shape[2] - end, begin : x.shape[3] - end]
-        if tuple(x.shape[2:]) == size:
-            return x
-        return interpolate(x, size, mode="bilinear", align_corners=True)
 
     def onnx(self, g: OnnxGraph, *bottoms: str) -> str:
         """Slice, and Resize with its corners in place."""

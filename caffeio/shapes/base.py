@@ -113,7 +113,7 @@ def infer(
     """
     count = len(param.top) if top_count is None else top_count
     cls = find(kind)
-    if cls is not None and not hasattr(cls, "forward"):
+    if cls is not None and not hasattr(cls, "forward") and not cls.is_source:
         return infer_layer(cls, param, bottoms, profile, top_count=count)
     found = RULES.get(kind)
     if found is None:

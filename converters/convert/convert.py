@@ -13,11 +13,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 from caffeio.converters.convert import conversions
+from caffeio.converters.convert.certificate import write_certificate
 from caffeio.converters.convert.place import staged
 from caffeio.converters.convert.request import Job, Outcome, Request
 from caffeio.converters.kinds import kind_of
 from caffeio.converters.weightfiles import FORMATS
 from caffeio.errors import CaffeIOError, UnsupportedError
+from caffeio.proto.io.opened import opened_once
 
 PathLike = str | os.PathLike[str]
 NET = "net+weights"
@@ -42,6 +44,7 @@ SUFFIXES = {
 }
 
 
+@opened_once()
 def convert(
     sources: Sequence[PathLike],
     target: PathLike,
@@ -75,7 +78,10 @@ def convert(
             )
     with staged(job.target, job.wanted, lambda: job.request.force or job.own) as job.out:
         try:
-            return chosen.run(job)
+            outcome = chosen.run(job)
+            if job.request.certificate:
+                write_certificate(job, outcome)
+            return outcome
         except CaffeIOError as error:
             if error.where != str(job.out):
                 raise
@@ -166,7 +172,7 @@ class Conversion(NamedTuple):
     takes: tuple[str, ...] = ()
 
 
-_ALWAYS = ("force", "no_verify", "untrained", "allow_loss")
+_ALWAYS = ("certificate", "force", "no_verify", "untrained", "allow_loss")
 _STATE = ("dialect", "stage", "level")
 _TO_ONNX = Conversion(
     conversions.to_onnx,
@@ -185,7 +191,7 @@ CONVERSIONS: dict[tuple[str, str], Conversion] = {
     ("pt2", "caffemodel"): _TO_CAFFE,
     (NET, "onnx"): _TO_ONNX,
     (NET, "caffemodel"): Conversion(
-        conversions.to_caffemodel, (*_STATE, "to_dialect", "input_shape", "caffe")
+        conversions.to_caffemodel, (*_STATE, "to_dialect", "input_shape", "caffe", "map")
     ),
     (NET, "prototxt"): _TO_DEPLOY,
     ("prototxt", "onnx"): _TO_ONNX,
@@ -201,12 +207,15 @@ CONVERSIONS: dict[tuple[str, str], Conversion] = {
     ),
     ("caffemodel", "onnx"): _TO_ONNX,
     **{
-        (a, b): Conversion(conversions.to_tensors, ("dialect",))
+        (a, b): Conversion(conversions.to_tensors, ("dialect", "names", "map"))
         for a in FORMATS
         for b in _TENSORS
         if a != b
     },
-    **{(NET, end): Conversion(conversions.to_tensors, ("dialect",)) for end in _TENSORS},
+    **{
+        (NET, end): Conversion(conversions.to_tensors, ("dialect", "names", "map"))
+        for end in _TENSORS
+    },
     ("mean", "npy"): Conversion(conversions.mean_to_npy),
     ("npy", "mean"): Conversion(conversions.npy_to_mean),
 }

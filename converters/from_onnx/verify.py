@@ -208,7 +208,9 @@ def _samples(model: Any, seed: int, *, few: bool) -> Iterator[tuple[str, dict[st
                 inputs[item.name] = rng.integers(0, rows, shape).astype(dtype)
             elif kind == "ramp":
                 size = int(np.prod(shape))
-                inputs[item.name] = np.linspace(-1, 2, size, dtype=dtype).reshape(shape)
+                signs = np.where(np.arange(size) % 3, 1, -1)
+                ramp = np.linspace(0.5, 2, size) * signs
+                inputs[item.name] = ramp.astype(dtype).reshape(shape)
             else:
                 scale = 4.0 if kind == "large" else 1.0
                 inputs[item.name] = (rng.standard_normal(shape) * scale).astype(dtype)

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from caffeio.errors import LayerError
-from caffeio.layers.ssd.boxes import nms
+from caffeio.ops.ssd.boxes import nms
 from tests.harness import assert_close
 from tests.layers.build import build, gradients, meta_shapes
 from tests.layers.test_ssd_loss import iou
@@ -114,7 +114,7 @@ def nms_by_hand(boxes, threshold, eta):
 @pytest.mark.parametrize(("threshold", "eta"), [(0.45, 1.0), (0.3, 1.0), (0.9, 0.8), (0.0, 1.0)])
 @pytest.mark.parametrize("limit", [1, 1 << 26])
 def test_suppression(threshold, eta, limit, monkeypatch):
-    monkeypatch.setattr("caffeio.layers.ssd.boxes.MATRIX_LIMIT", limit)
+    monkeypatch.setattr("caffeio.ops.ssd.boxes.MATRIX_LIMIT", limit)
     rng = np.random.default_rng(0)
     low = rng.uniform(0, 0.5, (4, 30, 2))
     boxes = np.concatenate([low, low + rng.uniform(0.1, 0.5, low.shape)], -1).astype(np.float32)

@@ -36,6 +36,49 @@ SEEDS = [
     Case('type: "LSTM" recurrent_param { num_output: 4 expose_hidden: true }',
          ((3, 2, 5), (3, 2), (1, 2, 4), (1, 2, 4)), 3),
     Case('type: "InfogainLoss"', ((2, 3, 4), (2, 1, 4), (3, 3)), 2),
+    Case('type: "SmoothL1Loss" loss_param { normalization: NONE }', ((2, 3), (2, 3)), 1),
+    Case('type: "SoftmaxWithLoss"', ((2, 3, 4), (2, 1, 4), (2, 1, 4)), 2),
+    Case('type: "SoftmaxWithLossOHEM"', ((2, 3, 4), (2, 1, 4)), 3),
+    Case('type: "ShuffleChannel" shuffle_channel_param { group: 2 }', ((2, 4, 5, 6),)),
+    Case('type: "Reorg" reorg_param { stride: 2 }', ((2, 8, 4, 6),)),
+    Case('type: "CropCenter" crop_center_param { crop_size: 0 crop_size: 0 crop_size: 1 '
+         'crop_size: 2 }', ((2, 3, 6, 7),)),
+    Case('type: "Upsample" upsample_param { scale: 2 }', ((2, 3, 4, 5),)),
+    Case('type: "Upsample" upsample_param { scale: 2 }', ((2, 3, 4, 5), (2, 3, 4, 5))),
+    Case('type: "Interp" interp_param { zoom_factor: 2 }', ((2, 3, 4, 5),)),
+    Case('type: "Interp" interp_param { height: 7 width: 9 }', ((2, 3, 4, 5),)),
+    Case('type: "ROIPooling" roi_pooling_param { pooled_h: 2 pooled_w: 3 spatial_scale: 0.5 }',
+         ((2, 3, 8, 9), (4, 5))),
+    Case('type: "PSROIPooling" psroi_pooling_param { output_dim: 2 group_size: 2 '
+         'spatial_scale: 0.5 }', ((2, 8, 7, 6), (3, 5))),
+    Case('type: "Proposal" proposal_param { ratio: 1 scale: 8 post_nms_topn: 5 }',
+         ((1, 2, 4, 5), (1, 4, 4, 5), (1, 3)), 2),
+    Case('type: "PriorBox" prior_box_param { min_size: 30 max_size: 60 aspect_ratio: 2 '
+         'flip: true }',
+         ((2, 3, 4, 5), (2, 3, 30, 40))),
+    Case('type: "PriorBoxClustered" prior_box_param { width: 3 height: 4 width: 5 height: 6 }',
+         ((2, 3, 4, 5), (2, 3, 30, 40))),
+    Case('type: "DetectionOutput" detection_output_param { num_classes: 3 nms_param { '
+         'nms_threshold: 0.5 } }', ((2, 40), (2, 30), (1, 2, 40))),
+    Case('type: "DetectionEvaluate" detection_evaluate_param { num_classes: 3 '
+         'overlap_threshold: 0.5 }', ((1, 1, 6, 7), (1, 1, 4, 8))),
+    Case('type: "MultiBoxLoss" multibox_loss_param { num_classes: 3 }',
+         ((2, 40), (2, 30), (1, 2, 40), (1, 1, 4, 8)), 1, "TRAIN"),
+    Case('type: "RegionLoss" region_loss_param { side: 4 num_class: 2 num: 2 coords: 4 biases: 1 '
+         'biases: 2 biases: 3 biases: 4 }', ((2, 14, 4, 4), (1, 1, 3, 8))),
+    Case('type: "EvalDetection" eval_detection_param { side: 4 num_class: 2 num_object: 5 '
+         + 10 * "biases: 1 " + "}", ((2, 35, 4, 4), (1, 1, 3, 8), (2, 3, 16, 16))),
+    Case('type: "Yolov3" yolov3_param { num_class: 2 num: 2 mask: 0 mask: 1 biases: 1 biases: 2 '
+         'biases: 3 biases: 4 }', ((2, 14, 4, 4), (2, 3, 5))),
+    Case('type: "YoloSeg"', ((2, 3, 4, 5), (2, 3, 4, 5), (2, 3))),
+    Case('type: "SegmentationEvaluate" segmentation_evaluate_param { num_classes: 3 }',
+         ((2, 3, 4, 5), (2, 3, 4, 5))),
+    Case('type: "YoloDetectionOutput" yolo_detection_output_param { num_classes: 2 num_box: 2 '
+         'coords: 4 confidence_threshold: 0.1 nms_threshold: 0.4 biases: 1 biases: 2 biases: 3 '
+         'biases: 4 }', ((1, 14, 4, 4),)),
+    Case('type: "Yolov3DetectionOutput" yolov3_detection_output_param { num_classes: 2 num_box: 1 '
+         'confidence_threshold: 0.1 nms_threshold: 0.4 biases: 1 biases: 2 mask: 0 '
+         'mask_group_num: 1 anchors_scale: 8 }', ((1, 7, 4, 4),)),
     Case('type: "Permute" permute_param { order: 0 order: 2 order: 1 }', ((2, 3, 4, 5),)),
 ]  # fmt: skip
 

@@ -158,7 +158,7 @@ def test_anchors():
     from caffeio.layers.rcnn.proposal import RATIOS, SCALES, base_anchors
 
     expected = np.array(PAPER_ANCHORS, np.float32)
-    assert np.array_equal(base_anchors(16, RATIOS, SCALES).numpy(), expected)
+    assert np.array_equal(base_anchors(16, RATIOS, SCALES), expected)
 
 
 def proposals_by_hand(scores, deltas, info, anchors, stride, before, after, threshold, least):
@@ -283,7 +283,7 @@ def test_anchor_targets():
     assert inner.view(9, 4, 20, 30).amax(1).equal((grid == 1).float())
     assert outer[outer > 0].unique().tolist() == [pytest.approx(1 / 40)]
     # each target moves its anchor onto a truth
-    from caffeio.layers.rcnn.proposal import shift_boxes, shifted_anchors
+    from caffeio.ops.rcnn.proposal import shift_boxes, shifted_anchors
 
     anchors = shifted_anchors(layer.anchors, 20, 30, 16)
     moved = shift_boxes(anchors, target.permute(0, 2, 3, 1).reshape(-1, 4))
@@ -318,7 +318,7 @@ def test_proposal_targets(classes):
         assert not value or weights[place].sum() == 4
         assert not target[row][inner[row] == 0].any()
     assert torch.equal(inner, outer)
-    from caffeio.layers.rcnn.proposal import shift_boxes
+    from caffeio.ops.rcnn.proposal import shift_boxes
 
     moved = shift_boxes(rois[:, 1:], target.view(len(rois), classes, 4).sum(1))
     width = (moved[label > 0, 2:] - moved[label > 0, :2]).unique()

@@ -6,53 +6,17 @@ psroi_pooling_layer.cpp (R-FCN).
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor
+from math import prod
+from typing import TYPE_CHECKING
 
-from caffeio.errors import DataError
-from caffeio.layers.base import Layer, Shape, exactly, layer
+from caffeio.layers.base import LayerType, Shape, exactly, layer, owns
 from caffeio.layers.labels import text
-from caffeio.layers.onnx.graph import OnnxGraph
-from caffeio.layers.rcnn.pyramid import max_of_boxes
+
+if TYPE_CHECKING:
+    from caffeio.layers.onnx.graph import OnnxGraph
 
 
-def round_away(x: Tensor) -> Tensor:
-    """C's round: halves away from zero; float64, so that nothing is lost on the way."""
-    wide = x.double()
-    return wide.sign() * (wide.abs() + 0.5).floor()
-
-
-def image_of(owner: Layer, rois: Tensor, num: int) -> Tensor:
-    """The image of every region, int64; DataError on the CPU unless it is one of `num`."""
-    image = rois[:, 0].long()
-    inside = image.clamp(0, max(num - 1, 0))
-    if image.device.type == "cpu" and bool((inside != image).any()):
-        place = int((inside != image).nonzero()[0])
-        raise DataError(
-            f"layer {owner.name!r} (type {owner.kind}): region {place} is of image "
-            f"{int(image[place])}, the batch has {num}",
-            where=owner.context.where or None,
-        )
-    return inside
-
-
-def bins(start: Tensor, width: Tensor, count: int, size: int) -> tuple[Tensor, Tensor]:
-    """First and last + 1 of `count` bins (R, count), cut to 0..size.
-
-    A region's bins have `width` (float32, (R,)) and begin at `start`; they may overlap.
-    """
-    place = torch.arange(count, device=start.device, dtype=torch.float32)
-    width = width.unsqueeze(1)
-    if start.dtype == torch.float32:  # PSROIPooling adds the start before it rounds
-        first = (place * width + start.unsqueeze(1)).floor()
-        last = ((place + 1) * width + start.unsqueeze(1)).ceil()
-    else:
-        first = (place * width).floor() + start.unsqueeze(1)
-        last = ((place + 1) * width).ceil() + start.unsqueeze(1)
-    return first.long().clamp(0, size), last.long().clamp(0, size)
-
-
-class RegionLayer(Layer):
+class RegionLayer(LayerType):
     """Bottoms: a map (N, C, H, W), regions (R, 5): image, x1, y1, x2, y2 in pixels."""
 
     bottoms = exactly(2)
@@ -61,9 +25,8 @@ class RegionLayer(Layer):
     def check_regions(self, shapes: tuple[Shape, ...], axes: int) -> None:
         """Check the rows of the regions, (R, 1 + 2 x axes), perhaps with further axes of 1."""
         shape = shapes[1]
-        count = torch.Size(shape[1:]).numel()
         self.check(
-            len(shape) > 1 and count == 1 + 2 * axes,
+            len(shape) > 1 and prod(shape[1:]) == 1 + 2 * axes,
             f"regions are rows of {1 + 2 * axes} numbers, not {text(shape)}",
         )
 
@@ -76,6 +39,9 @@ class ROIPooling(RegionLayer):
     region; bins overlap where they do not divide it; bins outside the map are 0. With maps
     (N, C, D, H, W) regions are (image, d1, x1, y1, d2, x2, y2), pooled_size gives the bins.
     """
+
+    fields = owns(roi_pooling_param=None)
+    compute = "caffeio.ops.rcnn.roi_pooling:roi_pooling"
 
     def setup(self, *shapes: Shape) -> None:
         """Read the number of bins."""
@@ -91,25 +57,9 @@ class ROIPooling(RegionLayer):
         self.scale: float = p.spatial_scale
         self.check_regions(shapes, axes)
 
-    def forward(self, *bottoms: Tensor) -> Tensor:
-        """Return the maxima, (R, C, bins)."""
-        x, rois = bottoms
-        axes = len(self.pooled)
-        if x.is_meta:
-            return x.new_empty(len(rois), x.shape[1], *self.pooled)
-        rois = rois.detach().reshape(-1, 1 + 2 * axes)
-        corners = round_away(rois[:, 1:] * self.scale).long()
-        # d, y, x of the map are columns 0, 2, 1 of a corner; without d they are 1, 0
-        order = (1, 0) if axes == 2 else (0, 2, 1)
-        first, last = [], []
-        for axis, column in enumerate(order):
-            start, end = corners[:, column], corners[:, column + axes]
-            extent = (end - start + 1).clamp(min=1).float() / self.pooled[axis]
-            low, high = bins(start, extent, self.pooled[axis], x.shape[2 + axis])
-            first.append(low)
-            last.append(high)
-        image = image_of(self, rois, len(x))
-        return max_of_boxes(x, image, first, last)
+    def shapes(self, x: Shape, rois: Shape) -> tuple[Shape, ...]:
+        """Give (R, C, bins)."""
+        return ((rois[0], x[1], *self.pooled),)
 
     def onnx(self, g: OnnxGraph, *bottoms: str) -> str:
         """MaxRoiPool."""
@@ -131,6 +81,9 @@ class PSROIPooling(RegionLayer):
     wide; bins outside the map are 0.
     """
 
+    fields = owns(psroi_pooling_param=None)
+    compute = "caffeio.ops.rcnn.roi_pooling:psroi_pooling"
+
     def setup(self, *shapes: Shape) -> None:
         """Check the channels."""
         p = self.param.psroi_pooling_param
@@ -146,38 +99,6 @@ class PSROIPooling(RegionLayer):
         )
         self.check_regions(shapes, 2)
 
-    def forward(self, *bottoms: Tensor) -> Tensor:
-        """Return the means, (R, output_dim, G, G)."""
-        x, rois = bottoms
-        rois = rois.detach().reshape(-1, 5)
-        if x.is_meta:
-            return x.new_empty(len(rois), self.dim, self.group, self.group)
-        weights = [self._weights(rois, axis, x.shape[2 + axis]) for axis in (0, 1)]
-        maps = x.view(len(x), self.dim, self.group, self.group, *x.shape[2:])
-        if len(x) == 1:
-            image_of(self, rois, 1)
-            return self._means(maps[0], *weights)
-        image = image_of(self, rois, len(x))
-        top = x.new_zeros(len(rois), self.dim, self.group, self.group)
-        for i in range(len(x)):
-            mine = (image == i).nonzero().flatten()
-            part = self._means(maps[i], weights[0][mine], weights[1][mine])
-            top = top.index_copy(0, mine, part)
-        return top
-
-    def _weights(self, rois: Tensor, axis: int, size: int) -> Tensor:
-        """What each cell of an axis counts in each bin, (R, G, size): 1 / cells, or 0."""
-        column = 2 - axis
-        low = round_away(rois[:, column]).float() * self.scale
-        high = (round_away(rois[:, column + 2]).float() + 1) * self.scale
-        width = (high - low).clamp(min=0.1) / self.group
-        first, last = bins(low, width, self.group, size)
-        cell = torch.arange(size, device=rois.device)
-        inside = (cell >= first.unsqueeze(-1)) & (cell < last.unsqueeze(-1))
-        return inside / (last - first).clamp(min=1).unsqueeze(-1)
-
-    @staticmethod
-    def _means(maps: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
-        """maps (D, G, G, H, W), rows (R, G, H), columns (R, G, W) -> (R, D, G, G)."""
-        across = torch.einsum("dijhw,rjw->rdijh", maps, columns)
-        return torch.einsum("rdijh,rih->rdij", across, rows)
+    def shapes(self, x: Shape, rois: Shape) -> tuple[Shape, ...]:
+        """Give (R, output_dim, G, G)."""
+        return ((rois[0], self.dim, self.group, self.group),)

@@ -6,17 +6,14 @@ prior_box_clustered_layer.cpp (training_toolbox_caffe).
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import torch
-from torch import Tensor
-
-from caffeio.layers.base import Layer, Shape, exactly, layer
-from caffeio.layers.fields import check_fields
+from caffeio.layers.base import LayerType, Shape, exactly, layer, owns
 from caffeio.layers.labels import text
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from caffeio.layers.onnx.graph import OnnxGraph
 
 Sizes = tuple[tuple[int, int], tuple[int, int]]  # height and width of the map and of the image
@@ -24,7 +21,7 @@ KNOWN = ("clip", "variance", "img_size", "img_h", "img_w", "step", "step_h", "st
 
 
 @layer("PriorBox")
-class PriorBox(Layer):
+class PriorBox(LayerType):
     """Boxes around the middle of every cell of a feature map.
 
     Bottoms: the map (N, C, H, W), of which only the size counts, and the image. Top:
@@ -37,6 +34,8 @@ class PriorBox(Layer):
     bottoms = exactly(2)
     differentiable = False
     in_place = False
+    fields = owns(prior_box_param=(*KNOWN, "min_size", "max_size", "aspect_ratio", "flip"))
+    compute = "caffeio.ops.ssd.prior_box:prior_box"
 
     def setup(self, *shapes: Shape) -> None:
         """Read the sizes of the boxes and where they lie."""
@@ -44,13 +43,12 @@ class PriorBox(Layer):
             self.check(len(shape) == 4, f"bottom {i} must be (N, C, H, W), not {text(shape)}")
         self.boxes = self._boxes()
         self._read_place()
-        self._made: dict[tuple[Sizes, torch.device], Tensor] = {}
+        self.made: dict[Any, Any] = {}  # tops by sizes and device
 
     def _boxes(self) -> list[tuple[float, float]]:
         """Widths and heights in pixels, float32 as Caffe keeps them."""
-        check_fields(
-            self, "prior_box_param", (*KNOWN, "min_size", "max_size", "aspect_ratio", "flip")
-        )
+        import numpy as np
+
         p = self.param.prior_box_param
         least, most = list(p.min_size), list(p.max_size)
         field = "prior_box_param.min_size"
@@ -60,6 +58,10 @@ class PriorBox(Layer):
         self.check(
             not most or fit, "there must be one for each min_size, and greater",
             field="prior_box_param.max_size",
+        )  # fmt: skip
+        self.check(
+            all(ratio > 0 for ratio in p.aspect_ratio), "must be positive",
+            field="prior_box_param.aspect_ratio",
         )  # fmt: skip
         ratios = self._ratios()
         boxes: list[tuple[float, float]] = []
@@ -74,6 +76,8 @@ class PriorBox(Layer):
 
     def _ratios(self) -> list[np.float32]:
         """1 and the others without repetition, each with its inverse when flip is set."""
+        import numpy as np
+
         p = self.param.prior_box_param
         ratios = [np.float32(1)]
         for given in map(np.float32, p.aspect_ratio):
@@ -108,19 +112,10 @@ class PriorBox(Layer):
         self.check(min(values) > 0, "must be positive", field=field)
         return values
 
-    def forward(self, *bottoms: Tensor) -> Tensor:
-        """Return the boxes and their variances."""
-        x, image = bottoms
-        if x.is_meta:
-            return x.new_empty(1, 2, x.shape[2] * x.shape[3] * len(self.boxes) * 4)
-        sizes = ((x.shape[2], x.shape[3]), (image.shape[2], image.shape[3]))
-        key = (sizes, x.device)
-        if key not in self._made:
-            self._made[key] = torch.from_numpy(self.priors(sizes)).to(x.device)
-        return self._made[key]
-
     def priors(self, sizes: Sizes) -> np.ndarray:
         """The top as a float32 array, for a map and an image of these heights and widths."""
+        import numpy as np
+
         (high, wide), image = sizes
         height, width = map(int, self.image) if self.image else image
         if self.step is not None:
@@ -143,6 +138,10 @@ class PriorBox(Layer):
         top[1] = self.variance
         return top.reshape(1, 2, -1)
 
+    def shapes(self, x: Shape, image: Shape) -> tuple[Shape, ...]:
+        """Give (1, 2, H x W x P x 4)."""
+        return ((1, 2, x[2] * x[3] * len(self.boxes) * 4),)
+
     def onnx(self, g: OnnxGraph, *bottoms: str) -> str:
         """A constant: the boxes at the net's own size."""
         x, image = (g.shape(name) for name in bottoms)
@@ -153,8 +152,9 @@ class PriorBox(Layer):
 class PriorBoxClustered(PriorBox):
     """Like PriorBox with boxes of the given widths and heights in pixels."""
 
+    fields = owns(prior_box_param=(*KNOWN, "width", "height"))
+
     def _boxes(self) -> list[tuple[float, float]]:
-        check_fields(self, "prior_box_param", (*KNOWN, "width", "height"))
         p = self.param.prior_box_param
         boxes = list(zip(p.width, p.height, strict=False))
         self.check(

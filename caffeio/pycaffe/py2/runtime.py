@@ -65,6 +65,29 @@ class Divisor:
         return left
 
 
+def compare(symbol: str, left: Any, right: Any) -> Any:
+    """left < right and the like; what has no order is ordered by type, None before all."""
+    ask = _ORDERS[symbol]
+    try:
+        return ask(left, right)
+    except TypeError:
+        ranks = _rank(left), _rank(right)
+        if ranks[0] == ranks[1]:
+            raise
+        return ask(*ranks)
+
+
+_ORDERS: dict[str, Callable[[Any, Any], Any]] = {
+    "Lt": operator.lt, "LtE": operator.le, "Gt": operator.gt, "GtE": operator.ge,
+}  # fmt: skip
+
+
+def _rank(value: Any) -> tuple[int, str]:
+    if value is None:
+        return 0, ""
+    return (1, "") if isinstance(value, int | float) else (2, type(value).__name__)
+
+
 def listed(result: Any) -> Any:
     """What `.keys()`, `.values()` or `.items()` gave: a list, if it is a view of a dict."""
     return list(result) if isinstance(result, _VIEWS) else result
@@ -338,7 +361,7 @@ class Str:
 
 HELPERS = SimpleNamespace(
     div=div, whole=whole, Divisor=Divisor, listed=listed, iterator=iterator, view=view,
-    next_of=next_of, method=method,
+    next_of=next_of, method=method, compare=compare,
 )  # fmt: skip
 
 

@@ -213,6 +213,14 @@ class _Meaning(ast.NodeTransformer):
                 setattr(node, side, self._call(value, "whole", value))
         return node
 
+    def visit_Compare(self, node: ast.Compare) -> ast.expr:
+        """a < b, where a and b may be of types that have no order"""
+        self.generic_visit(node)
+        symbol = type(node.ops[0]).__name__
+        if len(node.ops) > 1 or symbol not in ("Lt", "LtE", "Gt", "GtE"):
+            return node
+        return self._call(node, "compare", ast.Constant(symbol), node.left, node.comparators[0])
+
     def visit_AugAssign(self, node: ast.AugAssign) -> ast.stmt:
         """a /= b"""
         self.generic_visit(node)

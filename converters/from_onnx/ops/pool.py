@@ -91,9 +91,19 @@ def _prepared(w: Writer, node: Node) -> tuple[str, list[int], dict[str, list[int
         x = w.reshape(x, (*shape, 1), hint="as_2d")
         sizes, out = [*sizes, 1], (*out, 1)
         window = {k: [*v, 0 if k in ("begin", "end") else 1] for k, v in window.items()}
+    elif len(shape) == 5 and sizes[1:] == [1, 1] and _trivial(window):  # over channels, as LRN
+        x = w.reshape(x, (*shape[:3], shape[3] * shape[4]), hint="rows")
+        sizes, out = [sizes[0], 1], (*out[:3], out[3] * out[4])
+        window = {k: v[:2] for k, v in window.items()}
     elif len(shape) != 4:
         raise Refused(f"pooling over {len(shape) - 2} axes")
     return x, sizes, window, out
+
+
+def _trivial(window: dict[str, list[int]]) -> bool:
+    """Whether the second and third of three axes have neither strides nor pads."""
+    ones = all(window[k][1:] == [1, 1] for k in ("stride", "dilation"))
+    return ones and all(window[k][1:] == [0, 0] for k in ("begin", "end"))
 
 
 def _back(w: Writer, y: str, node: Node) -> str:
@@ -121,22 +131,17 @@ def _pooling(
             (n + 2 * p - k) // s + 1
             for n, k, s, p in zip(shape[2:], kernel, stride, pad, strict=True)
         ]
-        if tuple(floors) == out[2:] and (floor := _floor_field(w)):
-            fields.update(floor)
+        if tuple(floors) == out[2:]:
+            if w.target.has_field("PoolingParameter.ceil_mode"):
+                fields["ceil_mode"] = False
+            else:
+                fields["round_mode"] = "FLOOR"  # where the target lacks it, Slices cut
             sizes = floors
     y: str = w.layer("Pooling", [x], (*shape[:2], *sizes), pooling_param=fields)
     for i in range(2):
         if sizes[i] > out[2 + i]:
             y = crop(w, y, 2 + i, 0, out[2 + i])
     return y
-
-
-def _floor_field(w: Writer) -> dict[str, Any]:
-    if w.target.has_field("PoolingParameter.round_mode"):
-        return {"round_mode": "FLOOR"}
-    if w.target.has_field("PoolingParameter.ceil_mode"):
-        return {"ceil_mode": False}
-    return {}
 
 
 def _windows(size: int, kernel: int, stride: int, pad: int) -> int:
@@ -161,9 +166,10 @@ def _divisors(
     ones = np.ones((1, 1, *shape[2:]), np.float32)
     attrs = {k: v for k, v in node.attrs.items() if k not in ("auto_pad", "pads")}
     attrs["kernel_shape"], attrs["strides"] = sizes, window["stride"]
-    attrs["pads"] = [*window["begin"], *window["end"]]
-    if "dilations" in attrs:
+    attrs.pop("dilations", None)
+    if any(d != 1 for d in window["dilation"]):
         attrs["dilations"] = window["dilation"]
+    attrs["pads"] = [*window["begin"], *window["end"]]
     found = evaluate("AveragePool", [ones], max(w.graph.opset, 10), **attrs)[0, 0]
     covered = [
         [

@@ -25,8 +25,8 @@ def resize(w: Writer, node: Node) -> str:
     flat = len(shape) == 3
     if len(shape) not in (3, 4) or shape[:2] != out[:2]:
         raise Refused(f"it resizes {shape} to {out}")
-    if node.op == "Resize" and node.attrs.get("antialias", 0):
-        raise Refused("it filters while it shrinks (antialias)")
+    if node.attrs.get("keep_aspect_ratio_policy", "stretch") != "stretch":
+        raise Refused("it keeps the aspect ratio", "give the sizes themselves")
     matrices = [_matrix(w, node, axis) for axis in range(2, len(shape))]
     if flat:
         x, out = w.reshape(x, (*shape, 1), hint="as_2d"), (*out, 1)
@@ -49,17 +49,32 @@ def _matrix(w: Writer, node: Node, axis: int) -> Array:
         value = w.graph.constant(name) if name else None
         if name and value is None:
             raise Refused("its scales or sizes are computed")
+        if value is not None and "axes" in attrs:
+            value = _of_all_axes(value, [int(a) % rank for a in attrs["axes"]], w, node)
         rest.append(None if value is None else _one_axis(value, axis, rank, index, eye.shape))
     if "scales" in attrs:
         attrs["scales"] = [float(v) if i == axis else 1.0 for i, v in enumerate(attrs["scales"])]
-    if "axes" in attrs:
-        raise Refused("it names its axes")
+    attrs.pop("axes", None)
     found = _run(node.op, [eye, *rest], w.graph.opset, attrs)
     return found.reshape(size, -1).T.astype(np.float64)
 
 
 def _at(axis: int, rank: int, size: int) -> tuple[int, ...]:
     return tuple(size if i == axis else 1 for i in range(2, rank))
+
+
+def _of_all_axes(value: Array, axes: list[int], w: Writer, node: Node) -> Array:
+    """Scales, sizes or regions of some axes as those of all."""
+    shape = w.graph.shape(node.inputs[0])
+    rank = len(shape)
+    if value.size == len(axes):
+        full: list[float] = [1.0] * rank if value.dtype.kind == "f" else list(shape)
+    else:
+        full = [0.0] * rank + [1.0] * rank
+    for place, number in enumerate(value):
+        at = axes[place % len(axes)] + (rank if place >= len(axes) else 0)
+        full[at] = number
+    return np.asarray(full, value.dtype)
 
 
 def _one_axis(value: Array, axis: int, rank: int, index: int, shape: tuple[int, ...]) -> Array:

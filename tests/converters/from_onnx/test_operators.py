@@ -5,12 +5,21 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from tests.converters.from_onnx.helpers import Of, compiled, export, kinds, report_of
+from tests.converters.from_onnx.helpers import (
+    Of,
+    compiled,
+    export,
+    graph_of,
+    kinds,
+    onnx,
+    report_of,
+)
 
 pytest.importorskip("onnxruntime")
 
@@ -98,6 +107,7 @@ FUNCTIONS: dict[str, tuple[Callable[[torch.Tensor], Any], int]] = {
         lambda x: F.avg_pool2d(x, 3, 2, 1, ceil_mode=True, count_include_pad=False), 2
     ),
     "adaptive": (lambda x: F.adaptive_avg_pool2d(x, (3, 11)), 1),
+    "local_response_norm": (lambda x: F.local_response_norm(x, 3), 12),
     "expand": (lambda x: x.mean((2, 3), keepdim=True).expand(-1, -1, 5, 6), 3),
     "stack": (lambda x: torch.stack([x, x * 2], 2), 4),
     "glu": (lambda x: F.glu(x, 1), 3),
@@ -140,6 +150,27 @@ def test_modules(name: str) -> None:
         module.running_var.uniform_(0.5, 2)
     net = compiled(export(module, X))
     assert len(net.layers) - 1 <= most, kinds(net)
+
+
+@pytest.mark.parametrize(
+    ("opset", "inputs", "attributes"),
+    [
+        (10, ["x", "scales"], {"mode": "nearest"}),
+        (13, ["x", "roi", "", "sizes"],
+         {"mode": "linear", "coordinate_transformation_mode": "tf_crop_and_resize"}),
+        (18, ["x", "", "scales"], {"mode": "linear", "antialias": 1}),
+        (18, ["x", "", "two"], {"mode": "linear", "axes": [3, 2]}),
+        (13, ["x", "", "", "sizes"], {"mode": "nearest", "nearest_mode": "ceil"}),
+    ],
+)  # fmt: skip
+def test_resize(opset: int, inputs: list[str], attributes: dict[str, Any]) -> None:
+    node = onnx.helper.make_node("Resize", inputs, ["y"], **attributes)
+    constants = {
+        "scales": np.array([1, 1, 0.5, 2], np.float32), "two": np.array([3, 0.5], np.float32),
+        "sizes": np.array([1, 3, 4, 9]),
+        "roi": np.array([0, 0, 0.2, 0.1, 1, 1, 0.8, 0.9], np.float32),
+    }  # fmt: skip
+    compiled(graph_of([node], {"x": [1, 3, 6, 7]}, ["y"], constants, opset))
 
 
 @pytest.mark.parametrize("both", [False, True])

@@ -6,14 +6,16 @@ Source: src/caffe/util/bbox_util.cpp (MatchBBox, MineHardExamples) of weiliu89/c
 
 from __future__ import annotations
 
-from typing import NamedTuple, TypedDict, Unpack
+from typing import TYPE_CHECKING, NamedTuple, TypedDict, Unpack
 
 import torch
 from torch import Tensor
 
 from caffeio.errors import DataError
-from caffeio.layers.base import Layer
-from caffeio.layers.ssd.boxes import jaccard, nms, size
+from caffeio.ops.ssd.boxes import jaccard, nms, size
+
+if TYPE_CHECKING:
+    from caffeio.layers.base import LayerType
 
 LEAST_OVERLAP = 1e-6  # boxes that overlap less are strangers
 LEAST_SIZE = 1e-5  # boxes that are smaller are never kept by the suppression of mining
@@ -33,7 +35,7 @@ class Truth(NamedTuple):
 
 
 def ground_truth(
-    layer: Layer, rows: Tensor, num: int, background: int, classes: int, use_difficult: bool
+    layer: LayerType, rows: Tensor, num: int, background: int, classes: int, use_difficult: bool
 ) -> Truth:
     """Group rows (item, label, instance, xmin, ymin, xmax, ymax, difficult) by image.
 
@@ -65,14 +67,6 @@ def ground_truth(
     valid = torch.zeros_like(labels, dtype=torch.bool)
     valid[item, place] = True
     return Truth(boxes, labels, valid)
-
-
-class Rules(TypedDict):
-    """What `match` is told."""
-
-    per_prediction: bool
-    threshold: float
-    inside_only: bool
 
 
 def match(
@@ -146,3 +140,11 @@ def mine(
     if hard:
         index = torch.where((index > UNMATCHED) & ~chosen, UNMATCHED, index)
     return index, negatives
+
+
+class Rules(TypedDict):
+    """What `match` is told."""
+
+    per_prediction: bool
+    threshold: float
+    inside_only: bool

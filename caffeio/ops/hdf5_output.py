@@ -1,0 +1,43 @@
+"""Write blobs as datasets of an HDF5 file.
+
+Source: src/caffe/layers/hdf5_output_layer.cpp.
+"""
+
+from __future__ import annotations
+
+import os
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from caffeio.layers.sources import HDF5Output
+
+
+def hdf5_output(layer: HDF5Output, *bottoms: Tensor) -> tuple[Tensor, ...]:
+    """Write both bottoms; there is no top."""
+    data, label = bottoms
+    if data.is_meta:
+        return ()
+    try:
+        h5py: Any = import_module("h5py")
+    except ImportError:
+        raise layer.error(
+            "writing HDF5 needs the package h5py: pip install 'caffeio[hdf5]'"
+        ) from None
+    layer.check(
+        not layer.written, f"{layer.file_name!r} has its datasets already: Caffe writes one batch"
+    )
+    try:
+        with h5py.File(os.fspath(layer.file_name), "w") as file:
+            for name, blob in (("data", data), ("label", label)):
+                values = blob.detach().cpu().numpy().astype(np.float32)
+                file[name] = values.reshape(values.shape + (1,) * (4 - values.ndim))
+    except OSError as error:
+        raise layer.error(
+            f"cannot write {layer.file_name!r}: {error}", field="hdf5_output_param.file_name"
+        ) from None
+    layer.written = True
+    return ()

@@ -1,0 +1,1 @@
+"""Layers of R-CNN and its heirs: regions, proposals, targets."""

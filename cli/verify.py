@@ -1,0 +1,87 @@
+"""`caffeio verify`."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+EPILOG = """
+\b
+Examples:
+  caffeio verify deploy.prototxt model.caffemodel model.onnx
+  caffeio verify fork.prototxt fork.caffemodel plain.prototxt plain.caffemodel
+  caffeio verify deploy.prototxt a.caffemodel b.safetensors --inputs picture.npz
+  caffeio verify deploy.prototxt model.caffemodel model.onnx --html -o certificate.html
+"""
+
+
+@click.command(epilog=EPILOG, no_args_is_help=True)
+@click.argument("files", nargs=-1, metavar="A... B...", type=click.Path())
+@click.option("--inputs", type=click.Path(), help="An .npz with an array for each input blob.")
+@click.option("--tolerance", type=float, default=1e-4, show_default=True, help="What is the same.")
+@click.option("--json", "form", flag_value="json", help="Write all of it as JSON.")
+@click.option("--html", "form", flag_value="html", help="Write one page: the certificate.")
+@click.option("--output", "-o", type=click.Path(), help="Write there, not to standard output.")
+@click.option("--dialect", metavar="NAME", help="The Caffe that A's files were written for.")
+@click.option("--other-dialect", metavar="NAME", help="The Caffe that B's files were written for.")
+@click.option("--input-shape", multiple=True, metavar="NAME=N,C,H,W", help="The shape of an input.")
+@click.option("--output-blob", multiple=True, metavar="BLOB", help="Compare up to this blob.")
+@click.pass_context
+def command(ctx: click.Context, /, files: tuple[str, ...], **options: Any) -> None:
+    """Compare two models layer by layer.
+
+    A and B are each a net prototxt with weights of any format, a caffemodel alone, an ONNX model,
+    or a PyTorch program (TorchScript .pt, torch.export .pt2). Both are run on the same inputs:
+    several random ones, and the net's own data if it is there, or those of --inputs. The first
+    layer that differs is named with its likely cause. The exit code is 1 if the outputs differ.
+    """
+    from caffeio.converters.deploy.deploy_net import Options
+    from caffeio.converters.prototxt import parse_input_shape
+    from caffeio.converters.verify.report import compare
+    from caffeio.converters.verify.sides import open_sides, pair_up
+
+    shapes = dict(parse_input_shape(text) for text in options["input_shape"])
+    common: dict[str, Any] = {"input_shapes": shapes, "outputs": options["output_blob"]}
+    first = Options(dialect=options["dialect"], **common)
+    second = Options(dialect=options["other_dialect"] or options["dialect"], **common)
+    sides = open_sides(*pair_up(files), first, second)
+    given = _arrays(options["inputs"]) if options["inputs"] else None
+    found, report = compare(*sides, first, given=given, tolerance=options["tolerance"])
+    _write(report, options["form"], options["output"])
+    if not found.same:
+        ctx.exit(1)
+
+
+def _arrays(path: str) -> dict[str, Any]:
+    import zipfile
+
+    import numpy as np
+
+    from caffeio.errors import CaffeIOError
+
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            return {name: archive[name].astype(np.float32) for name in archive.files}
+    except (OSError, ValueError, EOFError, AttributeError, zipfile.BadZipFile) as error:
+        raise CaffeIOError(f"is no .npz of arrays: {error}", where=path) from None
+
+
+def _write(report: Any, form: str | None, output: str | None) -> None:
+    from caffeio.converters.report import html, text
+
+    if form is None:
+        if output:
+            with open(output, "w", encoding="utf-8") as stream:
+                text.write(report, stream)
+        else:
+            text.write(report, sys.stdout)
+        return
+    body = html.render(report) if form == "html" else json.dumps(report.data, indent=2) + "\n"
+    if output:
+        Path(output).write_text(body, encoding="utf-8")
+    else:
+        click.echo(body, nl=False)
