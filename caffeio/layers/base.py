@@ -132,6 +132,8 @@ class LayerType:
     keeps_signs: bool = False  # in place it leaves above 0 what is above 0, and nothing else
     writes_early: bool = False  # in place, Backward writes a gradient before it has read the top's
     shares_memory: bool = False  # the tops are the bottom's memory under other names
+    shares_gradient: bool = False  # and so are the gradients, before there are any
+    moves_gradient: bool = False  # Backward makes the top's gradient the bottom's, memory and all
     filled_again: tuple[int, ...] = ()  # blobs filled once more behind all, for nothing (LSTM)
     backward: ClassVar[str] = (
         ""  # "module:class" of Caffe's Backward; empty: autograd at the bottoms

@@ -98,6 +98,7 @@ def plan_memory(steps: Sequence[Step], *, gradients: bool = True) -> MemoryPlan:
     for i, (step, use) in enumerate(zip(steps, walk.uses, strict=True)):
         if not gradients:
             continue
+        use.lost = _is_lost(i, step, steps)
         use.overwritten = not step.fused and _is_overwritten(i, step, use, walk, steps)
         if use.overwritten:
             noted.update(use.bottoms, use.tops)
@@ -112,10 +113,25 @@ def plan_memory(steps: Sequence[Step], *, gradients: bool = True) -> MemoryPlan:
         use.noted = tuple((j, memory) for j, memory in enumerate(use.tops) if memory in noted)
     stale = {name: walk.writer[walk.memory[name]] for name in walk.memory if walk.is_stale(name)}
     uses = [
-        use if use.stale or use.overwritten or use.noted or use.losses else None
+        use if use.stale or use.overwritten or use.lost or use.noted or use.losses else None
         for use in walk.uses
     ]
     return MemoryPlan(uses, stale, frozenset(losses))
+
+
+def _is_lost(index: int, step: Step, steps: Sequence[Step]) -> bool:
+    """Whether a Flatten takes away the gradient that Reshape shares with its bottom.
+
+    Reshape (and Concat and Slice of one blob) let top and bottom have one gradient, and do nothing
+    in Backward. Flatten's Backward gives its bottom the memory of its top's gradient: what the
+    layer above wrote there, the blob below Reshape never sees. It keeps its zeros.
+    """
+    if not step.layer.shares_gradient:
+        return False
+    return any(
+        later.layer.moves_gradient and later.needs_backward and step.tops[0] == later.bottoms[0]
+        for later in steps[index + 1 :]
+    )
 
 
 def _is_overwritten(index: int, step: Step, use: Use, walk: _Walk, steps: Sequence[Step]) -> bool:

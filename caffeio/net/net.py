@@ -461,6 +461,8 @@ class Net(nn.Module):
             for i, writer in use.stale:
                 found[i] = self._overwritten(found[i], env[writer])
             bottoms = tuple(found)
+        if use.lost:
+            bottoms = tuple(bottom.detach() for bottom in bottoms)
         if use.overwritten and needs_memory(bottoms, step.layer):
             return bottoms, on_memory(step, bottoms, contents)
         return bottoms, self._compute(step, bottoms)

@@ -40,6 +40,7 @@ class Use:
     in_place: tuple[bool, ...]  # tops that are the bottom of the same index
     stale: tuple[tuple[int, str], ...] = ()  # bottoms overwritten under another name: that name
     overwritten: bool = False  # Backward reads what this or a later layer has overwritten
+    lost: bool = False  # its gradient never arrives
     noted: tuple[tuple[int, int], ...] = ()  # tops whose content Backward will ask for: memory
     losses: tuple[tuple[int, int], ...] = ()  # tops in place that have a loss weight: memory
 
