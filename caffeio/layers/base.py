@@ -125,7 +125,7 @@ class LayerType:
         blobs: Any  # the values: only where the layer runs, see caffeio.ops.module
 
     # Blobs are memory in Caffe, and Backward reads what later layers in place have left there: see
-    # caffeio/net/memory.py. Where the parameters decide, `setup` sets these on the layer.
+    # caffeio/net/overwritten.py. Where the parameters decide, `setup` sets these on the layer.
     reads_top: bool = False  # Backward reads the data of the tops
     reads_bottoms: frozenset[int] | None = frozenset()  # and of these bottoms (None: of all)
     reads_signs: bool = False  # of these it asks only whether a value is above 0

@@ -28,8 +28,8 @@ from caffeio.net.memory import (
     needs_memory,
     on_memory,
     overwritten,
-    plan_memory,
 )
+from caffeio.net.overwritten import Use, plan_memory
 from caffeio.net.refusal import refuse_backward
 from caffeio.net.room import check_weights
 from caffeio.net.save import save_net
@@ -40,7 +40,6 @@ from caffeio.net.step import (
     Shape,
     Step,
     Trace,
-    Use,
     fuse_steps,
     raw_blobs,
     register_layer,
