@@ -33,6 +33,7 @@ class Use:
     in_place: tuple[bool, ...]  # tops that are the bottom of the same index
     stale: tuple[tuple[int, str], ...] = ()  # bottoms overwritten under another name: that name
     overwritten: bool = False  # Backward reads what this or a later layer has overwritten
+    writer: int = -1  # the step that writes there last, if so
     lost: bool = False  # its gradient never arrives
     noted: tuple[tuple[int, int], ...] = ()  # tops whose content Backward will ask for: memory
     losses: tuple[tuple[int, int], ...] = ()  # tops in place that have a loss weight: memory
@@ -104,6 +105,7 @@ def plan_memory(steps: Sequence[Placed], *, gradients: bool = True) -> MemoryPla
         use.overwritten = not step.fused and _is_overwritten(i, step, use, walk, steps)
         if use.overwritten:
             noted.update(use.bottoms, use.tops)
+            use.writer = max(walk.written[m][-1] for m in (*use.bottoms, *use.tops))
         use.losses = tuple(
             (j, use.tops[j])
             for j, weight in enumerate(step.loss_weights)
