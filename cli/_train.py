@@ -13,6 +13,7 @@ from typing import Any
 import click
 import torch
 
+from caffeio.cli._python import permit
 from caffeio.cli._watch import Watcher
 from caffeio.data.base import Options as DataOptions
 from caffeio.errors import CaffeIOError
@@ -134,7 +135,7 @@ def train_options(options: dict[str, Any]) -> TrainOptions:
         stages=[s for s in options["stage"].split(",") if s],
         level=options["level"],
         ignore_unknown=options["ignore_unknown"],
-        allow_python=options["allow_python"],
+        allow_python=permit(options["allow_python"]),
         device="cuda" if options["gpu"] else options["device"],
         precision=options["precision"],
         compile=options["compile"],

@@ -350,7 +350,7 @@ class Net(nn.Module):
             for name in (*step.bottoms, *step.tops, *stale):
                 last[name] = i
         writers = self._memory.stale
-        keep = {*self.outputs, *self.inputs, *(writers[n] for n in self.outputs if n in writers)}
+        keep = {*self.outputs, *(writers[n] for n in self.outputs if n in writers)}
         for i, step in enumerate(self._plan):
             step.free = tuple(n for n in last if last[n] == i and n not in keep)
 

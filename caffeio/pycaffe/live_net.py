@@ -33,6 +33,8 @@ from caffeio.pycaffe.state import compute_device
 from caffeio.pycaffe.weight_runners import ScaleRunner
 
 Hook = Callable[[int], Any]
+# Their Backward computes all gradients, whether propagate_down and lr_mult ask for them or not.
+HEEDLESS = frozenset(("BatchNorm", "LSTM", "RNN"))
 HOOKS = ("before_forward", "after_forward", "before_backward", "after_backward")
 
 
@@ -182,6 +184,10 @@ class LiveNet(Net):
                 (learn or force) and not spec.statistic
                 for learn, spec in zip(step.learns, layer.blob_specs, strict=True)
             ]
+            if runner.needed and step.node.type in HEEDLESS:
+                runner.bottom_needs = [i != 1 for i in range(len(runner.bottoms))]
+                if step.node.type != "BatchNorm":
+                    runner.param_needs = [True] * len(runner.params)
             for i, need in enumerate(runner.param_needs):
                 raw_blobs(layer)[i].requires_grad_(need)
 

@@ -70,7 +70,11 @@ def _start(
         }  # fmt: skip
         env.setdefault("OMP_NUM_THREADS", str(threads))
         command = [sys.executable, "-m", "caffeio.cli", *arguments]
-        processes.append(subprocess.Popen(command, env=env, start_new_session=True))
+        try:
+            processes.append(subprocess.Popen(command, env=env, start_new_session=True))
+        except BaseException:  # those that run wait for this one
+            _pass_on(processes, signal.SIGKILL)
+            raise
     return processes
 
 

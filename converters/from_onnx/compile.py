@@ -12,8 +12,10 @@ from caffeio.converters.from_onnx.fold import fold
 from caffeio.converters.from_onnx.graph import Dims, Graph, Node
 from caffeio.converters.from_onnx.load import fixed
 from caffeio.converters.from_onnx.patterns import fuse
+from caffeio.converters.from_onnx.patterns.told import restore
 from caffeio.converters.from_onnx.table import NO_CONVERTER, REASONS, load_operators
 from caffeio.converters.from_onnx.targets import Target, get_target
+from caffeio.converters.onnx.told import told_layers
 from caffeio.errors import CaffeIOError, UnsupportedError
 from caffeio.proto import caffe_pb2 as pb
 
@@ -65,6 +67,7 @@ def compile_model(
     except CaffeIOError as error:
         raise type(error)(error.message, where=error.where or where) from None
     refuse_inputs(graph, ready, where)
+    restore(graph, told_layers(model), chosen)
     fuse(graph)
     w = Writer(graph, chosen)
     problems = _write_layers(w)
