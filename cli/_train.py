@@ -100,7 +100,8 @@ def run(solvers: list[str], options: dict[str, Any]) -> None:
     root = int(os.environ.get("RANK", "0")) == 0
     quiet = options["quiet"] or not root
     signals = Signals(options["sigint_effect"], options["sighup_effect"])
-    with Watcher(options["metrics"] if root else None, show=not quiet) as watcher:
+    board = options["tensorboard"] if root else None
+    with Watcher(options["metrics"] if root else None, not quiet, board) as watcher:
         log = Log(None if quiet else watcher.line)
         data = DataOptions(
             on_bad_record=options["on_bad_record"], note=partial(log.note, level="W")
