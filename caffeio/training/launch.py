@@ -105,12 +105,16 @@ def _wait(processes: Sequence[subprocess.Popen[bytes]]) -> int:
 
 def _end(processes: Sequence[subprocess.Popen[bytes]]) -> None:
     """Let the others end by themselves for a moment, then end them."""
+    _settle(processes)
+    _pass_on(processes, signal.SIGKILL)
+    _settle(processes)
+
+
+def _settle(processes: Sequence[subprocess.Popen[bytes]]) -> None:
+    """Wait until all have ended, but not for long."""
     deadline = time.monotonic() + _LAST_WORDS
     while time.monotonic() < deadline and any(p.poll() is None for p in processes):
         time.sleep(0.05)
-    _pass_on(processes, signal.SIGKILL)
-    for process in processes:
-        process.wait()
 
 
 def _name(number: int) -> str:
