@@ -71,12 +71,6 @@ NOT_IN_PLACE = _words(
     Tile DepthwiseConvolution ConvolutionDepthwise Interp Upsample
     """
 )
-# Layers whose backward pass reads their own top: nothing may overwrite it afterwards.
-NEEDS_OWN_TOP = _words(
-    """
-    Sigmoid TanH Softmax ELU Exp Power LRN MVN Swish
-    """
-)
 
 # Losses that never look at loss_param (or not at its normalization).
 NO_LOSS_PARAM = _words(
