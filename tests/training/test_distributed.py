@@ -97,6 +97,8 @@ def test_workers_agree_and_leave_what_is_not_theirs(group: str, tmp_path: Path) 
 class FakeWorker:
     """A process whose exit codes are given; one a rank."""
 
+    pid = 4242
+
     codes: ClassVar[list[int | None]] = []
     all: ClassVar[list[FakeWorker]] = []
 
