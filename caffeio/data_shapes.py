@@ -72,7 +72,7 @@ def dummy_shapes(param: pb.LayerParameter) -> list[Shape]:
     """Shapes of a DummyData layer: `shape`, or the old num, channels, height, width."""
     p, tops = param.dummy_data_param, len(param.top)
     if len(p.shape):
-        return _spread([tuple(s.dim) for s in p.shape], tops, "shape")
+        return _spread([tuple(s.dim) for s in p.shape], tops, "dummy_data_param.shape")
     old = (p.num, p.channels, p.height, p.width)
     if any(len(v) not in (1, tops) for v in old):
         raise DataError(

@@ -120,6 +120,10 @@ def _gaussian(out: Tensor, filler: pb.FillerParameter, source: Source, where: Ow
         raise where.error("filler std must be above 0", field="filler.std")
     source.gaussian(out, filler.mean, filler.std)
     if filler.sparse >= 0:
+        if filler.sparse > out.shape[0]:
+            raise where.error(
+                f"{filler.sparse} inputs of {out.shape[0]} cannot be kept", field="filler.sparse"
+            )
         mask = torch.empty_like(out)
         source.bernoulli(mask, _float32(filler.sparse / max(out.shape[0], 1)))
         out.mul_(mask)

@@ -13,6 +13,7 @@ from caffeio.errors import CaffeIOError, OutOfMemoryError
 _TORCH = re.compile(r"allocate (\d+) bytes")  # DefaultCPUAllocator: you tried to allocate N bytes
 _NUMBER = re.compile(r"allocate ([\d.]+) (bytes|KiB|MiB|GiB|TiB|PiB|EiB)", re.IGNORECASE)
 _POWER = {"bytes": 0, "kib": 1, "mib": 2, "gib": 3, "tib": 4, "pib": 5, "eib": 6}
+_OF_A_STEP = ("_run", "forward", "materialize", "read_inputs")  # of Net: they have a `step`
 _CGROUP = Path("/sys/fs/cgroup")
 _GROUPS = (
     ("memory.max", "memory.current", "memory.stat", "file "),
@@ -142,3 +143,14 @@ def check_room(wanted: int, where: str) -> None:
     free = free_bytes()
     if free is not None and wanted > free:
         raise memory_error(MemoryError(), where, wanted=wanted)
+
+
+def layer_of(error: BaseException) -> str | None:
+    """The layer that a net was running or building when the error came, by the error's frames."""
+    found, trace = None, error.__traceback__
+    while trace is not None:
+        node = getattr(trace.tb_frame.f_locals.get("step"), "node", None)
+        if node is not None and trace.tb_frame.f_code.co_name in _OF_A_STEP:
+            found = f"layer {node.name!r} (type {node.type})"
+        trace = trace.tb_next
+    return found

@@ -32,6 +32,7 @@ class Profile:
     pooling_lists: bool = False  # Pooling's kernel_size, stride, pad: one value an axis
     pooling_average: str = "bvlc"  # divisor of AVE: "bvlc" or "mkldnn" (avg_include_pad)
     softmax_loss_nan_is_tiny: bool = False  # nan and 0 probabilities both count as FLT_MIN
+    softmax_loss_weights: bool = False  # SoftmaxWithLoss may have a third bottom
     infogain_softmax: bool = True  # InfogainLoss takes logits
     sigmoid_loss_normalization: bool = True  # SigmoidCrossEntropyLoss honours loss_param
     smooth_l1_normalization: bool = False  # SmoothL1Loss honours `normalization: NONE`
@@ -91,6 +92,7 @@ INTEL = Profile(
     pooling_clips_kernel_1=True,
     pooling_lists=True,
     softmax_loss_nan_is_tiny=True,
+    softmax_loss_weights=True,
     infogain_softmax=False,
     sigmoid_loss_normalization=False,
     spatial_dropout_field="dropout_param",

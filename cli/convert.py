@@ -50,6 +50,15 @@ Examples:
 @click.option("--untrained", is_flag=True, help="Convert without (some of) the weights.")
 @click.option("--allow-loss", is_flag=True, help="Write what computes something else, too.")
 @click.option(
+    "--names",
+    type=click.Choice(["caffe", "torch"]),
+    default="caffe",
+    help="Tensors (.pt, .safetensors): Caffe's blobs as they are, or those of a PyTorch module.",
+)
+@click.option(
+    "--map", type=click.Path(), metavar="FILE", help="Which PyTorch module is which layer."
+)
+@click.option(
     "--certificate",
     type=click.Path(),
     metavar="FILE",

@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from caffeio.cli._terminal import say_json
+from caffeio.proto.io.opened import opened_once
 
 EPILOG = """\b
 Examples:
@@ -62,6 +63,7 @@ Examples:
     show_default=True,
 )
 @click.option("--exit-code", is_flag=True, help="Exit with 1 if they differ, 0 if not.")
+@opened_once()
 def command(left: str, right: str, **options: Any) -> None:
     """Show how two solvers, nets, weight files, solver states, LMDBs or folders differ.
 

@@ -83,8 +83,8 @@ def command(files: tuple[str, ...], **options: Any) -> None:
     from caffeio.converters.source import open_source, scratch_folder
 
     selection = Selection(
-        _codes(options["select"]),
-        _codes(options["ignore"]),
+        _codes(options["select"], "--select"),
+        _codes(options["ignore"], "--ignore"),
         options["dialect"],
         options["caffe"],
         options["target"],
@@ -108,8 +108,19 @@ def command(files: tuple[str, ...], **options: Any) -> None:
         raise SystemExit(1)
 
 
-def _codes(values: tuple[str, ...]) -> tuple[str, ...]:
-    return tuple(code for value in values for code in value.replace(",", " ").upper().split())
+def _codes(values: tuple[str, ...], option: str) -> tuple[str, ...]:
+    """The codes, or beginnings of codes, that an option names; one of no rule is an error."""
+    from caffeio.converters.lint.run import RULES
+
+    codes = [code for value in values for code in value.replace(",", " ").upper().split()]
+    for code in codes:
+        if not any(known.startswith(code) for known in RULES):
+            from difflib import get_close_matches
+
+            close = get_close_matches(code, list(RULES), 1)
+            hint = f" Did you mean {close[0]}?" if close else ""
+            raise click.BadParameter(f"there is no rule {code!r}.{hint}", param_hint=option)
+    return tuple(codes)
 
 
 def _sources(source: Any) -> list[Any]:

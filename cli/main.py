@@ -104,11 +104,11 @@ class Group(click.Group):
             place = f"{os.fsdecode(error.filename)}: " if error.filename else ""
             return self._fail(ctx, f"{place}{error.strerror}")
         except (MemoryError, RuntimeError, ValueError, OverflowError) as error:
-            from caffeio.memory import is_memory_error, memory_error
+            from caffeio.memory import is_memory_error, layer_of, memory_error
 
             if ctx.params.get("debug") or not is_memory_error(error):
                 raise
-            return self._fail(ctx, str(memory_error(error)))
+            return self._fail(ctx, str(memory_error(error, layer_of(error))))
 
     @staticmethod
     def _fail(ctx: click.Context, text: str) -> None:

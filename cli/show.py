@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from caffeio.cli._files import write_output
+from caffeio.proto.io.opened import opened_once
 
 EPILOG = """\b
 Examples:
@@ -58,6 +59,7 @@ def _forms(function: Any) -> Any:
 @click.option(
     "--caffe", type=click.Choice(["bvlc", "intel", "nvidia"]), help="Whose Caffe runs the file."
 )
+@opened_once()
 def command(file: str, **options: Any) -> None:
     """Say what a Caffe file is, on one screen.
 

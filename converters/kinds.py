@@ -9,7 +9,7 @@ from pathlib import Path
 
 from caffeio.errors import CaffeIOError, ParseError
 from caffeio.proto.io.mapped import is_web_page
-from caffeio.proto.io.regular import open_regular
+from caffeio.proto.io.opened import read_head
 from caffeio.proto.io.wire import BYTES, FIXED32, VARINT, read_field, read_tag, read_varint
 
 KINDS = {
@@ -63,9 +63,7 @@ def kind_of(path: str | os.PathLike[str]) -> str:
             return "leveldb"
         return "directory"
     try:
-        with open_regular(place) as file:
-            head = file.read(1 << 16)
-            size = file.seek(0, os.SEEK_END)
+        head, size = read_head(place, 1 << 16, lambda head: _as_text(head) is None)
     except FileNotFoundError:
         raise CaffeIOError("there is no such file", where=str(path)) from None
     except OSError as error:

@@ -15,7 +15,8 @@ from google.protobuf.message import Message
 from caffeio.errors import CaffeIOError
 from caffeio.proto import caffe_pb2 as pb
 from caffeio.proto.dialect.guess_text import Guess, guess_dialect, has_required, used_names
-from caffeio.proto.io.regular import open_regular, read_regular
+from caffeio.proto.io.opened import read_head
+from caffeio.proto.io.regular import read_regular
 from caffeio.proto.text.text_format import ParsedText, UnknownField, parse
 from caffeio.proto.upgrade.upgrade import Upgraded, upgrade_net, upgrade_solver
 
@@ -194,8 +195,7 @@ def _load(source: str | os.PathLike[str], kind: type[Message]) -> tuple[Path | N
         return None, source
     path = Path(source)
     try:
-        with open_regular(path) as file:
-            head = file.read(HEAD)
+        head, _ = read_head(path, HEAD, is_binary)
     except OSError as error:
         raise CaffeIOError(_why(path, error), where=str(path)) from None
     if is_binary(head):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,9 +11,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from caffeio.data.base import Layer, Shape
+from caffeio.data.base import Layer, Shape, shapes_text
 from caffeio.data.draws import Draws
 from caffeio.data.transform.transformer import Transformer
+from caffeio.memory import check_room, memory_named
 
 
 class Slot:
@@ -45,6 +47,7 @@ class Delivery:
 
     def __init__(self, layer: Layer, transformer: Transformer, planar: bool) -> None:
         self.device = layer.options.device or torch.device("cpu")
+        self.where = f"layer {layer.param.name!r} (type {layer.param.type})"
         self.channels_last = layer.options.channels_last
         self.transformer = transformer
         self.scaled = layer.profile.data_scaled_mean
@@ -55,7 +58,10 @@ class Delivery:
         """Memory for a batch of items (C, H, W)."""
         dtype = torch.uint8 if self.bare else torch.float32
         last = self.channels_last or self.bare
-        return Slot(batch, item, dtype, last, self.device.type == "cuda")
+        where = f"{self.where}, a batch of {batch} x {shapes_text(item)}"
+        with memory_named(where):
+            check_room(batch * math.prod(item) * dtype.itemsize, where)
+            return Slot(batch, item, dtype, last, self.device.type == "cuda")
 
     def send(self, tensor: Tensor) -> Tensor:
         """The tensor on the device; on a CPU it stays what it is."""

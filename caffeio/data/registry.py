@@ -9,6 +9,7 @@ from typing import Any
 from caffeio.boost_random import CaffeRng
 from caffeio.data.base import DataSource, Layer, Options
 from caffeio.errors import DataError
+from caffeio.memory import memory_named
 from caffeio.profiles import BVLC, Profile
 from caffeio.proto import caffe_pb2 as pb
 
@@ -67,7 +68,8 @@ def open_source(
     if param.type not in _CLASSES:
         raise _refusal(layer)
     module, name = _CLASSES[param.type].split(".")
-    source: DataSource = getattr(import_module(f"caffeio.data.sources.{module}"), name)(layer)
+    with memory_named(f"layer {param.name!r} (type {param.type})"):
+        source: DataSource = getattr(import_module(f"caffeio.data.sources.{module}"), name)(layer)
     if seed is not None:
         try:
             exact = CaffeRng(seed + options.rank) if isinstance(seed, int) else seed

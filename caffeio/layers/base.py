@@ -180,6 +180,17 @@ class LayerType:
                 )
         return ""
 
+    def dies_forward(self) -> str:
+        """Say why Caffe dies in the first forward, although it has built the net; empty: not."""
+        return ""
+
+    def legacy_axes(self, *indices: int) -> str:
+        """Say that one of these bottoms has more axes than num, channels, height and width."""
+        for i in indices:
+            if i < len(self.bottom_shapes) and len(self.bottom_shapes[i]) > 4:
+                return f"{self.kind} takes bottoms of at most 4 axes, not {self.bottom_shapes[i]}"
+        return ""
+
     @property
     def n_tops(self) -> int:
         """Number of tops, 1 where none is named."""

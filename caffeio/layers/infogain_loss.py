@@ -67,6 +67,11 @@ class InfogainLoss(LayerType):
     def setup(self, *shapes: Shape) -> None:
         """Check axis, labels and the matrix, which is read here when it is a file."""
         scores, labels = shapes[:2]
+        self.check(
+            len(self.context.top_names) < 2 or len(self.param.loss_weight) > 0,
+            "two tops need two values",
+            field="loss_weight",
+        )
         check_same_num(self, scores, labels)
         self.softmax = self.profile.infogain_softmax
         self.class_axis = 1

@@ -38,6 +38,10 @@ class HingeLoss(LabelLoss):
     fields = owns(hinge_loss_param=("norm",))
     compute = "caffeio.ops.label_loss:hinge_loss"
 
+    def dies_forward(self) -> str:
+        """Say that a bottom has too many axes."""
+        return self.legacy_axes(0)
+
     def setup(self, *shapes: Shape) -> None:
         """Read the norm."""
         super().setup(*shapes)
@@ -49,6 +53,10 @@ class MultinomialLogisticLoss(LabelLoss):
     """sum of -log(max(p[label], 1e-20)) / N; the bottom holds probabilities."""
 
     compute = "caffeio.ops.label_loss:multinomial_logistic_loss"
+
+    def dies_forward(self) -> str:
+        """Say that a bottom has too many axes."""
+        return self.legacy_axes(0)
 
 
 @layer("SigmoidCrossEntropyLoss")

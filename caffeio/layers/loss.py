@@ -33,6 +33,10 @@ class EuclideanLoss(PairLoss):
 
     compute = "caffeio.ops.loss:euclidean_loss"
 
+    def dies_forward(self) -> str:
+        """Say that a bottom has too many axes."""
+        return self.legacy_axes(0)
+
 
 @layer("L1Loss")
 class L1Loss(PairLoss):

@@ -65,6 +65,10 @@ class PReLU(LayerType):
     compute = "caffeio.ops.neuron:prelu"
     reads_bottoms = frozenset({0})
 
+    def dies_forward(self) -> str:
+        """Say that a bottom has too many axes."""
+        return self.legacy_axes(0)
+
     def setup(self, shape: Shape) -> None:
         """Declare the blob; raises LayerError for a bottom without a channel axis."""
         p = self.param.prelu_param

@@ -109,6 +109,10 @@ class SoftmaxWithLoss(SoftmaxLossBase):
         super().setup(*shapes)
         if len(shapes) == 3:
             self.check(
+                self.profile.softmax_loss_weights,
+                "takes 2 bottoms in this Caffe; a third one, with weights, is Intel's",
+            )
+            self.check(
                 prod(shapes[2]) == prod(shapes[1]),
                 f"bottom 2 must hold one weight for each label: {prod(shapes[2])} weights, "
                 f"{prod(shapes[1])} labels",

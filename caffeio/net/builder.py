@@ -6,6 +6,7 @@ src/caffe/layers/batch_norm_layer.cpp (masking of statistics).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 
 from caffeio.data import DataSource
@@ -24,6 +25,8 @@ from caffeio.net.step import (
 from caffeio.ops.module import Layer, make_module
 from caffeio.profiles import Profile
 from caffeio.proto import caffe_pb2 as pb
+
+MAX_AXES, MAX_COUNT = 32, 2**31 - 1  # of a blob
 
 
 class Assembler:
@@ -104,7 +107,18 @@ class Assembler:
         else:
             found = layer.configure(*(self.blob_shapes[name] for name in node.param.bottom))
         layer.top_shapes = tuple(found)
+        for shape in layer.top_shapes:
+            check_blob_shape(layer, shape)
         self.blob_shapes.update(zip(tops, layer.top_shapes, strict=True))
+
+
+def check_blob_shape(layer: Layer, shape: Shape) -> None:
+    """Refuse what Blob::Reshape refuses: negative sizes, and counts that no int holds."""
+    if any(isinstance(n, int) and n < 0 for n in shape):
+        raise layer.error(f"a top would have the shape {shape_text(shape)}")
+    known = [n for n in shape if isinstance(n, int)]
+    if len(shape) > MAX_AXES or math.prod(known) > MAX_COUNT:
+        raise layer.error(f"a top of shape {shape_text(shape)} is larger than a blob may be")
 
 
 def check_counts(node: Node, cls: type[LayerType], n_tops: int) -> None:
@@ -155,6 +169,15 @@ def check_param_specs(node: Node, layer: Layer) -> None:
                 f"param {i} needs lr_mult 0, not {param.param[i].lr_mult:g}",
                 where=node.where or None,
             )
+
+
+def refusal_forward(steps: Sequence[Step]) -> NetError | None:
+    """Find what Caffe would die of in the first forward."""
+    for step in steps:
+        reason = step.layer.dies_forward()
+        if reason:
+            return NetError(f"layer {step.node.name!r}: {reason}", where=step.node.where or None)
+    return None
 
 
 def refusal_backward(steps: Sequence[Step]) -> NetError | None:

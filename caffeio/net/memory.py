@@ -21,11 +21,10 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
-from caffeio.net.step import raw_blobs
+from caffeio.net.step import Step, Use, raw_blobs
 from caffeio.ops.backward import Backward, Memory, autograd
 
 if TYPE_CHECKING:
-    from caffeio.net.step import Step
     from caffeio.ops.module import Layer
 
 
@@ -35,19 +34,6 @@ class Contents:
 
     values: dict[int, Tensor] = field(default_factory=dict)
     hooked: set[int] = field(default_factory=set)  # memory whose gradient will be noted
-
-
-@dataclass(eq=False)
-class Use:
-    """What one step has to do with memory that another one overwrites."""
-
-    bottoms: tuple[int, ...]  # the memory of each bottom
-    tops: tuple[int, ...]  # the memory of each top
-    in_place: tuple[bool, ...]  # tops that are the bottom of the same index
-    stale: tuple[tuple[int, str], ...] = ()  # bottoms overwritten under another name: that name
-    overwritten: bool = False  # Backward reads what this or a later layer has overwritten
-    noted: tuple[tuple[int, int], ...] = ()  # tops whose content Backward will ask for: memory
-    losses: tuple[tuple[int, int], ...] = ()  # tops in place that have a loss weight: memory
 
 
 @dataclass(eq=False)

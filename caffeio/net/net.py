@@ -20,18 +20,18 @@ from caffeio.boost_random import CaffeRng
 from caffeio.data import DataSource
 from caffeio.errors import CaffeIOError, DataError, NetError
 from caffeio.fillers import fill
-from caffeio.net.builder import Assembler, learnable_params, refusal_backward
+from caffeio.net.builder import Assembler, learnable_params, refusal_backward, refusal_forward
 from caffeio.net.copy_weights import copy_trained_layers
 from caffeio.net.graph import Graph
 from caffeio.net.memory import (
     Contents,
-    Use,
     needs_memory,
     on_memory,
     overwritten,
     plan_memory,
 )
 from caffeio.net.refusal import refuse_backward
+from caffeio.net.room import check_weights
 from caffeio.net.save import save_net
 from caffeio.net.sources import close_sources
 from caffeio.net.step import (
@@ -40,6 +40,7 @@ from caffeio.net.step import (
     Shape,
     Step,
     Trace,
+    Use,
     fuse_steps,
     raw_blobs,
     register_layer,
@@ -104,6 +105,7 @@ class Net(nn.Module):
         }
         self._automatic = [top for s in self.steps for top in s.tops if shown(top) != top]
         self.learnable = learnable_params(self.steps, graph.force_backward)
+        self._refusal_forward = refusal_forward(self.steps)  # what Caffe would die of in Forward
         self._refusal = refusal_backward(self.steps)  # what Caffe would die of in Backward
         self._gradient_left: dict[int, Tensor] = {}  # in memory whose gradient is a loss weight
         self._set_plan(self.steps)
@@ -195,6 +197,8 @@ class Net(nn.Module):
         Every layer draws, a sharer's draws are thrown away. With a CaffeRng the numbers are
         those of real Caffe with that seed.
         """
+        if torch.device(device).type == "cpu":
+            check_weights(self)
         made: dict[int, nn.Parameter] = {}
         exact = rng if isinstance(rng, CaffeRng) else None
         for step in self.steps:
@@ -356,6 +360,8 @@ class Net(nn.Module):
         `inputs` gives the tops of Input layers, and may give those of data layers; other data
         layers read their source. Raises DataError when neither is there.
         """
+        if self._refusal_forward is not None:
+            raise self._refusal_forward
         env: dict[str, Tensor] = {}
         given = inputs or {}
         loss: Tensor | None = None

@@ -4,15 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
 
 from caffeio.net.graph import Node
 from caffeio.ops.module import Layer
-
-if TYPE_CHECKING:
-    from caffeio.net.memory import Use
 
 Shape = tuple[int, ...]
 AUTOMATIC = "(automatic)"  # Caffe's name of a loss top that the prototxt does not name
@@ -33,6 +29,19 @@ class LearnableParam:
     tensor: nn.Parameter
     lr_mult: float
     decay_mult: float
+
+
+@dataclass(eq=False)
+class Use:
+    """What one step has to do with memory that another one overwrites."""
+
+    bottoms: tuple[int, ...]  # the memory of each bottom
+    tops: tuple[int, ...]  # the memory of each top
+    in_place: tuple[bool, ...]  # tops that are the bottom of the same index
+    stale: tuple[tuple[int, str], ...] = ()  # bottoms overwritten under another name: that name
+    overwritten: bool = False  # Backward reads what this or a later layer has overwritten
+    noted: tuple[tuple[int, int], ...] = ()  # tops whose content Backward will ask for: memory
+    losses: tuple[tuple[int, int], ...] = ()  # tops in place that have a loss weight: memory
 
 
 @dataclass(eq=False)

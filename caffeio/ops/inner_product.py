@@ -8,8 +8,11 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from caffeio.errors import DataError
 
 if TYPE_CHECKING:
     from caffeio.layers.inner_product import Embed, InnerProduct
@@ -30,5 +33,15 @@ def inner_product(layer: InnerProduct, x: Tensor) -> Tensor:
 
 def embed(layer: Embed, x: Tensor) -> Tensor:
     """(any shape) of indices -> (that shape, num_output)."""
-    y = F.embedding(x.long(), layer.blobs[0])
+    index = x.long()
+    rows = layer.blobs[0].shape[0]
+    if index.device.type == "cpu" and not torch.compiler.is_compiling() and index.numel():
+        low, high = index.aminmax()
+        if low < 0 or high >= rows:
+            worst = int(low if low < 0 else high)
+            raise DataError(
+                f"layer {layer.name!r}: index {worst} is not below input_dim {rows}",
+                where=layer.context.where or None,
+            )
+    y = F.embedding(index, layer.blobs[0])
     return y + layer.blobs[1] if len(layer.blobs) > 1 else y

@@ -5,6 +5,7 @@ Sources: src/caffe/layers/softmax_layer.cpp, argmax_layer.cpp, reduction_layer.c
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 import torch
@@ -28,7 +29,7 @@ def reduction(layer: Reduction, x: Tensor) -> Tensor:
     elif layer.operation == "SUMSQ":
         flat = flat.square()
     elif layer.operation == "MEAN":
-        coeff /= flat.shape[-1]
+        coeff = coeff / flat.shape[-1] if flat.shape[-1] else math.inf  # nothing has no mean
     y = flat.sum(-1)
     return y if coeff == 1 else y * coeff
 

@@ -21,6 +21,7 @@ from caffeio.net.recipe import NetRecipe
 from caffeio.net.step import Step
 from caffeio.profiles import Profile
 from caffeio.proto.files import read_net
+from caffeio.proto.io.opened import opened_once
 from caffeio.proto.weights.load import load_weights
 from caffeio.training.distributed import ALONE, World
 from caffeio.training.net_lines import (
@@ -45,6 +46,7 @@ class Score:
     batches: list[dict[str, np.ndarray]] = field(default_factory=list)
 
 
+@opened_once()
 def score(
     model: str | os.PathLike[str],
     weights: Sequence[str | os.PathLike[str]],

@@ -16,6 +16,7 @@ from caffeio.data import Options
 from caffeio.log.glog import Log
 from caffeio.net.net import Net
 from caffeio.net.recipe import NetRecipe
+from caffeio.proto.io.opened import opened_once
 from caffeio.proto.text.text_format import format_message
 from caffeio.proto.weights.load import Weights, load_weights
 from caffeio.training.distributed import World
@@ -80,6 +81,7 @@ class NetBuilder:
     rng: CaffeRng | None
     data: Options
 
+    @opened_once()
     def build(self) -> Nets:
         """The training net, then the test nets. Raises CaffeIOError; no source is open then."""
         job, log = self.job, self.log

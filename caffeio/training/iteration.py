@@ -13,6 +13,8 @@ from torch import Tensor, nn
 
 from caffeio.log.debug_info import log_backward, log_forward
 from caffeio.log.glog import number
+from caffeio.memory import is_memory_error
+from caffeio.net.room import named
 from caffeio.solver.schedule import Rates, Schedule
 from caffeio.training.display import Display
 from caffeio.training.state import TrainingState
@@ -52,7 +54,12 @@ class Iteration:
 
     def _one_batch(self, trace: bool) -> Tensor:
         loss: Tensor
-        loss, self.outputs = self.module()
+        try:
+            loss, self.outputs = self.module()
+        except (MemoryError, RuntimeError) as error:
+            if not is_memory_error(error):
+                raise
+            raise named(error) from error
         if trace:
             log_forward(self.state.log, self.state.net)
         if loss.requires_grad:

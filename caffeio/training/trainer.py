@@ -21,6 +21,7 @@ from caffeio.data.draws import entropy
 from caffeio.log.debug_info import log_forward
 from caffeio.log.glog import NULL_LOG, Log, number
 from caffeio.net.net import Net
+from caffeio.net.room import estimate, warn_of
 from caffeio.profiles import Profile
 from caffeio.proto import caffe_pb2 as pb
 from caffeio.proto.files import SolverFile
@@ -105,6 +106,11 @@ class Trainer:
         optimizer = make_optimizer(param, profile, nets.train.learnable, where=job.where)
         if not profile.clips_gradients:
             optimizer.clip_gradients = -1.0
+        needed = estimate(
+            nets.train, nets.tests, len(optimizer.history) // max(1, len(nets.train.learnable))
+        )
+        if world.device.type == "cpu" and (warning := warn_of(needed)):
+            log.note(warning, level="W")
         module = world.wrap(nets.train, precision=options.precision, compile=options.compile)
         smoothed = LazyLoss(param.average_loss)
         self.state = TrainingState(

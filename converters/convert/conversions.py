@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +14,7 @@ from caffeio.converters.convert.proof import (
     attempt,
     prove_arrays,
     prove_deploy,
+    prove_module,
     prove_nets,
     random_weights,
 )
@@ -33,9 +36,10 @@ from caffeio.proto.dialect.dialect import Lost, detect
 from caffeio.proto.files import NetFile, read_net
 from caffeio.proto.io.atomic import atomic_write
 from caffeio.proto.io.mapped import map_file
-from caffeio.proto.io.regular import check_regular
+from caffeio.proto.io.regular import open_regular
 from caffeio.proto.text.printer import format_message
 from caffeio.proto.weights.load import Weights
+from caffeio.proto.weights.npz import promised_bytes
 from caffeio.proto.weights.write import write_caffemodel
 
 if TYPE_CHECKING:
@@ -47,18 +51,62 @@ UNTRAINED = "UNTRAINED"  # how a net without weights is announced
 
 def to_tensors(job: Job) -> Outcome:
     """Weights of any format in one that holds tensors only."""
-    weights = read_weights(job.sources[-1], job.kinds[-1])
-    outcome = Outcome()
-    if len(job.sources) > 1:  # the net knows the layers' types, which name the blobs of a .pt
-        file = read_net(job.sources[0], dialect=job.request.dialect)
+    r, outcome = job.request, Outcome()
+    weights = _weights_for(job)
+    if len(job.sources) > 1:  # the net knows the layers' types, which name the blobs
+        file = read_net(job.sources[0], dialect=r.dialect)
         types = {layer.name: layer.type for layer in file.message.layer}
         weights.layers = [e._replace(type=types.get(e.name, e.type)) for e in weights.layers]
         match = match_net(file, weights)
         match.refuse(str(weights.path), untrained=True)
         outcome.notes += match.notes()
+    if r.names == "torch":
+        return _to_module(job, outcome, weights)
     outcome.notes += write_weights(job.out, job.wanted, weights)
-    if not job.request.no_verify:
+    if not r.no_verify:
         outcome.said.append(prove_arrays(weights, job.out, job.wanted, job.target))
+    return outcome
+
+
+def _weights_for(job: Job) -> Weights:
+    """The weights of a conversion; those of a PyTorch module as the net's layers have them."""
+    path, kind = job.sources[-1], job.kinds[-1]
+    if kind not in ("pt", "safetensors") or len(job.sources) < 2:
+        return read_weights(path, kind)
+    from caffeio.converters.torch_names.convert import is_torch_named, module_to_caffe
+    from caffeio.converters.torch_names.mapfile import read_map
+
+    reader = import_module(f"caffeio.proto.weights.{'pytorch' if kind == 'pt' else kind}")
+    tensors = reader.read_tensors(path)
+    of_caffe = job.request.map is None or job.request.names == "torch"
+    if of_caffe and not is_torch_named(tensors):
+        return read_weights(path, kind)
+    net = read_net(job.sources[0], dialect=job.request.dialect).message
+    return module_to_caffe(tensors, net, read_map(job.request.map), path)
+
+
+def _to_module(job: Job, outcome: Outcome, weights: Weights) -> Outcome:
+    """Weights under the names that a PyTorch module has."""
+    from caffeio.converters.torch_names.convert import caffe_to_module, module_to_caffe
+    from caffeio.converters.torch_names.mapfile import read_map
+
+    if job.wanted not in ("pt", "safetensors"):
+        raise UnsupportedError("--names torch is for .pt and .safetensors")
+    if job.kinds[0] not in ("prototxt", "caffemodel"):
+        raise UnsupportedError("--names torch needs the net: give the prototxt too")
+    net, names = (
+        read_net(job.sources[0], dialect=job.request.dialect).message,
+        read_map(job.request.map),
+    )
+    tensors, notes = caffe_to_module(weights, net, names)
+    module = import_module(
+        f"caffeio.proto.weights.{'pytorch' if job.wanted == 'pt' else 'safetensors'}"
+    )
+    module.write_tensors(job.out, tensors)
+    outcome.notes += notes
+    if not (job.request.no_verify or any("PyTorch form" in note for note in notes)):
+        back = module_to_caffe(module.read_tensors(job.out), net, names, job.out)
+        outcome.said.append(prove_module(weights, back, net, names.fold, job.target))
     return outcome
 
 
@@ -68,7 +116,7 @@ def to_caffemodel(job: Job) -> Outcome:
     file = read_net(job.sources[0], dialect=r.dialect)
     recipe = NetRecipe.of_file(file, phase="TRAIN", level=r.level, stages=r.stage)
     graph = recipe.graph()
-    weights = read_weights(job.sources[1], job.kinds[1])
+    weights = _weights_for(job)
     match = match_net(file, weights, graph)
     match.refuse(str(weights.path), untrained=r.untrained)
     with suppress(CaffeIOError):  # setting layers up notes in them what snapshots show
@@ -362,7 +410,10 @@ def npy_to_mean(job: Job) -> Outcome:
     from caffeio.proto.weights.blobproto import write_blobproto
 
     try:
-        check_regular(job.sources[0])
+        with open_regular(job.sources[0]) as file:
+            wanted, size = promised_bytes(file), os.fstat(file.fileno()).st_size
+        if wanted is not None and wanted > size:
+            raise ValueError(f"its header promises {wanted} bytes, the file has {size}")
         mean = np.load(job.sources[0], allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
         raise CaffeIOError(f"is no .npy: {error}", where=str(job.sources[0])) from None

@@ -19,6 +19,7 @@ from caffeio.converters.convert.request import Job, Outcome, Request
 from caffeio.converters.kinds import kind_of
 from caffeio.converters.weightfiles import FORMATS
 from caffeio.errors import CaffeIOError, UnsupportedError
+from caffeio.proto.io.opened import opened_once
 
 PathLike = str | os.PathLike[str]
 NET = "net+weights"
@@ -43,6 +44,7 @@ SUFFIXES = {
 }
 
 
+@opened_once()
 def convert(
     sources: Sequence[PathLike],
     target: PathLike,
@@ -189,7 +191,7 @@ CONVERSIONS: dict[tuple[str, str], Conversion] = {
     ("pt2", "caffemodel"): _TO_CAFFE,
     (NET, "onnx"): _TO_ONNX,
     (NET, "caffemodel"): Conversion(
-        conversions.to_caffemodel, (*_STATE, "to_dialect", "input_shape", "caffe")
+        conversions.to_caffemodel, (*_STATE, "to_dialect", "input_shape", "caffe", "map")
     ),
     (NET, "prototxt"): _TO_DEPLOY,
     ("prototxt", "onnx"): _TO_ONNX,
@@ -205,12 +207,15 @@ CONVERSIONS: dict[tuple[str, str], Conversion] = {
     ),
     ("caffemodel", "onnx"): _TO_ONNX,
     **{
-        (a, b): Conversion(conversions.to_tensors, ("dialect",))
+        (a, b): Conversion(conversions.to_tensors, ("dialect", "names", "map"))
         for a in FORMATS
         for b in _TENSORS
         if a != b
     },
-    **{(NET, end): Conversion(conversions.to_tensors, ("dialect",)) for end in _TENSORS},
+    **{
+        (NET, end): Conversion(conversions.to_tensors, ("dialect", "names", "map"))
+        for end in _TENSORS
+    },
     ("mean", "npy"): Conversion(conversions.mean_to_npy),
     ("npy", "mean"): Conversion(conversions.npy_to_mean),
 }

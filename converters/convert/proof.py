@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -129,10 +129,44 @@ def prove_arrays(weights: Weights, path: Path, kind: str, target: Path) -> str:
     return f"{count} blobs read back, equal bit for bit"
 
 
+def prove_module(
+    weights: Weights, back: Weights, net: Any, folded: Sequence[str], target: Path
+) -> str:
+    """Hold what a module's tensors become in Caffe against `weights`: sums may be averages now.
+
+    Layers whose bias was folded, and the BatchNorms behind them, are others now.
+    """
+    count = 0
+    tops = {layer.top[0] for layer in net.layer if layer.name in folded}
+    for layer in net.layer:
+        moved = layer.name in folded or (layer.type == "BatchNorm" and layer.bottom[0] in tops)
+        if layer.name not in weights or moved:
+            continue
+        mine, theirs = list(weights[layer.name]), list(back.get(layer.name, ()))
+        if layer.type == "BatchNorm" and len(mine) >= 3:
+            factor = float(np.asarray(mine[2]).reshape(-1)[0])
+            scale = np.float32(0 if factor == 0 else 1 / factor)
+            mine = [np.asarray(a) * scale for a in mine[:2]]
+            theirs = theirs[:2]
+        if len(mine) != len(theirs) or not all(map(_same, mine, theirs)):
+            raise CaffeIOError(
+                f"layer {layer.name!r} does not come back as it was; nothing is written",
+                where=str(target),
+            )
+        count += len(mine)
+    return f"{count} blobs come back as they were"
+
+
 def _same(a: np.ndarray, b: np.ndarray) -> bool:
     return bool(a.size == b.size and np.array_equal(a.reshape(-1), b.reshape(-1), equal_nan=True))
 
 
 __all__: Sequence[str] = [
-    "attempt", "conclude", "prove_arrays", "prove_deploy", "prove_nets", "random_weights",
+    "attempt",
+    "conclude",
+    "prove_arrays",
+    "prove_deploy",
+    "prove_module",
+    "prove_nets",
+    "random_weights",
 ]  # fmt: skip

@@ -30,6 +30,8 @@ class Request:
     untrained: bool = False
     force: bool = False
     allow_loss: bool = False
+    map: str | None = None  # a file: which PyTorch module belongs to which layer
+    names: str = "caffe"  # or "torch": how tensors are called
     certificate: str | None = None  # where the comparison layer by layer goes
     target: str | None = None  # of ONNX to Caffe: a name in from_onnx/targets
     prototxt: str | None = None  # where the prototxt goes

@@ -11,6 +11,7 @@ from caffeio.converters.report.model import Cell, Line, Report, count, short_nam
 from caffeio.converters.source import Source
 from caffeio.errors import CaffeIOError
 from caffeio.profiles import choose_profile, get_profile
+from caffeio.proto.io.opened import opened_once
 from caffeio.proto.io.regular import read_regular
 
 if TYPE_CHECKING:
@@ -36,6 +37,7 @@ class Settings:
     caffe: str | None = None  # profile
 
 
+@opened_once()
 def compare(left: Source, right: Source, settings: Settings) -> Report:
     """Compare two files or folders; `report.data["same"]` says whether they are alike.
 

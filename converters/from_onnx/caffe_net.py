@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from caffeio.converters.from_onnx.graph import Array, Dims, Graph, Node
+from caffeio.converters.from_onnx.rewriting import CannotRewriteError, form_of, rewritten
 from caffeio.converters.from_onnx.rules import complaints
 from caffeio.converters.from_onnx.targets import Target
 from caffeio.proto import caffe_pb2 as pb
@@ -99,16 +100,17 @@ class Writer:
         """Add a layer; returns its top, or a list of tops if `shape` is a list of shapes.
 
         `params` are parameter messages as dicts: `power_param={"scale": 2}`; `batch` is the axis of
-        the tops that grows with the batch (default: that of the bottom). Raises Refused if the
-        target has no such type.
+        the tops that grows with the batch (default: that of the bottom). A layer that the target
+        lacks is said by others where there is an exact form. Raises Refused if there is none.
         """
-        if not self.target.has(kind):
-            raise Refused(f"{self.target.name} has no layer {kind}")
         param = pb.LayerParameter(name=self.unique(self.stem + (f"_{hint}" if hint else "")))
         param.type = kind
         param.bottom.extend(bottoms)
         for name, fields in params.items():
-            fill_message(getattr(param, name), fields)
+            if isinstance(fields, dict):
+                fill_message(getattr(param, name), fields)
+            else:
+                getattr(param, name).CopyFrom(fields)
         several = isinstance(shape, list)
         given: Any = shape
         shapes: list[Dims] = list(given) if several else [tuple(given)]
@@ -116,16 +118,36 @@ class Writer:
         tops = [f"{param.name}_{i}" if many else param.name for i in range(len(shapes))]
         tops = [self.unique(top) if many else top for top in tops]
         param.top.extend(tops)
+        if batch == -1:
+            batch = self.batch.get(bottoms[0]) if bottoms else None
+        form = form_of(self.target, param)
+        if form is not None:
+            try:
+                return rewritten(self, form, param, blobs, shapes[0], batch)
+            except CannotRewriteError as error:
+                raise Refused(f"{self.target.name} has no such {kind}, and {error}") from None
         bottom_shapes = [self.shape(name) for name in bottoms]
         for complaint in complaints(self.target, param, bottom_shapes, shapes):
             raise Refused(complaint)
         self.shapes.update(zip(tops, shapes, strict=True))
-        if batch == -1:
-            batch = self.batch.get(bottoms[0]) if bottoms else None
         self.batch.update(dict.fromkeys(tops, batch))
         arrays = [np.ascontiguousarray(blob, np.float32) for blob in blobs]
         self.layers.append(CaffeLayer(param, arrays))
         return tops if several else tops[0]
+
+    def silence(self, xs: Sequence[str]) -> None:
+        """Give blobs that nobody wants a reader, so that they are no outputs of the net."""
+        if not xs:
+            return
+        if not self.target.has("Silence"):
+            rest = ", ".join(xs)
+            self.notes.append(
+                f"{rest}: no layer Silence in {self.target.name}, so they are outputs"
+            )
+            return
+        stem, self.stem = self.stem, f"{self.stem}_rest"
+        self.layer("Silence", list(xs), [])
+        self.stem = stem
 
     def shape(self, blob: str) -> Dims:
         """The shape of a blob."""

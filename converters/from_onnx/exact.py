@@ -1,7 +1,8 @@
-"""What a target lacks, said exactly in layers of BVLC's Caffe 1.0.
+"""What Caffe has no layer for, said exactly in layers of BVLC's Caffe 1.0.
 
 Every function takes the Writer, the blob, and what the thing is to compute; it uses the target's
-own layer where there is one. The forms were held against numbers: most give the same bits.
+own layer where there is one. (Layers of other Caffes have their forms in `converters/rewrites`,
+which the Writer uses by itself.) The forms were held against numbers: most give the same bits.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ def clip(w: Writer, x: str, low: float, high: float) -> str:
         return x
     if low == 0 and high >= 3e38:
         return w.unary("ReLU", x)
-    if (low, high) == (0, 6) and w.target.has("ReLU6"):
+    if (low, high) == (0, 6) and (w.target.has("ReLU6") or not w.target.has("Clip")):
         return w.unary("ReLU6", x)
     if w.target.has("Clip") and low > -3e38 and high < 3e38:
         return w.unary("Clip", x, clip_param={"min": low, "max": high})
@@ -53,10 +54,7 @@ def hard_sigmoid(w: Writer, x: str, alpha: float, beta: float) -> str:
 
 def swish(w: Writer, x: str, beta: float = 1.0) -> str:
     """x * sigmoid(beta * x)."""
-    if w.target.has("Swish"):
-        return w.unary("Swish", x, swish_param={"beta": beta} if beta != 1 else {})
-    gate = w.unary("Sigmoid", w.power(x, scale=beta, hint="beta"), hint="sigmoid")
-    return w.eltwise("PROD", [x, gate])
+    return w.unary("Swish", x, swish_param={"beta": beta} if beta != 1 else {})
 
 
 # --- pieces along an axis
@@ -78,7 +76,7 @@ def take(w: Writer, x: str, axis: int, indices: Sequence[int], hint: str = "take
     chosen: list[str] = []
     for begin, end in pieces:
         chosen += [at[c] for c in cuts if begin <= c < end]
-    silence(w, [top for top in tops if top not in chosen])
+    w.silence([top for top in tops if top not in chosen])
     return concat(w, chosen, axis, hint=f"{hint}_concat")
 
 
@@ -114,14 +112,6 @@ def concat(w: Writer, xs: Sequence[str], axis: int, hint: str = "concat") -> str
     shape[axis] = sum(w.shape(x)[axis] for x in xs)
     top: str = w.layer("Concat", xs, tuple(shape), hint=hint, concat_param={"axis": axis})
     return top
-
-
-def silence(w: Writer, xs: Sequence[str]) -> None:
-    """Give blobs that nobody wants a reader, so that they are no outputs."""
-    if xs and w.target.has("Silence"):
-        stem, w.stem = w.stem, f"{w.stem}_rest"
-        w.layer("Silence", list(xs), [])
-        w.stem = stem
 
 
 def crop(w: Writer, x: str, axis: int, begin: int, end: int) -> str:
@@ -231,11 +221,7 @@ def _insert(w: Writer, x: str, i: int, j: int) -> str:
 
 def shuffle_channels(w: Writer, x: str, group: int) -> str:
     """(N, g * c, H, W): channel i * c + j becomes channel j * g + i."""
-    if w.target.has("ShuffleChannel"):
-        return w.unary("ShuffleChannel", x, shuffle_channel_param={"group": group})
-    channels = w.shape(x)[1]
-    order = np.arange(channels).reshape(group, channels // group).T.reshape(-1)
-    return mix_channels(w, x, np.eye(channels, dtype=np.float32)[order], hint="shuffle")
+    return w.unary("ShuffleChannel", x, shuffle_channel_param={"group": group})
 
 
 def mix_channels(w: Writer, x: str, matrix: Array, hint: str = "mix", bias: bool = False) -> str:

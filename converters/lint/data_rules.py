@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from importlib import import_module
+from pathlib import Path
+from typing import Any
 
 from caffeio.converters.lint.model import ERROR, Finding, Fix, NetContext, net_rule
+from caffeio.errors import CaffeIOError
 from caffeio.layers.registry import reads_data
 from caffeio.net.graph import Node
+from caffeio.net.source_shapes import Opener, opener
+from caffeio.proto.io.regular import read_regular
 
 
 @net_rule("CIO408", "random-test")
@@ -115,3 +121,61 @@ def resize_thrown_away(context: NetContext) -> Iterator[Finding]:
         if layer.type == "Data" and len(t.resize_param) and t.crop_size:
             message = "the crop is cut from the image before resize_param"
             yield context.layer("CIO412", index, message, "transform_param", "resize_param")
+
+
+@net_rule("CIO415", "hdf5-transformed", ERROR)
+def hdf5_transformed(context: NetContext) -> Iterator[Finding]:
+    """HDF5Data transforms nothing: Caffe dies at a transform_param. Store what the net reads."""
+    for index, layer in enumerate(context.layers):
+        if layer.type == "HDF5Data" and layer.HasField("transform_param"):
+            yield context.layer("CIO415", index, "HDF5Data transforms nothing", "transform_param")
+
+
+@net_rule("CIO416", "colour-and-gray", ERROR)
+def colour_and_gray(context: NetContext) -> Iterator[Finding]:
+    """force_color and force_gray exclude each other; Caffe dies at the set-up."""
+    for index, layer in enumerate(context.layers):
+        if layer.transform_param.force_color and layer.transform_param.force_gray:
+            message = "give force_color or force_gray, not both"
+            yield context.layer("CIO416", index, message, "transform_param", "force_gray")
+
+
+@net_rule("CIO417", "hdf5-datasets", ERROR)
+def hdf5_datasets(context: NetContext) -> Iterator[Finding]:
+    """An HDF5 file lacks a dataset of a top's name, or its datasets differ in their rows.
+
+    Caffe dies when it opens the file, which may be hours later. Only looked at where the list and
+    its files are here, and the package h5py.
+    """
+    find = opener(context.search)
+    for index, layer in enumerate(context.layers):
+        if layer.type != "HDF5Data":
+            continue
+        listing = find(layer.hdf5_data_param.source)
+        for message in hdf5_problems(listing, list(layer.top), find) if listing else ():
+            yield context.layer("CIO417", index, message, "hdf5_data_param", "source")
+
+
+def hdf5_problems(listing: Path, tops: list[str], find: Opener) -> Iterator[str]:
+    """What is wrong with the HDF5 files of a list, for these tops."""
+    try:
+        h5py: Any = import_module("h5py")
+        names = read_regular(listing).decode("utf-8", "surrogateescape").split()
+    except (ImportError, CaffeIOError):
+        return
+    for name in names:
+        path = find(name)
+        if path is None:
+            continue
+        try:
+            with h5py.File(path) as file:
+                rows = {top: file[top].shape[:1] for top in tops if top in file}
+        except OSError:
+            yield f"{name} is no HDF5 file"
+            continue
+        missing = [top for top in tops if top not in rows]
+        if missing:
+            yield f"{name} has no dataset {missing[0]!r}, which a top names"
+        elif len(set(rows.values())) > 1:
+            told = ", ".join(f"{top} {shape[0] if shape else 1}" for top, shape in rows.items())
+            yield f"the datasets of {name} differ in their rows: {told}"

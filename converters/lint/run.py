@@ -18,6 +18,7 @@ from caffeio.converters.lint import (  # noqa: F401  (they register their rules)
     training_rules,
     wiring_rules,
 )
+from caffeio.converters.lint.fixes import fixed_text
 from caffeio.converters.lint.model import (
     ERROR,
     RULES,
@@ -135,26 +136,6 @@ def _not_ignored(
         match = _IGNORE.search(line)
         if match is None or match[1] and finding.code not in re.split(r"[,\s]+", match[1].strip()):
             yield finding
-
-
-def fixed_text(text: str, found: Sequence[Finding], path: str) -> tuple[str, int]:
-    """The text after all fixes of `found`, comments kept, and how many were made."""
-    from caffeio.proto.text.rewrite import edit_text
-
-    fixes = [f.fix for f in found if f.fix is not None]
-    renames = sorted((fix.rename for fix in fixes if fix.rename), reverse=True)
-    lines = text.split("\n")
-    for line, column, old, new in renames:
-        before = lines[line - 1]
-        assert before[column - 1 : column - 1 + len(old)] == old
-        lines[line - 1] = before[: column - 1] + new + before[column - 1 + len(old) :]
-    text = "\n".join(lines)
-    done = len(renames)
-    for fix in fixes:
-        if fix.changes or fix.removals:
-            text, _ = edit_text(text, fix.changes, fix.removals, path=path)
-            done += 1
-    return text, done
 
 
 __all__ = ["RULES", "Fix", "Selection", "fixed_text", "lint", "rules"]

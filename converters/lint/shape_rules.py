@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from typing import Any
 
 from caffeio.converters.diff.training import entries_of
 from caffeio.converters.lint.model import ERROR, INFO, Finding, NetContext, net_rule
@@ -12,7 +13,7 @@ from caffeio.layers.base import LayerContext
 from caffeio.layers.dims import with_unknown, without_unknown
 from caffeio.layers.pooling import Pooling
 from caffeio.layers.registry import reads_data
-from caffeio.net.shapes import format_shape
+from caffeio.net.shapes import Shape, format_shape
 from caffeio.net.source_shapes import item_shape, opener
 from caffeio.proto import caffe_pb2 as pb
 
@@ -181,3 +182,110 @@ def half_a_resize(context: NetContext) -> Iterator[Finding]:
         if bool(p.new_height) != bool(p.new_width):
             message = "new_height and new_width must both be given"
             yield context.layer("CIO306", index, message, "image_data_param")
+
+
+@net_rule("CIO309", "top-k-too-large", ERROR)
+def top_k_too_large(context: NetContext) -> Iterator[Finding]:
+    """Accuracy asks for more classes than there are: Caffe dies at the first pass."""
+    for index, layer in enumerate(context.layers):
+        if layer.type != "Accuracy":
+            continue
+        wanted, axis = layer.accuracy_param.top_k, layer.accuracy_param.axis
+        for _, bottoms, _ in context.shapes_of(index):
+            scores = bottoms[0] if bottoms else None
+            if scores is None or not -len(scores) <= axis < len(scores):
+                continue
+            if 0 <= scores[axis] < wanted:
+                message = f"top_k {wanted} of {scores[axis]} classes"
+                yield context.layer("CIO309", index, message, "accuracy_param", "top_k")
+                break
+
+
+@net_rule("CIO310", "label-too-large", ERROR)
+def label_too_large(context: NetContext) -> Iterator[Finding]:
+    """A label of the first records is beyond the classes that the loss knows.
+
+    Caffe reads past its memory then, or dies. Labels count from 0.
+    """
+    for phase, shapes in context.shapes.items():
+        values: dict[str, Shape | None] = {}
+        labels: dict[str, int] = {}
+        for node, found in zip(shapes.graph.nodes, shapes.layers, strict=True):
+            if node.type == "Data" and len(node.tops) > 1:
+                largest = largest_label(node.param, context.search)
+                if largest is not None:
+                    labels[node.tops[1]] = largest
+            elif node.type == "Split" and node.bottoms[0] in labels:
+                labels.update(dict.fromkeys(node.tops, labels[node.bottoms[0]]))
+            elif node.type in ("SoftmaxWithLoss", "MultinomialLogisticLoss") and (
+                node.source_index is not None and len(node.bottoms) > 1
+            ):
+                scores, label = values.get(node.bottoms[0]), labels.get(node.bottoms[1])
+                classes = scores[1] if scores is not None and len(scores) > 1 else -1
+                ignored = node.param.loss_param.HasField("ignore_label")
+                if label is not None and 0 < classes <= label and not ignored:
+                    message = f"({phase}) the data have label {label}, the scores {classes} classes"
+                    yield context.layer("CIO310", node.source_index, message)
+            values.update(zip(node.tops, found.tops, strict=False))
+
+
+def largest_label(
+    layer: pb.LayerParameter, search: tuple[str, ...], records: int = 100
+) -> int | None:
+    """The largest label of the first records of a database, or None where it is not here."""
+    from caffeio.data.db.database import open_db
+    from caffeio.data.records.datum import scan_datum
+
+    path = opener(search)(layer.data_param.source)
+    if path is None:
+        return None
+    backend = pb.DataParameter.DB.Name(layer.data_param.backend)
+    try:
+        db = open_db(str(path), backend)
+    except CaffeIOError:
+        return None
+    try:
+        cursor, largest = db.cursor(), 0
+        for _ in range(records):
+            largest = max(largest, scan_datum(cursor.item()[1]).label)
+            if not cursor.advance():
+                break
+    except CaffeIOError:
+        return None
+    finally:
+        db.close()
+    return largest
+
+
+@net_rule("CIO311", "window-outside")
+def window_outside(context: NetContext) -> Iterator[Finding]:
+    """A MAX pooling whose stride exceeds its kernel has windows that lie outside of the bottom.
+
+    Their value is -FLT_MAX, and real Caffe writes outside of its memory in the backward pass. Use
+    a smaller stride, a larger kernel, or no padding.
+    """
+    for index, layer in enumerate(context.layers):
+        p = layer.pooling_param
+        if layer.type != "Pooling" or p.pool != pb.PoolingParameter.MAX or p.global_pooling:
+            continue
+        for _, bottoms, found in context.shapes_of(index):
+            x, y = bottoms[0] if bottoms else None, found.tops[0] if found.tops else None
+            if x is None or y is None or len(x) != 4 or len(y) != 4:
+                continue
+            kernel, stride, pad = (_pair(p, name) for name in ("kernel", "stride", "pad"))
+            for axis in (0, 1):
+                begin = (y[2 + axis] - 1) * stride[axis] - pad[axis]
+                if x[2 + axis] > 0 and stride[axis] > kernel[axis] and begin >= x[2 + axis]:
+                    message = f"the last window begins at {begin}, the bottom ends at {x[2 + axis]}"
+                    yield context.layer("CIO311", index, message, "pooling_param")
+                    return
+
+
+def _pair(p: Any, name: str) -> tuple[int, int]:
+    """A size of the window along both axes."""
+    if p.HasField(f"{name}_h") or p.HasField(f"{name}_w"):
+        return int(getattr(p, f"{name}_h")), int(getattr(p, f"{name}_w"))
+    values = getattr(p, "kernel_size" if name == "kernel" else name)
+    default = 0 if name == "pad" else 1
+    whole = int(values[0]) if len(values) else default
+    return whole, whole

@@ -5,7 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from caffeio.converters.diff.training import feed_of
-from caffeio.converters.lint.model import ERROR, INFO, Finding, SolverContext, solver_rule
+from caffeio.converters.lint.model import (
+    ERROR,
+    INFO,
+    Finding,
+    SolverContext,
+    is_loss,
+    solver_rule,
+)
+from caffeio.errors import NetError
+from caffeio.layers.registry import reads_data
+from caffeio.net.graph import build_graph, net_state
+from caffeio.proto import caffe_pb2 as pb
 
 
 @solver_rule("CIO515", "test-nets", ERROR)
@@ -58,14 +69,43 @@ def stage_never_set(context: SolverContext) -> Iterator[Finding]:
 
 @solver_rule("CIO518", "nothing-to-test")
 def nothing_to_test(context: SolverContext) -> Iterator[Finding]:
-    """The solver tests its net, and the net cannot be built for TEST: Caffe dies at the start."""
+    """The solver tests its net, and the net cannot be built for TEST: Caffe dies at the start.
+
+    Each test net is built with its own test_state. `caffe train -stage` counts for the training
+    net alone.
+    """
     solver = context.message
-    uses_net = solver.HasField("net") and len(solver.test_iter) > len(solver.test_net)
-    if context.net is None or not uses_net:
+    explicit = len(solver.test_net) + len(solver.test_net_param)
+    if context.net is None or not solver.HasField("net") or len(solver.test_iter) <= explicit:
         return
-    error = context.net.build_errors.get("TEST")
-    if error is not None:
-        yield context.at("CIO518", f"the net cannot be tested: {error}", "test_iter")
+    net, said = context.net, set()
+    for i in range(explicit, len(solver.test_iter)):
+        extra = solver.test_state[i] if i < len(solver.test_state) else pb.NetState()
+        state = net_state(net.message, "TEST", extra.level, extra.stage)
+        try:
+            build_graph(net.message, state=state, where=lambda j: net.file.where("layer", j))
+        except NetError as error:
+            if error.message not in said:
+                said.add(error.message)
+                stages = f", stages {', '.join(state.stage)}" if state.stage else ""
+                text = f"test net #{i} (state TEST{stages}) cannot be built: {error}"
+                yield context.at("CIO518", text, "test_iter", i)
+
+
+@solver_rule("CIO523", "deploy-net", ERROR)
+def deploy_net(context: SolverContext) -> Iterator[Finding]:
+    """The net of the solver has no loss and reads no data: it is a net for use, not for training.
+
+    Caffe trains it on zeros without a word. Give the train_val.prototxt, with a data layer and a
+    loss.
+    """
+    graph = context.net.graphs.get("TRAIN") if context.net is not None else None
+    if graph is None or any(is_loss(node.param) for node in graph.nodes):
+        return
+    types = {node.type for node in graph.nodes}
+    if "Input" in types and "Python" not in types and not any(map(reads_data, types)):
+        field = "net" if context.message.HasField("net") else "train_net"
+        yield context.at("CIO523", "the net is a deploy net: no data layer and no loss", field)
 
 
 @solver_rule("CIO519", "partial-test", INFO)
@@ -76,6 +116,8 @@ def partial_test(context: SolverContext) -> Iterator[Finding]:
     """
     if context.net is None or not context.message.test_iter:
         return
+    if len(context.message.test_iter) > 1 or context.message.test_state:
+        return  # each test net has data of its own
     feed = feed_of(context.net.message, "TEST", context.net.search)
     if not feed.entries or not feed.batch:
         return

@@ -226,3 +226,24 @@ def no_max_iter(context: SolverContext) -> Iterator[Finding]:
     solver = context.message
     if not solver.max_iter and solver.HasField("base_lr"):
         yield context.whole("CIO520", "max_iter is not set")
+
+
+@solver_rule("CIO522", "regularization", ERROR)
+def regularization(context: SolverContext) -> Iterator[Finding]:
+    """regularization_type must be L1 or L2; Caffe dies at the first update, after all set-up."""
+    kind = context.message.regularization_type
+    known = ("L1", "L2", *(("WD", "L2_unitary") if context.profile.nvidia_policies else ()))
+    if kind not in known:
+        message = f"unknown regularization type {kind!r}; known are {', '.join(known)}"
+        yield context.at("CIO522", message, "regularization_type")
+
+
+@solver_rule("CIO524", "tests-nothing")
+def tests_nothing(context: SolverContext) -> Iterator[Finding]:
+    """test_iter 0: a test net is built and tested with no batch at all; its scores are nan.
+
+    Give the number of batches of a test, or take the test net out.
+    """
+    for i, batches in enumerate(context.message.test_iter):
+        if batches == 0:
+            yield context.at("CIO524", "test_iter 0 tests no batch", "test_iter", i)

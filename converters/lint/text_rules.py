@@ -8,6 +8,7 @@ from typing import Any
 
 from google.protobuf.message import Message
 
+from caffeio.converters.lint.fixes import reads_better
 from caffeio.converters.lint.model import (
     ERROR,
     INFO,
@@ -22,6 +23,8 @@ from caffeio.converters.lint.model import (
 from caffeio.layers.registry import find, owners_of, types_without_torch
 from caffeio.proto.dialect.guess_text import facts as facts_of
 from caffeio.proto.dialect.guess_text import used_names
+from caffeio.proto.text.slips import is_slip
+from caffeio.proto.text.text_format import UnknownField
 
 Context = NetContext | SolverContext
 
@@ -30,19 +33,28 @@ Context = NetContext | SolverContext
 def unknown_field(context: Context) -> Iterator[Finding]:
     """A field that no known Caffe has: most often a slip of the pen.
 
-    Caffe refuses the whole file. The fix writes the known name that is closest, if there is one.
+    Caffe refuses the whole file. The fix writes the known name, where it is surely a slip of one
+    and the value is of that field's type.
     """
     for unknown in context.file.unknown:
         if unknown.kind != "field":
             continue
         hint = f"; did you mean {unknown.suggestion!r}?" if unknown.suggestion else ""
+        if unknown.hint and not unknown.hint.startswith("did you mean"):
+            hint = f": {unknown.hint}"
         owner = f" in {unknown.path.rpartition('.')[0]}" if "." in unknown.path else ""
-        fix = None
-        if unknown.suggestion:
-            fix = Fix(f"write {unknown.suggestion}", rename=(unknown.line, unknown.column,
-                      unknown.name, unknown.suggestion))  # fmt: skip
+        fix = _renaming(unknown, context.file.text or "")
         message = f"no Caffe knows a field {unknown.name!r}{owner}{hint}"
         yield context.finding("CIO101", message, unknown.where, fix=fix)
+
+
+def _renaming(unknown: UnknownField, text: str) -> Fix | None:
+    """A fix of a slip, if the file reads with it and the new field holds what the old one held."""
+    name = unknown.suggestion
+    if name is None or unknown.hint != f"did you mean {name}?" or not is_slip(unknown.name, name):
+        return None
+    rename = (unknown.line, unknown.column, unknown.name, name)
+    return Fix(f"write {name}", rename=rename) if reads_better(text, rename) else None
 
 
 @rule("CIO102", "unknown-value", ERROR, "text")

@@ -35,11 +35,18 @@ def does_not_build(context: NetContext) -> Iterator[Finding]:
     """
     errors = context.build_errors
     for phase, error in errors.items():
-        if len(errors) == 1 and "unknown bottom blob" in error.message:
+        if len(errors) == 1 and _lacks_its_data(context, phase, error.message):
             continue
         if phase == "TEST" and "TRAIN" in errors and error.message == errors["TRAIN"].message:
             continue
         yield context.finding("CIO200", f"({phase}) {error.message}", error.where or context.path)
+
+
+def _lacks_its_data(context: NetContext, phase: str, message: str) -> bool:
+    """Whether the net reads data, but not in this phase: then it is not meant for it."""
+    sources = [layer for layer in context.layers if reads_data(layer.type)]
+    here = any(context.in_phase(layer, phase) for layer in sources)
+    return "unknown bottom blob" in message and bool(sources) and not here
 
 
 @net_rule("CIO201", "unused-top")

@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from caffeio.converters.diff.weights_diff import blob_name
-from caffeio.converters.report.model import Cell, Report, Section, count, listed, scaled, size
+from caffeio.converters.report.model import Cell, Report, Section, Tone, count, listed, scaled, size
 from caffeio.converters.show.stats import Stats, stats_of
 from caffeio.converters.show.view import Row, View, as_data, make_view, shape_words
 from caffeio.converters.source import Source
 from caffeio.errors import CaffeIOError, NetError
+from caffeio.memory import free_bytes
 from caffeio.net.graph import Graph, build_graph, is_included, net_state
 from caffeio.net.shapes import NetShapes, format_shape, infer_net, is_known
 from caffeio.profiles import BVLC, Profile, choose_profile
@@ -221,6 +222,12 @@ def _facts(view: View, table: Any) -> None:
         )
     if shapes.data_bytes:
         table.add("memory of blobs", f"{size(shapes.data_bytes)} (forward, as Caffe counts it)")
+        needed = shapes.data_bytes + 12 * shapes.parameters  # values, gradients, history
+        free = free_bytes()
+        tone: Tone = "warn" if free is not None and needed > free else ""
+        training = f"about {size(needed)} with gradients and history"
+        training += f"; {size(free or 0)} are free here" if tone else ""
+        table.add("memory in training", Cell(training, tone))
     types = view.types()
     table.add(
         "layers", f"{sum(types.values())}: {listed([f'{n} {t}' for t, n in types.items()], 30)}"

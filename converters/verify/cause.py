@@ -11,7 +11,7 @@ from caffeio.converters.verify.numbers import relative_difference
 from caffeio.layers.batch_norm import BatchNorm
 
 if TYPE_CHECKING:
-    from caffeio.converters.verify.layers import LayerRow
+    from caffeio.converters.verify.row import LayerRow
     from caffeio.converters.verify.sides import Side
     from caffeio.net.net import Trace
 

@@ -11,28 +11,11 @@ import torch
 from caffeio.converters.verify.cause import likely_cause
 from caffeio.converters.verify.check import PROBABILITIES, before_probabilities
 from caffeio.converters.verify.numbers import absolute_difference, relative_difference
+from caffeio.converters.verify.row import LayerRow
 from caffeio.converters.verify.sides import NetSide, OnnxSide, Seen, Side
 from caffeio.net.net import Trace
 
 SKIPPED = ("Split", "Silence")
-
-
-@dataclass
-class LayerRow:
-    """One top: the largest differences over all inputs; `own` is what the layer itself adds.
-
-    `own` is the difference of the layer, run on the other model's bottoms, from the other model's
-    top: None where not all of those show.
-    """
-
-    layer: str
-    kind: str
-    blob: str
-    shape: tuple[int, ...]
-    other: tuple[int, ...] | None = None  # the other model's shape, if it is another
-    absolute: float = 0.0
-    relative: float = 0.0
-    own: float | None = None
 
 
 @dataclass

@@ -29,6 +29,7 @@ from caffeio.proto.dialect.rules import Rule, rule_table, rules_of
 from caffeio.proto.dialect.schema import Schema
 from caffeio.proto.dialect.shapewalk import Walk, walk_shapes
 from caffeio.proto.dialect.transcode import Transcoder
+from caffeio.proto.io.opened import found_once
 from caffeio.proto.io.wire import BYTES, Buffer
 from caffeio.proto.weights.blobs import scan_blob
 
@@ -64,7 +65,10 @@ def detect(data: Buffer, kind: str = "net") -> Detection:
     Raises ParseError for broken bytes, DialectError (with both readings) if the file fits
     dialects that read it differently.
     """
-    name = KINDS[kind]
+    return found_once(data, ("dialect", kind), lambda: _detect(data, KINDS[kind]))
+
+
+def _detect(data: Buffer, name: str) -> Detection:
     groups = _group(_assess(data, name))
     best = groups[0]
     rivals = [g for g in groups[1:] if g[0].score - best[0].score < _MARGIN]

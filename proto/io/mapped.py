@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import mmap
 import os
 from pathlib import Path
 
 from caffeio.errors import CaffeIOError
-from caffeio.proto.io.regular import TEXT_LIMIT, open_regular
+from caffeio.proto.io.opened import open_map
 from caffeio.proto.io.wire import Buffer
 
 HDF5_SIGNATURE = b"\x89HDF\r\n\x1a\n"
@@ -33,10 +32,7 @@ def map_file(path: str | os.PathLike[str], error: type[CaffeIOError], what: str)
     arrays refer to it; files of ours are replaced, never rewritten, so it stays valid.
     """
     try:
-        with open_regular(path) as file:
-            if os.fstat(file.fileno()).st_size:
-                return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-            content = file.read(TEXT_LIMIT)  # nothing, or a file of /proc without a size
+        content = open_map(path)
     except FileNotFoundError:
         raise error(f"no such file; {what} was expected" + _beside(path), where=str(path)) from None
     except IsADirectoryError:

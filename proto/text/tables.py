@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Callable
 from functools import cache
@@ -198,18 +197,6 @@ class AnyTable(Table):
 def table(descriptor: Any, dialect: str | None) -> Table:
     """The table of a message descriptor; with a dialect its labels and enum numbers hold."""
     return Table(descriptor, dialect)
-
-
-def best_match(name: str, known: Any) -> str | None:
-    """The entry of `known` that `name` is probably a slip of, if any."""
-    stem = name.removesuffix("_param")
-    stems = {
-        entry.removesuffix("_param").lower(): entry
-        for entry in known
-        if stem == name or entry.endswith("_param")
-    }
-    found = difflib.get_close_matches(stem.lower(), list(stems), 1, 0.7)
-    return stems[found[0]] if found else None
 
 
 def _empty(value: str) -> bool:

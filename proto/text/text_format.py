@@ -16,7 +16,8 @@ from google.protobuf.message import Message
 from caffeio.proto.text.document import Document
 from caffeio.proto.text.printer import format_message
 from caffeio.proto.text.reader import TextReader
-from caffeio.proto.text.tables import Table, best_match, table
+from caffeio.proto.text.slips import OF_V1_LAYERS, best_match
+from caffeio.proto.text.tables import Table, table
 
 M = TypeVar("M", bound=Message)
 _SUGGESTIONS = 200  # so many unknown fields of a file get one: each takes a millisecond
@@ -46,8 +47,14 @@ class UnknownField:
         what = f"unknown field {self.name!r}{f' in {inside}' if inside else ''}"
         if self.kind == "value":
             what = f"unknown value {self.name} of {self.path}"
-        hint = f" (did you mean {self.suggestion}?)" if self.suggestion else ""
-        return f"{self.where}: {what}{hint}"
+        return f"{self.where}: {what}{f' ({self.hint})' if self.hint else ''}"
+
+    @property
+    def hint(self) -> str:
+        """What was probably meant, or an empty text."""
+        if self.kind == "field" and self.owner == "LayerParameter" and self.name in OF_V1_LAYERS:
+            return OF_V1_LAYERS[self.name]
+        return f"did you mean {self.suggestion}?" if self.suggestion else ""
 
 
 class ParsedText:

@@ -8,7 +8,8 @@ from typing import Any
 from caffeio.errors import CaffeIOError
 from caffeio.proto.text.literals import SKIP, STRING, BadValueError
 from caffeio.proto.text.reader import TextReader
-from caffeio.proto.text.tables import UnknownNameError, best_match, table
+from caffeio.proto.text.slips import best_match
+from caffeio.proto.text.tables import UnknownNameError, table
 
 _STRINGS = re.compile(rf"{STRING}(?:{SKIP}{STRING})*", re.ASCII)
 _LIST_OF_STRINGS = re.compile(rf"\[{SKIP}(?:\]|{STRING}.*\])", re.ASCII | re.DOTALL)

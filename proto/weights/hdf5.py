@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from caffeio.errors import CaffeIOError, ParseError, SnapshotError, WeightsError
+from caffeio.memory import check_room
 from caffeio.proto.io.atomic import atomic_path, write_error
 from caffeio.proto.io.wire import Buffer
 from caffeio.proto.weights.blobs import MAX_AXES, NOTHING, Array, BlobInfo, Values
@@ -179,6 +180,7 @@ def _h5py_dataset(dataset: Any) -> Dataset:
 def read_packed(path: Path_, name: str, shape: tuple[int, ...], error: type[CaffeIOError]) -> Array:
     """The numbers of a data set that only the HDF5 library can find."""
     library = _library(path, "chunked data", error)
+    check_room(8 * math.prod(shape), f"{path}: {name}")
     try:
         with library.File(path, "r") as file:
             array: Array = np.asarray(file[name][()]).reshape(shape)

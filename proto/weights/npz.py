@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import math
 import os
 import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 
 from caffeio.errors import WeightsError
+from caffeio.memory import check_room
 from caffeio.proto.io.atomic import atomic_write
 from caffeio.proto.io.regular import check_regular
 from caffeio.proto.weights.blobs import NOTHING, Array, BlobInfo, Values
@@ -31,6 +34,7 @@ def read(path: str | os.PathLike[str]) -> Weights:
                 if not (dot and index.isdigit()):
                     message = f"array {name!r} is no blob: one is called <layer>.<index>"
                     raise WeightsError(message, where=str(path))
+                check_array(archive.zip, f"{name}.npy", path)
                 groups.setdefault(layer, {})[int(index)] = archive[name]
     except FileNotFoundError:
         raise WeightsError("no such file; an .npz was expected", where=str(path)) from None
@@ -46,6 +50,30 @@ def read(path: str | os.PathLike[str]) -> Weights:
         return arrays[layer][blob]
 
     return Weights(Path(path), "npz", "", layers, b"", fetch)
+
+
+def check_array(archive: zipfile.ZipFile, name: str, path: str | os.PathLike[str]) -> None:
+    """Raise WeightsError for an array whose header promises more than the archive holds."""
+    with archive.open(name) as member:
+        wanted = promised_bytes(member)
+    stored = archive.getinfo(name).file_size
+    if wanted is not None and wanted > stored:
+        message = f"array {name!r} wants {wanted} bytes; the archive holds {stored}"
+        raise WeightsError(message, where=str(path))
+    check_room(stored, f"{path}: array {name!r}")
+
+
+def promised_bytes(file: IO[bytes]) -> int | None:
+    """The bytes of numbers that the header of a .npy promises; None if it is no .npy."""
+    try:
+        version = np.lib.format.read_magic(file)
+        read = np.lib.format.read_array_header_1_0
+        if version != (1, 0):
+            read = np.lib.format.read_array_header_2_0
+        shape, _, dtype = read(file)
+    except (ValueError, OSError, EOFError):
+        return None
+    return math.prod(shape) * dtype.itemsize
 
 
 def _blobs(layer: str, blobs: Mapping[int, Array], path: str | os.PathLike[str]) -> list[Array]:

@@ -13,24 +13,13 @@ import numpy as np
 from caffeio.errors import SnapshotError, WeightsError
 from caffeio.proto.io.atomic import atomic_write
 from caffeio.proto.io.mapped import map_file
+from caffeio.proto.weights.blob_names import blob_names, rank
 from caffeio.proto.weights.blobs import NOTHING, Array, BlobInfo, Values
 from caffeio.proto.weights.mapping import LayerEntry, Weights
 
 if TYPE_CHECKING:
     import torch
 
-# Names of the blobs in their order; other types' blobs are named by their index.
-_BLOBS = {
-    "Convolution": ("weight", "bias"),
-    "Deconvolution": ("weight", "bias"),
-    "InnerProduct": ("weight", "bias"),
-    "Embed": ("weight", "bias"),
-    "Scale": ("weight", "bias"),
-    "Bias": ("bias",),
-    "PReLU": ("weight",),
-    "BatchNorm": ("mean", "variance", "factor", "scale", "bias"),
-}
-_ORDER = ("weight", "mean", "variance", "factor", "scale", "bias")
 _UNREADABLE = (  # what torch.load raises for files of other kinds
     pickle.UnpicklingError,
     RuntimeError,
@@ -59,7 +48,7 @@ def read(path: str | os.PathLike[str]) -> Weights:
     groups: dict[str, list[tuple[tuple[int, int], torch.Tensor]]] = {}
     for place, (name, tensor) in enumerate(tensors.items()):
         layer, _, last = name.rpartition(".")
-        groups.setdefault(layer or name, []).append((_rank(last, place), tensor))
+        groups.setdefault(layer or name, []).append((rank(last, place), tensor))
     arrays = {
         layer: [_numpy(t) for _, t in sorted(members, key=lambda pair: pair[0])]
         for layer, members in groups.items()
@@ -98,13 +87,6 @@ def _tensors(path: str | os.PathLike[str], content: Any) -> dict[str, torch.Tens
     return dict(content)
 
 
-def _rank(last: str, place: int) -> tuple[int, int]:
-    """Where a blob of this name stands among those of its layer."""
-    if last.isdecimal():
-        return 0, int(last)
-    return (1, _ORDER.index(last)) if last in _ORDER else (2, place)
-
-
 def _numpy(tensor: torch.Tensor) -> Array:
     tensor = tensor.detach()
     if str(tensor.dtype) == "torch.bfloat16":
@@ -140,13 +122,32 @@ def write(
         known = {entry.name: entry.type for entry in weights.layers if entry.blobs} | known
     tensors: dict[str, torch.Tensor] = {}
     for layer, arrays in weights.items():
-        names = _BLOBS.get(known.get(layer, ""), ())
-        for i, array in enumerate(arrays):
-            name = names[i] if i < len(names) else str(i)
+        names = blob_names(known.get(layer, ""), len(arrays))
+        for name, array in zip(names, arrays, strict=True):
             owned = np.array(array, array.dtype.newbyteorder("="), order="C")
             tensors[f"{layer}.{name}"] = torch.from_numpy(owned)
+    _save(torch, path, tensors, sync)
+
+
+def _save(torch: Any, path: str | os.PathLike[str], tensors: dict[str, Any], sync: bool) -> None:
     with atomic_write(path, sync=sync) as file:
         try:
             torch.save(tensors, file)
         except RuntimeError as error:
             raise SnapshotError(f"cannot be written: {error}", where=str(path)) from error
+
+
+def read_tensors(path: str | os.PathLike[str]) -> dict[str, Array]:
+    """The tensors of a state_dict file by their own names. Raises WeightsError as `read` does."""
+    import torch
+
+    map_file(path, WeightsError, "a PyTorch file")
+    return {name: _numpy(tensor) for name, tensor in _tensors(path, _load(torch, path)).items()}
+
+
+def write_tensors(path: str | os.PathLike[str], tensors: Mapping[str, Array]) -> None:
+    """Write arrays by name as a state_dict that torch.load reads."""
+    import torch
+
+    owned = {name: torch.from_numpy(np.array(array)) for name, array in tensors.items()}
+    _save(torch, path, owned, True)

@@ -20,7 +20,8 @@ from caffeio.proto.io.atomic import atomic_write
 from caffeio.proto.io.mapped import map_file
 from caffeio.proto.io.stream import Numbers, Part, size_of, write_parts
 from caffeio.proto.io.wire import Buffer
-from caffeio.proto.weights.blobs import MAX_AXES, NOTHING, Array, BlobInfo, Values
+from caffeio.proto.weights.blob_names import BLOBS, blob_names, rank
+from caffeio.proto.weights.blobs import MAX_AXES, NOTHING, Array, BlobInfo, Values, view
 from caffeio.proto.weights.mapping import LayerEntry, Weights
 
 _TYPES = {
@@ -107,21 +108,21 @@ def _ours(layers: list[list[Any]], tensors: dict[str, BlobInfo]) -> list[LayerEn
     out = []
     for name, kind, count in layers:
         blobs = []
-        for i in range(count):
-            if f"{name}.{i}" not in tensors:
-                raise ParseError(f"the tensor {name}.{i} that its metadata names is missing")
-            blobs.append(tensors[f"{name}.{i}"])
+        for key in count if isinstance(count, list) else range(count):
+            if f"{name}.{key}" not in tensors:
+                raise ParseError(f"the tensor {name}.{key} that its metadata names is missing")
+            blobs.append(tensors[f"{name}.{key}"])
         out.append(LayerEntry(str(name), str(kind), blobs))
     return out
 
 
 def _grouped(tensors: dict[str, BlobInfo]) -> list[LayerEntry]:
     """Layers of a file that is not ours, by the names' part before the last dot."""
-    groups: dict[str, list[tuple[int, BlobInfo]]] = {}
+    groups: dict[str, list[tuple[tuple[int, int], BlobInfo]]] = {}
     for name, blob in sorted(tensors.items(), key=lambda item: item[1].offset):
         layer, _, last = name.rpartition(".")
         members = groups.setdefault(layer or name, [])
-        members.append((int(last) if last.isdecimal() else len(members), blob))
+        members.append((rank(last, len(members)), blob))
     return [
         LayerEntry(name, "", [blob for _, blob in sorted(members, key=lambda pair: pair[0])])
         for name, members in groups.items()
@@ -142,36 +143,64 @@ def write(
     cannot be written.
     """
     layers = _layers(weights)
-    notes = {
-        "net": getattr(weights, "net_name", ""),
-        "layers": [[n, k, len(a)] for n, k, a in layers],
-    }
-    header: dict[str, Any] = {
-        "__metadata__": {"format": "pt", **(metadata or {}), _KEY: json.dumps(notes)}
-    }
+    names = [blob_names(kind, len(arrays)) for _, kind, arrays in layers]
+    told = [
+        [name, kind, keys if kind in BLOBS else len(arrays)]
+        for (name, kind, arrays), keys in zip(layers, names, strict=True)
+    ]
+    notes = json.dumps({"net": getattr(weights, "net_name", ""), "layers": told})
+    named: dict[str, Array] = {}
+    for (layer, _, arrays), keys in zip(layers, names, strict=True):
+        for key, array in zip(keys, arrays, strict=True):
+            if f"{layer}.{key}" in named:
+                raise WeightsError(f"two layers are named {layer!r}", where=str(path))
+            named[f"{layer}.{key}"] = array
+    write_tensors(path, named, sync=sync, metadata={**(metadata or {}), _KEY: notes})
+
+
+def write_tensors(
+    path: str | os.PathLike[str],
+    tensors: Mapping[str, Array],
+    *,
+    sync: bool = True,
+    metadata: Mapping[str, str] | None = None,
+) -> None:
+    """Write arrays by name; `metadata` is added to the file's. Raises as `write` does."""
+    header: dict[str, Any] = {"__metadata__": {"format": "pt", _KEY: "{}", **(metadata or {})}}
     parts: list[Part] = []
     place = 0
-    for layer, _, arrays in layers:
-        for i, array in enumerate(arrays):
-            dtype = array.dtype.newbyteorder("<")
-            if dtype not in _NAMES:
-                message = f"layer {layer!r}, blob {i}: type {array.dtype} has no safetensors form"
-                raise WeightsError(message, where=str(path))
-            if f"{layer}.{i}" in header:
-                raise WeightsError(f"two layers are named {layer!r}", where=str(path))
-            numbers = Numbers(array, dtype)
-            header[f"{layer}.{i}"] = {
-                "dtype": _NAMES[dtype],
-                "shape": list(array.shape),
-                "data_offsets": [place, place + numbers.nbytes],
-            }
-            place += numbers.nbytes
-            parts.append(numbers)
+    for name, array in tensors.items():
+        dtype = array.dtype.newbyteorder("<")
+        if dtype not in _NAMES:
+            message = f"tensor {name!r}: type {array.dtype} has no safetensors form"
+            raise WeightsError(message, where=str(path))
+        numbers = Numbers(array, dtype)
+        header[name] = {
+            "dtype": _NAMES[dtype],
+            "shape": list(array.shape),
+            "data_offsets": [place, place + numbers.nbytes],
+        }
+        place += numbers.nbytes
+        parts.append(numbers)
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
     parts.insert(0, len(text).to_bytes(8, "little") + text)
     with atomic_write(path, sync=sync, needed=size_of(parts)) as file:
         write_parts(file, parts, sync=sync)
+
+
+def read_tensors(path: str | os.PathLike[str]) -> dict[str, Array]:
+    """The tensors by their own names. Raises WeightsError as `read` does."""
+    buffer = map_file(path, WeightsError, "a safetensors file")
+    try:
+        header, start = _header(buffer)
+        header.pop("__metadata__", None)
+        found = {name: _tensor(name, entry, start, buffer) for name, entry in header.items()}
+        return {name: view(buffer, blob.shape, blob.data) for name, blob in found.items()}
+    except ParseError as error:
+        raise WeightsError(error.message, where=str(path)) from None
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        raise WeightsError(f"is no safetensors file: {error}", where=str(path)) from None
 
 
 def _layers(weights: Mapping[str, Sequence[Array]]) -> list[tuple[str, str, Sequence[Array]]]:

@@ -141,3 +141,14 @@ def test_a_broken_pipe_is_no_error(bad):
         ["bash", "-c", command], capture_output=True, text=True, cwd=ROOT, check=False
     )
     assert "Traceback" not in result.stderr
+
+
+def test_codes_of_no_rule_are_errors(bad):
+    for option in ("--select", "--ignore"):
+        for code in ("CIO999", "CIOabc", "CI0509"):
+            result = run(str(bad), option, code)
+            assert result.exit_code == 2
+            assert (
+                f"Invalid value for {option}: there is no rule {code.upper()!r}." in result.stderr
+            )
+    assert run(str(bad), "--select", "CIO5").exit_code == 1

@@ -71,10 +71,25 @@ CASES: dict[str, list[tuple[str, str]]] = {
                 "did you mean 'Convolution'")],
     "CIO106": [(IMAGE + 'layer { name: "r" type: "ReLU" bottom: "x" top: "y" '
                         "convolution_param { num_output: 3 } }", "does not read convolution")],
+    "CIO309": [(net() + 'layer { name: "a" type: "Accuracy" bottom: "fc" bottom: "label" top: "a" '
+                        "accuracy_param { top_k: 9 } }", "top_k 9 of")],
+    "CIO311": [((INPUT % "dim: 1 dim: 3 dim: 9 dim: 9")
+                + 'layer { name: "p" type: "Pooling" bottom: "x" top: "y" '
+                "pooling_param { kernel_size: 1 stride: 3 pad: 0 } }", "the last window begins"),
+               ((INPUT % "dim: 1 dim: 3 dim: 9 dim: 10")
+                + 'layer { name: "p" type: "Pooling" bottom: "x" top: "y" '
+                "pooling_param { kernel_h: 2 kernel_w: 1 stride: 2 } }", "begins at 10")],
+    "CIO415": [("layer { name: 'h' type: 'HDF5Data' top: 'x' transform_param { scale: 2 } "
+                + "hdf5_data_param { source: 'list.txt' batch_size: 2 } }", "transforms nothing")],
+    "CIO416": [(net(data="force_color: true force_gray: true"), "not both")],
+    "CIO522": [(solver('regularization_type: "L3"'), "'L3'; known are L1, L2")],
+    "CIO524": [(solver("test_iter: 0 test_interval: 5"), "tests no batch")],
     "CIO107": [(NET.replace("batch_size: 4", "batch_size: 4 mirror: true", 1), "transform_param")],
     "CIO200": [
         (NET.replace('bottom: "c"', 'bottom: "cc"'), "unknown bottom"),
         (NET + 'layer { name: "z" type: "ReLU" bottom: "fc" top: "c" }', "more than one layer"),
+        (IMAGE + 'layer { name: "a" type: "Accuracy" bottom: "x" bottom: "label" top: "a" '
+         "include { phase: TEST } }", "(TEST) unknown bottom blob 'label'"),
     ],
     "CIO201": [(net('layer { name: "r" type: "ReLU" bottom: "c" top: "lost" }'), "'lost'")],
     "CIO202": [(net(head=""), "no loss")],
@@ -197,7 +212,9 @@ def test_rule_is_quiet_about_a_good_net(tmp_path):
     assert found_in(NET, tmp_path) == []
 
 
-WITH_FILES = {"CIO307", "CIO308", "CIO517", "CIO518", "CIO519"}
+WITH_FILES = {
+    "CIO307", "CIO308", "CIO310", "CIO417", "CIO517", "CIO518", "CIO519", "CIO523",
+}  # fmt: skip
 WITH_TARGET = {
     "CIO701",
     "CIO702",

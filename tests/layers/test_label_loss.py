@@ -193,7 +193,7 @@ def test_meta_shapes():
     for kind in KINDS[:2]:
         assert meta_shapes(build(f'type: "{kind}"', (3, 4), (3,)), (3, 4), (3,)) == [()]
     shapes = ((3, 4, 2), (3, 2), (4, 4))
-    layer = build('type: "InfogainLoss"', *shapes, tops=2)
+    layer = build('type: "InfogainLoss" loss_weight: [1, 0]', *shapes, tops=2)
     assert meta_shapes(layer, *shapes) == [(), (3, 4, 2)]
     layer = build('type: "SigmoidCrossEntropyLoss"', (3, 4), (3, 4))
     assert meta_shapes(layer, (3, 4), (3, 4)) == [()]

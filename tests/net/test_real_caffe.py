@@ -3,16 +3,35 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
+from caffeio.errors import CaffeIOError
 from caffeio.net import load_net
 from tests.fuzz.golden_nets import off_by
 from tests.harness import assert_close, golden, part
 from tests.paths import GOLDEN
 
+REFUSALS = sorted((GOLDEN / "real_caffe").glob("refuse_*.prototxt"))
+AT_SET_UP = {
+    "im2col_kernel_too_large": "does not fit into the bottom",
+    "pooling_pad_h_alone": "give both pad_h and pad_w",
+    "pooling_stride_h_alone": "give both stride_h and stride_w",
+    "pooling_kernel_size_twice": "is one value in this Caffe",
+    "softmaxloss_three_bottoms": "takes 2 bottoms in this Caffe",
+    "sparse_filler_above_1": "3 inputs of 2 cannot be kept",
+    "dummydata_negative_dim": r"\(-1,\)|negative",
+}
+IN_FORWARD = {"euclidean_5d": "at most 4 axes"}
+IN_BACKWARD = {
+    "threshold_backward": "Threshold has no backward pass",
+    "argmax_backward": "ArgMax has no backward pass",
+    "embed_input_backward": "Embed cannot backpropagate",
+    "force_backward_accuracy": "Accuracy has no backward pass",
+}
 CASES = sorted((GOLDEN / "real_caffe").glob("*.npz"))
 
 
@@ -49,3 +68,26 @@ def test_as_in_real_caffe(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         for grad, value in pairs:  # sums that cancel are noise
             ours = np.zeros_like(value) if grad is None else grad.numpy()
             assert off_by(ours, value, max(0.03 * largest, 1e-6)) <= 2e-5
+
+
+@pytest.mark.parametrize("path", REFUSALS, ids=lambda path: path.stem)
+def test_what_real_caffe_refuses_and_when(path: Path) -> None:
+    case = path.stem.removeprefix("refuse_")
+    # without a profile, kernel_size_twice means a Caffe that takes height and width
+    options: dict[str, Any] = {"phase": "TRAIN", "seed": 1, "profile": "bvlc"}
+    if case in AT_SET_UP:
+        with pytest.raises(CaffeIOError, match=AT_SET_UP[case]):
+            load_net(path, **options)
+        return
+    net = load_net(path, **options)
+    inputs = {name: torch.ones(net.blob_shapes[name]) for name in net.inputs}
+    if case in IN_FORWARD:
+        with pytest.raises(CaffeIOError, match=IN_FORWARD[case]):
+            net(inputs)
+        return
+    net(inputs)
+    if case in IN_BACKWARD:
+        with pytest.raises(CaffeIOError, match=IN_BACKWARD[case]):
+            net.loss.backward()
+    else:
+        assert case == "argmax_1d_ACCEPTED"

@@ -6,6 +6,7 @@ Sources: src/caffe/layers/memory_data_layer.cpp, dummy_data_layer.cpp, include/c
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import prod
 
 import numpy as np
 import torch
@@ -115,6 +116,14 @@ class DummySource(DataSource):
             self.top_shapes = dummy_shapes(layer.param)
         except CaffeIOError as error:
             raise layer.wrap(error, "dummy_data_param") from None
+        for shape in self.top_shapes:
+            sizes = " ".join(map(str, shape))
+            layer.check(
+                all(n >= 0 for n in shape), f"a dim is negative: {sizes}", "dummy_data_param.shape"
+            )
+            layer.check(
+                prod(shape) < 2**31, f"larger than a blob may be: {sizes}", "dummy_data_param.shape"
+            )
         count = len(self.top_shapes)
         fillers = list(p.data_filler) or [pb.FillerParameter(type="constant", value=0)]
         layer.check(

@@ -131,22 +131,17 @@ def _pooling(
             (n + 2 * p - k) // s + 1
             for n, k, s, p in zip(shape[2:], kernel, stride, pad, strict=True)
         ]
-        if tuple(floors) == out[2:] and (floor := _floor_field(w)):
-            fields.update(floor)
+        if tuple(floors) == out[2:]:
+            if w.target.has_field("PoolingParameter.ceil_mode"):
+                fields["ceil_mode"] = False
+            else:
+                fields["round_mode"] = "FLOOR"  # where the target lacks it, Slices cut
             sizes = floors
     y: str = w.layer("Pooling", [x], (*shape[:2], *sizes), pooling_param=fields)
     for i in range(2):
         if sizes[i] > out[2 + i]:
             y = crop(w, y, 2 + i, 0, out[2 + i])
     return y
-
-
-def _floor_field(w: Writer) -> dict[str, Any]:
-    if w.target.has_field("PoolingParameter.round_mode"):
-        return {"round_mode": "FLOOR"}
-    if w.target.has_field("PoolingParameter.ceil_mode"):
-        return {"ceil_mode": False}
-    return {}
 
 
 def _windows(size: int, kernel: int, stride: int, pad: int) -> int:

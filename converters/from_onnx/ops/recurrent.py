@@ -137,7 +137,7 @@ def _lstm(w: Writer, x: str, d: Direction, wants: list[bool]) -> tuple[str, list
         shapes += [(1, batch, hidden)] * 2
     tops = w.layer("LSTM", bottoms, shapes, blobs=blobs, batch=1, recurrent_param=fields)
     if expose:
-        exact.silence(w, [top for top, want in zip(tops[1:], wants[1:], strict=True) if not want])
+        w.silence([top for top, want in zip(tops[1:], wants[1:], strict=True) if not want])
         return tops[0], tops[1:]
     return tops[0], [_ends(w, tops[0]) if wants[1] else "", ""]
 

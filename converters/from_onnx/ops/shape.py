@@ -53,7 +53,7 @@ def split(w: Writer, node: Node) -> list[str]:
     tops = exact.slices(w, x, axis, [int(n) for n in ends[:-1]], hint="")
     used = {name for other in w.graph.nodes for name in other.inputs} | set(w.graph.outputs)
     pairs = list(zip(tops, node.outputs, strict=False))
-    exact.silence(w, [top for top, name in pairs if name not in used] + tops[len(node.outputs) :])
+    w.silence([top for top, name in pairs if name not in used] + tops[len(node.outputs) :])
     return tops[: len(node.outputs)]
 
 

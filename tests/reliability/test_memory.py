@@ -1,0 +1,107 @@
+"""What does not fit into memory is one error: what it is, the bytes wanted, the bytes free."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from caffeio import memory
+from caffeio.errors import OutOfMemoryError
+from caffeio.net.room import estimate, warn_of
+from caffeio.training.trainer import Trainer
+from tests.reliability import hostile
+from tests.reliability.forked import one_error, run
+
+INPUT = 'layer { name: "in" type: "Input" top: "x" input_param { shape { %s } } }\n'
+NETS = {
+    "weights": (
+        INPUT
+        % "dim: 1 dim: 65536"
+        + 'layer { name: "big" type: "InnerProduct" bottom: "x" top: "y"'
+        " inner_product_param { num_output: 2147483647 } }",
+        "layer 'big'",
+    ),
+    "forward": (
+        INPUT
+        % "dim: 1 dim: 1000 dim: 1000"
+        + 'layer { name: "many" type: "Tile" bottom: "x" top: "y"'
+        " tile_param { axis: 0 tiles: 1000000 } }",
+        "layer 'many'",
+    ),
+    "dummy": (
+        'layer { name: "dummy" type: "DummyData" top: "x" '
+        + "dummy_data_param { shape { dim: 1000000 dim: 1000000 } } }",
+        "layer 'dummy'",
+    ),
+    "input": (INPUT % "dim: 1000000 dim: 1000000", ""),
+}
+
+
+@pytest.mark.parametrize("name", NETS)
+def test_nets(name: str, tmp_path: Path) -> None:
+    text, layer = NETS[name]
+    (tmp_path / "net.prototxt").write_text(text)
+    ended = run("time", "net.prototxt", "--iterations", "1", cwd=tmp_path)
+    message = one_error(ended, "not enough memory", "are wanted", "are free")
+    assert layer in message
+
+
+def test_batches_and_archives(tmp_path: Path) -> None:
+    hostile.make(tmp_path)
+    batch = "layer[data].data_param.batch_size=1000000000"
+    message = one_error(run("train", "solver.prototxt", "--set", batch, cwd=tmp_path))
+    assert "layer 'data'" in message and "240.0 GB are wanted" in message
+    for name, target in (("lie.npz", "o.h5"), ("lie.npy", "o.binaryproto")):
+        assert "17592186044416 bytes" in one_error(run("convert", name, target, cwd=tmp_path), name)
+    one_error(run("convert", "bools.safetensors", "o.h5", cwd=tmp_path), "bools.safetensors")
+
+
+def test_the_estimate(training_case: Path) -> None:
+    with Trainer("solver.prototxt") as trainer:
+        found = estimate(trainer.net, trainer.test_nets, 1)
+        own = sum(p.numel() * 4 for p in trainer.net.parameters())
+        assert found.weights == own and found.training == 2 * own
+        assert found.blobs > 0 and found.total == sum(found)
+        assert warn_of(found) is None
+        huge = found._replace(blobs=1 << 60)
+        assert "This training needs about 1152.9 PB" in (warn_of(huge) or "")
+
+
+def test_show_tells_it() -> None:
+    from tests.cli.test_show import NET
+    from tests.cli.test_show import run as show
+
+    assert "memory in training" in show(NET).output
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: np.empty((1 << 40, 1 << 10)),
+        lambda: np.empty((1 << 60, 1 << 10)),
+        lambda: torch.empty(1 << 50),
+        lambda: torch.empty(1 << 62),
+        lambda: bytearray(1 << 60),
+    ],
+)
+def test_kinds_of_failures(make: object) -> None:
+    with (
+        pytest.raises(OutOfMemoryError, match="^here: not enough memory"),
+        memory.memory_named("here"),
+    ):
+        make()  # type: ignore[operator]
+
+
+def test_other_errors_are_not_touched() -> None:
+    with pytest.raises(ValueError, match="something else"), memory.memory_named("here"):
+        raise ValueError("something else")
+
+
+def test_free_memory_is_known() -> None:
+    free = memory.free_bytes()
+    assert free is not None and 1 << 20 < free < 1 << 50
+    with pytest.raises(OutOfMemoryError, match="PB are wanted"):
+        memory.check_room(1 << 60, "x")
