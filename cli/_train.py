@@ -13,6 +13,7 @@ from typing import Any
 import click
 import torch
 
+from caffeio.cli._python import permit
 from caffeio.cli._watch import Watcher
 from caffeio.data.base import Options as DataOptions
 from caffeio.errors import CaffeIOError
@@ -99,7 +100,8 @@ def run(solvers: list[str], options: dict[str, Any]) -> None:
     root = int(os.environ.get("RANK", "0")) == 0
     quiet = options["quiet"] or not root
     signals = Signals(options["sigint_effect"], options["sighup_effect"])
-    with Watcher(options["metrics"] if root else None, show=not quiet) as watcher:
+    board = options["tensorboard"] if root else None
+    with Watcher(options["metrics"] if root else None, not quiet, board) as watcher:
         log = Log(None if quiet else watcher.line)
         data = DataOptions(
             on_bad_record=options["on_bad_record"], note=partial(log.note, level="W")
@@ -134,7 +136,7 @@ def train_options(options: dict[str, Any]) -> TrainOptions:
         stages=[s for s in options["stage"].split(",") if s],
         level=options["level"],
         ignore_unknown=options["ignore_unknown"],
-        allow_python=options["allow_python"],
+        allow_python=permit(options["allow_python"]),
         device="cuda" if options["gpu"] else options["device"],
         precision=options["precision"],
         compile=options["compile"],

@@ -5,12 +5,14 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
+import time
 from typing import Any, Self
 
 import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from caffeio.cli._board import Board
 from caffeio.cli._metrics import Metrics
 from caffeio.cli._terminal import discard
 from caffeio.log.glog import Log
@@ -28,13 +30,17 @@ def as_json(value: Any) -> Any:
 class Watcher:
     """The progress bar and the metrics file of one command."""
 
-    def __init__(self, metrics: str | None, show: bool) -> None:
-        """`metrics`: the file to append to; `show`: a bar, if stderr is a terminal."""
+    def __init__(self, metrics: str | None, show: bool, board: str | None = None) -> None:
+        """`metrics`: the file to append to; `show`: a bar, if stderr is a terminal.
+
+        `board`: a folder for TensorBoard.
+        """
         self.console = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
         self.progress: Progress | None = None
         if show and self.console.is_terminal:
             self.progress = Progress(
                 TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(),
+                TextColumn("{task.fields[said]}", markup=False),
                 TextColumn("{task.fields[speed]}"), TimeRemainingColumn(),
                 console=self.console, transient=True,
             )  # fmt: skip
@@ -43,16 +49,19 @@ class Watcher:
         self.phase = ""
         self.speed = 0.0
         self.file = Metrics(metrics, self.warn) if metrics else None
+        self.board = Board(board, self.warn) if board else None
+        self.shown = 0.0  # when the bar's figures were last read
+        self.scores = ""
 
     @property
     def wants_iterations(self) -> bool:
         """Whether anything is to be done after every iteration."""
-        return self.file is not None or self.progress is not None
+        return self.reads_losses or self.progress is not None
 
     @property
     def reads_losses(self) -> bool:
         """Whether the loss of every iteration is looked at."""
-        return self.file is not None
+        return self.file is not None or self.board is not None
 
     def __enter__(self) -> Self:
         if self.progress:
@@ -65,6 +74,8 @@ class Watcher:
                 self.progress.stop()
         if self.file:
             self.file.close()
+        if self.board:
+            self.board.close()
 
     def line(self, text: str) -> None:
         """One log line: above the bar on a terminal, else plainly to stderr.
@@ -107,8 +118,10 @@ class Watcher:
                 self.progress.remove_task(self.task)
             self.task = self.progress.add_task(
                 visible(os.path.basename(self.phase)), total=trainer.param.max_iter,
-                completed=trainer.iter, speed="",
+                completed=trainer.iter, speed="", said="",
             )  # fmt: skip
+        if self.board:
+            self.board.begin(trainer.iter)
 
     def iteration(self, entry: dict[str, Any]) -> None:
         """After every iteration."""
@@ -124,15 +137,30 @@ class Watcher:
                 "phase": self.phase,
             }
         )
+        if self.board:
+            self.board.iteration(entry, rate)
         if self.progress and self.task is not None:
-            speed = f"{self.speed:.1f} images/s"
-            try:
-                self.progress.update(self.task, completed=entry["iter"], speed=speed)
-            except (OSError, ValueError):
-                self._lose_stderr()
+            self._show(self.progress, self.task, entry)
+
+    def _show(self, progress: Progress, task: Any, entry: dict[str, Any]) -> None:
+        """Move the bar; its figures are read twice a second, since that waits for a GPU."""
+        fields: dict[str, Any] = {"speed": f"{self.speed:.1f} images/s"}
+        now = time.monotonic()
+        if now - self.shown > 0.5:
+            self.shown = now
+            fields["said"] = f"loss {float(entry['loss']):.4g}  lr {entry['lr']:.3g}{self.scores}"
+        try:
+            progress.update(task, completed=entry["iter"], **fields)
+        except (OSError, ValueError):
+            self._lose_stderr()
 
     def test(self, result: Any) -> None:
         """After a test."""
+        means = {name: float(np.mean(value)) for name, value in result.outputs.items()}
+        best = [f"{name} {value:.4g}" for name, value in list(means.items())[:2]]
+        self.scores = f"  test: {visible(', '.join(best))}" if best else ""
+        if self.board:
+            self.board.test(result.iteration, result.net, means)
         self._write(
             lambda: {
                 "iter": result.iteration,

@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from caffeio.cli._gflags import GflagsCommand
+from caffeio.cli._python import permit
 from caffeio.cli._terminal import say
 
 EPILOG = """
@@ -62,5 +63,5 @@ def command(
         model, weights, dict(zip(names, files, strict=True)), batches,
         backend=options["backend"].upper(), phase=options["phase"], profile=options["profile"],
         device=f"cuda:{options['device_id']}" if on_gpu else "cpu",
-        allow_python=options["allow_python"], log=log,
+        allow_python=permit(options["allow_python"]), log=log,
     )  # fmt: skip

@@ -30,7 +30,7 @@ COMMANDS = {
     "image-mean": ("image_mean", "Compute the mean image of a database."),
     "layers": ("layers", "List the layer types, and which nets of a folder can be built."),
     "lint": ("lint", "Find the mistakes that Caffe accepts in silence."),
-    "plot": ("plot", "Draw learning-rate curves of one or several solvers."),
+    "plot": ("plot", "Draw learning rates of solvers, or the curves of trainings."),
     "run": ("run", "Run a script written for pycaffe: `import caffe` is caffeio's."),
     "scale": ("scale", "Rewrite solvers for another number of workers."),
     "show": ("show", "Say what a Caffe file is, on one screen."),

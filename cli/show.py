@@ -64,8 +64,8 @@ def command(file: str, **options: Any) -> None:
     """Say what a Caffe file is, on one screen.
 
     FILE is a prototxt (net, solver or label map), a .caffemodel or .solverstate (binary or HDF5), a
-    mean .binaryproto, an LMDB or another folder, `-` for standard input, or REVISION:PATH of a git
-    repository.
+    mean .binaryproto, an ONNX model, a safetensors, PyTorch or NumPy file, an LMDB or another
+    folder, `-` for standard input, or REVISION:PATH of a git repository.
     """
     from caffeio.converters.source import open_source, scratch_folder
 
@@ -126,7 +126,7 @@ def _input(text: str) -> tuple[str, tuple[int, ...]]:
 
 def _other(source: Any, options: dict[str, Any]) -> tuple[str | None, Any]:
     from caffeio.converters.kinds import KINDS
-    from caffeio.converters.show import others
+    from caffeio.converters.show import others, tensors
     from caffeio.errors import CaffeIOError
 
     form, kind = options["form"], source.kind
@@ -152,6 +152,10 @@ def _other(source: Any, options: dict[str, Any]) -> tuple[str | None, Any]:
         report = others.show_label_map(source)
     elif kind == "directory":
         report = others.show_folder(source)
+    elif kind == "onnx":
+        report = tensors.show_onnx(source)
+    elif kind in ("safetensors", "pt", "npz"):
+        report = tensors.show_tensors(source)
     else:
         raise CaffeIOError(f"nothing is known of a {KINDS[kind]}", where=source.label)
     if form == "html":

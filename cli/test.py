@@ -9,6 +9,7 @@ import click
 
 from caffeio.cli._gflags import CaffeCommand
 from caffeio.cli._options import max_pixels, on_bad_record
+from caffeio.cli._python import permit
 from caffeio.cli._terminal import say, say_json
 
 EPILOG = """
@@ -74,7 +75,8 @@ def command(ctx: click.Context, /, **options: Any) -> None:
     scores = score(
         model, weights, iterations=options["iterations"], overrides=options["overrides"],
         profile=options["profile"], world=world, level=options["level"], log=log,
-        stages=[s for s in options["stage"].split(",") if s], allow_python=options["allow_python"],
+        stages=[s for s in options["stage"].split(",") if s],
+        allow_python=permit(options["allow_python"]),
         ignore_unknown=options["ignore_unknown"],
         data_options=DataOptions(on_bad_record=options["on_bad_record"],
                                  note=partial(log.note, level="W")),

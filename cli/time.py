@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from caffeio.cli._gflags import CaffeCommand
+from caffeio.cli._python import permit
 from caffeio.cli._terminal import say
 
 EPILOG = """
@@ -54,7 +55,7 @@ def command(ctx: click.Context, /, **options: Any) -> None:
     timing = time_net(
         model, iterations=options["iterations"], phase=options["phase"], profile=options["profile"],
         stages=[s for s in options["stage"].split(",") if s], level=options["level"],
-        device=device, log=log, allow_python=options["allow_python"],
+        device=device, log=log, allow_python=permit(options["allow_python"]),
         synthetic=options["synthetic"], ignore_unknown=options["ignore_unknown"],
     )  # fmt: skip
     if timing.images:

@@ -38,6 +38,7 @@ Caffe's own spelling works too: caffeio train -solver F -weights W -gpu 0,1
     help="Change a field of the solver, or of its nets: layer[NAME].data_param.batch_size=8.",
 )  # fmt: skip
 @click.option("--metrics", type=click.Path(), help="Write one JSON line an iteration to this file.")
+@click.option("--tensorboard", type=click.Path(), metavar="DIR", help="Write for TensorBoard too.")
 @click.option("--nproc", type=click.IntRange(1), help="Workers on this machine.")
 @click.option(
     "--device", type=click.Choice(["cpu", "cuda", "auto"]),

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import sys
-from pathlib import Path
 from typing import Any
 
 import click
@@ -71,17 +69,22 @@ def _arrays(path: str) -> dict[str, Any]:
 
 
 def _write(report: Any, form: str | None, output: str | None) -> None:
+    import io
+
+    from caffeio.cli._files import write_output
     from caffeio.converters.report import html, text
+    from caffeio.visible import json_text
 
     if form is None:
         if output:
-            with open(output, "w", encoding="utf-8") as stream:
-                text.write(report, stream)
+            stream = io.StringIO()
+            text.write(report, stream)
+            write_output(output, [stream.getvalue().encode()])
         else:
             text.write(report, sys.stdout)
         return
-    body = html.render(report) if form == "html" else json.dumps(report.data, indent=2) + "\n"
+    body = html.render(report) if form == "html" else json_text(report.data, 2) + "\n"
     if output:
-        Path(output).write_text(body, encoding="utf-8")
+        write_output(output, [body.encode()])
     else:
         click.echo(body, nl=False)

@@ -22,6 +22,10 @@ KINDS = {
     "solverstate": "solver state (.solverstate)",
     "solverstate.h5": "solver state (HDF5)",
     "mean": "mean image (.binaryproto)",
+    "onnx": "ONNX model",
+    "safetensors": "safetensors",
+    "pt": "PyTorch file",
+    "npz": "NumPy archive",
     "lmdb": "LMDB",
     "leveldb": "LevelDB",
     "directory": "directory",
@@ -90,6 +94,12 @@ def kind_or_none(head: bytes, size: int, name: str, where: str) -> str | None:
         raise CaffeIOError("a Git LFS pointer: fetch the file itself first", where=where)
     if name.startswith("data.mdb") or head[16:20] == b"\xde\xc0\xef\xbe":
         raise CaffeIOError("the data file of an LMDB: give its folder", where=where)
+    if head.startswith(b"PK\x03\x04"):
+        return "npz" if name.endswith(".npz") else "pt"
+    if head[8:10] == b'{"' and int.from_bytes(head[:8], "little") <= size:
+        return "safetensors"
+    if name.endswith(".onnx"):  # its first fields look like those of a solver state
+        return "onnx"
     if is_web_page(head):
         raise CaffeIOError("is a web page, not the file: the download went wrong", where=where)
     text = _as_text(head)

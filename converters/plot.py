@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import json
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,6 +25,7 @@ from caffeio.visible import visible
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 PICTURES = (".png", ".svg", ".pdf")
 _POINTS = 4000  # a curve: more are not to be seen
@@ -122,12 +124,16 @@ def csv_text(curves: Sequence[Curve]) -> str:
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(["iteration", "phase", "phase_iteration", "lr"])
     for curve in curves:
-        name = visible(curve.name)
-        if name.startswith(("=", "+", "-", "@")):
-            name = f"'{name}"  # a spreadsheet would take it for a formula
+        name = safe_cell(curve.name)
         for i, rate in enumerate(curve.rates.tolist()):
             writer.writerow([curve.start + i, name, i, f"{rate:.9g}"])
     return out.getvalue()
+
+
+def safe_cell(text: str) -> str:
+    """A text for a CSV cell: nothing hidden, nothing that a spreadsheet takes for a formula."""
+    shown = visible(text)
+    return f"'{shown}" if shown.startswith(("=", "+", "-", "@")) else shown
 
 
 def write(path: str | os.PathLike[str], curves: Sequence[Curve], *, log: bool = False) -> None:
@@ -153,9 +159,21 @@ def picture(curves: Sequence[Curve], kind: str = "png", *, log: bool = False) ->
 
     `kind`: png, svg or pdf.
     """
+    with figure_style():
+        figure = new_figure(_WIDTH, _HEIGHT)
+        axes = figure.add_subplot()
+        _draw(axes, curves, log)
+        out = io.BytesIO()
+        stamp = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}.get(kind)
+        figure.savefig(out, format=kind, dpi=200, metadata=stamp)
+    return out.getvalue()
+
+
+@contextlib.contextmanager
+def figure_style() -> Iterator[None]:
+    """Draw in the look of all our curves. Raises UnsupportedError without matplotlib."""
     try:
         import matplotlib
-        from matplotlib.figure import Figure
     except ImportError:
         raise UnsupportedError(
             "pictures need matplotlib: pip install 'caffeio[plot]' (a .csv needs nothing)"
@@ -167,13 +185,14 @@ def picture(curves: Sequence[Curve], kind: str = "png", *, log: bool = False) ->
         "axes.linewidth": 0.6,
     }
     with matplotlib.rc_context(style):
-        figure = Figure(figsize=(_WIDTH, _HEIGHT), layout="constrained")
-        axes = figure.add_subplot()
-        _draw(axes, curves, log)
-        out = io.BytesIO()
-        stamp = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}.get(kind)
-        figure.savefig(out, format=kind, dpi=200, metadata=stamp)
-    return out.getvalue()
+        yield
+
+
+def new_figure(width: float, height: float) -> Figure:
+    """An empty figure, in inches."""
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width, height), layout="constrained")
 
 
 def _draw(axes: Axes, curves: Sequence[Curve], log: bool) -> None:

@@ -18,6 +18,7 @@ PENDING = {  # imports, for types only or late, that are still to be turned roun
     ("caffeio.layers.base", "caffeio.layers.onnx.graph"),
     ("caffeio.layers.base", "caffeio.ops.module"),
     ("caffeio.layers.registry", "caffeio.layers.base"),
+    ("caffeio.converters.from_onnx.rewriting", "caffeio.converters.from_onnx.caffe_net"),
     ("caffeio.layers.onnx.detection", "caffeio.layers.ssd.detection_output"),
 }
 

@@ -126,13 +126,15 @@ class LayerType:
         blobs: Any  # the values: only where the layer runs, see caffeio.ops.module
 
     # Blobs are memory in Caffe, and Backward reads what later layers in place have left there: see
-    # caffeio/net/memory.py. Where the parameters decide, `setup` sets these on the layer.
+    # caffeio/net/overwritten.py. Where the parameters decide, `setup` sets these on the layer.
     reads_top: bool = False  # Backward reads the data of the tops
     reads_bottoms: frozenset[int] | None = frozenset()  # and of these bottoms (None: of all)
     reads_signs: bool = False  # of these it asks only whether a value is above 0
     keeps_signs: bool = False  # in place it leaves above 0 what is above 0, and nothing else
     writes_early: bool = False  # in place, Backward writes a gradient before it has read the top's
     shares_memory: bool = False  # the tops are the bottom's memory under other names
+    shares_gradient: bool = False  # and so are the gradients, before there are any
+    moves_gradient: bool = False  # Backward makes the top's gradient the bottom's, memory and all
     filled_again: tuple[int, ...] = ()  # blobs filled once more behind all, for nothing (LSTM)
     backward: ClassVar[str] = (
         ""  # "module:class" of Caffe's Backward; empty: autograd at the bottoms

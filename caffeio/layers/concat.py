@@ -49,7 +49,7 @@ class Concat(AxisLayer):
     def setup(self, *shapes: Shape) -> None:
         """Check the axis and the other dimensions."""
         first = shapes[0]
-        self.shares_memory = len(shapes) == 1
+        self.shares_memory = self.shares_gradient = len(shapes) == 1
         self.concat_axis = axis = self.axis_or_dim(len(first), "concat_param", "concat_dim")
         for i, shape in enumerate(shapes[1:], 1):
             rest = (*shape[:axis], *shape[axis + 1 :])
@@ -82,7 +82,7 @@ class Slice(AxisLayer):
         self.slice_axis = self.axis_or_dim(len(shape), "slice_param", "slice_dim")
         self.points = tuple(self.param.slice_param.slice_point)
         self.parts = max(1, len(self.context.top_names))
-        self.shares_memory = self.parts == 1
+        self.shares_memory = self.shares_gradient = self.parts == 1
         self.sizes(shape)
 
     def sizes(self, shape: Shape) -> list[int]:

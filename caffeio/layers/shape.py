@@ -26,6 +26,7 @@ class Flatten(LayerType):
     fields = owns(flatten_param=("axis", "end_axis"))
     compute = "caffeio.ops.shape:flatten"
     shares_memory = True
+    moves_gradient = True
 
     def setup(self, *shapes: Shape) -> None:
         """Check the axes."""
@@ -69,7 +70,7 @@ class Reshape(LayerType):
         param = self.param.reshape_param
         self.dims = tuple(param.shape.dim)
         self.shuffle = param.pixelshuffler
-        self.shares_memory = self.shuffle == 1
+        self.shares_memory = self.shares_gradient = self.shuffle == 1
         ndim = len(shapes[0])
         self.start: int = param.axis if param.axis >= 0 else ndim + param.axis + 1
         self.check(

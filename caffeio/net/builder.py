@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from caffeio.data import DataSource
 from caffeio.errors import NetError
 from caffeio.layers import LayerContext, LayerType, lookup
-from caffeio.layers.python.native import native_class
+from caffeio.layers.python.native import stand_in
 from caffeio.net.graph import Graph, Node
 from caffeio.net.step import (
     AUTOMATIC,
@@ -64,7 +64,7 @@ class Assembler:
         cls = lookup(node.type, node.name, node.where or None)
         param = node.param
         if node.type == "Python":
-            cls = native_class(param) or cls
+            cls = stand_in(param, self.allow_python, self.search_path) or cls
         if not param.HasField("phase"):
             param.phase = pb.TRAIN if self.graph.phase == "TRAIN" else pb.TEST
         tops = list(param.top)

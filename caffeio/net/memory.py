@@ -3,9 +3,8 @@
 In Caffe a blob is one piece of memory. A layer in place overwrites it, Split, Flatten and Reshape
 give it further names, and Backward of every layer reads what lies there when the whole forward has
 run. Here every version of a blob is a tensor of its own, which is the same for nearly all nets:
-ReLU behind Convolution, BatchNorm, Scale, Dropout behind ReLU. `plan_memory` finds the layers for
-which it is not, by facts that each layer type states (`reads_top`, `reads_bottoms` ...: see
-caffeio/layers/base.py); only those run through `on_memory`. All other nets cost nothing.
+ReLU behind Convolution, BatchNorm, Scale, Dropout behind ReLU. The layers for which it is
+not (caffeio/net/overwritten.py finds them) run through `on_memory`. All other nets cost nothing.
 Sources: src/caffe/net.cpp, blob.cpp (ShareData), layer.hpp (SetLossWeights).
 """
 
@@ -21,7 +20,7 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
-from caffeio.net.step import Step, Use, raw_blobs
+from caffeio.net.step import Step, raw_blobs
 from caffeio.ops.backward import Backward, Memory, autograd
 
 if TYPE_CHECKING:
@@ -34,109 +33,6 @@ class Contents:
 
     values: dict[int, Tensor] = field(default_factory=dict)
     hooked: set[int] = field(default_factory=set)  # memory whose gradient will be noted
-
-
-@dataclass(eq=False)
-class MemoryPlan:
-    """What a net has to do with memory that is overwritten; empty for nearly all nets."""
-
-    uses: list[Use | None]  # one a step
-    stale: dict[str, str]  # blobs that were overwritten under another name when all have run
-    losses: frozenset[int]  # memory whose gradient is a loss weight, and is left as it is
-
-    @property
-    def readers(self) -> list[int]:
-        """Indices of the steps whose Backward reads what was overwritten."""
-        return [i for i, use in enumerate(self.uses) if use is not None and use.overwritten]
-
-
-class _Walk:
-    """Names, memory and writers of a net, step by step."""
-
-    def __init__(self, steps: Sequence[Step]) -> None:
-        self.memory: dict[str, int] = {}  # of each blob, by its name
-        self.written: list[list[int]] = []  # steps that wrote each piece of memory
-        self.seen: dict[str, int] = {}  # how often it had been written for this value of the blob
-        self.writer: list[str] = []  # the blob that was written last, by memory
-        self.uses = [self._visit(i, step) for i, step in enumerate(steps)]
-
-    def _visit(self, index: int, step: Step) -> Use:
-        shares = step.layer.shares_memory
-        bottoms = tuple(self.memory[name] for name in step.bottoms)
-        stale = tuple(
-            (i, self.writer[self.memory[name]])
-            for i, name in enumerate(step.bottoms)
-            if self.is_stale(name)
-        )
-        tops, in_place = [], []
-        for i, name in enumerate(step.tops):
-            in_place.append(i < len(bottoms) and step.bottoms[i] == name)
-            if in_place[-1] or shares:
-                tops.append(bottoms[i] if in_place[-1] else bottoms[0])
-            else:
-                tops.append(len(self.written))
-                self.written.append([])
-                self.writer.append(name)
-            memory = tops[-1]
-            if not shares:
-                self.written[memory].append(index)
-                self.writer[memory] = name
-            self.memory[name] = memory
-            self.seen[name] = len(self.written[memory])
-        return Use(bottoms, tuple(tops), tuple(in_place), stale)
-
-    def is_stale(self, name: str) -> bool:
-        """Whether the blob was overwritten under another name."""
-        return self.seen[name] != len(self.written[self.memory[name]])
-
-
-def plan_memory(steps: Sequence[Step], *, gradients: bool = True) -> MemoryPlan:
-    """Find what is overwritten before it is read; without `gradients`, only by a forward."""
-    walk = _Walk(steps)
-    noted: set[int] = set()
-    losses: set[int] = set()
-    for i, (step, use) in enumerate(zip(steps, walk.uses, strict=True)):
-        if not gradients:
-            continue
-        use.overwritten = not step.fused and _is_overwritten(i, step, use, walk, steps)
-        if use.overwritten:
-            noted.update(use.bottoms, use.tops)
-        use.losses = tuple(
-            (j, use.tops[j])
-            for j, weight in enumerate(step.loss_weights)
-            if weight and use.in_place[j]
-        )
-        losses.update(memory for _, memory in use.losses)
-    noted.update(losses)
-    for use in walk.uses:
-        use.noted = tuple((j, memory) for j, memory in enumerate(use.tops) if memory in noted)
-    stale = {name: walk.writer[walk.memory[name]] for name in walk.memory if walk.is_stale(name)}
-    uses = [
-        use if use.stale or use.overwritten or use.noted or use.losses else None
-        for use in walk.uses
-    ]
-    return MemoryPlan(uses, stale, frozenset(losses))
-
-
-def _is_overwritten(index: int, step: Step, use: Use, walk: _Walk, steps: Sequence[Step]) -> bool:
-    layer = step.layer
-    if layer.writes_early and any(use.in_place):
-        return True
-    if layer.reads_top and any(walk.written[m][-1:] > [index] for m in use.tops):
-        return True
-    reads = layer.reads_bottoms
-    for i, memory in enumerate(use.bottoms):
-        if reads is not None and i not in reads:
-            continue
-        later = [steps[w].layer for w in walk.written[memory] if w >= index]
-        if layer.reads_signs and all(writer.keeps_signs for writer in later):
-            continue
-        if later:
-            return True
-    return False
-
-
-# -- running ---------------------------------------------------------------------------------
 
 
 class _Overwritten(Function):

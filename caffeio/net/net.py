@@ -28,8 +28,8 @@ from caffeio.net.memory import (
     needs_memory,
     on_memory,
     overwritten,
-    plan_memory,
 )
+from caffeio.net.overwritten import Use, plan_memory
 from caffeio.net.refusal import refuse_backward
 from caffeio.net.room import check_weights
 from caffeio.net.save import save_net
@@ -40,7 +40,6 @@ from caffeio.net.step import (
     Shape,
     Step,
     Trace,
-    Use,
     fuse_steps,
     raw_blobs,
     register_layer,
@@ -350,7 +349,7 @@ class Net(nn.Module):
             for name in (*step.bottoms, *step.tops, *stale):
                 last[name] = i
         writers = self._memory.stale
-        keep = {*self.outputs, *self.inputs, *(writers[n] for n in self.outputs if n in writers)}
+        keep = {*self.outputs, *(writers[n] for n in self.outputs if n in writers)}
         for i, step in enumerate(self._plan):
             step.free = tuple(n for n in last if last[n] == i and n not in keep)
 
@@ -461,6 +460,8 @@ class Net(nn.Module):
             for i, writer in use.stale:
                 found[i] = self._overwritten(found[i], env[writer])
             bottoms = tuple(found)
+        if use.lost:
+            bottoms = tuple(bottom.detach() for bottom in bottoms)
         if use.overwritten and needs_memory(bottoms, step.layer):
             return bottoms, on_memory(step, bottoms, contents)
         return bottoms, self._compute(step, bottoms)

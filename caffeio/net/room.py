@@ -4,15 +4,25 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple, Protocol
 
 from caffeio.errors import OutOfMemoryError
 from caffeio.memory import bytes_text, check_room, free_bytes, layer_of, memory_error
-
-if TYPE_CHECKING:
-    from caffeio.net.net import Net
+from caffeio.net.step import LearnableParam, Shape, Step
 
 _FLOAT = 4  # bytes
+
+
+class Sized(Protocol):
+    """What is asked of a net to say how large it is."""
+
+    steps: list[Step]
+    learnable: list[LearnableParam]
+    blob_shapes: dict[str, Shape]
+
+    @property
+    def name(self) -> str:
+        """Its name."""
 
 
 class Estimate(NamedTuple):
@@ -39,7 +49,7 @@ class Estimate(NamedTuple):
         return f"about {bytes_text(self.total)}: {', '.join(words)}"
 
 
-def estimate(net: Net, tests: Iterable[Net], history: int) -> Estimate:
+def estimate(net: Sized, tests: Iterable[Sized], history: int) -> Estimate:
     """What a training of `net` needs; `history` is the number of its solver's tensors a blob."""
     weights = sum(_size(item.tensor.shape) for item in net.learnable)
     blobs = [blob_bytes(test) for test in tests]
@@ -50,14 +60,14 @@ def _size(shape: Iterable[int]) -> int:
     return _FLOAT * math.prod(shape)
 
 
-def blob_bytes(net: Net) -> int:
+def blob_bytes(net: Sized) -> int:
     """Bytes of all blobs of one forward pass; in-place layers and splits take none."""
     seen = {step.bottoms[0]: step.tops for step in net.steps if step.node.type == "Split"}
     aliases = {top for tops in seen.values() for top in tops}
     return sum(_size(shape) for name, shape in net.blob_shapes.items() if name not in aliases)
 
 
-def check_weights(net: Net) -> None:
+def check_weights(net: Sized) -> None:
     """Raise OutOfMemoryError if the blobs of the layers do not fit; names the largest."""
     sizes = [
         (_size(spec.shape), step.node.name, step.node.type)

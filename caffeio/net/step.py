@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from caffeio.net.graph import Node
+from caffeio.net.overwritten import Use
 from caffeio.ops.module import Layer
 
 Shape = tuple[int, ...]
@@ -29,19 +30,6 @@ class LearnableParam:
     tensor: nn.Parameter
     lr_mult: float
     decay_mult: float
-
-
-@dataclass(eq=False)
-class Use:
-    """What one step has to do with memory that another one overwrites."""
-
-    bottoms: tuple[int, ...]  # the memory of each bottom
-    tops: tuple[int, ...]  # the memory of each top
-    in_place: tuple[bool, ...]  # tops that are the bottom of the same index
-    stale: tuple[tuple[int, str], ...] = ()  # bottoms overwritten under another name: that name
-    overwritten: bool = False  # Backward reads what this or a later layer has overwritten
-    noted: tuple[tuple[int, int], ...] = ()  # tops whose content Backward will ask for: memory
-    losses: tuple[tuple[int, int], ...] = ()  # tops in place that have a loss weight: memory
 
 
 @dataclass(eq=False)

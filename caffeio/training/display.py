@@ -26,6 +26,7 @@ class Display:
         self.nvidia = state.shows_as_nvidia
         self._timed = time.perf_counter()
         self._shown = self._began = self._stop = 0
+        self._said_bad = False
 
     def begin(self, stop: int) -> None:
         """A call of `step` begins, which goes on to iteration `stop`."""
@@ -54,6 +55,7 @@ class Display:
             return
         now = time.perf_counter()
         loss = number(state.smoothed.value)
+        self.say_bad_loss()
         if self.nvidia:
             text = self._nvidia_line(now - self._timed, loss)
         else:
@@ -63,6 +65,21 @@ class Display:
         head = "    [0.0]     " if self.nvidia else "    "
         for i, text in enumerate(outputs_as_text(state.net, outputs)):
             log.info("solver.cpp:258", f"{head}Train net output #{i}: {text}")
+
+    def say_bad_loss(self) -> None:
+        """Say once that the loss is no number any more, and since which iteration."""
+        state = self.state
+        _ = state.smoothed.value  # reads what is waiting
+        bad = state.smoothed.first_bad
+        if bad is None or self._said_bad:
+            return
+        self._said_bad = True
+        state.log.note(
+            f"THE LOSS IS NOT A NUMBER since iteration {self._began + bad}: the weights are lost, "
+            "and go on being so. Usual causes: base_lr too large, no warm-up, a loss of log(0), "
+            "labels or pictures that are broken",
+            level="W",
+        )
 
     def _pace(self, seconds: float) -> str:
         if not self.state.profile.display_iter_speed:

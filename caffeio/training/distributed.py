@@ -215,7 +215,11 @@ def launch(workers: int, arguments: Sequence[str]) -> int:
         }  # fmt: skip
         env.setdefault("OMP_NUM_THREADS", str(threads))
         command = [sys.executable, "-m", "caffeio.cli", *arguments]
-        processes.append(subprocess.Popen(command, env=env, start_new_session=True))
+        try:
+            processes.append(subprocess.Popen(command, env=env, start_new_session=True))
+        except BaseException:  # those that run wait for this one
+            _pass_on(processes, signal.SIGKILL)
+            raise
     old = {
         number: signal.signal(number, lambda n, frame: _pass_on(processes, n))
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -19,6 +21,8 @@ class LazyLoss:
         """Forget everything: Caffe does at the start of every Step."""
         self._pending: list[Tensor] = []
         self._smoothed = SmoothedLoss(self._size)
+        self._read = 0
+        self.first_bad: int | None = None  # which one, from 0, was the first that is no number
 
     def add(self, loss: Tensor) -> None:
         """The loss of one iteration, a scalar tensor."""
@@ -30,6 +34,9 @@ class LazyLoss:
         if self._pending:
             for item in torch.stack(self._pending).tolist():
                 self._smoothed.update(item)
+                if self.first_bad is None and not math.isfinite(item):
+                    self.first_bad = self._read
+                self._read += 1
             self._pending.clear()
 
     @property

@@ -234,6 +234,7 @@ class Trainer:
         except BaseException:
             self.snapshots.rescue()
             raise
+        self.display.say_bad_loss()
         if param.snapshot_after_train and (not param.snapshot or self.iter % param.snapshot):
             self.snapshot()
         if not finished:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from caffeio._json import to_json
 from caffeio.errors import CaffeIOError, UnsupportedError
 from caffeio.proto.io.atomic import atomic_write
 
@@ -44,7 +44,7 @@ def write_certificate(job: Job, outcome: Outcome) -> None:
     report.title = f"Certificate: {job.target.name} computes what its source does"
     if not found.same:
         report.title = f"No certificate: {job.target.name} computes something else"
-    page = html.render(report) if place.suffix == ".html" else json.dumps(report.data, indent=2)
+    page = html.render(report) if place.suffix == ".html" else to_json(report.data, indent=2)
     page = page.replace(str(job.out), str(job.target))
     with atomic_write(place, error=CaffeIOError) as file:
         file.write(page.encode())

@@ -365,7 +365,7 @@ def to_onnx(job: Job) -> Outcome:
         def run() -> Checked:
             return check_onnx(job.sources[0], weights, job.out, **given)
 
-        attempt(outcome, run, job.target, "onnxruntime")
+        attempt(outcome, run, job.target, "onnxruntime", strict=True)
     return outcome
 
 

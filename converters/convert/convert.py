@@ -115,6 +115,8 @@ def format_of(path: Path) -> str:
     if known in ("safetensors", "pt", "pt2", "npz", "npy", "onnx"):
         return known
     kind = kind_of(path)
+    if kind in ("onnx", "safetensors", "pt", "npz"):
+        return kind
     found = {"net": "prototxt", "caffemodel": "caffemodel", "caffemodel.h5": "h5", "mean": "mean"}
     if kind in found:
         return found[kind]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from caffeio.converters.weightfiles import read_weights
-from caffeio.errors import CaffeIOError, UnsupportedError, WeightsError
+from caffeio.errors import CaffeIOError, NetError, UnsupportedError, WeightsError
 from caffeio.net.recipe import NetRecipe
 from caffeio.proto.files import NetFile, read_net
 from caffeio.proto.weights.load import Weights
@@ -36,13 +36,20 @@ def conclude(outcome: Outcome, checked: Checked, target: Path, who: str) -> None
     outcome.said.append(f"largest relative difference against {who}: {checked.worst:.2g}")
 
 
-def attempt(outcome: Outcome, run: Callable[[], Checked], target: Path, who: str) -> None:
-    """Compare; if that cannot be done, say so and why."""
+def attempt(
+    outcome: Outcome, run: Callable[[], Checked], target: Path, who: str, *, strict: bool = False
+) -> None:
+    """Compare; if that cannot be done, say so and why.
+
+    With `strict` a net that cannot be built as it was given is an error, as it is for Caffe.
+    """
     try:
         checked = run()
     except WeightsError:
         raise
     except CaffeIOError as error:
+        if strict and isinstance(error, NetError):
+            raise
         outcome.notes.append(f"NOT COMPARED with the net as given: {error}")
         return
     conclude(outcome, checked, target, who)
@@ -112,6 +119,8 @@ def random_weights(file: NetFile, options: Options) -> Weights:
 
 def prove_arrays(weights: Weights, path: Path, kind: str, target: Path) -> str:
     """Read written weights back and hold them against `weights`, bit for bit; say how many."""
+    if not len(weights):
+        return "there are no blobs in it"
     found = read_weights(path, kind)
     missing = [name for name in weights if name not in found]
     count = 0

@@ -12,8 +12,10 @@ from caffeio.converters.from_onnx.fold import fold
 from caffeio.converters.from_onnx.graph import Dims, Graph, Node
 from caffeio.converters.from_onnx.load import fixed
 from caffeio.converters.from_onnx.patterns import fuse
+from caffeio.converters.from_onnx.patterns.told import restore
 from caffeio.converters.from_onnx.table import NO_CONVERTER, REASONS, load_operators
 from caffeio.converters.from_onnx.targets import Target, get_target
+from caffeio.converters.onnx.told import told_layers
 from caffeio.errors import CaffeIOError, UnsupportedError
 from caffeio.proto import caffe_pb2 as pb
 
@@ -59,19 +61,20 @@ def compile_model(
     """
     chosen = get_target(target)
     try:
+        count = len(model.graph.node)
         ready = fixed(model, input_shapes or {}, outputs)
+        del model  # weights of gigabytes are not kept twice
         _refuse_foreign(ready, chosen)
         graph = fold(ready)
     except CaffeIOError as error:
         raise type(error)(error.message, where=error.where or where) from None
     refuse_inputs(graph, ready, where)
+    restore(graph, told_layers(ready), chosen)
     fuse(graph)
     w = Writer(graph, chosen)
     problems = _write_layers(w)
     if problems:
-        raise UnsupportedError(
-            _listing(problems, len(model.graph.node), chosen, graph), where=where
-        )
+        raise UnsupportedError(_listing(problems, count, chosen, graph), where=where)
     return _finished(w, ready)
 
 

@@ -146,6 +146,7 @@ def _runs(compiled: Compiled, model: Any, net: Net, report: Report, suffix: str,
     runner = Runner(_with_logits(model), need_runtime=True)
     for kind, inputs in _samples(model, seed, few=bool(suffix)):
         theirs = runner(inputs)
+        net.reset_state()  # an LSTM would begin where the last run ended
         with torch.no_grad():
             net(
                 {

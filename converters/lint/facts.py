@@ -7,13 +7,6 @@ def _words(text: str) -> frozenset[str]:
     return frozenset(text.split())
 
 
-# Layers whose backward pass reads their own top: nothing may overwrite it afterwards.
-NEEDS_OWN_TOP = _words(
-    """
-    Sigmoid TanH Softmax ELU Exp Power LRN MVN Swish
-    """
-)
-
 # Losses that never look at loss_param (or not at its normalization).
 NO_LOSS_PARAM = _words(
     """

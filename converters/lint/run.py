@@ -10,6 +10,7 @@ from pathlib import Path
 from caffeio.converters.kinds import KINDS
 from caffeio.converters.lint import (  # noqa: F401  (they register their rules)
     data_rules,
+    memory_rules,
     shape_rules,
     solver_net_rules,
     solver_rules,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator
 
-from caffeio.converters.lint.facts import MEASURES, NEEDS_OWN_TOP
+from caffeio.converters.lint.facts import MEASURES
 from caffeio.converters.lint.model import ERROR, Finding, NetContext, is_loss, net_rule
 from caffeio.layers.registry import find, reads_data
 from caffeio.net.graph import Graph, Node
@@ -122,27 +122,6 @@ def no_in_place(context: NetContext) -> Iterator[Finding]:
             if bottom == top:
                 message = f"type {layer.type} cannot work in place on {top!r}"
                 yield context.layer("CIO204", index, message, "top", i)
-
-
-@net_rule("CIO205", "overwritten-top")
-def overwritten_top(context: NetContext) -> Iterator[Finding]:
-    """A layer works in place on a blob whose maker needs it for its gradient.
-
-    Sigmoid, TanH, Softmax, ELU, Exp, Power, LRN, MVN and others compute their gradient from their
-    own top; after an in-place layer it holds other values, and the gradient is wrong.
-    """
-    graph = context.graphs.get("TRAIN")
-    if graph is None or not context.trains:
-        return
-    maker: dict[str, Node] = {}
-    for node in graph.nodes:
-        for i in sorted(node.in_place):
-            above = maker.get(node.tops[i])
-            if above is not None and above.type in NEEDS_OWN_TOP and node.source_index is not None:
-                message = f"overwrites {node.tops[i]!r}, from which {above.type} layer "
-                message += f"{above.name!r} computes its gradient"
-                yield context.layer("CIO205", node.source_index, message, "top", i)
-        maker.update(dict.fromkeys(node.tops, node))
 
 
 @net_rule("CIO206", "same-name")

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from caffeio.converters.onnx.told import LEAST, Told
 from caffeio.errors import CaffeIOError, UnsupportedError
 from caffeio.layers.batch_norm import BatchNorm
 from caffeio.layers.onnx.graph import OnnxGraph
 from caffeio.layers.scale import Scale
 from caffeio.net.net import Net
 from caffeio.net.step import Step
+from caffeio.proto.text.printer import format_message
 
 
 @dataclass
@@ -24,6 +26,7 @@ class Built:
     graph: OnnxGraph
     inputs: list[str] = field(default_factory=list)
     outputs: dict[str, str] = field(default_factory=dict)
+    told: list[Told] = field(default_factory=list)  # layers for the model's metadata
 
 
 def build(net: Net, outputs: Sequence[str] | None = None, *, dynamic_batch: bool = False) -> Built:
@@ -40,8 +43,9 @@ def build(net: Net, outputs: Sequence[str] | None = None, *, dynamic_batch: bool
     graph = OnnxGraph(dynamic_batch=dynamic_batch)
     for name in (*fed, *made):
         graph.reserve(name)
-    values = _run(net, graph, wanted)
-    built = Built(graph)
+    told: list[Told] = []
+    values = _run(net, graph, wanted, told)
+    built = Built(graph, told=told)
     _name_blobs(built, values, fed, wanted)
     _sweep(built)
     used = {name for node in graph.nodes for name in node.inputs}
@@ -61,7 +65,7 @@ def needed_steps(net: Net, wanted: Sequence[str]) -> set[int]:
     return steps
 
 
-def _run(net: Net, graph: OnnxGraph, wanted: Sequence[str]) -> dict[str, str]:
+def _run(net: Net, graph: OnnxGraph, wanted: Sequence[str], told: list[Told]) -> dict[str, str]:
     """Add the layers in order; returns the value of every blob in the end."""
     values: dict[str, str] = {}
     needed = needed_steps(net, wanted)
@@ -83,7 +87,11 @@ def _run(net: Net, graph: OnnxGraph, wanted: Sequence[str]) -> dict[str, str]:
         if i in merged.values():
             tops: tuple[str, ...] = (_merged(graph, step, *held.pop(step.bottoms[0])),)
         else:
+            before = len(graph.nodes)
             tops = _tops(graph, step, bottoms)
+            if len(graph.nodes) - before >= LEAST:
+                blobs = [graph.param(step.layer, k) for k in range(len(step.layer.blobs))]
+                told.append(Told(format_message(step.node.param), bottoms, list(tops), blobs))
         graph.shapes.update(zip(tops, step.layer.top_shapes, strict=True))
         values.update(zip(step.tops, tops, strict=True))
     return values
@@ -152,6 +160,7 @@ def _name_blobs(
     for node in graph.nodes:
         node.inputs = [names.get(name, name) for name in node.inputs]
         node.outputs = [names.get(name, name) for name in node.outputs]
+    built.told = [one.renamed(names) for one in built.told]
     for old, new in names.items():
         if old in graph.varying:
             graph.varying[new] = graph.varying[old]

@@ -81,8 +81,12 @@ def to_model(built: Built, net: Net, *, external: str | None = None) -> Any:
         producer_version=__version__,
     )
     renamed = {blob: name for blob, name in built.outputs.items() if blob != name}
-    if renamed:
-        helper.set_model_props(model, {f"blob:{name}": blob for blob, name in renamed.items()})
+    props = {f"blob:{name}": blob for blob, name in renamed.items()}
+    made = {name for node in graph.nodes for name in node.outputs}
+    made.update(graph.constants)
+    props.update(one.entry() for one in built.told if made.issuperset((*one.tops, *one.blobs)))
+    if props:
+        helper.set_model_props(model, props)
     return model
 
 

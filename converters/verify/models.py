@@ -50,7 +50,7 @@ class NetModel:
         self.net.reset_state()
         with torch.no_grad():
             self.net({name: torch.from_numpy(value.copy()) for name, value in given.items()})
-        return {name: blob.numpy() for name, blob in self.net.blobs.items()}
+        return {name: blob.detach().numpy() for name, blob in self.net.blobs.items()}
 
     def exact(self, inputs: Mapping[str, np.ndarray]) -> Arrays | None:
         """The same in double precision; None where a layer cannot."""

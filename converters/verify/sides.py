@@ -146,7 +146,11 @@ class NetSide:
         blobs = NetModel(self.net).run(inputs)
         trace = list(self.net.trace)
         self.net.keep_trace = False
-        tops = {(t.step.node.name, i): top.numpy() for t in trace for i, top in enumerate(t.tops)}
+        tops = {
+            (t.step.node.name, i): top.detach().numpy()
+            for t in trace
+            for i, top in enumerate(t.tops)
+        }
         return Seen(blobs, tops, trace)
 
     def parameters(self, layer: str) -> list[np.ndarray] | None:

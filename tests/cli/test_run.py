@@ -87,3 +87,27 @@ def test_wrong_use(args, tmp_path, monkeypatch):
     done = CliRunner().invoke(main, ["run", *args])
     assert done.exit_code == 2
     assert "Error:" in done.output
+
+
+def test_python_layers_of_caffeio_train_find_the_whole_of_caffe(tmp_path):
+    (tmp_path / "whole.py").write_text(
+        "import caffe\nfrom caffe.proto import caffe_pb2\n\n\n"
+        "class Ones(caffe.Layer):\n"
+        "    def setup(self, bottom, top):\n"
+        "        self.shape = caffe_pb2.BlobShape(dim=[2, 3])\n\n"
+        "    def reshape(self, bottom, top):\n"
+        "        top[0].reshape(*self.shape.dim)\n\n"
+        "    def forward(self, bottom, top):\n"
+        "        top[0].data[...] = caffe.TEST\n\n"
+        "    def backward(self, top, propagate_down, bottom):\n"
+        "        pass\n"
+    )
+    (tmp_path / "net.prototxt").write_text(
+        'layer { name: "x" type: "Python" top: "x" python_param { module: "whole" layer: "Ones" } }'
+        'layer { name: "s" type: "Reduction" bottom: "x" top: "s" }'
+    )
+    command = [sys.executable, "-m", "caffeio.cli", "time", "net.prototxt", "-n", "1"]
+    done = subprocess.run(
+        [*command, "--allow-python"], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr

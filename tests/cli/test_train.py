@@ -207,3 +207,12 @@ def test_gpus_are_counted_among_the_visible_ones(monkeypatch: pytest.MonkeyPatch
     with pytest.raises(click.UsageError, match="only 1 GPUs are visible"):
         _train.worker_count({**options, "gpu": "1"})
     assert _train.worker_count({**options, "gpu": "", "nproc": 3}) == 3
+
+
+def test_a_loss_that_is_no_number_is_said_once() -> None:
+    for display in ("1", "0"):
+        result = train("solver.prototxt", *sets("base_lr=1e30", f"display={display}", "max_iter=6"))
+        assert result.exit_code == 0, result.stderr
+        said = [line for line in result.stderr.splitlines() if "NOT A NUMBER" in line]
+        assert len(said) == 1
+        assert "since iteration " in said[0]

@@ -100,7 +100,12 @@ CASES: dict[str, list[tuple[str, str]]] = {
                 .replace('bottom: "c"', 'bottom: "data"'), "Convolution cannot")],
     "CIO205": [(net('layer { name: "s" type: "Sigmoid" bottom: "c" top: "s" }\n'
                     'layer { name: "d" type: "Dropout" bottom: "s" top: "s" }')
-                .replace('bottom: "c" top: "fc"', 'bottom: "s" top: "fc"'), "Sigmoid layer 's'")],
+                .replace('bottom: "c" top: "fc"', 'bottom: "s" top: "fc"'), "Sigmoid layer 's'"),
+               (net('layer { name: "p" type: "Power" bottom: "c" top: "c" }'), "gradient of Power"),
+               (net('layer { name: "r" type: "Reshape" bottom: "c" top: "r" '
+                    "reshape_param { shape { dim: 0 dim: -1 } } }\n"
+                    'layer { name: "f" type: "Flatten" bottom: "r" top: "f" }')
+                .replace('bottom: "c" top: "fc"', 'bottom: "f" top: "fc"'), "gradient is lost")],
     "CIO206": [(net(CONV.replace('bottom: "data" top: "c"', 'bottom: "c" top: "c2"'))
                 .replace('bottom: "c" top: "fc"', 'bottom: "c2" top: "fc"'), "is taken by")],
     "CIO207": [(IMAGE + "".join(

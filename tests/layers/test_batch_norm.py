@@ -207,3 +207,18 @@ def test_statistics_cannot_be_learned() -> None:
 def test_checks(fields: str, shape: tuple[int, ...], message: str) -> None:
     with pytest.raises(LayerError, match=message):
         make(PLAIN % fields, shape)
+
+
+@pytest.mark.parametrize(("profile", "least"), [("bvlc", 0.0), ("intel", 0.0), ("nvidia", 1e-5)])
+@pytest.mark.parametrize("eps", [1e-10, 1e-3])
+def test_nvidia_raises_a_small_eps_to_that_of_cudnn(profile: str, least: float, eps: float) -> None:
+    net = load_net(
+        'layer { name: "x" type: "Input" top: "x" input_param { shape { dim: 2 dim: 1 } } }'
+        f'layer {{ name: "norm" type: "BatchNorm" bottom: "x" top: "y" batch_norm_param {{'
+        f" eps: {eps} }} }}",
+        phase="TRAIN",
+        profile=profile,
+    )
+    x = torch.tensor([[-1e-3], [1e-3]])  # mean 0, variance 1e-6
+    y = net({"x": x})["y"]
+    torch.testing.assert_close(y, x / (1e-6 + max(eps, least)) ** 0.5, rtol=1e-5, atol=0)

@@ -181,3 +181,23 @@ def test_size_text() -> None:
         "1.0 kB",
         "102.4 MB",
     ]
+
+
+@pytest.mark.parametrize("sync", [True, False])
+def test_the_file_is_on_the_disk_before_it_has_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sync: bool
+) -> None:
+    """First the bytes, then the name, then the folder that holds the name."""
+    target = tmp_path / "w"
+    steps: list[str] = []
+
+    def fsync(descriptor: int) -> None:
+        folder = stat.S_ISDIR(os.fstat(descriptor).st_mode)
+        steps.append(f"{'folder' if folder else 'file'} {target.exists()}")
+        if not folder:
+            assert os.fstat(descriptor).st_size == 4  # nothing waits in a buffer of ours
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    with atomic_write(target, sync=sync) as file:
+        file.write(b"data")
+    assert steps == (["file False", "folder True"] if sync else [])

@@ -325,3 +325,24 @@ def test_a_named_type_is_no_blob(tmp_path: Path) -> None:
         file["data/a/0"] = np.dtype("f4")
     with pytest.raises(WeightsError, match="neither group nor data set"):
         load_weights(path)
+
+
+def test_data_sets_that_lie_upon_each_other_are_refused(tmp_path: Path) -> None:
+    """Many data sets of the same bytes would make a small file a large net."""
+    content = {f"data/{name}/0": np.ones(10_000, np.float32) for name in "abc"}
+    path = write(tmp_path / "x.h5", content)
+    with h5py.File(path) as file:
+        offsets = [file[name].id.get_offset() for name in content]
+    data = path.read_bytes()
+    first = struct.pack("<QQ", min(offsets), 40_000)
+    for offset in sorted(offsets)[1:]:
+        layout = struct.pack("<QQ", offset, 40_000)  # address and size
+        assert data.count(layout) == 1
+        data = data.replace(layout, first)
+    path.write_bytes(data)
+    assert len(load_weights(path)) == 3  # there is room for them all: it may even be meant
+    assert max(offsets) + 40_000 == len(data)
+    end = struct.pack("<Q", len(data) - 40_000)  # of the file, as its superblock has it
+    path.write_bytes(data[:40] + end + data[48:-40_000])
+    with pytest.raises(WeightsError, match="data sets overlap"):
+        load_weights(path)

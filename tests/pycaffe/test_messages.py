@@ -11,13 +11,16 @@ from pathlib import Path
 
 import pytest
 from google.protobuf import descriptor_pool, text_format
-from google.protobuf.message import Message
+from google.protobuf.message import DecodeError, Message
 
+from caffeio.proto import caffe_pb2 as canonical
 from caffeio.proto.dialect import schema
+from caffeio.proto.dialect.dialect import encode
 from caffeio.proto.dialect.union import END, is_own, union
 from caffeio.proto.files import read_net
 from caffeio.proto.weights.load import load_weights
 from caffeio.pycaffe.proto import caffe_pb2 as pb
+from caffeio.pycaffe.proto.foreign import foreign_names
 from tests.paths import GOLDEN
 
 
@@ -179,3 +182,24 @@ def test_torch_is_not_loaded() -> None:
         [sys.executable, "-c", code], check=False, capture_output=True, text=True, timeout=60
     )
     assert done.stdout == "False\n", done.stderr
+
+
+def test_nets_of_a_caffe_with_other_numbers_warn() -> None:
+    net = canonical.NetParameter(name="n")
+    layer = net.layer.add(name="c", type="Convolution", forward_type=canonical.FLOAT16)
+    layer.convolution_param.num_output = 2
+    data = encode(net, "nvidia")
+    wanted = (
+        "^this net is nvidia's, whose numbers for LayerParameter.forward_type.* mean other fields "
+        "here: set CAFFEIO_DIALECT=nvidia before you import caffe$"
+    )
+    for read in (pb.NetParameter().ParseFromString, pb.NetParameter.FromString):
+        with pytest.warns(UserWarning, match=wanted):
+            read(data)
+    assert foreign_names(data, "nvidia") == ("nvidia", [])
+    same = pb.NetParameter(name="n")
+    same.layer.add(name="p", type="Permute").permute_param.order.append(1)
+    again = pb.NetParameter()
+    assert again.MergeFromString(same.SerializeToString()) >= 0 and again == same
+    with pytest.raises(DecodeError):
+        again.ParseFromString(b"\xff\xff")

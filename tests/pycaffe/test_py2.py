@@ -387,3 +387,9 @@ def test_modules_on_python_path_are_the_users_but_not_installed_ones(tmp_path, m
     names = run("import py2_mine, py2_theirs\na, b = py2_mine.half, py2_theirs.half\n")
     assert (names["a"], names["b"]) == (3, 3.5)
     sys.modules.pop("py2_theirs")
+
+
+def test_numbers_print_as_they_did(capsys: pytest.CaptureFixture[str]) -> None:
+    run("import numpy as np\nprint [np.float32(0.5)], np.array([1.0, -2.5])")
+    assert capsys.readouterr().out == "[0.5] [ 1.  -2.5]\n"
+    assert repr(np.float32(0.5)) == "np.float32(0.5)"

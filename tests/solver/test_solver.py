@@ -673,3 +673,24 @@ def test_fused_sgd_is_the_plain_one(n: int, rate: float, momentum: float, decay:
                 optimizer.step(rate, t)
         results.append(blob.tensor)
     assert torch.allclose(*results, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["SGD", "Adam"])
+def test_blobs_may_move_in_memory_between_steps(kind: str) -> None:
+    """As `net.to(memory_format=...)` moves them: histories must follow into the new layout."""
+    text = f'type: "{kind}" base_lr: 0.01 lr_policy: "fixed" momentum: 0.9'
+    stays, moves = (Training(solver_of(text), small_net("sgd_fixed")) for _ in range(2))
+    generator = torch.Generator().manual_seed(3)
+    for step in range(4):
+        for a, b in zip(stays.net.blobs, moves.net.blobs, strict=True):
+            a.tensor.grad = torch.randn(a.tensor.shape, generator=generator)
+            b.tensor.grad = torch.empty_like(b.tensor).copy_(a.tensor.grad)
+        for run in (stays, moves):
+            run.optimizer.step(0.01, step)
+        for b in moves.net.blobs:
+            if b.tensor.dim() == 4:
+                layout = torch.channels_last if step % 2 else torch.contiguous_format
+                b.tensor.data = b.tensor.data.clone(memory_format=layout)
+    assert any(b.tensor.dim() == 4 and b.tensor.shape[1] > 1 for b in moves.net.blobs)
+    for a, b in zip(stays.net.blobs, moves.net.blobs, strict=True):
+        assert torch.equal(a.tensor, b.tensor)

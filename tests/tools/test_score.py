@@ -59,6 +59,43 @@ def test_ensemble_is_the_mean_of_the_probabilities() -> None:
         assert len(found.batches) == 4
 
 
+def test_an_ensemble_takes_given_probabilities_as_they_are() -> None:
+    """A net that ends in Softmax and Accuracy: the mean of its probabilities, not of their exp."""
+    text = Path("net.prototxt").read_text()
+    start = text.index("layer", text.index('name: "fc"'))
+    Path("net.prototxt").write_text(
+        text[:start]
+        + 'layer { name: "prob" type: "Softmax" bottom: "fc" top: "prob" }\n'
+        + 'layer { name: "top1" type: "Accuracy" bottom: "prob" bottom: "label" top: "top1" }\n'
+    )
+    rows = score("net.prototxt", WEIGHTS, iterations=2)
+    members, labels = by_hand(2)
+    mean = sum(members) / 2
+    right = mean[np.arange(len(labels)), labels]
+    ranks = (mean >= right[:, None]).sum(1)
+    assert rows[2].outputs["top1"] == pytest.approx((ranks <= 1).mean(), abs=1e-6)
+
+    Path("net.prototxt").write_text(
+        text[:start] + 'layer { name: "prob" type: "Softmax" bottom: "fc" top: "prob" }\n'
+        'layer { name: "sink" type: "Silence" bottom: "label" }\n'
+    )
+    rows = score("net.prototxt", WEIGHTS, iterations=2)
+    batch = len(mean) // 2
+    for found, wanted in zip(rows, [*members, mean], strict=True):
+        halves = (wanted[:batch] + wanted[batch:]) / 2
+        np.testing.assert_allclose(found.outputs["prob"], halves, rtol=1e-4, atol=1e-6)
+
+    accuracy = (
+        'layer { name: "prob" type: "Softmax" bottom: "fc" top: "prob" }\n'
+        'layer { name: "loss" type: "MultinomialLogisticLoss" bottom: "prob" bottom: "label" '
+        'top: "loss" }\nlayer { name: "top5" type: "Accuracy" bottom: "prob" bottom: "label" '
+        'top: "top5" accuracy_param { top_k: 5 } }\n'
+    )
+    Path("net.prototxt").write_text(text[:start] + accuracy)
+    rows = score("net.prototxt", WEIGHTS, iterations=2)
+    assert rows[2].outputs["top5"] == pytest.approx((ranks <= 5).mean(), abs=1e-6)
+
+
 def test_one_model_is_scored_as_alone() -> None:
     [alone] = score("net.prototxt", WEIGHTS[:1], iterations=3)
     first = score("net.prototxt", WEIGHTS, iterations=3)[0]

@@ -12,7 +12,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -92,6 +92,50 @@ def test_workers_agree_and_leave_what_is_not_theirs(group: str, tmp_path: Path) 
     for worker in workers:
         _, errors = worker.communicate(timeout=120)
         assert worker.returncode == 0, errors
+
+
+class FakeWorker:
+    """A process whose exit codes are given; one a rank."""
+
+    codes: ClassVar[list[int | None]] = []
+    all: ClassVar[list[FakeWorker]] = []
+
+    def __init__(self, command: list[str], env: dict[str, str], **options: Any) -> None:
+        if len(self.all) == len(self.codes):
+            raise OSError(11, "Resource temporarily unavailable")
+        self.code = self.codes[len(self.all)]
+        self.signals: list[int] = []
+        self.all.append(self)
+
+    def poll(self) -> int | None:
+        return self.code
+
+    def send_signal(self, number: int) -> None:
+        self.signals.append(number)
+
+
+@pytest.mark.parametrize(
+    ("codes", "found"), [([0, 0], 0), ([None, 2], 2), ([None, -9], 137), ([-11, None], 139)]
+)
+def test_the_code_of_the_first_worker_that_fails_is_that_of_the_run(
+    codes: list[int | None], found: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that a signal ended has 128 and the signal's number, as in a shell; the others end."""
+    monkeypatch.setattr(FakeWorker, "codes", codes)
+    monkeypatch.setattr(FakeWorker, "all", [])
+    monkeypatch.setattr(subprocess, "Popen", FakeWorker)
+    assert launch(2, ["train"]) == found
+    running = [worker for worker in FakeWorker.all if worker.code is None]
+    assert all(worker.signals == [signal.SIGKILL] for worker in running)
+
+
+def test_workers_end_if_one_cannot_be_started(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(FakeWorker, "codes", [None])
+    monkeypatch.setattr(FakeWorker, "all", [])
+    monkeypatch.setattr(subprocess, "Popen", FakeWorker)
+    with pytest.raises(OSError, match="temporarily"):
+        launch(2, ["train"])
+    assert [worker.signals for worker in FakeWorker.all] == [[signal.SIGKILL]]
 
 
 def test_workers_of_one_machine_know_how_many_they_are(monkeypatch: pytest.MonkeyPatch) -> None:

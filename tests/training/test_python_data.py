@@ -6,6 +6,7 @@ import sys
 
 import pytest
 
+from caffeio.net import load_net
 from caffeio.training import Trainer
 
 LAYER = """
@@ -56,3 +57,21 @@ def test_a_net_of_a_python_layer_and_an_inner_product_trains(tmp_path, monkeypat
         trainer.step(3)
         assert calls == [0, 1, 2]
         assert not before.equal(trainer.net.params["ip"][0].detach())
+
+
+def test_a_module_that_reads_goes_before_a_stand_in_that_knows_shapes_alone(tmp_path, monkeypatch):
+    """FCN's own voc_layers: a net with it builds without; where it may run it gives the data."""
+    monkeypatch.chdir(tmp_path)
+    text = NET.replace("NAME", "voc_layers").replace("Counter", "VOCSegDataLayer")
+    text = text[: text.index('layer { name: "ip"')]
+    (tmp_path / "net.prototxt").write_text(text)
+    assert load_net("net.prototxt", phase="TRAIN").layers[0].is_source
+    assert load_net("net.prototxt", phase="TRAIN", allow_python=True).layers[0].is_source
+    (tmp_path / "voc_layers.py").write_text(LAYER.replace("Counter", "VOCSegDataLayer"))
+    assert load_net("net.prototxt", phase="TRAIN").layers[0].is_source
+    try:
+        net = load_net("net.prototxt", phase="TRAIN", allow_python=True)
+        net()
+        assert net.blobs["data"].unique().tolist() == [1]
+    finally:
+        sys.modules.pop("voc_layers", None)

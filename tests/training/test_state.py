@@ -5,12 +5,14 @@ from __future__ import annotations
 import dataclasses
 import json
 import typing
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from torch import Tensor
 
-from caffeio import Trainer
+from caffeio import Trainer, load_weights
 from caffeio.cli._watch import Watcher
 from caffeio.errors import SolverError
 from caffeio.training.distributed import World
@@ -130,3 +132,76 @@ def test_a_trainer_that_fails_leaves_no_source_open(monkeypatch: pytest.MonkeyPa
     with pytest.raises(SolverError):
         Trainer("s.prototxt", overrides=["type=Nonsense"])
     assert closed == ["data", "data"]
+
+
+NORM = """
+net_param {
+  layer { name: "data" type: "DummyData" top: "data"
+    dummy_data_param { shape { dim: 4 dim: 3 } data_filler { type: "gaussian" } } }
+  layer { name: "norm" type: "BatchNorm" bottom: "data" top: "norm" }
+  layer { name: "loss" type: "Reduction" bottom: "norm" top: "loss" loss_weight: 1 }
+}
+base_lr: 0.1 lr_policy: "fixed" max_iter: 4 solver_mode: CPU snapshot_prefix: "snap"
+"""
+
+
+@pytest.fixture
+def of_two(monkeypatch: pytest.MonkeyPatch) -> Trainer:
+    """A worker of two, whose mean with the other one is always 7."""
+
+    def mean(self: World, tensors: Iterable[Tensor]) -> None:
+        for tensor in tensors:
+            tensor.detach().fill_(7)
+
+    monkeypatch.setattr(World, "all_reduce_mean", mean)
+    monkeypatch.setattr(World, "barrier", lambda self: None)
+    Path("norm.prototxt").write_text(NORM)
+    trainer = Trainer("norm.prototxt", profile="intel")
+    trainer.step(1)
+    trainer.state.world = World(size=2)
+    return trainer
+
+
+def statistics(trainer: Trainer) -> list[list[float]]:
+    return [blob.tolist() for blob in trainer.net.params["norm"][:3]]
+
+
+def test_a_worker_keeps_its_own_statistics_after_a_snapshot(of_two: Trainer) -> None:
+    """The file has the mean of all workers, each goes on from its own."""
+    before = statistics(of_two)
+    weights, _ = of_two.snapshots.write()
+    assert [blob.tolist() for blob in load_weights(weights)["norm"][:3]] == [[7] * 3, [7] * 3, [7]]
+    assert statistics(of_two) == before
+
+
+def test_own_statistics_come_back_after_an_error_too(of_two: Trainer) -> None:
+    before = statistics(of_two)
+    with pytest.raises(ZeroDivisionError), of_two.snapshots.averaged_statistics():
+        assert statistics(of_two) == [[7] * 3, [7] * 3, [7]]
+        with of_two.snapshots.averaged_statistics():
+            pass
+        assert statistics(of_two) == [[7] * 3, [7] * 3, [7]]  # the outer one still holds
+        raise ZeroDivisionError
+    assert statistics(of_two) == before
+
+
+@pytest.mark.parametrize("wishes", [[Action.STOP, Action.SNAPSHOT], [Action.SNAPSHOT, Action.STOP]])
+def test_all_that_is_asked_for_during_a_test_is_done(wishes: list[Action]) -> None:
+    written: list[str] = []
+    asked: list[Action] = []
+    events = Events(
+        poll=lambda: asked.pop(0) if asked else Action.NONE,
+        snapshot=lambda weights, state: written.append(weights),
+    )
+    with Trainer("s.prototxt", events=events) as trainer:
+        asked += wishes
+        assert trainer.test_all() is False
+    assert written == ["snap_iter_0.caffemodel"]
+
+
+def test_a_snapshot_and_a_stop_of_one_iteration_both_happen() -> None:
+    events = Events(poll=lambda: Action.SNAPSHOT | Action.STOP)
+    with Trainer("s.prototxt", events=events) as trainer:
+        assert trainer.step(4) is False
+        assert trainer.iter == 1
+    assert Path("snap_iter_1.solverstate").exists()

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from caffeio.layers.base import Layer, LayerContext, Shape, at_least, layer
-from caffeio.layers.python.native import NATIVE, native_class, python_layer
+from caffeio.layers.python.native import NATIVE, native_class, python_layer, stand_in
 from caffeio.layers.python.pycaffe import PyBlob, import_environment, make_layer
 from caffeio.ops.module import make_module
 
@@ -64,7 +64,7 @@ class PythonLayer(Layer):
         super().__init__(param, context)
         self.module: str = param.python_param.module
         self.class_name: str = param.python_param.layer
-        native = native_class(param)
+        native = stand_in(param, self.context.allow_python, self.context.search_path)
         self.native = make_module(native, param, context) if native else None
         self.calls = 0  # forwards so far
         self.anchor: Tensor  # knows the device

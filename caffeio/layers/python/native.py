@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import importlib.util
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from caffeio.layers.registry import L, known_types
@@ -35,3 +36,27 @@ def native_class(param: LayerParameter) -> type[LayerType] | None:
     if code not in NATIVE:
         known_types()  # imports what third parties have
     return NATIVE.get(code)
+
+
+def stand_in(
+    param: LayerParameter, allow_python: bool, search_path: Sequence[str]
+) -> type[LayerType] | None:
+    """The class registered for the Python layer `param`, unless the user's own is to run.
+
+    A class that only knows the shapes of data gives way to the module that reads them, where that
+    is found and may run.
+    """
+    native = native_class(param)
+    if native is None or not native.is_source or not allow_python:
+        return native
+    return None if _is_there(param.python_param.module, search_path) else native
+
+
+def _is_there(module: str, folders: Sequence[str]) -> bool:
+    from caffeio.layers.python.pycaffe import import_environment
+
+    with import_environment(folders or ("",)):
+        try:
+            return importlib.util.find_spec(module) is not None
+        except (ImportError, ValueError):
+            return False

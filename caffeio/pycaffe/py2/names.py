@@ -290,6 +290,7 @@ def names_of_old() -> Iterator[None]:
     """Give modules their old names until the end; then all is as it was."""
     with ExitStack() as stack:
         stack.enter_context(patched(_patches()))
+        stack.enter_context(np.printoptions(legacy="1.13"))  # numbers without np.float32(...)
         modules = _scipy_modules()
         stack.enter_context(_registered(modules))
         misc = modules["scipy.misc"]

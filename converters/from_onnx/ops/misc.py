@@ -4,7 +4,20 @@ from __future__ import annotations
 
 from caffeio.converters.from_onnx.caffe_net import Refused, Writer
 from caffeio.converters.from_onnx.graph import Node
+from caffeio.converters.from_onnx.patterns.told import KIND
 from caffeio.converters.from_onnx.table import operator
+
+
+@operator(KIND)
+def told_layer(w: Writer, node: Node) -> list[str]:
+    """A layer that the model's metadata tell: as it was."""
+    param = node.attrs["layer"]
+    messages = {f.name: v for f, v in param.ListFields() if f.name.endswith("_param")}
+    shapes = [w.graph.shapes[name] for name in node.outputs]
+    bottoms = [w.blob(name) for name in node.inputs]
+    tops: list[str] = w.layer(param.type, bottoms, shapes, blobs=node.attrs["blobs"], **messages)
+    return tops
+
 
 _INTEGERS = (2, 3, 4, 5, 6, 7, 12, 13)
 _LOOKS_UP = ("Gather",)

@@ -4,7 +4,8 @@ BVLC's fields and enum values have BVLC's numbers, so that `SerializeToString` w
 reads. The fields of forks are there too, under the numbers of their own Caffes; where two dialects
 use one number, the order of `caffeio.proto.dialect.schema.dialect_names` decides, and the later one
 gets a number from 20000 on. The environment variable CAFFEIO_DIALECT, set before the first import,
-puts one dialect before all: then the bytes are that Caffe's. No field is required.
+puts one dialect before all: then the bytes are that Caffe's; a NetParameter that reads a file for
+which that is needed warns. No field is required.
 
 Source of the facts: src/caffe/proto/caffe.proto of BVLC and of the forks.
 """
@@ -21,6 +22,7 @@ from google.protobuf.message import Message
 
 from caffeio.proto.dialect.dialect import check_name
 from caffeio.proto.dialect.union import PACKAGE, file_proto
+from caffeio.pycaffe.proto.foreign import watch
 
 DIALECT = check_name(os.environ.get("CAFFEIO_DIALECT") or "bvlc")
 
@@ -49,6 +51,7 @@ def _names() -> dict[str, Any]:
 
 
 vars(sys.modules[__name__]).update(_names())
+watch(vars(sys.modules[__name__])["NetParameter"], DIALECT)
 
 
 def __getattr__(name: str) -> Any:  # for type checkers: the names above are made while running
