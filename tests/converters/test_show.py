@@ -25,10 +25,10 @@ from caffeio.converters.show.words import layer_words
 from caffeio.converters.source import Source
 from caffeio.errors import CaffeIOError
 from caffeio.net.graph import build_graph
+from caffeio.net.shapes import infer_net
 from caffeio.proto import caffe_pb2 as pb
 from caffeio.proto.files import read_net
 from caffeio.proto.text.text_format import parse
-from caffeio.shapes import infer_net
 from tests.paths import GOLDEN
 
 RECIPE = Path(__file__).parent / "recipe"
