@@ -170,10 +170,12 @@ def _deploy(
     plain.CopyFrom(message)
     try:
         notes = make_deploy(message, shapes)
-    except UnsupportedError:
-        found = _shapes_of_data(plain, profile, folder)
+    except UnsupportedError as error:
+        problems: list[str] = []
+        found = _shapes_of_data(plain, profile, folder, problems)
         if not found.keys() - shapes.keys():
-            raise
+            more = f" (and its data cannot be opened: {problems[0]})" if problems else ""
+            raise UnsupportedError(error.message + more, where=error.where) from None
         message.CopyFrom(plain)
         notes = make_deploy(message, {**found, **shapes})
     return notes
@@ -189,7 +191,7 @@ def _add_shapes(message: pb.NetParameter, arrays: Weights) -> None:
 
 
 def _shapes_of_data(
-    message: pb.NetParameter, profile: Profile, folder: Sequence[str]
+    message: pb.NetParameter, profile: Profile, folder: Sequence[str], problems: list[str]
 ) -> dict[str, tuple[int, ...]]:
     """Shapes, for one example, of the first tops of the data layers whose data can be opened."""
     found = {}
@@ -198,7 +200,8 @@ def _shapes_of_data(
             continue
         try:
             source = make_source(layer, phase="TEST", profile=profile, search_path=folder)
-        except CaffeIOError:
+        except CaffeIOError as error:
+            problems.append(str(error))
             continue
         with source:
             found[layer.top[0]] = (1, *source.top_shapes[0][1:])
