@@ -11,10 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from caffeio.net.shapes import infer
 from caffeio.net.step import Step
 from caffeio.ops.module import Layer
 from caffeio.pycaffe.blob import Blob
-from caffeio.shapes.base import infer
 
 
 def as_tuple(result: Any) -> tuple[Tensor, ...]:
