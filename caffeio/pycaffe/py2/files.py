@@ -1,4 +1,4 @@
-"""Files of Python 2, in which text and bytes are one."""
+"""Files and strings of Python 2, in which text and bytes are one."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import builtins
 import io
 from collections.abc import Iterable, Iterator
 from typing import Any
+
+import numpy as np
 
 
 class File(io.IOBase):

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from caffeio.pycaffe.py2.files import File
+from caffeio.pycaffe.py2.files import File, Str
 
 _VIEWS = (KeysView, ValuesView, ItemsView)
 
