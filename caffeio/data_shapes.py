@@ -19,7 +19,7 @@ def guess_shapes(param: pb.LayerParameter) -> list[Shape]:
     record decides.
     """
     tops = len(param.top)
-    if param.type == "Input":
+    if param.type == "Input" or param.input_param.shape:  # drawing tools want it in data layers
         return _spread([tuple(s.dim) for s in param.input_param.shape], tops, "input_param.shape")
     if param.type == "DummyData":
         return dummy_shapes(param)

@@ -105,6 +105,7 @@ class LayerType:
     equal_bottoms_tops: ClassVar[bool] = False  # one top for each bottom (Convolution)
     is_loss: ClassVar[bool] = False  # loss_weight 1 by default, an automatic top if none is named
     is_source: ClassVar[bool] = False  # makes data (Data, Input, ...): takes no bottoms
+    reads_data: ClassVar[bool] = False  # a source whose shapes are those of what it reads
     differentiable: ClassVar[bool] = True  # False: bottoms never get a gradient (Accuracy, ArgMax)
     label_bottoms: ClassVar[frozenset[int]] = frozenset()  # bottoms that cannot get a gradient
     in_place: ClassVar[bool] = True  # may a top be the bottom of the same index?
@@ -255,6 +256,21 @@ class LayerType:
         It moves to the net's device and is not saved with the weights.
         """
         setattr(self, name, values)
+
+    @classmethod
+    def count_problem(cls, kind: str, bottoms: int, tops: int) -> str | None:
+        """Say what is wrong with these numbers of bottoms and tops, as CheckBlobCounts does."""
+        if cls.is_source and bottoms:
+            return f"{kind} makes data and takes no bottom blobs"
+        if bottoms not in cls.bottoms and not cls.is_source:
+            return f"{kind} takes {cls.bottoms} bottom blob(s), not {bottoms}"
+        if tops not in cls.tops:
+            return f"{kind} produces {cls.tops} top blob(s), not {tops}"
+        if cls.equal_bottoms_tops and tops != bottoms:
+            return (
+                f"{kind} produces one top blob for each bottom blob: {bottoms} bottoms, {tops} tops"
+            )
+        return None
 
     def check_fields(self) -> None:
         """Raise LayerError if a message of `fields` sets more than is known, and engines.

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from caffeio.errors import LayerError
 from caffeio.layers.base import LayerContext, LayerType, Shape
 from caffeio.layers.dims import UnknownDim, UnknownDimError, with_unknown, without_unknown
 from caffeio.profiles import BVLC, Profile
@@ -46,10 +47,14 @@ def infer_layer(
     """
     own = pb.LayerParameter()
     own.CopyFrom(param)
-    names = list(own.top) or [""] * top_count
-    tops = (*names, *[f"({i})" for i in range(top_count - len(names))])
+    names = list(own.top) or [f"({i})" for i in range(top_count)]
+    if cls.is_loss:  # as a net does, for a loss that names none
+        names += ["(automatic)"] * max(0, cls.tops.low - len(names))
+    problem = cls.count_problem(own.type, len(bottoms), len(names))
+    if problem is not None:
+        raise LayerError(f"layer {own.name!r}: {problem}", where=where or None)
     context = LayerContext(
-        phase, profile, where, tuple(own.bottom), tops, search_path=tuple(search_path)
+        phase, profile, where, tuple(own.bottom), tuple(names), search_path=tuple(search_path)
     )
     layer = cls(own, context)
     if len(bottoms) not in cls.bottoms and not cls.is_source:
@@ -66,7 +71,7 @@ def infer_layer(
     except UnknownDimError:
         return unknown
     return LayerShapes(
-        tuple(without_unknown(shape) for shape in found),
+        tuple(without_unknown(shape) for shape in found[:top_count]),
         tuple(without_unknown(spec.shape) for spec in layer.blob_specs),
         None if isinstance(macs, UnknownDim) else macs,
         cls.dynamic,

@@ -81,6 +81,30 @@ def find(kind: str) -> type[LayerType] | None:
     return REGISTRY.get(kind)
 
 
+def types_without_torch() -> list[str]:
+    """Return the types that can be asked without torch, sorted."""
+    load_own(torch=False)
+    return sorted(REGISTRY)
+
+
+def reads_data(kind: str) -> bool:
+    """Whether layers of type `kind` make the blobs that they read from a file or a database."""
+    cls = find(kind)
+    return cls is not None and cls.reads_data
+
+
+def is_loss_type(kind: str) -> bool:
+    """Whether layers of type `kind` are losses; of a type that nobody knows its name decides."""
+    cls = find(kind)
+    return cls.is_loss if cls is not None else kind.endswith(("Loss", "LossOHEM"))
+
+
+def owners_of(message: str) -> frozenset[str]:
+    """Return the types that read `message` of LayerParameter (`pooling_param`)."""
+    load_own(torch=False)
+    return frozenset(kind for kind, cls in REGISTRY.items() if message in cls.fields)
+
+
 def lookup(kind: str, name: str, where: str | None = None) -> type[LayerType]:
     """Return the class of layer `name`, whose type is `kind`.
 

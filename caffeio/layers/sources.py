@@ -24,6 +24,7 @@ class SourceLayer(LayerType):
     bottoms: ClassVar[Count] = exactly(0)
     tops: ClassVar[Count] = between(1, 2)
     is_source: ClassVar[bool] = True
+    reads_data: ClassVar[bool] = True
     differentiable: ClassVar[bool] = False
     compute = "caffeio.ops.sources:placeholders"
     top_sizes: list[Shape]
@@ -86,6 +87,7 @@ class VideoData(SourceLayer):
 class MemoryData(SourceLayer):
     """Arrays that the program gives."""
 
+    reads_data = False
     fields = owns(memory_data_param=None)
     tops = exactly(2)
 
@@ -110,6 +112,7 @@ class HDF5Data(SourceLayer):
 class DummyData(SourceLayer):
     """Constants or random numbers."""
 
+    reads_data = False
     fields = owns(dummy_data_param=None)
     tops = at_least(0)
 
@@ -118,6 +121,7 @@ class DummyData(SourceLayer):
 class Input(SourceLayer):
     """Tops that the caller gives; without `input_param` shapes come with the data."""
 
+    reads_data = False
     fields = owns(input_param=None)
     tops = at_least(0)
 

@@ -123,28 +123,9 @@ def check_blob_shape(layer: Layer, shape: Shape) -> None:
 
 def check_counts(node: Node, cls: type[LayerType], n_tops: int) -> None:
     """Refuse a wrong number of bottoms or tops, as CheckBlobCounts does."""
-    n_bottoms = len(node.param.bottom)
-    if n_bottoms not in cls.bottoms and not cls.is_source:
-        raise NetError(
-            f"layer {node.name!r}: {node.type} takes {cls.bottoms} bottom blob(s), not {n_bottoms}",
-            where=node.where or None,
-        )
-    if cls.is_source and n_bottoms:
-        raise NetError(
-            f"layer {node.name!r}: {node.type} makes data and takes no bottom blobs",
-            where=node.where or None,
-        )
-    if n_tops not in cls.tops:
-        raise NetError(
-            f"layer {node.name!r}: {node.type} produces {cls.tops} top blob(s), not {n_tops}",
-            where=node.where or None,
-        )
-    if cls.equal_bottoms_tops and n_tops != n_bottoms:
-        raise NetError(
-            f"layer {node.name!r}: {node.type} produces one top blob for each bottom blob: "
-            f"{n_bottoms} bottoms, {n_tops} tops",
-            where=node.where or None,
-        )
+    problem = cls.count_problem(node.type, len(node.param.bottom), n_tops)
+    if problem is not None:
+        raise NetError(f"layer {node.name!r}: {problem}", where=node.where or None)
     if node.in_place and not cls.in_place:
         raise NetError(
             f"layer {node.name!r}: {node.type} cannot work in place (top and bottom "

@@ -157,12 +157,15 @@ def _match(
         own = [own[i] for i in numbers]
     for i, (target, source) in enumerate(zip(targets, sources, strict=True)):
         blob: BlobInfo = entry.blobs[source]
-        if not shapes_match(blob, own[i]):
+        old_nvidia = step.node.type == "BatchNorm" and tuple(blob.shape) == (1, *own[i], 1, 1)
+        averages = step.layer.profile.batch_norm == "averages"
+        if not shapes_match(blob, own[i]) and not (old_nvidia and averages):
+            hint = "; older files of NVIDIA's Caffe have it so: --caffe nvidia reads them"
             raise WeightsError(
                 f"cannot copy param {source} weights from layer {entry.name!r}; shape mismatch: "
                 f"the file's is {shape_text(blob.shape)}, the net's is {shape_text(own[i])}. To "
                 "learn this layer's parameters from scratch rather than copying them from a saved "
-                "net, rename the layer",
+                f"net, rename the layer{hint if old_nvidia else ''}",
                 where=str(weights.path),
             )
         plan.append((target, index, source))

@@ -175,11 +175,11 @@ class LiveNet(Net):
         force = self.graph.force_backward
         for step, runner in zip(self.steps, self.runners, strict=True):
             layer = step.layer
-            runner.needed = step.needs_backward or force
-            runner.bottom_needs = [
-                need or (force and i not in layer.label_bottoms)
-                for i, need in enumerate(step.bottom_needs)
-            ]
+            runner.needed = step.needs_backward
+            runner.bottom_needs = list(step.bottom_needs)
+            runner.dies_forward = layer.dies_forward()
+            if runner.needed:
+                runner.dies_backward = layer.dies_backward(step.bottom_needs)
             runner.param_needs = [
                 (learn or force) and not spec.statistic
                 for learn, spec in zip(step.learns, layer.blob_specs, strict=True)
@@ -213,6 +213,8 @@ class LiveNet(Net):
                 runner = self.runners[i]
                 for hook in before:
                     hook(i)
+                if runner.dies_forward:
+                    self._die(runner, runner.dies_forward)
                 try:
                     runner.forward(device, record)
                 except (CaffeIOError, RuntimeError, IndexError, TypeError, ValueError) as error:
@@ -241,7 +243,8 @@ class LiveNet(Net):
                 for hook in before:
                     hook(i)
                 if runner.needed:
-                    self._refuse(runner)
+                    if runner.dies_backward:
+                        self._die(runner, runner.dies_backward)
                     runner.backward(device)
                     if self.trace and self.keep_trace:
                         for value, blob in zip(self.trace[i].bottoms, runner.bottoms, strict=True):
@@ -266,14 +269,9 @@ class LiveNet(Net):
         return CaffeError(str(found))
 
     @staticmethod
-    def _refuse(runner: Runner) -> None:
-        if runner.layer.differentiable or isinstance(runner, PythonRunner):
-            return
-        if any(runner.bottom_needs):
-            raise CaffeError(
-                f"Not Implemented Yet: layer {runner.layer.name!r} (type {runner.kind}) has no "
-                "backward: set propagate_down: false, or leave it out"
-            )
+    def _die(runner: Runner, reason: str) -> None:
+        """Raise what would have ended a real Caffe's process."""
+        raise CaffeError(str(runner.layer.error(reason)))
 
     def _recover(self, device: torch.device) -> None:
         """After a forward without graphs: make those of in-place chains, whose inputs are gone."""

@@ -11,10 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from caffeio.net.shapes import infer
 from caffeio.net.step import Step
 from caffeio.ops.module import Layer
 from caffeio.pycaffe.blob import Blob
-from caffeio.shapes.base import infer
 
 
 def as_tuple(result: Any) -> tuple[Tensor, ...]:
@@ -45,6 +45,7 @@ class Runner:
         self.step, self.layer, self.kind = step, step.layer, step.node.type
         self.bottoms, self.tops, self.params = list(bottoms), list(tops), list(params)
         self.needed = False  # whether Caffe runs its backward
+        self.dies_forward = self.dies_backward = ""  # why Caffe would end there
         self.bottom_needs: list[bool] = [False] * len(self.bottoms)
         self.param_needs: list[bool] = [False] * len(self.params)
         self.in_place = bool(self.tops) and any(t is b for t in self.tops for b in self.bottoms)

@@ -193,7 +193,9 @@ class Solver:
             raise RuntimeError(f"Could not open file {path}")
         try:
             job = read_job(path, TrainOptions(allow_python=True))
-            job.param.type = _kind or self.kind
+            kind = _kind or self.kind
+            if job.param.type != kind:
+                job.param.type = kind
             log = glog if not state.solver_rank else NULL_LOG
             self._trainer = LiveTrainer(job, world=World(device=compute_device()), log=log)
         except CaffeIOError as error:

@@ -14,6 +14,7 @@ from caffeio.data_shapes import Shape, guess_shapes
 from caffeio.errors import CaffeIOError, LayerError, NetError
 from caffeio.layers import LayerContext, known_types, lookup
 from caffeio.layers.python.native import NATIVE
+from caffeio.layers.registry import reads_data
 from caffeio.net.graph import is_included, net_state
 from caffeio.net.recipe import NetRecipe
 from caffeio.ops.module import make_module
@@ -23,7 +24,6 @@ from caffeio.proto.io.regular import open_regular
 
 PHASES = ("TRAIN", "TEST")
 SUFFIXES = (".prototxt", ".pt", ".pbtxt", ".txt")
-GUESSED = ("Data", "ImageData", "WindowData", "HDF5Data", "AnnotatedData")
 SIZES: tuple[Shape, ...] = (  # images that nets are made for, where the parameters do not say
     (3, 224, 224), (3, 299, 299), (3, 32, 32), (1, 28, 28), (2, 28, 28), (3, 64, 64), (1, 64, 64),
 )  # fmt: skip
@@ -183,8 +183,8 @@ def _candidates(net: pb.NetParameter, phase: str) -> Iterator[dict[str, Shape]]:
     agnostic = {name: shape for layer in here for name, shape in _agnostic(layer).items()}
     if agnostic:
         yield agnostic
-    guessed = [layer for layer in here if layer.type in GUESSED]
-    told = {name: shape for layer in there if layer.type not in GUESSED
+    guessed = [layer for layer in here if reads_data(layer.type)]
+    told = {name: shape for layer in there if not reads_data(layer.type)
             for name, shape in _shapes(layer).items()}  # fmt: skip
     if not guessed:
         return

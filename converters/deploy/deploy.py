@@ -13,6 +13,7 @@ from caffeio.converters.deploy.hints import shape_hint
 from caffeio.converters.report.model import listed
 from caffeio.converters.translate.splits import heal_splits
 from caffeio.errors import UnsupportedError
+from caffeio.layers.registry import is_loss_type
 from caffeio.proto import caffe_pb2 as pb
 
 DATA = frozenset(
@@ -35,12 +36,6 @@ _SSD_NOTE = "DetectionOutput has the usual nms 0.45, top_k 400, keep_top_k 200, 
 Shape = Sequence[int]
 
 
-def is_loss(layer_type: str) -> bool:
-    """Whether layers of this type only measure: losses of all Caffes are called so, but two."""
-    called = layer_type.endswith(("Loss", "LossOHEM")) or layer_type in ("Yolov3", "YoloSeg")
-    return called or layer_type in _FUNCTION
-
-
 def deploy(net: Any, input_shapes: Mapping[str, Shape] | None = None) -> list[str]:
     """Make a deploy net of a V2 net (blobs with shapes, Splits healed); return notes on it.
 
@@ -53,9 +48,9 @@ def deploy(net: Any, input_shapes: Mapping[str, Shape] | None = None) -> list[st
     inputs = _inputs(layers)
     kept = _living(layers, inputs)
     out = [_input_layer(layers, name, shapes, kept) for name in inputs]
-    losses = [layer for layer in kept if is_loss(layer.type)]
+    losses = [layer for layer in kept if is_loss_type(layer.type)]
     for layer in kept:
-        if is_loss(layer.type):
+        if is_loss_type(layer.type):
             ends = _ends(layer, last=layer is losses[-1])
             notes += [] if ends else [f"{layer.type} {layer.name!r} left out"]
             notes += [_SSD_NOTE] if layer.type == "MultiBoxLoss" and ends else []
@@ -126,7 +121,7 @@ def _living(layers: Sequence[Any], inputs: Sequence[str]) -> list[Any]:
             continue
         if not layer.bottom or alive & set(layer.bottom):
             kept.append(layer)
-            if not is_loss(layer.type):
+            if not is_loss_type(layer.type):
                 alive |= set(layer.top)
     return kept
 

@@ -64,6 +64,7 @@ def load_deploy_net(
     made = {top for layer in message.layer for top in layer.top}
     if options.outputs and made.issuperset(options.outputs):
         keep_needed(message, options.outputs)
+    _check_labels(message, file.message, places)
     net = NetRecipe(
         message,
         net_state(message, "TEST", options.level, options.stages),
@@ -89,6 +90,22 @@ def load_deploy_net(
             "make"
         )
     return net, notes
+
+
+def _check_labels(net: pb.NetParameter, given: pb.NetParameter, places: Mapping[str, str]) -> None:
+    """Refuse layers that read a data layer's top which a net for use has not, such as labels."""
+    data = {top for layer in given.layer if not layer.bottom for top in layer.top}
+    made = {top for layer in net.layer for top in layer.top}
+    for layer in net.layer:
+        for bottom in layer.bottom:
+            if bottom in data - made:
+                cut = next((name for name in layer.bottom if name in made), None)
+                hint = f": name an output with --output-blob, e.g. {cut}" if cut else ""
+                raise UnsupportedError(
+                    f"layer {layer.name!r} ({layer.type}) reads {bottom!r}, which a deploy net has "
+                    f"not{hint}",
+                    where=places.get(layer.name) or None,
+                )
 
 
 def keep_needed(net: pb.NetParameter, outputs: Sequence[str]) -> None:
@@ -170,10 +187,12 @@ def _deploy(
     plain.CopyFrom(message)
     try:
         notes = make_deploy(message, shapes)
-    except UnsupportedError:
-        found = _shapes_of_data(plain, profile, folder)
+    except UnsupportedError as error:
+        problems: list[str] = []
+        found = _shapes_of_data(plain, profile, folder, problems)
         if not found.keys() - shapes.keys():
-            raise
+            more = f" (and its data cannot be opened: {problems[0]})" if problems else ""
+            raise UnsupportedError(error.message + more, where=error.where) from None
         message.CopyFrom(plain)
         notes = make_deploy(message, {**found, **shapes})
     return notes
@@ -189,7 +208,7 @@ def _add_shapes(message: pb.NetParameter, arrays: Weights) -> None:
 
 
 def _shapes_of_data(
-    message: pb.NetParameter, profile: Profile, folder: Sequence[str]
+    message: pb.NetParameter, profile: Profile, folder: Sequence[str], problems: list[str]
 ) -> dict[str, tuple[int, ...]]:
     """Shapes, for one example, of the first tops of the data layers whose data can be opened."""
     found = {}
@@ -198,7 +217,8 @@ def _shapes_of_data(
             continue
         try:
             source = make_source(layer, phase="TEST", profile=profile, search_path=folder)
-        except CaffeIOError:
+        except CaffeIOError as error:
+            problems.append(str(error))
             continue
         with source:
             found[layer.top[0]] = (1, *source.top_shapes[0][1:])

@@ -7,8 +7,8 @@ from typing import Any
 
 from caffeio.errors import CaffeIOError
 from caffeio.net.graph import build_graph
+from caffeio.net.shapes import infer_net
 from caffeio.proto import caffe_pb2 as pb
-from caffeio.shapes import infer_net
 
 # sides of square inputs that nets are made for
 SIDES = (

@@ -20,9 +20,9 @@ from caffeio.converters.diff.messages import (
 from caffeio.converters.report.model import count, listed
 from caffeio.errors import NetError
 from caffeio.net.graph import build_graph
+from caffeio.net.shapes import LayerShapes, NetShapes, infer_net
 from caffeio.profiles import BVLC, Profile
 from caffeio.proto.caffe_pb2 import LayerParameter, NetParameter
-from caffeio.shapes import LayerShapes, NetShapes, infer_net
 
 PHASES = ("TRAIN", "TEST")
 

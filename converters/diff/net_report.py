@@ -16,7 +16,8 @@ from caffeio.converters.diff.net_diff import (
     summary,
 )
 from caffeio.converters.report.model import Cell, Report, Section, listed, scaled, size
-from caffeio.shapes import DATA_LAYERS, format_shape
+from caffeio.layers.registry import reads_data
+from caffeio.net.shapes import format_shape
 
 LIMIT = 40  # rows of one list
 
@@ -165,6 +166,6 @@ def _data(diff: NetDiff, out: Report, names: tuple[str, str]) -> None:
 def _pipeline(side: NetSide, phase: str) -> dict[str, str]:
     shapes = side.shapes.get(phase)
     for node in shapes.graph.nodes if shapes else ():
-        if node.type in DATA_LAYERS:
+        if reads_data(node.type):
             return transforms.describe(node.param, phase)
     return {"data": "no data layer in this phase"} if shapes else {}

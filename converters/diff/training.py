@@ -10,11 +10,11 @@ from typing import Any
 
 from caffeio.converters.report.model import share
 from caffeio.errors import DataError
+from caffeio.layers.registry import reads_data
 from caffeio.net.graph import is_included, net_state
 from caffeio.profiles import Profile
 from caffeio.proto.caffe_pb2 import NetParameter, SolverParameter
 from caffeio.proto.io.regular import open_regular
-from caffeio.shapes import DATA_LAYERS
 
 _BATCH_FIELDS = (
     "data_param", "image_data_param", "hdf5_data_param", "window_data_param", "memory_data_param",
@@ -35,7 +35,7 @@ def feed_of(net: NetParameter, phase: str, search: Sequence[str] = ()) -> Feed:
     """The first data layer of `net` in `phase`."""
     state = net_state(net, phase)
     for layer in net.layer:
-        if layer.type not in DATA_LAYERS and layer.type != "MemoryData":
+        if not reads_data(layer.type) and layer.type != "MemoryData":
             continue
         if not is_included(layer, state):
             continue

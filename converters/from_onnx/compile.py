@@ -61,20 +61,20 @@ def compile_model(
     """
     chosen = get_target(target)
     try:
+        count = len(model.graph.node)
         ready = fixed(model, input_shapes or {}, outputs)
+        del model  # weights of gigabytes are not kept twice
         _refuse_foreign(ready, chosen)
         graph = fold(ready)
     except CaffeIOError as error:
         raise type(error)(error.message, where=error.where or where) from None
     refuse_inputs(graph, ready, where)
-    restore(graph, told_layers(model), chosen)
+    restore(graph, told_layers(ready), chosen)
     fuse(graph)
     w = Writer(graph, chosen)
     problems = _write_layers(w)
     if problems:
-        raise UnsupportedError(
-            _listing(problems, len(model.graph.node), chosen, graph), where=where
-        )
+        raise UnsupportedError(_listing(problems, count, chosen, graph), where=where)
     return _finished(w, ready)
 
 

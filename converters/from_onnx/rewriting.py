@@ -11,8 +11,8 @@ from caffeio.converters.rewrites import forms as _forms
 from caffeio.converters.rewrites.floor import floor_pooling, rounds_down
 from caffeio.converters.rewrites.piece import REWRITES, CannotRewriteError, Piece, Rewrite
 from caffeio.net.graph import build_graph
+from caffeio.net.shapes import infer_net
 from caffeio.proto import caffe_pb2 as pb
-from caffeio.shapes import infer_net
 
 if TYPE_CHECKING:
     from caffeio.converters.from_onnx.caffe_net import Writer

@@ -23,7 +23,6 @@ class Runner:
     def __init__(self, model: Any, *, need_runtime: bool = False) -> None:
         """Raises UnsupportedError if nothing here can run the model."""
         self.names = [item.name for item in model.graph.output]
-        self._folder: tempfile.TemporaryDirectory[str] | None = None
         if find_spec("onnxruntime") is not None:
             self._session = self._load(model)
         elif need_runtime:
@@ -44,22 +43,24 @@ class Runner:
         options.log_severity_level = 4
         options.intra_op_num_threads = 1
         try:
+            providers = ["CPUExecutionProvider"]
             if model.ByteSize() < LARGE:
-                data: Any = model.SerializeToString()
-            else:
-                data = self._on_disk(model)
-            return ort.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+                return ort.InferenceSession(model.SerializeToString(), options, providers=providers)
+            with tempfile.TemporaryDirectory(prefix="caffeio-") as folder:
+                path = self._on_disk(model, Path(folder))
+                return ort.InferenceSession(path, options, providers=providers)
         except CaffeIOError:
             raise
         except Exception as error:  # noqa: BLE001  (onnxruntime's own)
             said = str(error).strip().split("\n")[0][:300]
             raise UnsupportedError(f"onnxruntime cannot load the model: {said}") from None
 
-    def _on_disk(self, model: Any) -> str:
+    @staticmethod
+    def _on_disk(model: Any, folder: Path) -> str:
+        """Save a model and its weights (which leave the message); the path of the model."""
         import onnx
 
-        self._folder = tempfile.TemporaryDirectory(prefix="caffeio-")
-        path = Path(self._folder.name, "model.onnx")
+        path = folder / "model.onnx"
         onnx.save(model, path, save_as_external_data=True, location="weights")
         return str(path)
 

@@ -9,10 +9,10 @@ from typing import Any
 
 from caffeio.converters.lint.model import ERROR, Finding, Fix, NetContext, net_rule
 from caffeio.errors import CaffeIOError
+from caffeio.layers.registry import reads_data
 from caffeio.net.graph import Node
+from caffeio.net.source_shapes import Opener, opener
 from caffeio.proto.io.regular import read_regular
-from caffeio.shapes import DATA_LAYERS
-from caffeio.shapes.sources import Opener, opener
 
 
 @net_rule("CIO408", "random-test")
@@ -24,7 +24,7 @@ def random_test(context: NetContext) -> Iterator[Finding]:
     for index, layer in enumerate(context.layers):
         t = layer.transform_param
         test_only = context.in_phase(layer, "TEST") and not context.in_phase(layer, "TRAIN")
-        if layer.type not in DATA_LAYERS or not test_only:
+        if not reads_data(layer.type) or not test_only:
             continue
         if t.mirror:
             fix = Fix("set mirror to false", (f"layer[{index}].transform_param.mirror=false",))
@@ -52,7 +52,7 @@ def phases_differ(context: NetContext) -> Iterator[Finding]:
     pairs: dict[str, Node] = {}
     for phase in ("TRAIN", "TEST"):
         graph = context.graphs.get(phase)
-        data = [n for n in graph.nodes if n.type in DATA_LAYERS] if graph else []
+        data = [n for n in graph.nodes if reads_data(n.type)] if graph else []
         if len(data) != 1:
             return
         pairs[phase] = data[0]

@@ -13,8 +13,8 @@ from caffeio.layers.dims import UnknownDimError, with_unknown
 from caffeio.layers.registry import lookup
 from caffeio.net.graph import Node
 from caffeio.net.overwritten import plan_memory
+from caffeio.net.shapes import NetShapes
 from caffeio.proto import caffe_pb2 as pb
-from caffeio.shapes import NetShapes
 
 
 @dataclass

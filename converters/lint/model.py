@@ -9,11 +9,12 @@ from inspect import cleandoc
 from pathlib import Path
 
 from caffeio.errors import NetError
+from caffeio.layers.registry import is_loss_type, reads_data
 from caffeio.net.graph import Graph, build_graph
+from caffeio.net.shapes import LayerShapes, NetShapes, Shape, infer_net
 from caffeio.profiles import Profile
 from caffeio.proto import caffe_pb2 as pb
 from caffeio.proto.files import NetFile, SolverFile
-from caffeio.shapes import DATA_LAYERS, LayerShapes, NetShapes, Shape, infer_net
 
 ERROR, WARNING, INFO = "error", "warning", "info"
 SEVERITIES = (ERROR, WARNING, INFO)
@@ -217,14 +218,14 @@ class NetContext(_Context):
         graph = self.graphs.get("TRAIN")
         if graph is None:
             return False
-        data = any(n.type in DATA_LAYERS or n.type == "MemoryData" for n in graph.nodes)
+        data = any(reads_data(n.type) or n.type == "MemoryData" for n in graph.nodes)
         return data and any(is_loss(node.param) for node in graph.nodes)
 
     @cached_property
     def for_training(self) -> bool:
         """Whether it trains, and has data that are for TRAIN alone (others score or extract)."""
         return self.trains and any(
-            layer.type in DATA_LAYERS
+            reads_data(layer.type)
             and self.in_phase(layer, "TRAIN")
             and not self.in_phase(layer, "TEST")
             for layer in self.layers
@@ -235,8 +236,7 @@ def is_loss(param: pb.LayerParameter) -> bool:
     """Whether a layer adds to the loss: by its type, or by a loss_weight."""
     if param.loss_weight:
         return any(param.loss_weight)
-    kind = param.type
-    return "Loss" in kind or kind in ("Yolov3", "YoloSeg")
+    return is_loss_type(param.type)
 
 
 @dataclass

@@ -9,11 +9,13 @@ from typing import Any
 from caffeio.converters.diff.training import entries_of
 from caffeio.converters.lint.model import ERROR, INFO, Finding, NetContext, net_rule
 from caffeio.errors import CaffeIOError
+from caffeio.layers.base import LayerContext
+from caffeio.layers.dims import with_unknown, without_unknown
+from caffeio.layers.pooling import Pooling
+from caffeio.layers.registry import reads_data
+from caffeio.net.shapes import Shape, format_shape
+from caffeio.net.source_shapes import item_shape, opener
 from caffeio.proto import caffe_pb2 as pb
-from caffeio.shapes import DATA_LAYERS, Shape, format_shape, item_shape
-from caffeio.shapes.base import Query
-from caffeio.shapes.sources import opener
-from caffeio.shapes.window import pool_geometry, pool_sizes
 
 
 @net_rule("CIO301", "wrong-parameters", ERROR)
@@ -44,10 +46,11 @@ def _windows(
             if not bottoms or bottoms[0] is None or not found.tops or found.tops[0] is None:
                 continue
             space = bottoms[0][2:]
-            query = Query("Pooling", layer, tuple(bottoms[:1]), 1, context.profile)
-            kernel, stride, pad = pool_geometry(query, space)
-            count = pool_sizes(query, space, kernel, stride, pad)
-            axes = list(zip(space, kernel, stride, pad, count, strict=True))
+            pooling = Pooling(layer, LayerContext(profile=context.profile))
+            pooling.configure(with_unknown(bottoms[0]))
+            window = pooling.window(bottoms[0])
+            count = without_unknown(pooling.top_shapes[0][2:])
+            axes = list(zip(space, window.extent, window.stride, window.pad, count, strict=True))
             yield index, bottoms[0], [axis for axis in axes if axis[0] > 0]
             break
 
@@ -96,7 +99,7 @@ def crop_too_large(context: NetContext) -> Iterator[Finding]:
     find = opener(context.search)
     for index, layer in enumerate(context.layers):
         crop = layer.transform_param.crop_size
-        if not crop or layer.type not in DATA_LAYERS:
+        if not crop or not reads_data(layer.type):
             continue
         size = _smallest_side(layer)
         source = "the resize"
@@ -123,7 +126,7 @@ def mean_values(context: NetContext) -> Iterator[Finding]:
     """mean_value must be one number, or one for each channel, and excludes mean_file."""
     for index, layer in enumerate(context.layers):
         t = layer.transform_param
-        if not t.mean_value or layer.type not in DATA_LAYERS:
+        if not t.mean_value or not reads_data(layer.type):
             continue
         if t.mean_file:
             message = "give mean_file or mean_value, not both"
@@ -146,7 +149,7 @@ def mean_file(context: NetContext) -> Iterator[Finding]:
     find = opener(context.search)
     for index, layer in enumerate(context.layers):
         name = layer.transform_param.mean_file
-        path = find(name) if name and layer.type in DATA_LAYERS else None
+        path = find(name) if name and reads_data(layer.type) else None
         found = item_shape(layer, find) if path is not None else None
         if path is None or found is None or len(layer.transform_param.resize_param):
             continue

@@ -14,9 +14,9 @@ from caffeio.converters.lint.model import (
     solver_rule,
 )
 from caffeio.errors import NetError
+from caffeio.layers.registry import reads_data
 from caffeio.net.graph import build_graph, net_state
 from caffeio.proto import caffe_pb2 as pb
-from caffeio.shapes import DATA_LAYERS
 
 
 @solver_rule("CIO515", "test-nets", ERROR)
@@ -103,7 +103,7 @@ def deploy_net(context: SolverContext) -> Iterator[Finding]:
     if graph is None or any(is_loss(node.param) for node in graph.nodes):
         return
     types = {node.type for node in graph.nodes}
-    if "Input" in types and "Python" not in types and not types & DATA_LAYERS:
+    if "Input" in types and "Python" not in types and not any(map(reads_data, types)):
         field = "net" if context.message.HasField("net") else "train_net"
         yield context.at("CIO523", "the net is a deploy net: no data layer and no loss", field)
 

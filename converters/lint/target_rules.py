@@ -9,7 +9,8 @@ from caffeio.converters.from_onnx.rules import complaints
 from caffeio.converters.from_onnx.targets import RULES as HABITS
 from caffeio.converters.from_onnx.targets import Row, Target, get_target
 from caffeio.converters.lint.model import ERROR, Finding, NetContext, is_loss, net_rule
-from caffeio.shapes import DATA_LAYERS, is_known
+from caffeio.layers.registry import reads_data
+from caffeio.net.shapes import is_known
 
 _ODD = re.compile(r"[^A-Za-z0-9_.\-]")
 
@@ -35,7 +36,7 @@ def target_lacks_layer(context: NetContext) -> Iterator[Finding]:
     if target is None:
         return
     for index, layer in enumerate(context.layers):
-        if not context.in_phase(layer, "TEST") or layer.type in DATA_LAYERS or is_loss(layer):
+        if not context.in_phase(layer, "TEST") or reads_data(layer.type) or is_loss(layer):
             continue
         tops, bottoms = [], []
         for phase, found, own in context.shapes_of(index):
@@ -91,7 +92,7 @@ def target_inputs(context: NetContext) -> Iterator[Finding]:
             message = HABITS["batch_1"] + _unsure(target, row)
             yield context.layer("CIO703", index, message, "input_param")
     for index, layer in enumerate(context.layers):
-        if layer.type in DATA_LAYERS and context.in_phase(layer, "TEST"):
+        if reads_data(layer.type) and context.in_phase(layer, "TEST"):
             message = f"a data layer ({layer.type}): a deploy net has Input layers"
             yield context.layer("CIO703", index, message, "type")
 

@@ -8,7 +8,6 @@ from typing import Any
 
 from google.protobuf.message import Message
 
-from caffeio.converters.lint.facts import OWNERS
 from caffeio.converters.lint.fixes import reads_better
 from caffeio.converters.lint.model import (
     ERROR,
@@ -21,12 +20,11 @@ from caffeio.converters.lint.model import (
     Steps,
     rule,
 )
+from caffeio.layers.registry import find, owners_of, types_without_torch
 from caffeio.proto.dialect.guess_text import facts as facts_of
 from caffeio.proto.dialect.guess_text import used_names
 from caffeio.proto.text.slips import is_slip
 from caffeio.proto.text.text_format import UnknownField
-from caffeio.shapes import DATA_LAYERS
-from caffeio.shapes import RULES as SHAPE_RULES
 
 Context = NetContext | SolverContext
 
@@ -88,7 +86,7 @@ def foreign_dialect(context: Context) -> Iterator[Finding]:
             continue
         foreign.discard(name)
         word = name.removeprefix("type ")
-        if word != name and word not in SHAPE_RULES and word not in DATA_LAYERS:
+        if word != name and find(word) is None:
             continue  # a type that nobody knows: CIO105
         message = f"{word} is not in {dialect}, which this file is written for otherwise"
         if context.given:
@@ -132,7 +130,7 @@ def unknown_type(context: NetContext) -> Iterator[Finding]:
 
     It may be a slip of the pen, or a layer of your own.
     """
-    known = set(SHAPE_RULES) | DATA_LAYERS | _registered()
+    known = set(types_without_torch()) | _registered()
     for index, layer in enumerate(context.layers):
         if layer.type and layer.type not in known:
             close = get_close_matches(layer.type, sorted(known), 1, 0.75)
@@ -151,11 +149,11 @@ def _registered() -> set[str]:
 def param_of_other_type(context: NetContext) -> Iterator[Finding]:
     """Parameters for another type of layer: Caffe ignores them without a word."""
     for index, layer in enumerate(context.layers):
-        if layer.type not in SHAPE_RULES and layer.type not in DATA_LAYERS:
+        if find(layer.type) is None:
             continue
         for field, _ in layer.ListFields():
-            owners = OWNERS.get(field.name)
-            if owners is not None and layer.type not in owners:
+            owners = owners_of(field.name)
+            if owners and layer.type not in owners:
                 if field.name == "relu_param" and layer.type.endswith("ReLU"):
                     continue
                 message = f"a layer of type {layer.type} does not read {field.name}"

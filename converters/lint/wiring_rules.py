@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator
 
-from caffeio.converters.lint.facts import MEASURES, NOT_IN_PLACE
+from caffeio.converters.lint.facts import MEASURES
 from caffeio.converters.lint.model import ERROR, Finding, NetContext, is_loss, net_rule
+from caffeio.layers.registry import find, reads_data
 from caffeio.net.graph import Graph, Node
-from caffeio.shapes import DATA_LAYERS, Shape, format_shape, is_known, product
+from caffeio.net.shapes import Shape, format_shape, is_known, product
 
 
 def reached(graph: Graph) -> set[int]:
@@ -43,7 +44,7 @@ def does_not_build(context: NetContext) -> Iterator[Finding]:
 
 def _lacks_its_data(context: NetContext, phase: str, message: str) -> bool:
     """Whether the net reads data, but not in this phase: then it is not meant for it."""
-    sources = [layer for layer in context.layers if layer.type in DATA_LAYERS]
+    sources = [layer for layer in context.layers if reads_data(layer.type)]
     here = any(context.in_phase(layer, phase) for layer in sources)
     return "unknown bottom blob" in message and bool(sources) and not here
 
@@ -81,7 +82,7 @@ def no_loss(context: NetContext) -> Iterator[Finding]:
         return  # a Python layer may be the loss
     for index, layer in enumerate(context.layers):
         only_train = context.in_phase(layer, "TRAIN") and not context.in_phase(layer, "TEST")
-        if layer.type in DATA_LAYERS and only_train:
+        if reads_data(layer.type) and only_train:
             message = "reads data for TRAIN, but the net has no loss there"
             yield context.layer("CIO202", index, message)
             return
@@ -114,7 +115,8 @@ def no_in_place(context: NetContext) -> Iterator[Finding]:
     Caffe does not check this for most types. Give the top a name of its own.
     """
     for index, layer in enumerate(context.layers):
-        if layer.type not in NOT_IN_PLACE:
+        cls = find(layer.type)
+        if cls is None or cls.in_place:
             continue
         for i, (bottom, top) in enumerate(zip(layer.bottom, layer.top, strict=False)):
             if bottom == top:

@@ -13,6 +13,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from caffeio._json import to_json
+
 PREFIX = "caffe:layer:"
 LEAST = 4  # operators from which on a layer is worth a note
 
@@ -34,7 +36,7 @@ class Told:
 
     def entry(self) -> tuple[str, str]:
         """Key and value of the metadata."""
-        return f"{PREFIX}{self.tops[0]}", json.dumps(vars(self))
+        return f"{PREFIX}{self.tops[0]}", to_json(vars(self))
 
 
 def told_layers(model: Any) -> list[Told]:

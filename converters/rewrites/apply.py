@@ -11,9 +11,9 @@ from caffeio.converters.rewrites.piece import REWRITES, CannotRewriteError, Piec
 from caffeio.converters.translate.netstate import Blob, Layer, NetState
 from caffeio.errors import CaffeIOError
 from caffeio.net.graph import build_graph
+from caffeio.net.shapes import infer_net
 from caffeio.proto import caffe_pb2 as pb
 from caffeio.proto.dialect.schema import Schema
-from caffeio.shapes import infer_net
 
 assert _forms  # importing it registers the forms
 Shapes = Mapping[str, Sequence[int]]

@@ -8,11 +8,10 @@ from itertools import pairwise
 from caffeio.converters.report.model import scaled
 from caffeio.converters.show.layout import Drawing, layout
 from caffeio.converters.show.view import Row, View, shape_words
+from caffeio.layers.registry import find, is_loss_type
 from caffeio.visible import escaped, visible
 
 FAMILIES = {
-    "data": {"Input", "Data", "ImageData", "HDF5Data", "WindowData", "MemoryData", "DummyData",
-             "AnnotatedData", "Parameter", "DenseImageData", "VideoData"},
     "conv": {"Convolution", "Deconvolution", "DepthwiseConvolution", "ConvolutionDepthwise",
              "InnerProduct", "Embed", "LSTM", "RNN", "Im2col"},
     "pool": {"Pooling", "ROIPooling", "PSROIPooling", "SPP", "Interp", "Upsample", "Reorg"},
@@ -40,7 +39,10 @@ STYLE = (
 
 def family(kind: str) -> str:
     """The group of layer types that shares a colour."""
-    if kind.endswith("Loss") or "Loss" in kind:
+    cls = find(kind)
+    if kind == "Parameter" or (cls is not None and cls.is_source):
+        return "data"
+    if is_loss_type(kind):
         return "loss"
     return next((name for name, kinds in FAMILIES.items() if kind in kinds), "other")
 

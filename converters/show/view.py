@@ -8,7 +8,7 @@ from typing import Any
 
 from caffeio.converters.show.words import layer_words
 from caffeio.net.graph import Graph, Node
-from caffeio.shapes import LayerShapes, NetShapes, Shape, format_shape, product
+from caffeio.net.shapes import LayerShapes, NetShapes, Shape, format_shape, product
 
 
 @dataclass

@@ -18,9 +18,10 @@ WIDE = "---\nhide: [toc]\n---\n\n"  # for pages that are one table
 
 # Public names, by the question that a reader has.
 API = {
-    "Nets": ("caffeio.net:load_net", "caffeio.net:Net"),
+    "Nets": ("caffeio.net:load_net", "caffeio.net:Net", "caffeio.net:NetRecipe"),
     "Solvers and training": (
-        "caffeio.solver:learning_rates", "caffeio.training.trainer:Trainer", "caffeio.training.trainer:Events",
+        "caffeio.solver:learning_rates", "caffeio.training.trainer:Trainer", "caffeio.training.options:TrainOptions",
+        "caffeio.training.events:Events",
         "caffeio.training.chain:run_chain", "caffeio.tools.score:score", "caffeio.solver:make_optimizer",
     ),
     "Files": (

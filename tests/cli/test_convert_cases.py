@@ -15,7 +15,7 @@ import caffeio
 from caffeio.cli.main import main
 from caffeio.proto.files import read_net
 from caffeio.proto.weights.load import load_weights, write_caffemodel
-from tests.paths import ROOT
+from tests.paths import GOLDEN, ROOT
 
 ort = pytest.importorskip("onnxruntime")
 CASES = ROOT / "tests" / "cases" / "convert"
@@ -280,3 +280,64 @@ def test_what_the_weights_tell_of_an_input(tmp_path: Path) -> None:
     assert "takes 1 channel" in message and "--input-shape data=1,1,28,28" in message
     shape = ("--input-shape", "data=1,1,28,28")
     good(tmp_path / "n.prototxt", tmp_path / "w.caffemodel", tmp_path / "m.onnx", *shape)
+
+
+def test_batch_norm_of_older_nvidia_files(tmp_path: Path) -> None:
+    folder = case("nvidia_bn_1c11", tmp_path)
+    files = folder / "net.prototxt", folder / "nvshape.caffemodel"
+    message = bad(*files, folder / "m.onnx")
+    assert "the file's is 1 4 1 1, the net's is 4" in message and "--caffe nvidia" in message
+    good(*files, folder / "m.onnx", "--caffe", "nvidia")
+
+
+def test_the_nets_own_data_is_used(tmp_path: Path) -> None:
+    folder = GOLDEN / "solvers"
+    net = tmp_path / "n.prototxt"
+    net.write_text(
+        'layer { name: "d" type: "Data" top: "data" top: "label" include { phase: TEST }'
+        f' data_param {{ source: "{folder / "lmdb"}" batch_size: 5 backend: LMDB }}'
+        " transform_param { mean_value: 128 scale: 0.0039 } }\n"
+        'layer { name: "ip" type: "InnerProduct" bottom: "data" top: "ip"'
+        ' inner_product_param { num_output: 10 weight_filler { type: "xavier" } } }\n'
+        'layer { name: "loss" type: "SoftmaxWithLoss" bottom: "ip" bottom: "label" top: "loss" }'
+    )
+    blobs = {"ip": [random_input(10, 432), random_input(10)]}
+    write_caffemodel(tmp_path / "w.caffemodel", read_net(net).message, blobs)
+    result = good(net, tmp_path / "w.caffemodel", tmp_path / "m.onnx")
+    assert "on 3 random inputs and a batch of its own data" in result.stdout, result.stdout
+    assert "before the Softmax" in result.stdout
+
+
+def test_merged_and_half_precision_weights_are_run(tmp_path: Path) -> None:
+    folder = case("missing_layer_silent", tmp_path)
+    net = read_net(folder / "net.prototxt")
+    rng = np.random.default_rng(0)
+    blobs = {k: v for k, v in load_weights(folder / "nofc.caffemodel").copy().items()}
+    blobs["fc"] = blobs.pop("fc8_old")
+    blobs["scale1"] = [rng.uniform(1, 2, 4).astype(np.float32) for _ in range(2)]
+    full = tmp_path / "full.caffemodel"
+    write_caffemodel(full, net.message, blobs)
+    result = good(full, tmp_path / "i.caffemodel", "--to-dialect", "intel", "--merge-batch-norm")
+    assert "largest relative difference against the result" in result.stdout
+    halves = {k: [a.astype(np.float16) for a in v] for k, v in blobs.items()}
+    half = tmp_path / "h.caffemodel"
+    write_caffemodel(half, net.message, halves, dialect="nvidia", raw_data=True)
+    result = good(half, tmp_path / "b.caffemodel", "--to-dialect", "bvlc")
+    assert "largest relative difference against the result" in result.stdout
+
+
+def test_a_head_that_reads_the_label(tmp_path: Path) -> None:
+    folder = case("train_head_label", tmp_path)
+    shape = ("--untrained", "--input-shape", "data=1,1,6,6")
+    message = bad(folder / "net.prototxt", folder / "m.onnx", *shape)
+    assert "layer 'fc6' (MarginInnerProduct) reads 'label'" in message
+    assert "--output-blob, e.g. fc5" in message
+    good(folder / "net.prototxt", folder / "m.onnx", *shape, "--output-blob", "fc5")
+    assert onnx_run(folder / "m.onnx", data=random_input(1, 1, 6, 6))["fc5"].shape == (1, 5)
+
+
+@pytest.mark.parametrize("name", ["v1", "ndconv"])
+def test_three_dimensional_forks_are_refused(name: str, tmp_path: Path) -> None:
+    folder = case("c3d", tmp_path)
+    message = bad(folder / f"{name}.prototxt", folder / "m.onnx", "--untrained")
+    assert f"{name}.prototxt:" in message and "no known Caffe has it" in message

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import pytest
 
-from caffeio.converters.deploy.deploy import deploy, is_loss
+from caffeio.converters.deploy.deploy import deploy
 from caffeio.converters.lint.model import is_loss as lint_is_loss
 from caffeio.layers import known_types, lookup
+from caffeio.layers.registry import is_loss_type
 from caffeio.proto import caffe_pb2 as pb
 from caffeio.proto.files import read_net
 
 
 @pytest.mark.parametrize("kind", known_types())
 def test_all_agree_on_what_a_loss_is(kind: str) -> None:
-    assert is_loss(kind) == lookup(kind, kind).is_loss
+    assert is_loss_type(kind) == lookup(kind, kind).is_loss
     assert lint_is_loss(pb.LayerParameter(type=kind)) == lookup(kind, kind).is_loss
 
 

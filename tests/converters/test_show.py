@@ -25,10 +25,10 @@ from caffeio.converters.show.words import layer_words
 from caffeio.converters.source import Source
 from caffeio.errors import CaffeIOError
 from caffeio.net.graph import build_graph
+from caffeio.net.shapes import infer_net
 from caffeio.proto import caffe_pb2 as pb
 from caffeio.proto.files import read_net
 from caffeio.proto.text.text_format import parse
-from caffeio.shapes import infer_net
 from tests.paths import GOLDEN
 
 RECIPE = Path(__file__).parent / "recipe"
@@ -361,3 +361,12 @@ def test_kinds_of_files(tmp_path):
     net.layer.add(name="x", type="ReLU")
     (tmp_path / "n").write_bytes(net.SerializeToString())
     assert kind_of(tmp_path / "n") == "caffemodel"
+
+
+def test_the_kind_of_a_text_is_found_in_linear_time():
+    """A megabyte of quotes or spaces took hours: the test would not end."""
+    n = 1 << 19
+    for text in ('name: "' + '\\"' * n, "layer" + " " * n, "'" * n, "item" + "\n" * n, '"a' * n):
+        assert kind_of_text(text) in ("text", "net")
+    assert kind_of_text("layer : {}") == kind_of_text("layers{ }") == "net"
+    assert kind_of_text('name: "layer {"\nnet: "x"') == "solver"

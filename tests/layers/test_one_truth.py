@@ -6,9 +6,9 @@ import pytest
 
 from caffeio.layers import known_types, lookup
 from caffeio.net.graph import build_graph
+from caffeio.net.shapes import infer_net
 from caffeio.profiles import BVLC, INTEL, INTEL_MKLDNN, NVIDIA
 from caffeio.proto.files import read_net
-from caffeio.shapes import infer_net
 from tests.layers.truth import Case, differences, grid
 from tests.paths import GOLDEN
 

@@ -249,7 +249,7 @@ def test_a_layer_without_backward_refuses(net_file):
         layer { name: "x" type: "ArgMax" bottom: "a" top: "x" }
     """), caffe.TEST)  # fmt: skip
     net.forward()
-    with pytest.raises(RuntimeError, match="has no backward"):
+    with pytest.raises(RuntimeError, match="has no backward pass"):
         net.backward()
 
 

@@ -101,9 +101,21 @@ def test_statements(capsys: pytest.CaptureFixture[str]) -> None:
     assert (found["l"], found["z"], found["i"]) == ([3, 2, 1], 2, 3)
 
 
-def test_exec_of_text_divides_as_today_says_so() -> None:
-    """Text that exec gets is not translated: the docs say so."""
-    assert run("exec 'y = 7 / 2'")["y"] == 3.5
+def test_texts_are_python_2_too() -> None:
+    names = run(
+        """
+        exec 'y = 7 / 2'
+        space = {'a': 7}
+        exec 'print_ = a / 2' in space
+        z = eval(' 7 / 2 '), eval('a / 2', {'a': 9}), eval(compile('1 + 1', 's', 'eval'))
+        def f(a):
+            return eval('a / 2L')
+        w = f(5)
+        """
+    )
+    assert (names["y"], names["space"]["print_"], names["z"], names["w"]) == (3, 3, (3, 4, 2), 2)
+    with pytest.raises(SyntaxError, match="not an expression: 'x = 1'"):
+        value("eval('x = 1')")
 
 
 def test_arrays_divide() -> None:

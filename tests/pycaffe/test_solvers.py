@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 
 import numpy as np
 import pytest
 
 import caffeio.pycaffe as caffe
+from caffeio.log.glog import Log
 from caffeio.proto.weights.load import load_weights
+from caffeio.pycaffe.state import glog
 from caffeio.training import Trainer
 from tests.harness import assert_close
 from tests.paths import GOLDEN
@@ -135,6 +138,25 @@ def test_a_callback_may_change_the_gradients(solver_file):
     solver.step(1)
     for old, new in zip(before, weights_of(solver.net), strict=True):
         assert np.array_equal(old, new)
+
+
+def test_log_lines_are_the_trainers(solver_file, monkeypatch):
+    file = solver_file("debug_info: true iter_size: 2 average_loss: 3 snapshot: 4")
+    ours, theirs = [], []
+    monkeypatch.setattr(glog, "sink", ours.append)
+    caffe.SGDSolver(file).solve()
+    with Trainer(file, log=Log(theirs.append)) as trainer:
+        trainer.solve()
+
+    def words(lines):
+        plain = (re.sub(r" \([-+.\de]+ iter/s.*?\)", "", line.split("] ", 1)[1]) for line in lines)
+        return [re.split(r"([-\d][-+.\de]*)", line) for line in plain]
+
+    assert len(ours) == len(theirs) > 100
+    for mine, their in zip(words(ours), words(theirs), strict=True):
+        assert mine[::2] == their[::2]
+        for a, b in zip(mine[1::2], their[1::2], strict=True):
+            assert a == b or float(a) == pytest.approx(float(b), rel=2e-5)
 
 
 def test_snapshots_come_back(solver_file, tmp_path):

@@ -18,6 +18,7 @@ class PythonData(SourceLayer):
     """Tops of the shapes that the project's own layer starts with."""
 
     tops = at_least(1)
+    reads_data = False  # its shapes are those of a guess
 
     def setup(self, *shapes: Shape) -> None:
         """Guess the shape of each top by its name."""

@@ -51,7 +51,7 @@ class Python2:
     def __enter__(self) -> Self:
         self._foreign = _foreign_roots([*self.folders, *(str(f) for f in self.folders)])
         self._builtins.update(builtin_names(), __import__=self._import, execfile=self._execfile,
-                              reload=self._reload)  # fmt: skip
+                              reload=self._reload, exec=self._exec, eval=self._eval)  # fmt: skip
         self._stack.enter_context(names_of_old())
         finder = _Finder(self)
         sys.meta_path.insert(0, finder)
@@ -129,6 +129,28 @@ class Python2:
         where = names if names is not None else sys._getframe(1).f_globals
         where.setdefault("__builtins__", self._builtins)
         exec(self.compile_file(path), where, local if local is not None else where)  # noqa: S102
+
+    def _exec(self, code: Any, names: Any = None, local: Any = None) -> None:
+        """exec: text is Python 2 too."""
+        frame = sys._getframe(1)
+        where = frame.f_globals if names is None else names
+        if local is None:
+            local = frame.f_locals if names is None else names
+        where.setdefault("__builtins__", self._builtins)
+        if isinstance(code, str | bytes):
+            code = translate(code, "<string>").compile()
+        exec(code, where, local)  # noqa: S102
+
+    def _eval(self, code: Any, names: Any = None, local: Any = None) -> Any:
+        """eval: text is Python 2 too."""
+        frame = sys._getframe(1)
+        where = frame.f_globals if names is None else names
+        if local is None:
+            local = frame.f_locals if names is None else names
+        where.setdefault("__builtins__", self._builtins)
+        if isinstance(code, str | bytes):
+            code = translate(code.strip(), "<string>").compile_expression()
+        return eval(code, where, local)
 
     def _reload(self, module: ModuleType) -> ModuleType:
         """reload: nothing for sys, which scripts reload for setdefaultencoding."""

@@ -51,6 +51,16 @@ class Translation:
             code: CodeType = compile(self.tree, self.path, "exec", dont_inherit=True)
         return code
 
+    def compile_expression(self) -> CodeType:
+        """The code of the one expression that the text is, for eval."""
+        body = self.tree.body
+        if len(body) != 1 or not isinstance(body[0], ast.Expr):
+            raise SyntaxError(f"not an expression: {self.before!r}")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            code: CodeType = compile(ast.Expression(body[0].value), self.path, "eval")
+        return code
+
     def changes(self) -> str:
         """What was changed: a diff of the text, then `line N: ...` for what only shows in the tree.
 

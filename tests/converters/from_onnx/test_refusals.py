@@ -156,3 +156,22 @@ def test_quiet_numbers_are_printed_with_nine_digits() -> None:
 
     net = compile_model(export(Of(lambda m, x: F.hardsigmoid(x)), X), target="bvlc-1.0")
     assert "scale: 0.166666672" in prototxt_text(net, "x")
+
+
+def test_models_that_are_too_large_for_memory_go_by_way_of_the_disk(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What protobuf cannot serialize is given to onnxruntime as files."""
+    from caffeio.converters.from_onnx import runtime
+
+    saved: list[str] = []
+    before = runtime.Runner._on_disk
+
+    def on_disk(model: Any, folder: Path) -> str:
+        saved.append(before(model, folder))
+        return saved[-1]
+
+    monkeypatch.setattr(runtime, "LARGE", 1000)
+    monkeypatch.setattr(runtime.Runner, "_on_disk", staticmethod(on_disk))
+    compiled(export(torch.nn.Conv2d(8, 16, 3), X))
+    assert len(saved) >= 4  # shapes and numbers, with two batches

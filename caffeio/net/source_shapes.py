@@ -13,60 +13,28 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from caffeio.errors import DataError, ParseError
+from caffeio.errors import DataError, LayerError, ParseError
+from caffeio.layers.inference import LayerShapes
 from caffeio.proto.io.regular import check_regular, open_regular, read_text_file
 from caffeio.proto.io.wire import iter_fields
-from caffeio.shapes.base import UNKNOWN, LayerShapes, Query, Shape, rule
 
 if TYPE_CHECKING:
     from caffeio.proto.caffe_pb2 import Datum, LayerParameter, TransformationParameter
 
 
-@rule("Input")
-def input_(q: Query) -> LayerShapes:
-    """Shapes as given: one for all tops, or one for each."""
-    shapes = [tuple(map(int, shape.dim)) for shape in q.param.input_param.shape]
-    if not shapes:
-        return LayerShapes((None,) * q.top_count)
-    if len(shapes) not in (1, q.top_count):
-        q.fail(
-            f"give 'shape' once, once per top, or not at all: {q.top_count} tops, "
-            f"{len(shapes)} shapes",
-            "input_param.shape",
+UNKNOWN = -1
+Shape = tuple[int, ...]
+
+
+def given_shapes(param: LayerParameter, top_count: int) -> LayerShapes:
+    """Shapes of an input_param: one for all tops, or one for each."""
+    shapes = [tuple(map(int, shape.dim)) for shape in param.input_param.shape]
+    if len(shapes) not in (1, top_count):
+        raise LayerError(
+            f"layer {param.name!r} (type {param.type}), input_param.shape: give no shape, one, or "
+            f"one for each of the {top_count} tops"
         )
-    return LayerShapes(tuple(shapes * q.top_count if len(shapes) == 1 else shapes))
-
-
-@rule("DummyData")
-def dummy_data(q: Query) -> LayerShapes:
-    """`shape`, or the four legacy lists; one entry for all tops, or one for each."""
-    p = q.param.dummy_data_param
-    shapes: list[Shape] = [tuple(map(int, shape.dim)) for shape in p.shape]
-    if not shapes:
-        legacy = (p.num, p.channels, p.height, p.width)
-        if not all(legacy):
-            q.fail("give shape, or num, channels, height and width", "dummy_data_param")
-        count = max(map(len, legacy))
-        shapes = [tuple(v[min(i, len(v) - 1)] for v in legacy) for i in range(count)]
-    if len(shapes) not in (1, q.top_count):
-        q.fail(f"{q.top_count} tops, but {len(shapes)} shapes", "dummy_data_param.shape")
-    return LayerShapes(tuple(shapes * q.top_count if len(shapes) == 1 else shapes))
-
-
-@rule("Parameter")
-def parameter(q: Query) -> LayerShapes:
-    """Its blob is its top."""
-    shape = tuple(map(int, q.param.parameter_param.shape.dim))
-    return LayerShapes((shape,), (shape,))
-
-
-@rule("MemoryData")
-def memory_data(q: Query) -> LayerShapes:
-    """All four sizes are given."""
-    p = q.param.memory_data_param
-    crop = q.param.transform_param.crop_size
-    size = (crop, crop) if crop else (p.height, p.width)
-    return LayerShapes(((p.batch_size, p.channels, *size), (p.batch_size,))[: q.top_count])
+    return LayerShapes(tuple(shapes * top_count if len(shapes) == 1 else shapes))
 
 
 def _batch(param: LayerParameter) -> int:
@@ -225,7 +193,7 @@ def source_shapes(param: LayerParameter, find: Opener, top_count: int) -> tuple[
     An input_param in a data layer, as drawing tools like Netscope want it, tells the shapes.
     """
     if param.input_param.shape:
-        return input_(Query(param.type, param, (), top_count)), ""
+        return given_shapes(param, top_count), ""
     found = item_shape(param, find)
     t, batch = param.transform_param, _batch(param)
     if param.type == "WindowData":
@@ -293,18 +261,3 @@ def _hdf5_shapes(param: LayerParameter, find: Opener, top_count: int) -> tuple[L
     except (OSError, KeyError, IndexError, TypeError, ValueError):
         return nothing
     return LayerShapes(tops), f"datasets of {first}"
-
-
-DATA_LAYERS = frozenset(
-    {
-        "Data",
-        "AnnotatedData",
-        "ImageData",
-        "HDF5Data",
-        "WindowData",
-        "DenseImageData",
-        "LaneData",
-        "VideoData",
-    }
-)
-SOURCES = DATA_LAYERS | {"Input", "DummyData", "MemoryData", "Parameter"}

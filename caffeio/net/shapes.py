@@ -3,14 +3,93 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from caffeio.errors import LayerError
+from caffeio.layers.inference import LayerShapes, infer_layer
+from caffeio.layers.python.native import NATIVE
+from caffeio.layers.registry import find, reads_data
 from caffeio.net.graph import Graph, Node
+from caffeio.net.source_shapes import opener, source_shapes
 from caffeio.profiles import BVLC, Profile
-from caffeio.shapes.base import LayerShapes, Shape, infer, is_known, product
-from caffeio.shapes.sources import DATA_LAYERS, opener, source_shapes
+from caffeio.proto import caffe_pb2 as pb
+
+__all__ = [
+    "UNKNOWN",
+    "LayerShapes",
+    "NetShapes",
+    "Shape",
+    "agree",
+    "format_shape",
+    "infer",
+    "infer_net",
+    "is_known",
+    "product",
+]
+
+Shape = tuple[int, ...]
+UNKNOWN = -1  # a dimension that nobody can know yet (the height of a missing LMDB's images)
+
+
+def product(dims: Iterable[int]) -> int:
+    """The product of `dims`, UNKNOWN if one of them is."""
+    total = 1
+    for dim in dims:
+        if dim < 0:
+            return UNKNOWN
+        total *= dim
+    return total
+
+
+def is_known(shape: Shape | None) -> bool:
+    """Whether every dimension of `shape` is known."""
+    return shape is not None and all(dim >= 0 for dim in shape)
+
+
+def agree(a: int, b: int) -> bool:
+    """Whether two dimensions are equal, as far as they are known."""
+    return a == b or a < 0 or b < 0
+
+
+def format_shape(shape: Shape | None) -> str:
+    """`32x3x224x224`; `scalar` for [], `?` for what is not known."""
+    if shape is None:
+        return "?"
+    return "x".join("?" if dim < 0 else str(dim) for dim in shape) or "scalar"
+
+
+def infer(
+    kind: str,
+    param: pb.LayerParameter,
+    bottoms: Sequence[Shape | None],
+    profile: Profile = BVLC,
+    *,
+    top_count: int | None = None,
+    phase: str = "TEST",
+    where: str = "",
+    search_path: Sequence[str] = (),
+) -> LayerShapes:
+    """Ask the class of layer type `kind` for the shapes of the tops and blobs, and for the MACs.
+
+    `bottoms`: the bottoms' shapes in order, None for an unknown one. `top_count` defaults to the
+    tops that `param` names. Layers of unknown types, and layers whose bottoms are not known well
+    enough, get None for every top. Raises LayerError if the parameters do not fit the bottoms.
+    """
+    cls = find(kind)
+    if kind == "Python":
+        cls = NATIVE.get((param.python_param.module, param.python_param.layer))
+    count = len(param.top) if top_count is None else top_count
+    if cls is not None and top_count is None and not count:
+        count = len(bottoms) if cls.equal_bottoms_tops else cls.tops.low
+    if cls is None or hasattr(cls, "forward"):
+        return LayerShapes((None,) * count, macs=None, known_type=kind == "Python")
+    if kind == "Input" and not param.input_param.shape:
+        return LayerShapes((None,) * count)
+    return infer_layer(
+        cls, param, bottoms, profile, top_count=count, phase=phase, where=where,
+        search_path=search_path,
+    )  # fmt: skip
 
 
 @dataclass(slots=True)
@@ -75,16 +154,17 @@ def infer_net(
     directory. Wrong parameters are collected in `problems`.
     """
     given = {name: tuple(shape) for name, shape in (input_shapes or {}).items()}
-    find = opener(search_path)
+    finder = opener(search_path)
+    folders = tuple(os.fspath(folder) for folder in search_path)
     result = NetShapes(graph)
     names: set[str] = set()
     for node in graph.nodes:
-        if node.type in DATA_LAYERS:
-            shapes, note = source_shapes(node.param, find, len(node.tops))
+        if reads_data(node.type):
+            shapes, note = source_shapes(node.param, finder, len(node.tops))
             if note and not all(top in given for top in node.tops):
                 result.guessed[node.name] = note
         else:
-            shapes = _of_layer(result, node, profile)
+            shapes = _of_layer(result, node, profile, folders)
         if given and not node.bottoms:
             tops = zip(node.tops, shapes.tops, strict=False)
             shapes = LayerShapes(tuple(given.get(name, top) for name, top in tops), shapes.blobs)
@@ -94,11 +174,16 @@ def infer_net(
     return result
 
 
-def _of_layer(result: NetShapes, node: Node, profile: Profile) -> LayerShapes:
+def _of_layer(
+    result: NetShapes, node: Node, profile: Profile, folders: Sequence[str]
+) -> LayerShapes:
     bottoms = [result.blobs.get(name) for name in node.bottoms]
     count = len(node.tops)
     try:
-        return infer(node.type, node.param, bottoms, profile, top_count=count)
+        return infer(
+            node.type, node.param, bottoms, profile, top_count=count, phase=result.graph.phase,
+            search_path=folders,
+        )  # fmt: skip
     except LayerError as error:
         result.problems.append((node, error.message))
         return LayerShapes((None,) * count, macs=None)
