@@ -33,7 +33,7 @@ PAGES = sorted(
     [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md")],
     key=lambda path: path.relative_to(ROOT).as_posix(),
 )
-SHOWN = {"", "text", "yaml", "toml", "json", "prototxt"}  # blocks that only show something
+SHOWN = {"", "mermaid", "text", "yaml", "toml", "json", "prototxt"}  # blocks that only show something
 NOT_RUN = {
     # the two commands, which take minutes or are this very test
     "make demo",
@@ -128,6 +128,7 @@ def reader(demo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
+    registry.load_own()  # else what a page makes caffeio import would go with the copy
     monkeypatch.setattr(registry, "REGISTRY", dict(registry.REGISTRY))
     before = set(sys.modules)
     yield tmp_path
