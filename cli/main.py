@@ -48,6 +48,15 @@ def _worker() -> str:
     return f" (worker {os.environ.get('RANK', '?')})" if several else ""
 
 
+def _lost(error: BaseException) -> bool:
+    """Whether a training of several workers has lost one of them."""
+    if os.environ.get("WORLD_SIZE", "1") == "1":
+        return False
+    from caffeio.training.distributed import is_connection_error
+
+    return is_connection_error(error)
+
+
 class Group(click.Group):
     """Loads commands when they are used and turns user errors into exit code 2."""
 
@@ -106,6 +115,10 @@ class Group(click.Group):
         except (MemoryError, RuntimeError, ValueError, OverflowError) as error:
             from caffeio.memory import is_memory_error, layer_of, memory_error
 
+            if not ctx.params.get("debug") and _lost(error):
+                from caffeio.training.distributed import lost_workers
+
+                return self._fail(ctx, str(lost_workers(error)))
             if ctx.params.get("debug") or not is_memory_error(error):
                 raise
             return self._fail(ctx, str(memory_error(error, layer_of(error))))

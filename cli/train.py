@@ -69,6 +69,14 @@ Caffe's own spelling works too: caffeio train -solver F -weights W -gpu 0,1
     "--ignore-unknown-fields", "ignore_unknown", is_flag=True,
     help="Go on although the prototxt has fields that no known Caffe has.",
 )  # fmt: skip
+@click.option(
+    "--max-restarts", type=click.IntRange(0), default=0, show_default=True,
+    help="Start all workers again after one failed, from the newest pair of snapshots.",
+)  # fmt: skip
+@click.option(
+    "--worker-timeout", type=click.FloatRange(1), metavar="SECONDS",
+    help="A worker that gives no sign of life for so long is lost; default: 300.",
+)  # fmt: skip
 @on_bad_record
 @max_pixels
 @click.option("--quiet", "-q", is_flag=True, help="No log lines, no progress bar.")
@@ -91,11 +99,18 @@ def command(ctx: click.Context, /, **options: Any) -> None:
         )
     if options["snapshot"] and len(solvers) > 1:
         raise click.UsageError("A chain finds its snapshots by itself: leave --snapshot out.", ctx)
+    if options["worker_timeout"] is not None:
+        os.environ["CAFFEIO_WORKER_TIMEOUT"] = str(options["worker_timeout"])
     from caffeio.cli import _train
 
     workers = _train.worker_count(options)
     if workers > 1 and "RANK" not in os.environ:
-        from caffeio.training.distributed import launch
+        from caffeio.training.launch import launch
 
-        ctx.exit(launch(workers, sys.argv[1:]))
+        ctx.exit(launch(workers, sys.argv[1:], max_restarts=options["max_restarts"]))
+    from caffeio.training.launch import die_with_launcher
+
+    die_with_launcher()
+    if int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) and len(solvers) == 1:
+        options["snapshot"] = "auto"  # torchrun's restart, or ours: go on from the newest pair
     _train.run(solvers, options)

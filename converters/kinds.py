@@ -36,9 +36,10 @@ _SOLVER = re.compile(
     r"\b(base_lr|lr_policy|max_iter|solver_mode|snapshot_prefix|train_net|test_net|net|"
     r"solver_type|stepsize|stepvalue|test_iter|test_interval|momentum|weight_decay)\s*:"
 )
-_NET = re.compile(r"\b(layers?|input_dim|input_shape)\s*:?\s*\{|\binput(_dim)?\s*:")
-_LABELMAP = re.compile(r"\bitem\s*:?\s*\{")
-_COMMENT = re.compile(r"#[^\n]*|\"(?:[^\"\\\n]|\\.)*\"|'(?:[^'\\\n]|\\.)*'")
+_NET = re.compile(r"\b(layers?|input_dim|input_shape)\s*(?::\s*)?\{|\binput(_dim)?\s*:")
+_LABELMAP = re.compile(r"\bitem\s*(?::\s*)?\{")
+# A string that is not closed ends with its line: to look for its end again and again is quadratic.
+_COMMENT = re.compile(r"#[^\n]*|\"(?:[^\"\\\n]|\\.)*\"?|'(?:[^'\\\n]|\\.)*'?")
 
 
 _SUFFIXES = (

@@ -60,7 +60,7 @@ class Options:
 
 
 @dataclass(frozen=True)
-class Layer:
+class SourceContext:
     """The layer that a source serves: what it says, where it stands."""
 
     param: pb.LayerParameter
@@ -158,7 +158,7 @@ class DataSource(ABC):
     top_shapes: list[Shape]  # of the first batch; later ones may differ where Caffe lets them
     epoch_size: int | None = None  # records of one pass over all data, if that is known
 
-    def __init__(self, layer: Layer) -> None:
+    def __init__(self, layer: SourceContext) -> None:
         self.layer = layer
         o = layer.options
         key = o.shared_seed
@@ -211,7 +211,7 @@ class DataSource(ABC):
         return self.next()
 
 
-def batch_of(layer: Layer, size: int, field: str) -> int:
+def batch_of(layer: SourceContext, size: int, field: str) -> int:
     """A batch size, which must be positive."""
     layer.check(size > 0, "a positive batch size is required", f"{field}.batch_size")
     return size

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from caffeio.data.base import Layer, Shape, shapes_text
+from caffeio.data.base import Shape, SourceContext, shapes_text
 from caffeio.data.draws import Draws
 from caffeio.data.transform.transformer import Transformer
 from caffeio.memory import check_room, memory_named
@@ -45,7 +45,7 @@ class Delivery:
     from which a mean image is subtracted, are normalised here.
     """
 
-    def __init__(self, layer: Layer, transformer: Transformer, planar: bool) -> None:
+    def __init__(self, layer: SourceContext, transformer: Transformer, planar: bool) -> None:
         self.device = layer.options.device or torch.device("cpu")
         self.where = f"layer {layer.param.name!r} (type {layer.param.type})"
         self.channels_last = layer.options.channels_last
@@ -100,7 +100,7 @@ class Delivery:
 
 
 @dataclass(slots=True)
-class Job:
+class SampleTask:
     """One sample: what is needed to load it in another thread."""
 
     record: Any  # a view of the record, a path ...

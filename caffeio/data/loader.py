@@ -20,8 +20,8 @@ import torch
 from torch import Tensor
 
 from caffeio.boost_random import CaffeRng
-from caffeio.data.base import DataSource, Layer, Shape, shapes_text
-from caffeio.data.batch import Delivery, Job, Result, Slot
+from caffeio.data.base import DataSource, Shape, SourceContext, shapes_text
+from caffeio.data.batch import Delivery, Result, SampleTask, Slot
 from caffeio.data.draws import Draws, SampleRandom, Word
 from caffeio.data.transform.image import set_ipp
 from caffeio.data.transform.normalize import Image, Window
@@ -50,7 +50,7 @@ class LoaderSource(DataSource):
     planar: bool = False  # the records are bare pixels, not image files
     light: bool = False  # samples take less than some 20 us
 
-    def __init__(self, layer: Layer) -> None:
+    def __init__(self, layer: SourceContext) -> None:
         super().__init__(layer)
         self._pool: ThreadPoolExecutor | None = None
         self._planner: ThreadPoolExecutor | None = None
@@ -64,14 +64,14 @@ class LoaderSource(DataSource):
     # -- for subclasses --------------------------------------------------------------------
 
     @abstractmethod
-    def plan(self) -> list[Job]:
+    def plan(self) -> list[SampleTask]:
         """The jobs of the next batch, in order; called by one thread at a time."""
 
     @abstractmethod
-    def image(self, job: Job) -> tuple[Image, float]:
+    def image(self, job: SampleTask) -> tuple[Image, float]:
         """The image of a sample before transforms, and its label."""
 
-    def load(self, job: Job, slot: Slot, index: int) -> Result:
+    def load(self, job: SampleTask, slot: Slot, index: int) -> Result:
         """Load one sample into row `index` of the slot, if it fits there."""
         image, slot.label_rows[index] = self.image(job)
         image, window = self.transformer.place(image, job.draws)
@@ -95,11 +95,11 @@ class LoaderSource(DataSource):
         data = self._data(results, slot)
         return (data, self.delivery.send(slot.labels)) if self.with_labels else (data,)
 
-    def following(self, job: Job) -> Job | None:
+    def following(self, job: SampleTask) -> SampleTask | None:
         """The job that takes the place of one whose record is bad; None if there is none."""
         return None
 
-    def describe(self, job: Job) -> str:
+    def describe(self, job: SampleTask) -> str:
         """What a job reads, for messages."""
         return f"{self._name(job)!r} (sample {job.number})"
 
@@ -118,7 +118,9 @@ class LoaderSource(DataSource):
             if self.layer.profile.data_reader_thread:  # the main thread's generator
                 self._dice, self._thread = dice * self.batch_size, thread
 
-    def rehearse(self, jobs: list[Job], size: Callable[[Job], tuple[int, int]]) -> None:
+    def rehearse(
+        self, jobs: list[SampleTask], size: Callable[[SampleTask], tuple[int, int]]
+    ) -> None:
         """Draw for the jobs what they will draw; `size` tells an image's height and width."""
         if not self._rehearsed:
             return
@@ -226,23 +228,23 @@ class LoaderSource(DataSource):
             for i in range(0, len(jobs), CHUNK)
         ]
 
-    def _plan(self) -> list[Job]:
+    def _plan(self) -> list[SampleTask]:
         try:
             return self.plan()
         except DataError as error:
             raise self.layer.wrap(error) from None
 
-    def _load_chunk(self, jobs: Sequence[Job], slot: Slot, start: int) -> list[Result]:
+    def _load_chunk(self, jobs: Sequence[SampleTask], slot: Slot, start: int) -> list[Result]:
         return [self._load(job, slot, start + i) for i, job in enumerate(jobs)]
 
-    def _load(self, job: Job, slot: Slot, index: int) -> Result:
+    def _load(self, job: SampleTask, slot: Slot, index: int) -> Result:
         if self.layer.options.on_bad_record == "skip":
             return self._load_or_skip(job, slot, index)
         return self._load_one(job, slot, index)
 
-    def _load_or_skip(self, job: Job, slot: Slot, index: int) -> Result:
+    def _load_or_skip(self, job: SampleTask, slot: Slot, index: int) -> Result:
         """Load the sample, or the first good one behind it."""
-        place: Job | None = job
+        place: SampleTask | None = job
         for _ in range(_PATIENCE):
             if place is None:
                 break
@@ -257,14 +259,14 @@ class LoaderSource(DataSource):
                 place.draws = keyed.batch([job.number])[0]
         raise self.layer.error(f"no good record in {_PATIENCE} tries; the last one: {first}")
 
-    def _tell(self, job: Job, error: DataError) -> None:
+    def _tell(self, job: SampleTask, error: DataError) -> None:
         name = self._name(job)
         if name not in self._skipped:
             self._skipped.add(name)
             if self.layer.options.note is not None:
                 self.layer.options.note(f"Skipping a bad record: {error}")
 
-    def first_good(self, job: Job, load: Callable[[Job], Image]) -> Image:
+    def first_good(self, job: SampleTask, load: Callable[[SampleTask], Image]) -> Image:
         """The image that tells the shapes: of the first record, or of the first good one."""
         skip = self.layer.options.on_bad_record == "skip"
         for _ in range(_PATIENCE if skip else 1):
@@ -277,7 +279,7 @@ class LoaderSource(DataSource):
             job = self.following(job) or job
         raise error from None
 
-    def _load_one(self, job: Job, slot: Slot, index: int) -> Result:
+    def _load_one(self, job: SampleTask, slot: Slot, index: int) -> Result:
         try:
             return self.load(job, slot, index)
         except CaffeIOError as error:
@@ -290,7 +292,7 @@ class LoaderSource(DataSource):
             ) from error
 
     @staticmethod
-    def _name(job: Job) -> str:
+    def _name(job: SampleTask) -> str:
         name = job.name
         return name if isinstance(name, str) else bytes(name).decode("utf-8", "backslashreplace")
 

@@ -7,7 +7,7 @@ from importlib import import_module
 from typing import Any
 
 from caffeio.boost_random import CaffeRng
-from caffeio.data.base import DataSource, Layer, Options
+from caffeio.data.base import DataSource, Options, SourceContext
 from caffeio.errors import DataError
 from caffeio.memory import memory_named
 from caffeio.profiles import BVLC, Profile
@@ -64,7 +64,7 @@ def open_source(
     """As `make_source`, with the options as one object."""
     if param.HasField("phase"):
         phase = pb.Phase.Name(param.phase)
-    layer = Layer(param, phase, profile, tuple(search_path), where, options)
+    layer = SourceContext(param, phase, profile, tuple(search_path), where, options)
     if param.type not in _CLASSES:
         raise _refusal(layer)
     module, name = _CLASSES[param.type].split(".")
@@ -80,7 +80,7 @@ def open_source(
     return source
 
 
-def _refusal(layer: Layer) -> DataError:
+def _refusal(layer: SourceContext) -> DataError:
     kind = layer.param.type
     if kind == "VideoData":
         return layer.error(

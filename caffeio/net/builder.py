@@ -174,10 +174,23 @@ def check_param_specs(node: Node, layer: Layer) -> None:
 def refusal_forward(steps: Sequence[Step]) -> NetError | None:
     """Find what Caffe would die of in the first forward."""
     for step in steps:
-        reason = step.layer.dies_forward()
+        reason = step.layer.dies_forward() or _without_numbers(step)
         if reason:
             return NetError(f"layer {step.node.name!r}: {reason}", where=step.node.where or None)
     return None
+
+
+def _without_numbers(step: Step) -> str:
+    """Say that a blob has no memory: Caffe gives none to shapes with a 0, and dies when asked."""
+    layer = step.layer
+    if layer.is_source or layer.dynamic or step.node.type == "Silence":
+        return ""
+    for name, shape in zip(
+        (*step.bottoms, *step.tops), (*layer.bottom_shapes, *layer.top_shapes), strict=False
+    ):
+        if 0 in shape:
+            return f"blob {name!r} of shape {shape_text(shape)} holds no numbers"
+    return ""
 
 
 def refusal_backward(steps: Sequence[Step]) -> NetError | None:

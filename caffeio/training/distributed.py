@@ -9,12 +9,8 @@ from __future__ import annotations
 
 import contextlib
 import os
-import signal
-import socket
-import subprocess
-import sys
-import time
-from collections.abc import Iterable, Iterator, Sequence
+import warnings
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import TypeVar
@@ -22,11 +18,14 @@ from typing import TypeVar
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch._C._distributed_c10d import PrefixStore
+from torch.distributed.rendezvous import rendezvous
 from torch.nn.parallel import DistributedDataParallel
 
 from caffeio.errors import CaffeIOError
 from caffeio.net.net import Net
 from caffeio.training.events import Action
+from caffeio.training.watchdog import DEFAULT, Watchdog
 
 T = TypeVar("T")
 TIMEOUT = timedelta(hours=6)  # a test on rank 0 alone may take long
@@ -63,6 +62,7 @@ class World:
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     control: dist.ProcessGroup | None = None  # for flags: gloo, so that no GPU has to wait
     made: tuple[dist.ProcessGroup | None, ...] = ()  # groups to destroy; None: the default, all
+    watchdog: Watchdog | None = None
 
     @classmethod
     def join(cls, device: str = "cpu", *, reason: str | None = None) -> World:
@@ -81,14 +81,19 @@ class World:
         if makes:
             # gradients of either device, so that the phases of a chain may be on different ones
             backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
-            dist.init_process_group(backend, timeout=TIMEOUT)
+            _connect(backend, rank, size)
         control = dist.new_group(backend="gloo", timeout=TIMEOUT) if size > 1 else None
         made = (None,) if makes else (control,) if control is not None else ()
-        return cls(rank, size, place, control, made)
+        world = cls(rank, size, place, control, made)
+        if makes:
+            world.watchdog = Watchdog(rank, size, worker_timeout())
+            world.watchdog.start()
+        return world
 
     def on(self, device: str, *, reason: str | None = None) -> World:
         """The same workers on another device; only the first World need be left."""
-        return World(self.rank, self.size, _place(device, self.size, reason), self.control)
+        place = _place(device, self.size, reason)
+        return World(self.rank, self.size, place, self.control, watchdog=self.watchdog)
 
     @property
     def is_root(self) -> bool:
@@ -100,6 +105,8 @@ class World:
 
         May be called more than once.
         """
+        if self.watchdog is not None and self.made:
+            self.watchdog.stop()
         if dist.is_initialized():
             for group in self.made:
                 dist.destroy_process_group(group)
@@ -110,12 +117,14 @@ class World:
         module = TrainingStep(net, precision, compile)
         if self.size == 1 or not any(p.requires_grad for p in net.parameters()):
             return module
-        return DistributedDataParallel(
-            module,
-            device_ids=[self.device] if self.device.type == "cuda" else None,
-            broadcast_buffers=False,
-            gradient_as_bucket_view=True,
-        )
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", ".*broadcast_buffers", FutureWarning)
+            return DistributedDataParallel(
+                module,
+                device_ids=[self.device] if self.device.type == "cuda" else None,
+                broadcast_buffers=False,
+                gradient_as_bucket_view=True,
+            )
 
     @contextlib.contextmanager
     def accumulate(self, module: nn.Module, last: bool) -> Iterator[None]:
@@ -161,6 +170,24 @@ class World:
         dist.broadcast_object_list(box, src=0, group=self.control)
         return box[0]
 
+    def check_same(self, facts: Mapping[str, str]) -> None:
+        """Raise CaffeIOError, on every worker, unless all workers have the same facts."""
+        if self.size == 1:
+            return
+        found: list[Mapping[str, str]] = [{}] * self.size
+        dist.all_gather_object(found, dict(facts), group=self.control)
+        for rank, theirs in enumerate(found):
+            names = [
+                name for name in {**found[0], **theirs} if found[0].get(name) != theirs.get(name)
+            ]
+            if names:
+                told = f": {found[0].get(names[0])} and {theirs.get(names[0])}"
+                told = told if len(told) < 80 else ""
+                raise CaffeIOError(
+                    f"the workers do not train the same: {', '.join(names)} of worker {rank} "
+                    f"differ from worker 0's{told}"
+                )
+
     def barrier(self) -> None:
         """Wait for all workers."""
         if self.size > 1:
@@ -194,64 +221,41 @@ def _place(device: str, size: int, reason: str | None) -> torch.device:
     return place
 
 
-ALONE = World()
+def worker_timeout() -> float:
+    """Seconds of silence after which a worker is lost (--worker-timeout)."""
+    return float(os.environ.get("CAFFEIO_WORKER_TIMEOUT", DEFAULT))
 
 
-def launch(workers: int, arguments: Sequence[str]) -> int:
-    """Run `caffeio ARGUMENTS` as `workers` processes of this machine; the first failure's code.
-
-    What torchrun does on one machine, without its report around our own error messages. Signals
-    reach the workers, which agree on what to do.
-    """
-    port = _free_port()
-    threads = max(1, (os.cpu_count() or 1) // workers)
-    processes = []
-    for rank in range(workers):
-        env = {
-            **os.environ,
-            "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(workers),
-            "LOCAL_WORLD_SIZE": str(workers),
-            "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port),
-        }  # fmt: skip
-        env.setdefault("OMP_NUM_THREADS", str(threads))
-        command = [sys.executable, "-m", "caffeio.cli", *arguments]
-        try:
-            processes.append(subprocess.Popen(command, env=env, start_new_session=True))
-        except BaseException:  # those that run wait for this one
-            _pass_on(processes, signal.SIGKILL)
-            raise
-    old = {
-        number: signal.signal(number, lambda n, frame: _pass_on(processes, n))
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    }
+def _connect(backend: str, rank: int, size: int) -> None:
+    """Find the other workers. Raises CaffeIOError when a port is taken, or somebody is missing."""
+    wait = timedelta(seconds=worker_timeout())
     try:
-        return _wait(processes)
-    finally:
-        for number, handler in old.items():
-            signal.signal(number, handler)
+        store, _, _ = next(rendezvous("env://", rank, size, timeout=wait))
+        restart = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+        mine = PrefixStore(f"caffeio/{restart}", store)
+        dist.init_process_group(backend, store=mine, rank=rank, world_size=size, timeout=TIMEOUT)
+    except (RuntimeError, ValueError, OSError) as error:
+        raise lost_workers(error) from None
 
 
-def _pass_on(processes: Sequence[subprocess.Popen[bytes]], number: int) -> None:
-    for process in processes:
-        if process.poll() is None:
-            process.send_signal(number)
+def is_connection_error(error: BaseException) -> bool:
+    """Whether an error means that another worker, or the way to it, has gone."""
+    if type(error).__name__ in ("DistNetworkError", "DistStoreError", "DistBackendError"):
+        return True
+    text = str(error)
+    words = ("gloo", "Connection closed by peer", "Connection reset by peer", "NCCL", "Broken pipe")
+    return isinstance(error, RuntimeError) and any(word in text for word in words)
 
 
-def _wait(processes: Sequence[subprocess.Popen[bytes]]) -> int:
-    """Wait for all; when one fails the others cannot go on and are ended."""
-    while True:
-        codes = [process.poll() for process in processes]
-        failed = next((code for code in codes if code), None)
-        if failed is not None:
-            time.sleep(0.5)  # let the others say what they have to say
-            _pass_on(processes, signal.SIGKILL)
-            return failed if failed > 0 else 128 - failed
-        if all(code == 0 for code in codes):
-            return 0
-        time.sleep(0.05)
+def lost_workers(error: BaseException) -> CaffeIOError:
+    """The user's error for a connection to other workers that cannot be made, or is lost."""
+    text = " ".join(str(error).split())
+    place = f"{os.environ.get('MASTER_ADDR', '?')}:{os.environ.get('MASTER_PORT', '?')}"
+    if "EADDRINUSE" in text or "already in use" in text:
+        return CaffeIOError(f"port {place} is in use: choose another MASTER_PORT")
+    if "Connection closed" in text or "reset by peer" in text or "Broken pipe" in text:
+        return CaffeIOError("another worker has gone: its own message says why")
+    return CaffeIOError(f"the other workers cannot be reached at {place}: {text[:200]}")
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+ALONE = World()

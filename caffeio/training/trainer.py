@@ -31,6 +31,7 @@ from caffeio.training.build import NetBuilder, log_start
 from caffeio.training.display import Display
 from caffeio.training.distributed import ALONE, World
 from caffeio.training.events import Action, Events, Scores
+from caffeio.training.facts import facts_of
 from caffeio.training.iteration import Iteration
 from caffeio.training.job import Job, read_job
 from caffeio.training.loss_window import LazyLoss
@@ -93,6 +94,8 @@ class Trainer:
         opened: ExitStack,
     ) -> None:  # fmt: skip
         log_start(job, world, log, hint=options.device is None)
+        if world.size > 1:
+            world.check_same(facts_of(job, options))
         param, profile = job.param, job.profile
         self.schedule = Schedule(param, profile, where=job.where)
         if world.is_root:
@@ -118,6 +121,8 @@ class Trainer:
         )
         self.display = Display(self.state)
         self.snapshots = Snapshots(self.state)
+        if world.watchdog is not None:
+            world.watchdog.rescue = self.snapshots.rescue
         self.tests = Tests(self.state, self.snapshots)
         self.iteration = self.loop(self.state, module, self.schedule, self.display)
 

@@ -64,6 +64,7 @@ def load_deploy_net(
     made = {top for layer in message.layer for top in layer.top}
     if options.outputs and made.issuperset(options.outputs):
         keep_needed(message, options.outputs)
+    _check_labels(message, file.message, places)
     net = NetRecipe(
         message,
         net_state(message, "TEST", options.level, options.stages),
@@ -89,6 +90,22 @@ def load_deploy_net(
             "make"
         )
     return net, notes
+
+
+def _check_labels(net: pb.NetParameter, given: pb.NetParameter, places: Mapping[str, str]) -> None:
+    """Refuse layers that read a data layer's top which a net for use has not, such as labels."""
+    data = {top for layer in given.layer if not layer.bottom for top in layer.top}
+    made = {top for layer in net.layer for top in layer.top}
+    for layer in net.layer:
+        for bottom in layer.bottom:
+            if bottom in data - made:
+                cut = next((name for name in layer.bottom if name in made), None)
+                hint = f": name an output with --output-blob, e.g. {cut}" if cut else ""
+                raise UnsupportedError(
+                    f"layer {layer.name!r} ({layer.type}) reads {bottom!r}, which a deploy net has "
+                    f"not{hint}",
+                    where=places.get(layer.name) or None,
+                )
 
 
 def keep_needed(net: pb.NetParameter, outputs: Sequence[str]) -> None:

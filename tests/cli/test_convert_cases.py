@@ -324,3 +324,20 @@ def test_merged_and_half_precision_weights_are_run(tmp_path: Path) -> None:
     write_caffemodel(half, net.message, halves, dialect="nvidia", raw_data=True)
     result = good(half, tmp_path / "b.caffemodel", "--to-dialect", "bvlc")
     assert "largest relative difference against the result" in result.stdout
+
+
+def test_a_head_that_reads_the_label(tmp_path: Path) -> None:
+    folder = case("train_head_label", tmp_path)
+    shape = ("--untrained", "--input-shape", "data=1,1,6,6")
+    message = bad(folder / "net.prototxt", folder / "m.onnx", *shape)
+    assert "layer 'fc6' (MarginInnerProduct) reads 'label'" in message
+    assert "--output-blob, e.g. fc5" in message
+    good(folder / "net.prototxt", folder / "m.onnx", *shape, "--output-blob", "fc5")
+    assert onnx_run(folder / "m.onnx", data=random_input(1, 1, 6, 6))["fc5"].shape == (1, 5)
+
+
+@pytest.mark.parametrize("name", ["v1", "ndconv"])
+def test_three_dimensional_forks_are_refused(name: str, tmp_path: Path) -> None:
+    folder = case("c3d", tmp_path)
+    message = bad(folder / f"{name}.prototxt", folder / "m.onnx", "--untrained")
+    assert f"{name}.prototxt:" in message and "no known Caffe has it" in message

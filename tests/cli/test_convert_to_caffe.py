@@ -67,6 +67,14 @@ def test_options(model: Path) -> None:
     assert run(model, out, "--target", "nothing").exit_code == 2
 
 
+def test_certificate(model: Path) -> None:
+    page = model.with_name("certificate.html")
+    result = run(model, model.with_name("o.caffemodel"), "--certificate", page)
+    assert result.exit_code == 0, result.output
+    text = page.read_text()
+    assert "o.caffemodel computes what its source does" in text
+
+
 def test_hearsay_is_said(model: Path) -> None:
     result = run(
         model,

@@ -361,3 +361,12 @@ def test_kinds_of_files(tmp_path):
     net.layer.add(name="x", type="ReLU")
     (tmp_path / "n").write_bytes(net.SerializeToString())
     assert kind_of(tmp_path / "n") == "caffemodel"
+
+
+def test_the_kind_of_a_text_is_found_in_linear_time():
+    """A megabyte of quotes or spaces took hours: the test would not end."""
+    n = 1 << 19
+    for text in ('name: "' + '\\"' * n, "layer" + " " * n, "'" * n, "item" + "\n" * n, '"a' * n):
+        assert kind_of_text(text) in ("text", "net")
+    assert kind_of_text("layer : {}") == kind_of_text("layers{ }") == "net"
+    assert kind_of_text('name: "layer {"\nnet: "x"') == "solver"

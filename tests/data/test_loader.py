@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from caffeio.boost_random import CaffeRng
-from caffeio.data.batch import Job, Result, Slot
+from caffeio.data.batch import Result, SampleTask, Slot
 from caffeio.data.db.lmdb import write_lmdb
 from caffeio.data.draws import Draws
 from caffeio.data.loader import LoaderSource, usable_cores
@@ -226,7 +226,7 @@ def test_a_failed_batch_is_waited_for_before_its_memory_is_used_again(
     assert isinstance(source, LoaderSource)
     real, started, ended = source._load_chunk, threading.Event(), threading.Event()
 
-    def load(jobs: Sequence[Job], slot: Slot, start: int) -> list[Result]:
+    def load(jobs: Sequence[SampleTask], slot: Slot, start: int) -> list[Result]:
         if start == 0:
             started.wait(60)
             raise DataError("broken")

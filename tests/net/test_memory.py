@@ -126,6 +126,13 @@ def test_gradient_lost_between_reshape_and_flatten() -> None:
     assert gradient(text, "bvlc,math").abs().sum() > 0
 
 
+def test_a_blob_without_numbers() -> None:
+    """Caffe gives no memory to a shape with a 0, and dies in the first forward."""
+    net = load_net(INPUT.replace("dim: 3", "dim: 0") + chain('"ReLU"').replace('"x"', '"a"'))
+    with pytest.raises(CaffeIOError, match=r"blob 'a' of shape 0 4 holds no numbers"):
+        net({"a": torch.zeros(0, 4)})
+
+
 def test_blobs_are_freed_early_where_memory_is_shared() -> None:
     text = (
         INPUT + LEARNS + 'layer { name: "f" type: "Flatten" bottom: "x" top: "y" }\n'

@@ -19,7 +19,7 @@ import pytest
 
 from caffeio import load_weights
 from caffeio.data.loader import local_world
-from caffeio.training.distributed import launch
+from caffeio.training.launch import launch
 from tests.paths import GOLDEN, ROOT
 
 SOLVERS = GOLDEN / "solvers"
@@ -97,6 +97,8 @@ def test_workers_agree_and_leave_what_is_not_theirs(group: str, tmp_path: Path) 
 class FakeWorker:
     """A process whose exit codes are given; one a rank."""
 
+    pid = 4242
+
     codes: ClassVar[list[int | None]] = []
     all: ClassVar[list[FakeWorker]] = []
 
@@ -143,7 +145,7 @@ def test_workers_of_one_machine_know_how_many_they_are(monkeypatch: pytest.Monke
     environments: list[dict[str, str]] = []
 
     class Worker:
-        returncode = 0
+        returncode = pid = 0
 
         def __init__(self, command: list[str], env: dict[str, str], **options: Any) -> None:
             environments.append(env)

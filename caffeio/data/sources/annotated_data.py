@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from caffeio.boost_random import CaffeRng
-from caffeio.data.base import Layer
-from caffeio.data.batch import Job, Result, Slot
+from caffeio.data.base import SourceContext
+from caffeio.data.batch import Result, SampleTask, Slot
 from caffeio.data.db.buffer import Buffer
 from caffeio.data.draws import Draws, SetupDraws
 from caffeio.data.records.annotated_datum import scan_annotated
@@ -55,7 +55,7 @@ class AnnotatedSource(DatabaseSource):
     With `exact` every intermediate image goes through a JPEG of quality 95, as in real Caffe.
     """
 
-    def __init__(self, layer: Layer) -> None:
+    def __init__(self, layer: SourceContext) -> None:
         self.anno = layer.param.annotated_data_param
         self._samplers = list(self.anno.batch_sampler)
         t = layer.param.transform_param
@@ -101,7 +101,7 @@ class AnnotatedSource(DatabaseSource):
         self._rehearsed, self._prepared_in_plan = False, True
         self._thread = thread
 
-    def plan(self) -> list[Job]:
+    def plan(self) -> list[SampleTask]:
         """The next records; in exact mode already distorted, expanded and sampled."""
         if not self._prepared_in_plan:
             return super().plan()
@@ -122,7 +122,7 @@ class AnnotatedSource(DatabaseSource):
 
     # -- one image -------------------------------------------------------------------------
 
-    def load(self, job: Job, slot: Slot, index: int) -> Result:
+    def load(self, job: SampleTask, slot: Slot, index: int) -> Result:
         """Load one image into its row; the boxes are the result's extra."""
         item = job.record if self._prepared_in_plan else self._prepare(job)
         if item.samples:
@@ -152,7 +152,7 @@ class AnnotatedSource(DatabaseSource):
         result.extra = rows
         return result
 
-    def _prepare(self, job: Job) -> Annotated:
+    def _prepare(self, job: SampleTask) -> Annotated:
         """Decode, distort, expand and sample."""
         found = scan_annotated(self.record(job))
         datum = found.datum
@@ -283,7 +283,7 @@ class AnnotatedSource(DatabaseSource):
         return tops[0], self.delivery.send(torch.from_numpy(labels[None, None]))
 
 
-def _checked(layer: Layer, field: str, check: object) -> None:
+def _checked(layer: SourceContext, field: str, check: object) -> None:
     try:
         check()  # type: ignore[operator]
     except DataError as error:

@@ -10,8 +10,8 @@ from collections.abc import Iterator
 import numpy as np
 
 from caffeio.boost_random import CaffeRng
-from caffeio.data.base import Layer, batch_of
-from caffeio.data.batch import Job
+from caffeio.data.base import SourceContext, batch_of
+from caffeio.data.batch import SampleTask
 from caffeio.data.db.buffer import Buffer
 from caffeio.data.db.database import Database, KeyTable, open_db
 from caffeio.data.db.lmdb import LmdbDatabase
@@ -85,7 +85,7 @@ class DatabaseSource(LoaderSource):
     A test goes on where the last one stopped; at the end of the data it begins again.
     """
 
-    def __init__(self, layer: Layer) -> None:
+    def __init__(self, layer: SourceContext) -> None:
         super().__init__(layer)
         p = layer.param.data_param
         layer.check(
@@ -129,23 +129,23 @@ class DatabaseSource(LoaderSource):
     def _peek(self) -> None:
         """Look at the first record for the shape, and for whether labels are there."""
         key, value = self.db.cursor().item()
-        job = Job(value, self.random.batch([0])[0], key, 0)
+        job = SampleTask(value, self.random.batch([0])[0], key, 0)
         image = self.first_good(job, self._look)
         self.planar = image.planar
         self.light = image.planar and image.pixels.size < _LIGHT
 
-    def _look(self, job: Job) -> Image:
+    def _look(self, job: SampleTask) -> Image:
         """The image of a record, whose shape becomes that of the tops."""
         image = self.transformer.load(self._datum(self.record(job)))
         self.item_shape = self.transformer.output_shape(image)
         return image
 
-    def following(self, job: Job) -> Job | None:
+    def following(self, job: SampleTask) -> SampleTask | None:
         """The record behind this one in key order; LevelDB has no order to ask for."""
         if not isinstance(self.db, LmdbDatabase):
             return None
         key, value = self.db.following(bytes(job.name))  # type: ignore[arg-type]
-        return Job(value, job.draws, key, job.number + 1)
+        return SampleTask(value, job.draws, key, job.number + 1)
 
     @staticmethod
     def _datum(value: Buffer) -> Datum:
@@ -158,34 +158,35 @@ class DatabaseSource(LoaderSource):
         if self._records._shuffle and self.layer.options.world == 1:
             self._records.seed = draws.shuffle
 
-    def plan(self) -> list[Job]:
+    def plan(self) -> list[SampleTask]:
         """The next records and their random numbers."""
         if self._iterator is None:
             self._iterator = iter(self._records)
         found = [next(self._iterator) for _ in range(self.batch_size)]
         draws = self.random.batch([number for number, _, _ in found])
         jobs = [
-            Job(value, d, key, number) for (number, key, value), d in zip(found, draws, strict=True)
+            SampleTask(value, d, key, number)
+            for (number, key, value), d in zip(found, draws, strict=True)
         ]
         self.rehearse(jobs, self._size)
         return jobs
 
-    def _size(self, job: Job) -> tuple[int, int]:
+    def _size(self, job: SampleTask) -> tuple[int, int]:
         datum = self._datum(self.record(job))
         if datum.encoded:
             return encoded_size(datum.data, self.transformer.flag)
         return datum.height, datum.width
 
-    def record(self, job: Job) -> Buffer:
+    def record(self, job: SampleTask) -> Buffer:
         """The bytes of a job's record."""
         return self.db.get(bytes(job.name)) if job.record is None else job.record  # type: ignore[arg-type]
 
-    def image(self, job: Job) -> tuple[Image, float]:
+    def image(self, job: SampleTask) -> tuple[Image, float]:
         """Scan the Datum, decode it if it is encoded."""
         datum = scan_datum(self.record(job))
         return self.transformer.load(datum), datum.label
 
-    def describe(self, job: Job) -> str:
+    def describe(self, job: SampleTask) -> str:
         """The record's key and number, and the database."""
         size = self.db.size
         index = f"record {job.number % size}" if size and not self._records._shuffle else "record"

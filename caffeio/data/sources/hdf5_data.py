@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from caffeio.data.base import DataSource, Layer, batch_of
+from caffeio.data.base import DataSource, SourceContext, batch_of
 from caffeio.proto.io.regular import check_regular
 
 Rows = list[NDArray[np.float32]]
@@ -25,7 +25,7 @@ class Hdf5Source(DataSource):
     rand(), which random_seed does not touch, so here the order is our own.
     """
 
-    def __init__(self, layer: Layer) -> None:
+    def __init__(self, layer: SourceContext) -> None:
         super().__init__(layer)
         p = layer.param.hdf5_data_param
         layer.check(
@@ -118,7 +118,7 @@ class Hdf5Source(DataSource):
         return tuple(top.to(device) for top in tops) if device else tops
 
 
-def _import_h5py(layer: Layer) -> Any:
+def _import_h5py(layer: SourceContext) -> Any:
     try:
         import h5py
     except ImportError:

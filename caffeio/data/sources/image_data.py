@@ -8,8 +8,8 @@ from __future__ import annotations
 import numpy as np
 
 from caffeio.boost_random import CaffeRng
-from caffeio.data.base import Layer, batch_of
-from caffeio.data.batch import Job
+from caffeio.data.base import SourceContext, batch_of
+from caffeio.data.batch import SampleTask
 from caffeio.data.draws import NO_DRAWS, SampleRandom, SetupDraws
 from caffeio.data.loader import LoaderSource
 from caffeio.data.records.image_list import parse_list
@@ -39,7 +39,7 @@ class ImageSource(LoaderSource):
     Every rank reads the whole list, as in real Caffe; with `shuffle` each in an order of its own.
     """
 
-    def __init__(self, layer: Layer) -> None:
+    def __init__(self, layer: SourceContext) -> None:
         super().__init__(layer)
         p = self.param = layer.param.image_data_param
         self.batch_size = batch_of(layer, p.batch_size, "image_data_param")
@@ -88,19 +88,19 @@ class ImageSource(LoaderSource):
 
     def _peek(self) -> None:
         name, label = self._lines[self._order[self._at]]
-        self.first_good(Job(name, NO_DRAWS, name, 0, label), self._look)
+        self.first_good(SampleTask(name, NO_DRAWS, name, 0, label), self._look)
 
-    def _look(self, job: Job) -> Image:
+    def _look(self, job: SampleTask) -> Image:
         image = self._read(job.record)
         self.item_shape = self.transformer.output_shape(image)
         return image
 
-    def following(self, job: Job) -> Job | None:
+    def following(self, job: SampleTask) -> SampleTask | None:
         """The line behind this one in the list."""
         if self._last is None:
             self._last = {name: i for i, (name, _) in enumerate(self._lines)}
         name, label = self._lines[(self._last[job.record] + 1) % len(self._lines)]
-        return Job(name, job.draws, name, job.number, label)
+        return SampleTask(name, job.draws, name, job.number, label)
 
     def use_setup(self, draws: SetupDraws, thread: CaffeRng) -> None:
         """Repeat real Caffe's shuffles, skips, crops and mirrors."""
@@ -116,14 +116,14 @@ class ImageSource(LoaderSource):
         self._peek()
         self.top_shapes[0] = (self.batch_size, *self.item_shape)
 
-    def plan(self) -> list[Job]:
+    def plan(self) -> list[SampleTask]:
         """The next lines of the list; at its end it is begun (and shuffled) again."""
         o = self.layer.options
         jobs = []
         numbers = [(self._number + i) * o.world + o.rank for i in range(self.batch_size)]
         for number, draws in zip(numbers, self.random.batch(numbers), strict=True):
             name, label = self._lines[self._order[self._at]]
-            jobs.append(Job(name, draws, name, number, label))
+            jobs.append(SampleTask(name, draws, name, number, label))
             self._at += 1
             if self._at >= len(self._lines):
                 self._at = 0
@@ -134,10 +134,10 @@ class ImageSource(LoaderSource):
         self.rehearse(jobs, self._size)
         return jobs
 
-    def _size(self, job: Job) -> tuple[int, int]:
+    def _size(self, job: SampleTask) -> tuple[int, int]:
         return self._read(job.record).shape[1:]
 
-    def image(self, job: Job) -> tuple[Image, float]:
+    def image(self, job: SampleTask) -> tuple[Image, float]:
         """Read, resize."""
         return self._read(job.record), job.label
 
@@ -145,6 +145,6 @@ class ImageSource(LoaderSource):
         path = self.layer.join(self.param.root_folder, name)
         return Image(resize_listed(read_image(path, color=self.param.is_color), self.param), False)
 
-    def describe(self, job: Job) -> str:
+    def describe(self, job: SampleTask) -> str:
         """The list and the image."""
         return f"list {self.path!r}, image {job.name!r}"

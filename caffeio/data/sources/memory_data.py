@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 
 from caffeio.boost_random import CaffeRng
-from caffeio.data.base import DataSource, Layer, Shape, batch_of
+from caffeio.data.base import DataSource, Shape, SourceContext, batch_of
 from caffeio.data.draws import SampleRandom, SetupDraws
 from caffeio.data.transform.image import Pixels
 from caffeio.data.transform.normalize import Image
@@ -27,7 +27,7 @@ from caffeio.proto import caffe_pb2 as pb
 class MemorySource(DataSource):
     """Batches of arrays that `reset` was given, over and over."""
 
-    def __init__(self, layer: Layer) -> None:
+    def __init__(self, layer: SourceContext) -> None:
         super().__init__(layer)
         p = layer.param.memory_data_param
         self.batch_size = batch_of(layer, p.batch_size, "memory_data_param")
@@ -109,7 +109,7 @@ class MemorySource(DataSource):
 class DummySource(DataSource):
     """Constants, made once; or random numbers, drawn anew for every batch."""
 
-    def __init__(self, layer: Layer) -> None:
+    def __init__(self, layer: SourceContext) -> None:
         super().__init__(layer)
         p = layer.param.dummy_data_param
         try:
@@ -161,7 +161,7 @@ class DummySource(DataSource):
 class _Owner:
     """Lets fillers name this layer in their errors."""
 
-    def __init__(self, layer: Layer) -> None:
+    def __init__(self, layer: SourceContext) -> None:
         self._layer = layer
 
     def error(self, message: str, *, field: str | None = None) -> CaffeIOError:

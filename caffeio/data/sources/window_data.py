@@ -17,8 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from caffeio.boost_random import CaffeRng
-from caffeio.data.base import Layer, batch_of
-from caffeio.data.batch import Job, Result, Slot
+from caffeio.data.base import SourceContext, batch_of
+from caffeio.data.batch import Result, SampleTask, Slot
 from caffeio.data.draws import NO_DRAWS, SampleRandom, SetupDraws
 from caffeio.data.loader import LoaderSource
 from caffeio.data.transform.image import COLOR, Pixels, decode, read_image, resize
@@ -138,7 +138,7 @@ class WindowSource(LoaderSource):
     Of every batch the last int(batch_size * fg_fraction) are foreground; drawn with replacement.
     """
 
-    def __init__(self, layer: Layer) -> None:
+    def __init__(self, layer: SourceContext) -> None:
         super().__init__(layer)
         p = self.param = layer.param.window_data_param
         self.batch_size = batch_of(layer, p.batch_size, "window_data_param")
@@ -173,7 +173,7 @@ class WindowSource(LoaderSource):
         if draws.windows is not None:
             self._exact = CaffeRng(draws.windows)
 
-    def plan(self) -> list[Job]:
+    def plan(self) -> list[SampleTask]:
         """Choose the windows of the next batch."""
         o = self.layer.options
         foreground = int(_F(self.batch_size) * _F(self.param.fg_fraction))
@@ -191,11 +191,11 @@ class WindowSource(LoaderSource):
                 raise DataError(f"a window of image {box.image}, but images are numbered 0 to "
                                 f"{len(self.windows.paths) - 1}")  # fmt: skip
             name = self.windows.paths[box.image]
-            jobs.append(Job((box, mirror), NO_DRAWS, name, number, box.label))
+            jobs.append(SampleTask((box, mirror), NO_DRAWS, name, number, box.label))
         self._number += self.batch_size
         return jobs
 
-    def image(self, job: Job) -> tuple[Image, float]:
+    def image(self, job: SampleTask) -> tuple[Image, float]:
         """The whole image, in colour."""
         index = job.record[0].image
         path = self.layer.join(self.param.root_folder, self.windows.paths[index])
@@ -207,7 +207,7 @@ class WindowSource(LoaderSource):
             self._cache[index] = read_regular(path)
         return Image(decode(self._cache[index], COLOR), False), job.label
 
-    def load(self, job: Job, slot: Slot, index: int) -> Result:
+    def load(self, job: SampleTask, slot: Slot, index: int) -> Result:
         """Warp the window into row `index`; what lies outside of the image is 0."""
         image, slot.label_rows[index] = self.image(job)
         box, mirror = job.record
@@ -249,6 +249,6 @@ class WindowSource(LoaderSource):
             values -= self.transformer.means_of(len(values))[:, None, None]
         return values * self.scale
 
-    def describe(self, job: Job) -> str:
+    def describe(self, job: SampleTask) -> str:
         """The image and the window."""
         return f"image {job.name!r}, window {tuple(job.record[0][2:])}"

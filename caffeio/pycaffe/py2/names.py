@@ -21,7 +21,8 @@ from typing import Any
 import numpy as np
 
 from caffeio.pycaffe.py2 import scipy_misc
-from caffeio.pycaffe.py2.runtime import Buffer, File, builtin_names, whole
+from caffeio.pycaffe.py2.files import Buffer, File
+from caffeio.pycaffe.py2.runtime import builtin_names, whole
 
 MODULES = {  # of Python 2 -> where they are now
     "Queue": "queue", "SocketServer": "socketserver", "ConfigParser": "configparser",

@@ -1,0 +1,219 @@
+"""Workers that are killed, stopped, left behind, or not the same: one line, and nobody waits."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from caffeio.errors import CaffeIOError
+from caffeio.proto.weights.solverstate import newest_whole_pair
+from caffeio.training.distributed import is_connection_error, lost_workers
+from caffeio.training.watchdog import Watchdog
+from tests.paths import ROOT
+
+ENDLESS = ["max_iter=1000000", "display=0", "test_interval=1000000", "test_initialization=false"]
+SET = [word for setting in ENDLESS for word in ("--set", setting)]
+
+
+class Run:
+    """`caffeio train solver.prototxt ARGUMENTS`, with what it says in a file."""
+
+    def __init__(self, *arguments: str, name: str = "err", **env: str) -> None:
+        self.path = Path(name)
+        with self.path.open("wb") as err:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "caffeio.cli", "train", "solver.prototxt", *arguments],
+                env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), **env},
+                stderr=err, start_new_session=True,
+            )  # fmt: skip
+
+    @property
+    def said(self) -> str:
+        return self.path.read_text()
+
+    def until(self, path: str, seconds: float = 90) -> None:
+        deadline = time.monotonic() + seconds
+        while not (Path(path).exists() and Path(path).stat().st_size):
+            assert self.process.poll() is None, self.said
+            assert time.monotonic() < deadline, self.said
+            time.sleep(0.05)
+
+    def workers(self) -> dict[int, int]:
+        """Process ids by rank."""
+        found = {}
+        for folder in Path("/proc").glob("[0-9]*"):
+            try:
+                facts = folder.joinpath("environ").read_bytes().split(b"\0")
+            except OSError:
+                continue
+            if b"CAFFEIO_LAUNCHER=%d" % self.process.pid in facts:
+                rank = next(f for f in facts if f.startswith(b"RANK="))
+                found[int(rank[5:])] = int(folder.name)
+        return found
+
+    def errors(self) -> list[str]:
+        assert "Traceback" not in self.said, self.said
+        return [line for line in self.said.splitlines() if line.startswith("Error")]
+
+
+@pytest.fixture
+def pair(training_case: Path) -> Iterator[Run]:
+    """Two workers in the middle of an endless training that snapshots now and then."""
+    run = Run("--nproc", "2", "--metrics", "m.jsonl", "--worker-timeout", "4", *SET,
+              "--set", "snapshot=20")  # fmt: skip
+    run.until("m.jsonl")
+    yield run
+    for pid in run.workers().values():
+        os.kill(pid, signal.SIGKILL)
+    if run.process.poll() is None:
+        run.process.kill()
+    run.process.wait()
+
+
+def test_a_killed_worker_is_named(pair: Run) -> None:
+    pid = pair.workers()[1]
+    os.kill(pid, signal.SIGKILL)
+    assert pair.process.wait(60) == 128 + signal.SIGKILL
+    errors = pair.errors()
+    wanted = f"worker 1 (host {socket.gethostname()}, process {pid}) was killed by SIGKILL"
+    assert any(wanted in line for line in errors), errors
+    assert len(errors) <= 2
+    assert newest_whole_pair("snap") is not None  # the root saved its work
+    assert not pair.workers()
+
+
+@pytest.mark.slow
+def test_a_stopped_worker_is_found(pair: Run) -> None:
+    pid = pair.workers()[1]
+    os.kill(pid, signal.SIGSTOP)
+    assert pair.process.wait(90) == 2
+    assert re.search(
+        rf"Error \(worker 0\): worker 1 \(host \S+, process {pid}\) has given no sign of life for "
+        r"4 seconds",
+        pair.said,
+    )
+    assert not pair.workers()
+
+
+@pytest.mark.slow
+def test_workers_end_with_their_launcher(pair: Run) -> None:
+    assert len(pair.workers()) == 2
+    pair.process.kill()
+    pair.process.wait()
+    deadline = time.monotonic() + 10
+    while pair.workers():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+@pytest.mark.slow
+def test_restarts_go_on_from_the_newest_pair(training_case: Path) -> None:
+    run = Run("--nproc", "2", "--metrics", "m.jsonl", "--max-restarts", "1", *SET,
+              "--set", "snapshot=5")  # fmt: skip
+    run.until("m.jsonl")
+    deadline = time.monotonic() + 60
+    while newest_whole_pair("snap") is None:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    first = run.workers()
+    os.kill(first[1], signal.SIGKILL)
+    deadline = time.monotonic() + 90
+    while "Resuming from snap_iter_" not in run.said:
+        assert run.process.poll() is None and time.monotonic() < deadline, run.said
+        time.sleep(0.1)
+    assert set(run.workers().values()).isdisjoint(first.values())
+    os.kill(run.process.pid, signal.SIGTERM)
+    assert run.process.wait(60) == 0, run.said
+
+
+def two(*differs: str) -> list[Run]:
+    """Two workers that were started one by one, the second with other arguments."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    common = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    short = ("--set", "max_iter=3")
+    return [
+        Run(*short, *(differs if rank else ()), name=f"err{rank}", RANK=str(rank),
+            LOCAL_RANK=str(rank), **common)
+        for rank in range(2)
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("differs", "words"),
+    [
+        (("--set", "max_iter=5"), ["max_iter", ": 3 and 5"]),
+        pytest.param(("--set", "base_lr=0.5"), ["base_lr", "and 0.5"], marks=pytest.mark.slow),
+        pytest.param(("--weights", "init.caffemodel"), ["the weights"], marks=pytest.mark.slow),
+        pytest.param(
+            ("--set", "layer[data].data_param.batch_size=7"),
+            ["the training net"],
+            marks=pytest.mark.slow,
+        ),
+    ],
+)
+def test_workers_that_are_not_the_same(
+    training_case: Path, differs: tuple[str, ...], words: list[str]
+) -> None:
+    for run in two(*differs):
+        assert run.process.wait(90) == 2, run.said
+        [line] = run.errors()
+        assert "worker 1" in line
+        for word in ("the workers do not train the same", *words):
+            assert word in line
+
+
+def test_a_busy_port_is_one_line(training_case: Path) -> None:
+    with socket.socket() as busy:
+        busy.bind(("127.0.0.1", 0))
+        busy.listen()
+        port = str(busy.getsockname()[1])
+        run = Run(RANK="0", LOCAL_RANK="0", WORLD_SIZE="2", MASTER_ADDR="127.0.0.1",
+                  MASTER_PORT=port, name="err")  # fmt: skip
+        assert run.process.wait(60) == 2
+    assert len(run.errors()) == 1 and f"port 127.0.0.1:{port} is in use" in run.said
+
+
+@pytest.mark.slow
+def test_nobody_comes(training_case: Path) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    run = Run("--worker-timeout", "3", RANK="1", LOCAL_RANK="1", WORLD_SIZE="2",
+              MASTER_ADDR="127.0.0.1", MASTER_PORT=port)  # fmt: skip
+    assert run.process.wait(60) == 2
+    [line] = run.errors()
+    assert "the other workers cannot be reached at 127.0.0.1" in line
+
+
+def test_a_watchdog_counts_only_its_own_time() -> None:
+    """After its own process was stopped, it waits again before it blames another one."""
+    dog = Watchdog(0, 3, 10.0)
+    now = time.monotonic()
+    dog._touched = now
+    dog._seen = {1: ("7 host 42", now), 2: ("", now)}
+    assert dog.problem(now + 5) is None
+    dog._touched = now + 11
+    dog._seen[2] = ("1 other 43", now + 11)
+    assert dog.problem(now + 11) is not None
+    assert "worker 1 (host host, process 42)" in (dog.problem(now + 11) or "")
+    dog._seen[1] = ("8 host 42", now + 11)
+    assert dog.problem(now + 20) is None
+    assert "the store at" in (dog.problem(now + 22) or "")
+
+
+def test_which_errors_mean_a_lost_worker() -> None:
+    gone = RuntimeError("[../gloo/transport/tcp/pair.cc:547] Connection closed by peer [::1]:1")
+    assert is_connection_error(gone) and "another worker has gone" in str(lost_workers(gone))
+    assert not is_connection_error(RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
+    assert isinstance(lost_workers(gone), CaffeIOError)
