@@ -89,7 +89,7 @@ class OnnxGraph:
         return self.const(np.asarray(list(values), np.int64), hint)
 
     def zeros(self, shape: str) -> str:
-        """Zeros of the sizes that `shape` holds: OpenCV 5 wants the value, though it is the default."""
+        """Zeros of the sizes in `shape`; their value is the default, but OpenCV 5 wants it told."""
         value = np.zeros(1, np.float32)
         return str(self.op("ConstantOfShape", [shape], value=value))
 
