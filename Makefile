@@ -83,3 +83,9 @@ bench: $(STAMP)
 
 clean:
 	rm -rf $(VENV) .venv-lowest .venv-newest .venv-portable .venv-models build dist site demo
+
+.PHONY: fuzz
+FUZZ_SECONDS := 60
+fuzz: $(STAMP)
+	for target in weights solverstate blobproto hdf5 lmdb tensors text nets; do \
+	  $(BIN)/python tests/fuzz/run.py $$target --seconds $(FUZZ_SECONDS) || exit 1; done

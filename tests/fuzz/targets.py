@@ -16,6 +16,8 @@ from pathlib import Path
 import numpy as np
 
 from caffeio.converters import safetensors
+from caffeio.data.db.lmdb import LmdbDatabase, _checked
+from caffeio.data.db.lmdb_pages import check_lmdb
 from caffeio.errors import CaffeIOError
 from caffeio.proto import caffe_pb2 as pb
 from caffeio.proto.dialect.dialect import decode, detect, encode
@@ -128,11 +130,25 @@ def nets(data: bytes) -> None:
     encode(decoded.message, found.dialect, unknown=decoded.unknown, lost=[])
 
 
+def lmdb(data: bytes) -> None:
+    """The walk over an LMDB's pages; what it calls good is read by LMDB itself."""
+    path = put(data)
+    try:
+        check_lmdb(str(path), "x")
+        db = LmdbDatabase(str(path), may_be_empty=True)
+    finally:
+        _checked.clear()
+    for _, value in db.records():
+        bytes(value)
+    db.close()
+
+
 TARGETS: dict[str, tuple[Callable[[bytes], None], tuple[str, ...]]] = {
     "weights": (weights, ("nets/*/*.caffemodel", "logs/upgrade/*.caffemodel")),
     "solverstate": (solverstate, ("solvers/*/*.solverstate", "fork/lr/*/*.solverstate")),
     "blobproto": (blobproto, ("data/*/*.binaryproto", "layers/InfogainLoss/assets/*.binaryproto")),
     "hdf5": (hdf5, ("nets/siamese_shared/*.h5", "solvers/hdf5_shared/*.h5")),
+    "lmdb": (lmdb, ("data/db/raw_*/data.mdb", "solvers/lmdb/data.mdb")),
     "tensors": (tensors, ()),
     "sniff": (sniff, ("solvers/sgd_fixed/*.prototxt",)),
     "text": (text, ("solvers/*/*.prototxt", "layers/*/*.prototxt", "nets/*/net.prototxt")),
