@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from caffeio import load_net
-from caffeio.errors import LayerError, UnknownLayerError
+from caffeio.errors import CaffeIOError, LayerError, UnknownLayerError
+from caffeio.layers import registry
 
 EXAMPLE = Path(__file__).with_name("plugin_example")
 NET = """
@@ -74,3 +75,16 @@ def test_without_the_package_the_error_says_how_to_define_it():
     assert "layer 'soft': unknown layer type 'Softsign'" in message
     assert "@caffeio.layers.layer('Softsign')" in message and "'caffeio.layers'" in message
     assert message.startswith("<text>:3:1:")
+
+
+def test_a_broken_package_is_named_each_time(tmp_path, monkeypatch):
+    (tmp_path / "broken_layers.py").write_text("import no_such_module")
+    info = tmp_path / "broken_layers-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: broken-layers\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[caffeio.layers]\nbroken = broken_layers\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setattr(registry._Loaded, "plugins", False)
+    for _ in range(2):
+        with pytest.raises(CaffeIOError, match=r"package 'broken-layers'.*no_such_module"):
+            load_net(NET)

@@ -57,8 +57,7 @@ def onnx_spread(g: OnnxGraph, owner: LayerType, operand: str | int, start: int, 
     rank = len(g.shape(operand))
     if start + rank == ndim:
         return operand
-    name: str = g.op("Unsqueeze", [operand, g.ints(range(rank, ndim - start), "axes")])
-    return name
+    return g.reshape(operand, *[0] * rank, *[1] * (ndim - start - rank))
 
 
 @layer("Scale")
@@ -150,10 +149,8 @@ class Axpy(LayerType):
     def onnx(self, g: OnnxGraph, *bottoms: str) -> str:
         """Mul and Add."""
         a, x, b = bottoms
-        ranks = len(g.shape(a)), len(g.shape(x))
-        if ranks[0] < ranks[1]:
-            a = g.op("Unsqueeze", [a, g.ints(range(*ranks), "axes")])
-        elif ranks[0] > ranks[1]:
-            a = g.op("Squeeze", [a, g.ints(range(ranks[1], ranks[0]), "axes")])
+        rank = len(g.shape(x))
+        if len(g.shape(a)) != rank:  # OpenCV 4 reads Unsqueeze with one axis only
+            a = g.reshape(a, 0, 0, *[1] * (rank - 2))
         y: str = g.op("Add", [g.op("Mul", [x, a]), b])
         return y

@@ -208,7 +208,7 @@ class Upsample(MapLayer):
             )  # fmt: skip
         (_, c, h, w), (height, width) = self.bottom_shapes[0], self.top_shapes[0][2:]
         maps = g.op("Shape", [bottoms[0]], start=0, end=2)
-        zeros = g.op("ConstantOfShape", [g.op("Concat", [maps, g.ints((height * width,))], axis=0)])
+        zeros = g.zeros(g.op("Concat", [maps, g.ints((height * width,))], axis=0))
         places = g.reshape(g.to_int(bottoms[1]), 0, c, h * w)
         values = g.reshape(bottoms[0], 0, c, h * w)
         top = g.op("ScatterElements", [zeros, places, values], axis=2)

@@ -20,7 +20,7 @@ from caffeio.converters.deploy.deploy_net import Options, PathLike, load_deploy_
 from caffeio.converters.onnx.build import Built, build, declared_shapes
 from caffeio.converters.onnx.verify import verify_onnx
 from caffeio.errors import CaffeIOError, UnsupportedError
-from caffeio.layers.onnx.graph import OPSET
+from caffeio.layers.onnx.graph import OPSET, OnnxNode
 from caffeio.net.net import Net
 from caffeio.proto.io.atomic import atomic_write
 from caffeio.proto.weights.load import Weights
@@ -130,9 +130,16 @@ def _nodes(helper: Any, built: Built) -> list[Any]:
             name, number = f"{stem}:{number}", number + 1
         used.add(name)
         out.append(
-            helper.make_node(node.kind, node.inputs, node.outputs, name=name, **node.attributes)
+            helper.make_node(node.kind, node.inputs, node.outputs, name=name, **_attributes(node))
         )
     return out
+
+
+def _attributes(node: OnnxNode) -> dict[str, Any]:
+    """What `helper.make_node` takes: arrays are tensors."""
+    tensor = _onnx().numpy_helper.from_array
+    given = node.attributes.items()
+    return {key: tensor(v) if isinstance(v, np.ndarray) else v for key, v in given}
 
 
 def _tensors(onnx: Any, arrays: Mapping[str, np.ndarray], external: str | None) -> list[Any]:

@@ -236,7 +236,23 @@ def test_regions_and_masks() -> None:
         'layer { name: "x" type: "Upsample" bottom: "p" bottom: "mask" top: "y"'
         " upsample_param { upsample_h: 7 upsample_w: 9 } }"
     )
-    check(text, (2, 3, 7, 9))
+    assert_zeros_are_told(check(text, (2, 3, 7, 9)))
+
+
+@pytest.mark.parametrize(
+    ("text", "shapes"),
+    [
+        ('type: "Axpy"', [(2, 4), (2, 4, 6, 6), (2, 4, 6, 6)]),
+        ('type: "Axpy"', [(2, 4, 1, 1), (2, 4, 5), (2, 4, 5)]),
+        ('type: "Scale"', [(2, 4, 6, 6), (4,)]),
+        ('type: "Bias" bias_param { axis: 0 }', [(2, 4, 6, 6), (2, 4)]),
+    ],
+)
+def test_axes_of_operands_are_added_by_reshape(text: str, shapes: list[tuple[int, ...]]) -> None:
+    """OpenCV 4 reads no Unsqueeze with several axes."""
+    kinds = {node.op_type for node in check(text, *shapes).graph.node}
+    assert "Reshape" in kinds
+    assert not kinds & {"Unsqueeze", "Squeeze"}
 
 
 DETECTIONS = "num_classes: 4 nms_param { nms_threshold: 0.3 top_k: 6 } confidence_threshold: 0.05 "
@@ -264,6 +280,16 @@ def test_detections(fields: str, locations: int) -> None:
     shapes = [(2, count * 4 * locations), (2, count * 4), (2, 5, 4, 3), (2, 3, 30, 20)]
     model = check(text, *shapes, seed=4)
     assert [d.dim_value or None for d in dims_of(model.graph.output[0])] == [1, 1, None, 7]
+    assert_zeros_are_told(model)
+
+
+def assert_zeros_are_told(model: Any) -> None:
+    """OpenCV 5 stops at a ConstantOfShape that leaves its value to ONNX's default."""
+    nodes = [node for node in model.graph.node if node.op_type == "ConstantOfShape"]
+    assert nodes
+    for node in nodes:
+        (value,) = [a.t for a in node.attribute if a.name == "value"]
+        assert onnx.numpy_helper.to_array(value).tolist() == [0.0]
 
 
 def dims_of(value: Any) -> Any:

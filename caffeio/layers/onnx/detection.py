@@ -83,7 +83,7 @@ def _kept(
         ],
     )
     places = g.op("Gather", [found, g.ints((0, 2), "columns")], axis=1)
-    zeros = g.op("ConstantOfShape", [g.op("Shape", [g.reshape(scores, -1, best)])])
+    zeros = g.zeros(g.op("Shape", [g.reshape(scores, -1, best)]))
     ones = g.op("Expand", [g.const(1.0, "one"), g.op("Shape", [places], start=0, end=1)])
     keep = g.reshape(g.op("ScatterND", [zeros, places, ones]), -1, classes * best)
     if layer.keep_top_k < 0 or layer.keep_top_k >= classes * best:
@@ -93,7 +93,7 @@ def _kept(
     most = g.ints((layer.keep_top_k,), "keep_top_k")
     _, chosen = g.op("TopK", [ranked, most], outputs=2, axis=1)
     ones = g.op("Expand", [g.const(1.0, "one"), g.op("Shape", [chosen])])
-    zeros = g.op("ConstantOfShape", [g.op("Shape", [keep])])
+    zeros = g.zeros(g.op("Shape", [keep]))
     return str(g.op("Mul", [keep, g.op("ScatterElements", [zeros, chosen, ones], axis=1)]))
 
 

@@ -88,6 +88,11 @@ class OnnxGraph:
         """A constant list of int64."""
         return self.const(np.asarray(list(values), np.int64), hint)
 
+    def zeros(self, shape: str) -> str:
+        """Zeros of the sizes in `shape`; their value is the default, but OpenCV 5 wants it told."""
+        value = np.zeros(1, np.float32)
+        return str(self.op("ConstantOfShape", [shape], value=value))
+
     def param(self, layer: LayerType, index: int, *, shape: Sequence[int] | None = None) -> str:
         """Blob `index` of `layer`, as `shape` if given: an initializer "<layer>.<blob's name>".
 
