@@ -33,7 +33,8 @@ PAGES = sorted(
     [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md")],
     key=lambda path: path.relative_to(ROOT).as_posix(),
 )
-SHOWN = {"", "mermaid", "text", "yaml", "toml", "json", "prototxt"}  # blocks that only show something
+# blocks that only show something
+SHOWN = {"", "mermaid", "text", "yaml", "toml", "json", "prototxt"}
 NOT_RUN = {
     # the two commands, which take minutes or are this very test
     "make demo",
