@@ -5,7 +5,12 @@ Source: src/caffe/layers/continuation_indicator_layer.cpp (jolibrain/caffe).
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from caffeio.layers.base import LayerType, Shape, layer, owns
+
+if TYPE_CHECKING:
+    from caffeio.layers.onnx.graph import OnnxGraph
 
 
 @layer("ContinuationIndicator")
@@ -27,3 +32,13 @@ class ContinuationIndicator(LayerType):
     def shapes(self, shape: Shape) -> tuple[Shape, ...]:
         """Give (time_step, N)."""
         return ((self.steps, shape[self.along]),)
+
+    def onnx(self, g: OnnxGraph, *bottoms: str) -> str:
+        """A constant: nothing of it depends on the data."""
+        if g.dynamic_batch:
+            raise g.unsupported("it makes a blob for a batch whose size is not fixed")
+        import numpy as np
+
+        rows = np.ones(self.top_shapes[0], np.float32)
+        rows[0] = 0
+        return g.const(rows, "indicator")

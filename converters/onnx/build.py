@@ -88,7 +88,7 @@ def _run(net: Net, graph: OnnxGraph, wanted: Sequence[str], told: list[Told]) ->
             tops: tuple[str, ...] = (_merged(graph, step, *held.pop(step.bottoms[0])),)
         else:
             before = len(graph.nodes)
-            tops = _tops(graph, step, bottoms)
+            tops = _tops(graph, step, bottoms, "" if graph.dynamic_batch else _cut(net, i))
             if len(graph.nodes) - before >= LEAST:
                 blobs = [graph.param(step.layer, k) for k in range(len(step.layer.blobs))]
                 told.append(Told(format_message(step.node.param), bottoms, list(tops), blobs))
@@ -97,13 +97,23 @@ def _run(net: Net, graph: OnnxGraph, wanted: Sequence[str], told: list[Told]) ->
     return values
 
 
-def _tops(graph: OnnxGraph, step: Step, bottoms: list[str]) -> tuple[str, ...]:
+def _cut(net: Net, index: int) -> str:
+    """Words on how to export what comes before a step; none where that cannot be said."""
+    made = {top for s in net.steps[:index] if not s.layer.is_source for top in s.tops}
+    changed = {top for s in net.steps[index:] for top in s.tops}  # in place: not what is read here
+    blobs = dict.fromkeys(b for b in net.steps[index].bottoms if b in made)
+    if not blobs or changed.intersection(blobs):
+        return ""
+    flags = " ".join(f"--output-blob {blob}" for blob in blobs)
+    return f"; what comes before it can be exported: {flags}"
+
+
+def _tops(graph: OnnxGraph, step: Step, bottoms: list[str], hint: str) -> tuple[str, ...]:
     try:
         tops = step.layer.onnx(graph, *bottoms)
     except UnsupportedError as error:
-        if error.where is None and step.node.where:
-            raise UnsupportedError(error.message, where=step.node.where) from None
-        raise
+        where = error.where or step.node.where or None
+        raise UnsupportedError(error.message + hint, where=where) from None
     return (tops,) if isinstance(tops, str) else tuple(tops)
 
 

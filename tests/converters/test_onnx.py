@@ -463,3 +463,27 @@ def test_a_batch_norm_that_is_wanted_is_not_merged() -> None:
         compare_run(net, built, model, inputs)
         found = [node.op_type for node in model.graph.node]
         assert found == (kinds or ["BatchNormalization"])
+
+
+def test_indicator_is_a_constant() -> None:
+    text = (
+        'layer { name: "i" type: "ContinuationIndicator" bottom: "b0" top: "i"'
+        " continuation_indicator_param { time_step: 4 axis: 1 } }"
+        'layer { name: "x" type: "Eltwise" bottom: "i" bottom: "b1" top: "y" }'
+    )
+    check(text, (4, 3, 5), (4, 3))
+    with pytest.raises(UnsupportedError, match="layer 'i' .*not fixed"):
+        check(text, (4, 3, 5), (4, 3), dynamic=True)
+
+
+def test_the_error_names_the_blobs_at_which_to_cut() -> None:
+    text = (
+        'layer { name: "in" type: "Input" top: "a" input_param { shape { dim: 2 dim: 3 } } }'
+        'layer { name: "p" type: "TanH" bottom: "a" top: "p" }'
+        'layer { name: "q" type: "AbsVal" bottom: "a" top: "q" }'
+        'layer { name: "x" type: "EuclideanLoss" bottom: "p" bottom: "q" top: "y" }'
+    )
+    net = load_net(text)
+    with pytest.raises(UnsupportedError, match="--output-blob p --output-blob q$"):
+        build(net, ["y"])
+    assert set(build(net, ["p", "q"]).outputs) == {"p", "q"}
