@@ -181,14 +181,15 @@ def _sweep(built: Built) -> None:
 
 
 def declared_shapes(built: Built) -> dict[str, tuple[int | None, ...]]:
-    """Shapes of inputs and outputs; None where a size depends on the data."""
+    """Shapes of inputs, outputs and all blobs between; None where a size depends on the data."""
     graph = built.graph
     tainted: set[str] = set(graph.varying)
     for node in graph.nodes:
         if tainted.intersection(node.inputs):
             tainted.update(node.outputs)
     out: dict[str, tuple[int | None, ...]] = {}
-    for name in (*built.inputs, *built.outputs.values()):
+    made = [n for node in graph.nodes for n in node.outputs if n in graph.shapes]
+    for name in (*built.inputs, *built.outputs.values(), *made):
         unknown = graph.varying.get(name, range(len(graph.shapes[name])) if name in tainted else ())
         out[name] = tuple(None if i in unknown else n for i, n in enumerate(graph.shapes[name]))
     return out

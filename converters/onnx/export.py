@@ -7,6 +7,7 @@ are called "<layer>.<blob>". BatchNorm and the Scale behind it are one BatchNorm
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Mapping, Sequence
 from importlib import import_module
@@ -23,6 +24,7 @@ from caffeio.errors import CaffeIOError, UnsupportedError
 from caffeio.layers.onnx.graph import OPSET, OnnxNode
 from caffeio.net.net import Net
 from caffeio.proto.io.atomic import atomic_write
+from caffeio.proto.io.regular import open_regular
 from caffeio.proto.weights.load import Weights
 
 IR_VERSION = 8
@@ -51,12 +53,22 @@ def export_onnx(
     chosen = Options(**{"outputs": tuple(outputs or ()), **options})
     net, notes = load_deploy_net(prototxt, weights, chosen)
     built = build(net, outputs or None, dynamic_batch=dynamic_batch)
-    write(built, net, out_path, external_data=external_data)
+    sources = digests(prototxt, weights)
+    write(built, net, out_path, external_data=external_data, sources=sources)
     return notes
 
 
-def to_model(built: Built, net: Net, *, external: str | None = None) -> Any:
-    """The ModelProto of a built graph; with `external` its weights are only named, not held."""
+def to_model(
+    built: Built,
+    net: Net,
+    *,
+    external: str | None = None,
+    sources: Mapping[str, str] | None = None,
+) -> Any:
+    """The ModelProto of a built graph; with `external` its weights are only named, not held.
+
+    `sources` are entries for the metadata, beside the profile and the names of blobs.
+    """
     onnx = _onnx()
     helper, graph = onnx.helper, built.graph
     shapes: Declared = declared_shapes(built)
@@ -66,12 +78,14 @@ def to_model(built: Built, net: Net, *, external: str | None = None) -> Any:
         name: helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, shape)
         for name, shape in shapes.items()
     }
+    ends = {*built.inputs, *built.outputs.values()}
     proto = helper.make_graph(
         _nodes(helper, built),
         net.name or "net",
         [values[name] for name in built.inputs],
         [values[name] for name in built.outputs.values()],
         _tensors(onnx, graph.constants, external),
+        value_info=[values[name] for name in values if name not in ends],
     )
     model = helper.make_model(
         proto,
@@ -82,15 +96,34 @@ def to_model(built: Built, net: Net, *, external: str | None = None) -> Any:
     )
     renamed = {blob: name for blob, name in built.outputs.items() if blob != name}
     props = {f"blob:{name}": blob for blob, name in renamed.items()}
+    props["caffe:profile"] = net.profile.name
+    props.update(sources or {})
     made = {name for node in graph.nodes for name in node.outputs}
     made.update(graph.constants)
     props.update(one.entry() for one in built.told if made.issuperset((*one.tops, *one.blobs)))
-    if props:
-        helper.set_model_props(model, props)
+    helper.set_model_props(model, props)
     return model
 
 
-def write(built: Built, net: Net, path: PathLike, *, external_data: bool | None = None) -> None:
+def digests(prototxt: PathLike, weights: Weights | PathLike | None) -> dict[str, str]:
+    """Metadata on the files that a model is made of: their SHA-256 sums; none of a net as text."""
+    path = weights.path if isinstance(weights, Weights) else weights
+    found = {}
+    for key, name in (("net", prototxt), ("weights", path)):
+        if name is not None and "\n" not in str(name) and Path(name).is_file():
+            with open_regular(name) as file:
+                found[f"caffe:sha256:{key}"] = hashlib.file_digest(file, "sha256").hexdigest()
+    return found
+
+
+def write(
+    built: Built,
+    net: Net,
+    path: PathLike,
+    *,
+    external_data: bool | None = None,
+    sources: Mapping[str, str] | None = None,
+) -> None:
     """Write the model file, and `<path>.data` beside it for weights of 2 GB or more."""
     arrays = built.graph.constants
     size = sum(array.nbytes for array in arrays.values())
@@ -100,9 +133,9 @@ def write(built: Built, net: Net, path: PathLike, *, external_data: bool | None 
             for array in arrays.values():
                 file.write(b"\0" * (-file.tell() % _ALIGN))
                 file.write(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
-        model = to_model(built, net, external=beside.name)
+        model = to_model(built, net, external=beside.name, sources=sources)
     else:
-        model = to_model(built, net)
+        model = to_model(built, net, sources=sources)
     with atomic_write(path, error=CaffeIOError) as file:
         file.write(model.SerializeToString())
 
@@ -168,7 +201,8 @@ def _symbolic(net: Net, built: Built, declared: Declared) -> Declared:
         other = Net(net.graph, profile=net.profile, input_shapes={**inputs, **longer})
     except CaffeIOError as error:
         raise UnsupportedError(f"the batch cannot be dynamic: {error.message}") from None
-    shapes = {name: other.blob_shapes[blob] for blob, name in built.outputs.items()} | longer
+    inner = {name: other.blob_shapes[name] for name in declared if name in other.blob_shapes}
+    shapes = inner | {n: other.blob_shapes[blob] for blob, n in built.outputs.items()} | longer
     batches = {shape[0] for shape in inputs.values() if shape}
 
     def dim(axis: int, n: int | str | None, more: int) -> int | str | None:

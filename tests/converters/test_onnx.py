@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -323,6 +324,26 @@ def test_golden_nets(weights: Path, dynamic: bool, tmp_path: Path) -> None:
     export_onnx(net, weights, out, dynamic_batch=dynamic)
     onnx.checker.check_model(str(out), full_check=True)
     assert verify_onnx(net, weights, out, batch=5) <= TOLERANCE
+    model = onnx.load(out)
+    props = {entry.key: entry.value for entry in model.metadata_props}
+    assert props["caffe:sha256:net"] == hashlib.sha256(net.read_bytes()).hexdigest()
+    assert props["caffe:sha256:weights"] == hashlib.sha256(weights.read_bytes()).hexdigest()
+    assert props["caffe:profile"]
+    assert_shapes_are_told(model, net, dynamic)
+
+
+def assert_shapes_are_told(model: Any, net: Path, dynamic: bool) -> None:
+    """Blobs that are no ends have their shapes, which are those of shape inference."""
+    told = {v.name: [d.dim_value for d in dims_of(v)] for v in model.graph.value_info}
+    blobs = {top for layer in read_net(net).message.layer for top in layer.top}
+    ends = {v.name for v in (*model.graph.input, *model.graph.output)}
+    made = {name for node in model.graph.node for name in node.output}
+    assert told.keys() >= (blobs & made) - ends
+    del model.graph.value_info[:]
+    inferred = onnx.shape_inference.infer_shapes(model, strict_mode=True, data_prop=True)
+    for value in inferred.graph.value_info:
+        if value.name in told and not dynamic:
+            assert told[value.name] == [d.dim_value for d in dims_of(value)], value.name
 
 
 def test_outputs_are_real_caffes() -> None:
