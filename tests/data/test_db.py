@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import shutil
+import threading
 from pathlib import Path
 
 import pytest
 
+from caffeio.data.db import lmdb as lmdb_module
 from caffeio.data.db.database import KeyTable, open_db
 from caffeio.data.db.lmdb import LmdbDatabase, write_lmdb
 from caffeio.errors import DataError
@@ -152,3 +155,27 @@ def test_leveldb_without_plyvel(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "plyvel", None)
     with pytest.raises(DataError, match=r"caffeio\[leveldb\]"):
         open_db(str(LEVELDB), "LEVELDB")
+
+
+def test_the_garbage_collector_may_close_one_while_another_is_opened(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A database in a circle is closed by the collector, in whatever place it runs."""
+    for name in ("a", "b"):
+        write_lmdb(tmp_path / name, [("0", b"x")])
+    opened = lmdb_module._open_lmdb
+
+    def collects(*arguments: object) -> object:
+        gc.collect()
+        return opened(*arguments)  # type: ignore[arg-type]
+
+    db = LmdbDatabase(str(tmp_path / "a"))
+    circle: list[object] = [db]
+    circle.append(circle)
+    del circle, db
+    monkeypatch.setattr(lmdb_module, "_open_lmdb", collects)
+    done = threading.Thread(target=lambda: LmdbDatabase(str(tmp_path / "b")).close(), daemon=True)
+    done.start()
+    done.join(20)
+    assert not done.is_alive()
+    assert not lmdb_module._environments

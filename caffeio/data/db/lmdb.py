@@ -12,6 +12,7 @@ import os
 import shutil
 import threading
 import weakref
+from collections import deque
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from caffeio.proto.io.regular import check_name
 _environments: dict[str, tuple[Any, int]] = {}  # real path -> (environment, how many use it)
 _checked: dict[tuple[int, ...], Meta] = {}  # device, inode, size, time -> what the check found
 _lock = threading.Lock()
+_unused: deque[str] = deque()  # real paths of which a user has gone, until the lock is free
 # The kernel's read-ahead reads about 128 kB around a page. Only where small records of a large
 # file are read in random order does that cost more than it gives.
 _LARGE, _SMALL_RECORD = 1 << 30, 16 << 10  # bytes
@@ -158,22 +160,41 @@ class LmdbCursor:
 
 def _acquire(real: str, path: str, in_order: bool) -> Any:
     """The one environment of this process for `real` (LMDB allows no second one)."""
-    with _lock:
-        env, users = _environments.get(real, (None, 0))
-        if env is None:
-            env = _open_lmdb(real, path, in_order)
-        _environments[real] = (env, users + 1)
-        return env
+    try:
+        with _lock:
+            env, users = _environments.get(real, (None, 0))
+            if env is None:
+                env = _open_lmdb(real, path, in_order)
+            _environments[real] = (env, users + 1)
+            return env
+    finally:
+        _settle()
 
 
 def _release(real: str) -> None:
-    with _lock:
-        env, users = _environments[real]
-        if users > 1:
-            _environments[real] = (env, users - 1)
-        else:
-            del _environments[real]
-            env.close()
+    """Count one user less; the last one closes the environment.
+
+    The garbage collector calls this as well, at any place, and so maybe in the very thread that
+    holds the lock: it must not wait for it.
+    """
+    _unused.append(real)
+    _settle()
+
+
+def _settle() -> None:
+    """Do what releases have left, unless somebody holds the lock: that one does it then."""
+    while _unused and _lock.acquire(blocking=False):
+        try:
+            while _unused:
+                real = _unused.popleft()
+                env, users = _environments[real]
+                if users > 1:
+                    _environments[real] = (env, users - 1)
+                else:
+                    del _environments[real]
+                    env.close()
+        finally:
+            _lock.release()
 
 
 def _open_lmdb(real: str, path: str, in_order: bool) -> Any:

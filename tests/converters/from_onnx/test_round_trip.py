@@ -23,6 +23,9 @@ from tests.paths import GOLDEN, ROOT, SHARED, needs_shared
 
 pytest.importorskip("onnxruntime")
 NEAR = 1e-5
+# Worse conditioned: on the ramp load_net's and onnxruntime's own float32 are both 1e-5 of the
+# largest value from float64.
+CONDITIONED = {"waifu_upresnet10": 1e-4}
 NOTHING = {"Dropout", "Split", "Silence", "Input"}  # no work of their own in TEST
 # Types that ONNX says in several operators, and that come back as those: layers that they may take
 SEVERAL = {
@@ -42,11 +45,11 @@ NETS = [
 CORPUS = SHARED / "corpus" / "caffemodels"
 
 
-def there_and_back(net: Net, target: str = "ssd") -> Compiled:
+def there_and_back(net: Net, target: str = "ssd", near: float = NEAR) -> Compiled:
     model = to_model(build(net), net)
     back = compile_model(model, target=target)
     report = verify(back)
-    assert report.worst <= NEAR, report
+    assert report.worst <= near, report
     return back
 
 
@@ -111,7 +114,7 @@ def test_public_models(name: str) -> None:
     [prototxt] = folder.glob("*.prototxt")
     [weights] = folder.glob("*.caffemodel")
     net, _ = load_deploy_net(prototxt, load_weights(weights), Options())
-    back = there_and_back(net)
+    back = there_and_back(net, near=CONDITIONED.get(name, NEAR))
     assert of_compiled(back).total() <= 1.2 * of_net(net).total(), of_compiled(back)
 
 
