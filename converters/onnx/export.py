@@ -94,15 +94,19 @@ def to_model(
         producer_name="caffeio",
         producer_version=__version__,
     )
+    helper.set_model_props(model, {**_metadata(built, net), **(sources or {})})
+    return model
+
+
+def _metadata(built: Built, net: Net) -> dict[str, str]:
+    """What a model tells of itself: blobs under other names, the profile, layers as they were."""
     renamed = {blob: name for blob, name in built.outputs.items() if blob != name}
     props = {f"blob:{name}": blob for blob, name in renamed.items()}
     props["caffe:profile"] = net.profile.name
-    props.update(sources or {})
-    made = {name for node in graph.nodes for name in node.outputs}
-    made.update(graph.constants)
+    made = {name for node in built.graph.nodes for name in node.outputs}
+    made.update(built.graph.constants)
     props.update(one.entry() for one in built.told if made.issuperset((*one.tops, *one.blobs)))
-    helper.set_model_props(model, props)
-    return model
+    return props
 
 
 def digests(prototxt: PathLike, weights: Weights | PathLike | None) -> dict[str, str]:
