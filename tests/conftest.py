@@ -1,11 +1,18 @@
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from tests.paths import GOLDEN
+
+# The suite draws the same examples in every run; nightly runs draw others.
+settings.register_profile("same", derandomize=True)
+if not os.environ.get("CAFFEIO_NIGHTLY"):
+    settings.load_profile("same")
 
 
 @pytest.fixture

@@ -50,7 +50,8 @@ def test_a_tree_without_links_builds_a_whole_wheel(zipped_tree: Path) -> None:
     names = zipfile.ZipFile(built(zipped_tree, "wheel")).namelist()
     assert {
         "caffeio/py.typed", "caffeio/proto/caffe.proto", "caffeio/proto/caffe_pb2.py",
-        "caffeio/proto/dialect/tables/bvlc.tsv", "caffeio/converters/npz.py", "caffeio/cli/main.py",
+        "caffeio/proto/dialect/tables/bvlc.tsv", "caffeio/converters/kinds.py",
+        "caffeio/cli/main.py",
     } <= set(names)  # fmt: skip
     assert not any(name.startswith(("proto/", "tests/", "converters/", "cli/")) for name in names)
     assert len(names) == len(set(names))
@@ -60,7 +61,7 @@ def test_an_sdist_holds_real_top_level_folders(zipped_tree: Path) -> None:
     with tarfile.open(built(zipped_tree, "sdist")) as sdist:
         names = sdist.getnames()
     inside = {name.partition("/")[2] for name in names}
-    assert {"proto/dialect/schema.py", "converters/npz.py", "cli/main.py", "Makefile"} <= inside
+    assert {"proto/dialect/schema.py", "converters/kinds.py", "cli/main.py", "Makefile"} <= inside
     assert not any(name.startswith(("caffeio/proto", "caffeio/cli")) for name in inside)
 
 

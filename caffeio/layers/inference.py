@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -10,6 +11,8 @@ from caffeio.layers.base import LayerContext, LayerType, Shape
 from caffeio.layers.dims import UnknownDim, UnknownDimError, with_unknown, without_unknown
 from caffeio.profiles import BVLC, Profile
 from caffeio.proto import caffe_pb2 as pb
+
+MAX_AXES, MAX_COUNT = 32, 2**31 - 1  # of a blob
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,9 +73,24 @@ def infer_layer(
         macs = layer.macs()
     except UnknownDimError:
         return unknown
+    for shape in found[:top_count]:
+        check_blob_shape(layer, shape)
     return LayerShapes(
         tuple(without_unknown(shape) for shape in found[:top_count]),
         tuple(without_unknown(spec.shape) for spec in layer.blob_specs),
         None if isinstance(macs, UnknownDim) else macs,
         cls.dynamic,
     )
+
+
+def check_blob_shape(layer: LayerType, shape: Shape) -> None:
+    """Refuse what Blob::Reshape refuses: negative sizes, and counts that no int holds."""
+    if any(isinstance(n, int) and n < 0 for n in shape):
+        raise layer.error(f"a top would have the shape {_text(shape)}")
+    known = [n for n in shape if isinstance(n, int)]
+    if len(shape) > MAX_AXES or math.prod(known) > MAX_COUNT:
+        raise layer.error(f"a top of shape {_text(shape)} is larger than a blob may be")
+
+
+def _text(shape: Shape) -> str:
+    return " ".join(map(str, shape)) or "scalar"

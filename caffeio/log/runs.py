@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from caffeio.errors import CaffeIOError, UnsupportedError
-from caffeio.proto.io.regular import read_regular
+from caffeio.proto.io.regular import open_regular, read_regular
 
 # "] Iteration 20 (12.3 iter/s, 1.6s/20 iters), loss = 0.5", NVIDIA's with "0.2/12.3ep, " before
 # the loss; "] Iteration 20, lr = 0.01"; "] Iteration 20, Testing net (#0)".
@@ -78,9 +78,9 @@ def is_run(path: str | os.PathLike[str]) -> bool:
     if place.is_dir():
         return next(place.rglob("events.out.tfevents.*"), None) is not None
     try:
-        with open(place, "rb") as file:
+        with open_regular(place) as file:
             head = file.read(1 << 20).decode("utf-8", "replace")
-    except OSError:
+    except (OSError, CaffeIOError):
         return False
     return _is_metrics(head) or any(map(_STEP.search, head.splitlines()))
 

@@ -6,12 +6,12 @@ src/caffe/layers/batch_norm_layer.cpp (masking of statistics).
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 
 from caffeio.data import DataSource
 from caffeio.errors import NetError
 from caffeio.layers import LayerContext, LayerType, lookup
+from caffeio.layers.inference import check_blob_shape
 from caffeio.layers.python.native import stand_in
 from caffeio.net.graph import Graph, Node
 from caffeio.net.step import (
@@ -25,8 +25,6 @@ from caffeio.net.step import (
 from caffeio.ops.module import Layer, make_module
 from caffeio.profiles import Profile
 from caffeio.proto import caffe_pb2 as pb
-
-MAX_AXES, MAX_COUNT = 32, 2**31 - 1  # of a blob
 
 
 class Assembler:
@@ -110,15 +108,6 @@ class Assembler:
         for shape in layer.top_shapes:
             check_blob_shape(layer, shape)
         self.blob_shapes.update(zip(tops, layer.top_shapes, strict=True))
-
-
-def check_blob_shape(layer: Layer, shape: Shape) -> None:
-    """Refuse what Blob::Reshape refuses: negative sizes, and counts that no int holds."""
-    if any(isinstance(n, int) and n < 0 for n in shape):
-        raise layer.error(f"a top would have the shape {shape_text(shape)}")
-    known = [n for n in shape if isinstance(n, int)]
-    if len(shape) > MAX_AXES or math.prod(known) > MAX_COUNT:
-        raise layer.error(f"a top of shape {shape_text(shape)} is larger than a blob may be")
 
 
 def check_counts(node: Node, cls: type[LayerType], n_tops: int) -> None:

@@ -24,7 +24,7 @@ from caffeio.errors import CaffeIOError, UnsupportedError
 from caffeio.layers.onnx.graph import OPSET, OnnxNode
 from caffeio.net.net import Net
 from caffeio.proto.io.atomic import atomic_write
-from caffeio.proto.io.regular import open_regular
+from caffeio.proto.io.opened import open_map
 from caffeio.proto.weights.load import Weights
 
 IR_VERSION = 8
@@ -115,8 +115,7 @@ def digests(prototxt: PathLike, weights: Weights | PathLike | None) -> dict[str,
     found = {}
     for key, name in (("net", prototxt), ("weights", path)):
         if name is not None and "\n" not in str(name) and Path(name).is_file():
-            with open_regular(name) as file:
-                found[f"caffe:sha256:{key}"] = hashlib.file_digest(file, "sha256").hexdigest()
+            found[f"caffe:sha256:{key}"] = hashlib.sha256(open_map(name)).hexdigest()
     return found
 
 

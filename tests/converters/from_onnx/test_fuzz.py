@@ -216,6 +216,8 @@ def resize(g: Graph, x: str, s: Shape) -> None:
 
 
 def transpose(g: Graph, x: str, s: Shape) -> None:
+    if not s:
+        return
     g.add("Transpose", [x], perm=list(g.draw(st.permutations(range(len(s))))))
 
 
@@ -348,7 +350,7 @@ def hold(model: Any, target: str) -> None:
         return
     report = verify(net)
     largest = max(scale for item in report.outputs for _, _, scale in item.runs)
-    if largest < 1e-5:  # x - x, or the mean of what has none: rounding is all there is
+    if largest < 1e-4:  # x - x, or the mean of what has none: rounding is all there is
         return
     assert report.worst <= LIMIT, f"{report}\n{onnx.printer.to_text(model.graph)}"
 
