@@ -8,7 +8,7 @@ PIP_ARGS ?=
 PIP := python -m pip install --quiet $(PIP_ARGS)
 WITH ?=
 
-.PHONY: demo test test-fast test-lowest test-newest test-portable test-sdist wheel nightly-models lint types docs bench clean
+.PHONY: demo test test-fast test-lowest test-newest test-portable test-sdist wheel test-nightly nightly-models lint types docs bench clean
 
 $(STAMP): pyproject.toml hatch_build.py constraints.txt proto/dialect/schema.py $(wildcard proto/dialect/tables/*.tsv)
 	$(PYTHON) -m venv $(VENV)
@@ -55,6 +55,10 @@ test-sdist: wheel
 	$(PYTHON) -m venv build/wheel-only
 	build/wheel-only/bin/$(PIP) --constraint constraints.txt dist/caffeio-*.whl
 	build/wheel-only/bin/caffeio demo -o build/demo
+
+# The whole suite with what is too long for every push: other random examples, many more of them.
+test-nightly: $(STAMP)
+	CAFFEIO_NIGHTLY=1 $(BIN)/python -m pytest -q
 
 # torchvision's models at full size as Caffe nets: its wheel must fit torch's, so it is no extra.
 nightly-models:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import numpy as np
@@ -264,6 +265,8 @@ def norm(g: Graph, x: str, s: Shape) -> None:
     c = s[1]
     pair = [g.const(g.rng.uniform(0.5, 2, c)), g.const(g.rng.standard_normal(c))]
     op = g.draw(st.sampled_from(["Instance", "Layer", "Batch"]))
+    if op == "Instance" and np.prod(s[2:]) == 1:
+        return  # x - x: rounding is all that is left
     if op == "Instance":
         g.add("InstanceNormalization", [x, *pair], epsilon=0.1)
     elif op == "Layer":
@@ -363,6 +366,7 @@ def test_equal_or_refused(model: Any, target: str) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.skipif("CAFFEIO_NIGHTLY" not in os.environ, reason="runs at night")
 @settings(max_examples=1500, deadline=None, suppress_health_check=list(HealthCheck))
 @given(graphs(), st.sampled_from(["bvlc-1.0", "ssd"]))
 def test_equal_or_refused_many(model: Any, target: str) -> None:
