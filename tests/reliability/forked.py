@@ -15,6 +15,8 @@ import warnings
 from pathlib import Path
 from typing import NamedTuple
 
+import torch
+
 # What no output may hold: C0 but \t and \n, DEL, C1, bidirectional controls.
 HIDDEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 
@@ -85,6 +87,8 @@ def _child(
             setattr(sys, stream, text)
         if cwd is not None:
             os.chdir(cwd)
+        torch.set_num_threads(1)  # OpenMP's threads did not come through the fork
+        memory += int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
         resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         warnings.resetwarnings()
