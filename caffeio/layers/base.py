@@ -8,13 +8,11 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from caffeio._lazy import lazy_names
 from caffeio.errors import LayerError, UnsupportedError
-from caffeio.layers.registry import REGISTRY, known_types, layer, lookup
 from caffeio.profiles import BVLC, Profile
 
 if TYPE_CHECKING:
     from caffeio.boost_random import CaffeRng
     from caffeio.layers.onnx.graph import OnnxGraph
-    from caffeio.ops.module import Layer
     from caffeio.proto.caffe_pb2 import FillerParameter, LayerParameter
 
 Shape = tuple[int, ...]
@@ -113,6 +111,7 @@ class LayerType:
     unforced_bottoms: ClassVar[frozenset[int] | None] = None
     learns_all: ClassVar[bool] = False  # gradients of all blobs, whatever their lr_mult is
     dynamic: ClassVar[bool] = False  # tops change their shape with the data (detections, filters)
+    runs_code: ClassVar[bool] = False  # nobody knows the shapes but the code that the net names
     # The messages of LayerParameter that belong to the type, and the fields that it knows; None:
     # all of them. A field that is not known is refused, not passed over.
     fields: ClassVar[Mapping[str, Collection[str] | None]] = {}
@@ -308,22 +307,14 @@ class LayerType:
         return index % ndim if ndim else 0
 
 
-# `Layer`, the base of layers that are torch modules themselves, costs an import of torch.
-__getattr__, __dir__, _ = lazy_names(__name__, {"Layer": "caffeio.ops.module"})
-
-__all__ = [
-    "REGISTRY",
-    "BlobSpec",
-    "Count",
-    "Layer",
-    "LayerContext",
-    "LayerType",
-    "Shape",
-    "at_least",
-    "between",
-    "exactly",
-    "known_types",
-    "layer",
-    "lookup",
-    "owns",
-]
+# Names that are at home elsewhere; old programs look for them here.
+__getattr__, __dir__, _ = lazy_names(
+    __name__,
+    {
+        "Layer": "caffeio.ops.module",
+        "REGISTRY": "caffeio.layers.registry",
+        "known_types": "caffeio.layers.registry",
+        "layer": "caffeio.layers.registry",
+        "lookup": "caffeio.layers.registry",
+    },
+)

@@ -8,9 +8,10 @@ from __future__ import annotations
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
-from caffeio.layers.base import LayerType, Shape, at_least, exactly, layer, owns
+from caffeio.layers.base import LayerType, Shape, at_least, exactly, owns
 from caffeio.layers.dims import agreed
 from caffeio.layers.labels import text
+from caffeio.layers.registry import layer
 
 if TYPE_CHECKING:
     from caffeio.layers.onnx.graph import OnnxGraph

@@ -9,7 +9,8 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from caffeio.layers.base import LayerType, Shape, at_least, layer, owns
+from caffeio.layers.base import LayerType, Shape, at_least, owns
+from caffeio.layers.registry import layer
 from caffeio.layers.window import (
     Ints,
     check_positive,

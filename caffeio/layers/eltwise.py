@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from caffeio.layers.base import LayerType, Shape, at_least, layer, owns
+from caffeio.layers.base import LayerType, Shape, at_least, owns
 from caffeio.layers.dims import agreed
+from caffeio.layers.registry import layer
 from caffeio.proto import caffe_pb2 as pb
 
 if TYPE_CHECKING:

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from math import prod
 
-from caffeio.layers.base import LayerType, Shape, exactly, layer, owns
+from caffeio.layers.base import LayerType, Shape, exactly, owns
 from caffeio.layers.labels import check_same_num, ignore_label, normalization, text
+from caffeio.layers.registry import layer
 from caffeio.proto import caffe_pb2 as pb
 
 

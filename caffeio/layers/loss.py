@@ -9,8 +9,9 @@ from __future__ import annotations
 
 from math import prod
 
-from caffeio.layers.base import LayerType, Shape, between, exactly, layer, owns
+from caffeio.layers.base import LayerType, Shape, between, exactly, owns
 from caffeio.layers.labels import check_same_count, check_same_num, normalization, text
+from caffeio.layers.registry import layer
 
 
 class PairLoss(LayerType):

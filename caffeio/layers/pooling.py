@@ -9,8 +9,9 @@ import math
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from caffeio.layers.base import LayerType, Shape, between, layer, owns
+from caffeio.layers.base import LayerType, Shape, between, owns
 from caffeio.layers.dims import known
+from caffeio.layers.registry import layer
 from caffeio.layers.window import Ints, Window, check_positive, per_axis
 from caffeio.proto import caffe_pb2 as pb
 

@@ -10,8 +10,9 @@ from __future__ import annotations
 from math import prod
 from typing import Any, NamedTuple
 
-from caffeio.layers.base import LayerType, Shape, between, layer, owns
+from caffeio.layers.base import LayerType, Shape, between, owns
 from caffeio.layers.labels import check_label_count, check_same_num, ignore_label, normalization
+from caffeio.layers.registry import layer
 
 
 class Smoothing(NamedTuple):

@@ -11,7 +11,8 @@ from typing import Any, ClassVar
 
 from caffeio.data_shapes import guess_shapes
 from caffeio.errors import CaffeIOError
-from caffeio.layers.base import Count, LayerType, Shape, at_least, between, exactly, layer, owns
+from caffeio.layers.base import Count, LayerType, Shape, at_least, between, exactly, owns
+from caffeio.layers.registry import layer
 
 
 class SourceLayer(LayerType):

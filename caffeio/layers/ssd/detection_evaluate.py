@@ -10,8 +10,9 @@ import os
 from functools import cached_property
 from typing import Any
 
-from caffeio.layers.base import LayerType, Shape, exactly, layer, owns
+from caffeio.layers.base import LayerType, Shape, exactly, owns
 from caffeio.layers.labels import text
+from caffeio.layers.registry import layer
 from caffeio.proto.io.regular import read_text_file
 
 KNOWN = (

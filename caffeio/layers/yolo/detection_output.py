@@ -6,8 +6,9 @@ eric612/MobileNet-YOLO (the CPU forms).
 
 from __future__ import annotations
 
-from caffeio.layers.base import LayerType, Shape, at_least, between, layer, owns
+from caffeio.layers.base import LayerType, Shape, at_least, between, owns
 from caffeio.layers.labels import text
+from caffeio.layers.registry import layer
 
 
 class YoloOutput(LayerType):
