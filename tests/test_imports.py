@@ -33,6 +33,7 @@ def test_the_contract_of_the_floors_looks_at_imports_for_types() -> None:
     settings = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]
     assert settings["exclude_type_checking_imports"] is False
     floors = settings["contracts"][0]["layers"]
+    assert settings["contracts"][1]["ancestors"] == ["caffeio", "caffeio.**"]  # all rooms
     rooms = {room for floor in floors for room in re.split(r" \| ", floor)}
     present = {f"caffeio.{path.stem}" for path in (ROOT / "caffeio").iterdir()
                if path.suffix == ".py" or (path / "__init__.py").exists()}  # fmt: skip

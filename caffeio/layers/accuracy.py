@@ -27,6 +27,7 @@ class Accuracy(LayerType):
     counts as wrong.
     """
 
+    is_metric = True
     bottoms = exactly(2)
     tops = between(1, 2)
     differentiable = False

@@ -103,6 +103,12 @@ class LayerType:
     equal_bottoms_tops: ClassVar[bool] = False  # one top for each bottom (Convolution)
     is_loss: ClassVar[bool] = False  # loss_weight 1 by default, an automatic top if none is named
     is_source: ClassVar[bool] = False  # makes data (Data, Input, ...): takes no bottoms
+    is_data: ClassVar[bool] = False  # a source that makes its values; an Input's are given
+    is_metric: ClassVar[bool] = False  # measures or stores what a net for use has no need of
+    may_end: ClassVar[bool] = False  # nobody has to read its tops (detections)
+    reads_loss_param: ClassVar[bool] = False  # a loss that loss_param (normalization) changes
+    predicts: ClassVar[str] = ""  # of a loss: the type whose top its predictions are (Softmax)
+    family: ClassVar[str] = "other"  # what drawings colour alike: conv, pool, norm, join, other
     reads_data: ClassVar[bool] = False  # a source whose shapes are those of what it reads
     differentiable: ClassVar[bool] = True  # False: bottoms never get a gradient (Accuracy, ArgMax)
     label_bottoms: ClassVar[frozenset[int]] = frozenset()  # bottoms that cannot get a gradient

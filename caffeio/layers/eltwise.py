@@ -29,6 +29,7 @@ class Eltwise(LayerType):
     it reads it: that bottom is lost.
     """
 
+    family = "join"
     bottoms = at_least(2)
     fields = owns(eltwise_param=("operation", "coeff", "stable_prod_grad"))
     compute = "caffeio.ops.eltwise:eltwise"

@@ -60,6 +60,7 @@ class InfogainLoss(LayerType):
     bottoms = between(2, 3)
     tops = between(1, 2)
     is_loss = True
+    reads_loss_param = True
     in_place = False
     label_bottoms = frozenset({1, 2})
     fields = owns(infogain_loss_param=("source", "axis"))

@@ -27,6 +27,7 @@ class InnerProduct(LayerType):
     Blobs: weight [num_output, K], or [K, num_output] with `transpose`; bias [num_output].
     """
 
+    family = "conv"
     in_place = False
     fields = owns(inner_product_param=_FIELDS)
     blob_names = ("weight", "bias")
@@ -92,6 +93,7 @@ class Embed(LayerType):
     Blobs: weight [input_dim, num_output], bias [num_output].
     """
 
+    family = "conv"
     in_place = False
     label_bottoms = frozenset({0})
     fields = owns(

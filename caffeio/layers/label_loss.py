@@ -68,8 +68,10 @@ class SigmoidCrossEntropyLoss(LayerType):
     ignore_label do not count. In Intel's profile it is N (1 with NONE) and nothing is ignored.
     """
 
+    predicts = "Sigmoid"
     bottoms = exactly(2)
     is_loss = True
+    reads_loss_param = True
     in_place = False
     label_bottoms = frozenset({1})
     compute = "caffeio.ops.label_loss:sigmoid_cross_entropy_loss"

@@ -66,6 +66,7 @@ class SmoothL1Loss(PairLoss):
     """
 
     bottoms = between(2, 4)
+    reads_loss_param = True
     fields = owns(smooth_l1_loss_param=("sigma",))
     compute = "caffeio.ops.loss:smooth_l1_loss"
 
@@ -89,6 +90,7 @@ class SmoothL1LossOHEM(PairLoss):
 
     bottoms = between(2, 3)
     tops = between(1, 2)
+    reads_loss_param = True
     compute = "caffeio.ops.loss:smooth_l1_loss_ohem"
 
     def setup(self, *shapes: Shape) -> None:

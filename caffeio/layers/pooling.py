@@ -37,6 +37,7 @@ class Pooling(LayerType):
     have one value for each spatial axis; with `global_pooling` the kernel is the whole plane.
     """
 
+    family = "pool"
     tops = between(1, 2)
     in_place = False
     fields = owns(pooling_param=_FIELDS)
@@ -162,6 +163,7 @@ class SPP(LayerType):
     level the top keeps 4 axes.
     """
 
+    family = "pool"
     in_place = False
     fields = owns(spp_param=("pyramid_height", "pool"))
     compute = "caffeio.ops.pooling:spatial_pyramid"

@@ -145,6 +145,7 @@ class LSTM(Recurrent):
     Gates are in the order input, forget, output, cell. Exposed states: hidden, cell.
     """
 
+    family = "conv"
     states = ("h", "c")
     compute = "caffeio.ops.recurrent:lstm"
 
@@ -186,6 +187,7 @@ class RNN(Recurrent):
     Blobs: W_xh (H,I), b_h (H), [W_xh_static (H,S)], W_hh (H,H), W_ho (H,H), b_o (H). Top: o.
     """
 
+    family = "conv"
     compute = "caffeio.ops.recurrent:rnn"
 
     def _declare(self, inputs: int, static: int) -> None:

@@ -81,6 +81,7 @@ class ArgMax(LayerType):
     top (N, 1, top_k, 1 ...), with out_max_val (N, 2, top_k, 1 ...): indices, then values.
     """
 
+    may_end = True
     in_place = False
     differentiable = False
     fields = owns(argmax_param=("axis", "top_k", "out_max_val"))

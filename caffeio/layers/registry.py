@@ -95,6 +95,34 @@ def is_loss_type(kind: str) -> bool:
     return cls.is_loss if cls is not None else kind.endswith(("Loss", "LossOHEM"))
 
 
+def is_data_type(kind: str) -> bool:
+    """Whether layers of type `kind` make data of their own; else its name decides."""
+    cls = find(kind)
+    return cls.is_data if cls is not None else kind.endswith("Data")
+
+
+def is_metric_type(kind: str) -> bool:
+    """Whether a net for use does without layers of type `kind`; else its name decides."""
+    cls = find(kind)
+    return cls.is_metric if cls is not None else kind.endswith(("Accuracy", "Evaluate"))
+
+
+def may_end_type(kind: str) -> bool:
+    """Whether nobody has to read the tops of layers of type `kind`; else its name decides."""
+    cls = find(kind)
+    return is_metric_type(kind) or (cls.may_end if cls is not None else kind.endswith("Write"))
+
+
+def family_of(kind: str) -> str:
+    """Return the group of layer types that drawings colour alike: data, loss, or a class's own."""
+    cls = find(kind)
+    if cls is not None and cls.is_source:
+        return "data"
+    if is_loss_type(kind) or is_metric_type(kind):
+        return "loss"
+    return cls.family if cls is not None else "other"
+
+
 def owners_of(message: str) -> frozenset[str]:
     """Return the types that read `message` of LayerParameter (`pooling_param`)."""
     load_own()

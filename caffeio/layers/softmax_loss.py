@@ -38,6 +38,7 @@ class SoftmaxLossBase(LayerType):
     """Set-up and arithmetic of the two losses."""
 
     is_loss = True
+    reads_loss_param = True
     in_place = False
     fields = owns(softmax_param=("axis",))
     label_bottoms = frozenset({1, 2})
@@ -101,6 +102,7 @@ class SoftmaxWithLoss(SoftmaxLossBase):
     makes the loss and that item's gradient nan.
     """
 
+    predicts = "Softmax"
     bottoms = between(2, 3)
     tops = between(1, 2)
     compute = "caffeio.ops.softmax_loss:softmax_with_loss"
@@ -132,6 +134,7 @@ class SoftmaxWithLossOHEM(SoftmaxLossBase):
     scratch buffer when labels are ignored.)
     """
 
+    predicts = "Softmax"
     tops = between(1, 3)
     bottoms = between(2, 2)
     compute = "caffeio.ops.softmax_loss:softmax_with_loss_ohem"

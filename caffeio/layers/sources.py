@@ -25,6 +25,7 @@ class SourceLayer(LayerType):
     bottoms: ClassVar[Count] = exactly(0)
     tops: ClassVar[Count] = between(1, 2)
     is_source: ClassVar[bool] = True
+    is_data: ClassVar[bool] = True
     reads_data: ClassVar[bool] = True
     differentiable: ClassVar[bool] = False
     compute = "caffeio.ops.sources:placeholders"
@@ -123,6 +124,7 @@ class Input(SourceLayer):
     """Tops that the caller gives; without `input_param` shapes come with the data."""
 
     reads_data = False
+    is_data = False
     fields = owns(input_param=None)
     tops = at_least(0)
 
@@ -146,6 +148,7 @@ class HDF5Output(LayerType):
     four, as Caffe's legacy shape.
     """
 
+    is_metric = True
     bottoms = exactly(2)
     tops = exactly(0)
     differentiable = False

@@ -41,6 +41,7 @@ class ROIPooling(RegionLayer):
     (N, C, D, H, W) regions are (image, d1, x1, y1, d2, x2, y2), pooled_size gives the bins.
     """
 
+    family = "pool"
     fields = owns(roi_pooling_param=None)
     compute = "caffeio.ops.rcnn.roi_pooling:roi_pooling"
 
@@ -82,6 +83,7 @@ class PSROIPooling(RegionLayer):
     wide; bins outside the map are 0.
     """
 
+    family = "pool"
     fields = owns(psroi_pooling_param=None)
     compute = "caffeio.ops.rcnn.roi_pooling:psroi_pooling"
 

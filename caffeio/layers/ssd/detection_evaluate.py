@@ -33,6 +33,7 @@ class DetectionEvaluate(LayerType):
     images come) boxes are compared in pixels.
     """
 
+    is_metric = True
     bottoms = exactly(2)
     differentiable = False
     in_place = False

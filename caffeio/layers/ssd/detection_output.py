@@ -33,6 +33,8 @@ class DetectionOutput(LayerType):
     (save_output_param, visualize) is left to the caller.
     """
 
+    may_end = True
+    family = "loss"
     bottoms = between(3, 4)
     differentiable = False
     in_place = False

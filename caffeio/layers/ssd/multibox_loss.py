@@ -33,6 +33,7 @@ class MultiBoxLoss(LayerType):
 
     bottoms = exactly(4)
     is_loss = True
+    reads_loss_param = True
     in_place = False
     label_bottoms = frozenset({2, 3})
     fields = owns(multibox_loss_param=KNOWN)

@@ -47,6 +47,7 @@ class YoloDetectionOutput(YoloOutput):
     Anchors (biases) are in cells. A second bottom of another size is read in the same way.
     """
 
+    may_end = True
     bottoms = between(1, 2)
     fields = owns(yolo_detection_output_param=None)
     compute = "caffeio.ops.yolo.detection_output:yolo_detection_output"
@@ -73,6 +74,7 @@ class Yolov3DetectionOutput(YoloOutput):
     anchors_scale[t] times as large as the map.
     """
 
+    may_end = True
     bottoms = at_least(1)
     fields = owns(
         yolov3_detection_output_param=(

@@ -75,6 +75,7 @@ class EvalDetection(Region):
     used.
     """
 
+    is_metric = True
     bottoms = exactly(3)
     differentiable = False
     fields = owns(eval_detection_param=None)

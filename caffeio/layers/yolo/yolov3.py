@@ -102,6 +102,7 @@ class SegmentationEvaluate(LayerType):
     size (the source shrinks or enlarges other scores as 8-bit images).
     """
 
+    is_metric = True
     bottoms = exactly(2)
     differentiable = False
     in_place = False
