@@ -69,7 +69,8 @@ class OnnxGraph:
         """Let no value that is made later be called `name`."""
         self._count.setdefault(name, 1)
 
-    def _fresh(self, stem: str) -> str:
+    def fresh(self, stem: str) -> str:
+        """A name for a new value: `stem`, or that and a number."""
         while True:
             n = self._count.get(stem, 0)
             self._count[stem] = n + 1
@@ -84,7 +85,7 @@ class OnnxGraph:
         An empty input name leaves an optional input out; attributes of None are left out.
         """
         owner = self.layer.name if self.layer is not None else "net"
-        names = [self._fresh(f"{owner}/{kind}") for _ in range(outputs)]
+        names = [self.fresh(f"{owner}/{kind}") for _ in range(outputs)]
         kept = {key: value for key, value in attributes.items() if value is not None}
         self.nodes.append(OnnxNode(kind, list(inputs), names, kept, owner))
         return names[0] if outputs == 1 else tuple(names)
@@ -95,7 +96,7 @@ class OnnxGraph:
         if dtype is None:
             array = array.astype(np.int64 if array.dtype.kind in "iu" else np.float32)
         owner = self.layer.name if self.layer is not None else "net"
-        name = self._fresh(f"{owner}.{hint}")
+        name = self.fresh(f"{owner}.{hint}")
         self.constants[name] = array
         self.shapes[name] = array.shape
         return name
@@ -119,7 +120,7 @@ class OnnxGraph:
         key = f"{blob.data_ptr()}:{tuple(blob.shape)}"
         name = self._shared.get(key)
         if name is None:
-            name = self._fresh(f"{layer.name}.{layer.blob_specs[index].name}")
+            name = self.fresh(f"{layer.name}.{layer.blob_specs[index].name}")
             self._shared[key] = name
             self.constants[name] = blob.cpu().contiguous().numpy()
             self.shapes[name] = tuple(blob.shape)
