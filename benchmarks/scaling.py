@@ -180,13 +180,10 @@ def published(_: argparse.Namespace) -> None:
     fitted = fit_published()
     print("                                 published   rate alone   with seconds an iteration")
     for run in PUBLISHED:
-        alone = step(run.images, run.nodes, naive).rate
-        with_fixed = step(run.images, run.nodes, fitted).rate
-        print(f"{run.nodes:4d} nodes, {run.images} images a node   {run.rate:9,.0f}   {alone:10,.0f}"
-              f"   {with_fixed:10,.0f}")  # fmt: skip
-    print(
-        f"fitted: {fitted.rate:.0f} images/s a node and {1000 * fitted.fixed:.0f} ms an iteration"
-    )
+        title = f"{run.nodes:4d} nodes, {run.images} images a node"
+        naively, with_fixed = (step(run.images, run.nodes, c).rate for c in (naive, fitted))
+        print(f"{title}   {run.rate:9,.0f}   {naively:10,.0f}   {with_fixed:10,.0f}")
+    print(f"fitted: {fitted.rate:.0f} images/s a node, {1000 * fitted.fixed:.0f} ms an iteration")
 
 
 # --- measured here

@@ -29,10 +29,11 @@ LONG_FILES = {
     "converters/from_onnx/finish.py": "passes over the finished Caffe net",
     "converters/from_onnx/load.py": "what is read: ONNX, torch.export, modules",
     "converters/from_onnx/ops/pointwise.py": "one converter for each operator",
+    "converters/onnx/opset.py": "one form for each operator that an older opset says otherwise",
     "proto/dialect/assess.py": "how well a dialect explains bytes",
     "proto/dialect/detection.py": "which dialect it is",
     "proto/text/edits.py": "edits of a prototxt's text",
-    "proto/weights/blobs.py": "views of a blob's numbers",
+    "proto/io/blobs.py": "views of a blob's numbers",
 }
 
 

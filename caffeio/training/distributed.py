@@ -13,8 +13,7 @@ import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
-from functools import partial
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -135,7 +134,8 @@ class World:
             )
         if gradients != "fp32":
             kind = torch.bfloat16 if gradients == "bf16" else torch.float16
-            wrapped.register_comm_hook(None, partial(_compressed, kind))
+            # a lambda: DistributedDataParallel refuses annotations that are texts
+            wrapped.register_comm_hook(kind, lambda kind, bucket: _compressed(kind, bucket))
         return wrapped
 
     @contextlib.contextmanager
@@ -211,15 +211,14 @@ class World:
             torch.cuda.synchronize(self.device)
 
 
-def _compressed(
-    kind: torch.dtype, group: dist.ProcessGroup | None, bucket: dist.GradBucket
-) -> torch.futures.Future[Tensor]:
+def _compressed(kind: torch.dtype, bucket: Any) -> torch.futures.Future[Tensor]:
     """Average a bucket over the workers in 16 bits; torch's own hook for bfloat16 needs NCCL."""
-    buffer = bucket.buffer()
-    small = buffer.to(kind).div_(dist.get_world_size(group))
-    work = dist.all_reduce(small, group=group, async_op=True)
+    buffer: Tensor = bucket.buffer()
+    small = buffer.to(kind).div_(dist.get_world_size())
+    work = dist.all_reduce(small, async_op=True)
     assert work is not None
-    return work.get_future().then(lambda done: buffer.copy_(done.value()[0]))
+    arrived: torch.futures.Future[list[Tensor]] = work.get_future()
+    return arrived.then(lambda done: buffer.copy_(done.value()[0]))
 
 
 def _place(device: str, size: int, reason: str | None) -> torch.device:
