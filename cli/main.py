@@ -20,7 +20,7 @@ COMMANDS = {
     "caffe": ("caffe", "Run Caffe's own command lines: train, test, time, device_query."),
     "completion": ("completion", "Print the script for completion in bash, zsh or fish."),
     "convert": ("convert", "Convert a model between formats and dialects."),
-    "db": ("db", "Check a database of records."),
+    "db": ("db", "Make a database of your data, look into it, check it."),
     "demo": ("demo", "Train, export and check a small recipe on data made on the spot."),
     "convert-imageset": ("convert_imageset", "Write a list of images into a database."),
     "device-query": ("device_query", "Say what the GPUs are: Caffe's `caffe device_query`."),

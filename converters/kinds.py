@@ -102,6 +102,9 @@ def kind_or_none(head: bytes, size: int, name: str, where: str) -> str | None:
         raise CaffeIOError("a Git LFS pointer: fetch the file itself first", where=where)
     if name.startswith("data.mdb") or head[16:20] == b"\xde\xc0\xef\xbe":
         raise CaffeIOError("the data file of an LMDB: give its folder", where=where)
+    if "idx" in name and (head[:3] == b"\0\0\x08" or head[:2] == b"\x1f\x8b"):
+        message = "a data file of MNIST's format (IDX): `caffeio db create` makes an LMDB of it"
+        raise CaffeIOError(message, where=where)
     if head.startswith(b"PK\x03\x04"):
         return "npz" if name.endswith(".npz") else "pt"
     if head[8:10] == b'{"' and int.from_bytes(head[:8], "little") <= size:
