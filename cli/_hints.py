@@ -128,7 +128,6 @@ _FIELDS = {
 }  # fmt: skip
 # Sentences for what is no field and no option.
 _SAID = {
-    "opset": "the opset is chosen so that onnxruntime, OpenCV and netron read the model",
     "simplify": "the ONNX model is simple already: BatchNorm and Scale are folded on export",
     "config": "fields are changed with --set KEY=VALUE, or in the prototxt with caffeio edit",
 }
