@@ -55,6 +55,29 @@ def grid(rows: Sequence[tuple[str, Sequence[tuple[str, Picture]]]]) -> Picture:
     return out
 
 
+def filter_sheet(values: NDArray[Any]) -> Picture:
+    """Filters (N, C, H, W) side by side, each stretched to its own range, in a square."""
+    return tiles([to_bgr(np.asarray(one, np.float32)) for one in values])
+
+
+def tiles(pictures: Sequence[Picture], *, side: int = 0, width: int = 560) -> Picture:
+    """Pictures of one size in rows, enlarged by whole numbers so that the whole is `width` wide.
+
+    side: how many stand in a row; by default as many as there are rows.
+    """
+    side = side or max(1, round(len(pictures) ** 0.5 + 0.49))
+    height, wide = pictures[0].shape[:2]
+    scale = max(1, (width // side - 2) // wide)
+    rows = -(-len(pictures) // side)
+    cell_h, cell_w = height * scale + 2, wide * scale + 2
+    out = np.full((rows * cell_h, side * cell_w, 3), _PAPER, np.uint8)
+    for i, picture in enumerate(pictures):
+        y, x = i // side * cell_h, i % side * cell_w
+        large = picture.repeat(scale, 0).repeat(scale, 1)
+        out[y + 1 : y + 1 + large.shape[0], x + 1 : x + 1 + large.shape[1]] = large
+    return out
+
+
 def to_bgr(values: NDArray[Any]) -> Picture:
     """Values (C, H, W) of any type as a picture: floats are stretched, odd channels averaged."""
     image = values.transpose(1, 2, 0)
