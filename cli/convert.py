@@ -46,6 +46,8 @@ Examples:
 @click.option(
     "--output-blob", multiple=True, metavar="BLOB", help="ONNX: an output; may be repeated."
 )
+@click.option("--opset", type=int, default=17, metavar="N", help="ONNX: the opset, 9 to 24 (17).")
+@click.option("--external-data", is_flag=True, help="ONNX: weights in a file beside the model.")
 @click.option("--no-verify", is_flag=True, help="Do not run the result to compare it.")
 @click.option("--untrained", is_flag=True, help="Convert without (some of) the weights.")
 @click.option("--allow-loss", is_flag=True, help="Write what computes something else, too.")
@@ -146,8 +148,8 @@ def _stdin(scratch: Path) -> Path:
 
 
 def _request(options: dict[str, Any]) -> Any:
-    from caffeio.converters.convert.request import Request
     from caffeio.converters.prototxt import parse_input_shape
+    from caffeio.converters.request import Request
 
     shapes = dict(parse_input_shape(text) for text in options.pop("input_shape"))
     return Request(input_shape=shapes, **options)

@@ -15,8 +15,8 @@ from typing import NamedTuple
 from caffeio.converters.convert import conversions
 from caffeio.converters.convert.certificate import write_certificate
 from caffeio.converters.convert.place import staged
-from caffeio.converters.convert.request import Job, Outcome, Request
 from caffeio.converters.kinds import kind_of
+from caffeio.converters.request import Job, Outcome, Request
 from caffeio.converters.weightfiles import FORMATS
 from caffeio.errors import CaffeIOError, UnsupportedError
 from caffeio.proto.io.opened import opened_once
@@ -178,7 +178,7 @@ _ALWAYS = ("certificate", "force", "no_verify", "untrained", "allow_loss")
 _STATE = ("dialect", "stage", "level")
 _TO_ONNX = Conversion(
     conversions.to_onnx,
-    (*_STATE, "input_shape", "caffe", "dynamic_batch", "output_blob"),
+    (*_STATE, "input_shape", "caffe", "dynamic_batch", "output_blob", "opset", "external_data"),
 )
 _TO_DEPLOY = Conversion(
     conversions.to_deploy, (*_STATE, "deploy", "to_dialect", "input_shape", "caffe")

@@ -8,17 +8,9 @@ from itertools import pairwise
 from caffeio.converters.report.model import scaled
 from caffeio.converters.show.layout import Drawing, layout
 from caffeio.converters.show.view import Row, View, shape_words
-from caffeio.layers.registry import find, is_loss_type
+from caffeio.layers.registry import family_of
 from caffeio.visible import escaped, visible
 
-FAMILIES = {
-    "conv": {"Convolution", "Deconvolution", "DepthwiseConvolution", "ConvolutionDepthwise",
-             "InnerProduct", "Embed", "LSTM", "RNN", "Im2col"},
-    "pool": {"Pooling", "ROIPooling", "PSROIPooling", "SPP", "Interp", "Upsample", "Reorg"},
-    "norm": {"BatchNorm", "Scale", "Bias", "LRN", "MVN", "BN", "Normalize"},
-    "join": {"Concat", "Eltwise", "Slice", "Axpy", "Split"},
-    "loss": {"Accuracy", "SegAccuracy", "DetectionEvaluate", "DetectionOutput"},
-}  # fmt: skip
 COLOURS = {
     "data": "#5b8def",
     "conv": "#e08a3c",
@@ -36,16 +28,6 @@ STYLE = (
     ".edge{fill:none;stroke:#9aa0a6;stroke-width:1.3}.label{stroke-dasharray:3 4;opacity:.7}"
 )
 _SHAPE_ONLY = {"PriorBox", "Crop"}  # their last bottom gives a size and no values
-
-
-def family(kind: str) -> str:
-    """The group of layer types that shares a colour."""
-    cls = find(kind)
-    if kind == "Parameter" or (cls is not None and cls.is_source):
-        return "data"
-    if is_loss_type(kind):
-        return "loss"
-    return next((name for name, kinds in FAMILIES.items() if kind in kinds), "other")
 
 
 def label(row: Row) -> list[str]:
@@ -152,7 +134,7 @@ def _aside(drawing: Drawing, edge: tuple[int, int]) -> str:
 def _box(drawing: Drawing, row: Row, lines: list[str]) -> str:
     box = drawing.boxes[row.index]
     x, y = box.x - box.width / 2, box.y - box.height / 2
-    colour = COLOURS[family(row.node.type)]
+    colour = COLOURS[family_of(row.node.type)]
     place = f'x="{x:.1f}" y="{y:.1f}" height="{box.height:.1f}"'
     out = [
         f'<g class="box" id="node-{row.index}"><title>{escaped(row.name)}</title>',
@@ -177,7 +159,7 @@ def dot(view: View) -> str:
     ]
     for row, lines in ((row, label(row)) for row in view.rows):
         text = "\\n".join(_quoted(line)[1:-1] for line in lines)
-        out.append(f'  n{row.index} [label="{text}", color="{COLOURS[family(row.node.type)]}"];')
+        out.append(f'  n{row.index} [label="{text}", color="{COLOURS[family_of(row.node.type)]}"];')
     for row in view.rows:
         for source in row.sources:
             blobs = [b for b in row.parts[0].bottoms if _made_by(view.rows[source], b)]
