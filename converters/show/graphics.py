@@ -56,8 +56,8 @@ def svg(view: View, *, standalone: bool = True) -> str:
     edges = [(source, row.index) for row in view.rows for source in row.sources]
     aside = {edge for edge in edges if _is_label(view, *edge)}
     drawing = layout(sizes, [e for e in edges if e not in aside], columns=not standalone)
-    left, bottom = 12, 12
-    above = 12
+    left = 12
+    above = bottom = 12.0
     if drawing.turns:
         lows = [turn[:2] for at in drawing.turns.values() for turn in at.values()]
         bottom += max(0.0, max(low for low, _ in lows) - drawing.height)
@@ -82,7 +82,7 @@ def _is_label(view: View, start: int, end: int) -> bool:
     source, reader = view.rows[start], view.rows[end]
     if source.sources or len(reader.sources) < 2:
         return False
-    return family(reader.node.type) == "loss" or (
+    return family_of(reader.node.type) == "loss" or (
         reader.node.type in _SHAPE_ONLY and reader.sources[-1] == start
     )
 

@@ -307,11 +307,10 @@ def _filters(layer: str, shown: ShownNet) -> str:
     """The filters of the layer that reads pictures, drawn."""
     if shown.filters is None or shown.filters[0] != layer:
         return ""
-    from caffeio.data.transform.image import encode
-    from caffeio.tools.sheet import filter_sheet
+    from caffeio.tools.tiles import filter_sheet, png
 
     values = shown.filters[1]
-    data = base64.b64encode(encode(filter_sheet(values), "png")).decode()
+    data = base64.b64encode(png(filter_sheet(values))).decode()
     words = f"{len(values)} filters of {layer}, each from its lowest to its highest value"
     if values.shape[1] == 3:
         words += "; the channels as blue, green, red"
