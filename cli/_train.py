@@ -16,7 +16,6 @@ from caffeio.cli import _given
 from caffeio.cli._python import permit
 from caffeio.errors import CaffeIOError
 from caffeio.log.glog import NULL_LOG, Log
-from caffeio.net.sources import check_sources
 from caffeio.profiles import get_profile
 from caffeio.proto.weights.solverstate import newest_whole_pair
 from caffeio.training.events import Action, Events
@@ -152,7 +151,7 @@ def _check(job: Job, weights: Sequence[str | os.PathLike[str]]) -> None:
     for name in weights:
         _given.want_weights(job.find_weights(os.fspath(name)))
     for spec in job.specs:
-        check_sources(spec)
+        spec.check_sources()
 
 
 def run(made: Plan, solvers: list[str], options: dict[str, Any]) -> None:

@@ -94,7 +94,6 @@ def _recipe(
     """The net to score, read and looked at, with its weights and data; no torch is needed."""
     from caffeio.cli import _given
     from caffeio.net.recipe import NetRecipe
-    from caffeio.net.sources import check_sources
 
     nets = [name for name in weights if _given.is_one(name, _given.NET)]
     swapped = f"caffeio test {nets[0] if nets else 'NET.prototxt'} --weights {model}"
@@ -108,5 +107,5 @@ def _recipe(
         profile=options["profile"], overrides=options["overrides"],
         allow_python=permit(options["allow_python"]), ignore_unknown=options["ignore_unknown"],
     )  # fmt: skip
-    check_sources(recipe)
+    recipe.check_sources()
     return recipe

@@ -77,7 +77,6 @@ def _recipe(model: str, options: dict[str, Any]) -> NetRecipe:
     from caffeio.cli._given import want
     from caffeio.errors import DataError
     from caffeio.net.recipe import NetRecipe
-    from caffeio.net.sources import check_sources
 
     want(model, ("net", "caffemodel"), "time takes a net")
     recipe = NetRecipe.of_tool(
@@ -87,7 +86,7 @@ def _recipe(model: str, options: dict[str, Any]) -> NetRecipe:
     )  # fmt: skip
     if not options["synthetic"]:
         try:
-            check_sources(recipe)
+            recipe.check_sources()
         except DataError as error:
             hint = "To time the net on noise instead: --synthetic"
             raise DataError(f"{error.message}. {hint}", where=error.where) from None

@@ -127,6 +127,12 @@ class NetRecipe:
         if not ignore:
             refuse_unknown(of_active_layers(self.unknown, self.message, self.state))
 
+    def check_sources(self) -> None:
+        """Raise DataError if a data layer names what is not there; nothing is opened or built."""
+        from caffeio.net.sources import check_sources
+
+        check_sources(self.graph(), self.profile, self.search_path)
+
     def graph(self) -> Graph:
         """The layers that take part, wired, with splits; as the profile merges them."""
         return build_graph(

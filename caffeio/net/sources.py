@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
 
 from caffeio.data import SOURCE_TYPES, DataSource, Options, open_source
 from caffeio.data.base import SourceContext
 from caffeio.errors import CaffeIOError, DataError
 from caffeio.net.graph import Graph
 from caffeio.profiles import Profile
-
-if TYPE_CHECKING:
-    from caffeio.net.recipe import NetRecipe
 
 
 def open_sources(
@@ -68,16 +64,16 @@ _NAMED = {
 }
 
 
-def check_sources(recipe: NetRecipe) -> None:
+def check_sources(graph: Graph, profile: Profile, search_path: Sequence[str]) -> None:
     """Raise DataError if a data layer names a source or a mean file that is not there.
 
     Nothing is opened, and no torch is needed.
     """
-    for node in recipe.graph().nodes:
+    for node in graph.nodes:
         if node.type not in _NAMED:
             continue
         context = SourceContext(
-            node.param, profile=recipe.profile, search_path=recipe.search_path, where=node.where
+            node.param, profile=profile, search_path=tuple(search_path), where=node.where
         )
         field = _NAMED[node.type]
         named = {f"{field}.source": getattr(node.param, field).source}
