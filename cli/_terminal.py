@@ -24,15 +24,18 @@ def discard(stream: IO[str]) -> None:
         os.close(nowhere)
 
 
-def write_report(report: Any, form: str, output: str | None) -> None:
-    """Write a report as text, JSON, HTML or Markdown, to a file or to standard output."""
+def write_report(report: Any, form: str, output: str | None, *, most: int | None = None) -> None:
+    """Write a report as text, JSON, HTML or Markdown, to a file or to standard output.
+
+    `most`: the rows of long tables that a text on standard output shows.
+    """
     import io
     import sys
 
     from caffeio.converters.report import html, markdown, text
 
     if form == "text" and not output:
-        text.write(report, sys.stdout)
+        text.write(report, sys.stdout, most=most)
         return
     if form == "text":
         stream = io.StringIO()

@@ -8,7 +8,7 @@ from caffeio.converters.report.model import Cell, Line, Picture, Report, Table
 from caffeio.visible import visible
 
 # What would be markup in a table or paragraph.
-_ESCAPED = str.maketrans({c: f"\\{c}" for c in "\\`*_[]<>|#~"})
+_ESCAPED = str.maketrans({c: f"\\{c}" for c in "\\`*_[]<|#~"})
 
 
 def render(report: Report) -> str:
@@ -37,7 +37,8 @@ def render(report: Report) -> str:
 
 
 def _text(text: str) -> str:
-    return visible(text).translate(_ESCAPED)
+    text = visible(text).translate(_ESCAPED)
+    return f"\\{text}" if text.startswith(">") else text  # no quotation
 
 
 def _line(paragraph: Line) -> str:

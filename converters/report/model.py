@@ -12,10 +12,11 @@ Tone = Literal["", "left", "right", "good", "bad", "warn", "dim", "strong"]
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """A piece of text and what it means."""
+    """A piece of text, what it means, and how it is written where there is little room."""
 
     text: str
     tone: Tone = ""
+    short: str = ""
 
 
 @dataclass(slots=True)
@@ -32,12 +33,16 @@ class Line:
 
 @dataclass(slots=True)
 class Table:
-    """Rows of cells under column heads; `right` are the columns aligned to the right."""
+    """Rows of cells under column heads; `right` are the columns aligned to the right.
+
+    `spare`: the columns that a narrow screen does without, the first to go first.
+    """
 
     columns: tuple[str, ...]
     rows: list[tuple[Cell, ...]] = field(default_factory=list)
     right: frozenset[int] = frozenset()
     heads: bool = True
+    spare: tuple[int, ...] = ()
     text_only: set[int] = field(default_factory=set)  # rows that stand for a picture
 
     def add(self, *cells: str | Cell) -> None:
