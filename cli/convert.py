@@ -149,8 +149,8 @@ def _stdin(scratch: Path) -> Path:
 
 
 def _request(options: dict[str, Any]) -> Any:
-    from caffeio.converters.convert.request import Request
     from caffeio.converters.prototxt import parse_input_shape
+    from caffeio.converters.request import Request
 
     shapes = dict(parse_input_shape(text) for text in options.pop("input_shape"))
     return Request(input_shape=shapes, **options)

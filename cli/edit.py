@@ -53,7 +53,7 @@ def command(
         raise click.UsageError("--in-place and --output exclude each other.")
     from caffeio.cli._files import read_input, show_diff, write_output
     from caffeio.proto.files import encode_text, text_of
-    from caffeio.proto.text.rewrite import edit_text
+    from caffeio.proto.rewrite import edit_text
 
     data = read_input(file)
     path = "<stdin>" if file == "-" else file

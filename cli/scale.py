@@ -77,7 +77,7 @@ def _scaled(path: str, factor: float, rule: str, *, starts: bool) -> tuple[str, 
     """The file's name, its text before and after, and what deserves a word."""
     from caffeio.profiles import profile_of_solver
     from caffeio.proto.files import read_bytes, read_solver, text_of
-    from caffeio.proto.text.rewrite import edit_text
+    from caffeio.proto.rewrite import edit_text
     from caffeio.solver.scaling import scale_solver
 
     file = read_solver(path)

@@ -33,7 +33,7 @@ def command(ctx: click.Context, source: str, target: str, dialect: str | None, q
     The exit code is 1 if something could not be carried over; OUT is written all the same.
     """
     from caffeio.cli._files import read_input, write_output
-    from caffeio.proto.text.rewrite import upgrade_bytes
+    from caffeio.proto.rewrite import upgrade_bytes
 
     path = "<stdin>" if source == "-" else source
     result = upgrade_bytes(read_input(source), path, dialect)

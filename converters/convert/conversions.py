@@ -18,7 +18,7 @@ from caffeio.converters.convert.proof import (
     prove_nets,
     random_weights,
 )
-from caffeio.converters.convert.request import Job, Outcome, Request
+from caffeio.converters.request import Job, Outcome, Request
 from caffeio.converters.translate.adapt import sort_lost
 from caffeio.converters.translate.net_text import translate_net
 from caffeio.converters.weight_names import match_net

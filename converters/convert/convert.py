@@ -15,8 +15,8 @@ from typing import NamedTuple
 from caffeio.converters.convert import conversions
 from caffeio.converters.convert.certificate import write_certificate
 from caffeio.converters.convert.place import staged
-from caffeio.converters.convert.request import Job, Outcome, Request
 from caffeio.converters.kinds import kind_of
+from caffeio.converters.request import Job, Outcome, Request
 from caffeio.converters.weightfiles import FORMATS
 from caffeio.errors import CaffeIOError, UnsupportedError
 from caffeio.proto.io.opened import opened_once

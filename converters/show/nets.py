@@ -7,6 +7,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from numpy.typing import NDArray
+
 from caffeio.converters.diff.weights_diff import blob_name
 from caffeio.converters.report.model import Cell, Report, Section, Tone, count, listed, scaled, size
 from caffeio.converters.show.stats import Stats, stats_of
@@ -48,6 +50,7 @@ class ShownNet:
     warnings: list[str] = field(default_factory=list)
     stats: dict[str, list[Stats]] = field(default_factory=dict)  # layer -> blobs
     blob_types: dict[str, str] = field(default_factory=dict)
+    filters: tuple[str, NDArray[Any]] | None = None  # of the first layer that reads pictures
 
 
 def load(source: Source, options: Options) -> ShownNet:
@@ -74,8 +77,19 @@ def load(source: Source, options: Options) -> ShownNet:
         _blobs_from_file(shapes, shown.stats)
         shown.view = make_view(shapes)
         shown.warnings += [f"{node.where}: {message}" for node, message in shapes.problems[:5]]
+        shown.warnings += _unknown_inputs(shown.view)
     shown.warnings += [str(unknown) for unknown in shown.file.unknown[:5]]
     return shown
+
+
+def _unknown_inputs(view: View) -> list[str]:
+    """What to type where the data that would tell a shape are not there."""
+    return [
+        f"the size of {name} ({format_shape(shape)}) is told by data that are not here: "
+        f"give it with --input {name}={','.join(str(d) if d > 0 else 'N' for d in shape)}"
+        for name, shape in view.inputs
+        if shape is not None and not is_known(shape)
+    ][:3]
 
 
 def _blobs_from_file(shapes: NetShapes, stats: Mapping[str, Sequence[Stats]]) -> None:
@@ -94,6 +108,11 @@ def _load_weights(shown: ShownNet, path: Path) -> None:
     weights = load_weights(path)
     shown.stats = {name: [stats_of(blob) for blob in weights[name]] for name in weights}
     shown.blob_types = {entry.name: entry.type for entry in weights.layers}
+    for name, blobs in shown.stats.items():
+        shape = blobs[0].shape if blobs else ()
+        if len(shape) == 4 and shape[1] in (1, 3) and min(shape[2:]) >= 3 and shape[0] > 1:
+            shown.filters = name, weights[name][0][:256]
+            break
 
 
 def dialect_words(file: NetFile, source: Source, given: str | None) -> str:

@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 from caffeio.converters.deploy.deploy_net import Options, load_deploy_net
 from caffeio.converters.onnx.build import Built, build
 from caffeio.converters.onnx.export import export_onnx, to_model, verify_onnx
-from caffeio.converters.onnx.samples import sample_inputs
 from caffeio.converters.onnx.verify import check_onnx
 from caffeio.converters.verify.numbers import relative_difference
+from caffeio.converters.verify.samples import sample_inputs
 from caffeio.errors import UnsupportedError
 from caffeio.layers import LayerType, known_types, lookup
 from caffeio.net import Net, load_net

@@ -7,18 +7,34 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import numpy as np
 
 from caffeio.errors import UnsupportedError
 
-if TYPE_CHECKING:
-    from caffeio.layers.base import LayerType
-
 OPSET = 17
 FLOAT = 1  # onnx.TensorProto.FLOAT
 INT64 = 7  # onnx.TensorProto.INT64
+
+
+class OnnxLayer(Protocol):
+    """What a graph asks of the layer that is being added."""
+
+    name: str
+    kind: str
+
+    @property
+    def context(self) -> Any:
+        """Where the layer stands in its file."""
+
+    @property
+    def blobs(self) -> Any:
+        """The values of the blobs, as tensors."""
+
+    @property
+    def blob_specs(self) -> Sequence[Any]:
+        """The names of the blobs."""
 
 
 @dataclass
@@ -43,7 +59,7 @@ class OnnxGraph:
     nodes: list[OnnxNode] = field(default_factory=list)
     constants: dict[str, np.ndarray] = field(default_factory=dict)
     shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)
-    layer: LayerType | None = None  # the layer that is being added
+    layer: OnnxLayer | None = None  # the layer that is being added
     dynamic_batch: bool = False
     varying: dict[str, set[int]] = field(default_factory=dict)  # axes that depend on the data
     _count: dict[str, int] = field(default_factory=dict)
@@ -94,7 +110,7 @@ class OnnxGraph:
         value = np.zeros(1, np.float32)
         return str(self.op("ConstantOfShape", [shape], value=value))
 
-    def param(self, layer: LayerType, index: int, *, shape: Sequence[int] | None = None) -> str:
+    def param(self, layer: OnnxLayer, index: int, *, shape: Sequence[int] | None = None) -> str:
         """Blob `index` of `layer`, as `shape` if given: an initializer "<layer>.<blob's name>".
 
         A blob that layers share is one initializer.
