@@ -182,9 +182,7 @@ def _scaled(maker: OnnxNode, weight: np.ndarray, factor: Any) -> np.ndarray:
         group = int(maker.attributes.get("group", 1))
         parts = weight.reshape(group, -1, *weight.shape[1:])
         spread = factor.reshape(group, 1, -1, *[1] * (weight.ndim - 2))
-        scaled: np.ndarray = (parts * spread).reshape(weight.shape)
-        return scaled
-    if maker.kind == "Gemm":
-        by_rows = maker.attributes.get("transB")
-        return weight * (factor[:, None] if by_rows else factor[None])
-    return weight * factor.reshape(-1, *[1] * (weight.ndim - 1))
+        return np.asarray(parts * spread).reshape(weight.shape)
+    if maker.kind == "Gemm" and not maker.attributes.get("transB"):
+        return np.asarray(weight * factor[None])
+    return np.asarray(weight * factor.reshape(-1, *[1] * (weight.ndim - 1)))
