@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from caffeio.cli._files import write_output
+from caffeio.cli._options import caffe, dialect, forms, input_shape, output, phase, state
 from caffeio.proto.io.opened import opened_once
 
 EPILOG = """\b
@@ -31,34 +32,20 @@ FORMS = {
 }
 
 
-def _forms(function: Any) -> Any:
-    for name, text in reversed(FORMS.items()):
-        option = click.option(f"--{name}", "form", flag_value=name, help=text)
-        function = option(function)
-    return function
-
-
 @click.command(epilog=EPILOG, no_args_is_help=True)
 @click.argument("file")
-@_forms
-@click.option("--output", "-o", type=click.Path(), help="Write there, not to standard output.")
-@click.option("--phase", type=click.Choice(["TRAIN", "TEST"], case_sensitive=False))
-@click.option("--stage", "stages", multiple=True, help="A stage of the net; may be repeated.")
-@click.option("--level", type=int, default=0, help="The level of the net.")
+@forms(**FORMS)
+@output()
+@phase(None, "Show the net in this phase only (default: both, where they differ).")
+@state()
+@input_shape("inputs", "The shape of an input or data blob")
 @click.option(
-    "--input",
-    "inputs",
-    multiple=True,
-    metavar="NAME=N,C,H,W",
-    help="The shape of an input blob; may be repeated.",
+    "--weights", "-w", type=click.Path(path_type=Path), help="Weights to show with the net."
 )
-@click.option("--weights", type=click.Path(path_type=Path), help="Weights to show with the net.")
 @click.option("--dataset-size", type=click.IntRange(1), metavar="N", help="Images in an epoch.")
 @click.option("--all", "-a", "show_all", is_flag=True, help="Show every layer, blob and default.")
-@click.option("--dialect", metavar="NAME", help="Read the file as one of this dialect.")
-@click.option(
-    "--caffe", type=click.Choice(["bvlc", "intel", "nvidia"]), help="Whose Caffe runs the file."
-)
+@dialect()
+@caffe(text="Whose Caffe runs the file")
 @opened_once()
 def command(file: str, **options: Any) -> None:
     """Say what a Caffe file is, on one screen.

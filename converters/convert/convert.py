@@ -128,7 +128,7 @@ def _by_suffix(path: Path) -> str:
     if name is None:
         raise UnsupportedError(
             f"the suffix {path.suffix!r} tells no format: give --to, one of "
-            f"{', '.join(sorted(TITLES.keys() - {NET}))}",
+            f"{', '.join(format_names())}",
             where=str(path),
         )
     return name
@@ -136,7 +136,7 @@ def _by_suffix(path: Path) -> str:
 
 def _known(name: str) -> str:
     if name not in TITLES or name == NET:
-        known = ", ".join(sorted(TITLES.keys() - {NET}))
+        known = ", ".join(format_names())
         raise UnsupportedError(f"{name!r} is no format; there are {known}")
     return name
 
@@ -156,6 +156,11 @@ def _arrange(paths: list[Path], kinds: list[str]) -> tuple[list[Path], list[str]
 
 def _title(name: str) -> str:
     return f"{TITLES[name]} ({name})"
+
+
+def format_names() -> list[str]:
+    """The names that --from and --to take."""
+    return sorted(TITLES.keys() - {NET})
 
 
 def listing() -> str:

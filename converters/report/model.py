@@ -38,6 +38,7 @@ class Table:
     rows: list[tuple[Cell, ...]] = field(default_factory=list)
     right: frozenset[int] = frozenset()
     heads: bool = True
+    text_only: set[int] = field(default_factory=set)  # rows that stand for a picture
 
     def add(self, *cells: str | Cell) -> None:
         """Append a row."""
@@ -45,11 +46,19 @@ class Table:
 
 
 @dataclass(slots=True)
+class Picture:
+    """Curves over a common axis; a page draws them, a text has a row of its own for each."""
+
+    title: str
+    curves: list[tuple[str, Sequence[float], Tone]]  # name, values, whose it is
+
+
+@dataclass(slots=True)
 class Section:
     """A titled part of a report."""
 
     title: str
-    blocks: list[Line | Table] = field(default_factory=list)
+    blocks: list[Line | Table | Picture] = field(default_factory=list)
 
     def say(self, *parts: str | Cell, tone: Tone = "") -> None:
         """Append a paragraph."""

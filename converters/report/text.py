@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from caffeio.converters.report.model import Cell, Line, Report, Table, Tone
+from caffeio.converters.report.model import Cell, Line, Picture, Report, Table, Tone
 from caffeio.visible import visible
 
 STYLES: dict[Tone, str] = {
@@ -41,7 +41,8 @@ def write(report: Report, stream: IO[str], *, width: int | None = None, fold: bo
         if section.title:
             console.print(Text(visible(section.title), style="bold underline"))
         for block in section.blocks:
-            console.print(_table(block) if isinstance(block, Table) else _line(block))
+            if not isinstance(block, Picture):
+                console.print(_table(block) if isinstance(block, Table) else _line(block))
 
 
 def make_console(stream: IO[str], width: int | None = None) -> Console:
