@@ -16,6 +16,7 @@ import numpy as np
 from caffeio.converters.onnx.build import Built, sweep
 from caffeio.converters.onnx.fold_affine import fold_affine, fold_chains
 from caffeio.converters.onnx.infer import Dims, Type, infer, proto
+from caffeio.converters.onnx.runtime import Runner
 from caffeio.layers.onnx.graph import OPSET, OnnxGraph, OnnxNode
 
 _LARGE = 1 << 20  # bytes that a constant may grow to
@@ -69,8 +70,6 @@ def _compute(graph: OnnxGraph, types: Mapping[str, Type], ends: set[str]) -> Non
 
 def _values(graph: OnnxGraph, nodes: list[OnnxNode]) -> dict[str, Any]:
     """What `nodes` make of constants."""
-    from caffeio.converters.from_onnx.runtime import Runner
-
     onnx = import_module("onnx")
     helper, numpy_helper = onnx.helper, onnx.numpy_helper
     used = {name for node in nodes for name in node.inputs if name in graph.constants}
