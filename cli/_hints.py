@@ -102,6 +102,7 @@ _OPTIONS = {
     "input-size": "--input-shape", "shape": "--input-shape", "input-shapes": "--input-shape",
     "inputs": "--input-shape", "input-dim": "--input-shape", "input": "--input-shape",
     "outputs": "--output-blob", "output-names": "--output-blob",
+    "simplify": "--fold", "optimize": "--fold", "fuse": "--fold", "opset-version": "--opset",
     "dynamic-axes": "--dynamic-batch", "dynamic": "--dynamic-batch",
     "fork": "--caffe", "profile": "--caffe", "variant": "--caffe", "log-dir": "--tensorboard",
     "logdir": "--tensorboard", "tb": "--tensorboard", "n": "--iterations", "iters": "--iterations",
@@ -128,7 +129,6 @@ _FIELDS = {
 }  # fmt: skip
 # Sentences for what is no field and no option.
 _SAID = {
-    "simplify": "the ONNX model is simple already: BatchNorm and Scale are folded on export",
     "config": "fields are changed with --set KEY=VALUE, or in the prototxt with caffeio edit",
 }
 

@@ -47,6 +47,7 @@ Examples:
     "--output-blob", multiple=True, metavar="BLOB", help="ONNX: an output; may be repeated."
 )
 @click.option("--opset", type=int, default=17, metavar="N", help="ONNX: the opset, 9 to 24 (17).")
+@click.option("--fold", is_flag=True, help="ONNX: put factors and constants into the weights.")
 @click.option("--external-data", is_flag=True, help="ONNX: weights in a file beside the model.")
 @click.option("--no-verify", is_flag=True, help="Do not run the result to compare it.")
 @click.option("--untrained", is_flag=True, help="Convert without (some of) the weights.")

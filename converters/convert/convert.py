@@ -181,9 +181,10 @@ class Conversion(NamedTuple):
 
 _ALWAYS = ("certificate", "force", "no_verify", "untrained", "allow_loss")
 _STATE = ("dialect", "stage", "level")
+_ONNX = ("opset", "fold", "external_data")
 _TO_ONNX = Conversion(
     conversions.to_onnx,
-    (*_STATE, "input_shape", "caffe", "dynamic_batch", "output_blob", "opset", "external_data"),
+    (*_STATE, "input_shape", "caffe", "dynamic_batch", "output_blob", *_ONNX),
 )
 _TO_DEPLOY = Conversion(
     conversions.to_deploy, (*_STATE, "deploy", "to_dialect", "input_shape", "caffe")

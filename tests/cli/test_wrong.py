@@ -67,7 +67,7 @@ CASES = {
     ("train", "--verbose"): "caffeio --debug train",
     ("test", NET, "--batch-size=8"): "--set 'layer[data].data_param.batch_size=8'",
     ("test", NET, "--max-iter", "8"): "Did you mean --iterations?",
-    ("convert", NET, "--simplify"): "It is not needed",
+    ("convert", NET, "--simplify"): "Did you mean --fold?",
     ("convert", NET, "--overwrite"): "Did you mean --force?",
     ("lint", "--nonsense"): "caffeio lint --help lists the options",
     # fields
