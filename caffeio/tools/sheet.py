@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 
 from caffeio.data.records.annotated_datum import Box
 from caffeio.data.records.datum import Datum
 from caffeio.data.transform.image import decode
 from caffeio.tools.db_stats import CLASSES, DbStats, read_sample
+from caffeio.tools.tiles import PAPER, Picture, to_bgr
 
-Picture = NDArray[np.uint8]  # (H, W, 3), BGR
 CELL, GAP, TEXT = 96, 6, 16  # pixels
-_INK, _PAPER = (40, 40, 40), 250
+_INK = (40, 40, 40)
 _COLOURS = ((40, 160, 40), (40, 40, 220), (220, 120, 30), (30, 150, 220), (160, 60, 160))
 
 
@@ -44,7 +42,7 @@ def grid(rows: Sequence[tuple[str, Sequence[tuple[str, Picture]]]]) -> Picture:
     left = titled + 2 * GAP if titled else GAP
     captions = any(text for _, cells in rows for text, _ in cells)
     height = CELL + GAP + (TEXT if captions else 0)
-    out = np.full((GAP + len(rows) * height, left + columns * (CELL + GAP), 3), _PAPER, np.uint8)
+    out = np.full((GAP + len(rows) * height, left + columns * (CELL + GAP), 3), PAPER, np.uint8)
     for i, (title, cells) in enumerate(rows):
         top = GAP + i * height
         _write(out, title, GAP, top + CELL // 2 + 4)
@@ -53,19 +51,6 @@ def grid(rows: Sequence[tuple[str, Sequence[tuple[str, Picture]]]]) -> Picture:
             _put(out, picture, x, top)
             _write(out, _cut(text), x, top + CELL + 12)
     return out
-
-
-def to_bgr(values: NDArray[Any]) -> Picture:
-    """Values (C, H, W) of any type as a picture: floats are stretched, odd channels averaged."""
-    image = values.transpose(1, 2, 0)
-    if image.dtype != np.uint8:
-        image = np.nan_to_num(image.astype(np.float64))
-        low, high = float(image.min()), float(image.max())
-        image = np.rint((image - low) * (255 / (high - low or 1))).astype(np.uint8)
-    if image.shape[2] not in (3, 4):
-        flat = image.mean(2) if image.shape[2] > 1 else image[:, :, 0]
-        return np.ascontiguousarray(np.repeat(flat.astype(np.uint8)[:, :, None], 3, 2))
-    return np.ascontiguousarray(image[:, :, :3])
 
 
 def draw_boxes(picture: Picture, boxes: Sequence[Box], names: Mapping[int, str]) -> Picture:
