@@ -32,7 +32,10 @@ LONG_FILES = {
     "converters/onnx/opset.py": "one form for each operator that an older opset says otherwise",
     "proto/dialect/assess.py": "how well a dialect explains bytes",
     "proto/dialect/detection.py": "which dialect it is",
+    "converters/show/nets.py": "the report on a net",
+    "converters/show/page.py": "the page of a net",
     "proto/text/edits.py": "edits of a prototxt's text",
+    "proto/weights/solverstate.py": "solver states, read and written",
     "proto/io/blobs.py": "views of a blob's numbers",
 }
 
