@@ -13,6 +13,7 @@ from caffeio.converters.diff.weights_diff import blob_name
 from caffeio.converters.report.model import Cell, Report, Section, Tone, count, listed, scaled, size
 from caffeio.converters.show.stats import Stats, stats_of
 from caffeio.converters.show.view import Row, View, as_data, make_view, shape_words
+from caffeio.converters.show.words import short_type
 from caffeio.converters.source import Source
 from caffeio.errors import CaffeIOError, NetError
 from caffeio.memory import free_bytes
@@ -199,7 +200,7 @@ def report(shown: ShownNet, options: Options) -> Report:
     elif shown.file is not None:
         _plain_layers(shown.file.message, out.section("Layers"))
     if shown.stats:
-        _weights(shown, out.section("Weights"), options)
+        _weights(shown, out.section("Weights"), show_all=options.show_all)
     return out
 
 
@@ -262,10 +263,12 @@ def _layers(shown: ShownNet, section: Section, options: Options) -> None:
     macs = "MACs an item" if batch > 1 else "MACs"
     columns = ("layer", "type", "", "top", "parameters", macs, "memory")
     table = section.table(*columns, right=(4, 5, 6))
+    if not options.show_all:
+        table.spare = (6, 2)
     for row in rows:
         table.add(
             row.name,
-            Cell(row.kind, "" if row.parts[0].shapes.known_type else "bad"),
+            Cell(row.kind, "" if row.parts[0].shapes.known_type else "bad", short_type(row.kind)),
             Cell(row.words, "dim"),
             shape_words(row.tops),
             f"{row.parameters:,}" if row.parameters else "",
@@ -286,21 +289,19 @@ def _plain_layers(message: pb.NetParameter, section: Section) -> None:
         table.add(layer.name, layer.type, ", ".join(layer.bottom), ", ".join(layer.top))
 
 
-def _weights(shown: ShownNet, section: Section, options: Options) -> None:
-    limit = None if options.show_all else 40
+def _weights(shown: ShownNet, section: Section, *, show_all: bool) -> None:
     columns = ("layer", "blob", "shape", "norm", "mean", "std", "least", "largest")
     table = section.table(*columns, right=(3, 4, 5, 6, 7))
+    table.spare = () if show_all else (6, 7, 3)
     rows = [
         (name, blob_name(shown.blob_types.get(name, ""), i), stats)
         for name, blobs in shown.stats.items()
         for i, stats in enumerate(blobs)
     ]
-    for name, blob, s in rows[:limit]:
+    for name, blob, s in rows:
         figures = [f"{v:.3g}" for v in (s.norm, s.mean, s.std, s.low, s.high)]
         bad = Cell(f"{s.not_finite} not finite", "bad") if s.not_finite else Cell(figures[0])
         table.add(name, blob, format_shape(s.shape), bad, *figures[1:])
-    if limit is not None and len(rows) > limit:
-        section.say(f"... and {len(rows) - limit} more blobs (--all)", tone="dim")
 
 
 def data_of(shown: ShownNet) -> dict[str, Any]:
