@@ -48,6 +48,7 @@ from caffeio.net.step import (
 )
 from caffeio.ops.batch_norm import fused_batch_norm_scale
 from caffeio.ops.module import Layer
+from caffeio.ops.tracing import is_exporting
 from caffeio.profiles import BVLC, Profile
 from caffeio.proto import caffe_pb2 as pb
 from caffeio.proto.weights.load import Weights
@@ -364,7 +365,9 @@ class Net(nn.Module):
         env: dict[str, Tensor] = {}
         given = inputs or {}
         loss: Tensor | None = None
-        self.trace = []
+        recorded = is_exporting()  # attributes are no part of a program
+        if not recorded:
+            self.trace = []
         contents = Contents()
         for step in self._plan:
             tops = self._run(step, env, given, contents)
@@ -381,6 +384,8 @@ class Net(nn.Module):
             if name in env:
                 env[name] = self._overwritten(env[name], env[writer])
         outputs = {name: env[name] for name in self.graph.outputs}
+        if recorded:
+            return outputs
         self.loss = loss if loss is not None else self._zero(outputs)
         if self._refusal is not None:
             self.loss = refuse_backward(self.loss, self._refusal)
