@@ -7,7 +7,8 @@ lane_data_layer.cpp and annotated_data_layer.cpp (eric612/MobileNet-YOLO).
 from __future__ import annotations
 
 from caffeio.data_shapes import guess_shapes
-from caffeio.layers.base import Shape, between, exactly, layer, owns
+from caffeio.layers.base import Shape, between, exactly, owns
+from caffeio.layers.registry import layer
 from caffeio.layers.sources import SourceLayer
 from caffeio.proto import caffe_pb2 as pb
 

@@ -11,7 +11,8 @@ from typing import Any, ClassVar
 
 from caffeio.data_shapes import guess_shapes
 from caffeio.errors import CaffeIOError
-from caffeio.layers.base import Count, LayerType, Shape, at_least, between, exactly, layer, owns
+from caffeio.layers.base import Count, LayerType, Shape, at_least, between, exactly, owns
+from caffeio.layers.registry import layer
 
 
 class SourceLayer(LayerType):
@@ -24,6 +25,7 @@ class SourceLayer(LayerType):
     bottoms: ClassVar[Count] = exactly(0)
     tops: ClassVar[Count] = between(1, 2)
     is_source: ClassVar[bool] = True
+    is_data: ClassVar[bool] = True
     reads_data: ClassVar[bool] = True
     differentiable: ClassVar[bool] = False
     compute = "caffeio.ops.sources:placeholders"
@@ -122,6 +124,7 @@ class Input(SourceLayer):
     """Tops that the caller gives; without `input_param` shapes come with the data."""
 
     reads_data = False
+    is_data = False
     fields = owns(input_param=None)
     tops = at_least(0)
 
@@ -145,6 +148,7 @@ class HDF5Output(LayerType):
     four, as Caffe's legacy shape.
     """
 
+    is_metric = True
     bottoms = exactly(2)
     tops = exactly(0)
     differentiable = False

@@ -10,9 +10,9 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from caffeio.data import DataSource
 from caffeio.errors import NetError
-from caffeio.layers import LayerContext, LayerType, lookup
+from caffeio.layers import LayerContext, LayerType
 from caffeio.layers.inference import check_blob_shape
-from caffeio.layers.python.native import stand_in
+from caffeio.layers.python.native import class_of
 from caffeio.net.graph import Graph, Node
 from caffeio.net.step import (
     AUTOMATIC,
@@ -59,10 +59,11 @@ class Assembler:
 
     def build(self, node: Node) -> Step:
         """Make the layer of `node`, find its tops' shapes, check its specs."""
-        cls = lookup(node.type, node.name, node.where or None)
         param = node.param
-        if node.type == "Python":
-            cls = stand_in(param, self.allow_python, self.search_path) or cls
+        cls = class_of(
+            param, allow_python=self.allow_python, search_path=self.search_path,
+            where=node.where or None,
+        )  # fmt: skip
         if not param.HasField("phase"):
             param.phase = pb.TRAIN if self.graph.phase == "TRAIN" else pb.TEST
         tops = list(param.top)

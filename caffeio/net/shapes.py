@@ -78,11 +78,11 @@ def infer(
     """
     cls = find(kind)
     if kind == "Python":
-        cls = NATIVE.get((param.python_param.module, param.python_param.layer))
+        cls = NATIVE.get((param.python_param.module, param.python_param.layer), cls)
     count = len(param.top) if top_count is None else top_count
     if cls is not None and top_count is None and not count:
         count = len(bottoms) if cls.equal_bottoms_tops else cls.tops.low
-    if cls is None or hasattr(cls, "forward"):
+    if cls is None or cls.runs_code or hasattr(cls, "forward"):
         return LayerShapes((None,) * count, macs=None, known_type=kind == "Python")
     if kind == "Input" and not param.input_param.shape:
         return LayerShapes((None,) * count)

@@ -17,7 +17,6 @@ from caffeio.layers.python.native import NATIVE
 from caffeio.layers.registry import reads_data
 from caffeio.net.graph import is_included, net_state
 from caffeio.net.recipe import NetRecipe
-from caffeio.ops.module import make_module
 from caffeio.proto import caffe_pb2 as pb
 from caffeio.proto.files import NetFile, read_net
 from caffeio.proto.io.regular import open_regular
@@ -222,7 +221,7 @@ def _agnostic(layer: pb.LayerParameter) -> dict[str, Shape]:
     code = (layer.python_param.module, layer.python_param.layer)
     if layer.type != "Python" or code[1] != "RoIDataLayer" or code not in NATIVE:
         return {}
-    shapes = make_module(NATIVE[code], layer, LayerContext(top_names=tuple(layer.top))).configure()
+    shapes = NATIVE[code](layer, LayerContext(top_names=tuple(layer.top))).configure()
     usual = ("data", "im_info", "gt_boxes", "rois", "labels")
     pairs = zip(layer.top, shapes, strict=True)
     return {name: shape if name in usual else (1, 8, 1, 1) for name, shape in pairs}

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator
 
-from caffeio.converters.lint.facts import MEASURES
 from caffeio.converters.lint.model import ERROR, Finding, NetContext, is_loss, net_rule
-from caffeio.layers.registry import find, reads_data
+from caffeio.layers.registry import find, may_end_type, reads_data
 from caffeio.net.graph import Graph, Node
 from caffeio.net.shapes import Shape, format_shape, is_known, product
 
@@ -60,7 +59,7 @@ def unused_top(context: NetContext) -> Iterator[Finding]:
     if graph is None or not context.trains:
         return
     for node in graph.nodes:
-        if node.source_index is None or is_loss(node.param) or node.type in MEASURES:
+        if node.source_index is None or is_loss(node.param) or may_end_type(node.type):
             continue
         for i, top in enumerate(node.tops):
             if top in graph.outputs and _last_maker(graph, top) is node:
