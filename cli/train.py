@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from caffeio.cli._gflags import CaffeCommand
-from caffeio.cli._options import max_pixels, on_bad_record
+from caffeio.cli._options import caffe, device, max_pixels, on_bad_record, state
 
 EPILOG = """
 \b
@@ -40,17 +40,10 @@ Caffe's own spelling works too: caffeio train -solver F -weights W -gpu 0,1
 @click.option("--metrics", type=click.Path(), help="Write one JSON line an iteration to this file.")
 @click.option("--tensorboard", type=click.Path(), metavar="DIR", help="Write for TensorBoard too.")
 @click.option("--nproc", type=click.IntRange(1), help="Workers on this machine.")
-@click.option(
-    "--device", type=click.Choice(["cpu", "cuda", "auto"]),
-    help="Where to train; default: what solver_mode says.",
-)  # fmt: skip
+@device("Where to train (default: what solver_mode says).")
 @click.option("--gpu", "-gpu", metavar="all|0,1", help="GPUs to use, one worker each.")
-@click.option(
-    "--caffe", "profile", metavar="bvlc|intel|nvidia",
-    help="Whose numbers are wanted; default: what the files were written for.",
-)  # fmt: skip
-@click.option("--stage", "-stage", default="", metavar="A,B", help="Stages of the training net.")
-@click.option("--level", "-level", default=0, help="Level of the training net.")
+@caffe("profile")
+@state(which="the training net")
 @click.option(
     "--sigint-effect", "--sigint_effect", "-sigint_effect", default="stop",
     type=click.Choice(["snapshot", "stop", "none"]), help="What SIGINT and SIGTERM do.",
@@ -103,6 +96,10 @@ def command(ctx: click.Context, /, **options: Any) -> None:
         os.environ["CAFFEIO_WORKER_TIMEOUT"] = str(options["worker_timeout"])
     from caffeio.cli import _train
 
+    if int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) and len(solvers) == 1:
+        options["snapshot"] = "auto"  # torchrun's restart, or ours: go on from the newest pair
+    _train.chosen_gpus(options)
+    made = _train.plan(solvers, options)
     workers = _train.worker_count(options)
     if workers > 1 and "RANK" not in os.environ:
         from caffeio.training.launch import launch
@@ -111,6 +108,4 @@ def command(ctx: click.Context, /, **options: Any) -> None:
     from caffeio.training.launch import die_with_launcher
 
     die_with_launcher()
-    if int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) and len(solvers) == 1:
-        options["snapshot"] = "auto"  # torchrun's restart, or ours: go on from the newest pair
-    _train.run(solvers, options)
+    _train.run(made, solvers, options)

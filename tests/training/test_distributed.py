@@ -178,9 +178,14 @@ def test_two_workers_are_one_with_twice_the_batch(training_case: Path) -> None:
 
 
 def test_error_of_all_workers_ends_the_run(training_case: Path) -> None:
+    """One that is found before there are workers is said once; another by each of them."""
     run = caffeio("train", "solver.prototxt", "--weights", "none.caffemodel", "--nproc", "2")
     assert run.returncode == 2
-    assert re.search(r"^Error \(worker [01]\): .*none\.caffemodel", run.stderr, re.MULTILINE)
+    assert re.search(r"^Error: .*none\.caffemodel", run.stderr, re.MULTILINE)
+    crop = "layer[data].transform_param.crop_size=9999"
+    run = caffeio("train", "solver.prototxt", "--set", crop, "--nproc", "2")
+    assert run.returncode == 2
+    assert re.search(r"^Error \(worker [01]\): .*crop_size", run.stderr, re.MULTILINE)
 
 
 def test_signal_stops_all_workers_with_a_snapshot(training_case: Path) -> None:
