@@ -204,8 +204,8 @@ class Net(nn.Module):
         for step in self.steps:
             layer = step.layer
             layer.rng = exact
-            if exact is not None and step.node.name in self.sources:
-                self.sources[step.node.name].draw_setup(exact)
+            if exact is not None and step.node.key in self.sources:
+                self.sources[step.node.key].draw_setup(exact)
             for i, spec in enumerate(layer.blob_specs):
                 old = raw_blobs(layer)[i]
                 values = torch.empty(spec.shape)
@@ -485,8 +485,8 @@ class Net(nn.Module):
         """The next batch of every data layer that has a source, by blob name."""
         data: dict[str, Tensor] = {}
         for step in self.steps:
-            if step.node.name in self.sources:
-                data.update(zip(step.tops, self.sources[step.node.name].next(), strict=True))
+            if step.node.key in self.sources:
+                data.update(zip(step.tops, self.sources[step.node.key].next(), strict=True))
         return data
 
     def read_data(self, step: Step, given: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
@@ -494,10 +494,10 @@ class Net(nn.Module):
         missing = [top for top in step.tops if top not in given]
         if not missing:
             return tuple(given[top] for top in step.tops)
-        if step.node.name in self.sources:
-            return self.sources[step.node.name].next()
-        if step.node.name in self.source_errors:
-            raise self.source_errors[step.node.name]
+        if step.node.key in self.sources:
+            return self.sources[step.node.key].next()
+        if step.node.key in self.source_errors:
+            raise self.source_errors[step.node.key]
         if step.node.type == "Input":
             raise DataError(
                 f"net {self.name!r}: no value is given for input {', '.join(missing)} "
