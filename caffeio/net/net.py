@@ -49,6 +49,7 @@ from caffeio.net.step import (
 )
 from caffeio.ops.batch_norm import fused_batch_norm_scale
 from caffeio.ops.module import Layer
+from caffeio.ops.tracing import is_exporting
 from caffeio.profiles import BVLC, Profile
 from caffeio.proto import caffe_pb2 as pb
 from caffeio.proto.weights.load import Weights
@@ -206,8 +207,8 @@ class Net(nn.Module):
         for step in self.steps:
             layer = step.layer
             layer.rng = exact
-            if exact is not None and step.node.name in self.sources:
-                self.sources[step.node.name].draw_setup(exact)
+            if exact is not None and step.node.key in self.sources:
+                self.sources[step.node.key].draw_setup(exact)
             for i, spec in enumerate(layer.blob_specs):
                 old = raw_blobs(layer)[i]
                 values = torch.empty(spec.shape)
@@ -380,6 +381,9 @@ class Net(nn.Module):
         if self._refusal_forward is not None:
             raise self._refusal_forward
         given = inputs or {}
+        if is_exporting():  # attributes are no part of a program
+            env, _ = self._run_layers(given, keep=self.keep_blobs)
+            return {name: env[name] for name in self.graph.outputs}
         self.trace = []
         if self.prepared and not (
             torch.is_grad_enabled() or self.keep_trace or torch.compiler.is_compiling()
@@ -517,8 +521,8 @@ class Net(nn.Module):
         """The next batch of every data layer that has a source, by blob name."""
         data: dict[str, Tensor] = {}
         for step in self.steps:
-            if step.node.name in self.sources:
-                data.update(zip(step.tops, self.sources[step.node.name].next(), strict=True))
+            if step.node.key in self.sources:
+                data.update(zip(step.tops, self.sources[step.node.key].next(), strict=True))
         return data
 
     def read_data(self, step: Step, given: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
@@ -526,10 +530,10 @@ class Net(nn.Module):
         missing = [top for top in step.tops if top not in given]
         if not missing:
             return tuple(given[top] for top in step.tops)
-        if step.node.name in self.sources:
-            return self.sources[step.node.name].next()
-        if step.node.name in self.source_errors:
-            raise self.source_errors[step.node.name]
+        if step.node.key in self.sources:
+            return self.sources[step.node.key].next()
+        if step.node.key in self.source_errors:
+            raise self.source_errors[step.node.key]
         if step.node.type == "Input":
             raise DataError(
                 f"net {self.name!r}: no value is given for input {', '.join(missing)} "
