@@ -382,7 +382,7 @@ class Net(nn.Module):
             raise self._refusal_forward
         given = inputs or {}
         if is_exporting():  # attributes are no part of a program
-            env, _ = self._run_layers(given, keep=self.keep_blobs)
+            env, _ = self.run_layers(given, keep=self.keep_blobs)
             return {name: env[name] for name in self.graph.outputs}
         self.trace = []
         if self.prepared and not (
@@ -394,13 +394,13 @@ class Net(nn.Module):
                 outputs, loss, self.blobs = self._inference.run(given)
                 self._set_loss(loss, outputs)
                 return outputs
-        env, loss = self._run_layers(given, keep=self.keep_blobs)
+        env, loss = self.run_layers(given, keep=self.keep_blobs)
         outputs = {name: env[name] for name in self.graph.outputs}
         self._set_loss(loss, outputs)
         self.blobs = env if self.keep_blobs else outputs
         return outputs
 
-    def _run_layers(
+    def run_layers(
         self, given: Mapping[str, Tensor], *, keep: bool
     ) -> tuple[dict[str, Tensor], Tensor | None]:
         """Run the layers as written; returns the blobs (all that there were, with `keep`)."""

@@ -8,9 +8,9 @@ those of the layers as written up to rounding.
 from __future__ import annotations
 
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -23,9 +23,6 @@ from caffeio.net.values import Operation, Program, program_of
 from caffeio.net.watch import Watch
 from caffeio.ops.batch_norm import fused_batch_norm_scale
 from caffeio.ops.folded_conv import FoldedConvolution, can_fold, folds_norm
-
-if TYPE_CHECKING:
-    from caffeio.net.net import Net
 
 # Layers that are functions of their bottoms and blobs and nothing else: no state, no side effects.
 PURE = frozenset({
@@ -273,10 +270,40 @@ def _write_over(program: Program) -> None:
             )  # fmt: skip
 
 
+class Written(Protocol):
+    """What is asked of the net that is prepared."""
+
+    steps: list[Step]
+    keep_blobs: bool
+
+    @property
+    def name(self) -> str:
+        """The net's name."""
+
+    @property
+    def phase(self) -> str:
+        """TRAIN or TEST."""
+
+    @property
+    def outputs(self) -> list[str]:
+        """Blobs that no layer consumes."""
+
+    def modules(self) -> Iterator[nn.Module]:
+        """All modules."""
+
+    def read_data(self, step: Step, given: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
+        """The tops of a data layer."""
+
+    def run_layers(
+        self, given: Mapping[str, Tensor], *, keep: bool
+    ) -> tuple[dict[str, Tensor], Tensor | None]:
+        """Run the layers as written; returns the blobs and the loss."""
+
+
 class Inference:
     """The prepared form of one net, made when it first runs."""
 
-    def __init__(self, net: Net) -> None:
+    def __init__(self, net: Written) -> None:
         self._net = weakref.proxy(net)
         self._possible = can_prepare(net.phase, net.steps, plan_memory(net.steps, gradients=False))
         self._blobs = [blob for step in net.steps for blob in raw_blobs(step.layer)]
@@ -313,5 +340,5 @@ class Inference:
                 "are asked for: run it again"
             )
         with torch.no_grad():
-            blobs: dict[str, Tensor] = self._net._run_layers(inputs, keep=True)[0]
+            blobs: dict[str, Tensor] = self._net.run_layers(inputs, keep=True)[0]
         return blobs
