@@ -27,6 +27,7 @@ COMMANDS = {
     "diff": ("diff", "Show how two solvers, nets, weight files or LMDBs differ."),
     "edit": ("edit", "Change fields of a prototxt and nothing else."),
     "extract-features": ("extract_features", "Write what blobs hold for the net's own data."),
+    "features": ("features", "Draw what a net sees in one picture."),
     "image-mean": ("image_mean", "Compute the mean image of a database."),
     "layers": ("layers", "List the layer types, and which nets of a folder can be built."),
     "lint": ("lint", "Find the mistakes that Caffe accepts in silence."),

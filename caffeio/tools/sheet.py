@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import cv2
 import numpy as np
@@ -53,26 +53,59 @@ def grid(rows: Sequence[tuple[str, Sequence[tuple[str, Picture]]]]) -> Picture:
     return out
 
 
-def draw_boxes(picture: Picture, boxes: Sequence[Box], names: Mapping[int, str]) -> Picture:
-    """A copy with boxes (corners in units of the picture's size) and their labels' names."""
+def draw_boxes(picture: Picture, boxes: Sequence[Box], texts: Sequence[str] = ()) -> Picture:
+    """A copy with boxes (corners in units of the picture's size), each with its text, if any."""
     out = picture.copy()
     height, width = out.shape[:2]
     thick = max(1, round(min(height, width) / 150))
-    for box in boxes:
+    for i, box in enumerate(boxes):
         colour = _COLOURS[box.group_label % len(_COLOURS)]
-        corners = np.clip((box.xmin, box.ymin, box.xmax, box.ymax), -1, 2)
+        corners = np.clip(np.nan_to_num((box.xmin, box.ymin, box.xmax, box.ymax)), -1, 2)
         x0, y0, x1, y1 = np.rint(corners * (width, height, width, height)).astype(int).tolist()
         cv2.rectangle(out, (x0, y0), (x1, y1), colour, thick, cv2.LINE_AA)
-        if names.get(box.group_label):
+        if i < len(texts):
             place = (max(x0 + thick, 2), max(y0 - 3, 11))
-            cv2.putText(out, _ascii(names[box.group_label]), place, cv2.FONT_HERSHEY_SIMPLEX,
-                        0.4, colour, 1, cv2.LINE_AA)  # fmt: skip
+            cv2.putText(out, _ascii(texts[i]), place, cv2.FONT_HERSHEY_SIMPLEX, 0.4, colour, 1,
+                        cv2.LINE_AA)  # fmt: skip
+    return out
+
+
+def headed(
+    pictures: Sequence[Picture], bars: Sequence[tuple[str, float]], below: Picture, side: int
+) -> Picture:
+    """Pictures of `side` pixels and bars of (text, share) above a sheet."""
+    bar_width = 220
+    wide = GAP + len(pictures) * (side + GAP) + (330 + bar_width if bars else 0)
+    tallest = max((side * p.shape[0] // max(p.shape[:2]) for p in pictures), default=0)
+    height = max(tallest, 24 * len(bars)) + 2 * GAP
+    head = np.full((height, max(wide, below.shape[1]), 3), PAPER, np.uint8)
+    for i, picture in enumerate(pictures):
+        above = (side - side * picture.shape[0] // max(picture.shape[:2])) // 2
+        frame = np.full((side, side, 3), PAPER, np.uint8)
+        _put(frame, picture, 0, 0, side)
+        shown = frame[above : above + height - 2 * GAP]
+        left = GAP + i * (side + GAP)
+        head[GAP : GAP + shown.shape[0], left : left + side] = shown
+    x = 3 * GAP + len(pictures) * (side + GAP)
+    for i, (text, share) in enumerate(bars):
+        y = GAP + 20 + i * 24
+        length = max(1, round(bar_width * min(max(share, 0.0), 1.0)))
+        cv2.rectangle(head, (x, y - 11), (x + length, y + 3), _COLOURS[i > 0 and 2], -1)
+        _write(head, f"{share:.3f}  {text}", x + bar_width + GAP, y)
+    width = max(head.shape[1], below.shape[1])
+    parts = [_widened(part, width) for part in (head, below)]
+    return np.concatenate(parts)
+
+
+def _widened(picture: Picture, width: int) -> Picture:
+    out = np.full((picture.shape[0], width, 3), PAPER, np.uint8)
+    out[:, : picture.shape[1]] = picture
     return out
 
 
 def _drawn(record: bytes, annotated: bool) -> Picture:
     datum, boxes = read_sample(record, annotated)[:2]
-    return draw_boxes(picture_of(datum), boxes, {})
+    return draw_boxes(picture_of(datum), boxes)
 
 
 def picture_of(datum: Datum) -> Picture:
@@ -83,14 +116,14 @@ def picture_of(datum: Datum) -> Picture:
     return to_bgr(image[None] if image.ndim == 2 else image.transpose(2, 0, 1))
 
 
-def _put(out: Picture, picture: Picture, x: int, y: int) -> None:
+def _put(out: Picture, picture: Picture, x: int, y: int, cell: int = CELL) -> None:
     height, width = picture.shape[:2]
-    scale = CELL / max(height, width)
+    scale = cell / max(height, width)
     size = (max(1, round(width * scale)), max(1, round(height * scale)))
     how = cv2.INTER_NEAREST if scale >= 2 else cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
     small = cv2.resize(picture, size, interpolation=how)
-    x += (CELL - size[0]) // 2
-    y += (CELL - size[1]) // 2
+    x += (cell - size[0]) // 2
+    y += (cell - size[1]) // 2
     out[y : y + size[1], x : x + size[0]] = small
 
 

@@ -71,8 +71,8 @@ class Trainer:
 
         `options` may be given as a whole, or its fields as keywords: see TrainOptions. A `solver`
         that is a Job was read with options of its own: only `snapshot`, `device`, `precision`,
-        `compile` and `data_options` count here. `world`: the workers to train with; None joins
-        those that torchrun started. Raises CaffeIOError; nothing stays open then.
+        `compile`, `gradients` and `data_options` count here. `world`: the workers to train with;
+        None joins those that torchrun started. Raises CaffeIOError; nothing stays open then.
         """
         options = merge_options(options, fields)
         job = solver if isinstance(solver, Job) else read_job(solver, options)
@@ -114,7 +114,9 @@ class Trainer:
         )
         if world.device.type == "cpu" and (warning := warn_of(needed)):
             log.note(warning, level="W")
-        module = world.wrap(nets.train, precision=options.precision, compile=options.compile)
+        module = world.wrap(
+            nets.train, options.precision, options.compile, options.gradients, param.iter_size
+        )
         smoothed = LazyLoss(param.average_loss)
         self.state = TrainingState(
             job, world, log, events, nets.train, nets.tests, optimizer, smoothed
