@@ -237,6 +237,7 @@ def train_options(options: dict[str, Any]) -> TrainOptions:
         precision=options["precision"],
         compile=options["compile"],
         gradients=options["gradients"],
+        async_snapshots=options["async_snapshots"],
     )
 
 

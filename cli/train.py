@@ -71,6 +71,10 @@ Caffe's own spelling works too: caffeio train -solver F -weights W -gpu 0,1
     "--gradients", type=click.Choice(["fp32", "bf16", "fp16"]), default="fp32", show_default=True,
     help="How workers send gradients: 16 bits halve the traffic, and round.",
 )  # fmt: skip
+@click.option(
+    "--async-snapshots", is_flag=True,
+    help="Write snapshots while the training goes on, from a copy in memory.",
+)  # fmt: skip
 @click.option("--allow-python", is_flag=True, help="Run the code that Python layers name.")
 @click.option(
     "--ignore-unknown-fields", "ignore_unknown", is_flag=True,

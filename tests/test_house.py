@@ -17,6 +17,7 @@ LONG_FILES = {
     "caffeio/data/db/lmdb.py": "the reader of LMDB files",
     "caffeio/data/loader.py": "the pool of threads that makes batches",
     "caffeio/layers/base.py": "the class that all layer types extend",
+    "caffeio/layers/sources.py": "the layer types that read data",
     "caffeio/net/net.py": "the class Net",
     "caffeio/pycaffe/live_net.py": "a net that runs layer by layer on shared memory",
     "caffeio/pycaffe/nets.py": "pycaffe's class Net",

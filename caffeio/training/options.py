@@ -35,6 +35,7 @@ class TrainOptions:
     precision: "bf16" trains faster, with other numbers than Caffe's.
     compile: trace the net with torch.compile.
     gradients: the type in which workers exchange gradients; 16 bits halve the traffic, and round.
+    async_snapshots: snapshots are written while the training goes on, from a copy in memory.
     data_options: how data sources are read, apart from the worker's share and device.
 
     Raises SolverError for an unknown type of numbers.
@@ -52,6 +53,7 @@ class TrainOptions:
     precision: str = "fp32"
     compile: bool = False
     gradients: str = "fp32"
+    async_snapshots: bool = False
     data_options: Options | None = None
 
     def __post_init__(self) -> None:
@@ -76,6 +78,7 @@ class TrainFields(TypedDict, total=False):
     precision: str
     compile: bool
     gradients: str
+    async_snapshots: bool
     data_options: Options | None
 
 
