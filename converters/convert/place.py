@@ -63,7 +63,10 @@ def is_own(path: Path, wanted: str) -> bool:
             import onnx
 
             return bool(onnx.load(path, load_external_data=False).producer_name == "caffeio")
-        if wanted == "safetensors":
+        if wanted == "py" and path.suffix == ".py":
+            with path.open(errors="replace") as file:
+                return "written by caffeio" in file.readline()
+        if wanted == "safetensors" or (wanted == "py" and path.suffix == ".safetensors"):
             from caffeio.proto.weights.safetensors import made_here
 
             return made_here(path)
