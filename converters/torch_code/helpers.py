@@ -53,8 +53,6 @@ def unpool(x: Tensor, mask: Tensor, height: int, width: int) -> Tensor:
 
 def stochastic_pool(x: Tensor, kernel: Sequence[int], stride: Sequence[int]) -> Tensor:
     """Mean of each window under the law that draws in training: sum(x^2) / sum(x), or 0."""
-    size = [(n - k) % s for n, k, s in zip(x.shape[2:], kernel, stride, strict=True)]
-    x = F.pad(x, (0, -size[1] % stride[1], 0, -size[0] % stride[0]))
     total = F.avg_pool2d(x, tuple(kernel), tuple(stride), divisor_override=1)
     squares = F.avg_pool2d(x * x, tuple(kernel), tuple(stride), divisor_override=1)
     return torch.where(total > 0, squares / torch.where(total > 0, total, 1), 0)
@@ -138,3 +136,34 @@ def caffe_rnn(
         h = (step + F.linear(h * keep, recurrent)).tanh()
         outputs.append(F.linear(h, *out).tanh())
     return torch.stack(outputs), h.unsqueeze(0)
+
+
+def round_away(x: Tensor) -> Tensor:
+    """C's round: halves away from zero."""
+    wide = x.double()
+    return (wide.sign() * (wide.abs() + 0.5).floor()).long()
+
+
+def roi_pool(x: Tensor, rois: Tensor, size: Sequence[int], scale: float) -> Tensor:
+    """Largest value of each of `size` bins of each region: (R, C, *size), 0 where a bin is empty.
+
+    A row of `rois` is the image and the corners x1, y1, x2, y2, which are inside of the region.
+    """
+    rois = rois.reshape(-1, 5)
+    corners = round_away(rois[:, 1:] * scale)
+    place = [torch.arange(n, device=x.device, dtype=torch.float32) for n in size]
+    ends = []
+    for axis in (0, 1):
+        first, last = corners[:, 1 - axis, None], corners[:, 3 - axis, None]
+        width = (last - first + 1).clamp(min=1).float() / size[axis]
+        low = (place[axis] * width).floor().long() + first
+        high = ((place[axis] + 1) * width).ceil().long() + first
+        limit = x.shape[2 + axis]
+        ends.append(torch.stack((low.clamp(0, limit), high.clamp(0, limit)), -1).tolist())
+    out = x.new_zeros(len(rois), x.shape[1], *size)
+    for r, image in enumerate(rois[:, 0].long().tolist()):
+        for i, (top, bottom) in enumerate(ends[0][r]):
+            for j, (left, right) in enumerate(ends[1][r]):
+                if top < bottom and left < right:
+                    out[r, :, i, j] = x[image, :, top:bottom, left:right].amax((1, 2))
+    return out

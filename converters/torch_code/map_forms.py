@@ -17,6 +17,7 @@ from caffeio.converters.torch_code.text import (
 from caffeio.converters.torch_code.weight_forms import HELPERS, Names, rank
 from caffeio.layers.base import LayerType
 from caffeio.layers.pooling import SPP, Pooling
+from caffeio.layers.rcnn.roi_pooling import ROIPooling
 from caffeio.layers.special import CropCenter, Interp, Reorg, ShuffleChannel, Upsample
 from caffeio.layers.ssd.detection_output import DetectionOutput
 from caffeio.layers.ssd.prior_box import PriorBox
@@ -52,7 +53,9 @@ def pooled(
     sizes = layer.bottom_shapes[0][2:]
     if method == "STOCHASTIC":
         kernel, stride = literal(w.kernel), literal(w.stride)
-        return t.call(f"{HELPERS}:stochastic_pool", x, kernel, stride)
+        room = w.padding(sizes)
+        given = f"F.pad({x}, {literal(room)})" if any(room) else x
+        return t.call(f"{HELPERS}:stochastic_pool", given, kernel, stride)
     kind = f"F.{'max' if method == 'MAX' else 'avg'}_pool{len(sizes)}d"
     place = f"{pair(w.kernel)}, {pair(w.stride)}"
     native = w.is_native(sizes)
@@ -66,8 +69,8 @@ def pooled(
     )
     if method == "MAX":
         more += options(return_indices=(str(mask), "False"))
-        room = f"F.pad({x}, {literal(w.padding(sizes))}, value={LOWEST})"
-        return f"{kind}({x if native else room}, {place}{more})"
+        padded = f"F.pad({x}, {literal(w.padding(sizes))}, value={LOWEST})"
+        return f"{kind}({x if native else padded}, {place}{more})"
     if native:
         whole = str(math.prod(w.kernel)) if divisor == "full" else "None"
         more += options(
@@ -76,8 +79,8 @@ def pooled(
         )
         return f"{kind}({x}, {place}{more})"
     by = t.buffer(layer, "divisor", divisors(w, sizes, divisor, torch.zeros(())))
-    room = f"F.pad({x}, {literal(w.padding(sizes))})"
-    return f"{kind}({room}, {place}, divisor_override=1) / {by}"
+    padded = f"F.pad({x}, {literal(w.padding(sizes))})"
+    return f"{kind}({padded}, {place}, divisor_override=1) / {by}"
 
 
 @form(SPP)
@@ -161,3 +164,12 @@ def detection_output(t: TorchText, layer: DetectionOutput, x: Names) -> Expressi
     given = layer.arguments()
     told = {k: v for k, v in given.items() if k not in plain or plain[k] != v}
     return t.call("caffeio.ops.ssd.detection_output:detections", *x[:3], **told)
+
+
+@form(ROIPooling)
+def roi_pooling(t: TorchText, layer: ROIPooling, x: Names) -> Expressions:
+    """A helper."""
+    if len(layer.pooled) != 2:
+        raise t.unsupported("only regions of two axes")
+    size = literal(tuple(layer.pooled))
+    return t.call(f"{HELPERS}:roi_pool", *x, size, scale=layer.scale)

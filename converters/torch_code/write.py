@@ -48,7 +48,7 @@ class TorchModel:
         with torch.no_grad():
             found = self.module(*given)
         tops = found if isinstance(found, tuple) else (found,)
-        return {n: t.numpy() for n, t in zip(self.outputs, tops, strict=True)}
+        return {n: t.detach().numpy() for n, t in zip(self.outputs, tops, strict=True)}
 
 
 def write_module(
@@ -173,7 +173,7 @@ def write_program(
         warnings.simplefilter("ignore")  # torch's own, about its graphs
         try:
             program = torch.export.export(Program(net, sources, outputs), given, strict=False)
-            torch.export.save(program, buffer)
+            torch.export.save(program, buffer, extra_files={"caffeio": __version__})
         except Exception as error:  # noqa: BLE001 - whatever a layer does that cannot be recorded
             text = str(error).strip().splitlines() or [type(error).__name__]
             raise UnsupportedError(f"torch.export cannot record the net: {text[0]}") from None
