@@ -154,6 +154,21 @@ def _check(job: Job, weights: Sequence[str | os.PathLike[str]]) -> None:
         spec.check_sources()
 
 
+def dry_run(made: Plan, options: dict[str, Any]) -> None:
+    """Print what a training would do."""
+    from caffeio.cli._terminal import write_report
+    from caffeio.converters.show.dry_run import plan_phases, report
+
+    gpus = chosen_gpus(options)
+    workers = len(gpus) if gpus else options["nproc"] or int(os.environ.get("WORLD_SIZE", "1"))
+    phases = plan_phases(
+        made.jobs, weights=[os.fspath(name) for name in made.options.weights],
+        snapshot=options["snapshot"], chain=made.chain, workers=workers,
+        device=made.options.device,
+    )  # fmt: skip
+    write_report(report(phases), options["form"], None)
+
+
 def run(made: Plan, solvers: list[str], options: dict[str, Any]) -> None:
     """Train; exit code 0 also after a signal, as Caffe's."""
     from caffeio.cli._watch import Watcher
@@ -200,6 +215,8 @@ def train_options(options: dict[str, Any]) -> TrainOptions:
         device="cuda" if options["gpu"] else options["device"],
         precision=options["precision"],
         compile=options["compile"],
+        gradients=options["gradients"],
+        async_snapshots=options["async_snapshots"],
     )
 
 
