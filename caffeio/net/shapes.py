@@ -29,6 +29,9 @@ __all__ = [
 ]
 
 Shape = tuple[int, ...]
+Key = tuple[bytes, tuple[Shape | None, ...], int, bool]
+_OURS = "caffeio.layers."
+Known = dict[Key, LayerShapes]  # what was found for a layer of the net, for those that are equal
 UNKNOWN = -1  # a dimension that nobody can know yet (the height of a missing LMDB's images)
 
 
@@ -158,13 +161,14 @@ def infer_net(
     folders = tuple(os.fspath(folder) for folder in search_path)
     result = NetShapes(graph)
     names: set[str] = set()
+    known: Known = {}
     for node in graph.nodes:
         if reads_data(node.type):
             shapes, note = source_shapes(node.param, finder, len(node.tops))
             if note and not all(top in given for top in node.tops):
                 result.guessed[node.name] = note
         else:
-            shapes = _of_layer(result, node, profile, folders)
+            shapes = _of_layer(result, node, profile, folders, known)
         if given and not node.bottoms:
             tops = zip(node.tops, shapes.tops, strict=False)
             shapes = LayerShapes(tuple(given.get(name, top) for name, top in tops), shapes.blobs)
@@ -175,18 +179,36 @@ def infer_net(
 
 
 def _of_layer(
-    result: NetShapes, node: Node, profile: Profile, folders: Sequence[str]
+    result: NetShapes, node: Node, profile: Profile, folders: Sequence[str], known: Known
 ) -> LayerShapes:
     bottoms = [result.blobs.get(name) for name in node.bottoms]
     count = len(node.tops)
+    key = _key(node, bottoms, count)
+    if key is not None and key in known:
+        return known[key]
     try:
-        return infer(
+        found = infer(
             node.type, node.param, bottoms, profile, top_count=count, phase=result.graph.phase,
             search_path=folders,
         )  # fmt: skip
     except LayerError as error:
         result.problems.append((node, error.message))
         return LayerShapes((None,) * count, macs=None)
+    if key is not None:
+        known[key] = found
+    return found
+
+
+def _key(node: Node, bottoms: Sequence[Shape | None], count: int) -> Key | None:
+    """What decides a layer's shapes: all but its name and its blobs'; None where nobody knows."""
+    cls = find(node.type)
+    if cls is None or cls.is_source or cls.runs_code or not cls.__module__.startswith(_OURS):
+        return None
+    param = pb.LayerParameter()
+    param.CopyFrom(node.param)
+    for name in ("name", "bottom", "top"):
+        param.ClearField(name)
+    return param.SerializeToString(), tuple(bottoms), count, 0 in node.in_place
 
 
 def _owned(node: Node, shapes: LayerShapes, names: set[str]) -> tuple[Shape, ...]:
