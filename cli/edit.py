@@ -6,6 +6,7 @@ import sys
 
 import click
 
+from caffeio.cli._options import output
 from caffeio.cli._terminal import say
 
 EPILOG = """
@@ -30,7 +31,7 @@ Keys:
 @click.argument("file", type=click.Path())
 @click.argument("changes", nargs=-1, metavar="[KEY=VALUE]...")
 @click.option("--remove", "-r", multiple=True, metavar="KEY", help="Take a field out.")
-@click.option("--output", "-o", type=click.Path(), help="Write here, - for standard output.")
+@output("Write there, not back to FILE; - for standard output.")
 @click.option("--in-place", "-i", is_flag=True, help="Write back to FILE: the default.")
 @click.option("--diff", "-d", is_flag=True, help="Show what would change; write nothing.")
 def command(

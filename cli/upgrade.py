@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from caffeio.cli._options import dialect
 from caffeio.cli._terminal import say
 
 EPILOG = """
@@ -19,7 +20,7 @@ Examples:
 @click.command(epilog=EPILOG)
 @click.argument("source", metavar="IN", type=click.Path())
 @click.argument("target", metavar="OUT", type=click.Path())
-@click.option("--dialect", metavar="NAME", help="The Caffe that IN was written for.")
+@dialect("The Caffe that IN was written for (default: what it tells).")
 @click.option("--quiet", "-q", is_flag=True, help="Do not say what was done.")
 @click.pass_context
 def command(ctx: click.Context, source: str, target: str, dialect: str | None, quiet: bool) -> None:

@@ -22,6 +22,7 @@ class Request:
     dynamic_batch: bool = False
     output_blob: tuple[str, ...] = ()
     opset: int = 17  # of ONNX
+    fold: bool = False  # ONNX: fewer nodes
     external_data: bool = False  # ONNX: weights in a file beside the model
     caffe: str | None = None  # name of a profile
     stage: tuple[str, ...] = ()

@@ -232,6 +232,10 @@ class LayerType:
             """Return the shape of every top: here that of the first bottom; a scalar for a loss."""
             return ((),) if self.is_loss else bottoms[:1] * self.n_tops
 
+    def told(self, *bottoms: Shape) -> tuple[Shape | None, ...]:
+        """Return what is known of the tops' shapes before there are data: here all."""
+        return self.top_shapes
+
     def onnx(self, g: OnnxGraph, *bottoms: str) -> str | tuple[str, ...]:
         """Add this layer to the ONNX graph `g`; return the names of the tops' values."""
         raise UnsupportedError(

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from caffeio.errors import LayerError
 from caffeio.layers.base import LayerContext, LayerType, Shape
 from caffeio.layers.dims import UnknownDim, UnknownDimError, with_unknown, without_unknown
+from caffeio.layers.sources import Record, SourceLayer
 from caffeio.profiles import BVLC, Profile
 from caffeio.proto import caffe_pb2 as pb
 
@@ -22,7 +23,8 @@ class LayerShapes:
     `tops`: one shape per top, None where nothing is known; an unknown dimension is -1. `blobs`: the
     learnable blobs in Caffe's order. `macs`: multiply-accumulates of one forward pass over the
     whole batch, 0 if negligible, None if unknown. `dynamic`: the shapes of the tops are those of
-    set-up and depend on the data later (detections, filters).
+    set-up and depend on the data later (detections, filters). `note`: of a data layer, where the
+    shapes are from, or that they are a guess.
     """
 
     tops: tuple[Shape | None, ...] = ()
@@ -30,6 +32,7 @@ class LayerShapes:
     macs: int | None = 0
     dynamic: bool = False
     known_type: bool = True
+    note: str = ""
 
 
 def infer_layer(
@@ -42,11 +45,13 @@ def infer_layer(
     phase: str = "TEST",
     where: str = "",
     search_path: Sequence[str] = (),
+    record: Record | None = None,
 ) -> LayerShapes:
     """Ask layer type `cls` for the shapes of the layer's tops and blobs, and its MACs.
 
     `bottoms`: the bottoms' shapes in order, None for an unknown one, -1 for an unknown dimension.
-    `param` stays as it is. Raises LayerError if the parameters do not fit the bottoms.
+    `record`: of a data layer, what its first record is. `param` stays as it is. Raises LayerError
+    if the parameters do not fit the bottoms.
     """
     own = pb.LayerParameter()
     own.CopyFrom(param)
@@ -68,18 +73,22 @@ def infer_layer(
         if cls.is_loss and top_count:  # the loss is one number, whatever comes in
             return LayerShapes(((), *unknown.tops[1:]), macs=None)
         return unknown
+    if isinstance(layer, SourceLayer):
+        layer.record = record
     try:
-        found = layer.configure(*known)
+        layer.configure(*known)
+        found = layer.told(*known)[:top_count]
         macs = layer.macs()
     except UnknownDimError:
         return unknown
-    for shape in found[:top_count]:
-        check_blob_shape(layer, shape)
+    for shape in found:
+        check_blob_shape(layer, shape or ())
     return LayerShapes(
-        tuple(without_unknown(shape) for shape in found[:top_count]),
+        tuple(without_unknown(shape) if shape is not None else None for shape in found),
         tuple(without_unknown(spec.shape) for spec in layer.blob_specs),
         None if isinstance(macs, UnknownDim) else macs,
         cls.dynamic,
+        note=layer.note if isinstance(layer, SourceLayer) else "",
     )
 
 

@@ -97,8 +97,8 @@ class Assembler:
         """Let the layer declare its blobs, and find its tops' shapes."""
         given = [self.input_shapes.get(top) for top in tops]
         found: Sequence[Shape]
-        if layer.is_source and node.name in self.sources:
-            found = self.sources[node.name].top_shapes
+        if layer.is_source and node.key in self.sources:
+            found = self.sources[node.key].top_shapes
         elif layer.is_source and tops and all(s is not None for s in given):
             layer.check_fields()
             layer.setup()

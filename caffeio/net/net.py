@@ -48,6 +48,7 @@ from caffeio.net.step import (
 )
 from caffeio.ops.batch_norm import fused_batch_norm_scale
 from caffeio.ops.module import Layer
+from caffeio.ops.tracing import is_exporting
 from caffeio.profiles import BVLC, Profile
 from caffeio.proto import caffe_pb2 as pb
 from caffeio.proto.weights.load import Weights
@@ -207,8 +208,8 @@ class Net(nn.Module):
         for step in self.steps:
             layer = step.layer
             layer.rng = exact
-            if exact is not None and step.node.name in self.sources:
-                self.sources[step.node.name].draw_setup(exact)
+            if exact is not None and step.node.key in self.sources:
+                self.sources[step.node.key].draw_setup(exact)
             for i, spec in enumerate(layer.blob_specs):
                 old = raw_blobs(layer)[i]
                 values = torch.empty(spec.shape)
@@ -372,7 +373,9 @@ class Net(nn.Module):
         env: dict[str, Tensor] = {}
         given = inputs or {}
         loss: Tensor | None = None
-        self.trace = []
+        recorded = is_exporting()  # attributes are no part of a program
+        if not recorded:
+            self.trace = []
         contents = Contents()
         for step in self._plan:
             tops = self._run(step, env, given, contents)
@@ -389,6 +392,8 @@ class Net(nn.Module):
             if name in env:
                 env[name] = self._overwritten(env[name], env[writer])
         outputs = {name: env[name] for name in self.graph.outputs}
+        if recorded:
+            return outputs
         self.loss = loss if loss is not None else self._zero(outputs)
         if self._refusal is not None:
             self.loss = refuse_backward(self.loss, self._refusal)
@@ -488,8 +493,8 @@ class Net(nn.Module):
         """The next batch of every data layer that has a source, by blob name."""
         data: dict[str, Tensor] = {}
         for step in self.steps:
-            if step.node.name in self.sources:
-                data.update(zip(step.tops, self.sources[step.node.name].next(), strict=True))
+            if step.node.key in self.sources:
+                data.update(zip(step.tops, self.sources[step.node.key].next(), strict=True))
         return data
 
     def read_data(self, step: Step, given: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
@@ -497,10 +502,10 @@ class Net(nn.Module):
         missing = [top for top in step.tops if top not in given]
         if not missing:
             return tuple(given[top] for top in step.tops)
-        if step.node.name in self.sources:
-            return self.sources[step.node.name].next()
-        if step.node.name in self.source_errors:
-            raise self.source_errors[step.node.name]
+        if step.node.key in self.sources:
+            return self.sources[step.node.key].next()
+        if step.node.key in self.source_errors:
+            raise self.source_errors[step.node.key]
         if step.node.type == "Input":
             raise DataError(
                 f"net {self.name!r}: no value is given for input {', '.join(missing)} "

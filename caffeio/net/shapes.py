@@ -6,12 +6,13 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from caffeio.data.first_record import first_record, opener
 from caffeio.errors import LayerError
 from caffeio.layers.inference import LayerShapes, infer_layer
 from caffeio.layers.python.native import NATIVE
-from caffeio.layers.registry import find, reads_data
+from caffeio.layers.registry import find
+from caffeio.layers.sources import Record
 from caffeio.net.graph import Graph, Node
-from caffeio.net.source_shapes import opener, source_shapes
 from caffeio.profiles import BVLC, Profile
 from caffeio.proto import caffe_pb2 as pb
 
@@ -72,12 +73,14 @@ def infer(
     phase: str = "TEST",
     where: str = "",
     search_path: Sequence[str] = (),
+    record: Record | None = None,
 ) -> LayerShapes:
     """Ask the class of layer type `kind` for the shapes of the tops and blobs, and for the MACs.
 
     `bottoms`: the bottoms' shapes in order, None for an unknown one. `top_count` defaults to the
-    tops that `param` names. Layers of unknown types, and layers whose bottoms are not known well
-    enough, get None for every top. Raises LayerError if the parameters do not fit the bottoms.
+    tops that `param` names. `record`: of a data layer, what its first record is. Layers of unknown
+    types, and layers whose bottoms are not known well enough, get None for every top. Raises
+    LayerError if the parameters do not fit the bottoms.
     """
     cls = find(kind)
     if kind == "Python":
@@ -87,11 +90,9 @@ def infer(
         count = len(bottoms) if cls.equal_bottoms_tops else cls.tops.low
     if cls is None or cls.runs_code or hasattr(cls, "forward"):
         return LayerShapes((None,) * count, macs=None, known_type=kind == "Python")
-    if kind == "Input" and not param.input_param.shape:
-        return LayerShapes((None,) * count)
     return infer_layer(
         cls, param, bottoms, profile, top_count=count, phase=phase, where=where,
-        search_path=search_path,
+        search_path=search_path, record=record,
     )  # fmt: skip
 
 
@@ -163,12 +164,10 @@ def infer_net(
     names: set[str] = set()
     known: Known = {}
     for node in graph.nodes:
-        if reads_data(node.type):
-            shapes, note = source_shapes(node.param, finder, len(node.tops))
-            if note and not all(top in given for top in node.tops):
-                result.guessed[node.name] = note
-        else:
-            shapes = _of_layer(result, node, profile, folders, known)
+        record = first_record(node.param, finder)
+        shapes = _of_layer(result, node, profile, folders, record, known)
+        if shapes.note and not all(top in given for top in node.tops):
+            result.guessed[node.name] = shapes.note
         if given and not node.bottoms:
             tops = zip(node.tops, shapes.tops, strict=False)
             shapes = LayerShapes(tuple(given.get(name, top) for name, top in tops), shapes.blobs)
@@ -179,7 +178,12 @@ def infer_net(
 
 
 def _of_layer(
-    result: NetShapes, node: Node, profile: Profile, folders: Sequence[str], known: Known
+    result: NetShapes,
+    node: Node,
+    profile: Profile,
+    folders: Sequence[str],
+    record: Record | None,
+    known: Known,
 ) -> LayerShapes:
     bottoms = [result.blobs.get(name) for name in node.bottoms]
     count = len(node.tops)
@@ -189,7 +193,7 @@ def _of_layer(
     try:
         found = infer(
             node.type, node.param, bottoms, profile, top_count=count, phase=result.graph.phase,
-            search_path=folders,
+            search_path=folders, record=record,
         )  # fmt: skip
     except LayerError as error:
         result.problems.append((node, error.message))

@@ -12,6 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd import Function
 
+from caffeio.ops.tracing import apply
+
 if TYPE_CHECKING:
     from caffeio.layers.lrn import LRN, MVN
 
@@ -77,9 +79,8 @@ def lrn(layer: LRN, x: Tensor) -> Tensor:
         squares = channel_sum(x * x, layer.size) * (layer.alpha / layer.size)
         return power(squares + layer.k, -layer.beta).square()
     if layer.across:
-        return _AcrossChannels.apply(  # type: ignore[no-any-return,no-untyped-call]
-            x, layer.size, layer.alpha, layer.beta, layer.k
-        )
+        y: Tensor = apply(_AcrossChannels, x, layer.size, layer.alpha, layer.beta, layer.k)
+        return y
     mean = F.avg_pool2d(x * x, layer.size, 1, layer.size // 2)
     return x * power(mean * layer.alpha + 1, -layer.beta)
 
@@ -89,4 +90,5 @@ def mvn(layer: MVN, x: Tensor) -> Tensor:
     x = x.reshape(*x.shape, *[1] * (4 - x.dim()))
     if not layer.normalize_variance:
         return x - x.mean(layer.dims, keepdim=True)
-    return _Standardize.apply(x, layer.dims, layer.eps)  # type: ignore[no-any-return,no-untyped-call]
+    standardized: Tensor = apply(_Standardize, x, layer.dims, layer.eps)
+    return standardized

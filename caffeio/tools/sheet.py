@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 
 from caffeio.data.records.annotated_datum import Box
 from caffeio.data.records.datum import Datum
 from caffeio.data.transform.image import decode
 from caffeio.tools.db_stats import CLASSES, DbStats, read_sample
+from caffeio.tools.tiles import PAPER, Picture, to_bgr
 
-Picture = NDArray[np.uint8]  # (H, W, 3), BGR
 CELL, GAP, TEXT = 96, 6, 16  # pixels
-_INK, _PAPER = (40, 40, 40), 250
+_INK = (40, 40, 40)
 _COLOURS = ((40, 160, 40), (40, 40, 220), (220, 120, 30), (30, 150, 220), (160, 60, 160))
 
 
@@ -44,7 +42,7 @@ def grid(rows: Sequence[tuple[str, Sequence[tuple[str, Picture]]]]) -> Picture:
     left = titled + 2 * GAP if titled else GAP
     captions = any(text for _, cells in rows for text, _ in cells)
     height = CELL + GAP + (TEXT if captions else 0)
-    out = np.full((GAP + len(rows) * height, left + columns * (CELL + GAP), 3), _PAPER, np.uint8)
+    out = np.full((GAP + len(rows) * height, left + columns * (CELL + GAP), 3), PAPER, np.uint8)
     for i, (title, cells) in enumerate(rows):
         top = GAP + i * height
         _write(out, title, GAP, top + CELL // 2 + 4)
@@ -55,39 +53,59 @@ def grid(rows: Sequence[tuple[str, Sequence[tuple[str, Picture]]]]) -> Picture:
     return out
 
 
-def to_bgr(values: NDArray[Any]) -> Picture:
-    """Values (C, H, W) of any type as a picture: floats are stretched, odd channels averaged."""
-    image = values.transpose(1, 2, 0)
-    if image.dtype != np.uint8:
-        image = np.nan_to_num(image.astype(np.float64))
-        low, high = float(image.min()), float(image.max())
-        image = np.rint((image - low) * (255 / (high - low or 1))).astype(np.uint8)
-    if image.shape[2] not in (3, 4):
-        flat = image.mean(2) if image.shape[2] > 1 else image[:, :, 0]
-        return np.ascontiguousarray(np.repeat(flat.astype(np.uint8)[:, :, None], 3, 2))
-    return np.ascontiguousarray(image[:, :, :3])
-
-
-def draw_boxes(picture: Picture, boxes: Sequence[Box], names: Mapping[int, str]) -> Picture:
-    """A copy with boxes (corners in units of the picture's size) and their labels' names."""
+def draw_boxes(picture: Picture, boxes: Sequence[Box], texts: Sequence[str] = ()) -> Picture:
+    """A copy with boxes (corners in units of the picture's size), each with its text, if any."""
     out = picture.copy()
     height, width = out.shape[:2]
     thick = max(1, round(min(height, width) / 150))
-    for box in boxes:
+    for i, box in enumerate(boxes):
         colour = _COLOURS[box.group_label % len(_COLOURS)]
-        corners = np.clip((box.xmin, box.ymin, box.xmax, box.ymax), -1, 2)
+        corners = np.clip(np.nan_to_num((box.xmin, box.ymin, box.xmax, box.ymax)), -1, 2)
         x0, y0, x1, y1 = np.rint(corners * (width, height, width, height)).astype(int).tolist()
         cv2.rectangle(out, (x0, y0), (x1, y1), colour, thick, cv2.LINE_AA)
-        if names.get(box.group_label):
+        if i < len(texts):
             place = (max(x0 + thick, 2), max(y0 - 3, 11))
-            cv2.putText(out, _ascii(names[box.group_label]), place, cv2.FONT_HERSHEY_SIMPLEX,
-                        0.4, colour, 1, cv2.LINE_AA)  # fmt: skip
+            cv2.putText(out, _ascii(texts[i]), place, cv2.FONT_HERSHEY_SIMPLEX, 0.4, colour, 1,
+                        cv2.LINE_AA)  # fmt: skip
+    return out
+
+
+def headed(
+    pictures: Sequence[Picture], bars: Sequence[tuple[str, float]], below: Picture, side: int
+) -> Picture:
+    """Pictures of `side` pixels and bars of (text, share) above a sheet."""
+    bar_width = 220
+    wide = GAP + len(pictures) * (side + GAP) + (330 + bar_width if bars else 0)
+    tallest = max((side * p.shape[0] // max(p.shape[:2]) for p in pictures), default=0)
+    height = max(tallest, 24 * len(bars)) + 2 * GAP
+    head = np.full((height, max(wide, below.shape[1]), 3), PAPER, np.uint8)
+    for i, picture in enumerate(pictures):
+        above = (side - side * picture.shape[0] // max(picture.shape[:2])) // 2
+        frame = np.full((side, side, 3), PAPER, np.uint8)
+        _put(frame, picture, 0, 0, side)
+        shown = frame[above : above + height - 2 * GAP]
+        left = GAP + i * (side + GAP)
+        head[GAP : GAP + shown.shape[0], left : left + side] = shown
+    x = 3 * GAP + len(pictures) * (side + GAP)
+    for i, (text, share) in enumerate(bars):
+        y = GAP + 20 + i * 24
+        length = max(1, round(bar_width * min(max(share, 0.0), 1.0)))
+        cv2.rectangle(head, (x, y - 11), (x + length, y + 3), _COLOURS[i > 0 and 2], -1)
+        _write(head, f"{share:.3f}  {text}", x + bar_width + GAP, y)
+    width = max(head.shape[1], below.shape[1])
+    parts = [_widened(part, width) for part in (head, below)]
+    return np.concatenate(parts)
+
+
+def _widened(picture: Picture, width: int) -> Picture:
+    out = np.full((picture.shape[0], width, 3), PAPER, np.uint8)
+    out[:, : picture.shape[1]] = picture
     return out
 
 
 def _drawn(record: bytes, annotated: bool) -> Picture:
     datum, boxes = read_sample(record, annotated)[:2]
-    return draw_boxes(picture_of(datum), boxes, {})
+    return draw_boxes(picture_of(datum), boxes)
 
 
 def picture_of(datum: Datum) -> Picture:
@@ -98,14 +116,14 @@ def picture_of(datum: Datum) -> Picture:
     return to_bgr(image[None] if image.ndim == 2 else image.transpose(2, 0, 1))
 
 
-def _put(out: Picture, picture: Picture, x: int, y: int) -> None:
+def _put(out: Picture, picture: Picture, x: int, y: int, cell: int = CELL) -> None:
     height, width = picture.shape[:2]
-    scale = CELL / max(height, width)
+    scale = cell / max(height, width)
     size = (max(1, round(width * scale)), max(1, round(height * scale)))
     how = cv2.INTER_NEAREST if scale >= 2 else cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
     small = cv2.resize(picture, size, interpolation=how)
-    x += (CELL - size[0]) // 2
-    y += (CELL - size[1]) // 2
+    x += (cell - size[0]) // 2
+    y += (cell - size[1]) // 2
     out[y : y + size[1], x : x + size[0]] = small
 
 

@@ -360,7 +360,7 @@ def to_onnx(job: Job) -> Outcome:
         job.out,
         dynamic_batch=r.dynamic_batch,
         external_data=r.external_data or None,
-        choices=Choices(opset=r.opset),
+        choices=Choices(opset=r.opset, fold=r.fold),
         **given,
     )
     if not r.no_verify:

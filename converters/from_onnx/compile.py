@@ -6,11 +6,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from caffeio.converters.from_onnx.caffe_net import CaffeLayer, Refused, Writer, plain, stem_of
+from caffeio.converters.from_onnx.caffe_net import CaffeLayer, Refused, Writer
 from caffeio.converters.from_onnx.finish import finish, name_blob
 from caffeio.converters.from_onnx.fold import fold
 from caffeio.converters.from_onnx.graph import Dims, Graph, Node
 from caffeio.converters.from_onnx.load import fixed
+from caffeio.converters.from_onnx.names import plain, stem_of
 from caffeio.converters.from_onnx.ops import load_operators
 from caffeio.converters.from_onnx.patterns import fuse
 from caffeio.converters.from_onnx.patterns.told import restore

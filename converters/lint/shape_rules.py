@@ -8,14 +8,18 @@ from typing import Any
 
 from caffeio.converters.diff.training import entries_of
 from caffeio.converters.lint.model import ERROR, INFO, Finding, NetContext, net_rule
+from caffeio.data.first_record import first_record, opener
 from caffeio.errors import CaffeIOError
 from caffeio.layers.base import LayerContext
 from caffeio.layers.dims import with_unknown, without_unknown
 from caffeio.layers.pooling import Pooling
 from caffeio.layers.registry import reads_data
 from caffeio.net.shapes import Shape, format_shape
-from caffeio.net.source_shapes import item_shape, opener
 from caffeio.proto import caffe_pb2 as pb
+
+_TOLD_BETTER = (  # by CIO305 and CIO306
+    "cannot specify mean_file and mean_value", "new_height and new_width must be set"
+)  # fmt: skip
 
 
 @net_rule("CIO301", "wrong-parameters", ERROR)
@@ -24,7 +28,8 @@ def wrong_parameters(context: NetContext) -> Iterator[Finding]:
     seen = {_layer_of(unknown.path) for unknown in context.file.unknown}
     for shapes in context.shapes.values():
         for node, message in shapes.problems:
-            if node.source_index is not None and node.source_index not in seen:
+            told = any(words in message for words in _TOLD_BETTER)
+            if node.source_index is not None and node.source_index not in seen and not told:
                 seen.add(node.source_index)
                 yield context.finding("CIO301", message, node.where)
 
@@ -104,9 +109,9 @@ def crop_too_large(context: NetContext) -> Iterator[Finding]:
         size = _smallest_side(layer)
         source = "the resize"
         if size is None and not layer.transform_param.HasField("random_aspect_ratio_param"):
-            found = item_shape(layer, find)
-            if found is not None:
-                size, source = min(found[0][1:]), found[1]
+            found = first_record(layer, find)
+            if found is not None and len(found.shapes[0]) == 3:
+                size, source = min(found.shapes[0][1:]), found.place
         if size is not None and size < crop:
             message = f"crop_size {crop} is larger than {size}, the smaller side by {source}"
             yield context.layer("CIO304", index, message, "transform_param", "crop_size")
@@ -150,7 +155,7 @@ def mean_file(context: NetContext) -> Iterator[Finding]:
     for index, layer in enumerate(context.layers):
         name = layer.transform_param.mean_file
         path = find(name) if name and reads_data(layer.type) else None
-        found = item_shape(layer, find) if path is not None else None
+        found = first_record(layer, find) if path is not None else None
         if path is None or found is None or len(layer.transform_param.resize_param):
             continue
         from caffeio.proto.weights.blobproto import read_blobproto
@@ -160,8 +165,9 @@ def mean_file(context: NetContext) -> Iterator[Finding]:
         except CaffeIOError as error:
             yield context.layer("CIO307", index, str(error), "transform_param", "mean_file")
             continue
-        if mean != found[0]:
-            message = f"{name} is {format_shape(mean)}, {found[1]} is {format_shape(found[0])}"
+        if mean != found.shapes[0]:
+            message = f"{name} is {format_shape(mean)}, {found.place} is "
+            message += format_shape(found.shapes[0])
             yield context.layer("CIO307", index, message, "transform_param", "mean_file")
 
 

@@ -49,7 +49,7 @@ def build(net: Net, outputs: Sequence[str] | None = None, *, dynamic_batch: bool
     values = _run(net, graph, wanted, told)
     built = Built(graph, told=told)
     _name_blobs(built, values, fed, wanted)
-    _sweep(built)
+    sweep(built)
     used = {name for node in graph.nodes for name in node.inputs}
     built.inputs = [name for name in fed if name in used]
     return built
@@ -195,7 +195,7 @@ def _name_blobs(
             graph.shapes[new] = graph.shapes[old]
 
 
-def _sweep(built: Built) -> None:
+def sweep(built: Built) -> None:
     """Drop the nodes and constants that no output needs."""
     alive = set(built.outputs.values())
     kept = []

@@ -12,3 +12,4 @@ class Choices:
     """How an ONNX model is written; the defaults give what most runtimes read."""
 
     opset: int = OPSET  # from 9 to 24
+    fold: bool = False  # fewer nodes, where that is exact but for rounding

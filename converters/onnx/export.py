@@ -21,6 +21,7 @@ from caffeio import __version__
 from caffeio.converters.deploy.deploy_net import Options, PathLike, load_deploy_net
 from caffeio.converters.onnx.build import Built, build, declared_shapes, located
 from caffeio.converters.onnx.choices import Choices
+from caffeio.converters.onnx.fold import fold
 from caffeio.converters.onnx.infer import proto
 from caffeio.converters.onnx.opset import to_opset
 from caffeio.converters.onnx.verify import verify_onnx
@@ -57,24 +58,32 @@ def export_onnx(
     chosen = Options(**{"outputs": tuple(outputs or ()), **options})
     net, notes = load_deploy_net(prototxt, weights, chosen)
     built = build(net, outputs or None, dynamic_batch=dynamic_batch)
-    finish(built, net, choices or Choices())
+    notes += finish(built, net, choices or Choices())
     sources = digests(prototxt, weights)
     write(built, net, out_path, external_data=external_data, sources=sources)
     return notes
 
 
-def finish(built: Built, net: Net, choices: Choices) -> None:
-    """Give a built graph the form that is chosen; what a layer cannot have is UnsupportedError."""
+def finish(built: Built, net: Net, choices: Choices) -> list[str]:
+    """Give a built graph the form that is chosen; returns notes.
+
+    Raises UnsupportedError for what a layer cannot have.
+    """
     _onnx()
     dims = declared_shapes(built)
     inputs = {name: dims[name] for name in built.inputs}
     if built.graph.dynamic_batch:
         inputs = {name: (None, *shape[1:]) for name, shape in inputs.items()}
+    notes = []
+    if choices.fold:
+        before, after = fold(built, inputs)
+        notes.append(f"folded: of {before} nodes {after} are left")
     try:
         to_opset(built.graph, inputs, choices.opset)
     except UnsupportedError as error:
         raise located(net, error) from None
     built.opset = choices.opset
+    return notes
 
 
 def to_model(
@@ -125,7 +134,10 @@ def _metadata(built: Built, net: Net) -> dict[str, str]:
     props["caffe:profile"] = net.profile.name
     made = {name for node in built.graph.nodes for name in node.outputs}
     made.update(built.graph.constants)
-    props.update(one.entry() for one in built.told if made.issuperset((*one.tops, *one.blobs)))
+    made.update(built.inputs)
+    for one in built.told:
+        if made.issuperset((*one.bottoms, *one.tops, *one.blobs)):
+            props.update([one.entry()])
     return props
 
 
@@ -134,9 +146,16 @@ def digests(prototxt: PathLike, weights: Weights | PathLike | None) -> dict[str,
     path = weights.path if isinstance(weights, Weights) else weights
     found = {}
     for key, name in (("net", prototxt), ("weights", path)):
-        if name is not None and "\n" not in str(name) and Path(name).is_file():
+        if name is not None and _is_file(name):
             found[f"caffe:sha256:{key}"] = hashlib.sha256(open_map(name)).hexdigest()
     return found
+
+
+def _is_file(name: PathLike) -> bool:
+    try:
+        return Path(name).is_file()
+    except (OSError, ValueError):  # too long for a name: a net as text
+        return False
 
 
 def write(

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterable
-from typing import IO
+from collections.abc import Iterable, Sequence
+from typing import IO, Literal
 
 from rich.cells import cell_len
 from rich.console import COLOR_SYSTEMS, Console
@@ -13,11 +13,11 @@ from rich.style import Style
 from rich.table import Table as RichTable
 from rich.text import Text
 
+from caffeio.converters.report.fit import GAP, Fitted, Rows, fit
 from caffeio.converters.report.model import Cell, Line, Report, Table, Tone
 from caffeio.visible import visible
 
-_MANY = 500  # rows: rich takes half a millisecond for each
-_GAP = 2  # columns between cells
+_MANY = 200  # rows; rich takes half a millisecond for each
 
 STYLES: dict[Tone, str] = {
     "": "",
@@ -31,12 +31,21 @@ STYLES: dict[Tone, str] = {
 }
 
 
-def write(report: Report, stream: IO[str], *, width: int | None = None, fold: bool = True) -> None:
+def write(
+    report: Report,
+    stream: IO[str],
+    *,
+    width: int | None = None,
+    fold: bool = True,
+    most: int | None = None,
+) -> None:
     """Write `report` to `stream`: colours only on a terminal and without NO_COLOR.
 
-    Without `fold` a paragraph is one line, however long it is.
+    Without `fold` a paragraph is one line, however long it is. `most`: the rows of all long tables
+    together; None shows every row.
     """
     console = make_console(stream, width if fold else 1 << 16)
+    most = _share(report, most)
     if report.title:
         console.print(Text(visible(report.title), style="bold"))
     for paragraph in report.headline:
@@ -46,10 +55,19 @@ def write(report: Report, stream: IO[str], *, width: int | None = None, fold: bo
         if section.title:
             console.print(Text(visible(section.title), style="bold underline"))
         for block in section.blocks:
-            if isinstance(block, Table) and len(block.rows) > _MANY:
-                _write_rows(block, console)
-            else:
-                console.print(_table(block) if isinstance(block, Table) else _line(block))
+            if isinstance(block, Table):
+                _print_table(console, block, most)
+            elif isinstance(block, Line):
+                console.print(_line(block))
+
+
+def _share(report: Report, most: int | None) -> int | None:
+    """How many rows each of the long tables gets."""
+    if most is None:
+        return None
+    blocks = [block for section in report.sections for block in section.blocks]
+    long = [b for b in blocks if isinstance(b, Table) and b.heads and len(b.rows) > most // 2]
+    return most if len(long) < 2 else max(most // len(long), 4)
 
 
 def make_console(stream: IO[str], width: int | None = None) -> Console:
@@ -78,74 +96,47 @@ def _text(parts: Iterable[Cell]) -> Text:
     return text
 
 
-def _table(table: Table) -> RichTable:
-    out = RichTable(
-        box=None,
-        show_header=table.heads and any(table.columns),
-        header_style="dim",
-        pad_edge=False,
-        padding=(0, 2, 0, 0),
-        collapse_padding=True,
-    )
-    for i, column in enumerate(table.columns):
-        out.add_column(
-            Text(visible(column)), justify="right" if i in table.right else "left", overflow="fold"
-        )
-    for row in table.rows:
-        out.add_row(*(Text(visible(cell.text), style=STYLES[cell.tone]) for cell in row))
-    return out
+def _print_table(console: Console, table: Table, most: int | None) -> None:
+    """Print a table; of more than `most` rows the first and the last ones."""
+    fitted = fit(table, console.width)
+    rows = fitted.rows
+    heads = table.heads and any(table.columns)
+    if most is None or len(rows) <= most or not heads:
+        _put(console, table, fitted, rows, heads=heads)
+        return
+    first = most * 2 // 3
+    last = most - first
+    _put(console, table, fitted, rows[:first], heads=True)
+    console.print(Text(f"... {len(rows) - most:,} more (--all)", style="dim"))
+    _put(console, table, fitted, rows[-last:], heads=False)
 
 
-def _write_rows(table: Table, console: Console) -> None:
-    """Write a long table as rich would, faster: what does not fit into a column is folded."""
-    heads = [visible(column) for column in table.columns]
-    rows = [[visible(cell.text) for cell in row] for row in table.rows]
-    widths = [max(map(_width, column)) for column in zip(heads, *rows, strict=True)]
-    _shrink(widths, console.width - _GAP * (len(widths) - 1))
-    if table.heads and any(heads):
-        _write_row(table, console, heads, ["dim"] * len(heads), widths)
-    for row, texts in zip(table.rows, rows, strict=True):
-        _write_row(table, console, texts, [STYLES[cell.tone] for cell in row], widths)
+def _put(console: Console, table: Table, fitted: Fitted, rows: Rows, *, heads: bool) -> None:
+    """Print rows; many of them as rich would, faster."""
+    if len(rows) <= _MANY:
+        console.print(_table(table, fitted, rows, heads=heads))
+        return
+    if heads:
+        _put_row(console, table, fitted, [(head, "dim") for head in fitted.heads])
+    for row in rows:
+        _put_row(console, table, fitted, [(text, STYLES[cell.tone]) for text, cell in row])
 
 
-def _width(text: str) -> int:
-    return len(text) if text.isascii() else cell_len(text)
-
-
-def _shrink(widths: list[int], room: int) -> None:
-    """Make the widest columns narrower until all have room, though none narrower than one."""
-    while (excess := sum(widths) - room) > 0 and max(widths) > 1:
-        widest = max(widths)
-        next_ = max([w for w in widths if w < widest], default=1)
-        many = widths.count(widest)
-        less = max(1, min(widest - next_, excess // many))
-        for i, width in enumerate(widths):
-            if width == widest and excess > 0:
-                widths[i] = width - less
-                excess -= less
-
-
-def _write_row(
-    table: Table, console: Console, texts: list[str], styles: list[str], widths: list[int]
+def _put_row(
+    console: Console, table: Table, fitted: Fitted, row: Sequence[tuple[str, str]]
 ) -> None:
-    parts = [_folded(text, width, console) for text, width in zip(texts, widths, strict=True)]
-    for number in range(max(map(len, parts))):
+    cells = [text.split("\n") for text, _ in row]
+    for number in range(max(map(len, cells))):
         line = []
-        for i, (part, width) in enumerate(zip(parts, widths, strict=True)):
-            text = part[number] if number < len(part) else ""
-            space = " " * (width - _width(text))
-            text = _styled(text, styles[i], console)
+        for n, (i, wide) in enumerate(zip(fitted.columns, fitted.widths, strict=True)):
+            text = cells[n][number] if number < len(cells[n]) else ""
+            space = " " * (wide - cell_len(text))
+            text = _styled(console, text, row[n][1])
             line.append(space + text if i in table.right else text + space)
-        console.file.write((" " * _GAP).join(line) + "\n")
+        console.file.write((" " * GAP).join(line) + "\n")
 
 
-def _folded(text: str, width: int, console: Console) -> list[str]:
-    if _width(text) <= width:
-        return [text]
-    return [line.plain for line in Text(text).wrap(console, width, overflow="fold")]
-
-
-def _styled(text: str, style: str, console: Console) -> str:
+def _styled(console: Console, text: str, style: str) -> str:
     system = console.color_system
     if system is None or not style or not text:
         return text
@@ -153,3 +144,20 @@ def _styled(text: str, style: str, console: Console) -> str:
     if console.no_color:
         parsed = parsed.without_color
     return parsed.render(text, color_system=COLOR_SYSTEMS[system])
+
+
+def _table(table: Table, fitted: Fitted, rows: Rows, *, heads: bool) -> RichTable:
+    out = RichTable(
+        box=None,
+        show_header=heads,
+        header_style="dim",
+        pad_edge=False,
+        padding=(0, GAP, 0, 0),
+        collapse_padding=True,
+    )
+    for i, head, wide in zip(fitted.columns, fitted.heads, fitted.widths, strict=True):
+        side: Literal["right", "left"] = "right" if i in table.right else "left"
+        out.add_column(Text(head), justify=side, no_wrap=True, min_width=wide)
+    for row in rows:
+        out.add_row(*(Text(text, style=STYLES[cell.tone]) for text, cell in row))
+    return out

@@ -88,8 +88,21 @@ def read_solverstate(path: str | os.PathLike[str]) -> SolverState:
     except ParseError as error:
         place = f" ({error.where})" if error.where else ""
         message = f"is cut off or is no .solverstate: {error.message}{place}"
+        if _is_weights(buffer):
+            message = "is a .caffemodel, weights: give the .solverstate that belongs to it"
         raise SnapshotError(message, where=str(path)) from None
     return state
+
+
+def _is_weights(buffer: Buffer) -> bool:
+    from caffeio.proto.weights.scan import NetScanner
+
+    scanner = NetScanner(buffer)
+    try:
+        scanner.scan()
+    except (ParseError, IndexError):
+        return False
+    return bool(scanner.layers)
 
 
 def _scan(buffer: Buffer) -> tuple[SolverState, list[BlobInfo]]:

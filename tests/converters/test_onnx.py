@@ -32,10 +32,11 @@ from tests.paths import GOLDEN, SHARED, needs_shared
 onnx = pytest.importorskip("onnx")
 ort = pytest.importorskip("onnxruntime")
 
-# Real Caffe's types without an ONNX form: losses and metrics measure, HDF5Output writes files.
+# Real Caffe's types without an ONNX form: losses and metrics measure, HDF5Output writes files,
+# Python layers without a class of ours run the user's code.
 WITHOUT_FORM = {
     "Accuracy", "ContrastiveLoss", "EuclideanLoss", "HingeLoss", "InfogainLoss",
-    "MultinomialLogisticLoss", "SigmoidCrossEntropyLoss", "SoftmaxWithLoss", "HDF5Output",
+    "MultinomialLogisticLoss", "SigmoidCrossEntropyLoss", "SoftmaxWithLoss", "HDF5Output", "Python",
 }  # fmt: skip
 SOURCES = {kind for kind in known_types() if lookup(kind, kind).is_source}
 RANDOM = {"Dropout/train_scaling"}

@@ -9,11 +9,12 @@ from pathlib import Path
 
 import pytest
 
+from caffeio.data import Options
 from caffeio.errors import CaffeIOError
-from caffeio.layers.registry import reads_data
 from caffeio.net.builder import Assembler
 from caffeio.net.graph import build_graph
 from caffeio.net.shapes import NetShapes, infer_net, is_known
+from caffeio.net.sources import close_sources, open_sources
 from caffeio.profiles import profile_of_dialect
 from caffeio.proto.files import NetFile, read_net
 from tests.paths import GOLDEN, SHARED, needs_shared
@@ -57,10 +58,13 @@ def differences(file: NetFile, phase: str, folder: Path, *, given: bool) -> Iter
     if given:
         mine = infer_net(graph, inputs, profile=profile, search_path=[folder])
     refused = {id(node): text for node, text in mine.problems}
+    folders = [os.fspath(folder)]
+    sources = open_sources(graph, profile, folders, Options(threads=0), errors={})
+    close_sources(sources)  # their shapes are enough
     net = Assembler(
         build_graph(file.message, phase=phase, merge_scales=profile.merge_batch_norm_scale),
-        profile=profile, sources={}, input_shapes=inputs, allow_python=False,
-        search_path=[os.fspath(folder)],
+        profile=profile, sources=sources, input_shapes=inputs, allow_python=False,
+        search_path=folders,
     )  # fmt: skip
     lost: set[str] = set()
     for mine_node, node, found in zip(graph.nodes, net.graph.nodes, mine.layers, strict=True):
@@ -81,12 +85,11 @@ def differences(file: NetFile, phase: str, folder: Path, *, given: bool) -> Iter
             continue
         tops, blobs = layer.top_shapes, tuple(spec.shape for spec in layer.blob_specs)
         told = (found.tops[: len(tops)], found.blobs, found.macs)
-        whole = given and not reads_data(node.type) and found.known_type
+        whole = given and found.known_type
         if whole and told != (tops[: len(found.tops)], blobs, layer.macs()):
             yield f"{node.name} ({node.type}, {phase}): {told}; {(tops, blobs, layer.macs())}"
-        guessed = reads_data(node.type) or node.type == "Input"  # the net's is only a guess
         pairs = zip((*told[0], *told[1]), (*tops[: len(told[0])], *blobs), strict=False)
-        if not guessed and not all(fits(a, b) for a, b in pairs):
+        if not all(fits(a, b) for a, b in pairs):
             yield f"{node.name} ({node.type}, {phase}): {told} contradicts {(tops, blobs)}"
 
 

@@ -6,11 +6,13 @@ import contextlib
 import gc
 import io
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 from time import process_time
 
 import pytest
+from rich.color import ColorSystem
 
 from caffeio.cli.main import main
 from caffeio.converters.report import text as report_text
@@ -118,12 +120,23 @@ TABLE = Table(
 )
 
 
+@pytest.mark.parametrize("colours", [False, True])
 @pytest.mark.parametrize("width", [100, 24])
-def test_long_tables_look_like_short_ones(width: int) -> None:
-    short, fast = io.StringIO(), io.StringIO()
-    report_text.make_console(short, width).print(report_text._table(TABLE))
-    report_text._write_rows(TABLE, report_text.make_console(fast, width))
-    assert fast.getvalue() == short.getvalue()
+def test_long_tables_look_like_short_ones(
+    width: int, colours: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    outs = []
+    for many in (1000, 0):
+        monkeypatch.setattr(report_text, "_MANY", many)
+        outs.append(io.StringIO())
+        console = report_text.make_console(outs[-1], width)
+        if colours:
+            console._color_system = ColorSystem.STANDARD
+        report_text._print_table(console, TABLE, 20)
+    short, fast = (out.getvalue() for out in outs)
+    assert ("\x1b[1;31mlayer" in fast) == colours
+    plain = re.compile(r"\x1b\[[0-9;]*m")  # rich colours the spaces too
+    assert plain.sub("", fast) == plain.sub("", short)
 
 
 def test_the_collector_is_as_before() -> None:
