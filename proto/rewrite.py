@@ -186,7 +186,7 @@ def _new_path(path: tuple[str | int, ...], upgraded: Upgraded[Any]) -> Any:
     """Where a path of the old net leads in the new one; None if nowhere."""
     if len(path) < 2 or path[0] != upgraded.field or not upgraded.origin:
         return path
-    place = upgraded.places.get(path[1])
+    place = upgraded.places.get(int(path[1]))
     if place is None:
         return None
     rest = path[2:]

@@ -92,17 +92,19 @@ class LayerModule(nn.Module):
         super(nn.Module, self).__init__(param, context)  # type: ignore[call-arg]
         self.blobs = Blobs(self)
 
-    def __setattr__(self, name: str, value: Any) -> None:
-        """Set what is no tensor and no module the short way: nn.Module's takes most of a build."""
-        own = self.__dict__
-        if isinstance(value, Tensor | nn.Module) or (
-            name in own.get("_parameters", ())
-            or name in own.get("_buffers", ())
-            or name in own.get("_modules", ())
-        ):
-            super().__setattr__(name, value)
-        else:
-            object.__setattr__(self, name, value)
+    if not TYPE_CHECKING:
+
+        def __setattr__(self, name: str, value: Any) -> None:
+            """Set what is no tensor and no module the short way: nn.Module's takes most of a build."""
+            own = self.__dict__
+            if isinstance(value, Tensor | nn.Module) or (
+                name in own.get("_parameters", ())
+                or name in own.get("_buffers", ())
+                or name in own.get("_modules", ())
+            ):
+                super().__setattr__(name, value)
+            else:
+                object.__setattr__(self, name, value)
 
     def add_blob(
         self,
