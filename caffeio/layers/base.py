@@ -121,6 +121,7 @@ class LayerType:
     # The messages of LayerParameter that belong to the type, and the fields that it knows; None:
     # all of them. A field that is not known is refused, not passed over.
     fields: ClassVar[Mapping[str, Collection[str] | None]] = {}
+    has_blobs: ClassVar[bool] = False  # may it have learnable blobs?
     # The blobs' names in a state_dict, where those are PyTorch's and not the ones of `add_blob`.
     blob_names: ClassVar[tuple[str, ...]] = ()
     compute: ClassVar[str] = ""  # "module:function"; empty: the class has a `forward` of its own

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from caffeio.errors import LayerError
 from caffeio.layers.base import LayerContext, LayerType, Shape
@@ -24,7 +24,9 @@ class LayerShapes:
     learnable blobs in Caffe's order. `macs`: multiply-accumulates of one forward pass over the
     whole batch, 0 if negligible, None if unknown. `dynamic`: the shapes of the tops are those of
     set-up and depend on the data later (detections, filters). `note`: of a data layer, where the
-    shapes are from, or that they are a guess.
+    shapes are from, or that they are a guess. `set_up`: False where the bottoms are not known well
+    enough to set the layer up, so that its blobs are not known either. `statistics`: the indices of
+    blobs that are never trained.
     """
 
     tops: tuple[Shape | None, ...] = ()
@@ -33,6 +35,8 @@ class LayerShapes:
     dynamic: bool = False
     known_type: bool = True
     note: str = ""
+    set_up: bool = True
+    statistics: tuple[int, ...] = ()
 
 
 def infer_layer(
@@ -67,11 +71,11 @@ def infer_layer(
     layer = cls(own, context)
     if len(bottoms) not in cls.bottoms and not cls.is_source:
         raise layer.error(f"takes {cls.bottoms} bottom blob(s), not {len(bottoms)}")
-    unknown = LayerShapes((None,) * top_count, macs=None, dynamic=cls.dynamic)
+    unknown = LayerShapes((None,) * top_count, macs=None, dynamic=cls.dynamic, set_up=False)
     known = [with_unknown(shape) for shape in bottoms if shape is not None]
     if len(known) < len(bottoms):
         if cls.is_loss and top_count:  # the loss is one number, whatever comes in
-            return LayerShapes(((), *unknown.tops[1:]), macs=None)
+            return replace(unknown, tops=((), *unknown.tops[1:]))
         return unknown
     if isinstance(layer, SourceLayer):
         layer.record = record
@@ -89,6 +93,7 @@ def infer_layer(
         None if isinstance(macs, UnknownDim) else macs,
         cls.dynamic,
         note=layer.note if isinstance(layer, SourceLayer) else "",
+        statistics=tuple(i for i, spec in enumerate(layer.blob_specs) if spec.statistic),
     )
 
 

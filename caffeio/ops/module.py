@@ -72,6 +72,9 @@ class Blobs(Sequence[Any]):
             self._foreign = True
 
 
+_PLAIN = frozenset({bool, int, float, str, tuple, list, dict, frozenset})  # never registered
+
+
 class LayerModule(nn.Module):
     """What a layer type gets when a net runs: memory for its blobs, and its arithmetic.
 
@@ -92,19 +95,15 @@ class LayerModule(nn.Module):
         super(nn.Module, self).__init__(param, context)  # type: ignore[call-arg]
         self.blobs = Blobs(self)
 
-    if not TYPE_CHECKING:
-
-        def __setattr__(self, name: str, value: Any) -> None:
-            """Set what is no tensor and no module the short way: nn.Module's takes most of a build."""
-            own = self.__dict__
-            if isinstance(value, Tensor | nn.Module) or (
-                name in own.get("_parameters", ())
-                or name in own.get("_buffers", ())
-                or name in own.get("_modules", ())
-            ):
-                super().__setattr__(name, value)
-            else:
-                object.__setattr__(self, name, value)
+    def __setattr__(self, name: str, value: Any) -> None:
+        # torch's own looks through all its registers; most of what `setup` sets is a number
+        known = self.__dict__
+        if type(value) in _PLAIN and not (
+            name in known.get("_parameters", ()) or name in known.get("_buffers", ())
+        ):
+            object.__setattr__(self, name, value)
+        else:
+            super().__setattr__(name, value)
 
     def add_blob(
         self,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from typing import Any
 
 from caffeio.converters.diff.training import entries_of
 from caffeio.converters.lint.model import ERROR, INFO, Finding, NetContext, net_rule
@@ -27,7 +26,8 @@ def wrong_parameters(context: NetContext) -> Iterator[Finding]:
     """A layer's parameters are wrong, or do not fit its bottoms: Caffe dies at set-up."""
     seen = {_layer_of(unknown.path) for unknown in context.file.unknown}
     for shapes in context.shapes.values():
-        for node, message in shapes.problems:
+        others = [(n, r.text(n)) for n, r in shapes.refusals if r.check in ("counts", "params")]
+        for node, message in shapes.errors + others:
             told = any(words in message for words in _TOLD_BETTER)
             if node.source_index is not None and node.source_index not in seen and not told:
                 seen.add(node.source_index)
@@ -270,28 +270,12 @@ def window_outside(context: NetContext) -> Iterator[Finding]:
     Their value is -FLT_MAX, and real Caffe writes outside of its memory in the backward pass. Use
     a smaller stride, a larger kernel, or no padding.
     """
-    for index, layer in enumerate(context.layers):
-        p = layer.pooling_param
-        if layer.type != "Pooling" or p.pool != pb.PoolingParameter.MAX or p.global_pooling:
+    for index, _, axes in _windows(context):
+        if context.layers[index].pooling_param.pool != pb.PoolingParameter.MAX:
             continue
-        for _, bottoms, found in context.shapes_of(index):
-            x, y = bottoms[0] if bottoms else None, found.tops[0] if found.tops else None
-            if x is None or y is None or len(x) != 4 or len(y) != 4:
-                continue
-            kernel, stride, pad = (_pair(p, name) for name in ("kernel", "stride", "pad"))
-            for axis in (0, 1):
-                begin = (y[2 + axis] - 1) * stride[axis] - pad[axis]
-                if x[2 + axis] > 0 and stride[axis] > kernel[axis] and begin >= x[2 + axis]:
-                    message = f"the last window begins at {begin}, the bottom ends at {x[2 + axis]}"
-                    yield context.layer("CIO311", index, message, "pooling_param")
-                    return
-
-
-def _pair(p: Any, name: str) -> tuple[int, int]:
-    """A size of the window along both axes."""
-    if p.HasField(f"{name}_h") or p.HasField(f"{name}_w"):
-        return int(getattr(p, f"{name}_h")), int(getattr(p, f"{name}_w"))
-    values = getattr(p, "kernel_size" if name == "kernel" else name)
-    default = 0 if name == "pad" else 1
-    whole = int(values[0]) if len(values) else default
-    return whole, whole
+        for size, kernel, stride, pad, count in axes:
+            begin = (count - 1) * stride - pad
+            if stride > kernel and begin >= size:
+                message = f"the last window begins at {begin}, the bottom ends at {size}"
+                yield context.layer("CIO311", index, message, "pooling_param")
+                break
