@@ -74,12 +74,6 @@ def is_own(path: Path, wanted: str) -> bool:
             from caffeio.proto.weights.safetensors import made_here
 
             return made_here(path)
-    except (
-        CaffeIOError,
-        ValueError,
-        OSError,
-        DecodeError,
-        zipfile.BadZipFile,
-    ):  # whatever it is, it is not ours
-        return False
+    except (CaffeIOError, ValueError, OSError, DecodeError, zipfile.BadZipFile):
+        return False  # whatever it is, it is not ours
     return False
