@@ -245,6 +245,7 @@ def train_options(options: dict[str, Any]) -> TrainOptions:
         device="cuda" if options["gpu"] else options["device"],
         precision=options["precision"],
         compile=options["compile"],
+        cuda_graph=options["cuda_graph"],
         gradients=options["gradients"],
         async_snapshots=options["async_snapshots"],
     )
