@@ -105,7 +105,7 @@ _OPTIONS = {
     "simplify": "--fold", "optimize": "--fold", "fuse": "--fold", "opset-version": "--opset",
     "dynamic-axes": "--dynamic", "dynamic-shapes": "--dynamic", "classes": "--labels",
     "mean-values": "--mean", "scale-values": "--scale", "reverse-input-channels": "--rgb",
-    "fork": "--caffe", "profile": "--caffe", "variant": "--caffe", "log-dir": "--tensorboard",
+    "fork": "--caffe", "variant": "--caffe", "log-dir": "--tensorboard",
     "logdir": "--tensorboard", "tb": "--tensorboard", "n": "--iterations", "iters": "--iterations",
     "max-iter": "--iterations", "batches": "--iterations", "num-batches": "--iterations",
     "verbose": "--debug", "traceback": "--debug", "silent": "--quiet",

@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from caffeio.cli._gflags import CaffeCommand
-from caffeio.cli._options import caffe, device, max_pixels, on_bad_record, state
+from caffeio.cli._options import caffe, device, forms, max_pixels, on_bad_record, state
 
 EPILOG = """
 \b
@@ -18,6 +18,7 @@ Examples:
   caffeio train solver_cyc1.prototxt --weights start.caffemodel
   caffeio train solver_init.prototxt solver_cyc1.prototxt solver_collapse.prototxt
   caffeio train solver.prototxt --snapshot auto
+  caffeio train solver_init.prototxt solver_cyc1.prototxt --dry-run
   caffeio train solver.prototxt --set 'layer[data].data_param.source=/data/train_lmdb'
   torchrun --nproc-per-node 8 -m caffeio.cli train solver.prototxt
 
@@ -39,6 +40,15 @@ Caffe's own spelling works too: caffeio train -solver F -weights W -gpu 0,1
 )  # fmt: skip
 @click.option("--metrics", type=click.Path(), help="Write one JSON line an iteration to this file.")
 @click.option("--tensorboard", type=click.Path(), metavar="DIR", help="Write for TensorBoard too.")
+@click.option(
+    "--log", type=click.Choice(["short", "caffe"]),
+    help="caffe: Caffe's own lines; short: a summary, and Caffe's lines in PREFIX.log "
+    "(default: short on a terminal, else caffe).",
+)  # fmt: skip
+@click.option("--report", type=click.Path(dir_okay=False), metavar="FILE.html",
+              help="Write a page at the end: curves, scores, confusions, mistakes.")  # fmt: skip
+@click.option("--profile", "profile_to", type=click.Path(), metavar="FILE.json",
+              help="Write a trace of five iterations by torch's profiler.")  # fmt: skip
 @click.option("--nproc", type=click.IntRange(1), help="Workers on this machine.")
 @device("Where to train (default: what solver_mode says).")
 @click.option("--gpu", "-gpu", metavar="all|0,1", help="GPUs to use, one worker each.")
@@ -58,8 +68,16 @@ Caffe's own spelling works too: caffeio train -solver F -weights W -gpu 0,1
 )  # fmt: skip
 @click.option("--compile", is_flag=True, help="Trace the net with torch.compile.")
 @click.option(
+    "--cuda-graph", is_flag=True,
+    help="Record an iteration and replay it: one GPU, batches of one shape.",
+)  # fmt: skip
+@click.option(
     "--gradients", type=click.Choice(["fp32", "bf16", "fp16"]), default="fp32", show_default=True,
     help="How workers send gradients: 16 bits halve the traffic, and round.",
+)  # fmt: skip
+@click.option(
+    "--async-snapshots", is_flag=True,
+    help="Write snapshots while the training goes on, from a copy in memory.",
 )  # fmt: skip
 @click.option("--allow-python", is_flag=True, help="Run the code that Python layers name.")
 @click.option(
@@ -74,6 +92,8 @@ Caffe's own spelling works too: caffeio train -solver F -weights W -gpu 0,1
     "--worker-timeout", type=click.FloatRange(1), metavar="SECONDS",
     help="A worker that gives no sign of life for so long is lost; default: 300.",
 )  # fmt: skip
+@click.option("--dry-run", is_flag=True, help="Say all that would happen, and stop.")
+@forms(json="With --dry-run: as JSON.")
 @on_bad_record
 @max_pixels
 @click.option("--quiet", "-q", is_flag=True, help="No log lines, no progress bar.")
@@ -96,6 +116,8 @@ def command(ctx: click.Context, /, **options: Any) -> None:
         )
     if options["snapshot"] and len(solvers) > 1:
         raise click.UsageError("A chain finds its snapshots by itself: leave --snapshot out.", ctx)
+    if options["form"] == "json" and not options["dry_run"]:
+        raise click.UsageError("--json goes with --dry-run; --metrics writes JSON lines.", ctx)
     if options["worker_timeout"] is not None:
         os.environ["CAFFEIO_WORKER_TIMEOUT"] = str(options["worker_timeout"])
     from caffeio.cli import _train
@@ -104,6 +126,9 @@ def command(ctx: click.Context, /, **options: Any) -> None:
         options["snapshot"] = "auto"  # torchrun's restart, or ours: go on from the newest pair
     _train.chosen_gpus(options)
     made = _train.plan(solvers, options)
+    if options["dry_run"]:
+        _train.dry_run(made, options)
+        return
     workers = _train.worker_count(options)
     if workers > 1 and "RANK" not in os.environ:
         from caffeio.training.launch import launch

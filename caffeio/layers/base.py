@@ -121,6 +121,7 @@ class LayerType:
     # The messages of LayerParameter that belong to the type, and the fields that it knows; None:
     # all of them. A field that is not known is refused, not passed over.
     fields: ClassVar[Mapping[str, Collection[str] | None]] = {}
+    has_blobs: ClassVar[bool] = False  # may it have learnable blobs?
     # The blobs' names in a state_dict, where those are PyTorch's and not the ones of `add_blob`.
     blob_names: ClassVar[tuple[str, ...]] = ()
     compute: ClassVar[str] = ""  # "module:function"; empty: the class has a `forward` of its own
@@ -231,6 +232,10 @@ class LayerType:
         def shapes(self, *bottoms: Shape) -> tuple[Shape, ...]:
             """Return the shape of every top: here that of the first bottom; a scalar for a loss."""
             return ((),) if self.is_loss else bottoms[:1] * self.n_tops
+
+    def told(self, *bottoms: Shape) -> tuple[Shape | None, ...]:
+        """Return what is known of the tops' shapes before there are data: here all."""
+        return self.top_shapes
 
     def onnx(self, g: OnnxGraph, *bottoms: str) -> str | tuple[str, ...]:
         """Add this layer to the ONNX graph `g`; return the names of the tops' values."""

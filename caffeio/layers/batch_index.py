@@ -106,6 +106,7 @@ class Filter(LayerType):
 class Parameter(LayerType):
     """A learnable blob of parameter_param.shape as a top; it starts as zeros."""
 
+    has_blobs = True
     family = "data"
     bottoms = exactly(0)
     fields = owns(parameter_param=("shape",))

@@ -47,6 +47,7 @@ class BatchNorm(LayerType):
     Merged forms (Intel's MKL engines, NVIDIA's scale_bias) add scale [C] and bias [C].
     """
 
+    has_blobs = True
     family = "norm"
     fields = owns(batch_norm_param=_FIELDS)
     blob_names = ("mean", "variance", "factor", "scale", "bias")

@@ -47,6 +47,7 @@ class BN(LayerType):
     statistics in TEST with moving_average, else the batch's.
     """
 
+    has_blobs = True
     family = "norm"
     tops = between(1, 3)
     fields = owns(bn_param=(*_OF_SLOPE, *_OF_MOVING[:3], *_OF_SEGNET))

@@ -39,6 +39,7 @@ class BaseConvolution(LayerType):
     Blobs: weight, bias [num_output] (with bias_term).
     """
 
+    has_blobs = True
     bottoms = at_least(1)
     tops = at_least(1)
     equal_bottoms_tops = True

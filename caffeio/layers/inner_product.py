@@ -27,6 +27,7 @@ class InnerProduct(LayerType):
     Blobs: weight [num_output, K], or [K, num_output] with `transpose`; bias [num_output].
     """
 
+    has_blobs = True
     family = "conv"
     in_place = False
     fields = owns(inner_product_param=_FIELDS)
@@ -93,6 +94,7 @@ class Embed(LayerType):
     Blobs: weight [input_dim, num_output], bias [num_output].
     """
 
+    has_blobs = True
     family = "conv"
     in_place = False
     label_bottoms = frozenset({0})

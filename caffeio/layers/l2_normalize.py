@@ -24,6 +24,7 @@ class Normalize(LayerType):
     otherwise. Bottom (N, C, ...) of 2 to 4 axes.
     """
 
+    has_blobs = True
     family = "norm"
     in_place = False
     fields = owns(norm_param=("across_spatial", "scale_filler", "channel_shared", "eps"))

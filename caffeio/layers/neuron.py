@@ -61,6 +61,7 @@ class PReLU(LayerType):
     Blob: slope [C], or [] with channel_shared.
     """
 
+    has_blobs = True
     fields = owns(prelu_param=("filler", "channel_shared"))
     blob_names = ("weight",)
     compute = "caffeio.ops.neuron:prelu"

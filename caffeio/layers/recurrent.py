@@ -29,6 +29,7 @@ class Recurrent(LayerType):
     initial states, or through the last states.
     """
 
+    has_blobs = True
     bottoms = between(2, 5)
     tops = between(1, 3)
     in_place = False

@@ -68,6 +68,7 @@ class Scale(LayerType):
     Blobs: scale (one bottom only), bias (with bias_term), of the shape of the axes they span.
     """
 
+    has_blobs = True
     family = "norm"
     bottoms = between(1, 2)
     fields = owns(scale_param=("axis", "num_axes", "filler", "bias_term", "bias_filler"))
@@ -107,6 +108,7 @@ class Scale(LayerType):
 class Bias(LayerType):
     """y = x + bias; the bias is a blob, or the second bottom."""
 
+    has_blobs = True
     family = "norm"
     bottoms = between(1, 2)
     fields = owns(bias_param=("axis", "num_axes", "filler"))

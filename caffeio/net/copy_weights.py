@@ -53,6 +53,18 @@ def copy_trained_layers(net: Target, weights: Weights) -> list[str]:
     return ignored
 
 
+def replaced_blobs(net: Target, weights: Weights) -> set[int]:
+    """Find the ids of the net's blobs that `copy_trained_layers` would write; raises as it does."""
+    targets: dict[str, Step] = {}
+    for step in net.steps:
+        targets.setdefault(step.node.name, step)
+    merged = {s.node.merged_scale: s for s in net.steps if s.node.merged_scale}
+    parts = [
+        _plan_entry(net, weights, index, targets, merged) for index in range(len(weights.layers))
+    ]
+    return {id(target) for part in parts for target, _, _ in part or ()}
+
+
 def mismatches(net: Target, weights: Weights) -> list[str]:
     """What `copy_trained_layers` would raise, a message for every layer of the file."""
     targets: dict[str, Step] = {}
@@ -90,9 +102,10 @@ def _plan_layer(net: Target, weights: Weights, index: int, entry: LayerEntry, st
     have = len(entry.blobs)
     if step.node.merged_scale and have == 3:
         return _match(weights, entry, index, step, blobs[:3], [0, 1, 2])
-    scale = _scale_behind(net, step) if step.node.type == "BatchNorm" else None
     extra = have - len(blobs)
-    if scale is not None and len(blobs) == 3 and extra in (1, 2):
+    of_nvidia = step.node.type == "BatchNorm" and len(blobs) == 3 and extra in (1, 2)
+    scale = _scale_behind(net, step) if of_nvidia else None
+    if scale is not None:
         merged = raw_blobs(scale.layer)
         if extra > len(merged):
             raise _count_error(weights, entry.name, have, len(blobs))

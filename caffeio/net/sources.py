@@ -19,7 +19,7 @@ def open_sources(
     *,
     errors: dict[str, CaffeIOError] | None = None,
 ) -> dict[str, DataSource]:
-    """Open what the data layers of `graph` read, by layer name.
+    """Open what the data layers of `graph` read, by layer name (`Node.key`).
 
     With `errors` a source that cannot be opened is noted there and left out. Else DataError is
     raised; the sources that were open are closed then.
@@ -30,7 +30,7 @@ def open_sources(
             if node.type not in SOURCE_TYPES:
                 continue
             try:
-                sources[node.name] = open_source(
+                sources[node.key] = open_source(
                     node.param,
                     phase=graph.phase,
                     profile=profile,
@@ -41,7 +41,7 @@ def open_sources(
             except DataError as error:
                 if errors is None:
                     raise
-                errors[node.name] = error
+                errors[node.key] = error
     except BaseException:
         close_sources(sources)
         raise

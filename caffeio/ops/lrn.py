@@ -12,16 +12,26 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd import Function
 
+from caffeio.ops.tracing import apply, is_traced
+
 if TYPE_CHECKING:
     from caffeio.layers.lrn import LRN, MVN
 
 
 def channel_sum(x: Tensor, size: int) -> Tensor:
-    """Sum of `x` (N, C, H, W) over the `size` (odd) channels around each one."""
-    n, c, h, w = x.shape
-    planes = x.reshape(n, 1, c, h * w)
-    sums = F.avg_pool2d(planes, (size, 1), 1, (size // 2, 0), divisor_override=1)
-    return sums.view(n, c, h, w)
+    """Sum of `x` (N, C, H, W) over the `size` (odd) channels around each one, from the first on."""
+    if is_traced() or (x.requires_grad and torch.is_grad_enabled()):  # one operation to record
+        n, c, h, w = x.shape
+        planes = x.reshape(n, 1, c, h * w)
+        sums = F.avg_pool2d(planes, (size, 1), 1, (size // 2, 0), divisor_override=1)
+        return sums.view(n, c, h, w)
+    channels, half = x.shape[1], size // 2
+    y = torch.zeros_like(x)
+    for shift in range(max(-half, 1 - channels), min(half, channels - 1) + 1):
+        here, there = max(0, -shift), max(0, shift)
+        count = channels - abs(shift)
+        y.narrow(1, here, count).add_(x.narrow(1, there, count))
+    return y
 
 
 def power(x: Tensor, exponent: float) -> Tensor:
@@ -77,9 +87,8 @@ def lrn(layer: LRN, x: Tensor) -> Tensor:
         squares = channel_sum(x * x, layer.size) * (layer.alpha / layer.size)
         return power(squares + layer.k, -layer.beta).square()
     if layer.across:
-        return _AcrossChannels.apply(  # type: ignore[no-any-return,no-untyped-call]
-            x, layer.size, layer.alpha, layer.beta, layer.k
-        )
+        y: Tensor = apply(_AcrossChannels, x, layer.size, layer.alpha, layer.beta, layer.k)
+        return y
     mean = F.avg_pool2d(x * x, layer.size, 1, layer.size // 2)
     return x * power(mean * layer.alpha + 1, -layer.beta)
 
@@ -89,4 +98,5 @@ def mvn(layer: MVN, x: Tensor) -> Tensor:
     x = x.reshape(*x.shape, *[1] * (4 - x.dim()))
     if not layer.normalize_variance:
         return x - x.mean(layer.dims, keepdim=True)
-    return _Standardize.apply(x, layer.dims, layer.eps)  # type: ignore[no-any-return,no-untyped-call]
+    standardized: Tensor = apply(_Standardize, x, layer.dims, layer.eps)
+    return standardized

@@ -16,6 +16,8 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
+from caffeio.ops.tracing import apply
+
 SMALL = 4096  # numbers in a blob
 
 
@@ -58,5 +60,5 @@ class _Normalize(Function):
 def normalize(x: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
     """Normalize `x` (N, C, ...) over all axes but 1; returns y, mean and biased variance (C)."""
     flat = x.reshape(x.shape[0], x.shape[1], prod(x.shape[2:]))
-    y, mean, variance = _Normalize.apply(flat, eps)  # type: ignore[no-untyped-call]
+    y, mean, variance = apply(_Normalize, flat, eps)
     return y.reshape(x.shape), mean, variance

@@ -17,6 +17,7 @@ from torch.autograd.function import once_differentiable
 from caffeio.layers.labels import check_label_count
 from caffeio.layers.softmax_loss import Smoothing
 from caffeio.ops.labels import TINY, ClassLabels, class_labels, normalizer
+from caffeio.ops.tracing import apply
 
 if TYPE_CHECKING:
     from caffeio.layers.softmax_loss import SoftmaxLossBase, SoftmaxWithLoss, SoftmaxWithLossOHEM
@@ -96,7 +97,8 @@ def item_losses(
     if layer.class_weights is not None:
         chosen = layer.class_weights.to(scores.device)[labels.target]
         weight = chosen if weight is None else chosen * weight
-    return _SoftmaxLoss.apply(  # type: ignore[no-any-return,no-untyped-call]
+    found: tuple[Tensor, Tensor] = apply(
+        _SoftmaxLoss,
         scores,
         labels.target,
         item_weights(labels, weight),
@@ -104,6 +106,7 @@ def item_losses(
         layer.profile.softmax_loss_nan_is_tiny,
         layer.smoothing,
     )
+    return found
 
 
 def divisor(layer: SoftmaxLossBase, scores: Tensor, labels: ClassLabels) -> Tensor | float:

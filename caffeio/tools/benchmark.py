@@ -106,7 +106,7 @@ def fake_data(net: Net, device: str, synthetic: bool) -> dict[str, Tensor]:
     """Noise for inputs (and data tops), zeros for what looks like a label (fewer than 3 axes)."""
     data = {}
     for step in net.steps:
-        if step.layer.is_source and (synthetic or step.node.name not in net.sources):
+        if step.layer.is_source and (synthetic or step.node.key not in net.sources):
             for top, shape in zip(step.tops, step.layer.top_shapes, strict=True):
                 like = torch.randn if len(shape) > 2 else torch.zeros
                 data[top] = like(shape, device=device)

@@ -103,6 +103,7 @@ def _run(nets: Sequence[Net], titles: Sequence[str], iterations: int, log: Log) 
     ends = _ends(nets[0]) if len(nets) > 1 else []
     for net in nets:
         net.keep_blobs = len(nets) > 1
+        net.prepare(not net.keep_blobs)
     names = [*titles, *(["ensemble of the " + str(len(nets)) + " models"] if ends else [])]
     losses = [[0.0] for _ in names]
     batches: list[list[dict[str, np.ndarray]]] = [[] for _ in names]

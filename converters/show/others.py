@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import struct
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import closing
@@ -197,8 +196,8 @@ def show_lmdb(source: Source, *, show_all: bool) -> Report:
 def _records(records: Iterator[tuple[Buffer, Buffer]], limit: int) -> dict[str, Any]:
     from google.protobuf.message import DecodeError
 
+    from caffeio.data.first_record import datum_shape
     from caffeio.net.shapes import format_shape
-    from caffeio.net.source_shapes import datum_shape
     from caffeio.proto.caffe_pb2 import Datum
 
     shapes: Counter[str] = Counter()
@@ -213,7 +212,7 @@ def _records(records: Iterator[tuple[Buffer, Buffer]], limit: int) -> dict[str, 
         try:
             datum = Datum.FromString(bytes(value))
             shape = format_shape(datum_shape(datum))
-        except (DecodeError, ValueError, IndexError, struct.error):
+        except (CaffeIOError, DecodeError, ValueError):
             encodings["no Datum"] += 1
             continue
         kind = "float" if datum.float_data else "raw"

@@ -36,6 +36,7 @@ class PythonLayer(LayerType):
     stands for the module, that one is used in place of this (`native.class_of`).
     """
 
+    has_blobs = True
     may_end = True
     bottoms = at_least(0)
     tops = at_least(0)

@@ -5,7 +5,7 @@ Source: src/caffe/layers/detection_output_layer.cpp of weiliu89/caffe, branch ss
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from caffeio.layers.base import LayerType, Shape, between, owns
 from caffeio.layers.registry import layer
@@ -70,6 +70,15 @@ class DetectionOutput(LayerType):
     def shapes(self, *bottoms: Shape) -> tuple[Shape, ...]:
         """Give one row, as long as nobody knows how many are found."""
         return ((1, 1, 1, 7),)
+
+    def arguments(self) -> dict[str, Any]:
+        """What `caffeio.ops.ssd.detection_output.detections` is told."""
+        return {
+            "classes": self.classes, "background": self.background,
+            "location_classes": self.location_classes, "code": self.code,
+            "in_target": self.in_target, "least": self.least, "threshold": self.threshold,
+            "eta": self.eta, "top_k": self.top_k, "keep_top_k": self.keep_top_k,
+        }  # fmt: skip
 
     def onnx(self, g: OnnxGraph, *bottoms: str) -> str:
         """NonMaxSuppression between TopK and what puts the rows in Caffe's order."""
