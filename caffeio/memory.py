@@ -66,7 +66,7 @@ def keep_freed_memory() -> bool:
         return False
     trim_threshold, top_pad, mmap_max = -1, -2, -4
     wanted = ((mmap_max, 0), (trim_threshold, -1), (top_pad, 64 << 20))
-    return all([bool(mallopt(name, value)) for name, value in wanted])
+    return all(mallopt(name, value) for name, value in wanted)
 
 
 def free_bytes() -> int | None:
