@@ -39,8 +39,8 @@ def test_losses_of_detectors_and_their_labels_go(kind: str) -> None:
     [
         (
             (
-                'type: "MemoryData" memory_data_param { batch_size: 4 channels: 3 height: 9 width: 8 '
-                "} transform_param { crop_size: 5 }"
+                'type: "MemoryData" memory_data_param { batch_size: 4 channels: 3 height: 9 '
+                "width: 8 } transform_param { crop_size: 5 }"
             ),
             [1, 3, 9, 8],
         ),  # its transforms are for added images
