@@ -21,6 +21,7 @@ class ReLU(LayerType):
 
     fields = owns(relu_param=("negative_slope",))
     compute = "caffeio.ops.neuron:relu"
+    backward = "caffeio.ops.backward:ReLU"
     reads_bottoms = frozenset({0})
     reads_signs = True
 
@@ -138,6 +139,7 @@ class Clip(LayerType):
 
     fields = owns(clip_param=("min", "max"))
     compute = "caffeio.ops.neuron:clip"
+    backward = "caffeio.ops.backward:Clip"
     reads_bottoms = frozenset({0})
 
     def setup(self, shape: Shape) -> None:

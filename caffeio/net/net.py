@@ -47,7 +47,9 @@ from caffeio.net.step import (
     shown,
 )
 from caffeio.ops.batch_norm import fused_batch_norm_scale
+from caffeio.ops.digits import is_exact
 from caffeio.ops.module import Layer
+from caffeio.ops.shape import split_in_order
 from caffeio.profiles import BVLC, Profile
 from caffeio.proto import caffe_pb2 as pb
 from caffeio.proto.weights.load import Weights
@@ -439,6 +441,8 @@ class Net(nn.Module):
             norm, scale = step.fused[0].layer, step.fused[1].layer
             return (fused_batch_norm_scale(bottoms[0], norm, scale, relu=len(step.fused) == 3),)
         if step.node.type == "Split":
+            if len(step.tops) > 2 and bottoms[0].requires_grad and is_exact(bottoms[0]):
+                return split_in_order(bottoms[0], len(step.tops))
             if self.keep_trace:  # aliases, so that each top has a gradient of its own
                 return tuple(bottoms[0].view_as(bottoms[0]) for _ in step.tops)
             return (bottoms[0],) * len(step.tops)

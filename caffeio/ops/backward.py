@@ -57,6 +57,25 @@ class Backward:
         raise NotImplementedError
 
 
+class ReLU(Backward):
+    """top_diff * (1 above 0, else the slope): nan stays nan."""
+
+    @staticmethod
+    def run(m: Memory) -> None:
+        x = m.bottoms[0]
+        torch.mul(m.top_diffs[0], (x > 0) + m.layer.slope * (x <= 0), out=m.bottom_diffs[0])
+
+
+class Clip(Backward):
+    """top_diff * (1 from min to max, else 0): nan stays nan."""
+
+    @staticmethod
+    def run(m: Memory) -> None:
+        low, high = m.layer.limits
+        inside = (m.bottoms[0] >= low) & (m.bottoms[0] <= high)
+        torch.mul(m.top_diffs[0], inside, out=m.bottom_diffs[0])
+
+
 class Sigmoid(Backward):
     """top_diff * y * (1 - y)."""
 
@@ -183,9 +202,9 @@ class LRN(Backward):
         layer, diff, scale = m.layer, m.bottom_diffs[0], m.kept
         factor = 2 * layer.alpha * layer.beta / layer.size
         if is_exact(diff) and is_short(diff):
-            # the top's gradient is read before it is written over: in place they are one
+            diff.copy_(digits.pow_(scale, -layer.beta))
+            torch.mul(m.top_diffs[0], diff, out=diff)
             ratio = m.top_diffs[0] * m.tops[0] / scale
-            torch.mul(m.top_diffs[0], digits.pow_(scale, -layer.beta), out=diff)
             around = running_sums(ratio, layer.size, layer.size // 2, 1.0, 0.0)
             terms = (m.bottoms[0] * around).double()
             diff.copy_(diff.double() - _float(factor) * terms)

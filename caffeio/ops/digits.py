@@ -5,7 +5,7 @@ gradients round elsewhere. For the blobs of real nets that is about 1e-7, the pr
 a gradient is a difference of nearly equal numbers, it decides the digits that are left, and signs;
 in a small blob Caffe's own way costs nothing that matters. What C computes in double, because of a
 constant like `1.` among floats, is computed in double here. A function of float64, rounded to
-float32, is glibc's float function but for about one number in ten thousand.
+float32, is glibc's float function but for one number in two thousand (log: two hundred).
 """
 
 from __future__ import annotations
@@ -41,6 +41,11 @@ def exp(x: Tensor) -> Tensor:
 def log(x: Tensor) -> Tensor:
     """logf, number by number."""
     return x.double().log_().float()
+
+
+def sigmoid_of(x: Tensor) -> Tensor:
+    """The sigmoid with Caffe's digits where `x` is small, else with torch's; no graph of `x`."""
+    return sigmoid(x.detach()) if is_exact(x) else x.detach().sigmoid()
 
 
 def pow_(x: Tensor, exponent: float) -> Tensor:

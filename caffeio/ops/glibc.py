@@ -1,7 +1,8 @@
-"""tanhf as glibc computes it, to the last digit: the one float function that is not nearly exact.
+"""tanhf as glibc computes it, to the last digit: the one float function of Caffe that is not nearly exact.
 
-expf, logf and powf of glibc are right to 0.502 units in the last place, so that a float64 function
-rounded once gives the same; tanhf is wrong in the last digit in one case of four. Torch and NumPy
+expf, logf and powf of glibc are right to little more than half a unit in the last place, so that a
+float64 function rounded once is nearly always the same; tanhf has another last digit in one case of
+four. Torch and NumPy
 have other algorithms. Source of the algorithm: fdlibm's s_tanh.c and s_expm1.c (K. C. Ng, Sun),
 in the float form of glibc's sysdeps/ieee754/flt-32.
 """

@@ -25,6 +25,12 @@ if TYPE_CHECKING:
 
 def relu(layer: ReLU, x: Tensor) -> Tensor:
     """Return max(x, 0) + slope * min(x, 0)."""
+    if is_exact(x):
+        return exactly(layer, (x,), _relu, _relu, backward.ReLU)
+    return _relu(layer, x)
+
+
+def _relu(layer: ReLU, x: Tensor) -> Tensor:
     return F.leaky_relu(x, layer.slope) if layer.slope else F.relu(x)
 
 
@@ -62,7 +68,7 @@ class _PReLU(Function):
         terms = (grad * x * (x <= 0)).contiguous()
         by_slope = terms.transpose(0, 1).reshape(x.shape[1], -1) if slope.dim() else terms
         total = one_by_one(by_slope.reshape(slope.numel(), -1)).view(slope.shape)
-        return grad * torch.where(x > 0, 1.0, channels), total
+        return grad * ((x > 0) + channels * (x <= 0)), total
 
 
 def elu(layer: ELU, x: Tensor) -> Tensor:
@@ -104,6 +110,12 @@ def _bnll_exactly(layer: LayerType, x: Tensor) -> Tensor:
 
 def clip(layer: Clip, x: Tensor) -> Tensor:
     """Return max(min, min(x, max))."""
+    if is_exact(x):
+        return exactly(layer, (x,), _clip, _clip, backward.Clip)
+    return _clip(layer, x)
+
+
+def _clip(layer: Clip, x: Tensor) -> Tensor:
     low, high = layer.limits
     if low > high:  # where torch's clamp gives max, Caffe gives min
         return x.clamp(max=high).clamp(min=low)
