@@ -7,6 +7,8 @@ EXTRAS := all
 PIP_ARGS ?=
 PIP := python -m pip install --quiet $(PIP_ARGS)
 WITH ?=
+# One worker a core; a test that waits for a file or a process leaves its core to the others.
+WORKERS := --numprocesses=auto --maxprocesses=8 --dist=worksteal
 
 .PHONY: demo test test-fast test-lowest test-newest test-portable test-sdist wheel test-nightly nightly-models lint types docs bench clean
 
@@ -20,10 +22,10 @@ demo: $(STAMP)
 	$(BIN)/caffeio demo -o demo
 
 test: $(STAMP)
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q $(WORKERS)
 
 test-fast: $(STAMP)
-	$(BIN)/python -m pytest -q -m 'not slow'
+	$(BIN)/python -m pytest -q $(WORKERS) -m 'not slow'
 
 # The fast suite with the lowest version of everything that pyproject.toml promises.
 test-lowest:
@@ -31,21 +33,21 @@ test-lowest:
 	.venv-lowest/bin/$(PIP) --upgrade 'pip>=25.1'
 	.venv-lowest/bin/python .ci/lowest.py > .venv-lowest/floors.txt
 	.venv-lowest/bin/$(PIP) --constraint .venv-lowest/floors.txt --editable '.[$(EXTRAS)]' --group dev
-	.venv-lowest/bin/python -m pytest -q -m 'not slow'
+	.venv-lowest/bin/python -m pytest -q $(WORKERS) -m 'not slow'
 
 # The fast suite with the newest versions that the ranges allow; WITH asks for some by name.
 test-newest:
 	$(PYTHON) -m venv .venv-newest
 	.venv-newest/bin/$(PIP) --upgrade 'pip>=25.1'
 	.venv-newest/bin/$(PIP) --editable '.[$(EXTRAS)]' --group dev $(if $(WITH),'$(WITH)')
-	.venv-newest/bin/python -m pytest -q -m 'not slow'
+	.venv-newest/bin/python -m pytest -q $(WORKERS) -m 'not slow'
 
 # What must pass on every system: texts, weights, layers, nets, conversions.
 test-portable:
 	$(PYTHON) -m venv .venv-portable
 	python=.venv-portable/bin/python; test -e $$python || python=.venv-portable/Scripts/python; \
 	$$python -m pip install --quiet $(PIP_ARGS) --editable '.[hdf5,onnx,safetensors]' --group dev && \
-	$$python -m pytest -q -m 'not slow' tests/proto tests/layers tests/net tests/solver tests/converters
+	$$python -m pytest -q $(WORKERS) -m 'not slow' tests/proto tests/layers tests/net tests/solver tests/converters
 
 # The sdist holds all that its own suite needs; the wheel alone runs the demo.
 test-sdist: wheel
@@ -58,7 +60,7 @@ test-sdist: wheel
 
 # The whole suite with what is too long for every push: other random examples, many more of them.
 test-nightly: $(STAMP)
-	CAFFEIO_NIGHTLY=1 $(BIN)/python -m pytest -q
+	CAFFEIO_NIGHTLY=1 $(BIN)/python -m pytest -q $(WORKERS)
 
 # torchvision's models at full size as Caffe nets: its wheel must fit torch's, so it is no extra.
 nightly-models:

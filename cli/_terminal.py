@@ -24,6 +24,35 @@ def discard(stream: IO[str]) -> None:
         os.close(nowhere)
 
 
+def write_report(report: Any, form: str, output: str | None, *, most: int | None = None) -> None:
+    """Write a report as text, JSON, HTML or Markdown, to a file or to standard output.
+
+    `most`: the rows of long tables that a text on standard output shows.
+    """
+    import io
+    import sys
+
+    from caffeio.converters.report import html, markdown, text
+
+    if form == "text" and not output:
+        text.write(report, sys.stdout, most=most)
+        return
+    if form == "text":
+        stream = io.StringIO()
+        text.write(report, stream)
+        body = stream.getvalue()
+    elif form == "json":
+        body = json_text(report.data, 2) + "\n"
+    else:
+        body = (html if form == "html" else markdown).render(report)
+    if output:
+        from caffeio.cli._files import write_output
+
+        write_output(output, [body.encode("utf-8", "backslashreplace")])
+    else:
+        click.echo(body, nl=False)
+
+
 def say_json(value: Any, *, indent: int | None = 2, file: IO[Any] | None = None) -> None:
     """Print a value as JSON."""
     click.echo(json_text(value, indent), file=file)

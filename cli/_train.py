@@ -5,43 +5,59 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-from collections.abc import Iterator
-from dataclasses import replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
-import torch
 
+from caffeio.cli import _given
 from caffeio.cli._python import permit
-from caffeio.cli._watch import Watcher
-from caffeio.data.base import Options as DataOptions
 from caffeio.errors import CaffeIOError
 from caffeio.log.glog import NULL_LOG, Log
 from caffeio.profiles import get_profile
 from caffeio.proto.weights.solverstate import newest_whole_pair
-from caffeio.training.chain import run_chain
-from caffeio.training.distributed import World
 from caffeio.training.events import Action, Events
-from caffeio.training.job import read_job
+from caffeio.training.job import Job, read_job
 from caffeio.training.multiphase import read_phases
 from caffeio.training.options import TrainOptions
-from caffeio.training.trainer import Trainer
+from caffeio.training.phases import progress, read_chain
+
+if TYPE_CHECKING:
+    from caffeio.cli._watch import Watcher
 
 EFFECTS = {"none": Action.NONE, "snapshot": Action.SNAPSHOT, "stop": Action.STOP}
 
 
-def worker_count(options: dict[str, Any]) -> int:
-    """How many workers this machine runs: --nproc, or one a GPU of -gpu, which it then sees."""
+def chosen_gpus(options: dict[str, Any]) -> list[str] | None:
+    """The GPUs that -gpu names; None for all of them, or without -gpu. A usage error if wrong."""
     gpu = (options["gpu"] or "").strip()
     if not gpu:
-        return int(options["nproc"] or 1)
+        return None
     chosen = None if gpu == "all" else [part.strip() for part in gpu.split(",")]
     if chosen is not None and not all(part.isdigit() for part in chosen):
         raise click.UsageError(f"-gpu takes 'all' or numbers such as 0,1; this is {gpu!r}.")
     if options["device"] == "cpu":
         raise click.UsageError("--device cpu and -gpu contradict each other.")
-    count = len(chosen) if chosen is not None else max(torch.cuda.device_count(), 1)
+    if chosen is not None and options["nproc"] not in (None, len(chosen)):
+        raise click.UsageError(
+            f"-gpu {gpu} means {len(chosen)} workers, not --nproc {options['nproc']}."
+        )
+    return chosen
+
+
+def worker_count(options: dict[str, Any]) -> int:
+    """How many workers this machine runs: --nproc, or one a GPU of -gpu, which it then sees."""
+    gpu, chosen = (options["gpu"] or "").strip(), chosen_gpus(options)
+    if not gpu:
+        return int(options["nproc"] or 1)
+    if chosen is None:
+        import torch
+
+        count = max(torch.cuda.device_count(), 1)
+    else:
+        count = len(chosen)
     if options["nproc"] not in (None, count):
         raise click.UsageError(f"-gpu {gpu} means {count} workers, not --nproc {options['nproc']}.")
     if chosen is not None and "RANK" not in os.environ:
@@ -95,8 +111,69 @@ class Signals:
         return Action.NONE
 
 
-def run(solvers: list[str], options: dict[str, Any]) -> None:
+@dataclass
+class Plan:
+    """What is to be trained, read and checked, with nothing built yet; no torch was needed."""
+
+    jobs: list[Job]
+    options: TrainOptions
+    chain: bool
+
+
+def plan(solvers: list[str], options: dict[str, Any]) -> Plan:
+    """Read the solvers, their nets, weights and state. Raises CaffeIOError for what is wrong."""
+    chosen = train_options(options)
+    for solver in solvers:
+        _given.want_solver(solver)
+    if len(solvers) == 1 and len(read_phases(solvers[0])) == 1:
+        return _plan_one(solvers[0], chosen, options["snapshot"])
+    if options["snapshot"]:
+        raise CaffeIOError("a chain finds its snapshots by itself: leave --snapshot out")
+    jobs = read_chain(solvers, chosen)
+    for number, job in enumerate(jobs):
+        finished, state = progress(job)
+        if not finished:
+            begins = number == 0 and state is None
+            _check(job, (chosen.weights or job.weights) if begins else ())
+    return Plan(jobs, chosen, chain=True)
+
+
+def _plan_one(solver: str, chosen: TrainOptions, snapshot: str | None) -> Plan:
+    job = read_job(solver, chosen)
+    if snapshot and snapshot != "auto":
+        _given.want_state(snapshot)
+    _check(job, () if snapshot else job.weights)
+    return Plan([job], chosen, chain=False)
+
+
+def _check(job: Job, weights: Sequence[str | os.PathLike[str]]) -> None:
+    """Look at the weights and data that a phase will read first."""
+    for name in weights:
+        _given.want_weights(job.find_weights(os.fspath(name)))
+    for spec in job.specs:
+        spec.check_sources()
+
+
+def dry_run(made: Plan, options: dict[str, Any]) -> None:
+    """Print what a training would do."""
+    from caffeio.cli._terminal import write_report
+    from caffeio.converters.show.dry_run import plan_phases, report
+
+    gpus = chosen_gpus(options)
+    workers = len(gpus) if gpus else options["nproc"] or int(os.environ.get("WORLD_SIZE", "1"))
+    phases = plan_phases(
+        made.jobs, weights=[os.fspath(name) for name in made.options.weights],
+        snapshot=options["snapshot"], chain=made.chain, workers=workers,
+        device=made.options.device,
+    )  # fmt: skip
+    write_report(report(phases), options["form"], None)
+
+
+def run(made: Plan, solvers: list[str], options: dict[str, Any]) -> None:
     """Train; exit code 0 also after a signal, as Caffe's."""
+    from caffeio.cli._watch import Watcher
+    from caffeio.data.base import Options as DataOptions
+
     root = int(os.environ.get("RANK", "0")) == 0
     quiet = options["quiet"] or not root
     signals = Signals(options["sigint_effect"], options["sighup_effect"])
@@ -106,7 +183,7 @@ def run(solvers: list[str], options: dict[str, Any]) -> None:
         data = DataOptions(
             on_bad_record=options["on_bad_record"], note=partial(log.note, level="W")
         )
-        chosen = replace(train_options(options), data_options=data)
+        chosen = replace(made.options, data_options=data)
         events = Events(
             iteration=watcher.iteration if watcher.wants_iterations else None,
             test=watcher.test if root else None,
@@ -114,17 +191,15 @@ def run(solvers: list[str], options: dict[str, Any]) -> None:
             waits=watcher.reads_losses,
         )
         with signals.watch():
-            if len(solvers) > 1 or len(read_phases(solvers[0])) > 1:
-                if options["snapshot"]:
-                    raise CaffeIOError(
-                        "a chain finds its snapshots by itself: leave --snapshot out"
-                    )
+            if made.chain:
+                from caffeio.training.chain import run_chain
+
                 run_chain(
                     solvers, chosen, note=log.note, on_trainer=watcher.begin, log=log,
-                    events=events,
+                    events=events, jobs=made.jobs,
                 )  # fmt: skip
             else:
-                _run_one(solvers[0], chosen, options["snapshot"], watcher, log, events)
+                _run_one(made.jobs[0], chosen, options["snapshot"], watcher, log, events)
 
 
 def train_options(options: dict[str, Any]) -> TrainOptions:
@@ -133,25 +208,29 @@ def train_options(options: dict[str, Any]) -> TrainOptions:
         weights=[w.strip() for w in (options["weights"] or "").split(",") if w.strip()],
         overrides=list(options["overrides"]),
         profile=get_profile(options["profile"]) if options["profile"] else None,
-        stages=[s for s in options["stage"].split(",") if s],
+        stages=options["stages"],
         level=options["level"],
         ignore_unknown=options["ignore_unknown"],
         allow_python=permit(options["allow_python"]),
         device="cuda" if options["gpu"] else options["device"],
         precision=options["precision"],
         compile=options["compile"],
+        gradients=options["gradients"],
+        async_snapshots=options["async_snapshots"],
     )
 
 
 def _run_one(
-    solver: str,
+    job: Job,
     options: TrainOptions,
     snapshot: str | None,
     watcher: Watcher,
     log: Log,
     events: Events,
 ) -> None:
-    job = read_job(solver, options)
+    from caffeio.training.distributed import World
+    from caffeio.training.trainer import Trainer
+
     wanted = options.device or job.wanted_device
     world = World.join(wanted, reason=None if options.device else job.device_reason)
     log = log if world.is_root else NULL_LOG

@@ -6,7 +6,7 @@ import contextlib
 import os
 import sys
 import time
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 from rich.console import Console
@@ -16,8 +16,10 @@ from caffeio.cli._board import Board
 from caffeio.cli._metrics import Metrics
 from caffeio.cli._terminal import discard
 from caffeio.log.glog import Log
-from caffeio.training.trainer import Trainer
 from caffeio.visible import visible
+
+if TYPE_CHECKING:
+    from caffeio.training.trainer import Trainer
 
 
 def as_json(value: Any) -> Any:

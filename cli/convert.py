@@ -10,6 +10,7 @@ from typing import Any
 
 import click
 
+from caffeio.cli._options import DIALECT, FORMAT, TARGET, caffe, dialect, input_shape, state
 from caffeio.cli._terminal import say
 
 EPILOG = """
@@ -30,22 +31,24 @@ Examples:
 @click.command(epilog=EPILOG, no_args_is_help=True)
 @click.argument("files", nargs=-1, metavar="INPUTS... OUTPUT", type=click.Path())
 @click.option("--output", "-o", type=click.Path(), help="The output: all FILES are inputs then.")
-@click.option("--weights", type=click.Path(), help="An input: the weights of the net.")
-@click.option("--from", "source_format", metavar="FORMAT", help="Format of the (last) input.")
-@click.option("--to", "target_format", metavar="FORMAT", help="Format of the output.")
-@click.option("--dialect", metavar="NAME", help="The Caffe that the input was written for.")
-@click.option("--to-dialect", metavar="NAME", help="The Caffe that the output is for.")
-@click.option("--deploy", is_flag=True, help="Write a prototxt for use: no data layers, no losses.")
+@click.option("--weights", "-w", type=click.Path(), help="An input: the weights of the net.")
 @click.option(
-    "--input-shape",
-    multiple=True,
-    metavar="NAME=N,C,H,W",
-    help="The shape of an input, where the files do not tell, or another one; may be repeated.",
+    "--from", "source_format", metavar="FORMAT", type=FORMAT, help="Format of the (last) input."
 )
+@click.option("--to", "target_format", metavar="FORMAT", type=FORMAT, help="Format of the output.")
+@dialect("The Caffe that the input was written for (default: what it tells).")
+@click.option(
+    "--to-dialect", metavar="NAME", type=DIALECT, help="The Caffe that the output is for."
+)
+@click.option("--deploy", is_flag=True, help="Write a prototxt for use: no data layers, no losses.")
+@input_shape(text="The shape of an input, where the files do not tell, or another one")
 @click.option("--dynamic-batch", is_flag=True, help="ONNX: let the batch be of any size.")
 @click.option(
     "--output-blob", multiple=True, metavar="BLOB", help="ONNX: an output; may be repeated."
 )
+@click.option("--opset", type=int, default=17, metavar="N", help="ONNX: the opset, 9 to 24 (17).")
+@click.option("--fold", is_flag=True, help="ONNX: put factors and constants into the weights.")
+@click.option("--external-data", is_flag=True, help="ONNX: weights in a file beside the model.")
 @click.option("--no-verify", is_flag=True, help="Do not run the result to compare it.")
 @click.option("--untrained", is_flag=True, help="Convert without (some of) the weights.")
 @click.option("--allow-loss", is_flag=True, help="Write what computes something else, too.")
@@ -65,15 +68,14 @@ Examples:
     help="Write the comparison with the source, layer by layer, as .html or .json.",
 )
 @click.option("--force", "-f", is_flag=True, help="Replace an output that is there already.")
-@click.option(
-    "--caffe", type=click.Choice(["bvlc", "intel", "nvidia"]), help="Whose numbers are wanted."
-)
-@click.option("--stage", multiple=True, help="A stage of the net; may be repeated.")
-@click.option("--level", type=int, default=0, help="The level of the net.")
+@caffe()
+@state("stage")
 @click.option("--merge-batch-norm", is_flag=True, help="Put Scale layers into their BatchNorm.")
 @click.option("--float32", is_flag=True, help="Make floats of doubles (caffemodel).")
 @click.option("--modern-shapes", is_flag=True, help="Give old blobs today's shapes (caffemodel).")
-@click.option("--target", metavar="NAME", help="ONNX to Caffe: whose layers (default bvlc-1.0).")
+@click.option(
+    "--target", metavar="NAME", type=TARGET, help="ONNX to Caffe: whose layers (default bvlc-1.0)."
+)
 @click.option("--prototxt", type=click.Path(), help="ONNX to Caffe: the prototxt to write.")
 @click.option("--quiet", "-q", is_flag=True, help="Say nothing but errors.")
 def command(
@@ -146,8 +148,8 @@ def _stdin(scratch: Path) -> Path:
 
 
 def _request(options: dict[str, Any]) -> Any:
-    from caffeio.converters.convert.request import Request
     from caffeio.converters.prototxt import parse_input_shape
+    from caffeio.converters.request import Request
 
     shapes = dict(parse_input_shape(text) for text in options.pop("input_shape"))
     return Request(input_shape=shapes, **options)

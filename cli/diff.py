@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import sys
 from typing import Any
 
 import click
 
-from caffeio.cli._terminal import say_json
+from caffeio.cli._options import caffe, dialect, forms, output
+from caffeio.cli._terminal import write_report
 from caffeio.proto.io.opened import opened_once
 
 EPILOG = """\b
 Examples:
   caffeio diff solver_cyc1.prototxt solver_cyc2.prototxt
   caffeio diff HEAD~1:models/solver.prototxt models/solver.prototxt
+  caffeio diff main HEAD --format markdown -o changes.md
   caffeio diff a/train_val.prototxt b/train_val.prototxt --format html > diff.html
   caffeio diff a.caffemodel b.caffemodel --tol 1e-5 --exit-code
   caffeio diff models_old/ models_new/
@@ -50,31 +51,29 @@ Examples:
     "--plot", type=click.Path(dir_okay=False), help="Draw both learning rates (PNG, SVG)."
 )
 @click.option("--all", "-a", "show_all", is_flag=True, help="Show what is equal, and every blob.")
-@click.option("--dialect", metavar="NAME", help="Read both files as files of this dialect.")
-@click.option(
-    "--caffe", type=click.Choice(["bvlc", "intel", "nvidia"]), help="Whose solver runs the files."
-)
-@click.option(
-    "--format",
+@dialect("Read both files as files of this dialect (default: what they tell).")
+@caffe(text="Whose solver runs the files")
+@forms(
     "-f",
-    "form",
-    type=click.Choice(["text", "json", "html"]),
-    default="text",
-    show_default=True,
+    json="Write all of it as JSON.",
+    html="Write one page, with the rates drawn.",
+    markdown="Write Markdown, for a pull request.",
 )
 @click.option("--exit-code", is_flag=True, help="Exit with 1 if they differ, 0 if not.")
+@output()
 @opened_once()
 def command(left: str, right: str, **options: Any) -> None:
     """Show how two solvers, nets, weight files, solver states, LMDBs or folders differ.
 
-    LEFT and RIGHT are files, folders, `-` for standard input, or REVISION:PATH of a git
-    repository. Solvers are compared by meaning: defaults, old fields and paths are resolved, the
+    LEFT and RIGHT are files, folders, `-` for standard input, REVISION:PATH of a git repository,
+    or two revisions: then all solvers, nets and weights that changed between them are compared.
+    Solvers are compared by meaning: defaults, old fields and paths are resolved, the
     learning rate is compared at every iteration, and the nets that they train are compared too.
 
     Exit code: 0; with --exit-code 0 if they are the same, 1 if not; 2 in case of trouble.
     """
-    from caffeio.converters.diff.compare import Settings, compare, plot_rates
-    from caffeio.converters.source import open_source, scratch_folder
+    from caffeio.converters.diff.compare import Settings, compare, compare_revisions, plot_rates
+    from caffeio.converters.source import open_revisions, open_source, scratch_folder
     from caffeio.errors import CaffeIOError
 
     settings = Settings(
@@ -90,23 +89,11 @@ def command(left: str, right: str, **options: Any) -> None:
     with scratch_folder() as scratch:
         if left == right == "-":
             raise CaffeIOError("only one side can be standard input")
-        sources = open_source(left, scratch), open_source(right, scratch)
-        report = compare(*sources, settings)
+        revisions = open_revisions(left, right, scratch)
+        sources = revisions or (open_source(left, scratch), open_source(right, scratch))
+        report = (compare_revisions if revisions else compare)(*sources, settings)
         if options["plot"]:
             plot_rates(*sources, settings, options["plot"])
-    _write(report, options["form"])
+    write_report(report, options["form"], options["output"])
     if options["exit_code"] and not report.data["same"]:
         raise SystemExit(1)
-
-
-def _write(report: Any, form: str) -> None:
-    if form == "json":
-        say_json(report.data)
-    elif form == "html":
-        from caffeio.converters.report import html
-
-        click.echo(html.render(report), nl=False)
-    else:
-        from caffeio.converters.report import text
-
-        text.write(report, sys.stdout)

@@ -6,6 +6,7 @@ import sys
 
 import click
 
+from caffeio.cli._options import output
 from caffeio.cli._terminal import say
 
 EPILOG = """
@@ -30,7 +31,7 @@ Keys:
 @click.argument("file", type=click.Path())
 @click.argument("changes", nargs=-1, metavar="[KEY=VALUE]...")
 @click.option("--remove", "-r", multiple=True, metavar="KEY", help="Take a field out.")
-@click.option("--output", "-o", type=click.Path(), help="Write here, - for standard output.")
+@output("Write there, not back to FILE; - for standard output.")
 @click.option("--in-place", "-i", is_flag=True, help="Write back to FILE: the default.")
 @click.option("--diff", "-d", is_flag=True, help="Show what would change; write nothing.")
 def command(
@@ -53,7 +54,7 @@ def command(
         raise click.UsageError("--in-place and --output exclude each other.")
     from caffeio.cli._files import read_input, show_diff, write_output
     from caffeio.proto.files import encode_text, text_of
-    from caffeio.proto.text.rewrite import edit_text
+    from caffeio.proto.rewrite import edit_text
 
     data = read_input(file)
     path = "<stdin>" if file == "-" else file

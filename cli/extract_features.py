@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from caffeio.cli._gflags import GflagsCommand
+from caffeio.cli._options import caffe, phase
 from caffeio.cli._python import permit
 from caffeio.cli._terminal import say
 
@@ -30,11 +31,8 @@ Examples:
 @click.argument("mode", metavar="[CPU|GPU]", default="CPU",
                 type=click.Choice(["CPU", "GPU"], case_sensitive=False))  # fmt: skip
 @click.argument("device_id", metavar="[DEVICE_ID]", default=0, type=int)
-@click.option(
-    "--phase", type=click.Choice(["TRAIN", "TEST"], case_sensitive=False), default="TEST",
-    show_default=True, help="Phase of the net.",
-)  # fmt: skip
-@click.option("--caffe", "profile", metavar="NAME", help="Whose numbers are wanted.")
+@phase("TEST")
+@caffe("profile")
 @click.option("--allow-python", is_flag=True, help="Run the code that Python layers name.")
 def command(
     weights: str, model: str, blobs: str, targets: str, batches: int, **options: Any
@@ -53,6 +51,17 @@ def command(
             f"the number of feature blobs ({len(names)}) and of outputs ({len(files)}) must be "
             "equal"
         )
+    from caffeio.cli import _given
+
+    order = "the weights go first, then the net"
+    if _given.is_one(weights, _given.NET):
+        _given.want(weights, _given.WEIGHTS, f"extract-features takes WEIGHTS NET: {order}")
+    _given.want_net(model, "extract-features", example=order)
+    from caffeio.proto.files import read_net
+    from caffeio.proto.weights.load import load_weights
+
+    read_net(model)
+    load_weights(weights)
     from caffeio.log.glog import Log
     from caffeio.tools.extract_features import extract_features
 

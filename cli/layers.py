@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import click
 
+from caffeio.cli._options import LAYER_TYPE, forms
 from caffeio.cli._terminal import say, say_json
+from caffeio.errors import CaffeIOError
 
 EPILOG = """\b
 Examples:
   caffeio layers
+  caffeio layers Convolution
   caffeio layers --json
   caffeio layers --coverage models/
   caffeio layers --coverage train_val.prototxt deploy.prototxt --json
@@ -18,25 +22,56 @@ Examples:
 
 
 @click.command(epilog=EPILOG)
-@click.argument("paths", nargs=-1, type=click.Path(exists=True))
+@click.argument("names", nargs=-1, metavar="[TYPE]... | --coverage PATH...", type=LAYER_TYPE)
 @click.option(
     "--coverage", is_flag=True, help="Say which nets of the given files and folders can be built."
 )
 @click.option("--failed", is_flag=True, help="With --coverage: list only those that cannot.")
-@click.option("--json", "as_json", is_flag=True, help="Write JSON.")
-def command(paths: tuple[str, ...], coverage: bool, failed: bool, as_json: bool) -> None:
-    """List the layer types, family by family, or which nets can be built.
+@forms(json="Write JSON.")
+def command(names: tuple[str, ...], coverage: bool, failed: bool, form: str) -> None:
+    """List the layer types, explain some of them, or say which nets can be built.
+
+    With a TYPE: what it computes, its bottoms and tops, its fields with their defaults.
 
     With --coverage each net is built without memory in every phase that it is written for; where
     its parameters do not say how large the data are, usual sizes are tried. The table says why a
     net cannot be built and which of its layer types nobody defines.
     """
-    if coverage != bool(paths):
-        raise click.UsageError("give --coverage and the files or folders, or neither")
+    if coverage and not names:
+        raise click.UsageError("give --coverage and the files or folders to look at")
     if coverage:
-        _coverage(paths, failed, as_json)
+        for name in names:
+            if not os.path.exists(name):
+                raise CaffeIOError("there is no such file", where=name)
+        _coverage(names, failed, form == "json")
+    elif names:
+        _explain(names, form == "json")
     else:
-        _types(as_json)
+        _types(form == "json")
+
+
+def _explain(names: tuple[str, ...], as_json: bool) -> None:
+    from caffeio.tools.layer_page import layer_page
+
+    for name in names:
+        if os.path.exists(name):
+            raise click.UsageError(
+                f"{name} is a file: give --coverage and the files: caffeio layers --coverage {name}"
+            )
+    pages = [layer_page(name) for name in names]
+    if as_json:
+        _json([page.as_json() for page in pages])
+        return
+    for page in pages:
+        say(f"{page.kind}: {page.bottoms} bottoms, {page.tops} tops\n\n{page.text}\n")
+        wide = max((len(field) for _, field, _, _ in page.fields), default=0)
+        message = ""
+        for owner, field, kind, default in page.fields:
+            if owner != message:
+                say(f"{owner} {{ ... }}")
+                message = owner
+            end = f" (default {default})" if default else ""
+            say(f"  {field:<{wide}}  {kind}{end}")
 
 
 def _types(as_json: bool) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from caffeio.cli._options import CODE, TARGET, caffe, dialect, forms, output
 from caffeio.cli._terminal import say_json
 
 EPILOG = """\b
@@ -45,27 +46,26 @@ def _explain(context: click.Context, _: click.Parameter, code: str | None) -> No
 @click.command(epilog=EPILOG, no_args_is_help=True)
 @click.argument("files", nargs=-1, required=True, metavar="FILE...")
 @click.option("--fix", is_flag=True, help="Write the safe fixes into the files; comments stay.")
-@click.option(
-    "--format",
+@forms(
     "-f",
-    "form",
-    type=click.Choice(["text", "json", "sarif", "github"]),
-    default="text",
-    show_default=True,
+    json="Write the findings as JSON.",
+    sarif="Write SARIF, for code scanning.",
+    github="Write GitHub's annotations.",
 )
-@click.option(
-    "--select", multiple=True, metavar="CODE", help="Run only these rules (CIO4: all CIO4xx)."
-)
-@click.option("--ignore", multiple=True, metavar="CODE", help="Leave these rules out.")
+@output()
+@click.option("--select", multiple=True, metavar="CODE", type=CODE,
+              help="Run only these rules (CIO4: all CIO4xx).")  # fmt: skip
+@click.option("--ignore", multiple=True, metavar="CODE", type=CODE, help="Leave these rules out.")
 @click.option("--info", is_flag=True, help="Also say what is merely worth knowing.")
-@click.option("--dialect", metavar="NAME", help="Hold the files against this dialect.")
+@dialect("Hold the files against this dialect (default: what they tell).")
+@caffe(text="Whose Caffe runs the files")
 @click.option(
-    "--caffe", type=click.Choice(["bvlc", "intel", "nvidia"]), help="Whose Caffe runs the files."
+    "--target", metavar="NAME", type=TARGET, help="Say what this compiler refuses (see convert)."
 )
-@click.option("--target", metavar="NAME", help="Say what this compiler refuses (see convert).")
 @click.option(
     "--explain",
     metavar="CODE",
+    type=CODE,
     is_eager=True,
     expose_value=False,
     callback=_explain,
@@ -103,7 +103,8 @@ def command(files: tuple[str, ...], **options: Any) -> None:
             found += one
     if not options["info"]:
         found = [finding for finding in found if finding.severity != "info"]
-    _write(found, len(sources), options["form"], to_stderr=options["fix"] and "-" in files)
+    to_stderr = options["fix"] and "-" in files
+    _write(found, len(sources), options["form"], options["output"], to_stderr=to_stderr)
     if any(finding.severity != "info" for finding in found):
         raise SystemExit(1)
 
@@ -166,22 +167,28 @@ def _fix(source: Any, found: list[Any], selection: Any) -> list[Any]:
     return lint(source, selection)
 
 
-def _write(found: list[Any], files: int, form: str, *, to_stderr: bool) -> None:
-    from caffeio.converters.lint import output
-    from caffeio.converters.lint.run import rules
+def _write(found: list[Any], files: int, form: str, target: str | None, *, to_stderr: bool) -> None:
+    import io
 
-    stream = sys.stderr if to_stderr else sys.stdout
+    from caffeio.cli._files import write_output
+    from caffeio.converters.lint import output as forms_of
+
+    stream = io.StringIO() if target else sys.stderr if to_stderr else sys.stdout
     if form in ("json", "sarif"):
         from caffeio import __version__
+        from caffeio.converters.lint.run import rules
 
-        data: Any = output.as_data(found, rules())
+        data: Any = forms_of.as_data(found, rules())
         if form == "sarif":
-            data = output.sarif(found, rules(), __version__)
+            data = forms_of.sarif(found, rules(), __version__)
         say_json(data, file=stream)
     elif form == "github":
         for finding in found:
-            click.echo(output.github(finding), file=stream)
+            click.echo(forms_of.github(finding), file=stream)
     else:
         from caffeio.converters.report import text
 
-        text.write(output.report(found, files), stream, fold=stream.isatty())
+        text.write(forms_of.report(found, files), stream, fold=stream.isatty())
+    if target:
+        assert isinstance(stream, io.StringIO)
+        write_output(target, [stream.getvalue().encode("utf-8", "backslashreplace")])

@@ -20,13 +20,14 @@ COMMANDS = {
     "caffe": ("caffe", "Run Caffe's own command lines: train, test, time, device_query."),
     "completion": ("completion", "Print the script for completion in bash, zsh or fish."),
     "convert": ("convert", "Convert a model between formats and dialects."),
-    "db": ("db", "Check a database of records."),
+    "db": ("db", "Make a database of your data, look into it, check it."),
     "demo": ("demo", "Train, export and check a small recipe on data made on the spot."),
     "convert-imageset": ("convert_imageset", "Write a list of images into a database."),
     "device-query": ("device_query", "Say what the GPUs are: Caffe's `caffe device_query`."),
     "diff": ("diff", "Show how two solvers, nets, weight files or LMDBs differ."),
     "edit": ("edit", "Change fields of a prototxt and nothing else."),
     "extract-features": ("extract_features", "Write what blobs hold for the net's own data."),
+    "features": ("features", "Draw what a net sees in one picture."),
     "image-mean": ("image_mean", "Compute the mean image of a database."),
     "layers": ("layers", "List the layer types, and which nets of a folder can be built."),
     "lint": ("lint", "Find the mistakes that Caffe accepts in silence."),
@@ -40,6 +41,8 @@ COMMANDS = {
     "verify": ("verify", "Compare two models layer by layer."),
     "upgrade": ("upgrade", "Rewrite an old net or solver in today's form."),
 }
+
+_HELP = ("-help", "-helpshort", "--helpfull", "-?")  # gflags' ways to ask
 
 
 def _worker() -> str:
@@ -74,16 +77,16 @@ class Group(click.Group):
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        """Find the command; an unknown one gets a suggestion."""
-        try:
-            return super().resolve_command(ctx, args)
-        except click.UsageError as error:
-            from difflib import get_close_matches
+        """Find the command; an unknown one gets a suggestion. gflags' `-help` is `--help`."""
+        if args[0] not in COMMANDS:
+            from caffeio.cli._hints import for_command
 
-            close = get_close_matches(args[0], COMMANDS, 1)
-            if close and "did you mean" not in error.message.lower():
-                raise click.UsageError(f"{error.message} Did you mean {close[0]!r}?", ctx) from None
-            raise
+            hint = for_command(args[0], COMMANDS, args[1:])
+            raise click.UsageError(f"No such command {args[0]!r}. {hint}", ctx)
+        if args[0] != "run":  # whose arguments are the script's
+            args = ["--help" if token in _HELP else token for token in args]
+        ctx.meta["caffeio.words"] = args
+        return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """List the commands without importing them."""
@@ -96,6 +99,13 @@ class Group(click.Group):
             result = super().invoke(ctx)
             sys.stdout.flush()  # here, where a reader that has gone or a full disk is handled
             return result
+        except click.NoSuchOption as error:
+            from caffeio.cli._hints import for_option
+
+            inner = error.ctx or ctx
+            hint = for_option(error.option_name, inner, ctx.meta.get("caffeio.words", ()))
+            said = visible_lines(f"No such option {error.option_name!r}. {hint}".rstrip())
+            raise click.UsageError(said, inner) from None
         except click.ClickException as error:
             object.__setattr__(error, "message", visible_lines(error.message))
             raise
@@ -130,7 +140,12 @@ class Group(click.Group):
 
 
 @click.group(
-    cls=Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100}
+    cls=Group,
+    context_settings={
+        "help_option_names": ["-h", "--help"],
+        "max_content_width": 100,
+        "show_default": True,
+    },
 )
 @click.version_option(__version__, "--version", "-V", prog_name="caffeio")
 @click.option("--debug", is_flag=True, help="Show the traceback of an error.")

@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from caffeio.cli._options import caffe
 from caffeio.cli._terminal import say
 
 EPILOG = """\b
@@ -41,7 +42,7 @@ Examples:
     help="Iterations of each solver (default: its max_iter).",
 )
 @click.option("--log", is_flag=True, help="Logarithmic rates, or losses.")
-@click.option("--caffe", metavar="NAME", help="Whose Caffe: bvlc, intel, nvidia ...")
+@caffe()
 @click.option(
     "--losses",
     metavar="FILE",
@@ -68,6 +69,10 @@ def command(files: tuple[str, ...], output: str | None, log: bool, **options: An
 
 
 def _draw_rates(solvers: Sequence[str], output: str, log: bool, options: dict[str, Any]) -> None:
+    from caffeio.cli._given import want
+
+    for name in solvers:
+        want(name, ("solver",), "plot takes solvers, or logs and metrics of trainings")
     from caffeio.converters import plot as lr_plot
     from caffeio.profiles import get_profile
 

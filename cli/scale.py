@@ -52,8 +52,11 @@ def command(
     if output and in_place:
         raise click.UsageError("--in-place and --output exclude each other.")
     from caffeio.cli._files import show_diff, write_output
+    from caffeio.cli._given import want_solver
     from caffeio.proto.files import encode_text
 
+    for name in solvers:
+        want_solver(name, "scale")
     if output and len({Path(name).name for name in solvers}) < len(solvers):
         raise click.UsageError("two of the solvers have one file name: --output would mix them up")
     scaled = [
@@ -77,7 +80,7 @@ def _scaled(path: str, factor: float, rule: str, *, starts: bool) -> tuple[str, 
     """The file's name, its text before and after, and what deserves a word."""
     from caffeio.profiles import profile_of_solver
     from caffeio.proto.files import read_bytes, read_solver, text_of
-    from caffeio.proto.text.rewrite import edit_text
+    from caffeio.proto.rewrite import edit_text
     from caffeio.solver.scaling import scale_solver
 
     file = read_solver(path)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import io
-import sys
 from pathlib import Path
 from typing import Any
 
 import click
 
 from caffeio.cli._files import write_output
+from caffeio.cli._options import caffe, dialect, forms, input_shape, output, phase, state
+from caffeio.cli._terminal import write_report
 from caffeio.proto.io.opened import opened_once
 
 EPILOG = """\b
@@ -19,9 +19,11 @@ Examples:
   caffeio show deploy.prototxt --weights model.caffemodel --json
   caffeio show deploy.prototxt --input data=1,3,224,224 --svg -o net.svg
   caffeio show solver.prototxt
+  caffeio show solver_init.prototxt solver_cyc1.prototxt --workers 128 --speed 20000
   caffeio show train_lmdb/
 """
 
+SCREEN = 24  # rows of long tables that fit on one
 FORMS = {
     "tree": "Show the net as a tree of its data flow.",
     "json": "Write all of it as JSON.",
@@ -31,46 +33,41 @@ FORMS = {
 }
 
 
-def _forms(function: Any) -> Any:
-    for name, text in reversed(FORMS.items()):
-        option = click.option(f"--{name}", "form", flag_value=name, help=text)
-        function = option(function)
-    return function
-
-
 @click.command(epilog=EPILOG, no_args_is_help=True)
-@click.argument("file")
-@_forms
-@click.option("--output", "-o", type=click.Path(), help="Write there, not to standard output.")
-@click.option("--phase", type=click.Choice(["TRAIN", "TEST"], case_sensitive=False))
-@click.option("--stage", "stages", multiple=True, help="A stage of the net; may be repeated.")
-@click.option("--level", type=int, default=0, help="The level of the net.")
+@click.argument("files", nargs=-1, required=True, metavar="FILE...")
+@forms(**FORMS)
+@output()
+@phase(None, "Show the net in this phase only (default: both, where they differ).")
+@state()
+@input_shape("inputs", "The shape of an input or data blob")
 @click.option(
-    "--input",
-    "inputs",
-    multiple=True,
-    metavar="NAME=N,C,H,W",
-    help="The shape of an input blob; may be repeated.",
+    "--weights", "-w", type=click.Path(path_type=Path), help="Weights to show with the net."
 )
-@click.option("--weights", type=click.Path(path_type=Path), help="Weights to show with the net.")
-@click.option("--dataset-size", type=click.IntRange(1), metavar="N", help="Images in an epoch.")
+@click.option("--dataset-size", type=click.IntRange(1), metavar="N",
+              help="Solvers: images in an epoch (default: those of the data).")  # fmt: skip
+@click.option("--workers", type=click.IntRange(1), default=1, metavar="N",
+              help="Solvers: processes that train at once; batch_size is for each.")  # fmt: skip
+@click.option("--speed", type=click.FloatRange(0, min_open=True), metavar="IMAGES",
+              help="Solvers: images a second of all workers; tells the hours.")  # fmt: skip
 @click.option("--all", "-a", "show_all", is_flag=True, help="Show every layer, blob and default.")
-@click.option("--dialect", metavar="NAME", help="Read the file as one of this dialect.")
-@click.option(
-    "--caffe", type=click.Choice(["bvlc", "intel", "nvidia"]), help="Whose Caffe runs the file."
-)
+@dialect()
+@caffe(text="Whose Caffe runs the file")
 @opened_once()
-def command(file: str, **options: Any) -> None:
-    """Say what a Caffe file is, on one screen.
+def command(files: tuple[str, ...], **options: Any) -> None:
+    """Say what a Caffe file is, on one screen; --all shows every row of long tables.
 
     FILE is a prototxt (net, solver or label map), a .caffemodel or .solverstate (binary or HDF5), a
     mean .binaryproto, an ONNX model, a safetensors, PyTorch or NumPy file, an LMDB or another
-    folder, `-` for standard input, or REVISION:PATH of a git repository.
+    folder, `-` for standard input, or REVISION:PATH of a git repository. Several FILEs are solvers:
+    the phases of one training, whose images, epochs and hours are added up.
     """
     from caffeio.converters.source import open_source, scratch_folder
 
     with scratch_folder() as scratch:
-        source = open_source(file, scratch)
+        if len(files) > 1:
+            _write(None, _chain([open_source(file, scratch) for file in files], options), options)
+            return
+        source = open_source(files[0], scratch)
         if source.kind in ("net", "caffemodel", "caffemodel.h5"):
             text, report = _net(source, options)
         else:
@@ -124,6 +121,20 @@ def _input(text: str) -> tuple[str, tuple[int, ...]]:
         raise click.BadParameter(f"{text!r} is not of the form NAME=N,C,H,W") from None
 
 
+def _run(options: dict[str, Any]) -> Any:
+    from caffeio.converters.show.chain import Run
+
+    return Run(options["workers"], options["dataset_size"], options["speed"])
+
+
+def _chain(sources: list[Any], options: dict[str, Any]) -> Any:
+    from caffeio.converters.show.chain import show_chain
+
+    if options["form"] not in ("text", "json", "html"):
+        raise click.UsageError(f"--{options['form']} shows one net")
+    return show_chain(sources, _run(options), dialect=options["dialect"], caffe=options["caffe"])
+
+
 def _other(source: Any, options: dict[str, Any]) -> tuple[str | None, Any]:
     from caffeio.converters.kinds import KINDS
     from caffeio.converters.show import others, tensors
@@ -140,7 +151,7 @@ def _other(source: Any, options: dict[str, Any]) -> tuple[str | None, Any]:
             dialect=options["dialect"],
             caffe=options["caffe"],
             show_all=options["show_all"],
-            dataset=options["dataset_size"],
+            run=_run(options),
         )
     elif kind in ("solverstate", "solverstate.h5"):
         report = others.show_state(source)
@@ -158,28 +169,17 @@ def _other(source: Any, options: dict[str, Any]) -> tuple[str | None, Any]:
         report = tensors.show_tensors(source)
     else:
         raise CaffeIOError(f"nothing is known of a {KINDS[kind]}", where=source.label)
-    if form == "html":
-        from caffeio.converters.report import html
-
-        return html.render(report), report
     return None, report
 
 
 def _write(text: str | None, report: Any, options: dict[str, Any]) -> None:
-    if text is None and options["form"] == "json":
-        from caffeio.visible import json_text
-
-        text = json_text(report.data, 2) + "\n"
-    if text is not None and not options["output"]:
-        click.echo(text, nl=not text.endswith("\n"))
-        return
-    from caffeio.converters.report import text as terminal
-
-    if not options["output"]:
-        terminal.write(report, sys.stdout)
-        return
     if text is None:
-        page = io.StringIO()
-        terminal.write(report, page)
-        text = page.getvalue()
-    write_output(options["output"], [text.encode("utf-8", "backslashreplace")])
+        most = None if options["show_all"] else SCREEN
+        form = "text" if options["form"] == "tree" else options["form"]
+        write_report(
+            report, form, options["output"], most=None if form != options["form"] else most
+        )
+    elif options["output"]:
+        write_output(options["output"], [text.encode("utf-8", "backslashreplace")])
+    else:
+        click.echo(text, nl=not text.endswith("\n"))

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from caffeio.cli._gflags import CaffeCommand
-from caffeio.cli._options import max_pixels, on_bad_record
+from caffeio.cli._options import caffe, device, forms, max_pixels, on_bad_record, state
 from caffeio.cli._python import permit
 from caffeio.cli._terminal import say, say_json
+
+if TYPE_CHECKING:
+    from caffeio.net.recipe import NetRecipe
 
 EPILOG = """
 \b
@@ -29,16 +32,17 @@ Examples:
     "--weights", "-weights", "-w", multiple=True, metavar="A[,B]",
     help="Weights to score; several are scored singly and as an ensemble.",
 )  # fmt: skip
-@click.option("--iterations", "-iterations", "-n", default=50, help="Batches to run.")
+@click.option(
+    "--iterations", "-iterations", "-n", default=50, type=click.IntRange(1), help="Batches to run."
+)
 @click.option(
     "--set", "overrides", multiple=True, metavar="KEY=VALUE",
     help="Change a field of the net: layer[data].data_param.source=/data/lmdb.",
 )  # fmt: skip
-@click.option("--device", type=click.Choice(["cpu", "cuda", "auto"]), help="Default: cpu.")
+@device()
 @click.option("--gpu", "-gpu", metavar="ID", help="Use this GPU.")
-@click.option("--caffe", "profile", metavar="bvlc|intel|nvidia", help="Whose numbers are wanted.")
-@click.option("--stage", "-stage", default="", metavar="A,B", help="Stages of the net.")
-@click.option("--level", "-level", default=0, help="Level of the net.")
+@caffe("profile")
+@state()
 @click.option("--allow-python", is_flag=True, help="Run the code that Python layers name.")
 @click.option(
     "--ignore-unknown-fields", "ignore_unknown", is_flag=True,
@@ -46,7 +50,7 @@ Examples:
 )  # fmt: skip
 @on_bad_record
 @max_pixels
-@click.option("--json", "as_json", is_flag=True, help="Print the scores as JSON on stdout.")
+@forms(json="Print the scores as JSON on stdout.")
 @click.pass_context
 def command(ctx: click.Context, /, **options: Any) -> None:
     """Score MODEL in phase TEST, as `caffe test` does; log lines go to stderr.
@@ -61,8 +65,7 @@ def command(ctx: click.Context, /, **options: Any) -> None:
     if options["model_option"] and options["model"]:
         listed.append(options["model"])
     weights = [w.strip() for entry in listed for w in entry.split(",") if w.strip()]
-    if not weights:
-        raise click.UsageError("Need model weights to score.", ctx)
+    recipe = _recipe(ctx, model, weights, options)
     from caffeio.cli._device import choose
     from caffeio.data.base import Options as DataOptions
     from caffeio.log.glog import Log
@@ -73,17 +76,36 @@ def command(ctx: click.Context, /, **options: Any) -> None:
     world = World.join(choose(options["device"], options["gpu"]))
     log.info("caffe.cpp:275", "Use CPU." if world.device.type == "cpu" else f"Use {world.device}.")
     scores = score(
-        model, weights, iterations=options["iterations"], overrides=options["overrides"],
-        profile=options["profile"], world=world, level=options["level"], log=log,
-        stages=[s for s in options["stage"].split(",") if s],
-        allow_python=permit(options["allow_python"]),
-        ignore_unknown=options["ignore_unknown"],
+        recipe, weights, iterations=options["iterations"], world=world, log=log,
         data_options=DataOptions(on_bad_record=options["on_bad_record"],
                                  note=partial(log.note, level="W")),
     )  # fmt: skip
-    if options["as_json"]:
+    if options["form"] == "json":
         rows = [
             {"model": s.title, "loss": s.loss, **{k: v.tolist() for k, v in s.outputs.items()}}
             for s in scores
         ]
         say_json(rows, indent=None)
+
+
+def _recipe(
+    ctx: click.Context, model: str, weights: list[str], options: dict[str, Any]
+) -> NetRecipe:
+    """The net to score, read and looked at, with its weights and data; no torch is needed."""
+    from caffeio.cli import _given
+    from caffeio.net.recipe import NetRecipe
+
+    nets = [name for name in weights if _given.is_one(name, _given.NET)]
+    swapped = f"caffeio test {nets[0] if nets else 'NET.prototxt'} --weights {model}"
+    _given.want_net(model, "test", example=swapped if _given.is_one(model, _given.WEIGHTS) else "")
+    if not weights:
+        raise click.UsageError("Need model weights to score.", ctx)
+    for name in weights:
+        _given.want_weights(name)
+    recipe = NetRecipe.of_tool(
+        model, phase="TEST", level=options["level"], stages=options["stages"],
+        profile=options["profile"], overrides=options["overrides"],
+        allow_python=permit(options["allow_python"]), ignore_unknown=options["ignore_unknown"],
+    )  # fmt: skip
+    recipe.check_sources()
+    return recipe

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from caffeio.cli._gflags import CaffeCommand
+from caffeio.cli._options import caffe, device, forms, phase, state
 from caffeio.cli._python import permit
-from caffeio.cli._terminal import say
+from caffeio.cli._terminal import say, say_json
+
+if TYPE_CHECKING:
+    from caffeio.net.recipe import NetRecipe
 
 EPILOG = """
 \b
@@ -21,21 +26,25 @@ Examples:
 @click.command(epilog=EPILOG, cls=CaffeCommand)
 @click.argument("model", required=False, type=click.Path())
 @click.option("--model", "-model", "model_option", metavar="FILE", help="As an argument.")
-@click.option("--iterations", "-iterations", "-n", default=50, help="Passes to time.")
 @click.option(
-    "--phase", "-phase", default="TRAIN", type=click.Choice(["TRAIN", "TEST"]), help="Phase."
+    "--iterations", "-iterations", "-n", default=50, type=click.IntRange(1), help="Passes to time."
 )
-@click.option("--device", type=click.Choice(["cpu", "cuda", "auto"]), help="Default: cpu.")
+@phase("TRAIN")
+@device()
 @click.option("--gpu", "-gpu", metavar="ID", help="Use this GPU.")
-@click.option("--caffe", "profile", metavar="bvlc|intel|nvidia", help="Whose numbers are wanted.")
-@click.option("--stage", "-stage", default="", metavar="A,B", help="Stages of the net.")
-@click.option("--level", "-level", default=0, help="Level of the net.")
+@caffe("profile")
+@state()
+@click.option(
+    "--set", "overrides", multiple=True, metavar="KEY=VALUE",
+    help="Change a field of the net: layer[data].data_param.batch_size=8.",
+)  # fmt: skip
 @click.option("--synthetic", is_flag=True, help="Feed data layers with noise.")
 @click.option("--allow-python", is_flag=True, help="Run the code that Python layers name.")
 @click.option(
     "--ignore-unknown-fields", "ignore_unknown", is_flag=True,
     help="Go on although the prototxt has fields that no known Caffe has.",
 )  # fmt: skip
+@forms(json="Print the times as JSON on stdout.")
 @click.pass_context
 def command(ctx: click.Context, /, **options: Any) -> None:
     """Time MODEL layer by layer, as `caffe time` does; log lines go to stderr.
@@ -45,18 +54,40 @@ def command(ctx: click.Context, /, **options: Any) -> None:
     model = options["model_option"] or options["model"]
     if not model:
         raise click.UsageError("Need a model definition to time.", ctx)
+    recipe = _recipe(model, options)
     from caffeio.cli._device import choose
     from caffeio.log.glog import Log
     from caffeio.tools.benchmark import time_net
 
-    device = choose(options["device"], options["gpu"])
+    chosen = choose(options["device"], options["gpu"])
     log = Log(lambda line: say(line, err=True))
-    log.info("caffe.cpp:339", "Use CPU." if device == "cpu" else f"Use {device}.")
+    log.info("caffe.cpp:339", "Use CPU." if chosen == "cpu" else f"Use {chosen}.")
     timing = time_net(
-        model, iterations=options["iterations"], phase=options["phase"], profile=options["profile"],
-        stages=[s for s in options["stage"].split(",") if s], level=options["level"],
-        device=device, log=log, allow_python=permit(options["allow_python"]),
-        synthetic=options["synthetic"], ignore_unknown=options["ignore_unknown"],
+        recipe, iterations=options["iterations"], device=chosen, log=log,
+        synthetic=options["synthetic"],
     )  # fmt: skip
-    if timing.images:
+    if options["form"] == "json":
+        say_json({**asdict(timing), "images_per_s": timing.images_per_s})
+    elif timing.images:
         say(f"{timing.images_per_s:.2f} images/s (batch {timing.images})")
+
+
+def _recipe(model: str, options: dict[str, Any]) -> NetRecipe:
+    """The net that is to be timed, read and looked at; no torch is needed."""
+    from caffeio.cli._given import want
+    from caffeio.errors import DataError
+    from caffeio.net.recipe import NetRecipe
+
+    want(model, ("net", "caffemodel"), "time takes a net")
+    recipe = NetRecipe.of_tool(
+        model, phase=options["phase"], level=options["level"], stages=options["stages"],
+        profile=options["profile"], overrides=options["overrides"],
+        allow_python=permit(options["allow_python"]), ignore_unknown=options["ignore_unknown"],
+    )  # fmt: skip
+    if not options["synthetic"]:
+        try:
+            recipe.check_sources()
+        except DataError as error:
+            hint = "To time the net on noise instead: --synthetic"
+            raise DataError(f"{error.message}. {hint}", where=error.where) from None
+    return recipe

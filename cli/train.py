@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from caffeio.cli._gflags import CaffeCommand
-from caffeio.cli._options import max_pixels, on_bad_record
+from caffeio.cli._options import caffe, device, forms, max_pixels, on_bad_record, state
 
 EPILOG = """
 \b
@@ -18,6 +18,7 @@ Examples:
   caffeio train solver_cyc1.prototxt --weights start.caffemodel
   caffeio train solver_init.prototxt solver_cyc1.prototxt solver_collapse.prototxt
   caffeio train solver.prototxt --snapshot auto
+  caffeio train solver_init.prototxt solver_cyc1.prototxt --dry-run
   caffeio train solver.prototxt --set 'layer[data].data_param.source=/data/train_lmdb'
   torchrun --nproc-per-node 8 -m caffeio.cli train solver.prototxt
 
@@ -40,17 +41,10 @@ Caffe's own spelling works too: caffeio train -solver F -weights W -gpu 0,1
 @click.option("--metrics", type=click.Path(), help="Write one JSON line an iteration to this file.")
 @click.option("--tensorboard", type=click.Path(), metavar="DIR", help="Write for TensorBoard too.")
 @click.option("--nproc", type=click.IntRange(1), help="Workers on this machine.")
-@click.option(
-    "--device", type=click.Choice(["cpu", "cuda", "auto"]),
-    help="Where to train; default: what solver_mode says.",
-)  # fmt: skip
+@device("Where to train (default: what solver_mode says).")
 @click.option("--gpu", "-gpu", metavar="all|0,1", help="GPUs to use, one worker each.")
-@click.option(
-    "--caffe", "profile", metavar="bvlc|intel|nvidia",
-    help="Whose numbers are wanted; default: what the files were written for.",
-)  # fmt: skip
-@click.option("--stage", "-stage", default="", metavar="A,B", help="Stages of the training net.")
-@click.option("--level", "-level", default=0, help="Level of the training net.")
+@caffe("profile")
+@state(which="the training net")
 @click.option(
     "--sigint-effect", "--sigint_effect", "-sigint_effect", default="stop",
     type=click.Choice(["snapshot", "stop", "none"]), help="What SIGINT and SIGTERM do.",
@@ -64,6 +58,14 @@ Caffe's own spelling works too: caffeio train -solver F -weights W -gpu 0,1
     help="bf16 is faster and does not give Caffe's numbers.",
 )  # fmt: skip
 @click.option("--compile", is_flag=True, help="Trace the net with torch.compile.")
+@click.option(
+    "--gradients", type=click.Choice(["fp32", "bf16", "fp16"]), default="fp32", show_default=True,
+    help="How workers send gradients: 16 bits halve the traffic, and round.",
+)  # fmt: skip
+@click.option(
+    "--async-snapshots", is_flag=True,
+    help="Write snapshots while the training goes on, from a copy in memory.",
+)  # fmt: skip
 @click.option("--allow-python", is_flag=True, help="Run the code that Python layers name.")
 @click.option(
     "--ignore-unknown-fields", "ignore_unknown", is_flag=True,
@@ -77,6 +79,8 @@ Caffe's own spelling works too: caffeio train -solver F -weights W -gpu 0,1
     "--worker-timeout", type=click.FloatRange(1), metavar="SECONDS",
     help="A worker that gives no sign of life for so long is lost; default: 300.",
 )  # fmt: skip
+@click.option("--dry-run", is_flag=True, help="Say all that would happen, and stop.")
+@forms(json="With --dry-run: as JSON.")
 @on_bad_record
 @max_pixels
 @click.option("--quiet", "-q", is_flag=True, help="No log lines, no progress bar.")
@@ -99,10 +103,19 @@ def command(ctx: click.Context, /, **options: Any) -> None:
         )
     if options["snapshot"] and len(solvers) > 1:
         raise click.UsageError("A chain finds its snapshots by itself: leave --snapshot out.", ctx)
+    if options["form"] == "json" and not options["dry_run"]:
+        raise click.UsageError("--json goes with --dry-run; --metrics writes JSON lines.", ctx)
     if options["worker_timeout"] is not None:
         os.environ["CAFFEIO_WORKER_TIMEOUT"] = str(options["worker_timeout"])
     from caffeio.cli import _train
 
+    if int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) and len(solvers) == 1:
+        options["snapshot"] = "auto"  # torchrun's restart, or ours: go on from the newest pair
+    _train.chosen_gpus(options)
+    made = _train.plan(solvers, options)
+    if options["dry_run"]:
+        _train.dry_run(made, options)
+        return
     workers = _train.worker_count(options)
     if workers > 1 and "RANK" not in os.environ:
         from caffeio.training.launch import launch
@@ -111,6 +124,4 @@ def command(ctx: click.Context, /, **options: Any) -> None:
     from caffeio.training.launch import die_with_launcher
 
     die_with_launcher()
-    if int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) and len(solvers) == 1:
-        options["snapshot"] = "auto"  # torchrun's restart, or ours: go on from the newest pair
-    _train.run(solvers, options)
+    _train.run(made, solvers, options)

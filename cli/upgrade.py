@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from caffeio.cli._options import dialect
 from caffeio.cli._terminal import say
 
 EPILOG = """
@@ -19,7 +20,7 @@ Examples:
 @click.command(epilog=EPILOG)
 @click.argument("source", metavar="IN", type=click.Path())
 @click.argument("target", metavar="OUT", type=click.Path())
-@click.option("--dialect", metavar="NAME", help="The Caffe that IN was written for.")
+@dialect("The Caffe that IN was written for (default: what it tells).")
 @click.option("--quiet", "-q", is_flag=True, help="Do not say what was done.")
 @click.pass_context
 def command(ctx: click.Context, source: str, target: str, dialect: str | None, quiet: bool) -> None:
@@ -33,7 +34,7 @@ def command(ctx: click.Context, source: str, target: str, dialect: str | None, q
     The exit code is 1 if something could not be carried over; OUT is written all the same.
     """
     from caffeio.cli._files import read_input, write_output
-    from caffeio.proto.text.rewrite import upgrade_bytes
+    from caffeio.proto.rewrite import upgrade_bytes
 
     path = "<stdin>" if source == "-" else source
     result = upgrade_bytes(read_input(source), path, dialect)

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-import sys
+import os
+from pathlib import Path
 from typing import Any
 
 import click
+
+from caffeio.cli._options import DIALECT, dialect, forms, input_shape, output
+from caffeio.cli._terminal import write_report
 
 EPILOG = """
 \b
@@ -21,13 +25,14 @@ Examples:
 @click.argument("files", nargs=-1, metavar="A... B...", type=click.Path())
 @click.option("--inputs", type=click.Path(), help="An .npz with an array for each input blob.")
 @click.option("--tolerance", type=float, default=1e-4, show_default=True, help="What is the same.")
-@click.option("--json", "form", flag_value="json", help="Write all of it as JSON.")
-@click.option("--html", "form", flag_value="html", help="Write one page: the certificate.")
-@click.option("--output", "-o", type=click.Path(), help="Write there, not to standard output.")
-@click.option("--dialect", metavar="NAME", help="The Caffe that A's files were written for.")
-@click.option("--other-dialect", metavar="NAME", help="The Caffe that B's files were written for.")
-@click.option("--input-shape", multiple=True, metavar="NAME=N,C,H,W", help="The shape of an input.")
-@click.option("--output-blob", multiple=True, metavar="BLOB", help="Compare up to this blob.")
+@forms(json="Write all of it as JSON.", html="Write one page: the certificate.")
+@output()
+@dialect("The Caffe that A's files were written for (default: what they tell).")
+@click.option("--other-dialect", metavar="NAME", type=DIALECT,
+              help="The Caffe that B's files were written for.")  # fmt: skip
+@input_shape()
+@click.option("--output-blob", multiple=True, metavar="BLOB",
+              help="Compare up to this blob; may be repeated.")  # fmt: skip
 @click.pass_context
 def command(ctx: click.Context, /, files: tuple[str, ...], **options: Any) -> None:
     """Compare two models layer by layer.
@@ -37,6 +42,12 @@ def command(ctx: click.Context, /, files: tuple[str, ...], **options: Any) -> No
     several random ones, and the net's own data if it is there, or those of --inputs. The first
     layer that differs is named with its likely cause. The exit code is 1 if the outputs differ.
     """
+    for name in files:
+        if not os.path.exists(name):
+            from caffeio.errors import CaffeIOError
+            from caffeio.proto.files import why_missing
+
+            raise CaffeIOError(why_missing(Path(name)), where=name)
     from caffeio.converters.deploy.deploy_net import Options
     from caffeio.converters.prototxt import parse_input_shape
     from caffeio.converters.verify.report import compare
@@ -49,7 +60,7 @@ def command(ctx: click.Context, /, files: tuple[str, ...], **options: Any) -> No
     sides = open_sides(*pair_up(files), first, second)
     given = _arrays(options["inputs"]) if options["inputs"] else None
     found, report = compare(*sides, first, given=given, tolerance=options["tolerance"])
-    _write(report, options["form"], options["output"])
+    write_report(report, options["form"], options["output"])
     if not found.same:
         ctx.exit(1)
 
@@ -66,25 +77,3 @@ def _arrays(path: str) -> dict[str, Any]:
             return {name: archive[name].astype(np.float32) for name in archive.files}
     except (OSError, ValueError, EOFError, AttributeError, zipfile.BadZipFile) as error:
         raise CaffeIOError(f"is no .npz of arrays: {error}", where=path) from None
-
-
-def _write(report: Any, form: str | None, output: str | None) -> None:
-    import io
-
-    from caffeio.cli._files import write_output
-    from caffeio.converters.report import html, text
-    from caffeio.visible import json_text
-
-    if form is None:
-        if output:
-            stream = io.StringIO()
-            text.write(report, stream)
-            write_output(output, [stream.getvalue().encode()])
-        else:
-            text.write(report, sys.stdout)
-        return
-    body = html.render(report) if form == "html" else json_text(report.data, 2) + "\n"
-    if output:
-        write_output(output, [body.encode()])
-    else:
-        click.echo(body, nl=False)

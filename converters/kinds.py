@@ -48,12 +48,17 @@ _SUFFIXES = (
 )  # fmt: skip
 
 
+def is_member(name: str) -> bool:
+    """Whether a file's name is one of Caffe's."""
+    return name.endswith(_SUFFIXES)
+
+
 def members(folder: Path) -> Iterator[tuple[str, Path]]:
     """Caffe's files below `folder`, LMDBs among them, by relative name."""
     for path in sorted(folder.rglob("*")):
         name = str(path.relative_to(folder))
         if (path.is_dir() and (path / "data.mdb").exists()) or (
-            path.is_file() and path.name.endswith(_SUFFIXES)
+            path.is_file() and is_member(path.name)
         ):
             yield name, path
 
@@ -70,7 +75,9 @@ def kind_of(path: str | os.PathLike[str]) -> str:
     try:
         head, size = read_head(place, 1 << 16, lambda head: _as_text(head) is None)
     except FileNotFoundError:
-        raise CaffeIOError("there is no such file", where=str(path)) from None
+        from caffeio.proto.files import why_missing
+
+        raise CaffeIOError(why_missing(place), where=str(path)) from None
     except OSError as error:
         raise CaffeIOError(f"cannot be read: {error.strerror}", where=str(path)) from None
     if not size:
@@ -95,6 +102,9 @@ def kind_or_none(head: bytes, size: int, name: str, where: str) -> str | None:
         raise CaffeIOError("a Git LFS pointer: fetch the file itself first", where=where)
     if name.startswith("data.mdb") or head[16:20] == b"\xde\xc0\xef\xbe":
         raise CaffeIOError("the data file of an LMDB: give its folder", where=where)
+    if "idx" in name and (head[:3] == b"\0\0\x08" or head[:2] == b"\x1f\x8b"):
+        message = "a data file of MNIST's format (IDX): `caffeio db create` makes an LMDB of it"
+        raise CaffeIOError(message, where=where)
     if head.startswith(b"PK\x03\x04"):
         return "npz" if name.endswith(".npz") else "pt"
     if head[8:10] == b'{"' and int.from_bytes(head[:8], "little") <= size:

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 
 from caffeio.converters.deploy.deploy import deploy as make_deploy
 from caffeio.converters.deploy.deploy import drop_fillers, from_snapshot
-from caffeio.converters.translate.netstate import located
-from caffeio.converters.translate.splits import heal_splits
+from caffeio.converters.netstate import located
+from caffeio.converters.splits import heal_splits
 from caffeio.errors import CaffeIOError, UnsupportedError
 from caffeio.proto import caffe_pb2 as pb
 from caffeio.proto.dialect.dialect import Lost, Unknown, decode, detect, encode

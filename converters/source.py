@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import subprocess
 import sys
 import tarfile
@@ -12,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
-from caffeio.converters.kinds import kind_of
+from caffeio.converters.kinds import is_member, kind_of
 from caffeio.errors import CaffeIOError
 from caffeio.proto.io.regular import read_stream
 
@@ -86,6 +87,37 @@ def open_source(name: str, scratch: Path) -> Source:
         return Source(name, Path(name), kind_of(name))
     revision, _, inside = name.partition(":")
     return _open_in_git(name, revision, inside, scratch)
+
+
+def open_revisions(left: str, right: str, scratch: Path) -> tuple[Source, Source] | None:
+    """Two git revisions as folders of the Caffe files that differ between them.
+
+    None if one of the names is a file, or no revision.
+    """
+    names = (left, right)
+    if any(Path(name).exists() or ":" in name or name == "-" for name in names):
+        return None
+    try:
+        if any(
+            _git("rev-parse", "--verify", "--quiet", f"{n}^{{commit}}").returncode for n in names
+        ):
+            return None
+    except CaffeIOError:
+        return None
+    listed = _git("diff", "--no-renames", "--name-only", "-z", left, right).stdout
+    changed = [os.fsdecode(name) for name in listed.split(b"\0") if name]
+    sources = []
+    for number, revision in enumerate(names):
+        folder = scratch / f"revision{number}"
+        for inside in filter(is_member, changed):
+            data = _git_bytes(f"{revision}:{inside}")
+            if data is not None:
+                place = folder / inside
+                place.parent.mkdir(parents=True, exist_ok=True)
+                place.write_bytes(data)
+        folder.mkdir(exist_ok=True)
+        sources.append(Source(revision, folder, "directory", revision, "", scratch))
+    return sources[0], sources[1]
 
 
 def _open_in_git(name: str, revision: str, inside: str, scratch: Path) -> Source:

@@ -10,7 +10,7 @@ from caffeio.net.graph import Graph, Node, build_graph
 from caffeio.net.shapes import Shape, agree, format_shape, infer_net
 from caffeio.profiles import profile_of_dialect
 from caffeio.proto.files import NetFile
-from caffeio.proto.weights.blobs import BlobInfo
+from caffeio.proto.io.blobs import BlobInfo
 from caffeio.proto.weights.load import Weights
 
 

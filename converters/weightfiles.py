@@ -14,7 +14,7 @@ from caffeio.errors import UnsupportedError, WeightsError
 from caffeio.net.graph import Graph
 from caffeio.proto import caffe_pb2 as pb
 from caffeio.proto.files import read_net
-from caffeio.proto.weights.blobs import NOTHING, Array, BlobInfo, Values
+from caffeio.proto.io.blobs import NOTHING, Array, BlobInfo, Values
 from caffeio.proto.weights.load import Weights, load_weights, write_caffemodel_h5
 from caffeio.proto.weights.mapping import LayerEntry
 

@@ -225,6 +225,11 @@ def _why(path: Path, error: OSError) -> str:
         return "is a folder, not a file"
     if not isinstance(error, FileNotFoundError):
         return f"cannot be read: {error.strerror}"
+    return why_missing(path)
+
+
+def why_missing(path: Path) -> str:
+    """That a file is not there, and what may have been meant."""
     if not path.parent.is_dir():
         return f"there is no such file: the folder {path.parent} is missing"
     close = get_close_matches(path.name, [entry.name for entry in path.parent.iterdir()], 1, 0.7)

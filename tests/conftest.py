@@ -9,6 +9,11 @@ from hypothesis import settings
 
 from tests.paths import GOLDEN
 
+# Workers of pytest-xdist share the cores; this must stand before torch is imported.
+if os.environ.get("PYTEST_XDIST_WORKER"):
+    share = (os.cpu_count() or 1) // int(os.environ["PYTEST_XDIST_WORKER_COUNT"])
+    os.environ["OMP_NUM_THREADS"] = str(max(1, share))
+
 # The suite draws the same examples in every run; nightly runs draw others.
 settings.register_profile("same", derandomize=True)
 if not os.environ.get("CAFFEIO_NIGHTLY"):

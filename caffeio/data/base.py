@@ -15,7 +15,10 @@ from numpy.typing import NDArray
 from caffeio.boost_random import CaffeRng
 from caffeio.data.draws import SetupDraws, draw_setup, entropy
 from caffeio.data.transform.transformer import Transformer
-from caffeio.errors import CaffeIOError, DataError
+from caffeio.errors import CaffeIOError, DataError, LayerError
+from caffeio.layers.base import LayerContext
+from caffeio.layers.registry import REGISTRY
+from caffeio.layers.sources import SourceLayer
 from caffeio.profiles import BVLC, Profile
 from caffeio.proto import caffe_pb2 as pb
 from caffeio.proto.io.regular import read_regular
@@ -69,6 +72,18 @@ class SourceContext:
     search_path: tuple[str, ...] = ()
     where: str = ""
     options: Options = field(default_factory=Options)
+
+    def source_layer(self) -> SourceLayer:
+        """The layer type's own object: it knows the shapes of the tops. Raises DataError."""
+        cls = REGISTRY[self.param.type]
+        context = LayerContext(self.phase, self.profile, self.where, (), tuple(self.param.top))
+        layer = cls(self.param, context)
+        assert isinstance(layer, SourceLayer)
+        try:
+            layer.configure()
+        except LayerError as error:
+            raise DataError(error.message, where=self.where or None) from None
+        return layer
 
     def error(self, message: str, field: str = "") -> DataError:
         """An error that names the layer, the field and the place in the file."""

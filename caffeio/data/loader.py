@@ -27,6 +27,7 @@ from caffeio.data.transform.image import set_ipp
 from caffeio.data.transform.normalize import Image, Window
 from caffeio.data.transform.transformer import Transformer
 from caffeio.errors import CaffeIOError, DataError
+from caffeio.layers.sources import PictureLayer, Record
 from caffeio.memory import memory_error
 
 CHUNK = 8  # samples a task
@@ -47,11 +48,13 @@ class LoaderSource(DataSource):
     item_shape: Shape  # (C, H, W) of the first sample after transforms
     prefetch: int = 4
     with_labels: bool = True
+    label_rows: int | None = None  # of AnnotatedData's first record
     planar: bool = False  # the records are bare pixels, not image files
     light: bool = False  # samples take less than some 20 us
 
     def __init__(self, layer: SourceContext) -> None:
         super().__init__(layer)
+        layer.source_layer()  # what its parameters may not say
         self._pool: ThreadPoolExecutor | None = None
         self._planner: ThreadPoolExecutor | None = None
         self._pending: deque[tuple[Slot, Future[list[Future[list[Result]]]]]] = deque()
@@ -140,9 +143,11 @@ class LoaderSource(DataSource):
     def start(self) -> None:
         """Fix shapes and memory; called once at the end of construction."""
         options = self.layer.options
-        self.top_shapes = [(self.batch_size, *self.item_shape)]
-        if self.with_labels:
-            self.top_shapes.append((self.batch_size,))
+        told = self.layer.source_layer()
+        assert isinstance(told, PictureLayer)
+        told.record = Record((self.item_shape,), rows=self.label_rows)
+        tops = told.batch_of(self.batch_size, self.item_shape)[: 1 + self.with_labels]
+        self.top_shapes = [shape for shape in tops if shape is not None]
         self.delivery = Delivery(self.layer, self.transformer, self.planar)
         self.threads = self._default_threads() if options.threads is None else options.threads
         self._ipp = not (options.exact and self.transformer.needs_exact_cubic())

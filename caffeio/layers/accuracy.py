@@ -8,8 +8,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from math import prod
 
-from caffeio.layers.base import LayerType, Shape, between, exactly, layer, owns
+from caffeio.layers.base import LayerType, Shape, between, exactly, owns
 from caffeio.layers.labels import check_label_count
+from caffeio.layers.registry import layer
 
 
 @layer("Accuracy")
@@ -26,6 +27,7 @@ class Accuracy(LayerType):
     counts as wrong.
     """
 
+    is_metric = True
     bottoms = exactly(2)
     tops = between(1, 2)
     differentiable = False

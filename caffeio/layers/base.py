@@ -8,13 +8,11 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from caffeio._lazy import lazy_names
 from caffeio.errors import LayerError, UnsupportedError
-from caffeio.layers.registry import REGISTRY, known_types, layer, lookup
 from caffeio.profiles import BVLC, Profile
 
 if TYPE_CHECKING:
     from caffeio.boost_random import CaffeRng
     from caffeio.layers.onnx.graph import OnnxGraph
-    from caffeio.ops.module import Layer
     from caffeio.proto.caffe_pb2 import FillerParameter, LayerParameter
 
 Shape = tuple[int, ...]
@@ -105,6 +103,12 @@ class LayerType:
     equal_bottoms_tops: ClassVar[bool] = False  # one top for each bottom (Convolution)
     is_loss: ClassVar[bool] = False  # loss_weight 1 by default, an automatic top if none is named
     is_source: ClassVar[bool] = False  # makes data (Data, Input, ...): takes no bottoms
+    is_data: ClassVar[bool] = False  # a source that makes its values; an Input's are given
+    is_metric: ClassVar[bool] = False  # measures or stores what a net for use has no need of
+    may_end: ClassVar[bool] = False  # nobody has to read its tops (detections)
+    reads_loss_param: ClassVar[bool] = False  # a loss that loss_param (normalization) changes
+    predicts: ClassVar[str] = ""  # of a loss: the type whose top its predictions are (Softmax)
+    family: ClassVar[str] = "other"  # what drawings colour alike: conv, pool, norm, join, other
     reads_data: ClassVar[bool] = False  # a source whose shapes are those of what it reads
     differentiable: ClassVar[bool] = True  # False: bottoms never get a gradient (Accuracy, ArgMax)
     label_bottoms: ClassVar[frozenset[int]] = frozenset()  # bottoms that cannot get a gradient
@@ -113,9 +117,11 @@ class LayerType:
     unforced_bottoms: ClassVar[frozenset[int] | None] = None
     learns_all: ClassVar[bool] = False  # gradients of all blobs, whatever their lr_mult is
     dynamic: ClassVar[bool] = False  # tops change their shape with the data (detections, filters)
+    runs_code: ClassVar[bool] = False  # nobody knows the shapes but the code that the net names
     # The messages of LayerParameter that belong to the type, and the fields that it knows; None:
     # all of them. A field that is not known is refused, not passed over.
     fields: ClassVar[Mapping[str, Collection[str] | None]] = {}
+    has_blobs: ClassVar[bool] = False  # may it have learnable blobs?
     # The blobs' names in a state_dict, where those are PyTorch's and not the ones of `add_blob`.
     blob_names: ClassVar[tuple[str, ...]] = ()
     compute: ClassVar[str] = ""  # "module:function"; empty: the class has a `forward` of its own
@@ -227,6 +233,10 @@ class LayerType:
             """Return the shape of every top: here that of the first bottom; a scalar for a loss."""
             return ((),) if self.is_loss else bottoms[:1] * self.n_tops
 
+    def told(self, *bottoms: Shape) -> tuple[Shape | None, ...]:
+        """Return what is known of the tops' shapes before there are data: here all."""
+        return self.top_shapes
+
     def onnx(self, g: OnnxGraph, *bottoms: str) -> str | tuple[str, ...]:
         """Add this layer to the ONNX graph `g`; return the names of the tops' values."""
         raise UnsupportedError(
@@ -308,22 +318,14 @@ class LayerType:
         return index % ndim if ndim else 0
 
 
-# `Layer`, the base of layers that are torch modules themselves, costs an import of torch.
-__getattr__, __dir__, _ = lazy_names(__name__, {"Layer": "caffeio.ops.module"})
-
-__all__ = [
-    "REGISTRY",
-    "BlobSpec",
-    "Count",
-    "Layer",
-    "LayerContext",
-    "LayerType",
-    "Shape",
-    "at_least",
-    "between",
-    "exactly",
-    "known_types",
-    "layer",
-    "lookup",
-    "owns",
-]
+# Names that are at home elsewhere; old programs look for them here.
+__getattr__, __dir__, _ = lazy_names(
+    __name__,
+    {
+        "Layer": "caffeio.ops.module",
+        "REGISTRY": "caffeio.layers.registry",
+        "known_types": "caffeio.layers.registry",
+        "layer": "caffeio.layers.registry",
+        "lookup": "caffeio.layers.registry",
+    },
+)

@@ -10,8 +10,9 @@ from collections.abc import Sequence
 from math import prod
 from typing import TYPE_CHECKING
 
-from caffeio.layers.base import LayerType, Shape, at_least, exactly, layer, owns
+from caffeio.layers.base import LayerType, Shape, at_least, exactly, owns
 from caffeio.layers.labels import text
+from caffeio.layers.registry import layer
 
 if TYPE_CHECKING:
     from caffeio.layers.onnx.graph import OnnxGraph
@@ -105,6 +106,8 @@ class Filter(LayerType):
 class Parameter(LayerType):
     """A learnable blob of parameter_param.shape as a top; it starts as zeros."""
 
+    has_blobs = True
+    family = "data"
     bottoms = exactly(0)
     fields = owns(parameter_param=("shape",))
     compute = "caffeio.ops.batch_index:parameter"

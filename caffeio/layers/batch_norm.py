@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from caffeio.layers.base import LayerType, Shape, layer, owns
+from caffeio.layers.base import LayerType, Shape, owns
+from caffeio.layers.registry import layer
 from caffeio.proto import caffe_pb2 as pb
 
 if TYPE_CHECKING:
@@ -46,6 +47,8 @@ class BatchNorm(LayerType):
     Merged forms (Intel's MKL engines, NVIDIA's scale_bias) add scale [C] and bias [C].
     """
 
+    has_blobs = True
+    family = "norm"
     fields = owns(batch_norm_param=_FIELDS)
     blob_names = ("mean", "variance", "factor", "scale", "bias")
     compute = "caffeio.ops.batch_norm:batch_norm"

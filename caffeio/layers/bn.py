@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from caffeio.layers.base import LayerType, Shape, between, layer, owns
+from caffeio.layers.base import LayerType, Shape, between, owns
 from caffeio.layers.batch_norm import batch_statistics, force_spec
+from caffeio.layers.registry import layer
 from caffeio.proto import caffe_pb2 as pb
 
 if TYPE_CHECKING:
@@ -46,6 +47,8 @@ class BN(LayerType):
     statistics in TEST with moving_average, else the batch's.
     """
 
+    has_blobs = True
+    family = "norm"
     tops = between(1, 3)
     fields = owns(bn_param=(*_OF_SLOPE, *_OF_MOVING[:3], *_OF_SEGNET))
     compute = "caffeio.ops.bn:bn"

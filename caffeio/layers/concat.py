@@ -8,9 +8,10 @@ from __future__ import annotations
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
-from caffeio.layers.base import LayerType, Shape, at_least, exactly, layer, owns
+from caffeio.layers.base import LayerType, Shape, at_least, exactly, owns
 from caffeio.layers.dims import agreed
 from caffeio.layers.labels import text
+from caffeio.layers.registry import layer
 
 if TYPE_CHECKING:
     from caffeio.layers.onnx.graph import OnnxGraph
@@ -42,6 +43,7 @@ class AxisLayer(LayerType):
 class Concat(AxisLayer):
     """Joins its bottoms along concat_param.axis (default 1); other dimensions must be equal."""
 
+    family = "join"
     bottoms = at_least(1)
     fields = owns(concat_param=("axis", "concat_dim"))
     compute = "caffeio.ops.concat:concat"
@@ -73,6 +75,7 @@ class Concat(AxisLayer):
 class Slice(AxisLayer):
     """Cuts its bottom along slice_param.axis at slice_point, or into equal parts."""
 
+    family = "join"
     tops = at_least(1)
     fields = owns(slice_param=("axis", "slice_dim", "slice_point"))
     compute = "caffeio.ops.concat:cut"
@@ -133,6 +136,7 @@ class Slice(AxisLayer):
 class Split(LayerType):
     """The same blob under several names; the gradients of the tops are added."""
 
+    family = "join"
     tops = at_least(1)
     in_place = False
     compute = "caffeio.ops.concat:split"
@@ -147,6 +151,7 @@ class Split(LayerType):
 class Silence(LayerType):
     """Consumes blobs, so that they are not outputs of the net."""
 
+    is_metric = True
     bottoms = at_least(1)
     tops = exactly(0)
     compute = "caffeio.ops.concat:silence"

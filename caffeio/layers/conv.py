@@ -9,7 +9,8 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from caffeio.layers.base import LayerType, Shape, at_least, layer, owns
+from caffeio.layers.base import LayerType, Shape, at_least, owns
+from caffeio.layers.registry import layer
 from caffeio.layers.window import (
     Ints,
     check_positive,
@@ -38,6 +39,7 @@ class BaseConvolution(LayerType):
     Blobs: weight, bias [num_output] (with bias_term).
     """
 
+    has_blobs = True
     bottoms = at_least(1)
     tops = at_least(1)
     equal_bottoms_tops = True
@@ -185,6 +187,8 @@ class Convolution(BaseConvolution):
     DepthwiseConvolution is the same on another engine, by default with as many groups as channels.
     """
 
+    family = "conv"
+
     def _groups(self, p: pb.ConvolutionParameter, channels: int) -> int:
         depthwise = self.kind == "DepthwiseConvolution" and not p.HasField("group")
         return channels if depthwise else p.group
@@ -193,6 +197,8 @@ class Convolution(BaseConvolution):
 @layer("ConvolutionDepthwise")
 class ConvolutionDepthwise(Convolution):
     """One filter for each channel, weight [C, 1, kernel]; num_output and group do not count."""
+
+    family = "conv"
 
     def _read_channels(self, p: pb.ConvolutionParameter, channels: int) -> None:
         self.channels = self.num_output = self.group = channels
@@ -205,6 +211,7 @@ class Deconvolution(BaseConvolution):
     Along each axis the top has stride (size - 1) + dilation (kernel - 1) + 1 - 2 pad values.
     """
 
+    family = "conv"
     transposed = True
 
     def positions(self, sizes: Shape) -> Ints:
@@ -225,6 +232,7 @@ class Deconvolution(BaseConvolution):
 class Im2col(LayerType):
     """The patches that a convolution with these fields multiplies with its weights."""
 
+    family = "conv"
     in_place = False
     fields = owns(convolution_param=_FIELDS)
     compute = "caffeio.ops.conv:im2col"

@@ -6,14 +6,14 @@ lane_data_layer.cpp and annotated_data_layer.cpp (eric612/MobileNet-YOLO).
 
 from __future__ import annotations
 
-from caffeio.data_shapes import guess_shapes
-from caffeio.layers.base import Shape, between, exactly, layer, owns
-from caffeio.layers.sources import SourceLayer
-from caffeio.proto import caffe_pb2 as pb
+from caffeio.layers.base import Shape, between, exactly, owns
+from caffeio.layers.dims import ANY
+from caffeio.layers.registry import layer
+from caffeio.layers.sources import PictureLayer
 
 
 @layer("DenseImageData")
-class DenseImageData(SourceLayer):
+class DenseImageData(PictureLayer):
     """Pairs of images of a list: data (N, C, H, W) and labels (N, 1, H, W) of the pixels.
 
     Labels are label_divide_factor times smaller unless the images are cropped. Without a size in
@@ -22,37 +22,37 @@ class DenseImageData(SourceLayer):
 
     tops = exactly(2)
     fields = owns(dense_image_data_param=None)
+    message = "dense_image_data_param"
 
-    def setup(self, *shapes: Shape) -> None:
-        """Find the shapes in the parameters."""
+    def item(self, *, usual: bool) -> Shape:
+        """Give the crop, else the new size."""
         p, crop = self.param.dense_image_data_param, self.param.transform_param.crop_size
         channels = 3 if p.is_color else 1
-        height, width = p.new_height or 360, p.new_width or 480
-        divide = p.label_divide_factor or 1
         if crop or p.crop_height:
-            height, width = (crop, crop) if crop else (p.crop_height, p.crop_width)
-            divide = 1
-        batch = p.batch_size or 1
-        label = (batch, 1, height // divide, width // divide)
-        self.top_sizes = [(batch, channels, height, width), label]
+            return (channels, crop or p.crop_height, crop or p.crop_width)
+        high, wide = (360, 480) if usual else (ANY, ANY)
+        return (channels, p.new_height or high, p.new_width or wide)
+
+    def batch_of(self, batch: int, item: Shape, *, usual: bool = False) -> list[Shape | None]:
+        """Give the images and the maps of their labels."""
+        p = self.param.dense_image_data_param
+        cropped = self.param.transform_param.crop_size or p.crop_height
+        divide = 1 if cropped else p.label_divide_factor or 1
+        return [(batch, *item), (batch, 1, item[1] // divide, item[2] // divide)]
 
 
 @layer("LaneData")
-class LaneData(SourceLayer):
+class LaneData(PictureLayer):
     """Images with lanes: data, labels, and maps of the lanes that are seg_scales times smaller."""
 
     tops = between(1, 3)
     fields = owns(data_param=None, annotated_data_param=None)
 
-    def setup(self, *shapes: Shape) -> None:
-        """Find the shapes in the parameters."""
-        copy = pb.LayerParameter()
-        copy.CopyFrom(self.param)
-        copy.type = "Data"
-        data, *_ = guess_shapes(copy)
+    def batch_of(self, batch: int, item: Shape, *, usual: bool = False) -> list[Shape | None]:
+        """Give the images, one label each, and the maps of the lanes."""
         p = self.param.annotated_data_param
         scale = p.seg_scales or 1
         size = (p.seg_resize_width, p.seg_resize_height)
         if not all(size):
-            size = (data[2] // scale, data[3] // scale)
-        self.top_sizes = [data, (data[0], 1, 1, 1), (data[0], 1, *size)][: len(self.param.top)]
+            size = (item[1] // scale, item[2] // scale)
+        return [(batch, *item), (batch, 1, 1, 1), (batch, 1, *size)]

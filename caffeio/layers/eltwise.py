@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from caffeio.layers.base import LayerType, Shape, at_least, layer, owns
+from caffeio.layers.base import LayerType, Shape, at_least, owns
 from caffeio.layers.dims import agreed
+from caffeio.layers.registry import layer
 from caffeio.proto import caffe_pb2 as pb
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ class Eltwise(LayerType):
     it reads it: that bottom is lost.
     """
 
+    family = "join"
     bottoms = at_least(2)
     fields = owns(eltwise_param=("operation", "coeff", "stable_prod_grad"))
     compute = "caffeio.ops.eltwise:eltwise"

@@ -12,13 +12,14 @@ from typing import Any
 
 from google.protobuf.message import DecodeError
 
-from caffeio.layers.base import LayerType, Shape, between, layer, owns
+from caffeio.layers.base import LayerType, Shape, between, owns
 from caffeio.layers.labels import (
     check_label_count,
     check_same_num,
     ignore_label,
     normalization,
 )
+from caffeio.layers.registry import layer
 from caffeio.proto import caffe_pb2 as pb
 from caffeio.proto.io.regular import read_regular
 
@@ -59,6 +60,7 @@ class InfogainLoss(LayerType):
     bottoms = between(2, 3)
     tops = between(1, 2)
     is_loss = True
+    reads_loss_param = True
     in_place = False
     label_bottoms = frozenset({1, 2})
     fields = owns(infogain_loss_param=("source", "axis"))

@@ -8,7 +8,8 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from caffeio.layers.base import LayerType, Shape, layer, owns
+from caffeio.layers.base import LayerType, Shape, owns
+from caffeio.layers.registry import layer
 
 if TYPE_CHECKING:
     from caffeio.layers.onnx.graph import OnnxGraph
@@ -26,6 +27,8 @@ class InnerProduct(LayerType):
     Blobs: weight [num_output, K], or [K, num_output] with `transpose`; bias [num_output].
     """
 
+    has_blobs = True
+    family = "conv"
     in_place = False
     fields = owns(inner_product_param=_FIELDS)
     blob_names = ("weight", "bias")
@@ -91,6 +94,8 @@ class Embed(LayerType):
     Blobs: weight [input_dim, num_output], bias [num_output].
     """
 
+    has_blobs = True
+    family = "conv"
     in_place = False
     label_bottoms = frozenset({0})
     fields = owns(

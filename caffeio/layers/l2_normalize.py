@@ -8,7 +8,8 @@ from __future__ import annotations
 from math import prod
 from typing import TYPE_CHECKING
 
-from caffeio.layers.base import LayerType, Shape, layer, owns
+from caffeio.layers.base import LayerType, Shape, owns
+from caffeio.layers.registry import layer
 
 if TYPE_CHECKING:
     from caffeio.layers.onnx.graph import OnnxGraph
@@ -23,6 +24,8 @@ class Normalize(LayerType):
     otherwise. Bottom (N, C, ...) of 2 to 4 axes.
     """
 
+    has_blobs = True
+    family = "norm"
     in_place = False
     fields = owns(norm_param=("across_spatial", "scale_filler", "channel_shared", "eps"))
     compute = "caffeio.ops.l2_normalize:normalize"

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from math import prod
 
-from caffeio.layers.base import LayerType, Shape, exactly, layer, owns
+from caffeio.layers.base import LayerType, Shape, exactly, owns
 from caffeio.layers.labels import check_same_num, ignore_label, normalization, text
+from caffeio.layers.registry import layer
 from caffeio.proto import caffe_pb2 as pb
 
 
@@ -67,8 +68,10 @@ class SigmoidCrossEntropyLoss(LayerType):
     ignore_label do not count. In Intel's profile it is N (1 with NONE) and nothing is ignored.
     """
 
+    predicts = "Sigmoid"
     bottoms = exactly(2)
     is_loss = True
+    reads_loss_param = True
     in_place = False
     label_bottoms = frozenset({1})
     compute = "caffeio.ops.label_loss:sigmoid_cross_entropy_loss"

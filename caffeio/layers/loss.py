@@ -9,8 +9,9 @@ from __future__ import annotations
 
 from math import prod
 
-from caffeio.layers.base import LayerType, Shape, between, exactly, layer, owns
+from caffeio.layers.base import LayerType, Shape, between, exactly, owns
 from caffeio.layers.labels import check_same_count, check_same_num, normalization, text
+from caffeio.layers.registry import layer
 
 
 class PairLoss(LayerType):
@@ -65,6 +66,7 @@ class SmoothL1Loss(PairLoss):
     """
 
     bottoms = between(2, 4)
+    reads_loss_param = True
     fields = owns(smooth_l1_loss_param=("sigma",))
     compute = "caffeio.ops.loss:smooth_l1_loss"
 
@@ -88,6 +90,7 @@ class SmoothL1LossOHEM(PairLoss):
 
     bottoms = between(2, 3)
     tops = between(1, 2)
+    reads_loss_param = True
     compute = "caffeio.ops.loss:smooth_l1_loss_ohem"
 
     def setup(self, *shapes: Shape) -> None:

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from caffeio.layers.base import LayerType, Shape, layer, owns
+from caffeio.layers.base import LayerType, Shape, owns
+from caffeio.layers.registry import layer
 from caffeio.proto import caffe_pb2 as pb
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ class LRN(LayerType):
     multiplies the two: y = (k + ...)^(-2 beta).
     """
 
+    family = "norm"
     reads_bottoms = frozenset({0})
     backward = "caffeio.ops.backward:LRN"
     fields = owns(lrn_param=("local_size", "alpha", "beta", "k", "norm_region"))
@@ -64,6 +66,7 @@ class MVN(LayerType):
     The top always has 4 axes (num, channels, height, width), as all blobs had once.
     """
 
+    family = "norm"
     backward = "caffeio.ops.backward:MVN"
     fields = owns(mvn_param=("normalize_variance", "across_channels", "eps"))
     compute = "caffeio.ops.lrn:mvn"

@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from caffeio.layers.base import LayerType, Shape, layer, owns
+from caffeio.layers.base import LayerType, Shape, owns
+from caffeio.layers.registry import layer
 
 if TYPE_CHECKING:
     from caffeio.layers.onnx.graph import OnnxGraph
@@ -61,6 +62,7 @@ class PReLU(LayerType):
     Blob: slope [C], or [] with channel_shared.
     """
 
+    has_blobs = True
     fields = owns(prelu_param=("filler", "channel_shared"))
     blob_names = ("weight",)
     compute = "caffeio.ops.neuron:prelu"

@@ -9,8 +9,9 @@ import math
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from caffeio.layers.base import LayerType, Shape, between, layer, owns
+from caffeio.layers.base import LayerType, Shape, between, owns
 from caffeio.layers.dims import known
+from caffeio.layers.registry import layer
 from caffeio.layers.window import Ints, Window, check_positive, per_axis
 from caffeio.proto import caffe_pb2 as pb
 
@@ -36,6 +37,7 @@ class Pooling(LayerType):
     have one value for each spatial axis; with `global_pooling` the kernel is the whole plane.
     """
 
+    family = "pool"
     tops = between(1, 2)
     in_place = False
     fields = owns(pooling_param=_FIELDS)
@@ -161,6 +163,7 @@ class SPP(LayerType):
     level the top keeps 4 axes.
     """
 
+    family = "pool"
     in_place = False
     fields = owns(spp_param=("pyramid_height", "pool"))
     compute = "caffeio.ops.pooling:spatial_pyramid"

@@ -9,9 +9,10 @@ from collections.abc import Sequence
 from math import prod
 from typing import TYPE_CHECKING, ClassVar
 
-from caffeio.layers.base import LayerType, Shape, between, layer, owns
+from caffeio.layers.base import LayerType, Shape, between, owns
 from caffeio.layers.labels import text
 from caffeio.layers.lstm_unit import onnx_unit
+from caffeio.layers.registry import layer
 
 if TYPE_CHECKING:
     from caffeio.layers.onnx.graph import OnnxGraph
@@ -28,6 +29,7 @@ class Recurrent(LayerType):
     initial states, or through the last states.
     """
 
+    has_blobs = True
     bottoms = between(2, 5)
     tops = between(1, 3)
     in_place = False
@@ -144,6 +146,7 @@ class LSTM(Recurrent):
     Gates are in the order input, forget, output, cell. Exposed states: hidden, cell.
     """
 
+    family = "conv"
     states = ("h", "c")
     compute = "caffeio.ops.recurrent:lstm"
 
@@ -185,6 +188,7 @@ class RNN(Recurrent):
     Blobs: W_xh (H,I), b_h (H), [W_xh_static (H,S)], W_hh (H,H), W_ho (H,H), b_o (H). Top: o.
     """
 
+    family = "conv"
     compute = "caffeio.ops.recurrent:rnn"
 
     def _declare(self, inputs: int, static: int) -> None:

@@ -9,7 +9,8 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from caffeio.layers.base import LayerType, Shape, layer, owns
+from caffeio.layers.base import LayerType, Shape, owns
+from caffeio.layers.registry import layer
 from caffeio.proto import caffe_pb2 as pb
 
 if TYPE_CHECKING:
@@ -80,6 +81,7 @@ class ArgMax(LayerType):
     top (N, 1, top_k, 1 ...), with out_max_val (N, 2, top_k, 1 ...): indices, then values.
     """
 
+    may_end = True
     in_place = False
     differentiable = False
     fields = owns(argmax_param=("axis", "top_k", "out_max_val"))

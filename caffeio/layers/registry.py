@@ -17,9 +17,6 @@ L = TypeVar("L", bound="type[LayerType]")
 REGISTRY: dict[str, type[LayerType]] = {}
 ENTRY_POINTS = "caffeio.layers"  # third parties name a module or a layer class here
 
-# Modules whose types still are torch modules themselves: imported only where a net is built.
-TORCH_MODULES = frozenset({"python.layer"})
-
 
 def layer(*kinds: str) -> Callable[[L], L]:
     """Register the class that defines the Caffe layer types `kinds`."""
@@ -36,19 +33,18 @@ def layer(*kinds: str) -> Callable[[L], L]:
 
 class _Loaded:
     own = False
-    torch = False
     plugins = False
 
 
-def load_own(*, torch: bool = True) -> None:
-    """Import all modules of this package once; without `torch` only those that need none."""
+def load_own() -> None:
+    """Import all modules of this package once; none of them needs torch."""
+    if _Loaded.own:
+        return
     package = import_module("caffeio.layers")
-    if not _Loaded.own or (torch and not _Loaded.torch):
-        for module in walk_packages(package.__path__, "caffeio.layers."):
-            name = module.name.removeprefix("caffeio.layers.")
-            if not name.startswith("onnx") and (torch or name not in TORCH_MODULES):
-                import_module(module.name)
-        _Loaded.own, _Loaded.torch = True, _Loaded.torch or torch
+    for module in walk_packages(package.__path__, "caffeio.layers."):
+        if not module.name.startswith("caffeio.layers.onnx"):
+            import_module(module.name)
+    _Loaded.own = True
 
 
 def load_plugins() -> None:
@@ -73,17 +69,17 @@ def load_plugins() -> None:
 
 
 def find(kind: str) -> type[LayerType] | None:
-    """Return the class of type `kind`, None if there is none that needs no torch.
+    """Return the class of type `kind`, None if there is none.
 
     The types of third parties count where something else has imported them.
     """
-    load_own(torch=False)
+    load_own()
     return REGISTRY.get(kind)
 
 
 def types_without_torch() -> list[str]:
     """Return the types that can be asked without torch, sorted."""
-    load_own(torch=False)
+    load_own()
     return sorted(REGISTRY)
 
 
@@ -99,9 +95,37 @@ def is_loss_type(kind: str) -> bool:
     return cls.is_loss if cls is not None else kind.endswith(("Loss", "LossOHEM"))
 
 
+def is_data_type(kind: str) -> bool:
+    """Whether layers of type `kind` make data of their own; else its name decides."""
+    cls = find(kind)
+    return cls.is_data if cls is not None else kind.endswith("Data")
+
+
+def is_metric_type(kind: str) -> bool:
+    """Whether a net for use does without layers of type `kind`; else its name decides."""
+    cls = find(kind)
+    return cls.is_metric if cls is not None else kind.endswith(("Accuracy", "Evaluate"))
+
+
+def may_end_type(kind: str) -> bool:
+    """Whether nobody has to read the tops of layers of type `kind`; else its name decides."""
+    cls = find(kind)
+    return is_metric_type(kind) or (cls.may_end if cls is not None else kind.endswith("Write"))
+
+
+def family_of(kind: str) -> str:
+    """Return the group of layer types that drawings colour alike: data, loss, or a class's own."""
+    cls = find(kind)
+    if cls is not None and cls.is_source:
+        return "data"
+    if is_loss_type(kind) or is_metric_type(kind):
+        return "loss"
+    return cls.family if cls is not None else "other"
+
+
 def owners_of(message: str) -> frozenset[str]:
     """Return the types that read `message` of LayerParameter (`pooling_param`)."""
-    load_own(torch=False)
+    load_own()
     return frozenset(kind for kind, cls in REGISTRY.items() if message in cls.fields)
 
 
@@ -110,9 +134,7 @@ def lookup(kind: str, name: str, where: str | None = None) -> type[LayerType]:
 
     Raises UnknownLayerError with the types whose names are close and how to register one.
     """
-    load_own(torch=False)
-    if kind not in REGISTRY:
-        load_own()
+    load_own()
     if kind not in REGISTRY:
         load_plugins()
     try:

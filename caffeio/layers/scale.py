@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from caffeio.layers.base import LayerType, Shape, between, exactly, layer, owns
+from caffeio.layers.base import LayerType, Shape, between, exactly, owns
+from caffeio.layers.registry import layer
 
 if TYPE_CHECKING:
     from caffeio.layers.onnx.graph import OnnxGraph
@@ -67,6 +68,8 @@ class Scale(LayerType):
     Blobs: scale (one bottom only), bias (with bias_term), of the shape of the axes they span.
     """
 
+    has_blobs = True
+    family = "norm"
     bottoms = between(1, 2)
     fields = owns(scale_param=("axis", "num_axes", "filler", "bias_term", "bias_filler"))
     blob_names = ("weight", "bias")
@@ -105,6 +108,8 @@ class Scale(LayerType):
 class Bias(LayerType):
     """y = x + bias; the bias is a blob, or the second bottom."""
 
+    has_blobs = True
+    family = "norm"
     bottoms = between(1, 2)
     fields = owns(bias_param=("axis", "num_axes", "filler"))
     blob_names = ("bias",)
@@ -132,6 +137,7 @@ class Bias(LayerType):
 class Axpy(LayerType):
     """y = a * x + b with one factor a (N, C[, 1, 1]) for each channel of x and b (N, C, ...)."""
 
+    family = "join"
     bottoms = exactly(3)
     compute = "caffeio.ops.scale:axpy"
 

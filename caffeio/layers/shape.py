@@ -10,9 +10,10 @@ from collections.abc import Sequence
 from math import prod
 from typing import TYPE_CHECKING
 
-from caffeio.layers.base import LayerType, Shape, exactly, layer, owns
+from caffeio.layers.base import LayerType, Shape, exactly, owns
 from caffeio.layers.dims import known
 from caffeio.layers.labels import text
+from caffeio.layers.registry import layer
 
 if TYPE_CHECKING:
     from caffeio.layers.onnx.graph import OnnxGraph

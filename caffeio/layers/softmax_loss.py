@@ -10,8 +10,9 @@ from __future__ import annotations
 from math import prod
 from typing import Any, NamedTuple
 
-from caffeio.layers.base import LayerType, Shape, between, layer, owns
+from caffeio.layers.base import LayerType, Shape, between, owns
 from caffeio.layers.labels import check_label_count, check_same_num, ignore_label, normalization
+from caffeio.layers.registry import layer
 
 
 class Smoothing(NamedTuple):
@@ -37,6 +38,7 @@ class SoftmaxLossBase(LayerType):
     """Set-up and arithmetic of the two losses."""
 
     is_loss = True
+    reads_loss_param = True
     in_place = False
     fields = owns(softmax_param=("axis",))
     label_bottoms = frozenset({1, 2})
@@ -100,6 +102,7 @@ class SoftmaxWithLoss(SoftmaxLossBase):
     makes the loss and that item's gradient nan.
     """
 
+    predicts = "Softmax"
     bottoms = between(2, 3)
     tops = between(1, 2)
     compute = "caffeio.ops.softmax_loss:softmax_with_loss"
@@ -131,6 +134,7 @@ class SoftmaxWithLossOHEM(SoftmaxLossBase):
     scratch buffer when labels are ignored.)
     """
 
+    predicts = "Softmax"
     tops = between(1, 3)
     bottoms = between(2, 2)
     compute = "caffeio.ops.softmax_loss:softmax_with_loss_ohem"

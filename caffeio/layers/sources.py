@@ -1,83 +1,226 @@
 """Layers that make data, and the one that writes them.
 
-A data layer only knows its tops' shapes; what it reads is a `caffeio.data.DataSource`, which the
-net asks for batches. Sources: src/caffe/layers/*_data_layer.cpp, input_layer.cpp,
+A data layer knows its tops' shapes: from its parameters, and from the first record where that is
+here. What it reads is a `caffeio.data.DataSource`, which asks this class for the shapes, and which
+the net asks for batches. Sources: src/caffe/layers/*_data_layer.cpp, input_layer.cpp,
 hdf5_output_layer.cpp.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from caffeio.data_shapes import guess_shapes
-from caffeio.errors import CaffeIOError
-from caffeio.layers.base import Count, LayerType, Shape, at_least, between, exactly, layer, owns
+from caffeio.layers.base import (
+    Count,
+    LayerContext,
+    LayerType,
+    Shape,
+    at_least,
+    between,
+    exactly,
+    owns,
+)
+from caffeio.layers.dims import ANY, known
+from caffeio.layers.registry import layer
+from caffeio.layers.transforms import check_transform, listed_size, transformed
+from caffeio.proto import caffe_pb2 as pb
+
+SIDE = 227  # of an image of which nothing is known: CaffeNet's
+
+
+@dataclass(frozen=True)
+class Record:
+    """What shapes the first record of a data layer has."""
+
+    shapes: tuple[Shape, ...]  # (C, H, W) of the image as it is loaded; HDF5Data: the tops' rows
+    place: str = ""  # where it was read, in words
+    rows: int | None = None  # AnnotatedData: how many rows of labels; None: a plain label
 
 
 class SourceLayer(LayerType):
-    """A layer without bottoms; `setup` finds its tops' shapes.
+    """A layer without bottoms.
 
-    Without a source the shapes are those of `guess_shapes`: good for building a net where its data
-    are not, replaced by the first record's once a source is attached.
+    `told` gives its tops' shapes as far as its parameters and, where it is set, `record` tell
+    them. `shapes` has usual sizes for what is not known: a net can be built where its data are not.
+    Where a source is attached, its first record decides.
     """
 
     bottoms: ClassVar[Count] = exactly(0)
     tops: ClassVar[Count] = between(1, 2)
     is_source: ClassVar[bool] = True
+    is_data: ClassVar[bool] = True
     reads_data: ClassVar[bool] = True
     differentiable: ClassVar[bool] = False
     compute = "caffeio.ops.sources:placeholders"
-    top_sizes: list[Shape]
+    record: Record | None = None
+    assumed: tuple[str, ...] = ()  # what `told` takes for granted while the record is not here
 
     def setup(self, *shapes: Shape) -> None:
-        """Guess the shapes from the parameters."""
-        try:
-            self.top_sizes = guess_shapes(self.param)
-        except CaffeIOError as error:
-            raise self.error(error.message) from None
+        """Check input_param, with which drawing tools tell the shapes of data layers too."""
+        given, tops = self.param.input_param.shape, len(self.context.top_names)
+        self.check(
+            len(given) in (0, 1, tops), f"give no shape, one, or one for each of the {tops} tops",
+            field="input_param.shape",
+        )  # fmt: skip
+
+    def sizes(self, *, usual: bool) -> Sequence[Shape | None]:
+        """Find the shape of each top that there may be; `usual` sizes for what is not known.
+
+        Without `usual` dimensions that are not known are ANY, and shapes of which nothing is None.
+        """
+        raise NotImplementedError
 
     def shapes(self, *bottoms: Shape) -> tuple[Shape, ...]:
-        """Give what the parameters tell, or let one guess."""
-        return tuple(self.top_sizes)
+        """Give what is known of the tops, and usual sizes for the rest."""
+        found = self._given() or self.sizes(usual=True)
+        return tuple(shape for shape in found[: len(self.context.top_names)] if shape is not None)
+
+    def told(self, *bottoms: Shape) -> tuple[Shape | None, ...]:
+        """Give what is known of the tops."""
+        return tuple((self._given() or self.sizes(usual=False))[: len(self.context.top_names)])
+
+    def _given(self) -> list[Shape]:
+        shapes: list[Shape] = [tuple(map(int, s.dim)) for s in self.param.input_param.shape]
+        return shapes * len(self.context.top_names) if len(shapes) == 1 else shapes
+
+    @property
+    def note(self) -> str:
+        """Where the shapes are from that `told` gives; empty: the parameters say it all."""
+        if self._given() or not self.reads_data:
+            return ""
+        if self.record is not None:
+            return self.record.place
+        words = " and ".join(self.assumed)
+        return f"the data are not here: {words} assumed" if words else "the data are not here"
 
     def onnx(self, g: Any, *bottoms: str) -> tuple[str, ...]:
         """The tops are inputs of the graph, under their own names."""
         return self.context.top_names
 
 
+class PictureLayer(SourceLayer):
+    """Batches of images (N, C, H, W) that transform_param changes, and their labels."""
+
+    message: ClassVar[str] = "data_param"  # that holds batch_size
+
+    def setup(self, *shapes: Shape) -> None:
+        """Refuse what transform_param may not say."""
+        super().setup()
+
+        def fail(message: str, field: str) -> None:
+            raise self.error(message, field=f"transform_param.{field}")
+
+        check_transform(self.param.transform_param, fail)
+
+    def batch(self, *, usual: bool) -> int:
+        """Find the batch size."""
+        return int(getattr(self.param, self.message).batch_size) or (1 if usual else ANY)
+
+    def loaded(self, *, usual: bool) -> Shape:
+        """(C, H, W) of the first image, as transform_param gets it."""
+        if self.record is not None:
+            return self.record.shapes[0]
+        t, side = self.param.transform_param, SIDE if usual else ANY
+        several = len(t.mean_value) if len(t.mean_value) > 1 else 3 if usual else ANY
+        return (1 if t.force_gray else 3 if t.force_color else several, side, side)
+
+    def item(self, *, usual: bool) -> Shape:
+        """(C, H, W) of an item of the batch; where the size is known, 3 channels are assumed."""
+        loaded = self.loaded(usual=usual)
+        channels, *plane = transformed(self.param.transform_param, self.profile, loaded)
+        if not known(channels) and known(plane):
+            self.assumed += ("3 channels",)
+            channels = 3
+        return (channels, *plane)
+
+    def sizes(self, *, usual: bool) -> Sequence[Shape | None]:
+        """Give the images (N, C, H, W) and the labels."""
+        return self.batch_of(self.batch(usual=usual), self.item(usual=usual), usual=usual)
+
+    def batch_of(self, batch: int, item: Shape, *, usual: bool = False) -> list[Shape | None]:
+        """Give the tops' shapes for a batch of such items."""
+        return [(batch, *item), (batch,)]
+
+
 @layer("Data")
-class Data(SourceLayer):
+class Data(PictureLayer):
     """Datums of an LMDB or LevelDB: data, and labels with a second top."""
 
     fields = owns(data_param=None)
 
 
 @layer("ImageData")
-class ImageData(SourceLayer):
+class ImageData(PictureLayer):
     """Image files of a list: data and labels."""
 
     fields = owns(image_data_param=None)
     tops = exactly(2)
+    message = "image_data_param"
+
+    def setup(self, *shapes: Shape) -> None:
+        """Refuse half a size."""
+        super().setup()
+        p = self.param.image_data_param
+        for one, other in (("new_height", "new_width"), ("min_height", "min_width")):
+            self.check(
+                bool(getattr(p, one)) == bool(getattr(p, other)),
+                f"{one} and {other} must be set at the same time", field=f"image_data_param.{one}",
+            )  # fmt: skip
+
+    def loaded(self, *, usual: bool) -> Shape:
+        """Give the size that the list's images get; is_color says how many channels they have."""
+        p, side = self.param.image_data_param, SIDE if usual else ANY
+        size = (side, side) if self.record is None else self.record.shapes[0][1:]
+        return (3 if p.is_color else 1, *listed_size(p, *size))
 
 
 @layer("WindowData")
-class WindowData(SourceLayer):
-    """Windows of images (R-CNN): data and labels."""
+class WindowData(PictureLayer):
+    """Windows of images (R-CNN), each crop_size wide and high: data and labels."""
 
     fields = owns(window_data_param=None)
     tops = exactly(2)
+    message = "window_data_param"
+
+    def setup(self, *shapes: Shape) -> None:
+        """Check the size of the windows."""
+        super().setup()
+        crop, pad = self.param.transform_param.crop_size, self.param.window_data_param.context_pad
+        self.check(crop > 0, "must be positive", field="transform_param.crop_size")
+        self.check(
+            crop > 2 * pad, "leaves nothing of crop_size", field="window_data_param.context_pad"
+        )
 
 
 @layer("AnnotatedData")
-class AnnotatedData(SourceLayer):
+class AnnotatedData(PictureLayer):
     """Images with boxes (SSD): data and (1, 1, boxes, 8) labels; the YOLO fork adds maps."""
 
     fields = owns(data_param=None, annotated_data_param=None)
     tops = between(1, 3)
+    dynamic = True
+
+    def batch_of(self, batch: int, item: Shape, *, usual: bool = False) -> list[Shape | None]:
+        """Give rows of labels (in the YOLO fork 300 of 5 an image), and a map of the pixels'."""
+        p = self.param.annotated_data_param
+        rows = 1 if usual else ANY
+        labels: Shape = (1, 1, rows, 8)
+        if p.yolo_data_type == 1:
+            labels = (batch, 1, 300, 5)
+        elif self.record is not None:
+            labels = (batch,) if self.record.rows is None else (1, 1, self.record.rows, 8)
+        elif not p.HasField("anno_type"):
+            self.assumed += ("boxes",)
+        size = (p.seg_resize_height, p.seg_resize_width)
+        if not all(size):
+            size = (item[1] // (p.seg_scales or 1), item[2] // (p.seg_scales or 1))
+        return [(batch, *item), labels, (batch, 1, *size)]
 
 
 @layer("VideoData")
-class VideoData(SourceLayer):
+class VideoData(PictureLayer):
     """Frames of a camera or a video; nets with it build, nothing reads it."""
 
     fields = owns(video_data_param=None, data_param=None)
@@ -85,11 +228,25 @@ class VideoData(SourceLayer):
 
 @layer("MemoryData")
 class MemoryData(SourceLayer):
-    """Arrays that the program gives."""
+    """Arrays that the program gives; transform_param is for images that it adds."""
 
     reads_data = False
     fields = owns(memory_data_param=None)
     tops = exactly(2)
+
+    def setup(self, *shapes: Shape) -> None:
+        """Check that all sizes are given."""
+        super().setup()
+        for field in ("batch_size", "channels", "height", "width"):
+            self.check(
+                getattr(self.param.memory_data_param, field) > 0, "must be given and positive",
+                field=f"memory_data_param.{field}",
+            )  # fmt: skip
+
+    def sizes(self, *, usual: bool) -> Sequence[Shape | None]:
+        """Give the images, and labels (N, 1, 1, 1), which real Caffe's are once data are there."""
+        p = self.param.memory_data_param
+        return [(p.batch_size, p.channels, p.height, p.width), (p.batch_size, 1, 1, 1)]
 
 
 @layer("HDF5Data")
@@ -100,12 +257,19 @@ class HDF5Data(SourceLayer):
     tops = at_least(1)
 
     def setup(self, *shapes: Shape) -> None:
-        """Guess the shapes; refuse transform_param as Caffe does."""
+        """Refuse transform_param, as Caffe does."""
+        super().setup()
         self.check(
             not self.param.HasField("transform_param"), "HDF5Data does not transform data",
             field="transform_param",
         )  # fmt: skip
-        super().setup()
+
+    def sizes(self, *, usual: bool) -> Sequence[Shape | None]:
+        """Give a batch of each dataset's rows; without a file one number a row is usual."""
+        batch = int(self.param.hdf5_data_param.batch_size) or (1 if usual else ANY)
+        if self.record is not None:
+            return [(batch, *row) for row in self.record.shapes]
+        return [(batch, 1) if usual else None] * len(self.context.top_names)
 
 
 @layer("DummyData")
@@ -116,24 +280,53 @@ class DummyData(SourceLayer):
     fields = owns(dummy_data_param=None)
     tops = at_least(0)
 
+    def setup(self, *shapes: Shape) -> None:
+        """Check how often the sizes are given."""
+        super().setup()
+        p, tops = self.param.dummy_data_param, len(self.context.top_names)
+        if len(p.shape):
+            self.check(
+                len(p.shape) in (1, tops), f"must be given once, or for each of the {tops} tops",
+                field="dummy_data_param.shape",
+            )  # fmt: skip
+            return
+        self.check(
+            all(len(v) in (1, tops) for v in (p.num, p.channels, p.height, p.width)),
+            f"num, channels, height and width must be given once, or for each of the {tops} tops",
+            field="dummy_data_param",
+        )
+
+    def sizes(self, *, usual: bool) -> Sequence[Shape | None]:
+        """Give `shape`, or the old num, channels, height, width."""
+        p, tops = self.param.dummy_data_param, len(self.context.top_names)
+        if len(p.shape):
+            shapes: list[Shape] = [tuple(map(int, s.dim)) for s in p.shape]
+            return shapes * tops if len(shapes) == 1 else shapes
+        old = (p.num, p.channels, p.height, p.width)
+        return [tuple(int(v[i] if len(v) > 1 else v[0]) for v in old) for i in range(tops)]
+
 
 @layer("Input")
 class Input(SourceLayer):
     """Tops that the caller gives; without `input_param` shapes come with the data."""
 
     reads_data = False
+    is_data = False
     fields = owns(input_param=None)
     tops = at_least(0)
 
-    def setup(self, *shapes: Shape) -> None:
-        """Take the shapes as they are given: none, one for all, or one for each top."""
-        given = self.param.input_param.shape
-        tops = len(self.param.top)
-        self.check(
-            len(given) in (0, 1, tops), f"give no shape, one, or one for each of the {tops} tops",
-            field="input_param.shape",
-        )  # fmt: skip
-        self.top_sizes = guess_shapes(self.param) if len(given) else [(0,)] * tops
+    def sizes(self, *, usual: bool) -> Sequence[Shape | None]:
+        """Nothing is known of tops without input_param."""
+        return [(0,) if usual else None] * len(self.context.top_names)
+
+
+def usual_shapes(param: pb.LayerParameter, cls: type[LayerType]) -> tuple[Shape, ...]:
+    """Return the tops' shapes of a data layer of type `cls` as a net without data has them.
+
+    What its parameters do not tell has usual sizes: batches of 1, 3 channels, 227 x 227 pixels,
+    one box, one number a row. Raises LayerError for wrong parameters.
+    """
+    return cls(param, LayerContext(top_names=tuple(param.top))).configure()
 
 
 @layer("HDF5Output")
@@ -145,6 +338,7 @@ class HDF5Output(LayerType):
     four, as Caffe's legacy shape.
     """
 
+    is_metric = True
     bottoms = exactly(2)
     tops = exactly(0)
     differentiable = False

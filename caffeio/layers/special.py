@@ -9,8 +9,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from caffeio.layers.base import LayerType, Shape, between, layer, owns
+from caffeio.layers.base import LayerType, Shape, between, owns
 from caffeio.layers.labels import text
+from caffeio.layers.registry import layer
 
 if TYPE_CHECKING:
     from caffeio.layers.onnx.graph import OnnxGraph
@@ -60,6 +61,7 @@ class Reorg(MapLayer):
     The gradient is the derivative (Intel's code passes back a buffer that nobody writes).
     """
 
+    family = "pool"
     fields = owns(reorg_param=None)
     compute = "caffeio.ops.special:reorg"
 
@@ -150,6 +152,7 @@ class Upsample(MapLayer):
     One bottom (YOLO forks): repeats every value `scale` times along both axes.
     """
 
+    family = "pool"
     bottoms = between(1, 2)
     label_bottoms = frozenset({1})
     fields = owns(upsample_param=None)
@@ -223,6 +226,7 @@ class Interp(MapLayer):
     zoom_factor: H + (H - 1) (f - 1), or both, first shrunk (PSPNet).
     """
 
+    family = "pool"
     fields = owns(interp_param=None)
     compute = "caffeio.ops.special:interp"
 

@@ -8,15 +8,21 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import trunc
-from typing import Any
-
-from caffeio.layers.base import LayerType, Shape
+from typing import Any, Protocol
 
 Ints = tuple[int, ...]
+Shape = tuple[int, ...]
+
+
+class Owner(Protocol):
+    """The layer whose window it is: it makes the errors."""
+
+    def check(self, ok: bool, message: str, *, field: str | None = None) -> None:
+        """Raise an error of the layer unless `ok`."""
 
 
 def per_axis(
-    owner: LayerType, p: Any, name: str, field: str, axes: int, default: int | None,
+    owner: Owner, p: Any, name: str, field: str, axes: int, default: int | None,
     *, both: bool = False,
 ) -> Ints:  # fmt: skip
     """Values of field `name` (repeated, or its _h and _w) of message `p` for `axes` spatial axes.
@@ -65,7 +71,7 @@ def least_sizes(kernel: Ints, pad: Ints, dilation: Ints) -> Ints:
     return tuple(d * (k - 1) + 1 - 2 * p for k, p, d in zip(kernel, pad, dilation, strict=True))
 
 
-def check_positive(owner: LayerType, values: Ints, field: str) -> None:
+def check_positive(owner: Owner, values: Ints, field: str) -> None:
     """Raise LayerError unless all `values` are above 0."""
     owner.check(all(v > 0 for v in values), f"must be above 0, not {values}", field=field)
 

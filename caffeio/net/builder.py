@@ -10,9 +10,10 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from caffeio.data import DataSource
 from caffeio.errors import NetError
-from caffeio.layers import LayerContext, LayerType, lookup
+from caffeio.layers import LayerContext, LayerType
 from caffeio.layers.inference import check_blob_shape
-from caffeio.layers.python.native import stand_in
+from caffeio.layers.python.native import class_of
+from caffeio.net.checks import SharedParams, insist, wrong_counts, wrong_params, wrong_weights
 from caffeio.net.graph import Graph, Node
 from caffeio.net.step import (
     AUTOMATIC,
@@ -59,16 +60,17 @@ class Assembler:
 
     def build(self, node: Node) -> Step:
         """Make the layer of `node`, find its tops' shapes, check its specs."""
-        cls = lookup(node.type, node.name, node.where or None)
         param = node.param
-        if node.type == "Python":
-            cls = stand_in(param, self.allow_python, self.search_path) or cls
+        cls = class_of(
+            param, allow_python=self.allow_python, search_path=self.search_path,
+            where=node.where or None,
+        )  # fmt: skip
         if not param.HasField("phase"):
             param.phase = pb.TRAIN if self.graph.phase == "TRAIN" else pb.TEST
         tops = list(param.top)
         if cls.is_loss:
             tops += [f"{AUTOMATIC}{len(self.steps)}"] * max(0, cls.tops.low - len(tops))
-        check_counts(node, cls, len(tops))
+        insist(node, wrong_counts(node, cls, len(tops)))
         context = LayerContext(
             phase=pb.Phase.Name(param.phase),
             profile=self.profile,
@@ -94,44 +96,23 @@ class Assembler:
 
     def set_up(self, node: Node, layer: Layer, tops: list[str]) -> None:
         """Let the layer declare its blobs, and find its tops' shapes."""
-        given = [self.input_shapes.get(top) for top in tops]
         found: Sequence[Shape]
-        if layer.is_source and node.name in self.sources:
-            found = self.sources[node.name].top_shapes
-        elif layer.is_source and tops and all(s is not None for s in given):
-            layer.check_fields()
-            layer.setup()
-            found = [s for s in given if s is not None]
+        if layer.is_source and node.key in self.sources:
+            found = self.sources[node.key].top_shapes
         else:
             found = layer.configure(*(self.blob_shapes[name] for name in node.param.bottom))
+            if layer.is_source:
+                found = [self.input_shapes.get(top, s) for top, s in zip(tops, found, strict=True)]
         layer.top_shapes = tuple(found)
         for shape in layer.top_shapes:
             check_blob_shape(layer, shape)
         self.blob_shapes.update(zip(tops, layer.top_shapes, strict=True))
 
 
-def check_counts(node: Node, cls: type[LayerType], n_tops: int) -> None:
-    """Refuse a wrong number of bottoms or tops, as CheckBlobCounts does."""
-    problem = cls.count_problem(node.type, len(node.param.bottom), n_tops)
-    if problem is not None:
-        raise NetError(f"layer {node.name!r}: {problem}", where=node.where or None)
-    if node.in_place and not cls.in_place:
-        raise NetError(
-            f"layer {node.name!r}: {node.type} cannot work in place (top and bottom "
-            f"{node.param.top[min(node.in_place)]!r})",
-            where=node.where or None,
-        )
-
-
 def loss_weights(node: Node, cls: type[LayerType], n_tops: int) -> tuple[float, ...]:
     """The loss weight of every top; a loss without any gets 1 for its first."""
+    insist(node, wrong_weights(node, n_tops))
     weights = list(node.param.loss_weight)
-    if weights and len(weights) != n_tops:
-        raise NetError(
-            f"layer {node.name!r}: loss_weight must be left out or given once per top blob: "
-            f"{len(weights)} weights, {n_tops} tops",
-            where=node.where or None,
-        )
     if not weights and cls.is_loss:
         node.param.loss_weight.append(1.0)  # as Caffe's set-up does: snapshots show it
         weights = [1.0] + [0.0] * (n_tops - 1)
@@ -140,24 +121,11 @@ def loss_weights(node: Node, cls: type[LayerType], n_tops: int) -> tuple[float, 
 
 def check_param_specs(node: Node, layer: Layer) -> None:
     """Check the `param` list; statistics that are masked get lr_mult 0 as in Caffe's set-up."""
-    param = node.param
-    if len(param.param) > len(layer.blobs):
-        raise NetError(
-            f"layer {node.name!r}: too many params: {len(param.param)} are specified, "
-            f"{node.type} has {len(layer.blobs)} blobs",
-            where=node.where or None,
-        )
-    for i, spec in enumerate(layer.blob_specs):
-        if not spec.statistic:
-            continue
-        if len(param.param) == i:
-            param.param.add(lr_mult=0)
-        elif len(param.param) > i and param.param[i].lr_mult != 0:
-            raise NetError(
-                f"layer {node.name!r}: batch normalization statistics cannot be learned: "
-                f"param {i} needs lr_mult 0, not {param.param[i].lr_mult:g}",
-                where=node.where or None,
-            )
+    statistics = [i for i, spec in enumerate(layer.blob_specs) if spec.statistic]
+    insist(node, wrong_params(node, len(layer.blobs), statistics))
+    for i in statistics:
+        if len(node.param.param) == i:
+            node.param.param.add(lr_mult=0)
 
 
 def refusal_forward(steps: Sequence[Step]) -> NetError | None:
@@ -193,44 +161,15 @@ def refusal_backward(steps: Sequence[Step]) -> NetError | None:
 
 def share_params(steps: Sequence[Step]) -> None:
     """Let params of the same name be one tensor: the first layer that names it owns it."""
-    owners: dict[str, tuple[Step, int]] = {}
+    shared = SharedParams()
+    layers = {id(step.node): step.layer for step in steps}
     for step in steps:
-        for i, spec in enumerate(step.node.param.param):
-            if not spec.name:
-                continue
-            if spec.name not in owners:
-                owners[spec.name] = (step, i)
-                continue
-            owner, j = owners[spec.name]
-            _check_sharing(spec, step, i, owner, j)
-            step.layer.blobs[i] = raw_blobs(owner.layer)[j]
-
-
-def _check_sharing(spec: pb.ParamSpec, step: Step, i: int, owner: Step, j: int) -> None:
-    mine, theirs = step.layer.blobs[i], owner.layer.blobs[j]
-    permissive = spec.share_mode == pb.ParamSpec.PERMISSIVE
-    where = step.node.where or None
-    title = (
-        f"cannot share param {spec.name!r} owned by layer {owner.node.name!r} with layer "
-        f"{step.node.name!r}"
-    )
-    if permissive and mine.numel() != theirs.numel():
-        raise NetError(
-            f"{title}: count mismatch, {theirs.numel()} against {mine.numel()}", where=where
-        )
-    if not permissive and mine.shape != theirs.shape:
-        raise NetError(
-            f"{title}: shape mismatch, the owner's is {shape_text(theirs.shape)}, the sharing "
-            f"layer expects {shape_text(mine.shape)}",
-            where=where,
-        )
-    own = owner.node.param.param[j]
-    for key in ("lr_mult", "decay_mult"):
-        if not spec.HasField(key):
-            continue
-        if own.HasField(key) and getattr(own, key) != getattr(spec, key):
-            raise NetError(f"shared param {spec.name!r} has mismatched {key}", where=where)
-        setattr(own, key, getattr(spec, key))
+        shapes = dict(enumerate(tuple(blob.shape) for blob in step.layer.blobs))
+        for i, owner, refusal in shared.add(step.node, shapes):
+            insist(step.node, [refusal] if refusal is not None else [])
+            step.layer.blobs[i] = raw_blobs(layers[id(owner.node)])[owner.index]
+            for key, value in owner.mults.items():
+                setattr(owner.node.param.param[owner.index], key, value)
 
 
 def learnable_params(steps: Sequence[Step], force_backward: bool) -> list[LearnableParam]:

@@ -16,7 +16,7 @@ from torch import nn
 from caffeio.errors import WeightsError
 from caffeio.net.step import LearnableParam, Step, raw_blobs, shape_text
 from caffeio.profiles import Profile
-from caffeio.proto.weights.blobs import BlobInfo, shapes_match
+from caffeio.proto.io.blobs import BlobInfo, shapes_match
 from caffeio.proto.weights.load import LayerEntry, Weights
 
 Plan = list[tuple[nn.Parameter, int, int]]  # target, source layer, source blob

@@ -5,6 +5,7 @@ No torch here. Sources: src/caffe/net.cpp (FilterNet, Init), src/caffe/util/inse
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
@@ -23,11 +24,17 @@ class Node:
     source_index: int | None = None  # index in the file's list of layers; None for a Split
     in_place: frozenset[int] = frozenset()  # indices i with top[i] == bottom[i]
     merged_scale: str | None = None  # name of the Scale layer that this BatchNorm has taken in
+    number: int = 1  # among the layers of this name that take part, from 1
 
     @property
     def name(self) -> str:
         """The layer's name; Caffe does not insist that names be unique."""
         return self.param.name
+
+    @property
+    def key(self) -> str:
+        """The layer's name; of a second layer of this name `name#2`."""
+        return self.name if self.number == 1 else f"{self.name}#{self.number}"
 
     @property
     def type(self) -> str:
@@ -120,13 +127,14 @@ def build_graph(
     if state is None:
         state = net_state(net, phase, level, stages)
     place = where or (lambda index: "")
-    nodes = []
+    nodes, names = [], Counter[str]()
     for index, layer in enumerate(net.layer):
         spot = place(index)
         if is_included(layer, state, spot):
             copy = pb.LayerParameter()
             copy.CopyFrom(layer)
-            nodes.append(Node(copy, spot, index))
+            names[copy.name] += 1
+            nodes.append(Node(copy, spot, index, number=names[copy.name]))
     if merge_scales:
         nodes = _merge_scales(nodes)
     graph = Graph(

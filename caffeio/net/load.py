@@ -31,6 +31,7 @@ def load_net(
     device: torch.device | str = "cpu",
     seed: int | None = None,
     ignore_unknown: bool = False,
+    prepare: bool = True,
 ) -> Net:
     """Build the net of a prototxt (a path, or the text itself) and load its weights.
 
@@ -63,4 +64,4 @@ def load_net(
     except BaseException:
         net.close()
         raise
-    return net
+    return net.prepare(prepare)

@@ -30,6 +30,7 @@ from caffeio.net.memory import (
     overwritten,
 )
 from caffeio.net.overwritten import Use, plan_memory
+from caffeio.net.prepared import Inference
 from caffeio.net.refusal import refuse_backward
 from caffeio.net.room import check_weights
 from caffeio.net.save import save_net
@@ -50,6 +51,7 @@ from caffeio.ops.batch_norm import fused_batch_norm_scale
 from caffeio.ops.digits import is_exact
 from caffeio.ops.module import Layer
 from caffeio.ops.shape import split_in_order
+from caffeio.ops.tracing import is_exporting
 from caffeio.profiles import BVLC, Profile
 from caffeio.proto import caffe_pb2 as pb
 from caffeio.proto.weights.load import Weights
@@ -88,9 +90,11 @@ class Net(nn.Module):
         self.source_errors: dict[str, CaffeIOError] = {}  # why a data layer has no source
         self.dialect = "bvlc"  # in which `save` writes a .caffemodel
         self.keep_blobs = True  # False: a blob is freed when its last reader has run
+        self.prepared = False  # True: TEST without gradients may run as `prepare` says
+        self._inference: Inference | None = None  # made at the first forward that may
         self.keep_trace = False  # True: `trace` holds what every layer read and wrote
         self.trace: list[Trace] = []
-        self.blobs: dict[str, Tensor] = {}
+        self.blobs: Mapping[str, Tensor] = {}
         self.loss: Tensor = torch.zeros(())
         assembler = self._assemble(
             graph=graph,
@@ -205,8 +209,8 @@ class Net(nn.Module):
         for step in self.steps:
             layer = step.layer
             layer.rng = exact
-            if exact is not None and step.node.name in self.sources:
-                self.sources[step.node.name].draw_setup(exact)
+            if exact is not None and step.node.key in self.sources:
+                self.sources[step.node.key].draw_setup(exact)
             for i, spec in enumerate(layer.blob_specs):
                 old = raw_blobs(layer)[i]
                 values = torch.empty(spec.shape)
@@ -238,6 +242,7 @@ class Net(nn.Module):
             if (item := keys.get(id(blob))) is not None
         ]
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        self._inference = None
         for item, layer, i in places:
             item.tensor = raw_blobs(layer)[i]
         return self
@@ -316,7 +321,7 @@ class Net(nn.Module):
         errors = {name: self._no_source(name) for name in self.sources}
         return {
             **self.__dict__, "sources": {}, "source_errors": {**errors, **self.source_errors},
-            "trace": [], "blobs": {}, "loss": self.loss.detach().clone(),
+            "trace": [], "blobs": {}, "loss": self.loss.detach().clone(), "_inference": None,
         }  # fmt: skip
 
     def _no_source(self, name: str) -> CaffeIOError:
@@ -334,6 +339,20 @@ class Net(nn.Module):
         """
         self._set_plan(fuse_steps(self.steps))
         self._free_early()
+        return self
+
+    def prepare(self, wanted: bool = True) -> Net:
+        """Let forwards without gradients run a form made for inference, from the next one on.
+
+        It counts for TEST nets under `torch.no_grad()` or `torch.inference_mode()`: BatchNorm,
+        Scale, ReLU and sums are folded into the convolutions before them, whose weights are kept
+        packed for this machine. Outputs agree with those of the layers as written up to rounding.
+        `blobs` are computed by the layers as written when they are asked for. Blobs that change are
+        noticed, but for a few single values of a large one written past PyTorch (through `.data`
+        or NumPy): call this again then. Nets with random or stateful layers, with hooks, and
+        forwards with gradients run as written. `wanted=False` runs all as written.
+        """
+        self.prepared, self._inference = wanted, None
         return self
 
     def _set_plan(self, steps: Sequence[Step]) -> None:
@@ -363,10 +382,32 @@ class Net(nn.Module):
         """
         if self._refusal_forward is not None:
             raise self._refusal_forward
-        env: dict[str, Tensor] = {}
         given = inputs or {}
-        loss: Tensor | None = None
+        if is_exporting():  # attributes are no part of a program
+            env, _ = self.run_layers(given, keep=self.keep_blobs)
+            return {name: env[name] for name in self.graph.outputs}
         self.trace = []
+        if self.prepared and not (
+            torch.is_grad_enabled() or self.keep_trace or torch.compiler.is_compiling()
+        ):
+            if self._inference is None:
+                self._inference = Inference(self)
+            if self._inference.can_run():
+                outputs, loss, self.blobs = self._inference.run(given)
+                self._set_loss(loss, outputs)
+                return outputs
+        env, loss = self.run_layers(given, keep=self.keep_blobs)
+        outputs = {name: env[name] for name in self.graph.outputs}
+        self._set_loss(loss, outputs)
+        self.blobs = env if self.keep_blobs else outputs
+        return outputs
+
+    def run_layers(
+        self, given: Mapping[str, Tensor], *, keep: bool
+    ) -> tuple[dict[str, Tensor], Tensor | None]:
+        """Run the layers as written; returns the blobs (all that there were, with `keep`)."""
+        env: dict[str, Tensor] = {}
+        loss: Tensor | None = None
         contents = Contents()
         for step in self._plan:
             tops = self._run(step, env, given, contents)
@@ -376,20 +417,20 @@ class Net(nn.Module):
                 if weight:
                     term = self._loss_term(step, value, weight)
                     loss = term if loss is None else loss + term
-            if not self.keep_blobs:
+            if not keep:
                 for name in step.free:
                     del env[name]
         for name, writer in self._memory.stale.items():
             if name in env:
                 env[name] = self._overwritten(env[name], env[writer])
-        outputs = {name: env[name] for name in self.graph.outputs}
+        for name in self._automatic if keep else ():
+            env[AUTOMATIC] = env.pop(name)
+        return env, loss
+
+    def _set_loss(self, loss: Tensor | None, outputs: Mapping[str, Tensor]) -> None:
         self.loss = loss if loss is not None else self._zero(outputs)
         if self._refusal is not None:
             self.loss = refuse_backward(self.loss, self._refusal)
-        for name in self._automatic if self.keep_blobs else ():
-            env[AUTOMATIC] = env.pop(name)
-        self.blobs = env if self.keep_blobs else outputs
-        return outputs
 
     @staticmethod
     def _zero(outputs: Mapping[str, Tensor]) -> Tensor:
@@ -484,8 +525,8 @@ class Net(nn.Module):
         """The next batch of every data layer that has a source, by blob name."""
         data: dict[str, Tensor] = {}
         for step in self.steps:
-            if step.node.name in self.sources:
-                data.update(zip(step.tops, self.sources[step.node.name].next(), strict=True))
+            if step.node.key in self.sources:
+                data.update(zip(step.tops, self.sources[step.node.key].next(), strict=True))
         return data
 
     def read_data(self, step: Step, given: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
@@ -493,10 +534,10 @@ class Net(nn.Module):
         missing = [top for top in step.tops if top not in given]
         if not missing:
             return tuple(given[top] for top in step.tops)
-        if step.node.name in self.sources:
-            return self.sources[step.node.name].next()
-        if step.node.name in self.source_errors:
-            raise self.source_errors[step.node.name]
+        if step.node.key in self.sources:
+            return self.sources[step.node.key].next()
+        if step.node.key in self.source_errors:
+            raise self.source_errors[step.node.key]
         if step.node.type == "Input":
             raise DataError(
                 f"net {self.name!r}: no value is given for input {', '.join(missing)} "

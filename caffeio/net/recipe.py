@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,7 +13,7 @@ from caffeio.net.graph import Graph, Where, build_graph, net_state
 from caffeio.net.unknown_fields import of_active_layers, refuse_unknown
 from caffeio.profiles import Profile, choose_profile
 from caffeio.proto import caffe_pb2 as pb
-from caffeio.proto.files import NetFile
+from caffeio.proto.files import NetFile, read_net
 from caffeio.proto.text.overrides import apply_overrides
 from caffeio.proto.text.text_format import UnknownField
 
@@ -101,10 +102,36 @@ class NetRecipe:
         recipe.check_unknown(ignore_unknown)
         return recipe
 
+    @classmethod
+    def of_tool(
+        cls,
+        model: str | os.PathLike[str],
+        *,
+        phase: str,
+        level: int = 0,
+        stages: Iterable[str] = (),
+        profile: str | Profile | None = None,
+        overrides: Sequence[str] = (),
+        allow_python: bool = False,
+        ignore_unknown: bool = False,
+    ) -> Self:
+        """The recipe of a file as the program `caffe` reads one: its title, its empty stage."""
+        return cls.of_file(
+            read_net(model), phase=phase, level=level, stages=list(stages) or [""],
+            profile=profile, overrides=overrides, title=f"net file: {model}",
+            allow_python=allow_python, ignore_unknown=ignore_unknown,
+        )  # fmt: skip
+
     def check_unknown(self, ignore: bool = False) -> None:
         """Refuse fields that no known Caffe has, in layers that take part in this state."""
         if not ignore:
             refuse_unknown(of_active_layers(self.unknown, self.message, self.state))
+
+    def check_sources(self) -> None:
+        """Raise DataError if a data layer names what is not there; nothing is opened or built."""
+        from caffeio.net.sources import check_sources
+
+        check_sources(self.graph(), self.profile, self.search_path)
 
     def graph(self) -> Graph:
         """The layers that take part, wired, with splits; as the profile merges them."""

@@ -12,7 +12,7 @@ import numpy as np
 
 from caffeio.errors import UnsupportedError, WeightsError
 from caffeio.net.step import Step, raw_blobs
-from caffeio.proto.weights.blobs import NOTHING, BlobInfo, Values
+from caffeio.proto.io.blobs import NOTHING, BlobInfo, Values
 from caffeio.proto.weights.hdf5 import write_caffemodel_h5
 from caffeio.proto.weights.load import LayerEntry, Weights, write_caffemodel
 

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
+from caffeio.data.first_record import first_record, opener
 from caffeio.errors import LayerError
+from caffeio.layers.base import LayerType
 from caffeio.layers.inference import LayerShapes, infer_layer
 from caffeio.layers.python.native import NATIVE
-from caffeio.layers.registry import find, reads_data
+from caffeio.layers.registry import find
+from caffeio.layers.sources import Record
+from caffeio.net.checks import Refusal, SharedParams, wrong_counts, wrong_params, wrong_weights
 from caffeio.net.graph import Graph, Node
-from caffeio.net.source_shapes import opener, source_shapes
 from caffeio.profiles import BVLC, Profile
 from caffeio.proto import caffe_pb2 as pb
 
@@ -69,27 +72,33 @@ def infer(
     phase: str = "TEST",
     where: str = "",
     search_path: Sequence[str] = (),
+    record: Record | None = None,
 ) -> LayerShapes:
     """Ask the class of layer type `kind` for the shapes of the tops and blobs, and for the MACs.
 
     `bottoms`: the bottoms' shapes in order, None for an unknown one. `top_count` defaults to the
-    tops that `param` names. Layers of unknown types, and layers whose bottoms are not known well
-    enough, get None for every top. Raises LayerError if the parameters do not fit the bottoms.
+    tops that `param` names. `record`: of a data layer, what its first record is. Layers of unknown
+    types, and layers whose bottoms are not known well enough, get None for every top. Raises
+    LayerError if the parameters do not fit the bottoms.
     """
-    cls = find(kind)
-    if kind == "Python":
-        cls = NATIVE.get((param.python_param.module, param.python_param.layer))
+    cls = class_asked(param, kind)
     count = len(param.top) if top_count is None else top_count
     if cls is not None and top_count is None and not count:
         count = len(bottoms) if cls.equal_bottoms_tops else cls.tops.low
-    if cls is None or hasattr(cls, "forward"):
-        return LayerShapes((None,) * count, macs=None, known_type=kind == "Python")
-    if kind == "Input" and not param.input_param.shape:
-        return LayerShapes((None,) * count)
+    if cls is None or cls.runs_code or hasattr(cls, "forward"):
+        return LayerShapes((None,) * count, macs=None, known_type=kind == "Python", set_up=False)
     return infer_layer(
         cls, param, bottoms, profile, top_count=count, phase=phase, where=where,
-        search_path=search_path,
+        search_path=search_path, record=record,
     )  # fmt: skip
+
+
+def class_asked(param: pb.LayerParameter, kind: str = "") -> type[LayerType] | None:
+    """Find the class that is asked for a layer: its type's, or that of a known Python module."""
+    cls = find(kind or param.type)
+    if (kind or param.type) == "Python":
+        cls = NATIVE.get((param.python_param.module, param.python_param.layer), cls)
+    return cls
 
 
 @dataclass(slots=True)
@@ -100,8 +109,16 @@ class NetShapes:
     layers: list[LayerShapes] = field(default_factory=list)
     blobs: dict[str, Shape | None] = field(default_factory=dict)  # last value of an in-place chain
     guessed: dict[str, str] = field(default_factory=dict)  # data layer -> where its shapes are from
-    problems: list[tuple[Node, str]] = field(default_factory=list)
+    errors: list[tuple[Node, str]] = field(default_factory=list)  # of layers, by themselves
+    refusals: list[tuple[Node, Refusal]] = field(default_factory=list)  # of the net
     owned: list[tuple[Shape, ...]] = field(default_factory=list)  # blobs less those shared
+
+    @property
+    def problems(self) -> list[tuple[Node, str]]:
+        """Why the net cannot be built, in the errors' own words: by layers, in their order."""
+        found = self.errors + [(node, refusal.text(node)) for node, refusal in self.refusals]
+        places = {id(node): i for i, node in enumerate(self.graph.nodes)}
+        return sorted(found, key=lambda item: places[id(item[0])])
 
     @property
     def parameters(self) -> int:
@@ -111,8 +128,10 @@ class NetShapes:
     @property
     def parameters_known(self) -> bool:
         """Whether `parameters` is the whole truth."""
-        return all(is_known(blob) for layer in self.layers for blob in layer.blobs) and all(
-            layer.known_type for layer in self.layers
+        known = all(is_known(blob) for layer in self.layers for blob in layer.blobs)
+        return known and all(
+            layer.set_up or (layer.known_type and not may_have_blobs(node.param))
+            for node, layer in zip(self.graph.nodes, self.layers, strict=True)
         )
 
     @property
@@ -151,42 +170,62 @@ def infer_net(
 
     `input_shapes` gives shapes of blobs that data or Input layers make (they win over all else).
     `search_path`: folders in which the sources of data layers are looked up, after the working
-    directory. Wrong parameters are collected in `problems`.
+    directory. Why the net cannot be built is collected in `problems`.
     """
     given = {name: tuple(shape) for name, shape in (input_shapes or {}).items()}
     finder = opener(search_path)
     folders = tuple(os.fspath(folder) for folder in search_path)
-    result = NetShapes(graph)
+    result, shared = NetShapes(graph), SharedParams()
     names: set[str] = set()
     for node in graph.nodes:
-        if reads_data(node.type):
-            shapes, note = source_shapes(node.param, finder, len(node.tops))
-            if note and not all(top in given for top in node.tops):
-                result.guessed[node.name] = note
-        else:
-            shapes = _of_layer(result, node, profile, folders)
-        if given and not node.bottoms:
+        shapes = _of_layer(result, node, profile, folders, first_record(node.param, finder))
+        if shapes.note and not all(top in given for top in node.tops):
+            result.guessed[node.name] = shapes.note
+        cls = class_asked(node.param)
+        if given and not node.bottoms and (cls is None or cls.is_source or cls.runs_code):
             tops = zip(node.tops, shapes.tops, strict=False)
-            shapes = LayerShapes(tuple(given.get(name, top) for name, top in tops), shapes.blobs)
+            shapes = replace(shapes, tops=tuple(given.get(name, top) for name, top in tops))
+        blobs = dict(enumerate(shapes.blobs))
+        result.refusals += [(node, r) for _, _, r in shared.add(node, blobs) if r is not None]
         result.layers.append(shapes)
         result.owned.append(_owned(node, shapes, names))
         result.blobs.update(zip(node.tops, shapes.tops, strict=False))
     return result
 
 
+def may_have_blobs(param: pb.LayerParameter) -> bool:
+    """Whether the layer may have learnable blobs, whatever its bottoms are."""
+    cls = class_asked(param)
+    return cls is None or cls.has_blobs
+
+
 def _of_layer(
-    result: NetShapes, node: Node, profile: Profile, folders: Sequence[str]
+    result: NetShapes,
+    node: Node,
+    profile: Profile,
+    folders: Sequence[str],
+    record: Record | None,
 ) -> LayerShapes:
     bottoms = [result.blobs.get(name) for name in node.bottoms]
-    count = len(node.tops)
+    count, cls = len(node.tops), class_asked(node.param)
+    phase = pb.Phase.Name(node.param.phase) if node.param.HasField("phase") else result.graph.phase
+    nothing = LayerShapes((None,) * count, macs=None, set_up=False)
+    n_tops = max(count, cls.tops.low) if cls is not None and cls.is_loss else count
+    refusals = list(wrong_counts(node, cls, n_tops)) if cls is not None else []
+    refusals += wrong_weights(node, n_tops) if cls is not None else []
+    counted = not any(refusal.check == "counts" for refusal in refusals)
     try:
-        return infer(
-            node.type, node.param, bottoms, profile, top_count=count, phase=result.graph.phase,
-            search_path=folders,
-        )  # fmt: skip
+        found = infer(
+            node.type, node.param, bottoms, profile, top_count=count, phase=phase,
+            search_path=folders, record=record,
+        ) if counted else nothing  # fmt: skip
     except LayerError as error:
-        result.problems.append((node, error.message))
-        return LayerShapes((None,) * count, macs=None)
+        result.errors.append((node, error.message))
+        found = nothing
+    if found.set_up:
+        refusals += wrong_params(node, len(found.blobs), found.statistics)
+    result.refusals += [(node, refusal) for refusal in refusals]
+    return found
 
 
 def _owned(node: Node, shapes: LayerShapes, names: set[str]) -> tuple[Shape, ...]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from caffeio.data import SOURCE_TYPES, DataSource, Options, open_source
+from caffeio.data.base import SourceContext
 from caffeio.errors import CaffeIOError, DataError
 from caffeio.net.graph import Graph
 from caffeio.profiles import Profile
@@ -18,7 +19,7 @@ def open_sources(
     *,
     errors: dict[str, CaffeIOError] | None = None,
 ) -> dict[str, DataSource]:
-    """Open what the data layers of `graph` read, by layer name.
+    """Open what the data layers of `graph` read, by layer name (`Node.key`).
 
     With `errors` a source that cannot be opened is noted there and left out. Else DataError is
     raised; the sources that were open are closed then.
@@ -29,7 +30,7 @@ def open_sources(
             if node.type not in SOURCE_TYPES:
                 continue
             try:
-                sources[node.name] = open_source(
+                sources[node.key] = open_source(
                     node.param,
                     phase=graph.phase,
                     profile=profile,
@@ -40,7 +41,7 @@ def open_sources(
             except DataError as error:
                 if errors is None:
                     raise
-                errors[node.name] = error
+                errors[node.key] = error
     except BaseException:
         close_sources(sources)
         raise
@@ -51,3 +52,33 @@ def close_sources(sources: Mapping[str, DataSource]) -> None:
     """Stop the threads and close the files of all of them."""
     for source in sources.values():
         source.close()
+
+
+# Where a data layer names a file or database that must be there.
+_NAMED = {
+    "AnnotatedData": "data_param",
+    "Data": "data_param",
+    "HDF5Data": "hdf5_data_param",
+    "ImageData": "image_data_param",
+    "WindowData": "window_data_param",
+}
+
+
+def check_sources(graph: Graph, profile: Profile, search_path: Sequence[str]) -> None:
+    """Raise DataError if a data layer names a source or a mean file that is not there.
+
+    Nothing is opened, and no torch is needed.
+    """
+    for node in graph.nodes:
+        if node.type not in _NAMED:
+            continue
+        context = SourceContext(
+            node.param, profile=profile, search_path=tuple(search_path), where=node.where
+        )
+        field = _NAMED[node.type]
+        named = {f"{field}.source": getattr(node.param, field).source}
+        if node.param.transform_param.mean_file:
+            named["transform_param.mean_file"] = node.param.transform_param.mean_file
+        for place, name in named.items():
+            if "%" not in name:  # Intel's placeholders are filled when the workers are known
+                context.find(name, place)

@@ -12,8 +12,10 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from caffeio.ops import glibc
+from caffeio.ops.tracing import is_traced
 
 SMALL = 4096  # numbers in a blob
 
@@ -24,13 +26,22 @@ def is_small(x: Tensor) -> bool:
 
 
 def is_exact(x: Tensor) -> bool:
-    """Whether `x` is computed as Caffe's CPU code does it: small, float32, and not compiled."""
+    """Whether `x` is computed as Caffe's CPU code does it: small, float32, and just computed.
+
+    What records a program, or transforms one (torch.func, forward-mode derivatives), gets plain
+    operations of torch.
+    """
     return (
         x.numel() <= SMALL
         and x.dtype is torch.float32
         and x.device.type == "cpu"
-        and not torch.compiler.is_compiling()
+        and not (torch.compiler.is_compiling() or is_traced() or _is_transformed())
     )
+
+
+def _is_transformed() -> bool:
+    active: bool = torch._C._are_functorch_transforms_active()
+    return active or forward_ad._current_level >= 0
 
 
 def exp(x: Tensor) -> Tensor:

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
+from caffeio.ops.tracing import apply
+
 if TYPE_CHECKING:
     from caffeio.layers.eltwise import Eltwise
 
@@ -48,7 +50,7 @@ def eltwise(layer: Eltwise, *bottoms: Tensor) -> Tensor:
     if layer.operation == "PROD":
         if layer.stable:
             return product(bottoms)
-        return _UnstableProduct.apply(*bottoms)  # type: ignore[no-any-return,no-untyped-call]
+        return apply(_UnstableProduct, *bottoms)  # type: ignore[no-any-return]
     y = torch.where(bottoms[0] > bottoms[1], bottoms[0], bottoms[1])
     for x in bottoms[2:]:
         y = torch.where(x > y, x, y)

@@ -1,4 +1,4 @@
-"""tanhf as glibc computes it, to the last digit: of Caffe's functions the one that is far from exact.
+"""tanhf as glibc computes it, to the last digit: of Caffe's functions the one far from exact.
 
 expf, logf and powf of glibc are right to little more than half a unit in the last place, so that a
 float64 function rounded once is nearly always the same; tanhf has another last digit in one case of

@@ -7,6 +7,8 @@ from typing import Any
 from torch import Tensor
 from torch.autograd import Function
 
+from caffeio.ops.tracing import apply
+
 
 class _WithGradient(Function):
     @staticmethod
@@ -22,4 +24,4 @@ class _WithGradient(Function):
 
 def with_gradient(x: Tensor, y: Tensor, slope: Tensor) -> Tensor:
     """`y` (without a graph), whose gradient with respect to `x` is defined to be `slope`."""
-    return _WithGradient.apply(x, y, slope)  # type: ignore[no-any-return,no-untyped-call]
+    return apply(_WithGradient, x, y, slope)  # type: ignore[no-any-return]

@@ -17,6 +17,7 @@ from caffeio.ops.digits import is_exact
 from caffeio.ops.exact import exactly
 from caffeio.ops.neighbours import across_exactly, channel_sum, is_short, power
 from caffeio.ops.small_batch import standardize
+from caffeio.ops.tracing import apply
 
 if TYPE_CHECKING:
     from caffeio.layers.lrn import LRN, MVN
@@ -74,9 +75,8 @@ def lrn(layer: LRN, x: Tensor) -> Tensor:
 
 
 def _lrn_across(layer: LRN, x: Tensor) -> Tensor:
-    return _AcrossChannels.apply(  # type: ignore[no-any-return,no-untyped-call]
-        x, layer.size, layer.alpha, layer.beta, layer.k
-    )
+    y: Tensor = apply(_AcrossChannels, x, layer.size, layer.alpha, layer.beta, layer.k)
+    return y
 
 
 def _lrn_within(layer: LRN, x: Tensor) -> Tensor:
@@ -104,4 +104,5 @@ def _mvn_exactly(layer: MVN, x: Tensor) -> Tensor:
 def _mvn(layer: MVN, x: Tensor) -> Tensor:
     if not layer.normalize_variance:
         return x - x.mean(layer.dims, keepdim=True)
-    return _Standardize.apply(x, layer.dims, layer.eps)  # type: ignore[no-any-return,no-untyped-call]
+    standardized: Tensor = apply(_Standardize, x, layer.dims, layer.eps)
+    return standardized

@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from caffeio.ops.tracing import apply
+
 if TYPE_CHECKING:
     from caffeio.layers.lstm_unit import LSTMUnit
 
@@ -68,6 +70,5 @@ class _Unit(torch.autograd.Function):
 def lstm_unit(layer: LSTMUnit, *bottoms: Tensor) -> tuple[Tensor, Tensor]:
     """Return the cell and the hidden state."""
     c_prev, gates, cont = bottoms
-    return _Unit.apply(  # type: ignore[no-any-return,no-untyped-call]
-        c_prev, gates, cont.detach().unsqueeze(-1)
-    )
+    state: tuple[Tensor, Tensor] = apply(_Unit, c_prev, gates, cont.detach().unsqueeze(-1))
+    return state

@@ -14,6 +14,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn.functional import linear
 
 from caffeio.ops.lstm_unit import unit_backward, unit_forward
+from caffeio.ops.tracing import apply, is_exporting
 
 if TYPE_CHECKING:
     from caffeio.layers.recurrent import LSTM, RNN, Recurrent
@@ -66,16 +67,16 @@ def initial(layer: Recurrent, x: Tensor, exposed: Sequence[Tensor]) -> list[Tens
     """The states (N,H) to begin with: those of the bottoms, or those left by the last forward.
 
     As in Caffe, whose memory never shrinks, a batch with more streams than any before begins
-    with zeros.
+    with zeros. So does every run of a program of torch.export, which keeps no states.
     """
     if layer.expose:
         return [state.detach().squeeze(0) for state in exposed]
     streams, out = x.shape[1], []
     for name in layer.states:
-        old: Tensor | None = getattr(layer, name)
+        old: Tensor | None = None if is_exporting() else getattr(layer, name)
         if old is None or old.shape[0] < streams or old.device != x.device:
             old = x.new_zeros(streams, layer.hidden)
-            if not x.is_meta:
+            if not (x.is_meta or is_exporting()):
                 setattr(layer, name, old)
         out.append(old[:streams].clone())
     return out
@@ -87,7 +88,7 @@ def finish(
     """Keep the last states, or return them as tops."""
     if layer.expose:
         return (outputs, *(state.detach().unsqueeze(0) for state in last))
-    if not outputs.is_meta:
+    if not (outputs.is_meta or is_exporting()):
         for name, state in zip(layer.states, last, strict=True):
             getattr(layer, name)[: len(state)] = state.detach()
     return outputs
@@ -116,9 +117,8 @@ def lstm(layer: LSTM, *bottoms: Tensor) -> Tensor | tuple[Tensor, ...]:
     check_steps(layer, bottoms)
     inputs = project(layer, bottoms, layer.blobs[0], layer.blobs[1])
     h, c = initial(layer, bottoms[0], bottoms[2 + layer.static :])
-    outputs, last = _LSTMSequence.apply(  # type: ignore[no-untyped-call]
-        inputs, layer.blobs[2 + layer.static], h, c, bottoms[1].detach()
-    )
+    weight = layer.blobs[2 + layer.static]
+    outputs, last = apply(_LSTMSequence, inputs, weight, h, c, bottoms[1].detach())
     return finish(layer, outputs, (outputs[-1], last))
 
 

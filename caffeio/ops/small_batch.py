@@ -18,6 +18,7 @@ from torch.autograd.function import once_differentiable
 
 from caffeio.ops.blas import column_sums, row_sums
 from caffeio.ops.digits import is_exact, sqrt
+from caffeio.ops.tracing import apply
 
 
 def _channel_sums(x: Tensor, factor: float) -> Tensor:
@@ -56,7 +57,7 @@ class _Normalize(Function):
 def normalize(x: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
     """Normalize `x` (N, C, ...) over all axes but 1; returns y, mean and biased variance (C)."""
     flat = x.reshape(x.shape[0], x.shape[1], prod(x.shape[2:]))
-    y, mean, variance = _Normalize.apply(flat, eps)  # type: ignore[no-untyped-call]
+    y, mean, variance = apply(_Normalize, flat, eps)
     return y.reshape(x.shape), mean, variance
 
 

@@ -20,6 +20,7 @@ from caffeio.ops import digits
 from caffeio.ops.digits import is_exact
 from caffeio.ops.labels import TINY, ClassLabels, class_labels, normalizer
 from caffeio.ops.reduction import softmax_exactly
+from caffeio.ops.tracing import apply
 
 if TYPE_CHECKING:
     from caffeio.layers.softmax_loss import SoftmaxLossBase, SoftmaxWithLoss, SoftmaxWithLossOHEM
@@ -101,7 +102,8 @@ def item_losses(
     if layer.class_weights is not None:
         chosen = layer.class_weights.to(scores.device)[labels.target]
         weight = chosen if weight is None else chosen * weight
-    return _SoftmaxLoss.apply(  # type: ignore[no-any-return,no-untyped-call]
+    found: tuple[Tensor, Tensor] = apply(
+        _SoftmaxLoss,
         scores,
         labels.target,
         item_weights(labels, weight),
@@ -109,6 +111,7 @@ def item_losses(
         layer.profile.softmax_loss_nan_is_tiny,
         layer.smoothing,
     )
+    return found
 
 
 def divisor(layer: SoftmaxLossBase, scores: Tensor, labels: ClassLabels) -> Tensor | float:

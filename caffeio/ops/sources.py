@@ -13,4 +13,4 @@ if TYPE_CHECKING:
 
 def placeholders(layer: SourceLayer) -> tuple[Tensor, ...]:
     """Return tensors of the right shapes on the meta device."""
-    return tuple(torch.empty(shape, device="meta") for shape in layer.top_sizes)
+    return tuple(torch.empty(shape, device="meta") for shape in layer.top_shapes)

@@ -137,7 +137,7 @@ class LiveNet(Net):
             if isinstance(step.layer, LivePython):
                 runner: Runner = PythonRunner(step, bottoms, tops, params)
             else:
-                source = self.sources.get(step.node.name)
+                source = self.sources.get(step.node.key)
                 runner = make_runner(step, bottoms, tops, params, source)
             self.runners.append(runner)
         self.loss = torch.zeros(())

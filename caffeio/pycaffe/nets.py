@@ -309,7 +309,7 @@ class Net:
         from caffeio.data.sources.memory_data import MemorySource
 
         runner = self._runners[0]
-        source = self._live.sources.get(runner.step.node.name)
+        source = self._live.sources.get(runner.step.node.key)
         if not isinstance(source, MemorySource):
             title = "set_input_arrays may only be called if the first layer is a MemoryDataLayer"
             raise RuntimeError(title)  # noqa: TRY004 - pycaffe's own

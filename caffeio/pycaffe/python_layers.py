@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from caffeio.layers.base import Layer, LayerContext
+from caffeio.layers.base import LayerContext
 from caffeio.layers.python.pycaffe import make_layer
+from caffeio.ops.module import Layer
 from caffeio.pycaffe.blob import Blob, BlobVec
 from caffeio.pycaffe.install_module import NAME, install, uninstall
 from caffeio.pycaffe.runners import Runner

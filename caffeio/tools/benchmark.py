@@ -16,7 +16,6 @@ from caffeio.log.glog import NULL_LOG, Log, number
 from caffeio.net.net import Net, Step
 from caffeio.net.recipe import NetRecipe
 from caffeio.profiles import Profile
-from caffeio.proto.files import read_net
 from caffeio.training.net_lines import log_filtering, log_net, log_upgrade
 
 
@@ -48,7 +47,7 @@ class Timing:
 
 
 def time_net(
-    model: str | os.PathLike[str],
+    model: str | os.PathLike[str] | NetRecipe,
     *,
     iterations: int = 50,
     phase: str = "TRAIN",
@@ -64,12 +63,14 @@ def time_net(
     """Run `iterations` forward and backward passes, layer by layer.
 
     Data layers read their source, as in Caffe; with `synthetic` they are fed with noise of the
-    shape they have, or would have. Input layers always are. Raises CaffeIOError.
+    shape they have, or would have. Input layers always are. `model` may be a recipe, which was
+    read with options of its own. Raises CaffeIOError, ValueError for no iterations.
     """
-    recipe = NetRecipe.of_file(
-        read_net(model), phase=phase, level=level, stages=stages or [""],  # the tool's empty flag
-        profile=profile, title=f"net file: {model}", allow_python=allow_python,
-        ignore_unknown=ignore_unknown,
+    if iterations < 1:
+        raise ValueError(f"iterations must be 1 or more, not {iterations}")
+    recipe = model if isinstance(model, NetRecipe) else NetRecipe.of_tool(
+        model, phase=phase, level=level, stages=stages, profile=profile,
+        allow_python=allow_python, ignore_unknown=ignore_unknown,
     )  # fmt: skip
     data = Options(device=torch.device(device))
     with recipe.build(device=device, data=data, missing_data_ok=True) as net:
@@ -105,7 +106,7 @@ def fake_data(net: Net, device: str, synthetic: bool) -> dict[str, Tensor]:
     """Noise for inputs (and data tops), zeros for what looks like a label (fewer than 3 axes)."""
     data = {}
     for step in net.steps:
-        if step.layer.is_source and (synthetic or step.node.name not in net.sources):
+        if step.layer.is_source and (synthetic or step.node.key not in net.sources):
             for top, shape in zip(step.tops, step.layer.top_shapes, strict=True):
                 like = torch.randn if len(shape) > 2 else torch.zeros
                 data[top] = like(shape, device=device)

@@ -53,11 +53,40 @@ def convert_imageset(
     its number is used up. check_size: DataError where the bytes of a record are not those of the
     first one's size. seed: of the shuffling generator. log: gets the lines of Caffe's tool.
     """
-    lines = parse_list(read_regular(listing))
+    lines = read_lines(listing)
     if shuffle:
         log.info("convert_imageset.cpp:86", "Shuffling data")
         rng = CaffeRng(int.from_bytes(os.urandom(4), "little") if seed is None else seed)
         rng.shuffle(lines)
+    return convert_lines(
+        root, lines, database, gray=gray, resize_height=resize_height, resize_width=resize_width,
+        check_size=check_size, encoded=encoded, encode_type=encode_type, intel=intel,
+        backend=backend, skipped=skipped, log=log,
+    )  # fmt: skip
+
+
+def read_lines(listing: str | os.PathLike[str]) -> list[tuple[str, int]]:
+    """The (path, label) pairs of a list of images."""
+    return parse_list(read_regular(listing))
+
+
+def convert_lines(
+    root: str,
+    lines: list[tuple[str, int]],
+    database: str | os.PathLike[str],
+    *,
+    gray: bool = False,
+    resize_height: int = 0,
+    resize_width: int = 0,
+    check_size: bool = False,
+    encoded: bool = False,
+    encode_type: str = "",
+    intel: bool = False,
+    backend: str = "LMDB",
+    skipped: Skipped | None = None,
+    log: Log = NULL_LOG,
+) -> int:
+    """As `convert_imageset`, of (path, label) pairs in the order that they are to have."""
     log.info("convert_imageset.cpp:89", f"A total of {len(lines)} images.")
     if encode_type:
         log.info("convert_imageset.cpp:92", "encode_type specified, assuming encoded=true.")

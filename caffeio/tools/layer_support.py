@@ -10,14 +10,14 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from caffeio.data_shapes import Shape, guess_shapes
 from caffeio.errors import CaffeIOError, LayerError, NetError
-from caffeio.layers import LayerContext, known_types, lookup
+from caffeio.layers import REGISTRY, known_types, lookup
+from caffeio.layers.base import Shape
 from caffeio.layers.python.native import NATIVE
 from caffeio.layers.registry import reads_data
+from caffeio.layers.sources import SourceLayer, usual_shapes
 from caffeio.net.graph import is_included, net_state
 from caffeio.net.recipe import NetRecipe
-from caffeio.ops.module import make_module
 from caffeio.proto import caffe_pb2 as pb
 from caffeio.proto.files import NetFile, read_net
 from caffeio.proto.io.regular import open_regular
@@ -211,8 +211,11 @@ def _candidates(net: pb.NetParameter, phase: str) -> Iterator[dict[str, Shape]]:
 
 def _shapes(layer: pb.LayerParameter) -> dict[str, Shape]:
     """Shapes of a source's tops by name, as far as its parameters tell."""
+    cls = REGISTRY.get(layer.type)
+    if cls is None or not issubclass(cls, SourceLayer):
+        return {}
     try:
-        return dict(zip(layer.top, guess_shapes(layer), strict=False))
+        return dict(zip(layer.top, usual_shapes(layer, cls), strict=False))
     except CaffeIOError:
         return {}
 
@@ -222,7 +225,7 @@ def _agnostic(layer: pb.LayerParameter) -> dict[str, Shape]:
     code = (layer.python_param.module, layer.python_param.layer)
     if layer.type != "Python" or code[1] != "RoIDataLayer" or code not in NATIVE:
         return {}
-    shapes = make_module(NATIVE[code], layer, LayerContext(top_names=tuple(layer.top))).configure()
+    shapes = usual_shapes(layer, NATIVE[code])
     usual = ("data", "im_info", "gt_boxes", "rois", "labels")
     pairs = zip(layer.top, shapes, strict=True)
     return {name: shape if name in usual else (1, 8, 1, 1) for name, shape in pairs}

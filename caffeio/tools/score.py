@@ -20,7 +20,6 @@ from caffeio.net.net import Net
 from caffeio.net.recipe import NetRecipe
 from caffeio.net.step import Step
 from caffeio.profiles import Profile
-from caffeio.proto.files import read_net
 from caffeio.proto.io.opened import opened_once
 from caffeio.proto.weights.load import load_weights
 from caffeio.training.distributed import ALONE, World
@@ -48,7 +47,7 @@ class Score:
 
 @opened_once()
 def score(
-    model: str | os.PathLike[str],
+    model: str | os.PathLike[str] | NetRecipe,
     weights: Sequence[str | os.PathLike[str]],
     *,
     iterations: int = 50,
@@ -64,11 +63,12 @@ def score(
 ) -> list[Score]:
     """Score each of `weights` on the same `iterations` batches, and all together if several.
 
-    Returns one Score a weights file, in order, then the ensemble's. Raises CaffeIOError.
+    `model` may be a recipe, which was read with options of its own: `overrides`, `profile`,
+    `stages`, `level`, `allow_python` and `ignore_unknown` do not count then. Returns one Score a
+    weights file, in order, then the ensemble's. Raises CaffeIOError.
     """
-    recipe = NetRecipe.of_file(
-        read_net(model), phase="TEST", level=level, stages=stages or [""],  # the tool's empty flag
-        profile=profile, overrides=overrides, title=f"net file: {model}",
+    recipe = model if isinstance(model, NetRecipe) else NetRecipe.of_tool(
+        model, phase="TEST", level=level, stages=stages, profile=profile, overrides=overrides,
         allow_python=allow_python, ignore_unknown=ignore_unknown,
     )  # fmt: skip
     log_upgrade(log, recipe.upgrade_log)
@@ -103,6 +103,7 @@ def _run(nets: Sequence[Net], titles: Sequence[str], iterations: int, log: Log) 
     ends = _ends(nets[0]) if len(nets) > 1 else []
     for net in nets:
         net.keep_blobs = len(nets) > 1
+        net.prepare(not net.keep_blobs)
     names = [*titles, *(["ensemble of the " + str(len(nets)) + " models"] if ends else [])]
     losses = [[0.0] for _ in names]
     batches: list[list[dict[str, np.ndarray]]] = [[] for _ in names]

@@ -12,16 +12,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Unpack
 
-from caffeio.errors import CaffeIOError, SolverError
 from caffeio.log.glog import NULL_LOG, Log
-from caffeio.proto.weights.load import load_weights
-from caffeio.proto.weights.solverstate import newest_whole_pair
 from caffeio.training.distributed import ALONE, World
 from caffeio.training.events import Events
-from caffeio.training.job import Job, read_job, sort_overrides
-from caffeio.training.multiphase import read_phases
+from caffeio.training.job import Job
 from caffeio.training.options import TrainFields, TrainOptions, merge_options
+from caffeio.training.phases import name_of, progress, read_chain
 from caffeio.training.trainer import Trainer
+
+__all__ = ["Phase", "progress", "read_chain", "run_chain"]
 
 Note = Callable[[str], None]
 
@@ -44,16 +43,18 @@ def run_chain(
     on_trainer: Callable[[Trainer], None] = lambda trainer: None,
     log: Log = NULL_LOG,
     events: Events | None = None,
+    jobs: Sequence[Job] | None = None,
     **fields: Unpack[TrainFields],
 ) -> list[Phase]:
     """Train the solvers one after the other; the options are those of every Trainer.
 
-    Their `weights` start the first phase. Stops after a phase that a signal interrupted. Raises
-    SolverError when two phases would write the same files, or a phase would not leave weights for
-    the next one; nothing has been trained then.
+    `jobs`: what `read_chain` made of the solvers with these options, if that was done already.
+    The options' `weights` start the first phase. Stops after a phase that a signal interrupted.
+    Raises SolverError when two phases would write the same files, or a phase would not leave
+    weights for the next one; nothing has been trained then.
     """
     options = merge_options(options, fields)
-    jobs = read_chain(solvers, options)
+    jobs = read_chain(solvers, options) if jobs is None else jobs
     device = options.device
     owner: World | None = None
     world = ALONE
@@ -67,12 +68,12 @@ def run_chain(
                 reason = None if device else job.device_reason
                 owner = owner or World.join(wanted, reason=reason)
                 world = owner.on(wanted, reason=reason)
-            title = f"phase {number} of {len(jobs)} ({_name(job)})"
+            title = f"phase {number} of {len(jobs)} ({name_of(job)})"
             done, resume = world.broadcast(progress(job) if world.is_root else (False, None))
             if done:
                 final = job.snapshot_names(job.param.max_iter)[0]
                 note(f"{title} is finished: {final} is there and whole; skipped")
-                phases.append(Phase(_name(job), final, "skipped", job.param.max_iter))
+                phases.append(Phase(name_of(job), final, "skipped", job.param.max_iter))
             else:
                 if start or resume:
                     job.start_from(start, resumes=resume is not None)
@@ -89,10 +90,6 @@ def run_chain(
     return phases
 
 
-def _name(job: Job) -> str:
-    return str(job.file.path or job.param.net)
-
-
 def _train(trainer: Trainer, on_trainer: Callable[[Trainer], None], *, resumed: bool) -> Phase:
     with trainer:
         job = trainer.job
@@ -101,70 +98,4 @@ def _train(trainer: Trainer, on_trainer: Callable[[Trainer], None], *, resumed: 
         finished = trainer.solve()
         trainer.log.info("caffe.cpp:250", "Optimization Done.")
         status = "stopped" if not finished else "resumed" if resumed else "trained"
-        return Phase(_name(job), job.snapshot_names(trainer.iter)[0], status, trainer.iter)
-
-
-def progress(job: Job) -> tuple[bool, str | None]:
-    """Whether the phase is finished, and if not the state to go on from."""
-    final = job.snapshot_names(job.param.max_iter)[0]
-    if os.path.exists(final) and _is_whole(final, job):
-        return True, None
-    pair = newest_whole_pair(job.param.snapshot_prefix)
-    if pair is None or pair[2] > job.param.max_iter:
-        return False, None
-    return False, str(pair[0])
-
-
-def _is_whole(path: str, job: Job) -> bool:
-    """Whether a file can be read to its end, and ends with the net's last layer.
-
-    A binary file that was cut off between two layers is well-formed: its length tells nothing.
-    """
-    try:
-        layers = load_weights(path).layers
-    except CaffeIOError:
-        return False
-    if job.hdf5:
-        return bool(layers)  # a cut-off HDF5 file cannot be read
-    nodes = job.train.graph().nodes
-    return bool(layers) and layers[-1].name == nodes[-1].name
-
-
-def read_chain(
-    solvers: Sequence[str | os.PathLike[str]],
-    options: TrainOptions | None = None,
-    **fields: Unpack[TrainFields],
-) -> list[Job]:
-    """The jobs of all phases; a file of Intel's MultiPhaseSolverParameter holds several.
-
-    Raises SolverError if the phases do not form a chain.
-    """
-    options = replace(merge_options(options, fields), weights=(), snapshot=None)
-    changes = sort_overrides(options.overrides)[0]
-    if len(solvers) > 1 and any(o.replace(" ", "").startswith("snapshot_prefix") for o in changes):
-        raise SolverError(
-            "--set snapshot_prefix would make the phases of a chain overwrite each other's "
-            "snapshots: set it in the solver files"
-        )
-    jobs = [
-        read_job(file, options, batch_size=batch_size)
-        for solver in solvers
-        for file, batch_size in read_phases(solver)
-    ]
-    seen: dict[str, str] = {}
-    for job in jobs:
-        prefix = os.path.abspath(job.param.snapshot_prefix)
-        if prefix in seen:
-            raise SolverError(
-                f"{_name(job)} and {seen[prefix]} have the same snapshot_prefix {prefix!r}: a "
-                "chain cannot tell their snapshots apart"
-            )
-        seen[prefix] = _name(job)
-    for job in jobs[:-1]:
-        if not job.writes_final_weights():
-            raise SolverError(
-                "snapshot_after_train: false, and max_iter is no multiple of snapshot: this phase "
-                "would leave no weights for the next one",
-                where=job.where("snapshot_after_train") or job.place,
-            )
-    return jobs
+        return Phase(name_of(job), job.snapshot_names(trainer.iter)[0], status, trainer.iter)

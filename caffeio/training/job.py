@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Unpack
 
-from caffeio.errors import SnapshotError, SolverError
+from caffeio.errors import CaffeIOError, SnapshotError, SolverError
 from caffeio.net.recipe import NetRecipe
 from caffeio.net.unknown_fields import refuse_unknown
 from caffeio.profiles import Profile, choose_profile
@@ -22,6 +22,7 @@ from caffeio.proto.text.fieldpath import parse_assignment
 from caffeio.proto.text.overrides import apply_overrides
 from caffeio.solver.fields import check_net, check_solver
 from caffeio.training.net_specs import (
+    field_paths,
     find_file,
     override_nets,
     solver_folder,
@@ -152,7 +153,10 @@ def read_job(
     if not options.ignore_unknown:
         refuse_unknown(file.unknown)
     of_solver, of_nets = sort_overrides(options.overrides)
-    apply_overrides(file.message, of_solver)
+    try:
+        apply_overrides(file.message, of_solver)
+    except CaffeIOError as error:
+        raise _with_layers(error, file, of_solver) from None
     _set_state(file.message, options.stages, options.level)
     specs = [train_spec(file), *test_specs(file)]
     if batch_size is not None:
@@ -187,6 +191,24 @@ def sort_overrides(overrides: Sequence[str]) -> tuple[list[str], list[str]]:
         in_net = name in pb.NetParameter.DESCRIPTOR.fields_by_name
         (of_nets if in_net and not in_solver else of_solver).append(override)
     return of_solver, of_nets
+
+
+def _with_layers(error: CaffeIOError, file: SolverFile, overrides: Sequence[str]) -> CaffeIOError:
+    """The error of an override; a field that layers have is named with its layer."""
+    for override in overrides:
+        steps, _, value = parse_assignment(override)
+        name = steps[0].name
+        if len(steps) > 1 or name in pb.SolverParameter.DESCRIPTOR.fields_by_name:
+            continue
+        try:
+            paths = field_paths(train_spec(file).message, name)
+        except CaffeIOError:
+            return error
+        if paths:
+            return CaffeIOError(
+                f"{name}: a solver has no such field, but its net does: --set '{paths[0]}={value}'"
+            )
+    return error
 
 
 def _set_state(param: pb.SolverParameter, stages: Sequence[str], level: int) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from caffeio.errors import CaffeIOError
 from caffeio.log.glog import Log
 from caffeio.net.batch_norm_folding import Folded, fold_batch_norms
-from caffeio.net.graph import is_included, state_meets_rule
+from caffeio.net.graph import Node, is_included, state_meets_rule
 from caffeio.net.net import Net, Step
 from caffeio.net.recipe import NetRecipe
 from caffeio.net.step import shown as blob_name
@@ -173,7 +173,7 @@ def _log_layer(log: Log, net: Net, step: Step, param: pb.LayerParameter, memory:
     log.info("layer_factory.hpp:77", f"Creating layer {name}")
     early = not net.profile.data_reader_thread
     if early:
-        _log_database(log, net, param)
+        _log_database(log, net, step.node)
     log.info("net.cpp:86", f"Creating Layer {name}")
     for bottom in step.bottoms:
         log.info("net.cpp:408", f"{name} <- {bottom}")
@@ -184,7 +184,7 @@ def _log_layer(log: Log, net: Net, step: Step, param: pb.LayerParameter, memory:
             shown = blob_name(top)
             log.info("net.cpp:382", f"{name} -> {shown}")
     if not early:
-        _log_database(log, net, param)
+        _log_database(log, net, step.node)
     if _makes_inner(param):
         log.info("layer_factory.hpp:77", f"Creating layer {name}")
     if node.type in ("Data", "ImageData", "AnnotatedData") and step.layer.top_shapes:
@@ -209,9 +209,10 @@ def _log_layer(log: Log, net: Net, step: Step, param: pb.LayerParameter, memory:
     return memory
 
 
-def _log_database(log: Log, net: Net, param: pb.LayerParameter) -> None:
+def _log_database(log: Log, net: Net, node: Node) -> None:
     """Intel's reader thread opens the database, a little later than BVLC's layer."""
-    if param.name in net.sources and param.type in ("Data", "AnnotatedData"):
+    param = node.param
+    if node.key in net.sources and param.type in ("Data", "AnnotatedData"):
         kind = _DATABASES[param.data_param.backend]
         log.info(f"db_{kind}.cpp:35", f"Opened {kind} {param.data_param.source}")
         if param.data_param.shuffle and net.profile.data_reader_thread:

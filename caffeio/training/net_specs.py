@@ -23,7 +23,25 @@ def override_nets(specs: Sequence[NetRecipe], overrides: Sequence[str]) -> None:
     counts = [apply_overrides(spec.message, overrides, missing_ok=True) for spec in specs]
     for i, override in enumerate(overrides):
         if not any(count[i] for count in counts):
-            raise CaffeIOError(f"--set {override}: no net of this solver has such a field to set")
+            text = f"--set {override}: no net of this solver has such a field to set"
+            try:
+                apply_overrides(specs[0].message, [override])
+            except CaffeIOError as error:
+                found = str(error).partition("nothing matches: ")[2]
+                text += f": {found}" if found else ""
+            raise CaffeIOError(text)
+
+
+def field_paths(net: pb.NetParameter, name: str) -> list[str]:
+    """Where layers of a net say a field: `layer[data].data_param.batch_size` for batch_size."""
+    found = []
+    for layer in net.layer:
+        for inner, message in layer.ListFields():
+            if inner.message_type is not None and not inner.is_repeated and any(
+                field.name == name for field, _ in message.ListFields()
+            ):  # fmt: skip
+                found.append(f"layer[{layer.name}].{inner.name}.{name}")
+    return list(dict.fromkeys(found))
 
 
 def solver_folder(solver: SolverFile) -> str | None:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 PathLike = str | os.PathLike[str]
 PRECISIONS = ("fp32", "bf16")
+GRADIENTS = ("fp32", "bf16", "fp16")
 
 
 @dataclass(frozen=True)
@@ -33,9 +34,11 @@ class TrainOptions:
     device: "cpu", "cuda", "cuda:N" or "auto"; None obeys solver_mode.
     precision: "bf16" trains faster, with other numbers than Caffe's.
     compile: trace the net with torch.compile.
+    gradients: the type in which workers exchange gradients; 16 bits halve the traffic, and round.
+    async_snapshots: snapshots are written while the training goes on, from a copy in memory.
     data_options: how data sources are read, apart from the worker's share and device.
 
-    Raises SolverError for an unknown precision.
+    Raises SolverError for an unknown type of numbers.
     """
 
     weights: Sequence[PathLike] = ()
@@ -49,11 +52,15 @@ class TrainOptions:
     device: str | None = None
     precision: str = "fp32"
     compile: bool = False
+    gradients: str = "fp32"
+    async_snapshots: bool = False
     data_options: Options | None = None
 
     def __post_init__(self) -> None:
         if self.precision not in PRECISIONS:
             raise SolverError(f"precision is {' or '.join(PRECISIONS)}, not {self.precision!r}")
+        if self.gradients not in GRADIENTS:
+            raise SolverError(f"gradients are {', '.join(GRADIENTS)}, not {self.gradients!r}")
 
 
 class TrainFields(TypedDict, total=False):
@@ -70,6 +77,8 @@ class TrainFields(TypedDict, total=False):
     device: str | None
     precision: str
     compile: bool
+    gradients: str
+    async_snapshots: bool
     data_options: Options | None
 
 

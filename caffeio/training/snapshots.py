@@ -17,11 +17,11 @@ import torch
 from caffeio.errors import SnapshotError
 from caffeio.net.save import owned_arrays
 from caffeio.net.step import raw_blobs
-from caffeio.proto.weights.hdf5 import write_caffemodel_h5
-from caffeio.proto.weights.load import load_weights, write_caffemodel
-from caffeio.proto.weights.solverstate import SolverState, read_solverstate, write_solverstate
+from caffeio.proto.weights.load import load_weights
+from caffeio.proto.weights.solverstate import SolverState, read_solverstate
 from caffeio.solver.schedule import FLT_MAX
 from caffeio.training.net_lines import log_upgrade_of_weights
+from caffeio.training.snapshot_pair import BackgroundWriter, SnapshotPair
 from caffeio.training.state import TrainingState
 
 _MAX_INT = 2**31 - 1  # iter and current_step are int32
@@ -30,8 +30,11 @@ _MAX_INT = 2**31 - 1  # iter and current_step are int32
 class Snapshots:
     """Writes and restores the snapshots of one training."""
 
-    def __init__(self, training: TrainingState) -> None:
+    def __init__(self, training: TrainingState, *, background: bool = False) -> None:
+        """`background`: write while the training goes on, from a copy of the numbers."""
         self.training = training
+        self.background = background
+        self._writer = BackgroundWriter()
         self.hdf5 = training.job.hdf5
         self._averaged = False
         self.last = training.iter  # iteration of the newest pair; nothing is lost before the first
@@ -44,34 +47,62 @@ class Snapshots:
         """Write both files (rank 0); the weights first, so that a state implies whole weights.
 
         All workers must call it, and wait for the files, unless not `together`: then the root
-        alone does. Raises SnapshotError if the disk is full, say: the last pair is still there.
+        alone does. In the background (`async_snapshots`) the numbers are copied and nobody waits.
+        Raises SnapshotError if the disk is full, say: the last pair is still there.
         """
-        training, log = self.training, self.training.log
+        training = self.training
+        self.settle()
         weights, state = self.names(training.iter)
         with self.averaged_statistics():
             if training.world.is_root:
-                if training.profile.snapshot_begin_end:
-                    log.info("solver.cpp:560", "Snapshot begin")
-                kind = "HDF5 file" if self.hdf5 else "binary proto file"
-                log.info("solver.cpp:464", f"Snapshotting to {kind} {weights}")
-                new = not os.path.exists(weights)
-                self._write_weights(weights)
-                log.info("sgd_solver.cpp:284", f"Snapshotting solver state to {kind} {state}")
-                try:
-                    self._write_state(state, weights)
-                except BaseException:
-                    if new:  # no half pair
-                        with contextlib.suppress(OSError):
-                            os.unlink(weights)
-                    raise
-                self.last = training.iter
-                if training.profile.snapshot_begin_end:
-                    log.info("solver.cpp:580", "Snapshot end")
+                self._write(weights, state)
         if together:
             training.world.barrier()
-        if training.events.snapshot is not None:
-            training.events.snapshot(weights, state)
+        if not self.background:
+            self._tell(weights, state)
         return weights, state
+
+    def _write(self, weights: str, state: str) -> None:
+        training, log = self.training, self.training.log
+        if training.profile.snapshot_begin_end:
+            log.info("solver.cpp:560", "Snapshot begin")
+        kind = "HDF5 file" if self.hdf5 else "binary proto file"
+        log.info("solver.cpp:464", f"Snapshotting to {kind} {weights}")
+        pair = self._pair(weights, state)
+
+        def between() -> None:
+            log.info("sgd_solver.cpp:284", f"Snapshotting solver state to {kind} {state}")
+
+        if self.background:
+            between()
+            on_cpu = self.training.world.device.type == "cpu"  # else these are copies already
+            self._writer.start(pair.copied() if on_cpu else pair)
+            return
+        pair.write(between)
+        self._written()
+
+    def _written(self, iteration: int | None = None) -> None:
+        self.last = self.training.iter if iteration is None else iteration
+        if self.training.profile.snapshot_begin_end:
+            self.training.log.info("solver.cpp:580", "Snapshot end")
+
+    def _tell(self, weights: str, state: str) -> None:
+        if self.training.events.snapshot is not None:
+            self.training.events.snapshot(weights, state)
+
+    def settle(self, *, wait: bool = True) -> None:
+        """Take note of a snapshot that was written in the background; `wait` for it to be.
+
+        Raises SnapshotError if it could not be written.
+        """
+        pair = self._writer.finish(wait=wait)
+        if pair is not None:
+            self._written(pair.solver.iter)
+            self._tell(pair.weights, pair.state)
+
+    def close(self) -> None:
+        """Wait for the file that is being written, and stop the thread."""
+        self._writer.close()
 
     def rescue(self) -> None:
         """Try to save the work of a training that fails; the root alone does, nothing is raised.
@@ -80,6 +111,8 @@ class Snapshots:
         Intel's mean statistics would need all workers.
         """
         training = self.training
+        with contextlib.suppress(Exception):
+            self.settle()
         wanted = training.param.snapshot or training.param.snapshot_after_train
         if not (training.world.is_root and training.whole and wanted) or self.last == training.iter:
             return
@@ -87,18 +120,22 @@ class Snapshots:
             return
         training.log.note(f"Training fails: a snapshot of iteration {training.iter} is tried", "E")
         with contextlib.suppress(Exception):
+            self.background = False
             self.write(together=False)
 
-    def _write_weights(self, path: str) -> None:
-        net = self.training.net
-        diffs = self._diffs() if self.training.param.snapshot_diff else None
-        message = net.to_proto()
-        if self.hdf5:
-            write_caffemodel_h5(path, message, owned_arrays(net), diffs=diffs)
-        else:
-            write_caffemodel(
-                path, message, net.blob_arrays(), diffs=diffs, dialect=self.training.job.dialect
-            )
+    def _pair(self, weights: str, state: str) -> SnapshotPair:
+        net, job = self.training.net, self.training.job
+        return SnapshotPair(
+            weights,
+            state,
+            net.to_proto(),
+            owned_arrays(net) if self.hdf5 else net.blob_arrays(),
+            self._diffs() if self.training.param.snapshot_diff else None,
+            self._solver_state(weights),
+            self.hdf5,
+            job.dialect,
+            self.training.profile.state_extras,
+        )
 
     def _diffs(self) -> list[list[np.ndarray]]:
         """What Caffe's diff memory holds after the update: the applied update, by blob."""
@@ -116,10 +153,10 @@ class Snapshots:
             for layer in self.training.net.layers
         ]
 
-    def _write_state(self, path: str, weights: str) -> None:
+    def _solver_state(self, weights: str) -> SolverState:
         training = self.training
         rates = training.rates
-        state = SolverState(
+        return SolverState(
             iter=training.iter,
             learned_net=weights,
             current_step=rates.current_step,
@@ -127,7 +164,6 @@ class Snapshots:
             minimum_loss=rates.minimum_loss,
             iter_last_event=rates.iter_last_event,
         )
-        write_solverstate(path, state, profile_extras=training.profile.state_extras)
 
     @contextlib.contextmanager
     def averaged_statistics(self) -> Iterator[None]:
@@ -159,6 +195,7 @@ class Snapshots:
         Weights and history are checked before anything changes.
         """
         training = self.training
+        self.settle()
         state = read_solverstate(path)
         weights = None
         if state.learned_net:

@@ -70,9 +70,10 @@ class Trainer:
         """Read the solver, build its nets, and load weights or a snapshot.
 
         `options` may be given as a whole, or its fields as keywords: see TrainOptions. A `solver`
-        that is a Job was read with options of its own: only `snapshot`, `device`, `precision`,
-        `compile` and `data_options` count here. `world`: the workers to train with; None joins
-        those that torchrun started. Raises CaffeIOError; nothing stays open then.
+        that is a Job was read with options of its own: only `snapshot`, `async_snapshots`,
+        `device`, `precision`, `compile`, `gradients` and `data_options` count here. `world`: the
+        workers to train with; None joins those that torchrun started. Raises CaffeIOError; nothing
+        stays open then.
         """
         options = merge_options(options, fields)
         job = solver if isinstance(solver, Job) else read_job(solver, options)
@@ -114,13 +115,16 @@ class Trainer:
         )
         if world.device.type == "cpu" and (warning := warn_of(needed)):
             log.note(warning, level="W")
-        module = world.wrap(nets.train, precision=options.precision, compile=options.compile)
+        module = world.wrap(
+            nets.train, options.precision, options.compile, options.gradients, param.iter_size
+        )
         smoothed = LazyLoss(param.average_loss)
         self.state = TrainingState(
             job, world, log, events, nets.train, nets.tests, optimizer, smoothed
         )
         self.display = Display(self.state)
-        self.snapshots = Snapshots(self.state)
+        self.snapshots = Snapshots(self.state, background=options.async_snapshots)
+        opened.callback(self.snapshots.close)
         if world.watchdog is not None:
             world.watchdog.rescue = self.snapshots.rescue
         self.tests = Tests(self.state, self.snapshots)
@@ -242,6 +246,7 @@ class Trainer:
         self.display.say_bad_loss()
         if param.snapshot_after_train and (not param.snapshot or self.iter % param.snapshot):
             self.snapshot()
+            self.snapshots.settle()
         if not finished:
             log.info("solver.cpp:311", "Optimization stopped early.")
             return False
@@ -303,7 +308,9 @@ class Trainer:
                 self.snapshot()
                 ended = perf_counter()
             if Action.STOP in action:
+                self.snapshots.settle()
                 return False
+            self.snapshots.settle(wait=state.iter == stop)
         return True
 
     def _on_test_grid(self) -> bool:
@@ -356,7 +363,10 @@ class Trainer:
     # -- snapshots -------------------------------------------------------------------------
 
     def snapshot(self) -> tuple[str, str]:
-        """Write `<prefix>_iter_<N>` weights and state; returns their paths."""
+        """Write `<prefix>_iter_<N>` weights and state; returns their paths.
+
+        With `async_snapshots` they are there when `snapshots.settle()` has returned.
+        """
         return self.snapshots.write()
 
     def restore(self, path: str | os.PathLike[str]) -> None:

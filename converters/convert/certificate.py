@@ -11,7 +11,7 @@ from caffeio.errors import CaffeIOError, UnsupportedError
 from caffeio.proto.io.atomic import atomic_write
 
 if TYPE_CHECKING:
-    from caffeio.converters.convert.request import Job, Outcome
+    from caffeio.converters.request import Job, Outcome
     from caffeio.converters.verify.sides import Files
 
 

@@ -18,7 +18,7 @@ from caffeio.converters.convert.proof import (
     prove_nets,
     random_weights,
 )
-from caffeio.converters.convert.request import Job, Outcome, Request
+from caffeio.converters.request import Job, Outcome, Request
 from caffeio.converters.translate.adapt import sort_lost
 from caffeio.converters.translate.net_text import translate_net
 from caffeio.converters.weight_names import match_net
@@ -345,6 +345,7 @@ def to_binary(job: Job) -> Outcome:
 
 def to_onnx(job: Job) -> Outcome:
     """An ONNX model, verified before it takes its place."""
+    from caffeio.converters.onnx.choices import Choices
     from caffeio.converters.onnx.export import export_onnx
     from caffeio.converters.onnx.verify import check_onnx
 
@@ -358,6 +359,8 @@ def to_onnx(job: Job) -> Outcome:
         weights,
         job.out,
         dynamic_batch=r.dynamic_batch,
+        external_data=r.external_data or None,
+        choices=Choices(opset=r.opset, fold=r.fold),
         **given,
     )
     if not r.no_verify:

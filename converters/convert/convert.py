@@ -15,8 +15,8 @@ from typing import NamedTuple
 from caffeio.converters.convert import conversions
 from caffeio.converters.convert.certificate import write_certificate
 from caffeio.converters.convert.place import staged
-from caffeio.converters.convert.request import Job, Outcome, Request
 from caffeio.converters.kinds import kind_of
+from caffeio.converters.request import Job, Outcome, Request
 from caffeio.converters.weightfiles import FORMATS
 from caffeio.errors import CaffeIOError, UnsupportedError
 from caffeio.proto.io.opened import opened_once
@@ -128,7 +128,7 @@ def _by_suffix(path: Path) -> str:
     if name is None:
         raise UnsupportedError(
             f"the suffix {path.suffix!r} tells no format: give --to, one of "
-            f"{', '.join(sorted(TITLES.keys() - {NET}))}",
+            f"{', '.join(format_names())}",
             where=str(path),
         )
     return name
@@ -136,7 +136,7 @@ def _by_suffix(path: Path) -> str:
 
 def _known(name: str) -> str:
     if name not in TITLES or name == NET:
-        known = ", ".join(sorted(TITLES.keys() - {NET}))
+        known = ", ".join(format_names())
         raise UnsupportedError(f"{name!r} is no format; there are {known}")
     return name
 
@@ -158,6 +158,11 @@ def _title(name: str) -> str:
     return f"{TITLES[name]} ({name})"
 
 
+def format_names() -> list[str]:
+    """The names that --from and --to take."""
+    return sorted(TITLES.keys() - {NET})
+
+
 def listing() -> str:
     """What can be converted into what, for people."""
     lines = ["there are these conversions:"]
@@ -176,9 +181,10 @@ class Conversion(NamedTuple):
 
 _ALWAYS = ("certificate", "force", "no_verify", "untrained", "allow_loss")
 _STATE = ("dialect", "stage", "level")
+_ONNX = ("opset", "fold", "external_data")
 _TO_ONNX = Conversion(
     conversions.to_onnx,
-    (*_STATE, "input_shape", "caffe", "dynamic_batch", "output_blob"),
+    (*_STATE, "input_shape", "caffe", "dynamic_batch", "output_blob", *_ONNX),
 )
 _TO_DEPLOY = Conversion(
     conversions.to_deploy, (*_STATE, "deploy", "to_dialect", "input_shape", "caffe")

@@ -15,8 +15,8 @@ from caffeio.proto.files import NetFile, read_net
 from caffeio.proto.weights.load import Weights
 
 if TYPE_CHECKING:
-    from caffeio.converters.convert.request import Outcome
     from caffeio.converters.deploy.deploy_net import Options
+    from caffeio.converters.request import Outcome
     from caffeio.converters.verify.check import Checked
 
 

@@ -11,25 +11,11 @@ from typing import Any
 
 from caffeio.converters.deploy.hints import shape_hint
 from caffeio.converters.report.model import listed
-from caffeio.converters.translate.splits import heal_splits
+from caffeio.converters.splits import heal_splits
 from caffeio.errors import UnsupportedError
-from caffeio.layers.registry import is_loss_type
+from caffeio.layers.registry import find, is_data_type, is_loss_type, is_metric_type
 from caffeio.proto import caffe_pb2 as pb
 
-DATA = frozenset(
-    ("Data", "ImageData", "AnnotatedData", "WindowData", "MemoryData", "HDF5Data", "VideoData")
-    + ("DummyData", "DenseImageData", "ImageSegData", "SegData", "BoxData", "CoSData")
-)
-_METRICS = frozenset(
-    ("Accuracy", "Silence", "HDF5Output", "DetectionEvaluate", "EvalDetection")
-    + ("SegmentationEvaluate", "LabelsequenceAccuracy")
-)
-# losses that end in a function of the predictions
-_FUNCTION = {
-    "SoftmaxWithLoss": "Softmax",
-    "SoftmaxWithLossOHEM": "Softmax",
-    "SigmoidCrossEntropyLoss": "Sigmoid",
-}
 _PHASE_ONLY = ("include", "exclude", "phase", "loss_weight", "propagate_down")
 SAME_AGAIN = ("constant", "bilinear")  # fillers that draw nothing
 _SSD_NOTE = "DetectionOutput has the usual nms 0.45, top_k 400, keep_top_k 200, confidence 0.01"
@@ -44,7 +30,7 @@ def deploy(net: Any, input_shapes: Mapping[str, Shape] | None = None) -> list[st
     """
     shapes = dict(input_shapes or {})
     notes: list[str] = []
-    layers = [layer for layer in net.layer if layer.type not in _METRICS]
+    layers = [layer for layer in net.layer if not is_metric_type(layer.type)]
     inputs = _inputs(layers)
     kept = _living(layers, inputs)
     out = [_input_layer(layers, name, shapes, kept) for name in inputs]
@@ -96,9 +82,9 @@ def from_snapshot(net: Any) -> list[str]:
 
 def _inputs(layers: Sequence[Any]) -> list[str]:
     """The tops of data layers that reach weights; without any weights, their first tops."""
-    tops = [top for layer in layers if layer.type in DATA for top in layer.top]
+    tops = [top for layer in layers if is_data_type(layer.type) for top in layer.top]
     weighted = [top for top in dict.fromkeys(tops) if _reaches_weights(layers, top)]
-    firsts = [layer.top[0] for layer in layers if layer.type in DATA and layer.top]
+    firsts = [layer.top[0] for layer in layers if is_data_type(layer.type) and layer.top]
     return weighted or list(dict.fromkeys(firsts))
 
 
@@ -117,7 +103,7 @@ def _living(layers: Sequence[Any], inputs: Sequence[str]) -> list[Any]:
     alive = set(inputs)
     kept = []
     for layer in layers:
-        if layer.type in DATA:
+        if is_data_type(layer.type):
             continue
         if not layer.bottom or alive & set(layer.bottom):
             kept.append(layer)
@@ -141,7 +127,7 @@ def _input_layer(
 
 def _shape_of(layers: Sequence[Any], name: str, kept: Sequence[Any]) -> Shape | None:
     """The shape (of one example) that a data layer gives to its first top."""
-    layer = next(layer for layer in layers if layer.type in DATA and name in layer.top)
+    layer = next(layer for layer in layers if is_data_type(layer.type) and name in layer.top)
     index = list(layer.top).index(name)
     if layer.type == "DummyData":
         p = layer.dummy_data_param
@@ -193,8 +179,9 @@ def _ends(loss: Any, *, last: bool) -> list[Any]:
     """What stands for a loss: Softmax or Sigmoid of its predictions, SSD's detections, or none."""
     if loss.type == "MultiBoxLoss" and len(loss.bottom) > 2:
         return _detections(loss)
-    kind = _FUNCTION.get(loss.type)
-    if kind is None or not loss.bottom:
+    cls = find(loss.type)
+    kind = cls.predicts if cls is not None else ""
+    if not kind or not loss.bottom:
         return []
     name = "prob" if last else f"prob_{loss.name}"
     layer = pb.LayerParameter(name=name, type=kind, bottom=loss.bottom[:1], top=[name])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from caffeio.converters.kinds import KINDS, kind_of, members
@@ -208,13 +208,25 @@ def _label_maps(left: Source, right: Source) -> Report:
     return out
 
 
-def _folders(left: Source, right: Source, settings: Settings) -> Report:
+def compare_revisions(left: Source, right: Source, settings: Settings) -> Report:
+    """Compare the Caffe files that two git revisions have in different forms, each in detail."""
+    return _folders(left, right, settings, kind="revisions", details=True)
+
+
+def _folders(
+    left: Source,
+    right: Source,
+    settings: Settings,
+    *,
+    kind: str = "directories",
+    details: bool = False,
+) -> Report:
     found = [dict(members(source.path)) for source in (left, right)]
-    out = Report(f"{left.label} -> {right.label} (directories)")
+    out = Report(f"{left.label} -> {right.label} ({kind})")
     data: dict[str, Any] = {"kind": "directory", "files": []}
     section = out.section("")
     table = section.table("file", "", "")
-    details: list[tuple[str, Report]] = []
+    parts: list[tuple[str, Report]] = []
     for name in sorted({*found[0], *found[1]}):
         if name not in found[1]:
             table.add(name, Cell("only left", "left"), "")
@@ -223,7 +235,7 @@ def _folders(left: Source, right: Source, settings: Settings) -> Report:
             table.add(name, Cell("only right", "right"), "")
             data["files"].append({"file": name, "same": False, "only": "right"})
         else:
-            _pair(name, found, (left, right), settings, table, data, details)
+            _pair(name, found, (left, right), settings, table, data, parts)
     same = all(item["same"] for item in data["files"])
     data["same"] = same
     out.data = data
@@ -233,7 +245,10 @@ def _folders(left: Source, right: Source, settings: Settings) -> Report:
         if same
         else f"{differ} of {count(len(data['files']), 'file')} differ."
     )
-    for name, report in details:
+    if kind == "revisions" and not data["files"]:
+        out.headline.clear()
+        out.say(Cell("No solver, net or weights changed.", "good"))
+    for name, report in parts if details or settings.show_all else ():
         for part in report.sections:
             part.title = f"{name}: {part.title}" if part.title else name
             out.sections.append(part)
@@ -247,7 +262,7 @@ def _pair(
     settings: Settings,
     table: Any,
     data: dict[str, Any],
-    details: list[tuple[str, Report]],
+    parts: list[tuple[str, Report]],
 ) -> None:
     try:
         pair = [
@@ -256,7 +271,7 @@ def _pair(
                 label=f"{source.label.rstrip('/')}/{name}",
                 path=files[name],
                 kind=kind_of(files[name]),
-                inside=f"{source.inside.rstrip('/')}/{name}" if source.inside else None,
+                inside=None if source.inside is None else str(PurePosixPath(source.inside, name)),
             )
             for source, files in zip(sources, found, strict=True)
         ]
@@ -273,5 +288,5 @@ def _pair(
         name, Cell("same", "good") if same else Cell("differs", "warn"), "" if same else words
     )
     data["files"].append({"file": name, **report.data})
-    if not same and settings.show_all:
-        details.append((name, report))
+    if not same:
+        parts.append((name, report))

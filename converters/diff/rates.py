@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from caffeio.converters.report.model import Section, number, sparkline
+from caffeio.converters.report.model import Picture, Section, Tone, number, sparkline
 from caffeio.errors import SolverError
 from caffeio.profiles import Profile
 from caffeio.proto.caffe_pb2 import SolverParameter
@@ -151,6 +151,8 @@ def report(diff: RateDiff, section: Section, names: tuple[str, str]) -> None:
     overview.add("formula", diff.left.formula, diff.right.formula)
     if diff.left.rates is not None or diff.right.rates is not None:
         _overview(diff, overview)
+        overview.text_only.add(1)  # the row of blocks
+        section.blocks.append(_picture(diff, names))
     if not diff.comparable or diff.same:
         return
     table = section.table("iteration", *names, "ratio", "", right=(0, 1, 2, 3))
@@ -158,6 +160,20 @@ def report(diff: RateDiff, section: Section, names: tuple[str, str]) -> None:
         a, b = _at(diff.left, t), _at(diff.right, t)
         ratio = f"{b / a:.4g}" if a is not None and b is not None and a > 0 and b > 0 else ""
         table.add(f"{t:,}", _rate(a), _rate(b), ratio, _remark(diff, t))
+
+
+def _picture(diff: RateDiff, names: tuple[str, str]) -> Picture:
+    """Both curves as a page draws them."""
+    sides: tuple[tuple[str, Curve, Tone], ...] = (
+        (names[0], diff.left, "left"),
+        (names[1], diff.right, "right"),
+    )
+    curves = [
+        (name, list(map(float, one.rates)), tone)
+        for name, one, tone in sides
+        if one.rates is not None and len(one.rates)
+    ]
+    return Picture("learning rate", list(curves))
 
 
 def _overview(diff: RateDiff, table: Any) -> None:

@@ -6,14 +6,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from caffeio.converters.from_onnx.caffe_net import CaffeLayer, Refused, Writer, plain, stem_of
+from caffeio.converters.from_onnx.caffe_net import CaffeLayer, Refused, Writer
 from caffeio.converters.from_onnx.finish import finish, name_blob
 from caffeio.converters.from_onnx.fold import fold
 from caffeio.converters.from_onnx.graph import Dims, Graph, Node
 from caffeio.converters.from_onnx.load import fixed
+from caffeio.converters.from_onnx.names import plain, stem_of
+from caffeio.converters.from_onnx.ops import load_operators
 from caffeio.converters.from_onnx.patterns import fuse
 from caffeio.converters.from_onnx.patterns.told import restore
-from caffeio.converters.from_onnx.table import NO_CONVERTER, REASONS, load_operators
+from caffeio.converters.from_onnx.table import NO_CONVERTER, REASONS
 from caffeio.converters.from_onnx.targets import Target, get_target
 from caffeio.converters.onnx.told import told_layers
 from caffeio.errors import CaffeIOError, UnsupportedError

@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from caffeio.converters.from_onnx.caffe_net import CaffeLayer, Writer, plain
+from caffeio.converters.from_onnx.caffe_net import CaffeLayer, Writer
 from caffeio.converters.from_onnx.graph import Array
+from caffeio.converters.from_onnx.names import plain
 
 _SHAPES = ("Reshape", "Flatten")
 # Layers whose top has memory of its own (that of a Reshape or a Slice is its bottom's) and whose

@@ -13,7 +13,7 @@ import numpy as np
 
 from caffeio.converters.from_onnx.graph import Array, Dims, Graph, Node
 from caffeio.converters.from_onnx.load import opset_of
-from caffeio.converters.from_onnx.runtime import Runner
+from caffeio.converters.onnx.runtime import Runner
 from caffeio.errors import UnsupportedError
 
 _SHAPES = ("Shape", "Size")  # their values are known, whatever goes in

@@ -17,12 +17,12 @@ from caffeio.converters.from_onnx.write import (
 from caffeio.errors import CaffeIOError
 
 if TYPE_CHECKING:
-    from caffeio.converters.convert.request import Job, Outcome
+    from caffeio.converters.request import Job, Outcome
 
 
 def to_caffe(job: Job) -> Outcome:
     """A caffemodel and its prototxt, verified before they take their places."""
-    from caffeio.converters.convert.request import Outcome
+    from caffeio.converters.request import Outcome
 
     r, source = job.request, job.sources[0]
     prototxt = _prototxt_of(job)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from caffeio.converters.from_onnx.graph import Array, Dims
+from caffeio.converters.from_onnx.targets import Target
 from caffeio.converters.rewrites import forms as _forms
 from caffeio.converters.rewrites.floor import floor_pooling, rounds_down
 from caffeio.converters.rewrites.piece import REWRITES, CannotRewriteError, Piece, Rewrite
@@ -14,12 +15,42 @@ from caffeio.net.graph import build_graph
 from caffeio.net.shapes import infer_net
 from caffeio.proto import caffe_pb2 as pb
 
-if TYPE_CHECKING:
-    from caffeio.converters.from_onnx.caffe_net import Writer
-    from caffeio.converters.from_onnx.targets import Target
-
 assert _forms  # importing it registers the forms
 ROUND_MODE = "PoolingParameter.round_mode"
+
+
+class Writer(Protocol):
+    """The net while it is written: what a form asks of it."""
+
+    target: Target
+    stem: str
+
+    def shape(self, blob: str) -> Dims:
+        """Return the shape of a blob."""
+
+    def unique(self, stem: str) -> str:
+        """Return a name that no blob has."""
+
+    def silence(self, xs: Sequence[str]) -> None:
+        """Read blobs that nobody wants."""
+
+    def power(
+        self, x: str, scale: float = 1.0, shift: float = 0.0, power: float = 1.0, hint: str = ""
+    ) -> str:
+        """Add (scale * x + shift) ** power."""
+
+    def layer(
+        self,
+        kind: str,
+        bottoms: Sequence[str],
+        shape: Dims | Sequence[Dims],
+        *,
+        blobs: Sequence[Array] = (),
+        hint: str = "",
+        batch: int | None = -1,
+        **params: Any,
+    ) -> Any:
+        """Add a layer; return its tops."""
 
 
 def form_of(target: Target, param: Any) -> Rewrite | None:

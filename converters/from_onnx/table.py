@@ -11,8 +11,6 @@ raises as Refused, with the reason and what could be done; all of these are told
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from importlib import import_module
-from pkgutil import iter_modules
 
 from caffeio.converters.from_onnx.caffe_net import Writer
 from caffeio.converters.from_onnx.graph import Node
@@ -60,12 +58,3 @@ def operator(*kinds: str) -> Callable[[Converter], Converter]:
         return converter
 
     return add
-
-
-def load_operators() -> dict[str, Converter]:
-    """The table with all converters of `ops/`."""
-    from caffeio.converters.from_onnx import ops
-
-    for module in iter_modules(ops.__path__, f"{ops.__name__}."):
-        import_module(module.name)
-    return OPERATORS

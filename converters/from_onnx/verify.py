@@ -12,7 +12,7 @@ import torch
 from caffeio.converters.from_onnx.compile import Compiled
 from caffeio.converters.from_onnx.fold import lookups, with_batch
 from caffeio.converters.from_onnx.graph import Array
-from caffeio.converters.from_onnx.runtime import Runner
+from caffeio.converters.onnx.runtime import Runner
 from caffeio.converters.verify.check import Checked, Row
 from caffeio.converters.verify.numbers import absolute_difference
 from caffeio.errors import CaffeIOError

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from caffeio.converters.lint.model import ERROR, Finding, Fix, NetContext, net_rule
+from caffeio.data.first_record import Opener, opener
 from caffeio.errors import CaffeIOError
 from caffeio.layers.registry import reads_data
 from caffeio.net.graph import Node
-from caffeio.net.source_shapes import Opener, opener
 from caffeio.proto.io.regular import read_regular
 
 

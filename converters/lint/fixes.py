@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from caffeio.converters.lint.model import Finding
 from caffeio.errors import CaffeIOError
-from caffeio.proto.text.rewrite import edit_text, message_type_of
+from caffeio.proto.rewrite import edit_text, message_type_of
 from caffeio.proto.text.text_format import parse
 
 Rename = tuple[int, int, str, str]  # line, column, old name, new name

@@ -205,6 +205,16 @@ class NetContext(_Context):
                     break
                 values.update(zip(node.tops, found.tops, strict=False))
 
+    def refused(self, code: str, *checks: str) -> Iterator[Finding]:
+        """Findings of rule `code`: what the net's builder refuses by these checks, once a layer."""
+        seen = set()
+        for shapes in self.shapes.values():
+            for node, refusal in shapes.refusals:
+                index = node.source_index
+                if refusal.check in checks and index is not None and index not in seen:
+                    seen.add(index)
+                    yield self.layer(code, index, refusal.message, *refusal.steps)
+
     def in_phase(self, param: pb.LayerParameter, phase: str) -> bool:
         """Whether the phase rules leave the layer in."""
         number = pb.Phase.Value(phase)

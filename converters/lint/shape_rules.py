@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from typing import Any
 
 from caffeio.converters.diff.training import entries_of
 from caffeio.converters.lint.model import ERROR, INFO, Finding, NetContext, net_rule
+from caffeio.data.first_record import first_record, opener
 from caffeio.errors import CaffeIOError
 from caffeio.layers.base import LayerContext
 from caffeio.layers.dims import with_unknown, without_unknown
 from caffeio.layers.pooling import Pooling
 from caffeio.layers.registry import reads_data
 from caffeio.net.shapes import Shape, format_shape
-from caffeio.net.source_shapes import item_shape, opener
 from caffeio.proto import caffe_pb2 as pb
+
+_TOLD_BETTER = (  # by CIO305 and CIO306
+    "cannot specify mean_file and mean_value", "new_height and new_width must be set"
+)  # fmt: skip
 
 
 @net_rule("CIO301", "wrong-parameters", ERROR)
@@ -23,8 +26,10 @@ def wrong_parameters(context: NetContext) -> Iterator[Finding]:
     """A layer's parameters are wrong, or do not fit its bottoms: Caffe dies at set-up."""
     seen = {_layer_of(unknown.path) for unknown in context.file.unknown}
     for shapes in context.shapes.values():
-        for node, message in shapes.problems:
-            if node.source_index is not None and node.source_index not in seen:
+        others = [(n, r.text(n)) for n, r in shapes.refusals if r.check in ("counts", "params")]
+        for node, message in shapes.errors + others:
+            told = any(words in message for words in _TOLD_BETTER)
+            if node.source_index is not None and node.source_index not in seen and not told:
                 seen.add(node.source_index)
                 yield context.finding("CIO301", message, node.where)
 
@@ -104,9 +109,9 @@ def crop_too_large(context: NetContext) -> Iterator[Finding]:
         size = _smallest_side(layer)
         source = "the resize"
         if size is None and not layer.transform_param.HasField("random_aspect_ratio_param"):
-            found = item_shape(layer, find)
-            if found is not None:
-                size, source = min(found[0][1:]), found[1]
+            found = first_record(layer, find)
+            if found is not None and len(found.shapes[0]) == 3:
+                size, source = min(found.shapes[0][1:]), found.place
         if size is not None and size < crop:
             message = f"crop_size {crop} is larger than {size}, the smaller side by {source}"
             yield context.layer("CIO304", index, message, "transform_param", "crop_size")
@@ -150,7 +155,7 @@ def mean_file(context: NetContext) -> Iterator[Finding]:
     for index, layer in enumerate(context.layers):
         name = layer.transform_param.mean_file
         path = find(name) if name and reads_data(layer.type) else None
-        found = item_shape(layer, find) if path is not None else None
+        found = first_record(layer, find) if path is not None else None
         if path is None or found is None or len(layer.transform_param.resize_param):
             continue
         from caffeio.proto.weights.blobproto import read_blobproto
@@ -160,8 +165,9 @@ def mean_file(context: NetContext) -> Iterator[Finding]:
         except CaffeIOError as error:
             yield context.layer("CIO307", index, str(error), "transform_param", "mean_file")
             continue
-        if mean != found[0]:
-            message = f"{name} is {format_shape(mean)}, {found[1]} is {format_shape(found[0])}"
+        if mean != found.shapes[0]:
+            message = f"{name} is {format_shape(mean)}, {found.place} is "
+            message += format_shape(found.shapes[0])
             yield context.layer("CIO307", index, message, "transform_param", "mean_file")
 
 
@@ -264,28 +270,12 @@ def window_outside(context: NetContext) -> Iterator[Finding]:
     Their value is -FLT_MAX, and real Caffe writes outside of its memory in the backward pass. Use
     a smaller stride, a larger kernel, or no padding.
     """
-    for index, layer in enumerate(context.layers):
-        p = layer.pooling_param
-        if layer.type != "Pooling" or p.pool != pb.PoolingParameter.MAX or p.global_pooling:
+    for index, _, axes in _windows(context):
+        if context.layers[index].pooling_param.pool != pb.PoolingParameter.MAX:
             continue
-        for _, bottoms, found in context.shapes_of(index):
-            x, y = bottoms[0] if bottoms else None, found.tops[0] if found.tops else None
-            if x is None or y is None or len(x) != 4 or len(y) != 4:
-                continue
-            kernel, stride, pad = (_pair(p, name) for name in ("kernel", "stride", "pad"))
-            for axis in (0, 1):
-                begin = (y[2 + axis] - 1) * stride[axis] - pad[axis]
-                if x[2 + axis] > 0 and stride[axis] > kernel[axis] and begin >= x[2 + axis]:
-                    message = f"the last window begins at {begin}, the bottom ends at {x[2 + axis]}"
-                    yield context.layer("CIO311", index, message, "pooling_param")
-                    return
-
-
-def _pair(p: Any, name: str) -> tuple[int, int]:
-    """A size of the window along both axes."""
-    if p.HasField(f"{name}_h") or p.HasField(f"{name}_w"):
-        return int(getattr(p, f"{name}_h")), int(getattr(p, f"{name}_w"))
-    values = getattr(p, "kernel_size" if name == "kernel" else name)
-    default = 0 if name == "pad" else 1
-    whole = int(values[0]) if len(values) else default
-    return whole, whole
+        for size, kernel, stride, pad, count in axes:
+            begin = (count - 1) * stride - pad
+            if stride > kernel and begin >= size:
+                message = f"the last window begins at {begin}, the bottom ends at {size}"
+                yield context.layer("CIO311", index, message, "pooling_param")
+                break

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from caffeio.converters.lint.facts import NO_LOSS_PARAM
 from caffeio.converters.lint.model import (
     ERROR,
     INFO,
@@ -14,6 +13,7 @@ from caffeio.converters.lint.model import (
     is_loss,
     net_rule,
 )
+from caffeio.layers.registry import find
 from caffeio.proto import caffe_pb2 as pb
 
 
@@ -79,11 +79,15 @@ def loss_param_ignored(context: NetContext) -> Iterator[Finding]:
     """A loss has a loss_param that it does not read.
 
     EuclideanLoss, HingeLoss, ContrastiveLoss and MultinomialLogisticLoss always divide by the batch
-    size, and know no ignore_label.
+    size, and know no ignore_label; the losses of YOLO nets have parameters of their own.
     """
     for index, layer in enumerate(context.layers):
-        if layer.type in NO_LOSS_PARAM and layer.HasField("loss_param"):
-            message = f"{layer.type} does not read loss_param: it divides by the batch size"
+        cls = find(layer.type)
+        reads = cls is None or cls.reads_loss_param or not cls.is_loss
+        if layer.HasField("loss_param") and not reads:
+            message = (
+                f"{layer.type} does not read loss_param: its divisor (for most the batch) is fixed"
+            )
             yield context.layer("CIO403", index, message, "loss_param")
 
 

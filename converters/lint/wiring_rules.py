@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Iterator
 
-from caffeio.converters.lint.facts import MEASURES
 from caffeio.converters.lint.model import ERROR, Finding, NetContext, is_loss, net_rule
-from caffeio.layers.registry import find, reads_data
+from caffeio.layers.registry import may_end_type, reads_data
 from caffeio.net.graph import Graph, Node
-from caffeio.net.shapes import Shape, format_shape, is_known, product
 
 
 def reached(graph: Graph) -> set[int]:
@@ -60,7 +57,7 @@ def unused_top(context: NetContext) -> Iterator[Finding]:
     if graph is None or not context.trains:
         return
     for node in graph.nodes:
-        if node.source_index is None or is_loss(node.param) or node.type in MEASURES:
+        if node.source_index is None or is_loss(node.param) or may_end_type(node.type):
             continue
         for i, top in enumerate(node.tops):
             if top in graph.outputs and _last_maker(graph, top) is node:
@@ -114,14 +111,7 @@ def no_in_place(context: NetContext) -> Iterator[Finding]:
 
     Caffe does not check this for most types. Give the top a name of its own.
     """
-    for index, layer in enumerate(context.layers):
-        cls = find(layer.type)
-        if cls is None or cls.in_place:
-            continue
-        for i, (bottom, top) in enumerate(zip(layer.bottom, layer.top, strict=False)):
-            if bottom == top:
-                message = f"type {layer.type} cannot work in place on {top!r}"
-                yield context.layer("CIO204", index, message, "top", i)
+    yield from context.refused("CIO204", "in-place")
 
 
 @net_rule("CIO206", "same-name")
@@ -148,29 +138,13 @@ def same_name(context: NetContext) -> Iterator[Finding]:
 @net_rule("CIO207", "shared-mults", ERROR)
 def shared_mults(context: NetContext) -> Iterator[Finding]:
     """Shared weights with different lr_mult or decay_mult: Caffe dies while it builds the net."""
-    owners: dict[str, dict[str, float]] = defaultdict(dict)
-    for index, layer in enumerate(context.layers):
-        for i, spec in enumerate(layer.param):
-            if not spec.name:
-                continue
-            for name in ("lr_mult", "decay_mult"):
-                if not spec.HasField(name):
-                    continue
-                value = getattr(spec, name)
-                owner = owners[spec.name].setdefault(name, value)
-                if owner != value:
-                    message = f"shares {spec.name!r} with another {name} ({owner:g})"
-                    yield context.layer("CIO207", index, message, "param", i, name)
+    yield from context.refused("CIO207", "shared-mults")
 
 
 @net_rule("CIO208", "loss-weights", ERROR)
 def loss_weights(context: NetContext) -> Iterator[Finding]:
     """loss_weight must be given once for each top, or not at all; Caffe dies otherwise."""
-    for index, layer in enumerate(context.layers):
-        weights, tops = len(layer.loss_weight), len(layer.top)
-        if weights and tops and weights != tops:
-            message = f"{weights} loss_weight for {tops} top{'s' if tops > 1 else ''}"
-            yield context.layer("CIO208", index, message, "loss_weight")
+    yield from context.refused("CIO208", "loss-weights")
 
 
 @net_rule("CIO209", "shared-shapes", ERROR)
@@ -179,15 +153,4 @@ def shared_shapes(context: NetContext) -> Iterator[Finding]:
 
     share_mode: PERMISSIVE asks only for equal numbers of values.
     """
-    for graph, shapes in ((s.graph, s) for s in context.shapes.values()):
-        owners: dict[str, tuple[str, Shape]] = {}
-        for node, found in zip(graph.nodes, shapes.layers, strict=True):
-            for i, (spec, blob) in enumerate(zip(node.param.param, found.blobs, strict=False)):
-                if not spec.name or node.source_index is None or not is_known(blob):
-                    continue
-                owner, shape = owners.setdefault(spec.name, (node.name, blob))
-                same = product(shape) == product(blob) if spec.share_mode else shape == blob
-                if not same:
-                    message = f"shares {spec.name!r} of {owner!r}, {format_shape(shape)}, as "
-                    message += format_shape(blob)
-                    yield context.layer("CIO209", node.source_index, message, "param", i)
+    yield from context.refused("CIO209", "shared-shapes")

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from caffeio.converters.onnx.told import LEAST, Told
 from caffeio.errors import CaffeIOError, UnsupportedError
 from caffeio.layers.batch_norm import BatchNorm
-from caffeio.layers.onnx.graph import OnnxGraph
+from caffeio.layers.onnx.graph import OPSET, OnnxGraph
 from caffeio.layers.scale import Scale
 from caffeio.net.net import Net
 from caffeio.net.step import Step
@@ -27,6 +27,7 @@ class Built:
     inputs: list[str] = field(default_factory=list)
     outputs: dict[str, str] = field(default_factory=dict)
     told: list[Told] = field(default_factory=list)  # layers for the model's metadata
+    opset: int = OPSET
 
 
 def build(net: Net, outputs: Sequence[str] | None = None, *, dynamic_batch: bool = False) -> Built:
@@ -47,7 +48,7 @@ def build(net: Net, outputs: Sequence[str] | None = None, *, dynamic_batch: bool
     values = _run(net, graph, wanted, told)
     built = Built(graph, told=told)
     _name_blobs(built, values, fed, wanted)
-    _sweep(built)
+    sweep(built)
     used = {name for node in graph.nodes for name in node.inputs}
     built.inputs = [name for name in fed if name in used]
     return built
@@ -106,6 +107,15 @@ def _cut(net: Net, index: int) -> str:
         return ""
     flags = " ".join(f"--output-blob {blob}" for blob in blobs)
     return f"; what comes before it can be exported: {flags}"
+
+
+def located(net: Net, error: UnsupportedError) -> UnsupportedError:
+    """An error that names a layer, with its place and the blobs at which to cut before it."""
+    for i, step in enumerate(net.steps):
+        if error.message.startswith(f"layer {step.node.name!r} "):
+            where = error.where or step.node.where or None
+            return UnsupportedError(error.message + _cut(net, i), where=where)
+    return error
 
 
 def _tops(graph: OnnxGraph, step: Step, bottoms: list[str], hint: str) -> tuple[str, ...]:
@@ -178,7 +188,7 @@ def _name_blobs(
             graph.shapes[new] = graph.shapes[old]
 
 
-def _sweep(built: Built) -> None:
+def sweep(built: Built) -> None:
     """Drop the nodes and constants that no output needs."""
     alive = set(built.outputs.values())
     kept = []

@@ -1,6 +1,7 @@
 """Nets as ONNX models: `Layer.onnx` of every layer, written as one file and checked by running it.
 
-Opset 17, IR version 8, which onnxruntime 1.12 and all later ones read. Blobs keep Caffe's names
+Opset 17 unless another is chosen, with the IR version that came with it: onnxruntime 1.12 and all
+later ones read it. Blobs keep Caffe's names
 (the last value of an in-place chain has the blob's), nodes have their layers' names, initializers
 are called "<layer>.<blob>". BatchNorm and the Scale behind it are one BatchNormalization.
 """
@@ -18,16 +19,18 @@ import numpy as np
 
 from caffeio import __version__
 from caffeio.converters.deploy.deploy_net import Options, PathLike, load_deploy_net
-from caffeio.converters.onnx.build import Built, build, declared_shapes
+from caffeio.converters.onnx.build import Built, build, declared_shapes, located
+from caffeio.converters.onnx.choices import Choices
+from caffeio.converters.onnx.fold import fold
+from caffeio.converters.onnx.infer import proto
+from caffeio.converters.onnx.opset import to_opset
 from caffeio.converters.onnx.verify import verify_onnx
 from caffeio.errors import CaffeIOError, UnsupportedError
-from caffeio.layers.onnx.graph import OPSET, OnnxNode
 from caffeio.net.net import Net
 from caffeio.proto.io.atomic import atomic_write
 from caffeio.proto.io.opened import open_map
 from caffeio.proto.weights.load import Weights
 
-IR_VERSION = 8
 EXTERNAL = 2_000_000_000  # bytes of weights from which on they lie in a file of their own
 _ALIGN = 4096
 Declared = Mapping[str, tuple[int | str | None, ...]]
@@ -41,20 +44,45 @@ def export_onnx(
     outputs: Sequence[str] | None = None,
     dynamic_batch: bool = False,
     external_data: bool | None = None,
+    choices: Choices | None = None,
     **options: Any,
 ) -> list[str]:
     """Write the net of `prototxt` with `weights` as the ONNX model `out_path`.
 
     `options` are the fields of `deploy.deploy_net.Options`: `input_shapes`, `deploy`,
     `dialect` ... With `dynamic_batch` the first dimension of inputs and outputs may be any. Weights
-    of 2 GB or more (or with `external_data`) go to `<out_path>.data`. Returns notes on what was
-    left out. Raises UnsupportedError for a layer that has no ONNX form, and CaffeIOError.
+    of 2 GB or more (or with `external_data`) go to `<out_path>.data`. `choices` has the opset.
+    Returns notes on what was left out. Raises UnsupportedError for a layer that has no ONNX form,
+    and CaffeIOError.
     """
     chosen = Options(**{"outputs": tuple(outputs or ()), **options})
     net, notes = load_deploy_net(prototxt, weights, chosen)
     built = build(net, outputs or None, dynamic_batch=dynamic_batch)
+    notes += finish(built, net, choices or Choices())
     sources = digests(prototxt, weights)
     write(built, net, out_path, external_data=external_data, sources=sources)
+    return notes
+
+
+def finish(built: Built, net: Net, choices: Choices) -> list[str]:
+    """Give a built graph the form that is chosen; returns notes.
+
+    Raises UnsupportedError for what a layer cannot have.
+    """
+    _onnx()
+    dims = declared_shapes(built)
+    inputs = {name: dims[name] for name in built.inputs}
+    if built.graph.dynamic_batch:
+        inputs = {name: (None, *shape[1:]) for name, shape in inputs.items()}
+    notes = []
+    if choices.fold:
+        before, after = fold(built, inputs)
+        notes.append(f"folded: of {before} nodes {after} are left")
+    try:
+        to_opset(built.graph, inputs, choices.opset)
+    except UnsupportedError as error:
+        raise located(net, error) from None
+    built.opset = choices.opset
     return notes
 
 
@@ -79,18 +107,19 @@ def to_model(
         for name, shape in shapes.items()
     }
     ends = {*built.inputs, *built.outputs.values()}
-    proto = helper.make_graph(
-        _nodes(helper, built),
+    whole = helper.make_graph(
+        _nodes(built),
         net.name or "net",
         [values[name] for name in built.inputs],
         [values[name] for name in built.outputs.values()],
         _tensors(onnx, graph.constants, external),
         value_info=[values[name] for name in values if name not in ends],
     )
+    opset = helper.make_opsetid("", built.opset)
     model = helper.make_model(
-        proto,
-        opset_imports=[helper.make_opsetid("", OPSET)],
-        ir_version=IR_VERSION,
+        whole,
+        opset_imports=[opset],
+        ir_version=helper.find_min_ir_version_for([opset]),
         producer_name="caffeio",
         producer_version=__version__,
     )
@@ -105,7 +134,10 @@ def _metadata(built: Built, net: Net) -> dict[str, str]:
     props["caffe:profile"] = net.profile.name
     made = {name for node in built.graph.nodes for name in node.outputs}
     made.update(built.graph.constants)
-    props.update(one.entry() for one in built.told if made.issuperset((*one.tops, *one.blobs)))
+    made.update(built.inputs)
+    for one in built.told:
+        if made.issuperset((*one.bottoms, *one.tops, *one.blobs)):
+            props.update([one.entry()])
     return props
 
 
@@ -114,9 +146,16 @@ def digests(prototxt: PathLike, weights: Weights | PathLike | None) -> dict[str,
     path = weights.path if isinstance(weights, Weights) else weights
     found = {}
     for key, name in (("net", prototxt), ("weights", path)):
-        if name is not None and "\n" not in str(name) and Path(name).is_file():
+        if name is not None and _is_file(name):
             found[f"caffe:sha256:{key}"] = hashlib.sha256(open_map(name)).hexdigest()
     return found
+
+
+def _is_file(name: PathLike) -> bool:
+    try:
+        return Path(name).is_file()
+    except (OSError, ValueError):  # too long for a name: a net as text
+        return False
 
 
 def write(
@@ -152,7 +191,7 @@ def _onnx() -> Any:
         ) from None
 
 
-def _nodes(helper: Any, built: Built) -> list[Any]:
+def _nodes(built: Built) -> list[Any]:
     """NodeProtos; a layer's only node has the layer's name."""
     nodes = built.graph.nodes
     count: dict[str, int] = {}
@@ -165,17 +204,8 @@ def _nodes(helper: Any, built: Built) -> list[Any]:
         while name in used:
             name, number = f"{stem}:{number}", number + 1
         used.add(name)
-        out.append(
-            helper.make_node(node.kind, node.inputs, node.outputs, name=name, **_attributes(node))
-        )
+        out.append(proto(node, name))
     return out
-
-
-def _attributes(node: OnnxNode) -> dict[str, Any]:
-    """What `helper.make_node` takes: arrays are tensors."""
-    tensor = _onnx().numpy_helper.from_array
-    given = node.attributes.items()
-    return {key: tensor(v) if isinstance(v, np.ndarray) else v for key, v in given}
 
 
 def _tensors(onnx: Any, arrays: Mapping[str, np.ndarray], external: str | None) -> list[Any]:

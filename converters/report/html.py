@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 
-from caffeio.converters.report.model import Cell, Line, Report, Table
+from caffeio.converters.report.model import Cell, Line, Picture, Report, Table
 from caffeio.visible import escaped
 
 STYLE = """
@@ -22,6 +22,11 @@ td, .mono { font-family: ui-monospace, monospace; font-size: .88rem; overflow-wr
 td:first-child { overflow-wrap: normal; }
 th { font-weight: 600; color: var(--dim); } .num { text-align: right; }
 .left, .bad { color: var(--left); } .right, .good { color: var(--right); }
+svg.curves { max-width: 100%; height: auto; color: inherit; }
+svg.curves .left { stroke: var(--left); } svg.curves .right { stroke: var(--right); }
+svg.curves text { fill: currentColor; font-size: 12px; }
+svg.curves text.left { fill: var(--left); stroke: none; }
+svg.curves text.right { fill: var(--right); stroke: none; }
 .warn { color: var(--warn); } .dim { color: var(--dim); } .strong, .bad { font-weight: 600; }
 """
 
@@ -61,9 +66,17 @@ def body(report: Report) -> str:
     for section in report.sections:
         out.append(f"<section><h2>{escaped(section.title)}</h2>")
         for block in section.blocks:
-            out.append(_table(block) if isinstance(block, Table) else _line(block))
+            out.append(_block(block))
         out.append("</section>")
     return "\n".join(out)
+
+
+def _block(block: Line | Table | Picture) -> str:
+    if isinstance(block, Picture):
+        from caffeio.converters.report.curves import svg
+
+        return svg(block.title, block.curves)
+    return _table(block) if isinstance(block, Table) else _line(block)
 
 
 def _line(paragraph: Line) -> str:
@@ -81,7 +94,9 @@ def _table(table: Table) -> str:
     if table.heads and any(table.columns):
         heads = zip(numbers, table.columns, strict=True)
         out.append(f"<tr>{''.join(f'<th{n}>{escaped(head)}</th>' for n, head in heads)}</tr>")
-    for row in table.rows:
+    for i, row in enumerate(table.rows):
+        if i in table.text_only:
+            continue
         cells = zip(numbers, row, strict=False)
         out.append(f"<tr>{''.join(f'<td{n}>{_cell(cell)}</td>' for n, cell in cells)}</tr>")
     return "\n".join([*out, "</table>"])

@@ -12,10 +12,11 @@ Tone = Literal["", "left", "right", "good", "bad", "warn", "dim", "strong"]
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """A piece of text and what it means."""
+    """A piece of text, what it means, and how it is written where there is little room."""
 
     text: str
     tone: Tone = ""
+    short: str = ""
 
 
 @dataclass(slots=True)
@@ -32,12 +33,17 @@ class Line:
 
 @dataclass(slots=True)
 class Table:
-    """Rows of cells under column heads; `right` are the columns aligned to the right."""
+    """Rows of cells under column heads; `right` are the columns aligned to the right.
+
+    `spare`: the columns that a narrow screen does without, the first to go first.
+    """
 
     columns: tuple[str, ...]
     rows: list[tuple[Cell, ...]] = field(default_factory=list)
     right: frozenset[int] = frozenset()
     heads: bool = True
+    spare: tuple[int, ...] = ()
+    text_only: set[int] = field(default_factory=set)  # rows that stand for a picture
 
     def add(self, *cells: str | Cell) -> None:
         """Append a row."""
@@ -45,11 +51,19 @@ class Table:
 
 
 @dataclass(slots=True)
+class Picture:
+    """Curves over a common axis; a page draws them, a text has a row of its own for each."""
+
+    title: str
+    curves: list[tuple[str, Sequence[float], Tone]]  # name, values, whose it is
+
+
+@dataclass(slots=True)
 class Section:
     """A titled part of a report."""
 
     title: str
-    blocks: list[Line | Table] = field(default_factory=list)
+    blocks: list[Line | Table | Picture] = field(default_factory=list)
 
     def say(self, *parts: str | Cell, tone: Tone = "") -> None:
         """Append a paragraph."""

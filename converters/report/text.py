@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Iterable
-from typing import IO
+from typing import IO, Literal
 
 from rich.console import Console
 from rich.table import Table as RichTable
 from rich.text import Text
 
+from caffeio.converters.report.fit import GAP, Fitted, Rows, fit
 from caffeio.converters.report.model import Cell, Line, Report, Table, Tone
 from caffeio.visible import visible
 
@@ -26,12 +27,21 @@ STYLES: dict[Tone, str] = {
 }
 
 
-def write(report: Report, stream: IO[str], *, width: int | None = None, fold: bool = True) -> None:
+def write(
+    report: Report,
+    stream: IO[str],
+    *,
+    width: int | None = None,
+    fold: bool = True,
+    most: int | None = None,
+) -> None:
     """Write `report` to `stream`: colours only on a terminal and without NO_COLOR.
 
-    Without `fold` a paragraph is one line, however long it is.
+    Without `fold` a paragraph is one line, however long it is. `most`: the rows of all long tables
+    together; None shows every row.
     """
     console = make_console(stream, width if fold else 1 << 16)
+    most = _share(report, most)
     if report.title:
         console.print(Text(visible(report.title), style="bold"))
     for paragraph in report.headline:
@@ -41,7 +51,19 @@ def write(report: Report, stream: IO[str], *, width: int | None = None, fold: bo
         if section.title:
             console.print(Text(visible(section.title), style="bold underline"))
         for block in section.blocks:
-            console.print(_table(block) if isinstance(block, Table) else _line(block))
+            if isinstance(block, Table):
+                _print_table(console, block, most)
+            elif isinstance(block, Line):
+                console.print(_line(block))
+
+
+def _share(report: Report, most: int | None) -> int | None:
+    """How many rows each of the long tables gets."""
+    if most is None:
+        return None
+    blocks = [block for section in report.sections for block in section.blocks]
+    long = [b for b in blocks if isinstance(b, Table) and b.heads and len(b.rows) > most // 2]
+    return most if len(long) < 2 else max(most // len(long), 4)
 
 
 def make_console(stream: IO[str], width: int | None = None) -> Console:
@@ -70,19 +92,33 @@ def _text(parts: Iterable[Cell]) -> Text:
     return text
 
 
-def _table(table: Table) -> RichTable:
+def _print_table(console: Console, table: Table, most: int | None) -> None:
+    """Print a table; of more than `most` rows the first and the last ones."""
+    fitted = fit(table, console.width)
+    rows = fitted.rows
+    heads = table.heads and any(table.columns)
+    if most is None or len(rows) <= most or not heads:
+        console.print(_table(table, fitted, rows, heads=heads))
+        return
+    first = most * 2 // 3
+    last = most - first
+    console.print(_table(table, fitted, rows[:first], heads=True))
+    console.print(Text(f"... {len(rows) - most:,} more (--all)", style="dim"))
+    console.print(_table(table, fitted, rows[-last:], heads=False))
+
+
+def _table(table: Table, fitted: Fitted, rows: Rows, *, heads: bool) -> RichTable:
     out = RichTable(
         box=None,
-        show_header=table.heads and any(table.columns),
+        show_header=heads,
         header_style="dim",
         pad_edge=False,
-        padding=(0, 2, 0, 0),
+        padding=(0, GAP, 0, 0),
         collapse_padding=True,
     )
-    for i, column in enumerate(table.columns):
-        out.add_column(
-            Text(visible(column)), justify="right" if i in table.right else "left", overflow="fold"
-        )
-    for row in table.rows:
-        out.add_row(*(Text(visible(cell.text), style=STYLES[cell.tone]) for cell in row))
+    for i, head, wide in zip(fitted.columns, fitted.heads, fitted.widths, strict=True):
+        side: Literal["right", "left"] = "right" if i in table.right else "left"
+        out.add_column(Text(head), justify=side, no_wrap=True, min_width=wide)
+    for row in rows:
+        out.add_row(*(Text(text, style=STYLES[cell.tone]) for text, cell in row))
     return out

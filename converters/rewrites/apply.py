@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from caffeio.converters.deploy.deploy import from_snapshot
+from caffeio.converters.netstate import Blob, Layer, NetState
 from caffeio.converters.rewrites import forms as _forms
 from caffeio.converters.rewrites.floor import floor_pooling, rounds_down
 from caffeio.converters.rewrites.piece import REWRITES, CannotRewriteError, Piece, Rewrite
-from caffeio.converters.translate.netstate import Blob, Layer, NetState
 from caffeio.errors import CaffeIOError
 from caffeio.net.graph import build_graph
 from caffeio.net.shapes import infer_net

@@ -8,17 +8,9 @@ from itertools import pairwise
 from caffeio.converters.report.model import scaled
 from caffeio.converters.show.layout import Drawing, layout
 from caffeio.converters.show.view import Row, View, shape_words
-from caffeio.layers.registry import find, is_loss_type
+from caffeio.layers.registry import family_of
 from caffeio.visible import escaped, visible
 
-FAMILIES = {
-    "conv": {"Convolution", "Deconvolution", "DepthwiseConvolution", "ConvolutionDepthwise",
-             "InnerProduct", "Embed", "LSTM", "RNN", "Im2col"},
-    "pool": {"Pooling", "ROIPooling", "PSROIPooling", "SPP", "Interp", "Upsample", "Reorg"},
-    "norm": {"BatchNorm", "Scale", "Bias", "LRN", "MVN", "BN", "Normalize"},
-    "join": {"Concat", "Eltwise", "Slice", "Axpy", "Split"},
-    "loss": {"Accuracy", "SegAccuracy", "DetectionEvaluate", "DetectionOutput"},
-}  # fmt: skip
 COLOURS = {
     "data": "#5b8def",
     "conv": "#e08a3c",
@@ -33,18 +25,9 @@ _CHAR, _LINE, _PAD = 6.7, 15.0, 7.0
 STYLE = (
     ".box rect{fill:#fff;stroke-width:1.5}.box text{font:11px ui-monospace,monospace;fill:#222}"
     ".box .name{font-weight:600}.box .dim{fill:#777}"
-    ".edge{fill:none;stroke:#9aa0a6;stroke-width:1.3}"
+    ".edge{fill:none;stroke:#9aa0a6;stroke-width:1.3}.label{stroke-dasharray:3 4;opacity:.7}"
 )
-
-
-def family(kind: str) -> str:
-    """The group of layer types that shares a colour."""
-    cls = find(kind)
-    if kind == "Parameter" or (cls is not None and cls.is_source):
-        return "data"
-    if is_loss_type(kind):
-        return "loss"
-    return next((name for name, kinds in FAMILIES.items() if kind in kinds), "other")
+_SHAPE_ONLY = {"PriorBox", "Crop"}  # their last bottom gives a size and no values
 
 
 def label(row: Row) -> list[str]:
@@ -61,26 +44,47 @@ def label(row: Row) -> list[str]:
 
 
 def svg(view: View, *, standalone: bool = True) -> str:
-    """The net as an SVG drawing; boxes have the ids `node-<row>`."""
+    """The net as an SVG drawing; boxes have the ids `node-<row>`.
+
+    standalone: for a file of its own, one layer below the other. Else for a page: deep nets go on
+    in further columns. Edges that only carry labels (and sizes) have the class `label`.
+    """
     labels = [label(row) for row in view.rows]
     sizes = [
         (max(map(len, lines)) * _CHAR + 2 * _PAD, len(lines) * _LINE + 2 * _PAD) for lines in labels
     ]
     edges = [(source, row.index) for row in view.rows for source in row.sources]
-    drawing = layout(sizes, edges)
-    margin = 12
-    width, height = drawing.width + 2 * margin, drawing.height + 2 * margin
+    aside = {edge for edge in edges if _is_label(view, *edge)}
+    drawing = layout(sizes, [e for e in edges if e not in aside], columns=not standalone)
+    left = 12
+    above = bottom = 12.0
+    if drawing.turns:
+        lows = [turn[:2] for at in drawing.turns.values() for turn in at.values()]
+        bottom += max(0.0, max(low for low, _ in lows) - drawing.height)
+        above += -min(0.0, *(top for _, top in lows))
+    width, height = drawing.width + left + 12, drawing.height + above + bottom
     space = ' xmlns="http://www.w3.org/2000/svg"' if standalone else ""
-    head = (
-        f'<svg{space} width="{width:.0f}" height="{height:.0f}" '
-        f'viewBox="{-margin} {-margin} {width:.0f} {height:.0f}" role="img">'
-    )
-    out = [head]
-    if standalone:
-        out.append(f"<title>{escaped(view.graph.name)}</title><style>{STYLE}</style>")
+    out = [
+        (
+            f'<svg{space} width="{width:.0f}" height="{height:.0f}" '
+            f'viewBox="{-left} {-above:.0f} {width:.0f} {height:.0f}" role="img">'
+        ),
+        f"<title>{escaped(view.graph.name)}</title><style>{STYLE}</style>",
+    ]
     out += [_edge(drawing, sizes, edge) for edge in drawing.routes]
+    out += [_aside(drawing, edge) for edge in edges if edge in aside]
     out += [_box(drawing, row, lines) for row, lines in zip(view.rows, labels, strict=True)]
     return "\n".join([*out, "</svg>"])
+
+
+def _is_label(view: View, start: int, end: int) -> bool:
+    """Whether an edge from a data layer only brings labels to a loss, or the size of the input."""
+    source, reader = view.rows[start], view.rows[end]
+    if source.sources or len(reader.sources) < 2:
+        return False
+    return family_of(reader.node.type) == "loss" or (
+        reader.node.type in _SHAPE_ONLY and reader.sources[-1] == start
+    )
 
 
 def _edge(drawing: Drawing, sizes: Sequence[tuple[float, float]], edge: tuple[int, int]) -> str:
@@ -89,20 +93,55 @@ def _edge(drawing: Drawing, sizes: Sequence[tuple[float, float]], edge: tuple[in
     points[0] = (start[0], start[1] + sizes[edge[0]][1] / 2)
     points[-1] = (end[0], end[1] - sizes[edge[1]][1] / 2)
     path = [f"M{points[0][0]:.1f} {points[0][1]:.1f}"]
-    for (x0, y0), (x1, y1) in pairwise(points):
+    turns = drawing.turns.get(edge, {})
+    for i, ((x0, y0), (x1, y1)) in enumerate(pairwise(points)):
+        if i in turns:
+            low, top, x = turns[i]
+            path.append(_corners([(x0, y0), (x0, low), (x, low), (x, top), (x1, top), (x1, y1)]))
+            continue
         middle = (y0 + y1) / 2
         path.append(f"C{x0:.1f} {middle:.1f} {x1:.1f} {middle:.1f} {x1:.1f} {y1:.1f}")
     return f'<path class="edge" d="{"".join(path)}"/>'
 
 
+def _corners(points: Sequence[tuple[float, float]], radius: float = 5.0) -> str:
+    """Straight pieces from the first point on, with round corners."""
+    out = []
+    for (x0, y0), (x, y), (x1, y1) in zip(points, points[1:], points[2:], strict=False):
+        before, behind = abs(x - x0) + abs(y - y0), abs(x1 - x) + abs(y1 - y)
+        r = min(radius, before / 2, behind / 2)
+        ax, ay = x + r * _sign(x0 - x), y + r * _sign(y0 - y)
+        bx, by = x + r * _sign(x1 - x), y + r * _sign(y1 - y)
+        out.append(f"L{ax:.1f} {ay:.1f}Q{x:.1f} {y:.1f} {bx:.1f} {by:.1f}")
+    return "".join([*out, f"L{points[-1][0]:.1f} {points[-1][1]:.1f}"])
+
+
+def _sign(value: float) -> int:
+    return (value > 0) - (value < 0)
+
+
+def _aside(drawing: Drawing, edge: tuple[int, int]) -> str:
+    """An edge that takes no part in the layout: from side to side, in a curve."""
+    a, b = drawing.boxes[edge[0]], drawing.boxes[edge[1]]
+    x0, x1 = a.x + a.width / 2, b.x + b.width / 2
+    out = max(x0, x1) + 14
+    return (
+        f'<g class="label"><path class="edge" d="M{x0:.1f} {a.y:.1f}C{out:.1f} {a.y:.1f} '
+        f'{out:.1f} {b.y:.1f} {x1:.1f} {b.y:.1f}"/></g>'
+    )
+
+
 def _box(drawing: Drawing, row: Row, lines: list[str]) -> str:
     box = drawing.boxes[row.index]
     x, y = box.x - box.width / 2, box.y - box.height / 2
-    colour = COLOURS[family(row.node.type)]
+    colour = COLOURS[family_of(row.node.type)]
     place = f'x="{x:.1f}" y="{y:.1f}" height="{box.height:.1f}"'
     out = [
         f'<g class="box" id="node-{row.index}"><title>{escaped(row.name)}</title>',
-        f'<rect {place} width="{box.width:.1f}" rx="5" stroke="{colour}"/>',
+        (
+            f'<rect {place} width="{box.width:.1f}" rx="5" stroke="{colour}" '
+            f'style="--family:{colour}"/>'
+        ),
         f'<rect {place} width="4" rx="2" style="fill:{colour}" stroke="none"/>',
     ]
     for i, text in enumerate(lines):
@@ -120,7 +159,7 @@ def dot(view: View) -> str:
     ]
     for row, lines in ((row, label(row)) for row in view.rows):
         text = "\\n".join(_quoted(line)[1:-1] for line in lines)
-        out.append(f'  n{row.index} [label="{text}", color="{COLOURS[family(row.node.type)]}"];')
+        out.append(f'  n{row.index} [label="{text}", color="{COLOURS[family_of(row.node.type)]}"];')
     for row in view.rows:
         for source in row.sources:
             blobs = [b for b in row.parts[0].bottoms if _made_by(view.rows[source], b)]

@@ -1,16 +1,21 @@
 """Places for the boxes of a layered graph drawing (after Sugiyama, Tagawa, Toda, 1981).
 
 Layers by longest path, long edges cut by invisible nodes, order by medians of neighbours, then
-places by averaging neighbours with a least distance.
+places by averaging neighbours with a least distance. A deep graph may go on in further columns, as
+text does on a page, so that all of it can be read at once.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 
 SWEEPS = 8
+COLUMNS = 12  # at most
+ASPECT = 1.1  # width by height of the frame that columns are made for
+GUTTER = 44.0  # between columns
+LANE = 5.0  # between edges that go to the next column side by side
 
 
 @dataclass
@@ -34,6 +39,11 @@ class Drawing:
     routes: dict[tuple[int, int], list[tuple[float, float]]]
     width: float
     height: float
+    # edge -> where its route goes to the next column: the piece behind this point -> the heights
+    # below and above the columns and the place between them
+    turns: dict[tuple[int, int], dict[int, tuple[float, float, float]]] = field(
+        default_factory=dict
+    )
 
 
 def layout(
@@ -42,8 +52,12 @@ def layout(
     *,
     gap_x: float = 18.0,
     gap_y: float = 26.0,
+    columns: bool = False,
 ) -> Drawing:
-    """Place boxes of the given sizes; `edges` go from a lower to a higher index."""
+    """Place boxes of the given sizes; `edges` go from a lower to a higher index.
+
+    columns: a deep graph may be broken into columns, where that makes it larger in a frame.
+    """
     boxes = [Box(width, height) for width, height in sizes]
     for start, end in sorted(edges, key=lambda edge: (edge[1], edge[0])):
         boxes[end].rank = max(boxes[end].rank, boxes[start].rank + 1)
@@ -53,13 +67,15 @@ def layout(
         _reorder(boxes, ranks, down=sweep % 2 == 0)
     _place_x(boxes, ranks, gap_x)
     _place_y(boxes, ranks, gap_y)
+    turns = _columns(boxes, ranks, chains, gap_y) if columns else {}
     left = min((b.x - b.width / 2 for b in boxes), default=0.0)
     for box in boxes:
         box.x -= left
+    turns = {e: {i: (b, t, x - left) for i, (b, t, x) in at.items()} for e, at in turns.items()}
     routes = {edge: [(boxes[i].x, boxes[i].y) for i in chain] for edge, chain in chains.items()}
     width = max((b.x + b.width / 2 for b in boxes), default=0.0)
     height = max((b.y + b.height / 2 for b in boxes), default=0.0)
-    return Drawing(boxes, routes, width, height)
+    return Drawing(boxes, routes, width, height, turns)
 
 
 def _chain(boxes: list[Box], edge: tuple[int, int]) -> list[int]:
@@ -142,3 +158,94 @@ def _place_y(boxes: list[Box], ranks: list[list[int]], gap: float) -> None:
         for index in rank:
             boxes[index].y = y + height / 2
         y += height + gap
+
+
+# -- columns -----------------------------------------------------------------------------------
+
+Chains = dict[tuple[int, int], list[int]]
+Turns = dict[tuple[int, int], dict[int, tuple[float, float, float]]]
+
+
+def _columns(boxes: list[Box], ranks: list[list[int]], chains: Chains, gap: float) -> Turns:
+    """Break the ranks into as many columns as show the graph largest; returns the edges' turns."""
+    crossing = [0] * len(ranks)  # edges from this rank to the next one
+    for chain in chains.values():
+        for i in chain[:-1]:
+            crossing[boxes[i].rank] += 1
+    best, largest = [0], 0.0
+    for count in range(1, min(COLUMNS, len(ranks)) + 1):
+        starts = _starts(boxes, ranks, crossing, count)
+        parts = list(_parts(ranks, starts))
+        width = sum(b - a for a, b in (_extent(boxes, part) for part in parts))
+        width += GUTTER * (len(parts) - 1)
+        height = max(sum(_height(boxes, rank) + gap for rank in part) for part in parts)
+        scale = min(ASPECT / width, 1 / height) if width and height else 0.0
+        if scale > largest * (1.2 if best == [0] else 1.0):  # one column is easier to read
+            best, largest = starts, scale
+    _move(boxes, list(_parts(ranks, best)))
+    return _turns(boxes, list(_parts(ranks, best)), chains)
+
+
+def _starts(boxes: list[Box], ranks: list[list[int]], crossing: list[int], count: int) -> list[int]:
+    """The first rank of each column: about equal heights, cut where few edges cross."""
+    heights = [_height(boxes, rank) for rank in ranks]
+    whole = sum(heights)
+    starts, slack = [0], whole / count / 4
+    for column in range(1, count):
+        wanted = whole * column / count
+        costs = {}
+        done = 0.0
+        for i, height in enumerate(heights):
+            if i > starts[-1] and abs(done - wanted) <= slack:
+                costs[i] = crossing[i - 1] + 2 * abs(done - wanted) / slack
+            done += height
+        if costs:
+            starts.append(min(costs, key=costs.__getitem__))
+    return starts
+
+
+def _height(boxes: list[Box], rank: list[int]) -> float:
+    return max((boxes[i].height for i in rank), default=0.0)
+
+
+def _parts(ranks: list[list[int]], starts: list[int]) -> Iterator[list[list[int]]]:
+    for a, b in pairwise([*starts, len(ranks)]):
+        yield ranks[a:b]
+
+
+def _extent(boxes: list[Box], part: list[list[int]]) -> tuple[float, float]:
+    """The left and right end of a column."""
+    inside = [boxes[i] for rank in part for i in rank]
+    return min(b.x - b.width / 2 for b in inside), max(b.x + b.width / 2 for b in inside)
+
+
+def _move(boxes: list[Box], parts: list[list[list[int]]]) -> None:
+    """Put the columns side by side, each at the top."""
+    at = 0.0
+    for part in parts:
+        left, right = _extent(boxes, part)
+        top = min(boxes[i].y - _height(boxes, rank) / 2 for rank in part for i in rank)
+        for rank in part:
+            for i in rank:
+                boxes[i].x += at - left
+                boxes[i].y -= top
+        at += right - left + GUTTER
+
+
+def _turns(boxes: list[Box], parts: list[list[list[int]]], chains: Chains) -> Turns:
+    """Where each edge goes from one column to the next, side by side with the others."""
+    column = {i: at for at, part in enumerate(parts) for rank in part for i in rank}
+    bottoms = [max(boxes[i].y + boxes[i].height / 2 for i in part[-1]) for part in parts]
+    rights = [_extent(boxes, part)[1] for part in parts]
+    lanes = [0] * len(parts)
+    out: Turns = {}
+    for edge, chain in chains.items():
+        for place, (a, b) in enumerate(pairwise(chain)):
+            at = column[a]
+            if column[b] == at:
+                continue
+            shift = LANE * (1 + lanes[at] % 6)  # more lanes than fit share them
+            lanes[at] += 1
+            turn = (bottoms[at] + 4 + shift, -4 - shift, rights[at] + GUTTER / 2 - 15 + shift)
+            out.setdefault(edge, {})[place] = turn
+    return out

@@ -7,10 +7,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from numpy.typing import NDArray
+
 from caffeio.converters.diff.weights_diff import blob_name
 from caffeio.converters.report.model import Cell, Report, Section, Tone, count, listed, scaled, size
 from caffeio.converters.show.stats import Stats, stats_of
 from caffeio.converters.show.view import Row, View, as_data, make_view, shape_words
+from caffeio.converters.show.words import short_type
 from caffeio.converters.source import Source
 from caffeio.errors import CaffeIOError, NetError
 from caffeio.memory import free_bytes
@@ -48,6 +51,7 @@ class ShownNet:
     warnings: list[str] = field(default_factory=list)
     stats: dict[str, list[Stats]] = field(default_factory=dict)  # layer -> blobs
     blob_types: dict[str, str] = field(default_factory=dict)
+    filters: tuple[str, NDArray[Any]] | None = None  # of the first layer that reads pictures
 
 
 def load(source: Source, options: Options) -> ShownNet:
@@ -74,8 +78,19 @@ def load(source: Source, options: Options) -> ShownNet:
         _blobs_from_file(shapes, shown.stats)
         shown.view = make_view(shapes)
         shown.warnings += [f"{node.where}: {message}" for node, message in shapes.problems[:5]]
+        shown.warnings += _unknown_inputs(shown.view)
     shown.warnings += [str(unknown) for unknown in shown.file.unknown[:5]]
     return shown
+
+
+def _unknown_inputs(view: View) -> list[str]:
+    """What to type where the data that would tell a shape are not there."""
+    return [
+        f"the size of {name} ({format_shape(shape)}) is told by data that are not here: "
+        f"give it with --input {name}={','.join(str(d) if d > 0 else 'N' for d in shape)}"
+        for name, shape in view.inputs
+        if shape is not None and not is_known(shape)
+    ][:3]
 
 
 def _blobs_from_file(shapes: NetShapes, stats: Mapping[str, Sequence[Stats]]) -> None:
@@ -94,6 +109,11 @@ def _load_weights(shown: ShownNet, path: Path) -> None:
     weights = load_weights(path)
     shown.stats = {name: [stats_of(blob) for blob in weights[name]] for name in weights}
     shown.blob_types = {entry.name: entry.type for entry in weights.layers}
+    for name, blobs in shown.stats.items():
+        shape = blobs[0].shape if blobs else ()
+        if len(shape) == 4 and shape[1] in (1, 3) and min(shape[2:]) >= 3 and shape[0] > 1:
+            shown.filters = name, weights[name][0][:256]
+            break
 
 
 def dialect_words(file: NetFile, source: Source, given: str | None) -> str:
@@ -180,7 +200,7 @@ def report(shown: ShownNet, options: Options) -> Report:
     elif shown.file is not None:
         _plain_layers(shown.file.message, out.section("Layers"))
     if shown.stats:
-        _weights(shown, out.section("Weights"), options)
+        _weights(shown, out.section("Weights"), show_all=options.show_all)
     return out
 
 
@@ -243,10 +263,12 @@ def _layers(shown: ShownNet, section: Section, options: Options) -> None:
     macs = "MACs an item" if batch > 1 else "MACs"
     columns = ("layer", "type", "", "top", "parameters", macs, "memory")
     table = section.table(*columns, right=(4, 5, 6))
+    if not options.show_all:
+        table.spare = (6, 2)
     for row in rows:
         table.add(
             row.name,
-            Cell(row.kind, "" if row.parts[0].shapes.known_type else "bad"),
+            Cell(row.kind, "" if row.parts[0].shapes.known_type else "bad", short_type(row.kind)),
             Cell(row.words, "dim"),
             shape_words(row.tops),
             f"{row.parameters:,}" if row.parameters else "",
@@ -267,21 +289,19 @@ def _plain_layers(message: pb.NetParameter, section: Section) -> None:
         table.add(layer.name, layer.type, ", ".join(layer.bottom), ", ".join(layer.top))
 
 
-def _weights(shown: ShownNet, section: Section, options: Options) -> None:
-    limit = None if options.show_all else 40
+def _weights(shown: ShownNet, section: Section, *, show_all: bool) -> None:
     columns = ("layer", "blob", "shape", "norm", "mean", "std", "least", "largest")
     table = section.table(*columns, right=(3, 4, 5, 6, 7))
+    table.spare = () if show_all else (6, 7, 3)
     rows = [
         (name, blob_name(shown.blob_types.get(name, ""), i), stats)
         for name, blobs in shown.stats.items()
         for i, stats in enumerate(blobs)
     ]
-    for name, blob, s in rows[:limit]:
+    for name, blob, s in rows:
         figures = [f"{v:.3g}" for v in (s.norm, s.mean, s.std, s.low, s.high)]
         bad = Cell(f"{s.not_finite} not finite", "bad") if s.not_finite else Cell(figures[0])
         table.add(name, blob, format_shape(s.shape), bad, *figures[1:])
-    if limit is not None and len(rows) > limit:
-        section.say(f"... and {len(rows) - limit} more blobs (--all)", tone="dim")
 
 
 def data_of(shown: ShownNet) -> dict[str, Any]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import struct
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import closing
@@ -11,6 +10,7 @@ from typing import Any
 
 from caffeio.converters.kinds import KINDS, kind_of, members
 from caffeio.converters.report.model import Cell, Report, count, listed, number, size, sparkline
+from caffeio.converters.show.chain import Run, rows
 from caffeio.converters.source import Source
 from caffeio.data.db.buffer import Buffer
 from caffeio.errors import CaffeIOError
@@ -18,7 +18,7 @@ from caffeio.proto.io.regular import read_regular
 
 
 def show_solver(
-    source: Source, *, dialect: str | None, caffe: str | None, show_all: bool, dataset: int | None
+    source: Source, *, dialect: str | None, caffe: str | None, show_all: bool, run: Run
 ) -> Report:
     """A solver: its fields, its learning rate, its run, its net."""
     from caffeio.converters.diff import rates, solver_diff
@@ -29,7 +29,7 @@ def show_solver(
     if caffe:
         side.profile = get_profile(caffe)
     out = Report(f"{source.label}: {KINDS['solver']}")
-    options = solver_diff.Options(dataset_size=dataset)
+    options = solver_diff.Options(dataset_size=run.dataset, workers=run.workers)
     diff = solver_diff.diff_solvers(side, side, options)
     head = out.section("").table("", "", heads=False)
     head.add("Caffe", f"{side.profile.name} (by its fields and its net)")
@@ -39,7 +39,7 @@ def show_solver(
     for unknown in side.unknown:
         out.say(str(unknown), tone="warn")
     _rates(diff, out)
-    _run(diff, out)
+    _run(diff, out, run)
     fields = out.section("Fields").table("", "", "")
     data: dict[str, Any] = {}
     for name, value, is_set in diff.equal:
@@ -55,7 +55,9 @@ def show_solver(
         "net": side.net_name,
         "fields": data,
         "learning_rate": rates.as_data(diff.rates)["left"],
-        "run": diff.seen[0].as_data() if diff.seen else {},
+        "run": {**diff.seen[0].as_data(), "hours": run.hours(diff.seen[0].images)}
+        if diff.seen
+        else {},
     }
     return out
 
@@ -78,13 +80,13 @@ def _rates(diff: Any, out: Report) -> None:
         table.add(f"{t:,}", f"{values[t]:.6g}")
 
 
-def _run(diff: Any, out: Report) -> None:
+def _run(diff: Any, out: Report, run: Run) -> None:
     from caffeio.converters.diff.training import snapshot_iterations, spans, test_iterations
 
     side = diff.left
     table = out.section("Run").table("", "", heads=False)
     table.add("iterations", f"{side.message.max_iter:,}")
-    for name, text in diff.seen[0].words().items():
+    for name, text in rows(diff.seen[0], run).items():
         table.add(name, text)
     table.add("tests at", spans(test_iterations(side.message, side.profile)))
     snapshots = snapshot_iterations(side.message)
@@ -95,10 +97,11 @@ def _net_line(net: Any, out: Report) -> None:
     from caffeio.converters.diff.net_report import totals
 
     section = out.section(f"Net {net.label}")
-    table = section.table("", "", heads=False)
-    for phase in ("TRAIN", "TEST"):
-        for name, text in totals(net, phase).items():
-            table.add(f"{name} ({phase})", text)
+    found = {phase: totals(net, phase) for phase in ("TRAIN", "TEST")}
+    shown = [phase for phase, rows_of in found.items() if rows_of]
+    table = section.table("", *shown)
+    for name in dict.fromkeys(name for phase in shown for name in found[phase]):
+        table.add(name, *(found[phase].get(name, "") for phase in shown))
     for phase, problem in net.problems.items():
         section.say(f"cannot be built for {phase}: {problem}", tone="warn")
 
@@ -193,8 +196,8 @@ def show_lmdb(source: Source, *, show_all: bool) -> Report:
 def _records(records: Iterator[tuple[Buffer, Buffer]], limit: int) -> dict[str, Any]:
     from google.protobuf.message import DecodeError
 
+    from caffeio.data.first_record import datum_shape
     from caffeio.net.shapes import format_shape
-    from caffeio.net.source_shapes import datum_shape
     from caffeio.proto.caffe_pb2 import Datum
 
     shapes: Counter[str] = Counter()
@@ -209,7 +212,7 @@ def _records(records: Iterator[tuple[Buffer, Buffer]], limit: int) -> dict[str, 
         try:
             datum = Datum.FromString(bytes(value))
             shape = format_shape(datum_shape(datum))
-        except (DecodeError, ValueError, IndexError, struct.error):
+        except (CaffeIOError, DecodeError, ValueError):
             encodings["no Datum"] += 1
             continue
         kind = "float" if datum.float_data else "raw"

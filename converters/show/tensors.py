@@ -27,49 +27,57 @@ def show_onnx(source: Source) -> Report:
     if not model.graph.node and not model.graph.output:
         raise CaffeIOError("is no ONNX model: it has no graph", where=source.label)
     graph = model.graph
+    held = {t.name: format_shape(tuple(t.dims)) for t in graph.initializer}
+    weights = sum(int(np.prod(t.dims)) for t in graph.initializer)
+    opsets = [f"{item.domain or 'ai.onnx'} {item.version}" for item in model.opset_import]
     out = Report(f"{source.label}: ONNX model")
     head = out.section("").table("", "", heads=False)
-    opsets = [f"{item.domain or 'ai.onnx'} {item.version}" for item in model.opset_import]
     head.add("made by", f"{model.producer_name or '?'} {model.producer_version}".strip())
     head.add("opset", listed(opsets))
     head.add("IR version", str(model.ir_version))
-    weights = sum(int(np.prod(t.dims)) for t in graph.initializer)
-    head.add("parameters", f"{weights:,} in {count(len(graph.initializer), 'tensor')}")
+    head.add("parameters", f"{weights:,} in {count(len(held), 'tensor')}")
     head.add("size", size(source.path.stat().st_size))
-    held = {t.name for t in graph.initializer}
-    ends = out.section("Inputs and outputs").table("", "name", "shape")
-    data: dict[str, Any] = {"inputs": {}, "outputs": {}}
-    for title, values in (("input", graph.input), ("output", graph.output)):
-        for value in values:
-            if value.name in held:
-                continue
-            dims = [d.dim_param or str(d.dim_value) for d in value.type.tensor_type.shape.dim]
-            ends.add(title, value.name, "x".join(dims) or "?")
-            data[f"{title}s"][value.name] = dims
-    kinds = Counter(node.op_type for node in graph.node)
-    shapes = {t.name: tuple(t.dims) for t in graph.initializer}
-    nodes = out.section(f"Nodes ({len(graph.node)})").table(
-        "name", "operator", "reads", "weights", "makes"
-    )
-    for node in graph.node:
-        reads = [name for name in node.input if name and name not in held]
-        owned = [format_shape(shapes[name]) for name in node.input if name in held]
-        nodes.add(node.name, node.op_type, listed(reads), listed(owned), listed(list(node.output)))
-    if model.metadata_props:
+    ends = _onnx_ends(out, graph, held)
+    _onnx_nodes(out, graph, held)
+    metadata = {entry.key: entry.value for entry in model.metadata_props}
+    if metadata:
         table = out.section("Metadata").table("", "", heads=False)
-        for entry in model.metadata_props:
-            table.add(entry.key, entry.value)
+        for key, value in metadata.items():
+            table.add(key, value)
     out.data = {
         "kind": "onnx",
         "file": source.label,
         "producer": model.producer_name,
         "opset": opsets,
         "parameters": weights,
-        "operators": dict(kinds.most_common()),
-        "metadata": {entry.key: entry.value for entry in model.metadata_props},
-        **data,
+        "operators": dict(Counter(node.op_type for node in graph.node).most_common()),
+        "metadata": metadata,
+        **ends,
     }
     return out
+
+
+def _onnx_ends(out: Report, graph: Any, held: Mapping[str, str]) -> dict[str, Any]:
+    """Tell inputs and outputs; those that are weights as well are left out."""
+    table = out.section("Inputs and outputs").table("", "name", "shape")
+    data: dict[str, Any] = {"inputs": {}, "outputs": {}}
+    for title, values in (("input", graph.input), ("output", graph.output)):
+        for value in values:
+            if value.name in held:
+                continue
+            dims = [d.dim_param or str(d.dim_value) for d in value.type.tensor_type.shape.dim]
+            table.add(title, value.name, "x".join(dims) or "?")
+            data[f"{title}s"][value.name] = dims
+    return data
+
+
+def _onnx_nodes(out: Report, graph: Any, held: Mapping[str, str]) -> None:
+    columns = ("name", "operator", "reads", "weights", "makes")
+    table = out.section(f"Nodes ({len(graph.node)})").table(*columns)
+    for node in graph.node:
+        reads = [name for name in node.input if name and name not in held]
+        owned = [held[name] for name in node.input if name in held]
+        table.add(node.name, node.op_type, listed(reads), listed(owned), listed(list(node.output)))
 
 
 def show_tensors(source: Source) -> Report:

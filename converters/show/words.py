@@ -133,3 +133,23 @@ _WORDS: dict[str, Callable[[LayerParameter], str]] = {
     "EuclideanLoss": _loss,
     "SigmoidCrossEntropyLoss": _loss,
 }
+
+
+_SHORT = {
+    "BatchNorm": "BN",
+    "Convolution": "Conv",
+    "ConvolutionDepthwise": "DWConv",
+    "Deconvolution": "Deconv",
+    "DepthwiseConvolution": "DWConv",
+    "DetectionOutput": "Detections",
+    "EuclideanLoss": "L2Loss",
+    "InnerProduct": "InnerProd",
+    "Pooling": "Pool",
+    "SigmoidCrossEntropyLoss": "SigmoidLoss",
+    "SoftmaxWithLoss": "SoftmaxLoss",
+}
+
+
+def short_type(kind: str) -> str:
+    """`Conv+BN+Scale+ReLU` for Convolution+BatchNorm+Scale+ReLU: for narrow screens."""
+    return "+".join(_SHORT.get(name, name) for name in kind.split("+"))

@@ -13,7 +13,7 @@ from caffeio.converters.torch_names.mapfile import NameMap
 from caffeio.converters.weightfiles import weights_of
 from caffeio.errors import WeightsError
 from caffeio.proto import caffe_pb2 as pb
-from caffeio.proto.weights.blobs import Array
+from caffeio.proto.io.blobs import Array
 from caffeio.proto.weights.load import Weights
 
 TORCH_ONLY = ("running_mean", "running_var", "num_batches_tracked", "weight_ih_l0", "weight_hh_l0")

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 
 from caffeio.proto import caffe_pb2 as pb
-from caffeio.proto.weights.blobs import Array
+from caffeio.proto.io.blobs import Array
 
 Named = dict[str, Array]
 _GATES = ((0, 0), (1, 1), (2, 3), (3, 2))  # Caffe: i f o g; PyTorch: i f g o

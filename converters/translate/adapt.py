@@ -6,8 +6,8 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
-from caffeio.converters.deploy.deploy import DATA
-from caffeio.converters.translate.netstate import Layer, NetState
+from caffeio.converters.netstate import Layer, NetState
+from caffeio.layers.registry import is_data_type
 from caffeio.proto import caffe_pb2 as pb
 from caffeio.proto.dialect.dialect import Lost
 from caffeio.proto.dialect.schema import Field, Schema
@@ -200,7 +200,7 @@ def _only_training(message: Any, item: Lost) -> bool:
     if len(item.path) < 2 or not isinstance(item.path[1], int):
         return False
     kind = getattr(message, str(item.path[0]))[item.path[1]].type
-    return kind in DATA
+    return is_data_type(kind)
 
 
 def _is_default(message: Any, item: Lost) -> bool:

@@ -11,10 +11,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from caffeio.converters.translate.netstate import Blob, Layer, NetState
+from caffeio.converters.netstate import Blob, Layer, NetState
 from caffeio.proto import caffe_pb2 as pb
 from caffeio.proto.dialect.schema import Schema
-from caffeio.proto.weights.blobs import Array
+from caffeio.proto.io.blobs import Array
 
 NVIDIA_EPS = 1e-5  # the least eps of NVIDIA's Caffe (CUDNN_BN_MIN_EPSILON)
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from caffeio.converters.netstate import Blob, Layer, NetState
 from caffeio.converters.translate.adapt import sort_lost
-from caffeio.converters.translate.netstate import Blob, Layer, NetState
 from caffeio.converters.translate.translate import Translation, adapt_state, lost_types
 from caffeio.proto import caffe_pb2 as pb
 from caffeio.proto.dialect import schema
 from caffeio.proto.dialect.dialect import Lost, check_name, encode
-from caffeio.proto.weights.blobs import Array
+from caffeio.proto.io.blobs import Array
 
 Shapes = Mapping[str, Sequence[int]]
 

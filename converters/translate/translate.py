@@ -15,9 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from caffeio.converters.rewrites.apply import rewrite_layers
-from caffeio.converters.translate import adapt, batchnorm
-from caffeio.converters.translate.netstate import (
+from caffeio.converters.netstate import (
     Layer,
     NetState,
     blob_for,
@@ -26,17 +24,19 @@ from caffeio.converters.translate.netstate import (
     modern_shape,
     read_state,
 )
+from caffeio.converters.rewrites.apply import rewrite_layers
+from caffeio.converters.translate import adapt, batchnorm
 from caffeio.errors import CaffeIOError, UnsupportedError, WeightsError
 from caffeio.proto import caffe_pb2 as pb
 from caffeio.proto.dialect import schema
 from caffeio.proto.dialect.dialect import Detection, Lost, Unknown, check_name, detect
 from caffeio.proto.dialect.schema import Schema
 from caffeio.proto.io.atomic import atomic_write
+from caffeio.proto.io.blobs import Array
 from caffeio.proto.io.mapped import is_hdf5, map_file
 from caffeio.proto.io.stream import Blob, write_parts
 from caffeio.proto.io.wire import Buffer
 from caffeio.proto.upgrade.upgrade import V1_TYPES
-from caffeio.proto.weights.blobs import Array
 from caffeio.proto.weights.solverstate import read_solverstate, write_solverstate
 from caffeio.proto.weights.write import write_caffemodel
 

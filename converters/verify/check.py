@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from caffeio.converters.onnx.samples import sample_inputs
 from caffeio.converters.verify.models import Arrays, Model, NetModel
 from caffeio.converters.verify.numbers import absolute_difference, relative_difference
+from caffeio.converters.verify.samples import sample_inputs
 from caffeio.errors import CaffeIOError, UnsupportedError
 from caffeio.net.net import Net
 

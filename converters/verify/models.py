@@ -90,6 +90,12 @@ class OnnxModel:
         return dict(zip(self.blobs.values(), found, strict=True))
 
 
+def _errors() -> tuple[type[Exception], ...]:
+    """What onnxruntime raises for models that it does not take."""
+    state = import_module("onnxruntime.capi.onnxruntime_pybind11_state")
+    return tuple(getattr(state, name) for name in ("NotImplemented", "Fail", "InvalidGraph"))
+
+
 def _session(path: str | os.PathLike[str], also: Sequence[str]) -> Any:
     try:
         ort = import_module("onnxruntime")
@@ -101,7 +107,9 @@ def _session(path: str | os.PathLike[str], also: Sequence[str]) -> Any:
     options.log_severity_level = 3
     options.intra_op_num_threads = torch.get_num_threads()
     model: Any = os.fspath(path)
-    if also and Path(path).stat().st_size < LARGE and not Path(f"{model}.data").exists():
+    beside = Path(f"{model}.data")
+    size = Path(path).stat().st_size + (beside.stat().st_size if beside.exists() else 0)
+    if also and size < LARGE:
         onnx = import_module("onnx")
         loaded = onnx.load(model)
         outputs = {item.name for item in loaded.graph.output}
@@ -110,4 +118,10 @@ def _session(path: str | os.PathLike[str], also: Sequence[str]) -> Any:
             if name in made - outputs:
                 loaded.graph.output.add(name=name)
         model = loaded.SerializeToString()
-    return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    try:
+        return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    except _errors() as error:  # an opset or an operator that this version does not have
+        text = " ".join(str(error).split())
+        raise UnsupportedError(f"onnxruntime {ort.__version__} cannot run the model: {text}") from (
+            None
+        )

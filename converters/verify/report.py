@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 
 from caffeio import __version__
-from caffeio.converters.onnx.samples import sample_inputs
 from caffeio.converters.report.model import Cell, Report, listed
 from caffeio.converters.verify.check import SCALES
 from caffeio.converters.verify.layers import Comparison, compare_layers
 from caffeio.converters.verify.reference import own_data
 from caffeio.converters.verify.row import LayerRow
+from caffeio.converters.verify.samples import sample_inputs
 from caffeio.converters.verify.sides import NetSide, Side
 from caffeio.errors import CaffeIOError
 

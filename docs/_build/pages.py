@@ -176,7 +176,7 @@ def _first(thing: Any) -> str:
 def layers() -> str:
     """Every layer type of this build."""
     from caffeio.layers import known_types
-    from caffeio.layers.base import lookup
+    from caffeio.layers.registry import lookup
 
     rows = []
     for kind in known_types():

@@ -29,9 +29,9 @@ from caffeio.proto.dialect.rules import Rule, rule_table, rules_of
 from caffeio.proto.dialect.schema import Schema
 from caffeio.proto.dialect.shapewalk import Walk, walk_shapes
 from caffeio.proto.dialect.transcode import Transcoder
+from caffeio.proto.io.blobs import scan_blob
 from caffeio.proto.io.opened import found_once
 from caffeio.proto.io.wire import BYTES, Buffer
-from caffeio.proto.weights.blobs import scan_blob
 
 KINDS = {
     "net": "NetParameter",

@@ -10,6 +10,7 @@ from google.protobuf.message import Message
 from caffeio.errors import CaffeIOError
 from caffeio.proto.text.fieldpath import Step, parse_assignment, select
 from caffeio.proto.text.printer import format_scalar
+from caffeio.proto.text.slips import best_match
 from caffeio.proto.text.values import find_field, spell, wire_form
 
 
@@ -140,6 +141,9 @@ def _known(message: Any, steps: list[Step]) -> str:
         chosen = select(list(value), step.selectors, _named, _having)
         if not chosen:
             names = [getattr(item, "name", "") for item in value]
+            wanted = next((s.value for s in step.selectors if s.kind == "name"), "")
+            if close := best_match(wanted, list(dict.fromkeys(filter(None, names)))):
+                return f": {step} is not there; did you mean {step.name}[{close}]?"
             listed = ", ".join(dict.fromkeys(filter(None, names[:8])))
             return f": {step} is not there" + (f" (there are {listed} ...)" if listed else "")
         owner = chosen[0]

@@ -6,9 +6,9 @@ import os
 
 from caffeio.errors import CaffeIOError, DataError, ParseError, SnapshotError
 from caffeio.proto.io.atomic import atomic_write
+from caffeio.proto.io.blobs import Array, scan_blob, view
 from caffeio.proto.io.mapped import foreign, map_file
 from caffeio.proto.io.stream import blob_parts, size_of, write_parts
-from caffeio.proto.weights.blobs import Array, scan_blob, view
 
 
 def read_blobproto(path: str | os.PathLike[str], *, error: type[CaffeIOError] = DataError) -> Array:

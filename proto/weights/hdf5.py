@@ -19,8 +19,8 @@ import numpy as np
 from caffeio.errors import CaffeIOError, ParseError, SnapshotError, WeightsError
 from caffeio.memory import check_room
 from caffeio.proto.io.atomic import atomic_path, write_error
+from caffeio.proto.io.blobs import MAX_AXES, NOTHING, Array, BlobInfo, Values
 from caffeio.proto.io.wire import Buffer
-from caffeio.proto.weights.blobs import MAX_AXES, NOTHING, Array, BlobInfo, Values
 from caffeio.proto.weights.hdf5_reader import Dataset, ExoticError, Group, read_tree
 from caffeio.proto.weights.mapping import LayerEntry, Weights
 from caffeio.proto.weights.write import per_layer

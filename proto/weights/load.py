@@ -11,8 +11,8 @@ import os
 from pathlib import Path
 
 from caffeio.errors import ParseError, WeightsError
+from caffeio.proto.io.blobs import BlobInfo, shapes_match
 from caffeio.proto.io.mapped import foreign, is_hdf5, map_file
-from caffeio.proto.weights.blobs import BlobInfo, shapes_match
 from caffeio.proto.weights.hdf5 import load_weights_h5, write_caffemodel_h5
 from caffeio.proto.weights.mapping import LayerEntry, Weights
 from caffeio.proto.weights.scan import NetScanner, other_kind

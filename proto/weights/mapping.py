@@ -10,8 +10,8 @@ from typing import NamedTuple
 import numpy as np
 
 from caffeio.errors import ParseError, WeightsError
+from caffeio.proto.io.blobs import Array, BlobInfo, view
 from caffeio.proto.io.wire import Buffer
-from caffeio.proto.weights.blobs import Array, BlobInfo, view
 
 Fetch = Callable[[int, int, bool], Array]  # (layer, blob, diff): for what cannot be mapped
 

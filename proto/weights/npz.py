@@ -14,8 +14,8 @@ import numpy as np
 from caffeio.errors import WeightsError
 from caffeio.memory import check_room
 from caffeio.proto.io.atomic import atomic_write
+from caffeio.proto.io.blobs import NOTHING, Array, BlobInfo, Values
 from caffeio.proto.io.regular import check_regular
-from caffeio.proto.weights.blobs import NOTHING, Array, BlobInfo, Values
 from caffeio.proto.weights.mapping import LayerEntry, Weights
 
 

@@ -12,9 +12,9 @@ import numpy as np
 
 from caffeio.errors import SnapshotError, WeightsError
 from caffeio.proto.io.atomic import atomic_write
+from caffeio.proto.io.blobs import NOTHING, Array, BlobInfo, Values
 from caffeio.proto.io.mapped import map_file
 from caffeio.proto.weights.blob_names import blob_names, rank
-from caffeio.proto.weights.blobs import NOTHING, Array, BlobInfo, Values
 from caffeio.proto.weights.mapping import LayerEntry, Weights
 
 if TYPE_CHECKING:

@@ -17,11 +17,11 @@ import numpy as np
 
 from caffeio.errors import ParseError, WeightsError
 from caffeio.proto.io.atomic import atomic_write
+from caffeio.proto.io.blobs import MAX_AXES, NOTHING, Array, BlobInfo, Values, view
 from caffeio.proto.io.mapped import map_file
 from caffeio.proto.io.stream import Numbers, Part, size_of, write_parts
 from caffeio.proto.io.wire import Buffer
 from caffeio.proto.weights.blob_names import BLOBS, blob_names, rank
-from caffeio.proto.weights.blobs import MAX_AXES, NOTHING, Array, BlobInfo, Values, view
 from caffeio.proto.weights.mapping import LayerEntry, Weights
 
 _TYPES = {

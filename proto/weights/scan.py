@@ -6,8 +6,8 @@ import os
 from typing import NamedTuple
 
 from caffeio.errors import ParseError, WeightsError
+from caffeio.proto.io.blobs import BlobInfo, scan_blob
 from caffeio.proto.io.wire import BYTES, VARINT, Buffer, fail, iter_fields, read_field, read_varint
-from caffeio.proto.weights.blobs import BlobInfo, scan_blob
 from caffeio.proto.weights.mapping import LayerEntry
 
 # V1LayerParameter.LayerType -> type of today (UpgradeV1LayerType of util/upgrade_proto.cpp)

@@ -16,6 +16,7 @@ import numpy as np
 
 from caffeio.errors import CaffeIOError, ParseError, SnapshotError
 from caffeio.proto.io.atomic import atomic_write
+from caffeio.proto.io.blobs import Array, BlobInfo, scan_blob, view
 from caffeio.proto.io.mapped import foreign, is_hdf5, map_file
 from caffeio.proto.io.stream import Part, blob_parts, field_parts, size_of, write_parts
 from caffeio.proto.io.wire import (
@@ -30,7 +31,6 @@ from caffeio.proto.io.wire import (
     tag,
     varint_field,
 )
-from caffeio.proto.weights.blobs import Array, BlobInfo, scan_blob, view
 from caffeio.proto.weights.hdf5 import (
     numbered,
     read_group,
@@ -88,8 +88,21 @@ def read_solverstate(path: str | os.PathLike[str]) -> SolverState:
     except ParseError as error:
         place = f" ({error.where})" if error.where else ""
         message = f"is cut off or is no .solverstate: {error.message}{place}"
+        if _is_weights(buffer):
+            message = "is a .caffemodel, weights: give the .solverstate that belongs to it"
         raise SnapshotError(message, where=str(path)) from None
     return state
+
+
+def _is_weights(buffer: Buffer) -> bool:
+    from caffeio.proto.weights.scan import NetScanner
+
+    scanner = NetScanner(buffer)
+    try:
+        scanner.scan()
+    except (ParseError, IndexError):
+        return False
+    return bool(scanner.layers)
 
 
 def _scan(buffer: Buffer) -> tuple[SolverState, list[BlobInfo]]:

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from caffeio.errors import WeightsError
 from caffeio.proto.io.atomic import atomic_write
+from caffeio.proto.io.blobs import Array
 from caffeio.proto.io.stream import Blob, Part, blob_parts, field_parts, size_of, write_parts
 from caffeio.proto.io.wire import bytes_header, iter_places
-from caffeio.proto.weights.blobs import Array
 
 if TYPE_CHECKING:
     from caffeio.proto.caffe_pb2 import NetParameter

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 from click.testing import CliRunner
 
 from caffeio.cli.main import main
+from caffeio.demo import recipe as demo
 from tests.paths import ROOT
 
 RECIPE = ROOT / "tests" / "converters" / "recipe"
@@ -177,3 +179,71 @@ def test_colours_only_where_they_are_wanted():
     assert colour in run(CYC1, CYC2, env={"FORCE_COLOR": "1", "TERM": "xterm"}).output
     for quiet in ({}, {"FORCE_COLOR": "1", "NO_COLOR": "1", "TERM": "xterm"}):
         assert colour not in run(CYC1, CYC2, env=quiet).output
+
+
+def commit(folder: Path, message: str) -> None:
+    git = ["git", "-c", "user.name=x", "-c", "user.email=x@example.org"]
+    for arguments in (["add", "-A"], ["commit", "-qm", message]):
+        subprocess.run([*git, *arguments], cwd=folder, check=True, timeout=60)
+
+
+def test_two_revisions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All solvers and nets that changed; what did not change is not there."""
+    monkeypatch.chdir(tmp_path)
+    subprocess.run(["git", "init", "-q", "."], check=True, timeout=60)
+    demo.write(tmp_path)
+    (tmp_path / "notes.txt").write_text("one")
+    commit(tmp_path, "one")
+    solver = tmp_path / "solver_cyc1.prototxt"
+    solver.write_text(solver.read_text().replace("base_lr: 0.032", "base_lr: 0.016"))
+    (tmp_path / "notes.txt").write_text("two")
+    (tmp_path / "solver_cyc2.prototxt").unlink()
+    commit(tmp_path, "two")
+    report = json.loads(run("HEAD~1", "HEAD", "--json").output)
+    assert [(f["file"], f["same"]) for f in report["files"]] == [
+        ("solver_cyc1.prototxt", False),
+        ("solver_cyc2.prototxt", False),
+    ]
+    text = run("HEAD~1", "HEAD").output
+    assert "2 of 2 files differ." in text and "0.016" in text and "only left" in text
+    assert "No solver, net or weights changed." in run("HEAD", "HEAD", "--exit-code").output
+    markdown = run("HEAD~1", "HEAD", "--format", "markdown").output
+    assert markdown.startswith("### HEAD\\~1 -> HEAD (revisions)")
+    assert "| solver\\_cyc1.prototxt | differs |" in markdown and "<details>" in markdown
+    monkeypatch.chdir(tmp_path.parent)
+    assert "there is no such file" in run("HEAD~1", "HEAD").stderr
+
+
+def test_markdown_is_well_formed_and_nothing_of_a_file_is_markup(tmp_path: Path) -> None:
+    net = 'layer {{ name: "{0}" type: "Input" top: "a" input_param {{ shape {{ dim: 1 }} }} }}\n'
+    left, right = tmp_path / "a.prototxt", tmp_path / "b.prototxt"
+    left.write_text(net.format("x|y<script>*z*"))
+    right.write_text(net.format("`w`"))
+    text = run(str(left), str(right), "--format", "markdown").output
+    assert not re.search(r"(?<!\\)<script>", text) and "x\\|y\\<script>" in text
+    for line in text.splitlines():
+        if line.startswith("|"):
+            assert line.endswith("|")
+    widths = [
+        {len(re.split(r"(?<!\\)\|", line)) for line in block.splitlines()}
+        for block in text.split("\n\n")
+        if block.startswith("|")
+    ]
+    assert widths and all(len(found) == 1 for found in widths)
+
+
+def test_the_page_draws_the_rates(tmp_path: Path) -> None:
+    demo.write(tmp_path)
+    target = tmp_path / "page.html"
+    run(
+        str(tmp_path / "solver_cyc1.prototxt"), str(tmp_path / "solver_cyc2.prototxt"),
+        "--format", "html", "-o", str(target),
+    )  # fmt: skip
+    page = target.read_text()
+    assert page.count("<polyline") == 2 and "▁" not in page and "▄" not in page
+    points = re.findall(r'<polyline class="(\w+)"[^>]* points="([^"]+)"', page)
+    assert [kind for kind, _ in points] == ["left", "right"]
+    first = [tuple(map(float, p.split(","))) for p in points[0][1].split()]
+    assert first[0][1] < first[-1][1] and first == sorted(first)  # y grows downwards
+    files = [str(tmp_path / f"solver_{name}.prototxt") for name in ("cyc1", "cyc2")]
+    assert "▁" in run(*files).output

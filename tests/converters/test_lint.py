@@ -111,13 +111,13 @@ CASES: dict[str, list[tuple[str, str]]] = {
     "CIO207": [(IMAGE + "".join(
         f'layer {{ name: "{n}" type: "InnerProduct" bottom: "x" top: "{n}" '
         f'param {{ name: "w" lr_mult: {m} }} inner_product_param {{ num_output: 2 }} }}\n'
-        for n, m in (("a", 1), ("b", 2))), "another lr_mult (1)")],
+        for n, m in (("a", 1), ("b", 2))), "mismatched lr_mult")],
     "CIO208": [(NET.replace('top: "loss"', 'top: "loss" loss_weight: 1 loss_weight: 2'),
-                "2 loss_weight for 1 top")],
+                "2 weights, 1 tops")],
     "CIO209": [(IMAGE + "".join(
         f'layer {{ name: "{n}" type: "InnerProduct" bottom: "x" top: "{n}" '
         f'param {{ name: "w" }} inner_product_param {{ num_output: {m} }} }}\n'
-        for n, m in (("a", 1), ("b", 2))), "1x192, as 2x192")],
+        for n, m in (("a", 1), ("b", 2))), "the owner's is 1 192")],
     "CIO301": [(net().replace("kernel_size: 3", "kernel_size: 30"), "larger than the bottom")],
     "CIO302": [(IMAGE + 'layer { type: "Pooling" bottom: "x" top: "y" '
                         "pooling_param { kernel_size: 1 stride: 2 } }", "starts at 8")],

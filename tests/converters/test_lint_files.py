@@ -18,7 +18,7 @@ from caffeio.converters.source import Source
 from caffeio.data.db.lmdb import write_lmdb
 from caffeio.data.records.datum import encode_datum
 from caffeio.errors import CaffeIOError
-from caffeio.proto.text.rewrite import message_type_of
+from caffeio.proto.rewrite import message_type_of
 from caffeio.proto.text.slips import is_slip
 from caffeio.proto.text.text_format import parse
 from tests.converters.test_lint import CONV, IMAGE, NET, found_in, net, solver

@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 from caffeio.converters.deploy.deploy_net import Options, load_deploy_net
 from caffeio.converters.onnx.build import Built, build
 from caffeio.converters.onnx.export import export_onnx, to_model, verify_onnx
-from caffeio.converters.onnx.samples import sample_inputs
 from caffeio.converters.onnx.verify import check_onnx
 from caffeio.converters.verify.numbers import relative_difference
+from caffeio.converters.verify.samples import sample_inputs
 from caffeio.errors import UnsupportedError
 from caffeio.layers import LayerType, known_types, lookup
 from caffeio.net import Net, load_net
@@ -32,10 +32,11 @@ from tests.paths import GOLDEN, SHARED, needs_shared
 onnx = pytest.importorskip("onnx")
 ort = pytest.importorskip("onnxruntime")
 
-# Real Caffe's types without an ONNX form: losses and metrics measure, HDF5Output writes files.
+# Real Caffe's types without an ONNX form: losses and metrics measure, HDF5Output writes files,
+# Python layers without a class of ours run the user's code.
 WITHOUT_FORM = {
     "Accuracy", "ContrastiveLoss", "EuclideanLoss", "HingeLoss", "InfogainLoss",
-    "MultinomialLogisticLoss", "SigmoidCrossEntropyLoss", "SoftmaxWithLoss", "HDF5Output",
+    "MultinomialLogisticLoss", "SigmoidCrossEntropyLoss", "SoftmaxWithLoss", "HDF5Output", "Python",
 }  # fmt: skip
 SOURCES = {kind for kind in known_types() if lookup(kind, kind).is_source}
 RANDOM = {"Dropout/train_scaling"}

@@ -9,7 +9,7 @@ from google.protobuf import text_format
 
 from caffeio.converters import prototxt
 from caffeio.converters.deploy.deploy import deploy, drop_fillers, from_snapshot
-from caffeio.converters.translate.splits import heal_splits
+from caffeio.converters.splits import heal_splits
 from caffeio.errors import CaffeIOError, ParseError, UnsupportedError
 from caffeio.proto import caffe_pb2 as pb
 from caffeio.proto.dialect.dialect import decode, encode

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from google.protobuf import text_format
 
-from caffeio.converters.translate.netstate import modern_shape
+from caffeio.converters.netstate import modern_shape
 from caffeio.converters.translate.translate import (
     Translation,
     remap_history,

@@ -9,6 +9,8 @@ import torch
 from caffeio.boost_random import CaffeRng
 from caffeio.data import MemorySource
 from caffeio.errors import DataError
+from caffeio.layers import lookup
+from caffeio.layers.sources import usual_shapes
 from tests.data.helpers import layer, make_source, photo
 from tests.paths import GOLDEN
 
@@ -100,10 +102,9 @@ def test_dummy_legacy_sizes_and_errors() -> None:
 
 
 def test_shapes_are_guessed_without_data() -> None:
-    from caffeio.data_shapes import guess_shapes
-
     def guess(text: str) -> list[tuple[int, ...]]:
-        return guess_shapes(layer('name: "x" top: "data" top: "label" ' + text))
+        param = layer('name: "x" top: "data" top: "label" ' + text)
+        return list(usual_shapes(param, lookup(param.type, "x")))
 
     crop = "transform_param { crop_size: 224 mean_value: 1 mean_value: 2 mean_value: 3 }"
     assert guess(f'type: "Data" data_param {{ batch_size: 8 }} {crop}') == [(8, 3, 224, 224), (8,)]

@@ -8,7 +8,8 @@ import torch
 from google.protobuf import text_format
 from torch import Tensor
 
-from caffeio.layers import Layer, LayerContext, lookup
+from caffeio.layers import Layer, LayerContext
+from caffeio.layers.python.native import class_of
 from caffeio.ops.module import make_module
 from caffeio.proto import caffe_pb2 as pb
 
@@ -21,7 +22,8 @@ def build(text: str, *shapes: tuple[int, ...], tops: int = 1, **context: Any) ->
     param = text_format.Parse(f'name: "x" {text}', pb.LayerParameter())
     context.setdefault("top_names", tuple(f"top{i}" for i in range(tops)))
     context.setdefault("bottom_names", tuple(f"bottom{i}" for i in range(len(shapes))))
-    layer = make_module(lookup(param.type, param.name), param, LayerContext(**context))
+    run = {k: context[k] for k in ("allow_python", "search_path") if k in context}
+    layer = make_module(class_of(param, **run), param, LayerContext(**context))
     layer.configure(*shapes)
     for i, spec in enumerate(layer.blob_specs):
         layer.blobs[i] = torch.nn.Parameter(torch.randn(spec.shape))

@@ -134,3 +134,20 @@ def test_gradients_of_gradients(kind: str) -> None:
     small = second(x)
     large = second(x.detach().double().requires_grad_())  # what is not float32 is torch's
     assert torch.allclose(small.double(), large, rtol=1e-4, atol=1e-5)
+
+
+def test_transforms_get_operations_of_torch() -> None:
+    net = load_net(
+        'layer { name: "in" type: "Input" top: "a" input_param { shape { dim: 1 dim: 3 } } } '
+        'layer { name: "x" bottom: "a" top: "y" type: "ReLU" } '
+        'layer { name: "z" bottom: "y" top: "z" type: "TanH" }'
+    )
+
+    def total(x: torch.Tensor) -> torch.Tensor:
+        return net({"a": x.unsqueeze(0)})["z"].sum()
+
+    x = torch.tensor([[0.3, -1.2, 0.8], [2.0, -0.1, 1.1]])
+    by_row = torch.func.vmap(torch.func.grad(total))(x)
+    assert torch.allclose(by_row, torch.where(x > 0, 1 - x.tanh() ** 2, 0.0), atol=1e-6)
+    _, along = torch.func.jvp(total, (x[0],), (torch.ones(3),))
+    assert torch.allclose(along, by_row[0].sum(), atol=1e-6)

@@ -80,7 +80,7 @@ def dropout(param_str: str):
         'type: "Python" python_param { module: "spatial_dropout" layer: "SpatialDropoutLayer" '
         f'param_str: "{param_str}" }}'
     )
-    return build(text, (3, 40, 2, 2)).native
+    return build(text, (3, 40, 2, 2))
 
 
 def test_spatial_dropout_of_enet():

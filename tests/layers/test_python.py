@@ -238,7 +238,7 @@ def test_learnable_blobs():
     """`Counter` fills its blob in setup and multiplies it by the number of forwards."""
     layer = golden("Counter")
     assert [spec.shape for spec in layer.blob_specs] == [(2, 3)]
-    assert torch.equal(layer.blob_specs[0].initial, torch.full((2, 3), 0.5))
+    assert np.array_equal(layer.blob_specs[0].initial, np.full((2, 3), 0.5))
     with torch.no_grad():
         layer.blobs[0].fill_(0.25)
     assert layer().tolist() == [[0.25] * 3] * 2

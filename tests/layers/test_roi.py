@@ -210,7 +210,7 @@ def test_python_proposal_layer(maps):
     info = np.float32([[80, 112, 1.5]])
     text = python_text("rpn.proposal_layer", "ProposalLayer", "'feat_stride': 16")
     shapes = (scores.shape, deltas.shape, info.shape)
-    layer = build(text, *shapes, tops=2).native
+    layer = build(text, *shapes, tops=2)
     tops = layer(*map(torch.from_numpy, (scores, deltas, info)))
     check_proposals(
         tops, proposals_by_hand(scores, deltas, info[0], PAPER_ANCHORS, 16, 6000, 300, 0.7, 16)
@@ -231,7 +231,7 @@ def test_param_str_of_public_nets(param_str, expected):
     text = python_text("rpn.proposal_layer", "ProposalLayer", param_str)
     count = expected[0]
     shapes = ((1, 2 * count, 5, 7), (1, 4 * count, 5, 7), (1, 3))
-    layer = build(text, *shapes).native
+    layer = build(text, *shapes)
     assert (len(layer.anchors), layer.stride) == expected
 
 
@@ -272,7 +272,7 @@ def test_anchor_targets():
         "rpn.anchor_target_layer", "AnchorTargetLayer", "{'feat_stride': 16, 'rpn_batchsize': 40}"
     )
     shapes = ((1, 18, 20, 30), (2, 5), (1, 3), (1, 3, 320, 480))
-    layer = build(text, *shapes, tops=4).native
+    layer = build(text, *shapes, tops=4)
     truth = torch.tensor([[100.0, 100, 227, 227, 3], [200, 50, 300, 120, 1]])
     info = torch.tensor([[320.0, 480, 1]])
     label, target, inner, outer = layer(torch.zeros(shapes[0]), truth, info, torch.zeros(1))
@@ -300,7 +300,7 @@ def test_proposal_targets(classes):
     text = python_text(
         "rpn.proposal_target_layer", "ProposalTargetLayer", f"'num_classes': {classes}"
     )
-    layer = build(text, (4, 5), (2, 5), tops=5).native
+    layer = build(text, (4, 5), (2, 5), tops=5)
     truth = torch.tensor([[0.0, 0, 99, 99, 4], [200, 0, 299, 99, 2]])
     regions = torch.tensor([
         [0, 10.0, 0, 99, 99], [0, 200, 0, 280, 99], [0, 0, 50, 99, 250], [0, 400, 400, 500, 500],
@@ -329,13 +329,13 @@ def test_proposal_targets(classes):
 def test_proposal_targets_sample():
     param = "{'num_classes': 3, 'batch_size': 8}"
     text = python_text("rpn.proposal_target_layer", "ProposalTargetLayer", param)
-    layer = build(text, (50, 5), (1, 5), tops=5).native
+    layer = build(text, (50, 5), (1, 5), tops=5)
     near = torch.tensor([0, 0.0, 0, 99, 99]).repeat(30, 1)
     far = torch.tensor([0, 0.0, 60, 99, 159]).repeat(20, 1)
     _, label, *_ = layer(torch.cat((near, far)), torch.tensor([[0.0, 0, 99, 99, 1]]))
     assert label.flatten().tolist() == [1, 1, 0, 0, 0, 0, 0, 0]
     param = "{'num_classes': 3, 'batch_size': -1}"
     text = python_text("rpn.proposal_target_layer", "ProposalTargetLayer", param)
-    layer = build(text, (50, 5), (1, 5), tops=5).native
+    layer = build(text, (50, 5), (1, 5), tops=5)
     _, label, *_ = layer(torch.cat((near, far)), torch.tensor([[0.0, 0, 99, 99, 1]]))
     assert label.sum() == 31 and len(label) == 51

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import csv
 import os
+from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from caffeio.data import Options
 from caffeio.errors import CaffeIOError
-from caffeio.layers.registry import reads_data
-from caffeio.net.builder import Assembler
+from caffeio.net.builder import Assembler, share_params
 from caffeio.net.graph import build_graph
-from caffeio.net.shapes import NetShapes, infer_net, is_known
+from caffeio.net.shapes import NetShapes, class_asked, infer_net, is_known
+from caffeio.net.sources import close_sources, open_sources
+from caffeio.net.step import Step
 from caffeio.profiles import profile_of_dialect
 from caffeio.proto.files import NetFile, read_net
 from tests.paths import GOLDEN, SHARED, needs_shared
@@ -56,38 +59,53 @@ def differences(file: NetFile, phase: str, folder: Path, *, given: bool) -> Iter
     inputs = with_all_inputs(mine) if given else {}
     if given:
         mine = infer_net(graph, inputs, profile=profile, search_path=[folder])
-    refused = {id(node): text for node, text in mine.problems}
+    refused = defaultdict(list)
+    for refused_node, text in mine.problems:
+        refused[id(refused_node)].append(text)
+    folders = [os.fspath(folder)]
+    sources = open_sources(graph, profile, folders, Options(threads=0), errors={})
+    close_sources(sources)  # their shapes are enough
     net = Assembler(
         build_graph(file.message, phase=phase, merge_scales=profile.merge_batch_norm_scale),
-        profile=profile, sources={}, input_shapes=inputs, allow_python=False,
-        search_path=[os.fspath(folder)],
+        profile=profile, sources=sources, input_shapes=inputs, allow_python=False,
+        search_path=folders,
     )  # fmt: skip
     lost: set[str] = set()
+    steps: list[Step] = []
     for mine_node, node, found in zip(graph.nodes, net.graph.nodes, mine.layers, strict=True):
         if lost.intersection(node.bottoms):
             lost.update(node.tops)
             continue
         try:
-            layer = net.build(node).layer
+            step = net.build(node)
         except CaffeIOError as error:
             lost.update(node.tops)
             known = all(is_known(mine.blobs.get(name)) for name in node.bottoms)
-            asked = known and found.known_type and node.type != "Python"
-            if id(mine_node) not in refused and asked:
-                yield f"{node.name} ({node.type}, {phase}): built: {error}; told: {found}"
+            cls = class_asked(node.param)
+            asked = known and cls is not None and not cls.runs_code
+            told_ = refused.pop(id(mine_node), [])
+            if asked and error.message not in told_:
+                yield f"{node.name} ({node.type}, {phase}): built: {error}; told: {told_ or found}"
             continue
-        if id(mine_node) in refused:
-            yield f"{node.name} ({node.type}, {phase}): told: {refused[id(mine_node)]}; it is built"
-            continue
+        layer = step.layer
         tops, blobs = layer.top_shapes, tuple(spec.shape for spec in layer.blob_specs)
         told = (found.tops[: len(tops)], found.blobs, found.macs)
-        whole = given and not reads_data(node.type) and found.known_type
+        whole = given and found.known_type
         if whole and told != (tops[: len(found.tops)], blobs, layer.macs()):
             yield f"{node.name} ({node.type}, {phase}): {told}; {(tops, blobs, layer.macs())}"
-        guessed = reads_data(node.type) or node.type == "Input"  # the net's is only a guess
         pairs = zip((*told[0], *told[1]), (*tops[: len(told[0])], *blobs), strict=False)
-        if not guessed and not all(fits(a, b) for a, b in pairs):
+        steps.append(step)
+        if not all(fits(a, b) for a, b in pairs):
             yield f"{node.name} ({node.type}, {phase}): {told} contradicts {(tops, blobs)}"
+    try:
+        share_params(steps)
+    except CaffeIOError as error:
+        told_ = [text for texts in refused.values() for text in texts]
+        if error.message not in told_ and not lost and all(f.set_up for f in mine.layers):
+            yield f"built: {error}; told: {told_}"
+        return
+    if refused and not lost:
+        yield f"told: {dict(refused)}; it is built"
 
 
 @pytest.mark.parametrize("path", CASES, ids=[f"{p.parent.name}-{p.stem}" for p in CASES])

@@ -128,3 +128,20 @@ def test_the_old_place_of_load_net_still_has_it() -> None:
     from caffeio.net.net import load_net as old
 
     assert old is load_net
+
+
+def test_data_layers_of_one_name_have_a_source_each():
+    """Intel's int8 nets call both of their DummyData layers `data`."""
+    text = """
+    layer { name: "data" type: "DummyData" top: "data" dummy_data_param {
+      shape { dim: 2 dim: 3 } data_filler { value: 1 } } }
+    layer { name: "data" type: "DummyData" top: "label" dummy_data_param {
+      shape { dim: 2 } data_filler { value: 2 } } }
+    layer { name: "c" type: "Power" bottom: "data" top: "c" }
+    """
+    net = load_net(text)
+    assert list(net.sources) == ["data", "data#2"]
+    assert {name: tuple(t.shape) for name, t in net.read_inputs().items()} == {
+        "data": (2, 3), "label": (2,),
+    }  # fmt: skip
+    assert net()["label"].tolist() == [2, 2]

@@ -9,11 +9,11 @@ import zlib
 import numpy as np
 import pytest
 
-from caffeio.errors import LayerError
+from caffeio.data.first_record import picture_shape
+from caffeio.errors import DataError, LayerError
 from caffeio.layers.registry import types_without_torch
 from caffeio.net.graph import build_graph
 from caffeio.net.shapes import format_shape, infer, infer_net
-from caffeio.net.source_shapes import image_shape
 from caffeio.profiles import BVLC, INTEL, NVIDIA
 from caffeio.proto import caffe_pb2 as pb
 from caffeio.proto.files import read_net
@@ -300,10 +300,10 @@ def test_image_headers():
     ):
         data = bytes(cv2.imencode(extension, image)[1])
         channels = 1 if image.ndim == 2 else 3
-        assert image_shape(data) == (channels, 11, 13), extension
-    assert image_shape(png(5, 4, 6)) == (4, 4, 5)
-    with pytest.raises(ValueError, match="format"):
-        image_shape(b"GIF89a")
+        assert picture_shape(data) == (channels, 11, 13), extension
+    assert picture_shape(png(5, 4, 6)) == (4, 4, 5)
+    with pytest.raises(DataError, match="cannot decode"):
+        picture_shape(b"GIF89a")
 
 
 def test_shape_of_the_first_record(tmp_path):

@@ -13,8 +13,8 @@ from caffeio.proto import caffe_pb2 as pb
 from caffeio.proto.dialect.guess_text import _MAIN_LINE, ONE_IN_BVLC, facts, guess_dialect
 from caffeio.proto.dialect.schema import canonical, dialect_names, load
 from caffeio.proto.files import decode_text, encode_text, read_bytes, read_net, read_solver
+from caffeio.proto.rewrite import message_type_of
 from caffeio.proto.text.overrides import apply_overrides
-from caffeio.proto.text.rewrite import message_type_of
 from caffeio.proto.upgrade.upgrade import _KEEP_BATCH_NORM_SPECS
 from tests.paths import GOLDEN, SHARED, needs_shared
 

@@ -7,7 +7,7 @@ import pytest
 
 from caffeio.errors import NetError, SolverError
 from caffeio.proto import caffe_pb2 as pb
-from caffeio.proto.text.rewrite import upgrade_bytes
+from caffeio.proto.rewrite import upgrade_bytes
 from caffeio.proto.text.text_format import parse
 from caffeio.proto.upgrade.upgrade import upgrade_net, upgrade_solver
 from caffeio.proto.upgrade.v0 import V0_TYPES, remove_padding_layers, upgrade_v0_net

@@ -177,10 +177,38 @@ def test_two_workers_are_one_with_twice_the_batch(training_case: Path) -> None:
     assert sum("lr" in line for line in lines) == 25
 
 
+@pytest.mark.parametrize(("kind", "loose"), [("bf16", 2e-2), ("fp16", 2e-3)])
+def test_gradients_travel_in_sixteen_bits(kind: str, loose: float, training_case: Path) -> None:
+    """The mean gradient is rounded to the type's 8 or 11 bits, in buckets of all sizes."""
+    settings = ("max_iter=1", "momentum=0", "weight_decay=0", "lr_policy=fixed", "base_lr=1",
+                "test_interval=1000", "test_initialization=false", "snapshot=0")  # fmt: skip
+    changes = [word for setting in settings for word in ("--set", setting)]
+    arguments = ("train", "solver.prototxt", "--weights", "init.caffemodel", "--nproc", "2")
+    found = {}
+    for chosen in ("fp32", kind):
+        prefix = f"snapshot_prefix={chosen}"
+        run = caffeio(*arguments, *changes, "--set", prefix, "--gradients", chosen)
+        assert run.returncode == 0, run.stderr
+        found[chosen] = load_weights(f"{chosen}_iter_1.caffemodel")
+    first = load_weights("init.caffemodel")
+    different = 0.0
+    for layer, blobs in found["fp32"].items():
+        for exact, rounded, before in zip(blobs, found[kind][layer], first[layer], strict=True):
+            update = np.abs(exact - before).max()
+            np.testing.assert_allclose(rounded, exact, rtol=0, atol=loose * update + 1e-7)
+            different = max(different, float(np.abs(rounded - exact).max()))
+    assert different > 0
+
+
 def test_error_of_all_workers_ends_the_run(training_case: Path) -> None:
+    """One that is found before there are workers is said once; another by each of them."""
     run = caffeio("train", "solver.prototxt", "--weights", "none.caffemodel", "--nproc", "2")
     assert run.returncode == 2
-    assert re.search(r"^Error \(worker [01]\): .*none\.caffemodel", run.stderr, re.MULTILINE)
+    assert re.search(r"^Error: .*none\.caffemodel", run.stderr, re.MULTILINE)
+    crop = "layer[data].transform_param.crop_size=9999"
+    run = caffeio("train", "solver.prototxt", "--set", crop, "--nproc", "2")
+    assert run.returncode == 2
+    assert re.search(r"^Error \(worker [01]\): .*crop_size", run.stderr, re.MULTILINE)
 
 
 def test_signal_stops_all_workers_with_a_snapshot(training_case: Path) -> None:

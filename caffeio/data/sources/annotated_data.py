@@ -59,6 +59,10 @@ class AnnotatedSource(DatabaseSource):
         self.anno = layer.param.annotated_data_param
         self._samplers = list(self.anno.batch_sampler)
         t = layer.param.transform_param
+        layer.check(
+            self.anno.yolo_data_type != 1, "the YOLO fork's labels are not read",
+            "annotated_data_param.yolo_data_type",
+        )  # fmt: skip
         for i, sampler in enumerate(self._samplers):
             _checked(layer, f"annotated_data_param.batch_sampler[{i}].sampler",
                      lambda s=sampler: bx.check_sampler(s.sampler))  # fmt: skip
@@ -84,11 +88,10 @@ class AnnotatedSource(DatabaseSource):
         _, value = self.db.cursor().item()
         first = scan_annotated(value)
         self._typed = first.has_type or self.anno.HasField("anno_type")
+        self.label_rows = max(1, len(first.boxes)) if self._typed else None
         super()._set_up()
         self.random.fixed += 1  # which sample
         self.random._blocks = max(self.random._blocks, 8)
-        if self.with_labels and self._typed:
-            self.top_shapes[1] = (1, 1, max(1, len(first.boxes)), 8)
 
     @staticmethod
     def _datum(value: Buffer) -> Datum:

@@ -15,22 +15,16 @@ from caffeio.data.loader import LoaderSource
 from caffeio.data.records.image_list import parse_list
 from caffeio.data.transform.image import Pixels, read_image, resize
 from caffeio.data.transform.normalize import Image
+from caffeio.layers.transforms import listed_size
 from caffeio.proto import caffe_pb2 as pb
 
 
 def resize_listed(image: Pixels, param: pb.ImageDataParameter) -> Pixels:
     """new_height x new_width; or enlarged so that min_height and min_width (Intel) are met."""
-    if param.new_height and param.new_width:
-        return resize(image, param.new_width, param.new_height)
     rows, cols = image.shape[:2]
-    if rows >= param.min_height and cols >= param.min_width:
-        return image
-    f = np.float32
-    if param.min_width - cols > param.min_height - rows:
-        height = int(float(f(param.min_width) * (f(rows) / f(cols))) + 0.5)
-        return resize(image, param.min_width, height)
-    width = int(float(f(param.min_height) * (f(cols) / f(rows))) + 0.5)
-    return resize(image, width, param.min_height)
+    height, width = listed_size(param, rows, cols)
+    fixed = param.new_height and param.new_width
+    return image if (height, width) == (rows, cols) and not fixed else resize(image, width, height)
 
 
 class ImageSource(LoaderSource):
@@ -43,12 +37,6 @@ class ImageSource(LoaderSource):
         super().__init__(layer)
         p = self.param = layer.param.image_data_param
         self.batch_size = batch_of(layer, p.batch_size, "image_data_param")
-        for one, other in (("new_height", "new_width"), ("min_height", "min_width")):
-            layer.check(
-                bool(getattr(p, one)) == bool(getattr(p, other)),
-                f"{one} and {other} must be set at the same time",
-                f"image_data_param.{one}",
-            )
         self.prefetch = layer.param.data_param.prefetch or 4
         self.transformer = layer.transformer()
         self.path = layer.find(p.source, "image_data_param.source")

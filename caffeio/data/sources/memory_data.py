@@ -14,11 +14,10 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 
 from caffeio.boost_random import CaffeRng
-from caffeio.data.base import DataSource, Shape, SourceContext, batch_of
+from caffeio.data.base import DataSource, SourceContext, batch_of
 from caffeio.data.draws import SampleRandom, SetupDraws
 from caffeio.data.transform.image import Pixels
 from caffeio.data.transform.normalize import Image
-from caffeio.data_shapes import dummy_shapes
 from caffeio.errors import CaffeIOError
 from caffeio.fillers import fill
 from caffeio.proto import caffe_pb2 as pb
@@ -31,18 +30,12 @@ class MemorySource(DataSource):
         super().__init__(layer)
         p = layer.param.memory_data_param
         self.batch_size = batch_of(layer, p.batch_size, "memory_data_param")
-        for field in ("channels", "height", "width"):
-            layer.check(
-                getattr(p, field) > 0, "must be given and positive", f"memory_data_param.{field}"
-            )
         layer.check(
             1 <= len(layer.param.top) <= 2, f"takes 1 or 2 tops, not {len(layer.param.top)}", "top"
         )
         self._item = (p.channels, p.height, p.width)
         self.transformer = layer.transformer()
-        # real Caffe's labels are (N, 1, 1, 1) once data are there
-        shapes: list[Shape] = [(self.batch_size, *self._item), (self.batch_size, 1, 1, 1)]
-        self.top_shapes = shapes[: len(layer.param.top)]
+        self.top_shapes = list(layer.source_layer().top_shapes)
         self._random = SampleRandom(
             self.transformer.fixed_draws, self.key, lookahead=self.transformer.lookahead
         )
@@ -112,10 +105,7 @@ class DummySource(DataSource):
     def __init__(self, layer: SourceContext) -> None:
         super().__init__(layer)
         p = layer.param.dummy_data_param
-        try:
-            self.top_shapes = dummy_shapes(layer.param)
-        except CaffeIOError as error:
-            raise layer.wrap(error, "dummy_data_param") from None
+        self.top_shapes = list(layer.source_layer().top_shapes)
         for shape in self.top_shapes:
             sizes = " ".join(map(str, shape))
             layer.check(

@@ -144,12 +144,6 @@ class WindowSource(LoaderSource):
         self.batch_size = batch_of(layer, p.batch_size, "window_data_param")
         self.transformer = layer.transformer()
         self.crop = self.transformer.crop
-        layer.check(self.crop > 0, "must be positive", "transform_param.crop_size")
-        layer.check(
-            self.crop > 2 * p.context_pad,
-            "leaves nothing of crop_size",
-            "window_data_param.context_pad",
-        )
         path = layer.find(p.source, "window_data_param.source")
         try:
             text = layer.read_text(path, "window_data_param.source")

@@ -51,12 +51,48 @@ def picture_size(data: Buffer) -> tuple[int, int] | None:
     return None
 
 
+def header_shape(data: Buffer, color: bool | None) -> tuple[int, int, int] | None:
+    """(C, H, W) of an image file as OpenCV decodes it; None where only decoding tells.
+
+    `color`: it is decoded in colour (True), in gray (False), or as it is (None).
+    """
+    size, head = picture_size(data), bytes(data[: 1 << 16])
+    jpeg, png = head[:2] == b"\xff\xd8", head[:8] == b"\x89PNG\r\n\x1a\n"
+    if (
+        size is None
+        or not (jpeg or png)
+        or (color is not None and (b"Exif" in head or b"eXIf" in head))
+    ):
+        return None  # EXIF may turn it
+    if color is not None:
+        return (3 if color else 1, *size)
+    if png:
+        depth, kind = head[24], head[25]
+        channels = {0: 1, 2: 3, 6: 4}.get(kind) if depth == 8 and b"tRNS" not in head else None
+    else:
+        channels = {1: 1, 3: 3}.get(_jpeg_components(memoryview(data)[:_HEAD]))
+    return (channels, *size) if channels else None
+
+
+def _jpeg_components(head: memoryview) -> int:
+    at = _jpeg_frame(head)
+    return head[at + 9] if at is not None else 0
+
+
 def _png(head: memoryview) -> tuple[int, int] | None:
     width, height = struct.unpack(">II", head[16:24])
     return height, width
 
 
 def _jpeg(head: memoryview) -> tuple[int, int] | None:
+    at = _jpeg_frame(head)
+    if at is None:
+        return None
+    height, width = struct.unpack(">HH", head[at + 5 : at + 9])
+    return height, width
+
+
+def _jpeg_frame(head: memoryview) -> int | None:
     """Walk the markers up to the frame header."""
     at = 2
     while at + 9 < len(head):
@@ -64,8 +100,7 @@ def _jpeg(head: memoryview) -> tuple[int, int] | None:
         if head[at] != 0xFF:
             at += 1  # decoders skip what stands between markers
         elif 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
-            height, width = struct.unpack(">HH", head[at + 5 : at + 9])
-            return height, width
+            return at
         elif marker == 0xFF or marker in (0x00, 0x01) or 0xD0 <= marker <= 0xD8:
             at += 1 if marker == 0xFF else 2
         else:

@@ -16,6 +16,7 @@ from caffeio.data.transform import augment
 from caffeio.data.transform.image import COLOR, GRAY, NATIVE, decode
 from caffeio.data.transform.noise import apply_noise
 from caffeio.data.transform.normalize import Fail, Image, Normalizer, Window, default_fail
+from caffeio.layers.transforms import check_transform, crop_of, transformed
 from caffeio.profiles import BVLC, Profile
 from caffeio.proto import caffe_pb2 as pb
 
@@ -39,14 +40,12 @@ class Transformer(Normalizer):
         super().__init__(param, profile, mean, fail)
         self.phase = phase
         self.crop = int(param.crop_size)
-        self.crop_size: tuple[int, int] | None = (self.crop, self.crop) if self.crop else None
-        if not self.crop and param.crop_h and param.crop_w and profile.data_crop_fields:
-            self.crop_size = int(param.crop_h), int(param.crop_w)
+        self.crop_size = crop_of(param, profile)
         self.mirror = bool(param.mirror)
         self.train = phase == "TRAIN"
         self.flag = COLOR if param.force_color else GRAY if param.force_gray else NATIVE
         self.resizes = bool(param.resize_param) or bool(param.noise_param)
-        self._check()
+        check_transform(param, self._fail)
         self.randomly_resized = (
             param.HasField("random_resize_param")
             or param.HasField("random_aspect_ratio_param")
@@ -57,22 +56,6 @@ class Transformer(Normalizer):
         self.lookahead = 0
         if self.randomly_resized or self.resizes:
             self.lookahead = 13 if param.HasField("random_aspect_ratio_param") else 2
-
-    def _check(self) -> None:
-        p = self.param
-        if p.mean_file and len(p.mean_value):
-            self._fail("cannot specify mean_file and mean_value at the same time", "mean_file")
-        if p.force_color and p.force_gray:
-            self._fail("cannot set both force_color and force_gray", "force_color")
-        for field in ("resize_param", "noise_param"):
-            if len(getattr(p, field)) > 1:
-                self._fail("more than one is not implemented", field)
-        for resize in p.resize_param:
-            if resize.height <= 0 or resize.width <= 0:
-                self._fail("height and width must be positive", "resize_param")
-        for field in ("random_resize_param", "random_aspect_ratio_param"):
-            if p.HasField(field) and not self.crop:
-                self._fail("needs crop_size", field)
 
     def needs_exact_cubic(self) -> bool:
         """Whether any resizing may be CUBIC, where OpenCV's IPP gives other pixels."""
@@ -125,12 +108,9 @@ class Transformer(Normalizer):
         sized = self.randomly_resized or self.resizes or self.scales_first(image)
         if self.mean is not None and not sized:
             self.check_mean(channels, (height, width))
-        if self.crop_size:
-            if not self.randomly_resized and not self.resizes:
-                self._check_crop(height, width)
-            return channels, *self.crop_size
-        for resize in self.param.resize_param:
-            height, width = new_size(resize, height, width)
+        if self.crop_size and not self.randomly_resized and not self.resizes:
+            self._check_crop(height, width)
+        channels, height, width = transformed(self.param, self.profile, image.shape)
         return channels, height, width
 
     def _check_crop(self, height: int, width: int) -> None:
@@ -201,13 +181,3 @@ class Transformer(Normalizer):
             p = self.param.random_aspect_ratio_param
             out = augment.random_aspect_ratio(pixels, p, self.crop, draws.more, draws.die)
         return Image(out, False)
-
-
-def new_size(resize: pb.ResizeParameter, height: int, width: int) -> tuple[int, int]:
-    """Height and width that an image of this size is resized to (InferNewSize)."""
-    if resize.resize_mode != pb.ResizeParameter.FIT_SMALL_SIZE:
-        return int(resize.height), int(resize.width)
-    aspect = np.float32(width) / np.float32(height)
-    if aspect < np.float32(resize.width) / np.float32(resize.height):
-        return int(np.float32(resize.width) / aspect), int(resize.width)
-    return int(resize.height), int(aspect * np.float32(resize.height))

@@ -3,19 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import numpy as np
 
 from caffeio.layers.onnx.graph import OnnxGraph
 
-if TYPE_CHECKING:
-    from caffeio.layers.ssd.detection_output import DetectionOutput
-
 _LOWEST = float(np.finfo(np.float32).min)
 
 
-def onnx_detections(layer: DetectionOutput, g: OnnxGraph, loc: str, conf: str, prior: str) -> str:
+class Detections(Protocol):
+    """What DetectionOutput has read of its parameters."""
+
+    classes: int
+    location_classes: int
+    background: int
+    code: str
+    in_target: bool
+    keep_top_k: int
+    least: float | None
+    threshold: float
+    eta: float
+    top_k: int
+
+
+def onnx_detections(layer: Detections, g: OnnxGraph, loc: str, conf: str, prior: str) -> str:
     """The rows (1, 1, boxes, 7) that `DetectionOutput.forward` returns.
 
     Candidates are sorted by score first, so that NonMaxSuppression sees each class of each image as
@@ -41,7 +53,7 @@ def onnx_detections(layer: DetectionOutput, g: OnnxGraph, loc: str, conf: str, p
     return _rows(g, keep, scores, boxes, labels, best)
 
 
-def _decoded(layer: DetectionOutput, g: OnnxGraph, loc: str, prior: str, count: int) -> str:
+def _decoded(layer: Detections, g: OnnxGraph, loc: str, prior: str, count: int) -> str:
     """Boxes (N, location classes, priors, 4) as corners."""
     loc = g.reshape(loc, 0, count, layer.location_classes, 4)
     loc = g.op("Transpose", [loc], perm=(0, 2, 1, 3))
@@ -64,9 +76,7 @@ def _decoded(layer: DetectionOutput, g: OnnxGraph, loc: str, prior: str, count: 
     return str(g.op("Concat", ends, axis=-1))
 
 
-def _kept(
-    layer: DetectionOutput, g: OnnxGraph, scores: str, boxes: str, size: tuple[int, int]
-) -> str:
+def _kept(layer: Detections, g: OnnxGraph, scores: str, boxes: str, size: tuple[int, int]) -> str:
     """1.0 for the candidates (N, classes * best) that stay, else 0."""
     classes, best = size
     if layer.code != "CENTER_SIZE":  # boxes that are inside out overlap nothing in Caffe

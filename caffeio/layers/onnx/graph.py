@@ -7,18 +7,34 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import numpy as np
 
 from caffeio.errors import UnsupportedError
 
-if TYPE_CHECKING:
-    from caffeio.layers.base import LayerType
-
 OPSET = 17
 FLOAT = 1  # onnx.TensorProto.FLOAT
 INT64 = 7  # onnx.TensorProto.INT64
+
+
+class OnnxLayer(Protocol):
+    """What a graph asks of the layer that is being added."""
+
+    name: str
+    kind: str
+
+    @property
+    def context(self) -> Any:
+        """Where the layer stands in its file."""
+
+    @property
+    def blobs(self) -> Any:
+        """The values of the blobs, as tensors."""
+
+    @property
+    def blob_specs(self) -> Sequence[Any]:
+        """The names of the blobs."""
 
 
 @dataclass
@@ -43,7 +59,7 @@ class OnnxGraph:
     nodes: list[OnnxNode] = field(default_factory=list)
     constants: dict[str, np.ndarray] = field(default_factory=dict)
     shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)
-    layer: LayerType | None = None  # the layer that is being added
+    layer: OnnxLayer | None = None  # the layer that is being added
     dynamic_batch: bool = False
     varying: dict[str, set[int]] = field(default_factory=dict)  # axes that depend on the data
     _count: dict[str, int] = field(default_factory=dict)
@@ -53,7 +69,8 @@ class OnnxGraph:
         """Let no value that is made later be called `name`."""
         self._count.setdefault(name, 1)
 
-    def _fresh(self, stem: str) -> str:
+    def fresh(self, stem: str) -> str:
+        """A name for a new value: `stem`, or that and a number."""
         while True:
             n = self._count.get(stem, 0)
             self._count[stem] = n + 1
@@ -68,7 +85,7 @@ class OnnxGraph:
         An empty input name leaves an optional input out; attributes of None are left out.
         """
         owner = self.layer.name if self.layer is not None else "net"
-        names = [self._fresh(f"{owner}/{kind}") for _ in range(outputs)]
+        names = [self.fresh(f"{owner}/{kind}") for _ in range(outputs)]
         kept = {key: value for key, value in attributes.items() if value is not None}
         self.nodes.append(OnnxNode(kind, list(inputs), names, kept, owner))
         return names[0] if outputs == 1 else tuple(names)
@@ -79,7 +96,7 @@ class OnnxGraph:
         if dtype is None:
             array = array.astype(np.int64 if array.dtype.kind in "iu" else np.float32)
         owner = self.layer.name if self.layer is not None else "net"
-        name = self._fresh(f"{owner}.{hint}")
+        name = self.fresh(f"{owner}.{hint}")
         self.constants[name] = array
         self.shapes[name] = array.shape
         return name
@@ -93,7 +110,7 @@ class OnnxGraph:
         value = np.zeros(1, np.float32)
         return str(self.op("ConstantOfShape", [shape], value=value))
 
-    def param(self, layer: LayerType, index: int, *, shape: Sequence[int] | None = None) -> str:
+    def param(self, layer: OnnxLayer, index: int, *, shape: Sequence[int] | None = None) -> str:
         """Blob `index` of `layer`, as `shape` if given: an initializer "<layer>.<blob's name>".
 
         A blob that layers share is one initializer.
@@ -103,7 +120,7 @@ class OnnxGraph:
         key = f"{blob.data_ptr()}:{tuple(blob.shape)}"
         name = self._shared.get(key)
         if name is None:
-            name = self._fresh(f"{layer.name}.{layer.blob_specs[index].name}")
+            name = self.fresh(f"{layer.name}.{layer.blob_specs[index].name}")
             self._shared[key] = name
             self.constants[name] = blob.cpu().contiguous().numpy()
             self.shapes[name] = tuple(blob.shape)

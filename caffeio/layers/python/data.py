@@ -8,6 +8,7 @@ nyud_layers, siftflow_layers and pascalcontext_layers (shelhamer/fcn.berkeleyvis
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
 from caffeio.layers.base import Shape, at_least
 from caffeio.layers.python.native import python_layer
@@ -20,9 +21,14 @@ class PythonData(SourceLayer):
     tops = at_least(1)
     reads_data = False  # its shapes are those of a guess
 
-    def setup(self, *shapes: Shape) -> None:
+    def sizes(self, *, usual: bool) -> Sequence[Shape | None]:
         """Guess the shape of each top by its name."""
-        self.top_sizes = [self.shape_of(name) for name in self.context.top_names]
+        return [self.shape_of(name) for name in self.context.top_names]
+
+    @property
+    def note(self) -> str:
+        """Say that the shapes are a guess."""
+        return "the data are not here: the sizes are those that the layer starts with"
 
     def shape_of(self, top: str) -> Shape:
         """The shape of the top called `top`."""

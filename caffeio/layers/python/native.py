@@ -6,7 +6,7 @@ import importlib.util
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from caffeio.layers.registry import L, known_types
+from caffeio.layers.registry import L, known_types, lookup
 
 if TYPE_CHECKING:
     from caffeio.layers.base import LayerType
@@ -36,6 +36,23 @@ def native_class(param: LayerParameter) -> type[LayerType] | None:
     if code not in NATIVE:
         known_types()  # imports what third parties have
     return NATIVE.get(code)
+
+
+def class_of(
+    param: LayerParameter,
+    *,
+    allow_python: bool = False,
+    search_path: Sequence[str] = (),
+    where: str | None = None,
+) -> type[LayerType]:
+    """Find the class that the layer `param` is built with: its type's, or one for its module.
+
+    Raises UnknownLayerError if nobody knows the type.
+    """
+    cls = lookup(param.type, param.name, where)
+    if param.type != "Python":
+        return cls
+    return stand_in(param, allow_python, search_path) or cls
 
 
 def stand_in(

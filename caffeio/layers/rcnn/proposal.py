@@ -11,9 +11,10 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from caffeio.layers.base import LayerType, Shape, between, exactly, layer, owns
+from caffeio.layers.base import LayerType, Shape, between, exactly, owns
 from caffeio.layers.labels import text
 from caffeio.layers.python.native import python_layer
+from caffeio.layers.registry import layer
 
 RATIOS, SCALES = (0.5, 1.0, 2.0), (8.0, 16.0, 32.0)
 

@@ -9,8 +9,9 @@ from __future__ import annotations
 from math import prod
 from typing import TYPE_CHECKING
 
-from caffeio.layers.base import LayerType, Shape, exactly, layer, owns
+from caffeio.layers.base import LayerType, Shape, exactly, owns
 from caffeio.layers.labels import text
+from caffeio.layers.registry import layer
 
 if TYPE_CHECKING:
     from caffeio.layers.onnx.graph import OnnxGraph
@@ -40,6 +41,7 @@ class ROIPooling(RegionLayer):
     (N, C, D, H, W) regions are (image, d1, x1, y1, d2, x2, y2), pooled_size gives the bins.
     """
 
+    family = "pool"
     fields = owns(roi_pooling_param=None)
     compute = "caffeio.ops.rcnn.roi_pooling:roi_pooling"
 
@@ -81,6 +83,7 @@ class PSROIPooling(RegionLayer):
     wide; bins outside the map are 0.
     """
 
+    family = "pool"
     fields = owns(psroi_pooling_param=None)
     compute = "caffeio.ops.rcnn.roi_pooling:psroi_pooling"
 

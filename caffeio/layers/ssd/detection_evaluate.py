@@ -10,8 +10,9 @@ import os
 from functools import cached_property
 from typing import Any
 
-from caffeio.layers.base import LayerType, Shape, exactly, layer, owns
+from caffeio.layers.base import LayerType, Shape, exactly, owns
 from caffeio.layers.labels import text
+from caffeio.layers.registry import layer
 from caffeio.proto.io.regular import read_text_file
 
 KNOWN = (
@@ -32,6 +33,7 @@ class DetectionEvaluate(LayerType):
     images come) boxes are compared in pixels.
     """
 
+    is_metric = True
     bottoms = exactly(2)
     differentiable = False
     in_place = False

@@ -5,9 +5,10 @@ Source: src/caffe/layers/detection_output_layer.cpp of weiliu89/caffe, branch ss
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from caffeio.layers.base import LayerType, Shape, between, layer, owns
+from caffeio.layers.base import LayerType, Shape, between, owns
+from caffeio.layers.registry import layer
 from caffeio.layers.ssd.boxes import check_predictions, code_type
 
 if TYPE_CHECKING:
@@ -32,6 +33,8 @@ class DetectionOutput(LayerType):
     (save_output_param, visualize) is left to the caller.
     """
 
+    may_end = True
+    family = "loss"
     bottoms = between(3, 4)
     differentiable = False
     in_place = False
@@ -50,11 +53,13 @@ class DetectionOutput(LayerType):
         self.code = code_type(param.code_type)
         self.in_target: bool = param.variance_encoded_in_target
         self.keep_top_k: int = param.keep_top_k
-        self.least = param.confidence_threshold if param.HasField("confidence_threshold") else None
+        self.least: float | None = None
+        if param.HasField("confidence_threshold"):
+            self.least = param.confidence_threshold
         suppress = param.nms_param
         self.threshold: float = suppress.nms_threshold
         self.eta: float = suppress.eta
-        self.top_k = suppress.top_k if suppress.HasField("top_k") else -1
+        self.top_k: int = suppress.top_k if suppress.HasField("top_k") else -1
         self.check(not suppress.soft_nms, "is not supported", field=f"{field}.nms_param.soft_nms")
         self.check(
             self.threshold >= 0, "must not be negative", field=f"{field}.nms_param.nms_threshold"
@@ -65,6 +70,15 @@ class DetectionOutput(LayerType):
     def shapes(self, *bottoms: Shape) -> tuple[Shape, ...]:
         """Give one row, as long as nobody knows how many are found."""
         return ((1, 1, 1, 7),)
+
+    def arguments(self) -> dict[str, Any]:
+        """What `caffeio.ops.ssd.detection_output.detections` is told."""
+        return {
+            "classes": self.classes, "background": self.background,
+            "location_classes": self.location_classes, "code": self.code,
+            "in_target": self.in_target, "least": self.least, "threshold": self.threshold,
+            "eta": self.eta, "top_k": self.top_k, "keep_top_k": self.keep_top_k,
+        }  # fmt: skip
 
     def onnx(self, g: OnnxGraph, *bottoms: str) -> str:
         """NonMaxSuppression between TopK and what puts the rows in Caffe's order."""

@@ -5,8 +5,9 @@ Source: src/caffe/layers/multibox_loss_layer.cpp of weiliu89/caffe, branch ssd.
 
 from __future__ import annotations
 
-from caffeio.layers.base import LayerType, Shape, exactly, layer, owns
+from caffeio.layers.base import LayerType, Shape, exactly, owns
 from caffeio.layers.labels import normalization, text
+from caffeio.layers.registry import layer
 from caffeio.layers.ssd.boxes import check_predictions, code_type
 from caffeio.proto import caffe_pb2 as pb
 
@@ -32,6 +33,7 @@ class MultiBoxLoss(LayerType):
 
     bottoms = exactly(4)
     is_loss = True
+    reads_loss_param = True
     in_place = False
     label_bottoms = frozenset({2, 3})
     fields = owns(multibox_loss_param=KNOWN)

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from caffeio.layers.base import LayerType, Shape, exactly, layer, owns
+from caffeio.layers.base import LayerType, Shape, exactly, owns
 from caffeio.layers.labels import text
+from caffeio.layers.registry import layer
 
 if TYPE_CHECKING:
     import numpy as np

@@ -6,8 +6,9 @@ eric612/MobileNet-YOLO (the CPU forms).
 
 from __future__ import annotations
 
-from caffeio.layers.base import LayerType, Shape, at_least, between, layer, owns
+from caffeio.layers.base import LayerType, Shape, at_least, between, owns
 from caffeio.layers.labels import text
+from caffeio.layers.registry import layer
 
 
 class YoloOutput(LayerType):
@@ -46,6 +47,7 @@ class YoloDetectionOutput(YoloOutput):
     Anchors (biases) are in cells. A second bottom of another size is read in the same way.
     """
 
+    may_end = True
     bottoms = between(1, 2)
     fields = owns(yolo_detection_output_param=None)
     compute = "caffeio.ops.yolo.detection_output:yolo_detection_output"
@@ -72,6 +74,7 @@ class Yolov3DetectionOutput(YoloOutput):
     anchors_scale[t] times as large as the map.
     """
 
+    may_end = True
     bottoms = at_least(1)
     fields = owns(
         yolov3_detection_output_param=(

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from caffeio.layers.base import LayerType, Shape, exactly, layer, owns
+from caffeio.layers.base import LayerType, Shape, exactly, owns
 from caffeio.layers.labels import text
+from caffeio.layers.registry import layer
 from caffeio.proto import caffe_pb2 as pb
 
 LEAST_SCORE = 0.005  # of the detections that EvalDetection counts
@@ -74,6 +75,7 @@ class EvalDetection(Region):
     used.
     """
 
+    is_metric = True
     bottoms = exactly(3)
     differentiable = False
     fields = owns(eval_detection_param=None)

@@ -9,8 +9,9 @@ from __future__ import annotations
 from math import prod
 from typing import Any
 
-from caffeio.layers.base import LayerType, Shape, between, exactly, layer, owns
+from caffeio.layers.base import LayerType, Shape, between, exactly, owns
 from caffeio.layers.labels import text
+from caffeio.layers.registry import layer
 
 KNOWN = (
     "side", "num_class", "num", "object_scale", "class_scale", "noobject_scale", "coord_scale",
@@ -101,6 +102,7 @@ class SegmentationEvaluate(LayerType):
     size (the source shrinks or enlarges other scores as 8-bit images).
     """
 
+    is_metric = True
     bottoms = exactly(2)
     differentiable = False
     in_place = False

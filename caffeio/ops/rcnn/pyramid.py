@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from caffeio.ops.tracing import apply
+
 LOWEST = -torch.finfo(torch.float32).max  # what Caffe's maximum starts from
 
 
@@ -119,4 +121,4 @@ def max_of_boxes(x: Tensor, image: Tensor, first: list[Tensor], last: list[Tenso
     Box r is of image `image[r]`; its bins along axis a are `first[a][r]` up to `last[a][r]`, both
     (R, bins). Empty bins are 0. Of equal cells the first one gets the gradient, as in Caffe.
     """
-    return _MaxOfBoxes.apply(x, image, first, last)  # type: ignore
+    return apply(_MaxOfBoxes, x, image, first, last)  # type: ignore

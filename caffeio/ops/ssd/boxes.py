@@ -6,8 +6,12 @@ Source: src/caffe/util/bbox_util.cpp of weiliu89/caffe, branch ssd.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
+
+from caffeio.ops.tracing import is_traced, keep_in_turn
 
 MATRIX_LIMIT = 1 << 26  # overlaps kept at once by `nms`; more are computed row by row
 CACHED = 1 << 18  # overlaps computed at once
@@ -75,21 +79,36 @@ def nms(boxes: Tensor, valid: Tensor, threshold: float, eta: float = 1.0) -> Ten
     kept before by more than the threshold, which every kept box multiplies by `eta` while it is
     above 0.5 and `eta` is below 1. The only loop is over the n places.
     """
-    count, n = valid.shape
+    if eta < 1:
+        return _adaptive_nms(boxes, valid, threshold, eta)
+    whole = _overlaps(boxes, threshold)
+    if whole is not None:
+        return keep_in_turn(whole & _others(boxes), valid)
+    keep = valid
+    for i in range(valid.shape[1]):
+        hits = jaccard(boxes[:, i : i + 1], boxes) > threshold
+        hits[:, i] = False
+        keep = keep & ~(hits & keep[:, i : i + 1])  # one before i that overlaps it is gone
+    return keep
+
+
+def _others(boxes: Tensor) -> Tensor:
+    """Mark for each of n boxes the others: (n, n)."""
+    place = torch.arange(boxes.shape[1], device=boxes.device)
+    return place != place.unsqueeze(1)
+
+
+def _adaptive_nms(boxes: Tensor, valid: Tensor, threshold: float, eta: float) -> Tensor:
+    """`nms` with a threshold that falls."""
     keep = torch.zeros_like(valid)
-    bound = boxes.new_full((count, 1), threshold)
-    fixed = eta >= 1
-    whole = _overlaps(boxes, threshold if fixed else None)
-    for i in range(n):
-        if whole is None:
-            hits = jaccard(boxes[:, i : i + 1], boxes) > bound
-        else:
-            hits = whole[:, i] if fixed else whole[:, i] > bound
-        stays = valid[:, i] & ~(hits & keep).any(1)
+    bound = boxes.new_full((len(valid), 1), threshold)
+    whole = _overlaps(boxes, None)
+    for i in range(valid.shape[1]):
+        overlap = jaccard(boxes[:, i : i + 1], boxes) if whole is None else whole[:, i]
+        stays = valid[:, i] & ~((overlap > bound) & keep).any(1)
         keep[:, i] = stays
-        if not fixed:
-            shrink = stays.unsqueeze(1) & (bound > 0.5)
-            bound = torch.where(shrink, bound * eta, bound)
+        shrink = stays.unsqueeze(1) & (bound > 0.5)
+        bound = torch.where(shrink, bound * eta, bound)
     return keep
 
 
@@ -100,11 +119,11 @@ def _overlaps(boxes: Tensor, threshold: float | None) -> Tensor | None:
     would take too much memory.
     """
     count, n = boxes.shape[:2]
-    if count * n * n > MATRIX_LIMIT or not count:
+    if is_traced():  # the number of problems may be a symbol
+        parts: Sequence[Tensor] = (boxes,)
+    elif count * n * n > MATRIX_LIMIT or not count:
         return None
-    parts, step = [], max(1, CACHED // (n * n or 1))
-    for start in range(0, count, step):
-        part = boxes[start : start + step]
-        found = jaccard(part.unsqueeze(2), part.unsqueeze(1))
-        parts.append(found if threshold is None else found > threshold)
-    return torch.cat(parts)
+    else:
+        parts = torch.split(boxes, max(1, CACHED // (n * n or 1)))
+    found = [jaccard(part.unsqueeze(2), part.unsqueeze(1)) for part in parts]
+    return torch.cat(found if threshold is None else [part > threshold for part in found])

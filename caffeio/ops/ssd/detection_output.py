@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from caffeio.ops.ssd.boxes import decode, nms
+from caffeio.ops.tracing import falling, is_traced
 
 if TYPE_CHECKING:
     from caffeio.layers.ssd.detection_output import DetectionOutput
@@ -18,60 +19,76 @@ if TYPE_CHECKING:
 
 def detection_output(layer: DetectionOutput, *bottoms: Tensor) -> Tensor:
     """Return the rows of detections."""
+    if bottoms[0].is_meta:
+        return bottoms[0].new_empty(1, 1, 1, 7)
     loc, conf, prior = (x.detach() for x in bottoms[:3])
-    if loc.is_meta:
-        return loc.new_empty(1, 1, 1, 7)
-    num = len(loc)
-    corners, variance = prior.reshape(2, -1, 4)
-    loc = loc.reshape(num, -1, layer.location_classes, 4).transpose(1, 2)
-    boxes = decode(corners, variance, loc, layer.code, layer.in_target)
-    labels = [c for c in range(layer.classes) if c != layer.background]
-    index = torch.tensor(labels, device=conf.device)
-    scores = conf.reshape(num, -1, layer.classes).transpose(1, 2)[:, index]
-    boxes = boxes.expand(-1, len(labels), -1, -1) if len(boxes[0]) == 1 else boxes[:, index]
-    scores, boxes, keep = _suppress(layer, scores, boxes)
-    return _rows(layer, scores, boxes, keep, index)
+    return detections(loc, conf, prior, **layer.arguments())
 
 
-def _suppress(
-    layer: DetectionOutput, scores: Tensor, boxes: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Best first: scores (N, C, n), boxes (N, C, n, 4), and which are kept (N, C, n)."""
-    if layer.least is not None:
-        valid = scores > layer.least
-    else:
-        valid = scores > torch.finfo(scores.dtype).min
-    order = scores.masked_fill(~valid, -torch.inf).argsort(dim=-1, descending=True, stable=True)
-    most = int(valid.sum(-1).max()) if valid.numel() else 0
-    most = min(most, layer.top_k) if layer.top_k > -1 else most
-    order = order[..., :most]
-    scores, valid = scores.gather(2, order), valid.gather(2, order)
-    boxes = boxes.gather(2, order.unsqueeze(-1).expand(-1, -1, -1, 4))
-    flat = boxes.flatten(0, 1), valid.flatten(0, 1)
-    keep = nms(*flat, layer.threshold, layer.eta).view_as(valid)
-    return scores, boxes, _best(layer, scores, keep)
-
-
-def _best(layer: DetectionOutput, scores: Tensor, keep: Tensor) -> Tensor:
-    """Of the kept boxes of each image only the keep_top_k best."""
-    if layer.keep_top_k < 0:
-        return keep
-    flat = scores.masked_fill(~keep, -torch.inf).flatten(1)
-    best = flat.argsort(dim=1, descending=True, stable=True)[:, : layer.keep_top_k]
-    chosen = torch.zeros_like(flat, dtype=torch.bool).scatter_(1, best, True)
-    return keep & chosen.view_as(keep)
-
-
-def _rows(
-    layer: DetectionOutput, scores: Tensor, boxes: Tensor, keep: Tensor, labels: Tensor
+def detections(
+    loc: Tensor,
+    conf: Tensor,
+    prior: Tensor,
+    *,
+    classes: int,
+    background: int,
+    location_classes: int = 1,
+    code: str = "CENTER_SIZE",
+    in_target: bool = False,
+    least: float | None = None,
+    threshold: float = 0.3,
+    eta: float = 1.0,
+    top_k: int = -1,
+    keep_top_k: int = -1,
 ) -> Tensor:
-    """The top."""
+    """Decode SSD's predictions and suppress boxes that overlap better ones of their class.
+
+    Returns (1, 1, boxes, 7): image, label, score, xmin, ymin, xmax, ymax; without any box one row
+    for each image, its number and six times -1.
+    """
+    num = loc.shape[0]
+    corners, variance = prior.reshape(2, -1, 4)
+    loc = loc.reshape(num, -1, location_classes, 4).transpose(1, 2)
+    boxes = decode(corners, variance, loc, code, in_target)
+    labels = torch.tensor([c for c in range(classes) if c != background], device=conf.device)
+    scores = conf.reshape(num, -1, classes).transpose(1, 2)[:, labels]
+    many = location_classes > 1
+    boxes = boxes[:, labels] if many else boxes.expand(-1, labels.shape[0], -1, -1)
+    scores, boxes, valid = best_first(scores, boxes, least, top_k)
+    keep = nms(boxes.flatten(0, 1), valid.flatten(0, 1), threshold, eta).view_as(valid)
+    if keep_top_k >= 0:
+        keep = keep & best_of(scores, keep, keep_top_k)
+    return detection_rows(scores, boxes, keep, labels)
+
+
+def best_first(
+    scores: Tensor, boxes: Tensor, least: float | None, top_k: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The top_k best of each class: scores (N, C, n), boxes (N, C, n, 4), and which count."""
+    valid = scores > (torch.finfo(scores.dtype).min if least is None else least)
+    most = scores.shape[-1]
+    if not is_traced():  # there are as many places to look at as a class has valid ones
+        most = int(valid.sum(-1).max()) if valid.numel() else 0
+    most = min(most, top_k) if top_k > -1 else most
+    order = falling(scores.masked_fill(~valid, -torch.inf), most)
+    boxes = boxes.gather(2, order.unsqueeze(-1).expand(-1, -1, -1, 4))
+    return scores.gather(2, order), boxes, valid.gather(2, order)
+
+
+def best_of(scores: Tensor, keep: Tensor, most: int) -> Tensor:
+    """Which of what is kept belongs to the `most` best of its image."""
+    order = falling(scores.masked_fill(~keep, -torch.inf).flatten(1))
+    rank = falling(-order)  # the place of each one in that order
+    return (rank < most).view_as(keep)
+
+
+def detection_rows(scores: Tensor, boxes: Tensor, keep: Tensor, labels: Tensor) -> Tensor:
+    """Image, label, score and corners of what is kept; of nothing, a row for each image."""
     image, label, place = keep.nonzero(as_tuple=True)
-    if not len(image):
-        rows = scores.new_full((len(scores), 7), -1)
-        rows[:, 0] = torch.arange(len(scores), device=rows.device)
-        return rows.view(1, 1, -1, 7)
     head = torch.stack((image, labels[label])).to(scores.dtype)
     found = scores[image, label, place].unsqueeze(0)
     rows = torch.cat((head, found, boxes[image, label, place].T)).T
-    return rows.reshape(1, 1, -1, 7)
+    number = torch.arange(keep.shape[0], device=keep.device).to(scores.dtype).unsqueeze(1)
+    nothing = torch.cat((number, torch.full_like(number, -1).expand(-1, 6)), 1)
+    none = ~keep.flatten().any()
+    return torch.cat((rows, nothing[none.expand(keep.shape[0])])).unsqueeze(0).unsqueeze(0)

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from caffeio.ops.tracing import is_exporting
+
 if TYPE_CHECKING:
     from caffeio.layers.ssd.prior_box import PriorBox
 
@@ -22,7 +24,10 @@ def prior_box(layer: PriorBox, *bottoms: Tensor) -> Tensor:
         return x.new_empty(1, 2, x.shape[2] * x.shape[3] * len(layer.boxes) * 4)
     sizes = ((x.shape[2], x.shape[3]), (image.shape[2], image.shape[3]))
     key = (sizes, x.device)
-    if key not in layer.made:
-        layer.made[key] = torch.from_numpy(layer.priors(sizes)).to(x.device)
-    top: Tensor = layer.made[key]
+    known: Tensor | None = layer.made.get(key)
+    if known is not None:
+        return known
+    top = torch.from_numpy(layer.priors(sizes)).to(x.device)
+    if not is_exporting():
+        layer.made[key] = top
     return top

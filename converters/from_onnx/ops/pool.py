@@ -15,8 +15,8 @@ from caffeio.converters.from_onnx.exact import crop
 from caffeio.converters.from_onnx.exact import window as depthwise
 from caffeio.converters.from_onnx.graph import Array, Dims, Node
 from caffeio.converters.from_onnx.ops.conv import equal_pads, mirror, window_of
-from caffeio.converters.from_onnx.runtime import evaluate
 from caffeio.converters.from_onnx.table import operator
+from caffeio.converters.onnx.runtime import evaluate
 
 
 @operator("GlobalAveragePool", "GlobalMaxPool")

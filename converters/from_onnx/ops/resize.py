@@ -11,8 +11,8 @@ from caffeio.converters.from_onnx.exact import mix_channels
 from caffeio.converters.from_onnx.graph import Array, Node
 from caffeio.converters.from_onnx.ops.conv import mirror
 from caffeio.converters.from_onnx.ops.dense import inner_product
-from caffeio.converters.from_onnx.runtime import evaluate
 from caffeio.converters.from_onnx.table import operator
+from caffeio.converters.onnx.runtime import evaluate
 
 LARGEST = 4096  # of a side that is resized by a matrix
 
@@ -96,7 +96,7 @@ def _run(op: str, inputs: list[Array | None], opset: int, attrs: dict[str, Any])
         return evaluate(op, present, opset, **attrs)
     import onnx
 
-    from caffeio.converters.from_onnx.runtime import Runner
+    from caffeio.converters.onnx.runtime import Runner
 
     names = ["" if value is None else f"x{i}" for i, value in enumerate(inputs)]
     node = onnx.helper.make_node(op, names, ["y"], **attrs)

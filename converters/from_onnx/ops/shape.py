@@ -7,6 +7,7 @@ import numpy as np
 from caffeio.converters.from_onnx import exact
 from caffeio.converters.from_onnx.caffe_net import Refused, Writer
 from caffeio.converters.from_onnx.graph import Node
+from caffeio.converters.from_onnx.slices import slice_ranges
 from caffeio.converters.from_onnx.table import operator
 
 
@@ -86,27 +87,6 @@ def _given(w: Writer, node: Node) -> tuple[list[int] | None, ...]:
         g.ints(node, "axes", 3),
         g.ints(node, "steps", 4),
     )
-
-
-def slice_ranges(
-    shape: tuple[int, ...],
-    starts: list[int] | None,
-    ends: list[int] | None,
-    axes: list[int] | None,
-    steps: list[int] | None,
-) -> dict[int, range] | None:
-    """The indices that a Slice takes of each axis that it changes; None if they are computed."""
-    if starts is None or ends is None:
-        return None
-    axes = list(range(len(starts))) if axes is None else axes
-    steps = [1] * len(starts) if steps is None else steps
-    out = {}
-    for start, end, axis, step in zip(starts, ends, axes, steps, strict=True):
-        axis %= len(shape)
-        taken = range(*slice(start, end if end > -(1 << 62) else None, step).indices(shape[axis]))
-        if len(taken) != shape[axis] or step != 1:
-            out[axis] = taken
-    return out
 
 
 def _strided(w: Writer, x: str, steps: dict[int, range]) -> str:

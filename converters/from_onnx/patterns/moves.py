@@ -7,13 +7,13 @@ import itertools
 import numpy as np
 
 from caffeio.converters.from_onnx.graph import Graph, Node
-from caffeio.converters.from_onnx.ops.shape import slice_ranges
 from caffeio.converters.from_onnx.patterns.base import (
     alone,
     new_constant,
     pattern,
     replace,
 )
+from caffeio.converters.from_onnx.slices import slice_ranges
 
 
 @pattern

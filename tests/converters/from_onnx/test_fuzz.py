@@ -11,10 +11,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from caffeio.converters.from_onnx.compile import compile_model
-from caffeio.converters.from_onnx.runtime import evaluate
-from caffeio.converters.from_onnx.table import load_operators
+from caffeio.converters.from_onnx.ops import load_operators
 from caffeio.converters.from_onnx.targets import target_names
 from caffeio.converters.from_onnx.verify import LIMIT, verify
+from caffeio.converters.onnx.runtime import evaluate
 from caffeio.errors import UnsupportedError
 from tests.converters.from_onnx.helpers import graph_of, onnx
 

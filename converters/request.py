@@ -21,6 +21,9 @@ class Request:
     no_verify: bool = False
     dynamic_batch: bool = False
     output_blob: tuple[str, ...] = ()
+    opset: int = 17  # of ONNX
+    fold: bool = False  # ONNX: fewer nodes
+    external_data: bool = False  # ONNX: weights in a file beside the model
     caffe: str | None = None  # name of a profile
     stage: tuple[str, ...] = ()
     level: int = 0

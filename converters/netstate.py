@@ -15,9 +15,9 @@ import numpy as np
 
 from caffeio.errors import CaffeIOError, UnsupportedError
 from caffeio.proto.dialect.dialect import Decoded, Lost, Unknown, decode
+from caffeio.proto.io.blobs import DOUBLE, FLOAT, Array, BlobInfo, scan_blob, view
 from caffeio.proto.io.stream import Numbers, Part, blob_parts
 from caffeio.proto.io.wire import Buffer, bytes_header, varint_field
-from caffeio.proto.weights.blobs import DOUBLE, FLOAT, Array, BlobInfo, scan_blob, view
 
 
 class Blob:

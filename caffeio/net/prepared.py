@@ -1,0 +1,344 @@
+"""A TEST net prepared for inference: fewer operations, packed weights, the same outputs.
+
+BatchNorm, Scale, ReLU and sums are folded into the convolution before them, Split and Dropout
+vanish, ReLU writes in place, values are freed when their last reader has run. Outputs agree with
+those of the layers as written up to rounding.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from caffeio.errors import NetError
+from caffeio.net.late_blobs import LateBlobs
+from caffeio.net.overwritten import MemoryPlan, plan_memory
+from caffeio.net.step import Step, raw_blobs
+from caffeio.net.values import Operation, Program, program_of
+from caffeio.net.watch import Watch
+from caffeio.ops.batch_norm import fused_batch_norm_scale
+from caffeio.ops.folded_conv import FoldedConvolution, can_fold, folds_norm
+
+# Layers that are functions of their bottoms and blobs and nothing else: no state, no side effects.
+PURE = frozenset({
+    "AbsVal", "Accuracy", "ArgMax", "Axpy", "BNLL", "BatchNorm", "Bias", "Clip", "Concat",
+    "Convolution", "ConvolutionDepthwise", "Crop", "Deconvolution", "DepthwiseConvolution",
+    "DetectionOutput", "Dropout", "ELU", "Eltwise", "Embed", "EuclideanLoss", "Exp", "Flatten",
+    "Im2col", "InnerProduct", "Interp", "LRN", "Log", "MVN", "Normalize", "PReLU", "PSROIPooling",
+    "Permute", "Pooling", "Power", "PriorBox", "Proposal", "ROIPooling", "ReLU", "ReLU6",
+    "Reduction", "Reorg", "Reshape", "SPP", "Scale", "ShuffleChannel", "Sigmoid", "Silence",
+    "Slice", "Softmax", "SoftmaxWithLoss", "Split", "Swish", "TanH", "Threshold", "Tile",
+    "Upsample",
+})  # fmt: skip
+
+
+def can_prepare(net_phase: str, steps: Sequence[Step], memory: MemoryPlan) -> bool:
+    """Whether a net may be prepared: in TEST, made of pure layers, nothing overwritten unseen."""
+    if net_phase != "TEST" or memory.stale:
+        return False
+    if any(use is not None and (use.stale or use.losses) for use in memory.uses):
+        return False
+    return all(_is_pure(step) for step in steps)
+
+
+def _is_pure(step: Step) -> bool:
+    layer: Any = step.layer
+    if layer.is_source:
+        return True
+    if step.node.type not in PURE or layer.train_phase:
+        return False
+    if step.node.type == "BatchNorm" and not folds_norm(layer):
+        return False
+    return not (step.node.type == "Dropout" and layer.drops)
+
+
+def _is_same(step: Step) -> bool:
+    """Whether the tops are the bottom under other names."""
+    layer: Any = step.layer
+    return step.node.type == "Split" or (step.node.type == "Dropout" and layer.factor == 1)
+
+
+def can_run_here(blobs: Sequence[Tensor], modules: Sequence[nn.Module]) -> bool:
+    """Whether a forward without gradients may run prepared: no hooks, no tracer, plain tensors."""
+    if torch.is_autocast_enabled("cpu") or torch._C._get_tracing_state() is not None:
+        return False
+    if torch._C._len_torch_dispatch_stack() or torch._C._len_torch_function_stack():
+        return False
+    if torch._C._functorch.peek_interpreter_stack() is not None:
+        return False
+    if any(module._forward_hooks or module._forward_pre_hooks for module in modules):
+        return False
+    return all(b.dtype == torch.float32 and not b.is_meta for b in blobs)
+
+
+class Prepared:
+    """What runs in place of a net's layers. Notices when blobs change, and folds anew."""
+
+    def __init__(self, steps: Sequence[Step], outputs: Sequence[str]) -> None:
+        self.program = program_of(steps, outputs, _is_same)
+        self.folded: list[FoldedConvolution] = []
+        _fold_chains(self.program, self.folded)
+        _fold_sums(self.program)
+        _join_norms(self.program)
+        _write_over(self.program)
+        self.program.set_free()
+        self.layers = [step.layer for step in steps if len(step.layer.blobs)]
+        self.watch = Watch(self.layers)
+
+    def refresh(self) -> None:
+        """Fold anew if a blob has changed since."""
+        if self.watch.has_changed():
+            for folded in self.folded:
+                folded.forget()
+            self.watch = Watch(self.layers)
+
+    def run(self, sources: Sequence[tuple[Tensor, ...]]) -> tuple[dict[str, Tensor], Tensor | None]:
+        """Compute the outputs and the loss from the tops of every source, in the net's order."""
+        self.refresh()
+        program = self.program
+        values: list[Any] = [None] * program.count
+        for (_, written), tops in zip(program.sources, sources, strict=True):
+            for value, top in zip(written, tops, strict=True):
+                values[value] = top
+        for operation in program.operations:
+            made = operation.run(*[values[i] for i in operation.reads])
+            if isinstance(made, tuple):
+                for value, top in zip(operation.writes, made, strict=True):
+                    values[value] = top
+            elif operation.writes:
+                values[operation.writes[0]] = made
+            for value in operation.free:
+                values[value] = None
+        loss: Tensor | None = None
+        for value, weight in program.losses:
+            top = values[value]
+            term = top.sum() if top.dim() else top
+            term = term if weight == 1 else term * weight
+            loss = term if loss is None else loss + term
+        return {name: values[value] for name, value in program.outputs.items()}, loss
+
+
+# Layers whose only top is always memory of its own, and no view of a bottom's.
+_FRESH = frozenset({
+    "BatchNorm", "Concat", "Convolution", "Deconvolution", "Eltwise", "InnerProduct", "LRN",
+    "PReLU", "Pooling", "ReLU", "Scale", "Sigmoid", "Softmax", "TanH",
+})  # fmt: skip
+
+
+def _is_fresh(operation: Operation) -> bool:
+    return operation.fresh or (operation.step.node.type in _FRESH and len(operation.writes) == 1)
+
+
+def _only_reader(program: Program, value: int, readers: Mapping[int, list[Operation]]) -> Any:
+    """The operation that alone reads `value`, or None."""
+    found = readers.get(value, [])
+    return found[0] if len(found) == 1 and value not in program.wanted else None
+
+
+def _fold_chains(program: Program, folded: list[FoldedConvolution]) -> None:
+    """Let each convolution of images take in what follows it and only it."""
+    readers = program.readers()
+    gone: set[Operation] = set()
+    for operation in program.operations:
+        if len(operation.reads) != 1 or not can_fold(operation.step.layer):
+            continue
+        conv: Any = operation.step.layer
+        made = FoldedConvolution(conv)
+        while made.slope is None:
+            following = _only_reader(program, operation.writes[0], readers)
+            if following is None or not _take_in(made, following.step):
+                break
+            operation.writes = following.writes
+            gone.add(following)
+        operation.run, operation.fresh = made, True
+        folded.append(made)
+    program.operations = [item for item in program.operations if item not in gone]
+
+
+def _take_in(made: FoldedConvolution, step: Step) -> bool:
+    """Fold the layer of `step` if it can be; returns whether it was."""
+    kind, layer = step.node.type, step.layer
+    unknown: Any = layer
+    if kind == "ReLU":
+        made.slope = unknown.slope
+        return True
+    free = made.scale is None and len(step.bottoms) == 1
+    if kind == "BatchNorm" and free and made.norm is None:
+        made.norm = unknown
+    elif kind == "Scale" and free and unknown.fusible:
+        made.scale = unknown
+    else:
+        return False
+    if not made.is_finite():
+        setattr(made, "norm" if kind == "BatchNorm" else "scale", None)
+        return False
+    if kind == "BatchNorm" and unknown.relu:
+        made.slope = 0.0
+    return True
+
+
+def _fold_sums(program: Program) -> None:
+    """Let a convolution add the other bottom of the Eltwise sum (and ReLU) that alone reads it."""
+    for operation in list(program.operations):
+        layer: Any = operation.step.layer
+        if operation.step.node.type != "Eltwise" or len(operation.reads) != 2:
+            continue
+        if layer.operation != "SUM" or list(layer.coeff) != [1, 1] or layer.loses_first:
+            continue
+        _fold_sum(program, operation)
+
+
+def _fold_sum(program: Program, add: Operation) -> None:
+    readers, makers = program.readers(), program.makers()
+    order = {item: i for i, item in enumerate(program.operations)}
+    found = [
+        makers[value]
+        for value in add.reads
+        if value in makers and _only_reader(program, value, readers) is add
+    ]
+    convs = [
+        op for op in found
+        if isinstance(op.run, FoldedConvolution) and op.run.slope is None and not op.run.adds
+    ]  # fmt: skip
+    if not convs or add.reads[0] == add.reads[1]:
+        return
+    conv = max(convs, key=order.__getitem__)
+    made: Any = conv.run
+    (other,) = (value for value in add.reads if value != conv.writes[0])
+    made.adds = True
+    maker = makers.get(other)
+    made.in_place = (
+        maker is not None
+        and _is_fresh(maker)
+        and all(_is_fresh(reader) for reader in readers[other])  # none looks into its memory
+        and max(readers[other], key=order.__getitem__) is add
+        and other not in (*program.wanted, conv.reads[0])
+    )
+    relu = _only_reader(program, add.writes[0], readers)
+    gone = [conv]
+    if relu is not None and relu.step.node.type == "ReLU":
+        made.slope = relu.step.layer.slope
+        add.writes = relu.writes
+        gone.append(relu)
+    add.reads, add.run, add.fresh = [conv.reads[0], other], made, True
+    program.operations = [item for item in program.operations if item not in gone]
+
+
+def _join_norms(program: Program) -> None:
+    """Run BatchNorm + Scale (+ ReLU) without a convolution before them as one operation."""
+    readers = program.readers()
+    gone: set[Operation] = set()
+    for operation in program.operations:
+        norm: Any = operation.step.layer
+        if operation.step.node.type != "BatchNorm" or not norm.fusible or operation in gone:
+            continue
+        scale = _only_reader(program, operation.writes[0], readers)
+        if scale is None or scale.step.node.type != "Scale" or not scale.step.layer.fusible:
+            continue
+        operation.writes, relu = scale.writes, False
+        gone.add(scale)
+        behind = _only_reader(program, operation.writes[0], readers)
+        if behind is not None and behind.step.node.type == "ReLU" and not behind.step.layer.slope:
+            operation.writes, relu = behind.writes, True
+            gone.add(behind)
+        operation.run = partial(
+            fused_batch_norm_scale, norm=norm, scale=scale.step.layer, relu=relu
+        )
+        operation.fresh = True
+    program.operations = [item for item in program.operations if item not in gone]
+
+
+def _write_over(program: Program) -> None:
+    """Let ReLU work in place where nobody else reads its bottom."""
+    readers, makers = program.readers(), program.makers()
+    for operation in program.operations:
+        if operation.step.node.type != "ReLU" or len(operation.reads) != 1:
+            continue
+        maker = makers.get(operation.reads[0])
+        alone = _only_reader(program, operation.reads[0], readers) is operation
+        if maker is not None and alone and _is_fresh(maker):
+            layer: Any = operation.step.layer
+            slope = layer.slope
+            operation.run = (
+                partial(torch.nn.functional.leaky_relu_, negative_slope=slope)
+                if slope else torch.relu_
+            )  # fmt: skip
+
+
+class Written(Protocol):
+    """What is asked of the net that is prepared."""
+
+    steps: list[Step]
+    keep_blobs: bool
+
+    @property
+    def name(self) -> str:
+        """The net's name."""
+
+    @property
+    def phase(self) -> str:
+        """TRAIN or TEST."""
+
+    @property
+    def outputs(self) -> list[str]:
+        """Blobs that no layer consumes."""
+
+    def modules(self) -> Iterator[nn.Module]:
+        """All modules."""
+
+    def read_data(self, step: Step, given: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
+        """The tops of a data layer."""
+
+    def run_layers(
+        self, given: Mapping[str, Tensor], *, keep: bool
+    ) -> tuple[dict[str, Tensor], Tensor | None]:
+        """Run the layers as written; returns the blobs and the loss."""
+
+
+class Inference:
+    """The prepared form of one net, made when it first runs."""
+
+    def __init__(self, net: Written) -> None:
+        self._net = weakref.proxy(net)
+        self._possible = can_prepare(net.phase, net.steps, plan_memory(net.steps, gradients=False))
+        self._blobs = [blob for step in net.steps for blob in raw_blobs(step.layer)]
+        self._modules = list(net.modules())
+        self._prepared: Prepared | None = None
+
+    def can_run(self) -> bool:
+        """Whether the next forward may run prepared."""
+        return self._possible and can_run_here(self._blobs, self._modules)
+
+    def run(
+        self, given: Mapping[str, Tensor]
+    ) -> tuple[dict[str, Tensor], Tensor | None, Mapping[str, Tensor]]:
+        """Run the net; returns outputs, loss and all blobs, or only the outputs again."""
+        net = self._net
+        if self._prepared is None:
+            self._prepared = Prepared(net.steps, net.outputs)
+        prepared = self._prepared
+        read = [(step, net.read_data(step, given)) for step, _ in prepared.program.sources]
+        outputs, loss = prepared.run([tops for _, tops in read])
+        if not net.keep_blobs:
+            return outputs, loss, outputs
+        kept = {
+            name: top.clone()
+            for step, tops in read
+            for name, top in zip(step.tops, tops, strict=True)
+        }
+        return outputs, loss, LateBlobs(outputs, partial(self._as_written, kept, prepared.watch))
+
+    def _as_written(self, inputs: Mapping[str, Tensor], watch: Watch) -> dict[str, Tensor]:
+        if watch.has_changed():
+            raise NetError(
+                f"net {self._net.name!r}: its blobs have changed since the forward whose values "
+                "are asked for: run it again"
+            )
+        with torch.no_grad():
+            blobs: dict[str, Tensor] = self._net.run_layers(inputs, keep=True)[0]
+        return blobs

@@ -1,0 +1,122 @@
+"""`caffeio features`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from caffeio.cli._options import max_pixels
+from caffeio.cli._python import permit
+from caffeio.cli._terminal import say, say_json
+
+EPILOG = """\b
+Examples:
+  caffeio features train_val.prototxt model.caffemodel cat.jpg --classes names.txt
+  caffeio features deploy.prototxt model.caffemodel cat.jpg --mean 104,117,123 -o cat.png
+  caffeio features ssd.prototxt ssd.caffemodel street.jpg --threshold 0.3 --blob conv4_3
+"""
+
+
+def _mean(
+    ctx: click.Context, param: click.Parameter, value: str | None
+) -> str | list[float] | None:
+    if value is None:
+        return None
+    try:
+        return [float(part) for part in value.split(",")]
+    except ValueError:
+        return value  # the name of a mean file
+
+
+def _shape(text: str) -> tuple[str, tuple[int, ...]]:
+    name, _, dims = text.partition("=")
+    try:
+        return name, tuple(int(d) for d in dims.replace("x", ",").split(","))
+    except ValueError:
+        raise click.BadParameter(f"{text!r} is not of the form NAME=N,C,H,W") from None
+
+
+@click.command(epilog=EPILOG, no_args_is_help=True)
+@click.argument("model", type=click.Path())
+@click.argument("weights", type=click.Path())
+@click.argument("picture", type=click.Path())
+@click.option("--output", "-o", default="features.png", show_default=True, metavar="FILE",
+              help="The picture that is written (.png, .jpg).")  # fmt: skip
+@click.option("--blob", "blobs", multiple=True, metavar="NAME",
+              help="Draw its maps; may be repeated. Default: some of all depths.")  # fmt: skip
+@click.option("--mean", callback=_mean, metavar="B,G,R|FILE",
+              help="Subtract this. Default: what the net's data layer says.")  # fmt: skip
+@click.option("--scale", type=float, metavar="X", help="Multiply by this, after the mean.")
+@click.option("--rgb", is_flag=True, help="The net takes RGB, not Caffe's BGR.")
+@click.option("--classes", metavar="FILE", type=click.Path(),
+              help="Names of the classes, one a line, from class 0 on.")  # fmt: skip
+@click.option("--top", type=click.IntRange(1), default=5, show_default=True, metavar="N",
+              help="How many classes are said.")  # fmt: skip
+@click.option("--threshold", type=float, default=0.5, show_default=True, metavar="X",
+              help="Least score of a box (SSD).")  # fmt: skip
+@click.option("--saliency/--no-saliency", default=True, show_default=True,
+              help="Draw which pixels the best class depends on (one backward pass).")  # fmt: skip
+@click.option("--input-shape", "shapes", multiple=True, metavar="NAME=N,C,H,W",
+              help="The shape of the input, where the net does not tell it.")  # fmt: skip
+@click.option("--caffe", "profile", metavar="NAME", help="Whose numbers are wanted.")
+@click.option("--allow-python", is_flag=True, help="Run the code that Python layers name.")
+@max_pixels
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+def command(
+    model: str, weights: str, picture: str, output: str, as_json: bool, **options: Any
+) -> None:
+    """Show what a net sees in one picture: classes, boxes, feature maps, the pixels that matter.
+
+    MODEL is a net with data layers, whose transform_param is used, or a deploy net. The picture is
+    resized to the net's input.
+    """
+    import os
+
+    from caffeio.converters.features import Preprocessing, see
+    from caffeio.data.transform.image import encode
+    from caffeio.errors import DataError
+    from caffeio.proto.io.atomic import atomic_write
+    from caffeio.proto.io.regular import read_regular
+
+    names: list[str] = []
+    if options["classes"]:
+        names = read_regular(options["classes"]).decode("utf-8", "replace").splitlines()
+    seen = see(
+        model, weights, picture,
+        preprocessing=Preprocessing(options["mean"], options["scale"], options["rgb"]),
+        blobs=options["blobs"], names=names, top=options["top"], threshold=options["threshold"],
+        saliency=options["saliency"], input_shapes=dict(map(_shape, options["shapes"])),
+        profile=options["profile"], allow_python=permit(options["allow_python"]),
+    )  # fmt: skip
+    assert seen.picture is not None
+    kind = os.path.splitext(output)[1].lstrip(".") or "png"
+    with atomic_write(output, error=DataError) as file:
+        file.write(encode(seen.picture, kind))
+    if as_json:
+        say_json(_data(seen, output))
+        return
+    say(f"{picture}: {seen.words}")
+    for note in seen.notes:
+        say(f"note: {note}", err=True)
+    for number, name, score in seen.classes:
+        say(f"{score:8.4f}  {name}" + (f" (class {number})" if number < len(names) else ""))
+    for box, score, name in seen.boxes:
+        corners = ", ".join(f"{v:.3f}" for v in (box.xmin, box.ymin, box.xmax, box.ymax))
+        say(f"{score:8.4f}  {name}: {corners}")
+    say(f"Written: {output}")
+
+
+def _data(seen: Any, output: str) -> dict[str, Any]:
+    return {
+        "prepared": seen.words,
+        "classes": [{"class": i, "name": n, "score": s} for i, n, s in seen.classes],
+        "boxes": [
+            {"label": box.group_label, "name": name, "score": score,
+             "box": [box.xmin, box.ymin, box.xmax, box.ymax]}
+            for box, score, name in seen.boxes
+        ],
+        "maps": seen.maps,
+        "notes": seen.notes,
+        "written": output,
+    }  # fmt: skip

@@ -1,0 +1,159 @@
+"""A chain of solvers: iterations, images, epochs and hours of each phase and of all together."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from caffeio.converters.diff.training import Seen, snapshot_iterations
+from caffeio.converters.kinds import KINDS
+from caffeio.converters.report.model import Cell, Report, count, number
+from caffeio.converters.source import Source
+from caffeio.errors import CaffeIOError
+
+if TYPE_CHECKING:
+    from caffeio.converters.diff.solver_side import SolverSide
+
+
+@dataclass(frozen=True)
+class Run:
+    """What the user says of a training that the files do not: its workers, its data, its speed.
+
+    `speed`: images a second of all workers together.
+    """
+
+    workers: int = 1
+    dataset: int | None = None
+    speed: float | None = None
+
+    def hours(self, images: int | None) -> float | None:
+        """The hours that so many images take; None if one of the two is not known."""
+        return None if images is None or not self.speed else images / self.speed / 3600
+
+
+def duration(hours: float) -> str:
+    """`35 min`, `2.5 h`, `3.1 days`."""
+    if hours < 1:
+        return f"{60 * hours:.3g} min"
+    return f"{hours:.3g} h" if hours < 48 else f"{hours / 24:.3g} days ({hours:,.0f} h)"
+
+
+def rows(seen: Seen, run: Run) -> dict[str, str]:
+    """The rows of a table about one solver."""
+    out = seen.words()
+    hours = run.hours(seen.images)
+    if hours is not None:
+        out[f"time at {number(run.speed or 0)} images/s"] = f"{duration(hours)} (without tests)"
+    return out
+
+
+@dataclass(frozen=True)
+class _Phase:
+    side: SolverSide
+    seen: Seen
+
+    def rate(self) -> str:
+        from caffeio.converters.diff import rates
+
+        curve = rates.curve(self.side.message, self.side.profile)
+        if curve.rates is None or not len(curve.rates):
+            return ""
+        first, last = float(curve.rates[0]), float(curve.rates[-1])
+        return f"{first:.3g} to {last:.3g}"
+
+    def as_data(self, run: Run) -> dict[str, Any]:
+        message = self.side.message
+        at = snapshot_iterations(message)
+        return {
+            "file": self.side.label,
+            "profile": self.side.profile.name,
+            "net": self.side.net_name,
+            "iterations": self.seen.iterations,
+            "run": self.seen.as_data(),
+            "hours": run.hours(self.seen.images),
+            "final_weights": f"{message.snapshot_prefix}_iter_{at[-1]}.caffemodel" if at else None,
+        }
+
+
+def show_chain(
+    sources: Sequence[Source], run: Run, *, dialect: str | None, caffe: str | None
+) -> Report:
+    """Several solvers as the phases of one training. Raises CaffeIOError if one is no solver."""
+    phases = [_read(source, run, dialect, caffe) for source in sources]
+    out = Report(f"A chain of {count(len(sources), 'solver')}")
+    for phase in phases:
+        if phase.side.net_problem:
+            out.say(f"{phase.side.label}: {phase.side.net_problem}", tone="warn")
+    _table(phases, out, run)
+    numbers = [phase.seen.images for phase in phases]
+    images = sum(n or 0 for n in numbers) if None not in numbers else None
+    dataset = next((phase.seen.dataset for phase in phases if phase.seen.dataset), None)
+    out.data = {
+        "kind": "chain",
+        "phases": [phase.as_data(run) for phase in phases],
+        "iterations": sum(phase.seen.iterations for phase in phases),
+        "images": images,
+        "dataset": dataset,
+        "epochs": images / dataset if images is not None and dataset else None,
+        "workers": run.workers,
+        "hours": run.hours(images),
+    }
+    _total(out, images, dataset, out.data["iterations"], run)
+    return out
+
+
+def _read(source: Source, run: Run, dialect: str | None, caffe: str | None) -> _Phase:
+    from caffeio.converters.diff.solver_side import load_pair
+    from caffeio.profiles import get_profile
+
+    if source.kind not in ("solver", "text"):
+        raise CaffeIOError(
+            f"several files are shown together as a chain of solvers: this is a "
+            f"{KINDS[source.kind]}",
+            where=source.label,
+        )
+    side = load_pair(source, source, dialect)[0]
+    if caffe:
+        side.profile = get_profile(caffe)
+    dataset = run.dataset or side.feed.entries
+    iter_size, iterations = max(side.message.iter_size, 1), side.message.max_iter
+    return _Phase(side, Seen(side.feed.batch, run.workers, iter_size, iterations, dataset))
+
+
+def _table(phases: Sequence[_Phase], out: Report, run: Run) -> None:
+    epochs = any(phase.seen.epochs is not None for phase in phases)
+    more = [*(["epochs"] if epochs else []), *(["time"] if run.speed else [])]
+    heads = ("solver", "iterations", "an update", "images", *more, "rate")
+    table = out.section("Phases").table(*heads, right=range(1, len(heads) - 1))
+    names = [Path(phase.side.label).stem for phase in phases]
+    for phase, name in zip(phases, names, strict=True):
+        seen = phase.seen
+        cells = [name if names.count(name) == 1 else phase.side.label, f"{seen.iterations:,}"]
+        cells += ["?", "?"] if seen.images is None else [f"{seen.per_update:,}", f"{seen.images:,}"]
+        if epochs:
+            cells.append("" if seen.epochs is None else f"{seen.epochs:.4g}")
+        if run.speed:
+            hours = run.hours(seen.images)
+            cells.append("" if hours is None else duration(hours))
+        table.add(*cells, phase.rate())
+
+
+def _total(out: Report, images: int | None, dataset: int | None, iterations: int, run: Run) -> None:
+    section = out.section("Together")
+    table = section.table("", "", heads=False)
+    table.add("iterations", f"{iterations:,}")
+    table.add("workers", str(run.workers))
+    table.add("images seen", "unknown (no batch size found)" if images is None else f"{images:,}")
+    if images is not None and dataset:
+        table.add("epochs", Cell(f"{images / dataset:.4g} of {dataset:,} images", "strong"))
+    hours = run.hours(images)
+    if hours is not None:
+        table.add(f"time at {number(run.speed or 0)} images/s",
+                  Cell(f"{duration(hours)} (without tests)", "strong"))  # fmt: skip
+    if not dataset:
+        section.say("Epochs are not known: give --dataset-size.", tone="dim")
+    if not run.speed:
+        section.say("Time is not known: give --speed IMAGES, which `caffeio train` shows.",
+                    tone="dim")  # fmt: skip

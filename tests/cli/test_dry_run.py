@@ -1,0 +1,131 @@
+"""`caffeio train --dry-run` says what would happen, and nothing happens."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from caffeio.cli.main import main
+from caffeio.demo import glyphs, recipe
+from caffeio.net import load_net
+from caffeio.proto.weights.load import write_caffemodel
+from caffeio.proto.weights.solverstate import SolverState, write_solverstate
+from tests.paths import ROOT
+
+
+@pytest.fixture
+def demo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The demo's five phases of which the first is done and the second was interrupted."""
+    monkeypatch.chdir(tmp_path)
+    Path("demo").mkdir()
+    glyphs.make_lmdb(Path("demo/train_lmdb"), 40, seed=1)
+    glyphs.make_lmdb(Path("demo/test_lmdb"), 64, seed=2)
+    recipe.write(Path("demo"))
+    return tmp_path
+
+
+def write_pair(prefix: str, iteration: int) -> None:
+    net = load_net("demo/train_val.prototxt", phase="TRAIN")
+    blobs = net.blob_arrays()
+    name = f"{prefix}_iter_{iteration}.caffemodel"
+    write_caffemodel(name, net.to_proto(), blobs, dialect="sara")
+    history = [np.zeros_like(blob) for layer in blobs for blob in layer]
+    state = SolverState(iteration, f"{prefix}_iter_{iteration}.caffemodel", history=history)
+    write_solverstate(f"{prefix}_iter_{iteration}.solverstate", state)
+
+
+def dry(*arguments: str) -> Any:
+    result = CliRunner().invoke(main, ["train", *arguments, "--dry-run", "--json"])
+    assert result.exit_code == 0, result.output
+    return json.loads(result.stdout)["phases"]
+
+
+def files(folder: Path) -> dict[str, int]:
+    return {str(p): p.stat().st_mtime_ns for p in folder.rglob("*")}
+
+
+def test_a_chain(demo: Path) -> None:
+    write_pair("demo/init", 450)
+    write_pair("demo/cyc1", 100)
+    before = files(demo)
+    names = ("init", "cyc1", "cyc2")
+    solvers = [f"demo/solver_{name}.prototxt" for name in names]
+    first, second, third = dry(*solvers, "--nproc", "4")
+    assert (first["what"], second["what"], third["what"]) == ("skipped", "resumed", "begins")
+    assert second["from"] == "demo/cyc1_iter_100.solverstate" and second["iteration"] == 100
+    assert second["run"] == {
+        "batch": 32, "workers": 4, "iter_size": 1, "images_per_update": 128,
+        "images": 80 * 128, "dataset": 40, "epochs": 256.0,
+    }  # fmt: skip
+    assert third["from"] == "demo/cyc1_iter_180.caffemodel"
+    assert third["data"][0] == {
+        "layer": "data", "phase": "TRAIN", "source": "demo/train_lmdb", "records": 40, "batch": 32
+    }  # fmt: skip
+    result = CliRunner().invoke(main, ["train", *solvers, "--dry-run"], env={"COLUMNS": "80"})
+    assert result.exit_code == 0 and max(map(len, result.stdout.splitlines())) <= 80
+    flat = " ".join(result.stdout.split())
+    assert "skipped: demo/init_iter_450.caffemodel is there and whole" in flat
+    assert "goes on from demo/cyc1_iter_100.solverstate at iteration 100" in flat
+    assert "data: demo/train_lmdb, 40 records found" in flat
+    assert "phases to train 2 of 3" in flat and "iterations 308" in flat
+    assert files(demo) == before
+
+
+def test_the_memory_is_that_of_the_built_net(demo: Path) -> None:
+    from caffeio.net.room import estimate
+    from caffeio.training.trainer import Trainer
+
+    [phase] = dry("demo/solver_init.prototxt")
+    with Trainer("demo/solver_init.prototxt") as trainer:
+        built = estimate(trainer.net, trainer.test_nets, 1)
+    told = phase["memory"]
+    assert told["weights"] == built.weights and told["gradients and history"] == built.training
+    assert told["blobs of the training net"] == built.blobs
+
+
+def test_one_solver_with_weights_tests_and_snapshots(demo: Path) -> None:
+    write_pair("demo/w", 7)
+    sets = ["test_iter=2", "test_interval=50", "snapshot=100", "type=Adam"]
+    options = [word for text in sets for word in ("--set", text)]
+    arguments = ["demo/solver_init.prototxt", "--weights", "demo/w_iter_7.caffemodel", *options]
+    [phase] = dry(*arguments)
+    assert phase["what"] == "begins" and phase["from"] == "demo/w_iter_7.caffemodel"
+    assert phase["snapshots"] == [100, 200, 300, 400, 450]
+    assert phase["memory"]["gradients and history"] == 3 * phase["memory"]["weights"]
+    text = CliRunner().invoke(main, ["train", *arguments, "--dry-run"]).stdout
+    assert re.search(r"tests +every 50 .*: 64 images \(100 % of the data\)", text)
+    [phase] = dry(*arguments[:1], "--snapshot", "auto")
+    assert phase["what"] == "begins" and phase["from"] is None
+
+
+def test_what_is_missing_is_an_error_before_and_a_warning_here(demo: Path) -> None:
+    arguments = ["train", "demo/solver_init.prototxt", "--set", "snapshot_prefix=none/x"]
+    result = CliRunner().invoke(main, [*arguments, "--dry-run"])
+    assert result.exit_code == 0 and "the folder none is missing" in result.stdout
+    source = "layer[data].data_param.source=none"
+    result = CliRunner().invoke(main, [*arguments[:2], "--set", source, "--dry-run"])
+    assert result.exit_code == 2 and "'none' does not exist" in result.stderr
+    result = CliRunner().invoke(main, [*arguments[:2], "--json"])
+    assert result.exit_code == 2 and "--dry-run" in result.stderr
+
+
+def test_it_needs_no_torch(demo: Path) -> None:
+    code = (
+        "import sys\nfrom caffeio.cli.main import main\n"
+        "try: main(['train', 'demo/solver_init.prototxt', '--dry-run'])\n"
+        "except SystemExit as end: assert not end.code\n"
+        "assert 'torch' not in sys.modules"
+    )
+    run = subprocess.run(
+        [sys.executable, "-c", code], env={"PYTHONPATH": str(ROOT)}, capture_output=True, text=True,
+        check=False, timeout=60,
+    )  # fmt: skip
+    assert run.returncode == 0, run.stderr

@@ -1,0 +1,156 @@
+"""What people type wrong, and what is said: at once, without torch, with what was meant."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner, Result
+
+from caffeio.cli.main import COMMANDS, main
+from caffeio.demo import recipe
+from caffeio.proto import caffe_pb2 as pb
+from tests.paths import ROOT
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with a net, its solvers, weights and a state, and no data."""
+    from caffeio.proto.weights.load import write_caffemodel
+    from caffeio.proto.weights.solverstate import SolverState, write_solverstate
+
+    monkeypatch.chdir(tmp_path)
+    demo = tmp_path / "demo"
+    demo.mkdir()
+    recipe.write(demo)
+    (demo / "train_lmdb").mkdir()
+    (demo / "test_lmdb").mkdir()
+    net = pb.NetParameter(name="net", layer=[pb.LayerParameter(name="conv1", type="Convolution")])
+    write_caffemodel(demo / "w.caffemodel", net, [[np.zeros((2, 3), np.float32)]])
+    write_solverstate(demo / "w.solverstate", SolverState(3, "w.caffemodel"))
+    return tmp_path
+
+
+def run(*arguments: str) -> Result:
+    result = CliRunner().invoke(main, arguments, prog_name="caffeio")
+    assert result.exit_code == 2, result.output
+    assert isinstance(result.exception, SystemExit), result.exception
+    return result
+
+
+SOLVER, NET, WEIGHTS = "demo/solver_cyc1.prototxt", "demo/train_val.prototxt", "demo/w.caffemodel"
+STATE = "demo/w.solverstate"
+
+CASES = {
+    # words that are no commands
+    ("trian",): "Did you mean 'train'?",
+    ("covert",): "Did you mean 'convert'?",
+    ("export", NET): "caffeio convert",
+    ("info", NET): "caffeio show",
+    ("version",): "caffeio --version",
+    ("help", "train"): "caffeio train --help",
+    ("help",): "caffeio COMMAND --help",
+    ("device_query",): "caffeio device-query",
+    ("inspect", "x"): "caffeio show",
+    (NET,): f"caffeio show {NET}",
+    ("xyzzy",): "caffeio --help lists the commands",
+    # options of other tools
+    ("train", SOLVER, "--batch-size", "8"): "--set 'layer[data].data_param.batch_size=8'",
+    ("train", SOLVER, "--max-iter", "9"): "--set max_iter=9",
+    ("train", SOLVER, "--lr", "0.1"): "--set base_lr=0.1",
+    ("train", SOLVER, "--epochs", "9"): "iterations: epochs x images",
+    ("train", SOLVER, "--resume", STATE): "Did you mean --snapshot?",
+    ("train", SOLVER, "--weight", WEIGHTS): "Did you mean --weights?",
+    ("train", "--verbose"): "caffeio --debug train",
+    ("test", NET, "--batch-size=8"): "--set 'layer[data].data_param.batch_size=8'",
+    ("test", NET, "--max-iter", "8"): "Did you mean --iterations?",
+    ("convert", NET, "--simplify"): "Did you mean --fold?",
+    ("convert", NET, "--overwrite"): "Did you mean --force?",
+    ("lint", "--nonsense"): "caffeio lint --help lists the options",
+    # fields
+    ("train", SOLVER, "--set", "batch_size=8"): "layer[data].data_param.batch_size=8",
+    ("train", SOLVER, "--set", "base_lrr=1"): "did you mean base_lr?",
+    ("train", SOLVER, "--set", "layer[dta].data_param.batch_size=8"): "did you mean layer[data]",
+    # files of another kind
+    ("train", NET): f"{NET} is a net; train takes a solver: did you mean demo/solver_",
+    ("scale", NET, "--workers", "2"): f"{NET} is a net; scale takes a solver",
+    ("plot", NET): f"{NET} is a net; plot takes solvers",
+    ("test", SOLVER, "--weights", WEIGHTS): f"is a solver; test takes a net: did you mean {NET}?",
+    ("time", SOLVER): f"is a solver; time takes a net: did you mean {NET}?",
+    ("test", WEIGHTS, NET): f"caffeio test {NET} --weights {WEIGHTS}",
+    ("test", WEIGHTS): f"{WEIGHTS} is weights; test takes a net",
+    ("test", NET, "--weights", STATE): f"is a solver state; --weights takes a .caffemodel: did you "
+    f"mean {WEIGHTS}?",
+    ("train", SOLVER, "--snapshot", WEIGHTS): f"takes a .solverstate: did you mean {STATE}?",
+    ("train", SOLVER, "--weights", STATE): "or --snapshot, to go on from this state",
+    ("train", SOLVER, "--weights", NET): f"{NET} is a net; --weights takes a .caffemodel",
+    ("extract-features", NET, WEIGHTS, "fc", "o", "1"): "the weights go first, then the net",
+    ("layers", NET): f"caffeio layers --coverage {NET}",
+    ("layers", "Convolutoin"): "did you mean Convolution",
+    # files that are not there
+    ("train", "demo/solver_cyc1.prototxtt"): f"did you mean {SOLVER}?",
+    ("show", "demo/solver_cyc1.prototxtt"): f"did you mean {SOLVER}?",
+    ("verify", NET, WEIGHTS, "no.onnx"): "no.onnx: there is no such file",
+    ("train", SOLVER, "--weights", "no.caffemodel"): "no.caffemodel' is not there (tried",
+    ("train", SOLVER, "--snapshot", "no.solverstate"): "no.solverstate: no such file",
+    ("train", SOLVER, "--set", "layer[data].data_param.source=no"): "'no' does not exist; looked",
+    ("test", NET, "--weights", "no.caffemodel"): "no.caffemodel",
+    ("time", NET, "--set", "layer[data].data_param.source=no"): "--synthetic",
+    # values
+    ("time", NET, "--iterations", "0"): "0 is not in the range x>=1",
+    ("test", NET, "--weights", WEIGHTS, "--iterations", "0"): "0 is not in the range x>=1",
+    ("train", SOLVER, "--caffe", "torch"): "unknown profile 'torch': known are bvlc, intel",
+    ("show", NET, "--caffe", "torch"): "unknown profile 'torch'",
+    ("lint", NET, "--caffe", "torch"): "unknown profile 'torch'",
+    ("show", NET, "--json", "--html"): "two forms are wanted",
+    ("diff", NET, NET, "--json", "--format", "html"): "two forms are wanted",
+    ("train", SOLVER, "--device", "gpu"): "did you mean cuda?",
+}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    CASES.items(),
+    ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
+)
+def test_what_is_said(arguments: tuple[str, ...], said: str) -> None:
+    assert said in run(*arguments).stderr
+
+
+@pytest.mark.parametrize("name", sorted(COMMANDS))
+@pytest.mark.parametrize("word", ["-help", "-h", "-?"])
+def test_every_way_to_ask_for_help(name: str, word: str) -> None:
+    if name == "run" and word != "-h":
+        pytest.skip("arguments of `run` are the script's")
+    result = CliRunner().invoke(main, [name, word], prog_name="caffeio")
+    assert result.exit_code == 0 and result.output.startswith(f"Usage: caffeio {name}")
+
+
+def test_profiles_are_the_same_everywhere() -> None:
+    for name in ("bvlc", "intel-mkldnn", "bvlc,math"):
+        for arguments in (["lint", SOLVER], ["show", SOLVER], ["diff", SOLVER, SOLVER]):
+            result = CliRunner().invoke(main, [*arguments, "--caffe", name])
+            assert result.exit_code in (0, 1), result.output
+
+
+def test_wrong_arguments_import_no_torch(folder: Path) -> None:
+    """All of the cases in one process that never imports torch: that is what takes time."""
+    cases = [list(arguments) for arguments in CASES]
+    wrong = [[name, "--nonsense"] for name in sorted(COMMANDS)]
+    code = (
+        "import sys\n"
+        "from click.testing import CliRunner\n"
+        "from caffeio.cli.main import main\n"
+        f"for words in {cases + wrong!r}:\n"
+        "    CliRunner().invoke(main, words)\n"
+        "    found = {'torch', 'onnx', 'matplotlib', 'scipy'} & set(sys.modules)\n"
+        "    assert not found, (words, found)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=120,
+        env={"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin"}, cwd=folder,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr

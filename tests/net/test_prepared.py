@@ -1,0 +1,330 @@
+"""Nets prepared for inference: the numbers of the layers as written, and when they run so."""
+
+from __future__ import annotations
+
+import copy
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from caffeio import load_net
+from caffeio.errors import NetError
+from caffeio.net import Net
+from caffeio.ops.folded_conv import FoldedConvolution
+from tests.fuzz.golden_nets import arrays_of, cases_of, off_by, under
+from tests.harness import assert_close, golden
+from tests.net.test_net import CASES, TOLERANCE, ids
+
+INPUT = 'layer { name: "data" type: "Input" top: "x" input_param { shape { %s } } }'
+FOUR = INPUT % "dim: 2 dim: 4 dim: 9 dim: 8"
+
+
+def layer(name: str, kind: str, bottom: str, top: str, rest: str = "") -> str:
+    bottoms = " ".join(f'bottom: "{b}"' for b in bottom.split())
+    return f'layer {{ name: "{name}" type: "{kind}" {bottoms} top: "{top}" {rest} }}'
+
+
+def conv(name: str, bottom: str, top: str, rest: str = "kernel_size: 3 pad: 1", n: int = 4) -> str:
+    p = f'num_output: {n} weight_filler {{ type: "xavier" }} bias_filler {{ value: 0.25 }} {rest}'
+    return layer(name, "Convolution", bottom, top, f"convolution_param {{ {p} }}")
+
+
+def norm(top: str, name: str = "", into: str = "") -> str:
+    into = into or top
+    return layer(f"{name}bn", "BatchNorm", top, into) + layer(
+        f"{name}sc", "Scale", into, into, "scale_param { bias_term: true }"
+    )
+
+
+def built(text: str, **options: Any) -> Net:
+    """A net whose BatchNorms and Scales hold numbers as after a training."""
+    net = load_net(text, seed=1, **options)
+    random = torch.Generator().manual_seed(3)
+    with torch.no_grad():
+        for step in net.steps:
+            if step.node.type in ("BatchNorm", "Scale"):
+                for blob in step.layer.blobs:
+                    blob.copy_(torch.rand(blob.shape, generator=random) + 0.5)
+    return net
+
+
+def given(net: Net, seed: int = 5) -> dict[str, Tensor]:
+    random = torch.Generator().manual_seed(seed)
+    return {n: torch.randn(net.blob_shapes[n], generator=random) for n in net.inputs}
+
+
+def folded(net: Net) -> int:
+    """How many convolutions the prepared form has."""
+    assert net._inference is not None and net._inference._prepared is not None
+    program = net._inference._prepared.program
+    return sum(isinstance(op.run, FoldedConvolution) for op in program.operations)
+
+
+def operations(net: Net) -> int:
+    assert net._inference is not None and net._inference._prepared is not None
+    return len(net._inference._prepared.program.operations)
+
+
+CHAINS = {  # net behind a 2x4x9x8 input: how many operations are left
+    "bn scale relu": (conv("c", "x", "c") + norm("c") + layer("r", "ReLU", "c", "c"), 1),
+    "not in place": (
+        conv("c", "x", "c") + norm("c", into="d") + layer("r", "ReLU", "d", "e"), 1,
+    ),
+    "bn alone": (conv("c", "x", "c") + layer("bn", "BatchNorm", "c", "b"), 1),
+    "scale alone": (conv("c", "x", "c") + layer("s", "Scale", "c", "c"), 1),
+    "leaky": (
+        conv("c", "x", "c", "kernel_size: 3 bias_term: false")
+        + norm("c") + layer("r", "ReLU", "c", "c", "relu_param { negative_slope: 0.25 }"), 1,
+    ),
+    "groups": (conv("c", "x", "c", "kernel_size: 2 group: 2 stride: 2") + norm("c"), 1),
+    "depthwise": (conv("c", "x", "c", "kernel_size: 3 group: 4 dilation: 2") + norm("c"), 1),
+    "two norms": (conv("c", "x", "c") + norm("c") + norm("c", "again"), 2),
+    "relu first": (conv("c", "x", "c") + layer("r", "ReLU", "c", "c") + norm("c"), 2),
+    "seen before": (  # somebody reads the convolution's own top
+        conv("c", "x", "c") + layer("bn", "BatchNorm", "c", "b") + layer("p", "Power", "c", "p"), 3,
+    ),
+    "sum": (
+        conv("c", "x", "c") + norm("c") + conv("d", "c", "d") + norm("d", "d")
+        + layer("e", "Eltwise", "c d", "e") + layer("r", "ReLU", "e", "e"), 2,
+    ),
+    "sum of the input": (
+        conv("c", "x", "c") + layer("e", "Eltwise", "x c", "e") + layer("r", "ReLU", "e", "e"), 1,
+    ),
+    "sum read again": (  # the other bottom is asked for afterwards: it must stay
+        conv("c", "x", "c") + conv("d", "c", "d") + layer("e", "Eltwise", "d c", "e")
+        + layer("f", "Eltwise", "c e", "f"), 3,
+    ),
+    "sum with itself": (conv("c", "x", "c") + layer("e", "Eltwise", "c c", "e"), 2),
+    "weighted sum": (
+        conv("c", "x", "c")
+        + layer("e", "Eltwise", "x c", "e", "eltwise_param { coeff: 1 coeff: -1 }"), 2,
+    ),
+    "sum of a relu": (
+        conv("c", "x", "c") + layer("r", "ReLU", "c", "c") + layer("e", "Eltwise", "x c", "e"), 2,
+    ),
+    "both are outputs": (
+        conv("c", "x", "c") + conv("d", "c", "d") + layer("e", "Eltwise", "d c", "e")
+        + layer("r", "ReLU", "c", "r"), 3,
+    ),
+    "pool, dropout, split": (
+        conv("c", "x", "c")
+        + layer("p", "Pooling", "c", "p", "pooling_param { kernel_size: 3 stride: 2 }")
+        + layer("d", "Dropout", "p", "p") + layer("r", "ReLU", "p", "r")
+        + layer("t", "TanH", "p", "t"), 4,
+    ),
+    "norms before": (norm("x", into="n") + layer("r", "ReLU", "n", "n") + conv("c", "n", "c"), 2),
+    "merged relu": (
+        conv("c", "x", "c")
+        + layer("bn", "BatchNorm", "c", "b", "batch_norm_param { fused_relu: true }"), 1,
+    ),
+    "dense": (
+        layer("i", "InnerProduct", "x", "i", "inner_product_param { num_output: 3 }")
+        + layer("r", "ReLU", "i", "i"), 2,
+    ),
+    "sticks out": (  # the kernel is larger than the padded bottom by less than a stride
+        conv("c", "x", "c", "kernel_h: 10 kernel_w: 3 stride: 2") + norm("c"), 1,
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", CHAINS)
+@torch.no_grad()
+def test_prepared_nets_give_the_numbers_of_the_layers(name: str) -> None:
+    text, left = CHAINS[name]
+    net = built(FOUR + text)
+    inputs = given(net)
+    kept = {key: value.clone() for key, value in inputs.items()}
+    outputs = {key: value.clone() for key, value in net(inputs).items()}
+    blobs = net.blobs
+    assert operations(net) == left
+    assert all(torch.equal(inputs[key], kept[key]) for key in inputs)
+    again = net(inputs)
+    assert all(torch.equal(again[key], outputs[key]) for key in outputs)
+    net.prepare(False)
+    written = net(inputs)
+    for key, value in written.items():
+        assert_close(outputs[key], value, key, 1e-5)
+    rest = set(net.blobs) - set(outputs)
+    assert set(blobs) == set(net.blobs) and len(blobs) == len(net.blobs)
+    assert all(torch.equal(blobs[key], net.blobs[key]) for key in rest)
+
+
+@pytest.mark.parametrize("meta_path", CASES, ids=ids)
+@torch.no_grad()
+def test_golden_nets_prepared(meta_path: Path) -> None:
+    folder, meta = meta_path.parent, json.loads(meta_path.read_text())
+    arrays = golden(folder / f"golden{meta_path.stem[4:]}.prototxt")
+    net = load_net(
+        folder / "net.prototxt", folder / "weights.caffemodel",
+        phase=meta["phase"], level=meta["level"], stages=meta["stages"],
+    )  # fmt: skip
+    outputs = net({name: torch.tensor(arrays["in/" + name]) for name in net.inputs})
+    assert_close(net.loss, arrays["loss"], "loss", TOLERANCE)
+    for key in arrays:
+        if key.startswith("blob/"):
+            assert_close(net.blobs[key[5:]], arrays[key], key, TOLERANCE)
+    assert all(net.blobs[name] is value for name, value in outputs.items())
+
+
+@pytest.mark.parametrize("name", ["nets", "inplace"])
+@torch.no_grad()
+def test_random_nets_prepared(name: str) -> None:
+    """Every first pass in TEST that real Caffe made: outputs, and the blobs asked for later."""
+    ran = 0
+    for case in cases_of(name):
+        if case["phase"] != "TEST" or "refused" in case:
+            continue
+        arrays = arrays_of(name)[str(case["seed"])]
+        net = load_net(case["text"], phase="TEST", seed=case["net_seed"])
+        for key, value in {**under(arrays, "init/"), **under(arrays, "params/")}.items():
+            owner, _, index = key.rpartition("/")
+            net.params[owner][int(index)].copy_(torch.from_numpy(value))
+        inputs = {k: torch.from_numpy(v.copy()) for k, v in under(arrays, "pass0/in/").items()}
+        outputs = net(inputs)
+        ran += net._inference is not None and net._inference._prepared is not None
+        for key, value in under(arrays, "pass0/blob/").items():
+            ours = outputs[key] if key in outputs else net.blobs[key]
+            assert off_by(ours, value) <= 2e-5, f"{case['seed']} {key}"
+    assert ran >= 10
+
+
+SMALL = FOUR + conv("c", "x", "c") + norm("c") + layer("r", "ReLU", "c", "c")
+DENSE = 'inner_product_param { num_output: 3 weight_filler { type: "xavier" } }'
+SMALL += layer("i", "InnerProduct", "c", "i", DENSE)
+
+
+def poke_numpy(blob: Tensor) -> None:
+    blob.detach().numpy()[...] *= 2
+
+
+POKES = {
+    "in place": lambda blob: blob.mul_(2),
+    ".data": lambda blob: blob.data.mul_(2),
+    "numpy": poke_numpy,
+    "set data": lambda blob: setattr(blob, "data", blob.detach() * 2),
+}
+
+
+@pytest.mark.parametrize("how", POKES)
+@pytest.mark.parametrize("name,index", [("c", 0), ("c", 1), ("bn", 1), ("sc", 0), ("i", 0)])
+@torch.no_grad()
+def test_changed_blobs_are_noticed(how: str, name: str, index: int) -> None:
+    net = built(SMALL)
+    inputs = given(net)
+    before = net(inputs)["i"].clone()
+    POKES[how](net.params[name][index])
+    after = net(inputs)["i"]
+    assert not torch.equal(before, after)
+    assert_close(after, net.prepare(False)(inputs)["i"], "i", 1e-5)
+
+
+@torch.no_grad()
+def test_copied_weights_are_noticed(tmp_path: Path) -> None:
+    net, other = built(SMALL), load_net(SMALL, seed=9)
+    inputs = given(net)
+    net(inputs)
+    other.save(tmp_path / "other.caffemodel")
+    from caffeio import load_weights
+
+    net.copy_trained_layers_from(load_weights(tmp_path / "other.caffemodel"))
+    assert_close(net(inputs)["i"], other(inputs)["i"], "copied", 1e-6)
+    again = built(SMALL)
+    again(inputs)
+    again.load_state_dict(other.state_dict())
+    assert_close(again(inputs)["i"], other(inputs)["i"], "state_dict", 1e-6)
+    again = built(SMALL)
+    again(inputs)
+    again.share_trained_layers_with(other)
+    assert_close(again(inputs)["i"], other(inputs)["i"], "shared", 1e-6)
+
+
+@torch.no_grad()
+def test_blobs_of_changed_weights_are_refused() -> None:
+    net = built(SMALL)
+    net(given(net))
+    net.params["i"][0].mul_(2)
+    with pytest.raises(NetError, match="its blobs have changed since the forward"):
+        net.blobs["c"]
+
+
+@torch.no_grad()
+def test_inputs_may_change_after_the_forward() -> None:
+    net = built(SMALL)
+    inputs = given(net)
+    net(inputs)
+    blobs, copied = net.blobs, {key: value.clone() for key, value in inputs.items()}
+    inputs["x"].zero_()
+    net.prepare(False)(copied)
+    assert torch.equal(blobs["c"], net.blobs["c"]) and torch.equal(blobs["x"], copied["x"])
+
+
+def test_what_runs_as_written() -> None:
+    net, written = built(SMALL), built(SMALL, prepare=False)
+    inputs = given(net)
+    out = net(inputs)["i"]  # with gradients
+    assert out.requires_grad and torch.equal(out, written(inputs)["i"])
+    with torch.no_grad():
+        net.keep_trace = True
+        assert torch.equal(net(inputs)["i"], out) and len(net.trace) == len(net.steps)
+        net.keep_trace = False
+        seen = []
+        handle = net.layers[1].register_forward_hook(lambda *args: seen.append(args))
+        assert torch.equal(net(inputs)["i"], out) and len(seen) == 1
+        handle.remove()
+        with torch.autocast("cpu", torch.bfloat16):
+            assert net(inputs)["i"].dtype == torch.bfloat16
+        assert net._inference is not None and net._inference._prepared is None
+        net(inputs)
+        assert net._inference._prepared is not None and folded(net) == 1
+        net(inputs)
+        net.train()
+        train = load_net(SMALL, phase="TRAIN")
+        train(inputs)
+        assert train._inference is None or train._inference._prepared is None
+        assert not built(SMALL, prepare=False).prepared
+
+
+@torch.no_grad()
+def test_random_and_stateful_layers_run_as_written() -> None:
+    drop = layer("d", "Dropout", "c", "d", "dropout_param { sample_weights_test: true }")
+    batch = layer("bn", "BatchNorm", "c", "b", "batch_norm_param { use_global_stats: false }")
+    for text in (drop, batch):
+        net = load_net(FOUR + conv("c", "x", "c") + text)
+        net(given(net))
+        assert net._inference is not None and net._inference._prepared is None
+
+
+@torch.no_grad()
+def test_a_variance_of_zero_without_eps_is_not_folded() -> None:
+    text = conv("c", "x", "c") + layer("bn", "BatchNorm", "c", "b", "batch_norm_param { eps: 0 }")
+    net = load_net(FOUR + text, seed=1)
+    inputs = given(net)
+    out = net(inputs)["b"]
+    assert torch.equal(out, net.prepare(False)(inputs)["b"]) and not out.isfinite().any()
+
+
+@torch.no_grad()
+def test_other_sizes_copies_and_devices() -> None:
+    net = built(FOUR + conv("c", "x", "c") + norm("c"))
+    net(given(net))
+    wide = {"x": torch.randn(3, 4, 20, 21)}
+    out = net(wide)["c"].clone()
+    assert_close(out, net.prepare(False)(wide)["c"], "wide", 1e-5)
+    net.prepare()
+    net(wide)
+    twin = copy.deepcopy(net)
+    assert twin.prepared and torch.equal(twin(wide)["c"], out)
+    twin.to(memory_format=torch.channels_last)
+    assert_close(twin(wide)["c"], out, "channels-last", 1e-5)
+    twin.double()
+    assert twin({"x": wide["x"].double()})["c"].dtype == torch.float64
+    with torch.inference_mode():
+        assert torch.equal(net(wide)["c"], out)
+        assert net.blobs["x"].shape == (3, 4, 20, 21)
+    net.keep_blobs = False
+    net(wide)
+    assert set(net.blobs) == {"c"}
