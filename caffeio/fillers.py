@@ -6,6 +6,7 @@ Sources: include/caffe/filler.hpp; Glorot & Bengio 2010 (xavier); He et al. 2015
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
@@ -80,6 +81,25 @@ class CaffeSource:
         self._put(out, self.rng.bernoulli(np.float32(p), out.numel()))
 
 
+class NoSource:
+    """Draws nothing."""
+
+    def uniform(self, out: Tensor, low: float, high: float) -> None:
+        """Leave `out` as it is."""
+
+    def gaussian(self, out: Tensor, mean: float, std: float) -> None:
+        """Leave `out` as it is."""
+
+    def bernoulli(self, out: Tensor, p: float) -> None:
+        """Leave `out` as it is."""
+
+
+def check_filler(shape: Sequence[int], filler: pb.FillerParameter | None, *, where: Owner) -> None:
+    """Raise what `fill` would raise for a blob of `shape`, without drawing or taking memory."""
+    if filler is not None:
+        _fill(torch.empty(tuple(shape), device="meta"), filler, NoSource(), where)
+
+
 def fill(
     out: Tensor,
     filler: pb.FillerParameter | None,
@@ -94,6 +114,10 @@ def fill(
         return
     torch_made = rng is None or isinstance(rng, torch.Generator)
     source: Source = TorchSource(rng) if torch_made else CaffeSource(rng)  # type: ignore[arg-type]
+    _fill(out, filler, source, where)
+
+
+def _fill(out: Tensor, filler: pb.FillerParameter, source: Source, where: Owner) -> None:
     kind = filler.type
     if kind not in FILLERS:
         raise where.error(

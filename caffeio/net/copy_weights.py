@@ -53,6 +53,18 @@ def copy_trained_layers(net: Target, weights: Weights) -> list[str]:
     return ignored
 
 
+def replaced_blobs(net: Target, weights: Weights) -> set[int]:
+    """Find the ids of the net's blobs that `copy_trained_layers` would write; raises as it does."""
+    targets: dict[str, Step] = {}
+    for step in net.steps:
+        targets.setdefault(step.node.name, step)
+    merged = {s.node.merged_scale: s for s in net.steps if s.node.merged_scale}
+    parts = [
+        _plan_entry(net, weights, index, targets, merged) for index in range(len(weights.layers))
+    ]
+    return {id(target) for part in parts for target, _, _ in part or ()}
+
+
 def mismatches(net: Target, weights: Weights) -> list[str]:
     """What `copy_trained_layers` would raise, a message for every layer of the file."""
     targets: dict[str, Step] = {}

@@ -56,12 +56,9 @@ def load_net(
         raise WeightsError("a net on the meta device has no memory for weights")
     rng = None if seed is None else CaffeRng(seed)
     data = None if str(device) == "meta" else Options(device=torch.device(device))
-    net = recipe.build(device=device, rng=rng, data=data, missing_data_ok=True)
-    try:
-        paths = [weights] if isinstance(weights, (str, os.PathLike)) else list(weights or ())
-        for path in paths:
-            net.copy_trained_layers_from(load_weights(path, dialect=dialect))
-    except BaseException:
-        net.close()
-        raise
+    paths = [weights] if isinstance(weights, (str, os.PathLike)) else list(weights or ())
+    net = recipe.build(
+        device=device, rng=rng, data=data, missing_data_ok=True,
+        weights=[load_weights(path, dialect=dialect) for path in paths],
+    )  # fmt: skip
     return net.prepare(prepare)

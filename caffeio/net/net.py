@@ -7,7 +7,7 @@ src/caffe/blob.cpp (FromProto), src/caffe/layers/batch_norm_layer.cpp (masking o
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any, Self
 
@@ -19,7 +19,7 @@ from caffeio._lazy import lazy_names
 from caffeio.boost_random import CaffeRng
 from caffeio.data import DataSource
 from caffeio.errors import CaffeIOError, DataError, NetError
-from caffeio.fillers import fill
+from caffeio.fillers import check_filler, fill
 from caffeio.net.builder import Assembler, learnable_params, refusal_backward, refusal_forward
 from caffeio.net.copy_weights import copy_trained_layers
 from caffeio.net.graph import Graph
@@ -196,11 +196,14 @@ class Net(nn.Module):
         self,
         device: torch.device | str = "cpu",
         rng: torch.Generator | CaffeRng | None = None,
+        *,
+        replaced: Collection[int] = (),
     ) -> Net:
         """Give all blobs memory on `device` and fill them as the prototxt says, in Caffe's order.
 
         Every layer draws, a sharer's draws are thrown away. With a CaffeRng the numbers are
-        those of real Caffe with that seed.
+        those of real Caffe with that seed. Without one, nothing is drawn for blobs whose ids are
+        in `replaced`: their values must be written afterwards.
         """
         if torch.device(device).type == "cpu":
             check_weights(self)
@@ -214,9 +217,12 @@ class Net(nn.Module):
             for i, spec in enumerate(layer.blob_specs):
                 old = raw_blobs(layer)[i]
                 values = torch.empty(spec.shape)
-                fill(values, spec.filler, spec.default, rng, where=layer)
-                if spec.initial is not None:
-                    values.copy_(torch.as_tensor(spec.initial))
+                if id(old) in replaced and exact is None:
+                    check_filler(spec.shape, spec.filler, where=layer)
+                else:
+                    fill(values, spec.filler, spec.default, rng, where=layer)
+                    if spec.initial is not None:
+                        values.copy_(torch.as_tensor(spec.initial))
                 if id(old) not in made:
                     made[id(old)] = nn.Parameter(values.to(device), requires_grad=old.requires_grad)
                 layer.blobs[i] = made[id(old)]

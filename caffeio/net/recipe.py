@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from caffeio.boost_random import CaffeRng
     from caffeio.data.base import Options
     from caffeio.net.net import Net
+    from caffeio.proto.weights.load import Weights
 
 Shapes = Mapping[str, Sequence[int]]
 
@@ -151,6 +152,7 @@ class NetRecipe:
         missing_data_ok: bool = False,
         graph: Graph | None = None,
         net_class: type[Net] | None = None,
+        weights: Sequence[Weights] = (),
     ) -> Net:
         """Build the net and fill its blobs on `device`; on "meta" it has shapes only.
 
@@ -160,9 +162,12 @@ class NetRecipe:
         rng: a CaffeRng draws fillers and sources as real Caffe does, in its order.
         graph: one that `graph()` has made, to be built as it is.
         net_class: the kind of net to make; Net if it is not given.
+        weights: what is copied into the blobs, in this order; without an `rng` nothing is drawn
+            for blobs that they replace.
 
         Raises CaffeIOError; sources that were opened are closed then.
         """
+        from caffeio.net.copy_weights import replaced_blobs
         from caffeio.net.net import Net
         from caffeio.net.sources import close_sources, open_sources
 
@@ -184,7 +189,10 @@ class NetRecipe:
             net.source_errors = errors
             net.dialect = self.dialect
             if str(device) != "meta":
-                net.materialize(device, rng)
+                found = [replaced_blobs(net, item) for item in weights] if rng is None else []
+                net.materialize(device, rng, replaced=set().union(*found))
+                for item in weights:
+                    net.copy_trained_layers_from(item)
         except BaseException:
             close_sources(sources)
             raise

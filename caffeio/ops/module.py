@@ -72,6 +72,9 @@ class Blobs(Sequence[Any]):
             self._foreign = True
 
 
+_PLAIN = frozenset({bool, int, float, str, tuple, list, dict, frozenset})  # never registered
+
+
 class LayerModule(nn.Module):
     """What a layer type gets when a net runs: memory for its blobs, and its arithmetic.
 
@@ -91,6 +94,16 @@ class LayerModule(nn.Module):
         nn.Module.__init__(self)
         super(nn.Module, self).__init__(param, context)  # type: ignore[call-arg]
         self.blobs = Blobs(self)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        # torch's own looks through all its registers; most of what `setup` sets is a number
+        known = self.__dict__
+        if type(value) in _PLAIN and not (
+            name in known.get("_parameters", ()) or name in known.get("_buffers", ())
+        ):
+            object.__setattr__(self, name, value)
+        else:
+            super().__setattr__(name, value)
 
     def add_blob(
         self,

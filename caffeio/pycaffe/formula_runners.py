@@ -29,7 +29,7 @@ class FormulaRunner(Runner):
     def __init__(self, formula: Formula, *args: Any) -> None:
         super().__init__(*args)
         self.formula = formula
-        self.layer.live_in_place = self.in_place  # type: ignore[assignment]
+        self.layer.live_in_place = self.in_place
 
     def forward(self, device: torch.device, record: bool) -> None:
         """Compute the tops."""

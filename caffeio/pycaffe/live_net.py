@@ -5,7 +5,7 @@ Source: src/caffe/net.cpp (Init, ForwardFromTo, BackwardFromTo, Reshape, ClearPa
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -126,9 +126,11 @@ class LiveNet(Net):
         self,
         device: torch.device | str = "cpu",
         rng: torch.Generator | CaffeRng | None = None,
+        *,
+        replaced: Collection[int] = (),
     ) -> LiveNet:
         """Fill the blobs of the layers as the prototxt says, and wire the runners."""
-        super().materialize("cpu", rng)
+        super().materialize("cpu", rng, replaced=replaced)
         self.live = self._assembler.live
         memories: dict[int, Blob] = {}
         self.blob_of = memories  # by the id of the layers' own tensors
