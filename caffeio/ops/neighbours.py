@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from caffeio.ops.tracing import is_traced
+
 SHORT = 32  # channels that are added up one after the other
 
 
