@@ -104,7 +104,7 @@ _OPTIONS = {
     "outputs": "--output-blob", "output-names": "--output-blob",
     "simplify": "--fold", "optimize": "--fold", "fuse": "--fold", "opset-version": "--opset",
     "dynamic-axes": "--dynamic-batch", "dynamic": "--dynamic-batch",
-    "fork": "--caffe", "profile": "--caffe", "variant": "--caffe", "log-dir": "--tensorboard",
+    "fork": "--caffe", "variant": "--caffe", "log-dir": "--tensorboard",
     "logdir": "--tensorboard", "tb": "--tensorboard", "n": "--iterations", "iters": "--iterations",
     "max-iter": "--iterations", "batches": "--iterations", "num-batches": "--iterations",
     "verbose": "--debug", "traceback": "--debug", "silent": "--quiet",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -179,7 +179,15 @@ def run(made: Plan, solvers: list[str], options: dict[str, Any]) -> None:
     signals = Signals(options["sigint_effect"], options["sighup_effect"])
     board = options["tensorboard"] if root else None
     with Watcher(options["metrics"] if root else None, not quiet, board) as watcher:
-        log = Log(None if quiet else watcher.line)
+        log = Log(None if quiet else _sink(watcher, options))
+        if options["profile_to"] and root:
+            from caffeio.cli._profiler import Profiler
+
+            watcher.listeners.append(Profiler(options["profile_to"], watcher.line))
+        if options["report"] and root:
+            from caffeio.cli._report import Recorder
+
+            watcher.listeners.append(Recorder(options["report"], watcher.line))
         data = DataOptions(
             on_bad_record=options["on_bad_record"], note=partial(log.note, level="W")
         )
@@ -187,6 +195,7 @@ def run(made: Plan, solvers: list[str], options: dict[str, Any]) -> None:
         events = Events(
             iteration=watcher.iteration if watcher.wants_iterations else None,
             test=watcher.test if root else None,
+            snapshot=watcher.snapshot if root else None,
             poll=signals.poll,
             waits=watcher.reads_losses,
         )
@@ -195,11 +204,23 @@ def run(made: Plan, solvers: list[str], options: dict[str, Any]) -> None:
                 from caffeio.training.chain import run_chain
 
                 run_chain(
-                    solvers, chosen, note=log.note, on_trainer=watcher.begin, log=log,
-                    events=events, jobs=made.jobs,
+                    solvers, chosen, note=log.note, log=log, events=events, jobs=made.jobs,
+                    on_job=watcher.prepare, on_trainer=watcher.begin, on_finish=watcher.finish,
                 )  # fmt: skip
             else:
                 _run_one(made.jobs[0], chosen, options["snapshot"], watcher, log, events)
+
+
+def _sink(watcher: Watcher, options: dict[str, Any]) -> Callable[[str], None]:
+    """Where Caffe's lines go: to standard error, or to a file with a summary in their place."""
+    chosen = options["log"] or ("short" if watcher.console.is_terminal else "caffe")
+    if chosen == "caffe":
+        return watcher.line
+    from caffeio.cli._summary import Summary
+
+    summary = Summary(watcher.line, steps=watcher.progress is None)
+    watcher.listeners.append(summary)
+    return lambda text: summary.line(text)
 
 
 def train_options(options: dict[str, Any]) -> TrainOptions:
@@ -215,6 +236,7 @@ def train_options(options: dict[str, Any]) -> TrainOptions:
         device="cuda" if options["gpu"] else options["device"],
         precision=options["precision"],
         compile=options["compile"],
+        cuda_graph=options["cuda_graph"],
         gradients=options["gradients"],
         async_snapshots=options["async_snapshots"],
     )
@@ -243,10 +265,12 @@ def _run_one(
         if snapshot:
             job.start_from((), resumes=True)
         options = replace(options, snapshot=snapshot)
+        watcher.prepare(job)
         with Trainer(job, options, world=world, log=log, events=events) as trainer:
             watcher.begin(trainer)
             log.info("caffe.cpp:239", "Starting Optimization")
             trainer.solve()
             log.info("caffe.cpp:250", "Optimization Done.")
+            watcher.finish(trainer)
     finally:
         world.leave()

@@ -19,6 +19,8 @@ from caffeio.log.glog import Log
 from caffeio.visible import visible
 
 if TYPE_CHECKING:
+    from caffeio.cli._listen import Listener
+    from caffeio.training.job import Job
     from caffeio.training.trainer import Trainer
 
 
@@ -52,18 +54,21 @@ class Watcher:
         self.speed = 0.0
         self.file = Metrics(metrics, self.warn) if metrics else None
         self.board = Board(board, self.warn) if board else None
+        self.listeners: list[Listener] = []
         self.shown = 0.0  # when the bar's figures were last read
         self.scores = ""
 
     @property
     def wants_iterations(self) -> bool:
         """Whether anything is to be done after every iteration."""
-        return self.reads_losses or self.progress is not None
+        wanted = any(listener.wants_iterations for listener in self.listeners)
+        return self.reads_losses or self.progress is not None or wanted
 
     @property
     def reads_losses(self) -> bool:
         """Whether the loss of every iteration is looked at."""
-        return self.file is not None or self.board is not None
+        wanted = any(listener.reads_losses for listener in self.listeners)
+        return self.file is not None or self.board is not None or wanted
 
     def __enter__(self) -> Self:
         if self.progress:
@@ -78,6 +83,23 @@ class Watcher:
             self.file.close()
         if self.board:
             self.board.close()
+        for listener in self.listeners:
+            listener.close()
+
+    def prepare(self, job: Job) -> None:
+        """A phase is about to be built."""
+        for listener in self.listeners:
+            listener.prepare(job)
+
+    def snapshot(self, weights: str, state: str) -> None:
+        """After a snapshot."""
+        for listener in self.listeners:
+            listener.snapshot(weights, state)
+
+    def finish(self, trainer: Trainer) -> None:
+        """A phase has ended."""
+        for listener in self.listeners:
+            listener.finish(trainer)
 
     def line(self, text: str) -> None:
         """One log line: above the bar on a terminal, else plainly to stderr.
@@ -124,6 +146,8 @@ class Watcher:
             )  # fmt: skip
         if self.board:
             self.board.begin(trainer.iter)
+        for listener in self.listeners:
+            listener.begin(trainer)
 
     def iteration(self, entry: dict[str, Any]) -> None:
         """After every iteration."""
@@ -141,6 +165,8 @@ class Watcher:
         )
         if self.board:
             self.board.iteration(entry, rate)
+        for listener in self.listeners:
+            listener.iteration(entry)
         if self.progress and self.task is not None:
             self._show(self.progress, self.task, entry)
 
@@ -163,6 +189,8 @@ class Watcher:
         self.scores = f"  test: {visible(', '.join(best))}" if best else ""
         if self.board:
             self.board.test(result.iteration, result.net, means)
+        for listener in self.listeners:
+            listener.test(result)
         self._write(
             lambda: {
                 "iter": result.iteration,

@@ -212,17 +212,18 @@ def _say(database: str, found: Any, names: list[str]) -> None:
     if found.unlabelled:
         say(f"without a label: {found.unlabelled:,}")
     if found.labels:
-        _say_labels(found.labels, names)
+        _say_labels(found.labels, names, background=found.annotated)
     for key, reason in found.bad:
         say(f"bad: key {key.decode('utf-8', 'backslashreplace')}: {reason}")
 
 
-def _say_labels(labels: Any, names: list[str]) -> None:
+def _say_labels(labels: Any, names: list[str], *, background: bool) -> None:
     numbers = sorted(labels)
-    most, least = max(labels.values()), min(labels.values())
-    say(f"labels: {len(numbers)}, from {numbers[0]} to {numbers[-1]}; {least:,} to {most:,} each")
-    if numbers[0] >= 0 and (missing := numbers[-1] + 1 - len(numbers)):
-        first = next(i for i, label in enumerate([*numbers, -1]) if i != label)
+    most, fewest = max(labels.values()), min(labels.values())
+    say(f"labels: {len(numbers)}, from {numbers[0]} to {numbers[-1]}; {fewest:,} to {most:,} each")
+    least = int(background)  # label 0 of boxes is what is no box
+    if numbers[0] >= least and (missing := numbers[-1] + 1 - least - len(numbers)):
+        first = next(i for i, label in enumerate([*numbers, -1], least) if i != label)
         say(f"labels that never come: {missing:,}, the first is {first}")
     text = {n: names[n] if 0 <= n < len(names) else "" for n in numbers[:MOST_BARS]}
     wide = max(map(len, text.values()))

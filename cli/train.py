@@ -40,6 +40,15 @@ Caffe's own spelling works too: caffeio train -solver F -weights W -gpu 0,1
 )  # fmt: skip
 @click.option("--metrics", type=click.Path(), help="Write one JSON line an iteration to this file.")
 @click.option("--tensorboard", type=click.Path(), metavar="DIR", help="Write for TensorBoard too.")
+@click.option(
+    "--log", type=click.Choice(["short", "caffe"]),
+    help="caffe: Caffe's own lines; short: a summary, and Caffe's lines in PREFIX.log "
+    "(default: short on a terminal, else caffe).",
+)  # fmt: skip
+@click.option("--report", type=click.Path(dir_okay=False), metavar="FILE.html",
+              help="Write a page at the end: curves, scores, confusions, mistakes.")  # fmt: skip
+@click.option("--profile", "profile_to", type=click.Path(), metavar="FILE.json",
+              help="Write a trace of five iterations by torch's profiler.")  # fmt: skip
 @click.option("--nproc", type=click.IntRange(1), help="Workers on this machine.")
 @device("Where to train (default: what solver_mode says).")
 @click.option("--gpu", "-gpu", metavar="all|0,1", help="GPUs to use, one worker each.")
@@ -58,6 +67,10 @@ Caffe's own spelling works too: caffeio train -solver F -weights W -gpu 0,1
     help="bf16 is faster and does not give Caffe's numbers.",
 )  # fmt: skip
 @click.option("--compile", is_flag=True, help="Trace the net with torch.compile.")
+@click.option(
+    "--cuda-graph", is_flag=True,
+    help="Record an iteration and replay it: one GPU, batches of one shape.",
+)  # fmt: skip
 @click.option(
     "--gradients", type=click.Choice(["fp32", "bf16", "fp16"]), default="fp32", show_default=True,
     help="How workers send gradients: 16 bits halve the traffic, and round.",

@@ -19,8 +19,8 @@ _FONTS = (
 )  # fmt: skip
 
 
-def render(label: int, rng: np.random.Generator) -> np.ndarray:
-    """One letter (class `label`), bright on a dark and noisy ground.
+def render(label: int, rng: np.random.Generator, letters: str = CLASSES) -> np.ndarray:
+    """One letter (class `label` of `letters`), bright on a dark and noisy ground.
 
     Font, place, angle and colours are random. Returns uint8 (SIZE, SIZE, 3), BGR.
     """
@@ -30,10 +30,10 @@ def render(label: int, rng: np.random.Generator) -> np.ndarray:
     font = _FONTS[rng.integers(len(_FONTS))]
     scale = float(rng.uniform(0.8, 1.15))
     thickness = int(rng.integers(1, 4))
-    (width, height), _ = cv2.getTextSize(CLASSES[label], font, scale, thickness)
+    (width, height), _ = cv2.getTextSize(letters[label], font, scale, thickness)
     corner = (int((SIZE - width) / 2), int((SIZE + height) / 2))
     colour = tuple(int(c) for c in ink)
-    cv2.putText(image, CLASSES[label], corner, font, scale, colour, thickness, cv2.LINE_AA)
+    cv2.putText(image, letters[label], corner, font, scale, colour, thickness, cv2.LINE_AA)
     turn = cv2.getRotationMatrix2D((SIZE / 2, SIZE / 2), float(rng.uniform(-20, 20)), 1)
     turn[:, 2] = turn[:, 2] + rng.uniform(-4, 4, 2)
     turned = cv2.warpAffine(image, turn, (SIZE, SIZE), borderMode=cv2.BORDER_REPLICATE)

@@ -32,6 +32,9 @@ __all__ = [
 ]
 
 Shape = tuple[int, ...]
+Key = tuple[bytes, tuple[Shape | None, ...], int, bool]
+_OURS = "caffeio.layers."
+Known = dict[Key, LayerShapes]  # what was found for a layer of the net, for those that are equal
 UNKNOWN = -1  # a dimension that nobody can know yet (the height of a missing LMDB's images)
 
 
@@ -177,8 +180,10 @@ def infer_net(
     folders = tuple(os.fspath(folder) for folder in search_path)
     result, shared = NetShapes(graph), SharedParams()
     names: set[str] = set()
+    known: Known = {}
     for node in graph.nodes:
-        shapes = _of_layer(result, node, profile, folders, first_record(node.param, finder))
+        record = first_record(node.param, finder)
+        shapes = _of_layer(result, node, profile, folders, record, known)
         if shapes.note and not all(top in given for top in node.tops):
             result.guessed[node.name] = shapes.note
         cls = class_asked(node.param)
@@ -205,6 +210,7 @@ def _of_layer(
     profile: Profile,
     folders: Sequence[str],
     record: Record | None,
+    known: Known,
 ) -> LayerShapes:
     bottoms = [result.blobs.get(name) for name in node.bottoms]
     count, cls = len(node.tops), class_asked(node.param)
@@ -214,11 +220,17 @@ def _of_layer(
     refusals = list(wrong_counts(node, cls, n_tops)) if cls is not None else []
     refusals += wrong_weights(node, n_tops) if cls is not None else []
     counted = not any(refusal.check == "counts" for refusal in refusals)
+    key = _key(node, cls, bottoms, count) if counted else None
     try:
-        found = infer(
-            node.type, node.param, bottoms, profile, top_count=count, phase=phase,
-            search_path=folders, record=record,
-        ) if counted else nothing  # fmt: skip
+        found = known.get(key) if key is not None else None
+        if found is None and counted:
+            found = infer(
+                node.type, node.param, bottoms, profile, top_count=count, phase=phase,
+                search_path=folders, record=record,
+            )  # fmt: skip
+        found = found or nothing
+        if key is not None:
+            known[key] = found
     except LayerError as error:
         result.errors.append((node, error.message))
         found = nothing
@@ -226,6 +238,19 @@ def _of_layer(
         refusals += wrong_params(node, len(found.blobs), found.statistics)
     result.refusals += [(node, refusal) for refusal in refusals]
     return found
+
+
+def _key(
+    node: Node, cls: type[LayerType] | None, bottoms: Sequence[Shape | None], count: int
+) -> Key | None:
+    """What decides a layer's shapes: all but its name and its blobs'; None where nobody knows."""
+    if cls is None or cls.is_source or cls.runs_code or not cls.__module__.startswith(_OURS):
+        return None
+    param = pb.LayerParameter()
+    param.CopyFrom(node.param)
+    for name in ("name", "bottom", "top"):
+        param.ClearField(name)
+    return param.SerializeToString(), tuple(bottoms), count, 0 in node.in_place
 
 
 def _owned(node: Node, shapes: LayerShapes, names: set[str]) -> tuple[Shape, ...]:

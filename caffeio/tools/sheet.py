@@ -14,7 +14,6 @@ from caffeio.tools.db_stats import CLASSES, DbStats, read_sample
 from caffeio.tools.tiles import PAPER, Picture, to_bgr
 
 CELL, GAP, TEXT = 96, 6, 16  # pixels
-_INK = (40, 40, 40)
 _COLOURS = ((40, 160, 40), (40, 40, 220), (220, 120, 30), (30, 150, 220), (160, 60, 160))
 
 
@@ -64,10 +63,15 @@ def draw_boxes(picture: Picture, boxes: Sequence[Box], texts: Sequence[str] = ()
         x0, y0, x1, y1 = np.rint(corners * (width, height, width, height)).astype(int).tolist()
         cv2.rectangle(out, (x0, y0), (x1, y1), colour, thick, cv2.LINE_AA)
         if i < len(texts):
-            place = (max(x0 + thick, 2), max(y0 - 3, 11))
-            cv2.putText(out, _ascii(texts[i]), place, cv2.FONT_HERSHEY_SIMPLEX, 0.4, colour, 1,
-                        cv2.LINE_AA)  # fmt: skip
+            _tag(out, texts[i], x0, y0, colour)
     return out
+
+
+def _tag(out: Picture, text: str, x: int, y: int, colour: tuple[int, int, int]) -> None:
+    """White text on the box's colour, above its corner or, at the upper edge, inside."""
+    x, y = max(x, 0), y if y >= 15 else y + 15
+    cv2.rectangle(out, (x, y - 15), (x + _width(text) + 6, y), colour, -1)
+    _write(out, text, x + 3, y - 4, (255, 255, 255))
 
 
 def headed(
@@ -147,6 +151,8 @@ def _cut(text: str) -> str:
     return text
 
 
-def _write(out: Picture, text: str, x: int, y: int) -> None:
+def _write(
+    out: Picture, text: str, x: int, y: int, ink: tuple[int, int, int] = (40, 40, 40)
+) -> None:
     if text:
-        cv2.putText(out, _ascii(text), (x, y), cv2.FONT_HERSHEY_SIMPLEX, 0.42, _INK, 1, cv2.LINE_AA)
+        cv2.putText(out, _ascii(text), (x, y), cv2.FONT_HERSHEY_SIMPLEX, 0.42, ink, 1, cv2.LINE_AA)

@@ -40,7 +40,9 @@ def run_chain(
     options: TrainOptions | None = None,
     *,
     note: Note = lambda text: None,
+    on_job: Callable[[Job], None] = lambda job: None,
     on_trainer: Callable[[Trainer], None] = lambda trainer: None,
+    on_finish: Callable[[Trainer], None] = lambda trainer: None,
     log: Log = NULL_LOG,
     events: Events | None = None,
     jobs: Sequence[Job] | None = None,
@@ -49,9 +51,10 @@ def run_chain(
     """Train the solvers one after the other; the options are those of every Trainer.
 
     `jobs`: what `read_chain` made of the solvers with these options, if that was done already.
-    The options' `weights` start the first phase. Stops after a phase that a signal interrupted.
-    Raises SolverError when two phases would write the same files, or a phase would not leave
-    weights for the next one; nothing has been trained then.
+    `on_job` is told of a phase before it is built, `on_trainer` when it begins, `on_finish` when it
+    has ended and its nets are still there. The options' `weights` start the first phase. Stops
+    after a phase that a signal interrupted. Raises SolverError when two phases would write the same
+    files, or a phase would not leave weights for the next one; nothing has been trained then.
     """
     options = merge_options(options, fields)
     jobs = read_chain(solvers, options) if jobs is None else jobs
@@ -75,12 +78,13 @@ def run_chain(
                 note(f"{title} is finished: {final} is there and whole; skipped")
                 phases.append(Phase(name_of(job), final, "skipped", job.param.max_iter))
             else:
+                on_job(job)
                 if start or resume:
                     job.start_from(start, resumes=resume is not None)
                 note(f"{title} {f'was interrupted: goes on from {resume}' if resume else 'begins'}")
                 chosen = replace(options, snapshot=resume)
                 trainer = Trainer(job, chosen, world=world, log=log, events=events)
-                phases.append(_train(trainer, on_trainer, resumed=resume is not None))
+                phases.append(_train(trainer, on_trainer, on_finish, resumed=resume is not None))
             if phases[-1].status == "stopped":
                 break
             start = [phases[-1].weights]
@@ -90,12 +94,19 @@ def run_chain(
     return phases
 
 
-def _train(trainer: Trainer, on_trainer: Callable[[Trainer], None], *, resumed: bool) -> Phase:
+def _train(
+    trainer: Trainer,
+    on_trainer: Callable[[Trainer], None],
+    on_finish: Callable[[Trainer], None],
+    *,
+    resumed: bool,
+) -> Phase:
     with trainer:
         job = trainer.job
         on_trainer(trainer)
         trainer.log.info("caffe.cpp:239", "Starting Optimization")
         finished = trainer.solve()
         trainer.log.info("caffe.cpp:250", "Optimization Done.")
+        on_finish(trainer)
         status = "stopped" if not finished else "resumed" if resumed else "trained"
         return Phase(name_of(job), job.snapshot_names(trainer.iter)[0], status, trainer.iter)

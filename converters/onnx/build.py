@@ -10,6 +10,7 @@ from caffeio.errors import CaffeIOError, UnsupportedError
 from caffeio.layers.batch_norm import BatchNorm
 from caffeio.layers.onnx.graph import OPSET, OnnxGraph
 from caffeio.layers.scale import Scale
+from caffeio.net.graph import Readers
 from caffeio.net.net import Net
 from caffeio.net.step import Step
 from caffeio.proto.text.printer import format_message
@@ -71,6 +72,7 @@ def _run(net: Net, graph: OnnxGraph, wanted: Sequence[str], told: list[Told]) ->
     values: dict[str, str] = {}
     needed = needed_steps(net, wanted)
     merged = dict(_batch_norm_pairs(net, needed, wanted))
+    scales = set(merged.values())
     held: dict[str, tuple[Step, str]] = {}  # blob -> the BatchNorm that waits, its bottom's value
     for i, step in enumerate(net.steps):
         if i not in needed:
@@ -85,11 +87,11 @@ def _run(net: Net, graph: OnnxGraph, wanted: Sequence[str], told: list[Told]) ->
             held[step.tops[0]] = (step, bottoms[0])
             values[step.tops[0]] = bottoms[0]
             continue
-        if i in merged.values():
+        if i in scales:
             tops: tuple[str, ...] = (_merged(graph, step, *held.pop(step.bottoms[0])),)
         else:
             before = len(graph.nodes)
-            tops = _tops(graph, step, bottoms, "" if graph.dynamic_batch else _cut(net, i))
+            tops = _tops(graph, step, bottoms, None if graph.dynamic_batch else net, i)
             if len(graph.nodes) - before >= LEAST:
                 blobs = [graph.param(step.layer, k) for k in range(len(step.layer.blobs))]
                 told.append(Told(format_message(step.node.param), bottoms, list(tops), blobs))
@@ -118,11 +120,15 @@ def located(net: Net, error: UnsupportedError) -> UnsupportedError:
     return error
 
 
-def _tops(graph: OnnxGraph, step: Step, bottoms: list[str], hint: str) -> tuple[str, ...]:
+def _tops(
+    graph: OnnxGraph, step: Step, bottoms: list[str], net: Net | None, index: int
+) -> tuple[str, ...]:
+    """Add step `index`; with a `net`, the error says where that can be cut before it."""
     try:
         tops = step.layer.onnx(graph, *bottoms)
     except UnsupportedError as error:
         where = error.where or step.node.where or None
+        hint = _cut(net, index) if net is not None else ""
         raise UnsupportedError(error.message + hint, where=where) from None
     return (tops,) if isinstance(tops, str) else tuple(tops)
 
@@ -139,12 +145,13 @@ def _batch_norm_pairs(
     net: Net, needed: set[int], wanted: Sequence[str]
 ) -> Iterator[tuple[int, int]]:
     """Steps (BatchNorm, Scale) where nothing but the Scale reads what the BatchNorm makes."""
+    readers = Readers([step.node.param for step in net.steps])
     for i, step in enumerate(net.steps):
         if not isinstance(step.layer, BatchNorm) or not step.layer.fusible or i not in needed:
             continue
         top = step.tops[0]
-        reader = next((j for j in range(i + 1, len(net.steps)) if top in net.steps[j].bottoms), -1)
-        if reader < 0 or reader not in needed:
+        reader = readers.first(top, i + 1)
+        if reader is None or reader not in needed:
             continue
         scale = net.steps[reader]
         shown = top in wanted and top not in scale.tops

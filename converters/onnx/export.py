@@ -198,11 +198,13 @@ def _nodes(built: Built) -> list[Any]:
     for node in nodes:
         count[node.layer] = count.get(node.layer, 0) + 1
     out, used = [], set()
+    numbers: dict[str, int] = {}  # the first that may be free, by stem
     for node in nodes:
         name = stem = node.layer if count[node.layer] == 1 else f"{node.layer}/{node.kind}"
-        number = 1
+        number = numbers.get(stem, 1)
         while name in used:
             name, number = f"{stem}:{number}", number + 1
+        numbers[stem] = number
         used.add(name)
         out.append(proto(node, name))
     return out

@@ -99,7 +99,7 @@ def test_annotated_records(tmp_path: Path) -> None:
     write_lmdb(tmp_path / "db", [("0", record), ("1", record)])
     result = run("db", "show", tmp_path / "db", "--sheet", tmp_path / "s.png")
     assert result.exit_code == 0 and "4 boxes" in result.stdout and "2  █" in result.stdout
-    assert "labels that never come: 4, the first is 0" in result.stdout
+    assert "labels that never come: 3, the first is 1" in result.stdout
     assert (cv2.imread(str(tmp_path / "s.png"))[:, 30:].max(2) == 0).sum() > 1000
 
 

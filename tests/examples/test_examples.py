@@ -1,0 +1,211 @@
+"""The examples do what their READMEs say: the commands there are run, in their order.
+
+Those that train for a minute or more run nightly (CAFFEIO_NIGHTLY=1).
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import pytest
+
+from caffeio.demo import glyphs, recipe
+from caffeio.training.trainer import Trainer
+from tests.data.helpers import photo
+from tests.paths import ROOT, SHARED, needs_shared
+
+EXAMPLES = ROOT / "examples"
+nightly = pytest.mark.skipif(
+    not os.environ.get("CAFFEIO_NIGHTLY"), reason="takes too long for every push: nightly"
+)
+MNIST = Path(os.environ.get("CAFFEIO_MNIST", SHARED / "data" / "mnist"))  # IDX, gzipped
+needs_mnist = pytest.mark.skipif(
+    not (MNIST / "t10k-images-idx3-ubyte.gz").exists(),
+    reason="MNIST is not here: name its folder in CAFFEIO_MNIST",
+)
+RES10 = SHARED / "corpus" / "caffemodels" / "res10_ssd"
+
+
+def commands(name: str) -> list[str]:
+    """The indented lines of an example's README."""
+    text = (EXAMPLES / name / "README.md").read_text()
+    return [line.strip() for line in text.splitlines() if line.startswith("    ")]
+
+
+def run_readme(name: str, folder: Path, replace: dict[str, str] | None = None) -> str:
+    """Run the README's commands in a copy of the example; returns all that they print."""
+    here = folder / name
+    shutil.copytree(EXAMPLES / name, here)
+    said = []
+    for command in commands(name):
+        for old, new in (replace or {}).items():
+            command = command.replace(old, new)
+        said.append(run(command, here))
+    return "".join(said)
+
+
+def run(command: str, folder: Path) -> str:
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    env = {**os.environ, "PATH": path, "PYTHONPATH": str(ROOT), "MPLBACKEND": "Agg"}
+    done = subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", command], cwd=folder, env=env, capture_output=True,
+        text=True, timeout=280, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr[-3000:]}"
+    return f"$ {command}\n{done.stdout}{done.stderr}"
+
+
+def last(pattern: str, text: str) -> float:
+    return float(re.findall(pattern, text)[-1])
+
+
+def check_pictures(folder: Path, *names: str) -> None:
+    for name in names:
+        picture = cv2.imread(str(folder / name))
+        assert picture is not None and min(picture.shape[:2]) > 90 and picture.std() > 5, name
+
+
+def test_every_example_has_a_short_readme() -> None:
+    for folder in sorted(path for path in EXAMPLES.iterdir() if path.is_dir()):
+        text = (folder / "README.md").read_text()
+        assert text.startswith("# ") and commands(folder.name)
+        assert text.count("\n") <= 32, f"{folder.name}: a README of some ten lines"
+
+
+@needs_mnist
+@pytest.mark.slow
+def test_mnist(tmp_path: Path) -> None:
+    """LeNet reads 98 % of the test digits after one epoch."""
+    said = run_readme("mnist", tmp_path, {"~/mnist": str(MNIST)})
+    assert last(r"accuracy = (\S+)", said) > 0.98
+    assert last(r"\n(0\.\d+) of 10,000 test digits are right", said) == pytest.approx(
+        last(r"accuracy = (\S+)", said), abs=2e-4
+    )
+    check_pictures(tmp_path / "mnist", "samples.png", "curves.png", "filters.png", "confusion.png",
+                   "mistakes.png")  # fmt: skip
+
+
+@needs_mnist
+@nightly
+@pytest.mark.timeout(3600)
+def test_mnist_of_10000_iterations(tmp_path: Path) -> None:
+    """The whole of Caffe's example: 99 %."""
+    here = tmp_path / "mnist"
+    shutil.copytree(EXAMPLES / "mnist", here)
+    for part in ("train", "t10k"):
+        name = "train_lmdb" if part == "train" else "test_lmdb"
+        run(f"caffeio db create {MNIST}/{part}-images-idx3-ubyte.gz {name}", here)
+    trainer = Trainer(here / "solver.prototxt")
+    trainer.solve()
+    trainer.close()
+    said = run("caffeio test lenet.prototxt --weights lenet_iter_10000.caffemodel --iterations 100",
+               here)  # fmt: skip
+    assert last(r"accuracy = (\S+)", said) >= 0.9885  # BVLC's own readme: 0.9897
+
+
+@nightly
+def test_ssd(tmp_path: Path) -> None:
+    said = run_readme("ssd", tmp_path)
+    assert last(r"detection_eval = (\S+)", said) > 0.95
+    assert re.search(r"0\.\d+  (disc|square|triangle): ", said)
+    check_pictures(tmp_path / "ssd", "samples.png", "curves.png", "found.png")
+
+
+@nightly
+def test_finetune(tmp_path: Path) -> None:
+    said = run_readme("finetune", tmp_path)
+    tuned, _, scratch = said.partition("snapshot_prefix=scratch")
+    assert last(r"accuracy = (\S+)", tuned) > 0.85 > 0.2 + last(r"accuracy = (\S+)", scratch)
+    assert "fc_new" in tuned
+
+
+def test_npu(tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime")
+    said = run_readme("npu", tmp_path)
+    assert "nothing found" in said and (tmp_path / "npu" / "module.html").exists()
+    assert last(r"prob: (\S+)", said) < 1e-5
+
+
+@needs_shared
+def test_face_detector(tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime")
+    [weights] = RES10.glob("*.caffemodel")
+    picture = SHARED / "data" / "images" / "messi5.jpg"
+    said = run_readme("face-detector", tmp_path, {
+        "deploy.prototxt": str(RES10 / "deploy.prototxt.txt"), "res10.caffemodel": str(weights),
+        "people.jpg": str(picture),
+    })  # fmt: skip
+    assert "label 1, score 0.932: 228, 93 to 256, 131" in said
+    check_pictures(tmp_path / "face-detector", "found.jpg", "seen.png")
+
+
+@pytest.fixture
+def resnet(tmp_path: Path) -> Path:
+    """The example beside the demo's recipe, whose files have the large recipe's names."""
+    here = tmp_path / "imagenet-resnet50"
+    shutil.copytree(EXAMPLES / "imagenet-resnet50", here)
+    for name, count in (("train_lmdb", 40), ("test_lmdb", 64)):
+        glyphs.make_lmdb(here / name, count, seed=1)
+    for path in recipe.write(here).values():
+        text = re.sub(r"(max_iter|snapshot): \d+", r"\1: 2", path.read_text())
+        path.write_text(text)
+    for path in here.glob("train_val*.prototxt"):
+        path.write_text(path.read_text().replace("batch_size: 32", "batch_size: 4"))
+    return here
+
+
+@nightly
+def test_imagenet_scripts(resnet: Path) -> None:
+    """data.sh on drawn pictures, a phase of the recipe, score.sh on two cycles."""
+    raw = resnet / "raw"
+    for label in ("n01", "n02"):
+        (raw / "train" / label).mkdir(parents=True)
+        cv2.imwrite(str(raw / "train" / label / "a.JPEG"), photo(1, 300, 280))
+    (raw / "val").mkdir()
+    cv2.imwrite(str(raw / "val" / "v.JPEG"), photo(2, 300, 280))
+    (raw / "val.txt").write_text("v.JPEG 1\n")
+    (resnet / "out").mkdir()
+    said = run("bash data.sh raw out", resnet)
+    assert "2 records" in said and (resnet / "out" / "synsets.txt").read_text() == "n01\nn02\n"
+    for phase in ("cyc1", "cyc2"):
+        trainer = Trainer(resnet / f"solver_{phase}.prototxt")
+        trainer.solve()
+        trainer.close()
+    text = (resnet / "score.sh").read_text()
+    (resnet / "score.sh").write_text(text.replace("--iterations 1000", "--iterations 2"))
+    said = run("bash score.sh cyc1_iter_2.caffemodel cyc2_iter_2.caffemodel", resnet)
+    assert "cyc1_iter_2_collapsed_iter_2.caffemodel" in said and "nsemble" in said
+
+
+def test_the_ways_to_start_the_recipe_agree() -> None:
+    """All scripts are whole, and name the five solvers in their order."""
+    here = EXAMPLES / "imagenet-resnet50"
+    wanted = ["init", "cyc1", "cyc2", "cyc3", "collapse"]
+    for name in ("train.sh", "torchrun.sh", "train.sbatch", "train-job.yaml"):
+        text = (here / name).read_text()
+        assert re.findall(r"solver_(\w+)\.prototxt", text) == wanted, name
+    for path in (*here.glob("*.sh"), here / "train.sbatch"):
+        subprocess.run(["bash", "-n", path], check=True, timeout=30)
+    jobs = (here / "train-job.yaml").read_text()
+    assert jobs.count("\n---\n") == 1 and "\t" not in jobs
+
+
+def test_the_tables_of_the_recipe_are_what_show_says(resnet: Path) -> None:
+    """Iterations and epochs of the README, by `caffeio show` of the published solvers."""
+    seed = SHARED / "seed"
+    if not seed.exists():
+        pytest.skip("the published solvers are not here")
+    names = ["init", "cyc1", "cyc2", "cyc3", "collapse"]
+    solvers = " ".join(str(seed / f"solver_{name}.prototxt") for name in names)
+    said = run(f"caffeio show {solvers} --workers 128 --dataset-size 1281167 --speed 6303", resnet)
+    for line in (resnet / "README.md").read_text().splitlines():
+        cells = [cell.strip() for cell in line.strip("|").split("|")]
+        if cells[0] in names:
+            assert cells[1] in said and cells[2][:4] in said, cells
+    assert "72.29" in said and "22,610" in said
