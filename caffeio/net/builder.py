@@ -216,6 +216,7 @@ def mark_backward(steps: Sequence[Step], *, force: bool = False) -> None:
             step.needs_backward = False
             bottoms = [False] * len(bottoms)
         step.needs_backward = step.needs_backward and contributes
+        step.logged_backward = step.needs_backward
         step.bottom_needs = tuple(contributes and bool(flag) for flag in bottoms)
         for name, flag in zip(step.bottoms, step.bottom_needs, strict=True):
             if contributes:

@@ -481,6 +481,8 @@ class Net(nn.Module):
                 env[name].detach() if stop else env[name]
                 for name, stop in zip(step.bottoms, step.stop, strict=True)
             )
+            if self.keep_trace and torch.is_grad_enabled():
+                bottoms = _with_gradients(bottoms, step.bottom_needs)
             if step.memory is None:
                 tops = self._compute(step, bottoms)
             else:
@@ -587,6 +589,14 @@ class Net(nn.Module):
             reset = getattr(layer, "reset_state", None)
             if reset is not None:
                 reset()
+
+
+def _with_gradients(bottoms: tuple[Tensor, ...], needs: Sequence[bool]) -> tuple[Tensor, ...]:
+    """Ask for gradients that Caffe computes though nothing below learns: debug_info shows them."""
+    return tuple(
+        x.detach().requires_grad_() if need and not x.requires_grad else x
+        for x, need in zip(bottoms, needs, strict=True)
+    )
 
 
 # `from caffeio.net.net import load_net` is how it was found before it had a file of its own
