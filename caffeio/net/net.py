@@ -50,6 +50,7 @@ from caffeio.net.step import (
 from caffeio.ops.batch_norm import fused_batch_norm_scale
 from caffeio.ops.digits import is_exact
 from caffeio.ops.module import Layer
+from caffeio.ops.neuron import relu_over
 from caffeio.ops.shape import split_in_order
 from caffeio.ops.tracing import is_exporting
 from caffeio.profiles import BVLC, Profile
@@ -345,7 +346,8 @@ class Net(nn.Module):
     def fuse(self) -> Net:
         """Run in-place BatchNorm + Scale (+ ReLU) chains as one native operation.
 
-        The numbers are the same up to rounding, the blobs and parameters stay Caffe's.
+        The numbers are the same up to rounding, the blobs and parameters stay Caffe's. A ReLU in
+        place behind another layer writes over that one's top, with the same numbers.
         """
         self._set_plan(fuse_steps(self.steps))
         self._free_early()
@@ -495,8 +497,10 @@ class Net(nn.Module):
 
     def _compute(self, step: Step, bottoms: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         if step.fused:
-            norm, scale = step.fused[0].layer, step.fused[1].layer
-            return (fused_batch_norm_scale(bottoms[0], norm, scale, relu=len(step.fused) == 3),)
+            first, second = step.fused[0].layer, step.fused[1].layer
+            if step.fused[1].node.type == "ReLU":
+                return (relu_over(second, first(*bottoms)),)
+            return (fused_batch_norm_scale(bottoms[0], first, second, relu=len(step.fused) == 3),)
         if step.node.type == "Split":
             if len(step.tops) > 2 and bottoms[0].requires_grad and is_exact(bottoms[0]):
                 return split_in_order(bottoms[0], len(step.tops))
