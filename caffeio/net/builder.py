@@ -14,6 +14,7 @@ from caffeio.layers import LayerContext, LayerType
 from caffeio.layers.inference import check_blob_shape
 from caffeio.layers.python.native import class_of
 from caffeio.net.checks import SharedParams, insist, wrong_counts, wrong_params, wrong_weights
+from caffeio.net.given_blobs import take_given_blobs
 from caffeio.net.graph import Graph, Node
 from caffeio.net.step import (
     AUTOMATIC,
@@ -82,6 +83,7 @@ class Assembler:
         )
         layer = make_module(cls, param, context)
         self.set_up(node, layer, tops)
+        take_given_blobs(node, layer)
         weights = loss_weights(node, cls, len(tops))
         learns = tuple(
             i >= len(param.param) or param.param[i].lr_mult != 0 for i in range(len(layer.blobs))

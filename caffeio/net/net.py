@@ -228,6 +228,8 @@ class Net(nn.Module):
                     fill(values, spec.filler, spec.default, rng, where=layer)
                     if spec.initial is not None:
                         values.copy_(torch.as_tensor(spec.initial))
+                if spec.kept_shape is not None:
+                    values = values.reshape(spec.kept_shape)
                 if id(old) not in made:
                     made[id(old)] = nn.Parameter(values.to(device), requires_grad=old.requires_grad)
                 layer.blobs[i] = made[id(old)]
@@ -309,7 +311,10 @@ class Net(nn.Module):
     def blob_arrays(self) -> list[list[np.ndarray]]:
         """The blobs of every layer in order, as float32 arrays on the CPU (views if there)."""
         return [
-            [blob.detach().cpu().contiguous().numpy() for blob in layer.blobs]
+            [
+                blob.detach().cpu().contiguous().numpy().reshape(spec.kept_shape or blob.shape)
+                for blob, spec in zip(layer.blobs, layer.blob_specs, strict=True)
+            ]
             for layer in self.layers
         ]
 
