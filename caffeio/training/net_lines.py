@@ -194,6 +194,8 @@ def _log_layer(log: Log, net: Net, step: Step, param: pb.LayerParameter, memory:
         log.info("base_conv_layer.cpp:157", "Skipping parameter initialization")
     if _makes_inner(param):
         log.info("layer_factory.hpp:77", f"Creating layer {name}")
+        if len(param.blobs) and node.type == "Scale":  # the layer that adds the bias
+            log.info("bias_layer.cpp:13", "Skipping parameter initialization")
     source = net.sources.get(node.key)
     log_mean_file(log, param)
     if source is not None:

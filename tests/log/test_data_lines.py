@@ -136,3 +136,24 @@ def test_gradients_above_a_batch_norm_that_does_not_learn(
     assert float(line.rsplit(" ", 1)[1]) > 0
     assert not any("[Backward] Layer bn, bottom" in x for x in lines)
     assert np.isfinite(float(line.rsplit(" ", 1)[1]))
+
+
+def test_blobs_of_the_text(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Real Caffe said the same of this net."""
+    net = (
+        'layer { name: "data" type: "DummyData" top: "data" top: "label" dummy_data_param { '
+        "shape { dim: 2 dim: 3 } shape { dim: 2 } data_filler { value: 1 } "
+        "data_filler { value: 1 } } } "
+        'layer { name: "s" type: "Scale" bottom: "data" top: "s" scale_param { bias_term: true } '
+        "blobs { shape { dim: 3 } data: 1 data: 2 data: 3 } } "
+        'layer { name: "ip" type: "InnerProduct" bottom: "s" top: "ip" inner_product_param { '
+        "num_output: 2 bias_term: false } blobs { num: 1 channels: 1 height: 2 width: 3 "
+        "data: 1 data: 2 data: 3 data: .1 data: .2 data: .3 } } "
+        'layer { name: "loss" type: "SoftmaxWithLoss" bottom: "ip" bottom: "label" top: "loss" } '
+    )
+    lines = lines_of(net, "max_iter: 1 debug_info: true display: 1", monkeypatch, tmp_path)
+    assert lines.count("Skipping parameter initialization") == 3
+    assert "    [Forward] Layer s, top blob s data: 4" in lines
+    assert "    [Backward] Layer ip, param blob 0 diff: 4" in lines
+    totals = "L1 norm = (18.6, 34.8); L2 norm = (6.49153, 11.6052)"
+    assert any(line.endswith(totals) for line in lines)
