@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import PurePath
 
@@ -41,12 +41,14 @@ class Recipe:
         colours = "one gray channel" if channels == 1 else "BGR, as cv2.imread gives them"
         rows = [("input", f"{self.blob}: float32, {'x'.join(map(str, self.shape))} (N, C, H, W)")]
         if not self.told:
-            return [*rows, ("colours", f"{colours}, unless it was trained otherwise"),
-                    ("mean, scale", "this file does not tell: see the training prototxt")]  # fmt: skip
+            rows.append(("colours", f"{colours}, unless it was trained otherwise"))
+            return [*rows, ("mean, scale", "this file does not tell: see the training prototxt")]
         rows.append(("colours", colours))
         size = f"resized to {self.size[0]}x{self.size[1]} (height x width)"
-        if self.crop and self.resize is None:
-            size = "as the database has them (often 256x256; the script resizes to what is cut out)"
+        if self.mean_file and self.resize is None:
+            size = "resized to the size of the mean"
+        elif self.crop and self.resize is None:
+            size = "as the database has them (often 256x256; the script resizes to the crop)"
         rows.append(("pictures", size))
         if self.crop:
             rows.append(("crop", f"{height}x{width} out of the middle"))
@@ -55,7 +57,7 @@ class Recipe:
         elif any(self.mean):
             each = f" ({', '.join('BGR')})" if len(self.mean) == 3 else ""
             rows.append(("mean", f"{', '.join(f'{m:g}' for m in self.mean)} subtracted{each}"))
-        rows.append(("scale", f"times {self.scale:.9g}" if self.scale != 1 else "none: 0 to 255"))
+        rows.append(("scale", f"times {self.scale:.7g}" if self.scale != 1 else "none: 0 to 255"))
         return rows + [("note", note) for note in self.notes]
 
     def line(self) -> str:
@@ -87,8 +89,9 @@ def _of_layer(layer: pb.LayerParameter, shape: Shape) -> Recipe:
     image = layer.image_data_param
     if image.new_height and image.new_width:
         resize = (image.new_height, image.new_width)
-    if t.resize_param.height and t.resize_param.width:
-        resize = (t.resize_param.height, t.resize_param.width)
+    for given in t.resize_param:  # the first one counts
+        if resize is None and given.height and given.width:
+            resize = (given.height, given.width)
     notes = [f"{n} draws at random in training" for n in _RANDOM if t.HasField(n)]
     return Recipe(
         layer.top[0],
@@ -103,7 +106,7 @@ def _of_layer(layer: pb.LayerParameter, shape: Shape) -> Recipe:
     )
 
 
-def script(recipe: Recipe, runtime: str, stem: str, outputs: Sequence[str]) -> str:
+def script(recipe: Recipe, runtime: str, stem: str) -> str:
     """A short program that feeds a picture to `<stem>.onnx` or `<stem>.py`.
 
     Raises UnsupportedError for a runtime that there is no script for.
@@ -122,22 +125,28 @@ def script(recipe: Recipe, runtime: str, stem: str, outputs: Sequence[str]) -> s
         *_IMPORTS[runtime].format(name=name).splitlines(),
         "",
         f"image = cv2.imread(sys.argv[1]{flag})",
-        f"image = cv2.resize(image, ({wide}, {tall})).reshape({tall}, {wide}, {channels})",
-        "x = image.transpose(2, 0, 1).astype(np.float32)",
     ]
-    top, left = (tall - height) // 2, (wide - width) // 2
-    cut = f"x = x[:, {top}:{top + height}, {left}:{left + width}]"
+    size, by_mean = f"({wide}, {tall})", recipe.mean_file and recipe.resize is None
     if recipe.mean_file:
         npy = PurePath(recipe.mean_file).with_suffix(".npy").name
-        lines.append(f'mean = np.load("{npy}").reshape({channels}, {tall}, {wide})')
-        lines.append("x = x - mean  # caffeio convert MEAN.binaryproto MEAN.npy")
+        lines.append(f'mean = np.load("{npy}").squeeze()  # caffeio convert MEAN.binaryproto {npy}')
+        size = "mean.shape[-1:-3:-1]" if by_mean else size
+    lines.append(f"image = cv2.resize(image, {size})")
+    lines.append("x = np.atleast_3d(image).transpose(2, 0, 1).astype(np.float32)")
+    if recipe.mean_file:
+        lines.append("x = x - mean")
     elif any(recipe.mean):
         values = ", ".join(f"{m:g}" for m in recipe.mean)
         lines.append(f"x = x - np.array([{values}], np.float32).reshape(-1, 1, 1)")
-    lines += [cut] if (top, left) != (0, 0) else []
+    if by_mean and recipe.crop:
+        lines.append(f"top, left = (x.shape[1] - {height}) // 2, (x.shape[2] - {width}) // 2")
+        lines.append(f"x = x[:, top : top + {height}, left : left + {width}]")
+    elif (tall, wide) != (height, width):
+        top, left = (tall - height) // 2, (wide - width) // 2
+        lines.append(f"x = x[:, {top} : {top + height}, {left} : {left + width}]")
     lines += [f"x = x * np.float32({recipe.scale:.9g})"] if recipe.scale != 1 else []
     lines.append("x = np.ascontiguousarray(x[np.newaxis])")
-    text = _RUN[runtime].format(name=name, blob=recipe.blob, output=outputs[0])
+    text = _RUN[runtime].format(name=name, blob=recipe.blob)
     return "\n".join([*lines, text]) + "\n"
 
 
@@ -149,9 +158,9 @@ _IMPORTS = {
 _RUN = {
     "opencv": """net = cv2.dnn.readNetFromONNX("{name}.onnx")
 net.setInput(x, "{blob}")
-print(net.forward("{output}").ravel().tolist())""",
+print(net.forward().ravel().tolist())""",
     "onnxruntime": """session = onnxruntime.InferenceSession("{name}.onnx")
-(y,) = session.run(["{output}"], {{"{blob}": x}})
+y = session.run(None, {{"{blob}": x}})[0]
 print(y.ravel().tolist())""",
     "pytorch": """with torch.no_grad():
     y = load_model()(torch.from_numpy(x))

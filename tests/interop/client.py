@@ -1,7 +1,8 @@
 """Run converted models in one client: python client.py CLIENT JOBS.json (needs no caffeio).
 
-JOBS.json is a list of objects with `files` (by kind), `inputs` (an .npz), `outputs` (blob, the layer
-that makes it, and its name in ONNX) and `result`, the .npz to write; what fails is written as text.
+JOBS.json is a list of objects with `files` (by kind), `inputs` (an .npz), `outputs` (blob, the
+layer that makes it, and its name in ONNX) and `result`, the .npz to write; what fails is written
+as text.
 """
 
 from __future__ import annotations
@@ -89,7 +90,7 @@ def main() -> None:
         inputs = dict(np.load(job["inputs"]))
         try:
             found = CLIENTS[client](job["files"], inputs, job["outputs"])
-        except Exception as error:  # whatever the client stops with is its answer
+        except Exception as error:  # noqa: BLE001 - whatever the client stops with is its answer
             Path(job["result"] + ".txt").write_text(f"{type(error).__name__}: {error}")
             continue
         np.savez(job["result"], *found)

@@ -154,6 +154,7 @@ def _client(client: str, jobs: list[dict[str, Any]], python: str, path: Path) ->
         capture_output=True,
         text=True,
         cwd=path.parent,
+        check=False,
     )
     if done.returncode:
         raise SystemExit(f"{client}: {done.stderr[-2000:]}")
@@ -189,9 +190,12 @@ def markdown(table: Table) -> str:
 HEAD = """# What other programs make of the results
 
 Every model was converted, run in the program named above the column on one random input, and held
-against `caffeio.load_net` of the original files: the largest difference over the largest value of the
-worst output. "float32" is how far `load_net` itself is from double precision. The bound is 1e-5, or
-1e-4 where float32 is not nearer than 1e-6. Written by `make interop`; numbers in brackets are notes.
+against `caffeio.load_net` of the original files: the largest difference over the largest value of
+the worst output. "float32" is how far `load_net` itself is from double precision. The bound is
+1e-5, or 1e-4 where float32 is not nearer than 1e-6. Numbers in brackets are notes.
+
+`make interop` writes this page; it runs at night. Models with a name of this repository's own
+(`vgg_like`, `googlenet_like`) have random weights, the others are public ones.
 """
 
 
