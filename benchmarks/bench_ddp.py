@@ -113,18 +113,19 @@ def main() -> None:
     args = parser.parse_args()
     rows = []
     print(f"batch {args.batch} a worker      caffeio      plain   plain / caffeio")
-    for args.net in args.nets.split(","):
+    for net in args.nets.split(","):
+        args.net = net
         alone, many = run(1, args), run(args.ranks, args)
         for title, found in (("one worker", alone), (f"{args.ranks} workers", many)):
             mine, other = (statistics.median(found[kind]) for kind in ("caffeio", "plain"))
-            rows.append({"net": args.net, "workers": title, "caffeio": mine, "plain": other})
-            head = f"{args.net:12} {title:12}"
+            rows.append({"net": net, "workers": title, "caffeio": mine, "plain": other})
+            head = f"{net:12} {title:12}"
             print(f"{head} {mine:8.1f} ms {other:8.1f} ms {other / mine:12.2f}")
         mine, other = (
             statistics.median(many[kind]) - statistics.median(alone[kind])
             for kind in ("caffeio", "plain")
         )
-        print(f"{args.net:12} the exchange {mine:8.1f} ms {other:8.1f} ms")
+        print(f"{net:12} the exchange {mine:8.1f} ms {other:8.1f} ms")
     if args.json:
         Path(args.json).write_text(json.dumps(rows, indent=1))
 
