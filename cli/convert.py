@@ -25,7 +25,7 @@ Examples:
   caffeio convert model.caffemodel deploy.prototxt --deploy --input-shape data=1,3,224,224
   caffeio convert model.onnx out.caffemodel --target bvlc-1.0
   caffeio convert mean.binaryproto mean.npy
-  caffeio convert model.caffemodel - --to prototxt | less
+  caffeio convert model.caffemodel - --to prototxt | head
 """
 
 
