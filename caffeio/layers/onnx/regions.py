@@ -7,19 +7,41 @@ the next smaller float32 stands for it.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import numpy as np
 
 from caffeio.layers.onnx.graph import OnnxGraph
 
-if TYPE_CHECKING:
-    from caffeio.layers.rcnn.proposal import ProposalBase
-    from caffeio.layers.rcnn.roi_pooling import PSROIPooling
-    from caffeio.layers.yolo.detection_output import YoloOutput
-
 LOWEST = float(np.finfo(np.float32).min)
 _DOUBLE = 11  # onnx.TensorProto.DOUBLE
+
+
+class ProposalBase(Protocol):
+    """What a layer tells that proposes regions."""
+
+    anchors: Any  # (A, 4)
+    stride: int
+    before: int
+    after: int
+    threshold: float
+
+
+class PSROIPooling(Protocol):
+    """What position-sensitive pooling tells."""
+
+    dim: int
+    group: int
+    scale: float
+
+
+class YoloOutput(Protocol):
+    """What the detections of YOLO tell."""
+
+    classes: int
+    boxes: int
+    least: float
+    threshold: float
 
 
 def below(value: float) -> float:
