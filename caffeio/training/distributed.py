@@ -66,6 +66,7 @@ class World:
     control: dist.ProcessGroup | None = None  # for flags: gloo, so that no GPU has to wait
     made: tuple[dist.ProcessGroup | None, ...] = ()  # groups to destroy; None: the default, all
     watchdog: Watchdog | None = None
+    asked: list[tuple[dist.Work, Tensor]] = field(default_factory=list)  # actions on their way
 
     @classmethod
     def join(cls, device: str = "cpu", *, reason: str | None = None) -> World:
@@ -177,10 +178,30 @@ class World:
         """All that any worker asks for: a signal that reached one reaches all."""
         if self.size == 1:
             return action
-        flags = torch.tensor([int(flag in action) for flag in (Action.SNAPSHOT, Action.STOP)])
+        flags = _flags(action)
         dist.all_reduce(flags, op=dist.ReduceOp.MAX, group=self.control)
-        snapshot, stop = flags.tolist()
-        return Action((Action.SNAPSHOT if snapshot else 0) | (Action.STOP if stop else 0))
+        return _action(flags)
+
+    def pass_on(self, action: Action, *, last: bool) -> Action:
+        """What any worker asked for an iteration ago; `action` is on its way meanwhile.
+
+        So nobody waits for flags: they travel while the next iteration is computed. In the `last`
+        one they are waited for. All workers must call it in every iteration.
+        """
+        if self.size == 1:
+            return action
+        found = Action.NONE
+        if self.asked:
+            work, flags = self.asked.pop()
+            work.wait()
+            found = _action(flags)
+        if last or Action.STOP in found:
+            return found | self.all_reduce_actions(action)
+        flags = _flags(action)
+        work = dist.all_reduce(flags, op=dist.ReduceOp.MAX, group=self.control, async_op=True)
+        assert work is not None
+        self.asked.append((work, flags))
+        return found
 
     def all_reduce_any(self, value: bool) -> bool:
         """Whether `value` is true on any worker."""
@@ -221,6 +242,15 @@ class World:
         """Wait until the device has done all that it was told to do."""
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
+
+
+def _flags(action: Action) -> Tensor:
+    return torch.tensor([int(flag in action) for flag in (Action.SNAPSHOT, Action.STOP)])
+
+
+def _action(flags: Tensor) -> Action:
+    snapshot, stop = flags.tolist()
+    return Action((Action.SNAPSHOT if snapshot else 0) | (Action.STOP if stop else 0))
 
 
 def _compressed(kind: torch.dtype, bucket: Any) -> torch.futures.Future[Tensor]:
