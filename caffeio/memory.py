@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import re
 from collections.abc import Iterator
@@ -32,6 +33,19 @@ _TOO_LARGE = (  # what PyTorch and numpy say of sizes that no machine has
     "Trying to create tensor with negative dimension",
     "std::bad_alloc",
 )
+
+
+@contextmanager
+def collector_paused() -> Iterator[None]:
+    """Look for no cycles of garbage meanwhile: a net that is built has many objects and none."""
+    if not gc.isenabled():
+        yield
+        return
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
 
 
 def free_bytes() -> int | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 from importlib import import_module
@@ -151,3 +152,4 @@ class Group(click.Group):
 @click.option("--debug", is_flag=True, help="Show the traceback of an error.")
 def main(debug: bool) -> None:
     """Read, run, train, convert and write Caffe models of every fork, on PyTorch."""
+    gc.set_threshold(100_000, 20, 50)  # by default a net of 10,000 layers is searched 70 times

@@ -68,6 +68,10 @@ Caffe's own spelling works too: caffeio train -solver F -weights W -gpu 0,1
 )  # fmt: skip
 @click.option("--compile", is_flag=True, help="Trace the net with torch.compile.")
 @click.option(
+    "--cuda-graph", is_flag=True,
+    help="Record an iteration and replay it: one GPU, batches of one shape.",
+)  # fmt: skip
+@click.option(
     "--gradients", type=click.Choice(["fp32", "bf16", "fp16"]), default="fp32", show_default=True,
     help="How workers send gradients: 16 bits halve the traffic, and round.",
 )  # fmt: skip

@@ -11,6 +11,7 @@ import torch
 from caffeio.converters.weight_names import Match
 from caffeio.fillers import fill
 from caffeio.net.copy_weights import mismatches
+from caffeio.net.graph import Readers
 from caffeio.net.net import Net
 from caffeio.net.step import Step, raw_blobs
 from caffeio.proto.weights.load import Weights
@@ -65,13 +66,14 @@ def _fed(net: Net, weights: Weights) -> dict[str, Any]:
     """The layers that get all their blobs from the file, under their own name or another's."""
     fed: dict[str, Any] = dict.fromkeys(name for name in weights)
     owners = {id(item.tensor): item.layer for item in net.learnable}
+    readers = Readers([step.node.param for step in net.steps])
     for i, step in enumerate(net.steps):
         name = step.node.name
         merged = step.node.type == "BatchNorm" and len(step.layer.blobs) == 3
         if merged and len(weights.get(name, ())) > 3:  # the Scale behind takes the rest
-            reader = next((s for s in net.steps[i + 1 :] if step.tops[0] in s.bottoms), None)
-            if reader is not None and reader.node.type == "Scale":
-                fed[reader.node.name] = None
+            reader = readers.first(step.tops[0], i + 1)
+            if reader is not None and net.steps[reader].node.type == "Scale":
+                fed[net.steps[reader].node.name] = None
         if name not in fed and len(step.layer.blobs):
             theirs = [owners.get(id(blob)) for blob in raw_blobs(step.layer)]
             if all(owner is not None and owner != name and owner in fed for owner in theirs):

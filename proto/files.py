@@ -13,6 +13,7 @@ from typing import Any
 from google.protobuf.message import Message
 
 from caffeio.errors import CaffeIOError
+from caffeio.memory import collector_paused
 from caffeio.proto import caffe_pb2 as pb
 from caffeio.proto.dialect.guess_text import Guess, guess_dialect, has_required, used_names
 from caffeio.proto.io.opened import read_head
@@ -84,6 +85,7 @@ class SolverFile(_File):
     message: pb.SolverParameter = field(default_factory=pb.SolverParameter, repr=False)
 
 
+@collector_paused()
 def read_net(
     source: str | os.PathLike[str], *, dialect: str | None = None, upgrade: bool = True
 ) -> NetFile:

@@ -137,9 +137,9 @@ def _new_owner(
         names.insert(0, (old.name, old.parent.named(old.name).index(old)))
         old = old.parent
     if names and names[0][0] == upgraded.field and upgraded.origin:
-        if names[0][1] not in upgraded.origin:
+        if names[0][1] not in upgraded.places:
             return None
-        names[0] = ("layer", upgraded.origin.index(names[0][1]))
+        names[0] = ("layer", upgraded.places[names[0][1]])
         if len(names) > 1 and names[1][0] == "layer":  # V0's inner message is no more
             del names[1]
     node = document.root
@@ -186,9 +186,10 @@ def _new_path(path: tuple[str | int, ...], upgraded: Upgraded[Any]) -> Any:
     """Where a path of the old net leads in the new one; None if nowhere."""
     if len(path) < 2 or path[0] != upgraded.field or not upgraded.origin:
         return path
-    if path[1] not in upgraded.origin:
+    place = upgraded.places.get(int(path[1]))
+    if place is None:
         return None
     rest = path[2:]
     if path[0] == "layers" and rest[:1] == ("layer",):
         rest = rest[1:]
-    return ("layer", upgraded.origin.index(path[1]), *rest)
+    return ("layer", place, *rest)

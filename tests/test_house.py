@@ -19,6 +19,7 @@ LONG_FILES = {
     "caffeio/layers/base.py": "the class that all layer types extend",
     "caffeio/layers/sources.py": "the layer types that read data",
     "caffeio/net/net.py": "the class Net",
+    "caffeio/net/prepared.py": "a net that is prepared for inference",
     "caffeio/pycaffe/live_net.py": "a net that runs layer by layer on shared memory",
     "caffeio/pycaffe/nets.py": "pycaffe's class Net",
     "caffeio/pycaffe/solvers.py": "pycaffe's solver classes",

@@ -53,6 +53,10 @@ class Delivery:
         self.scaled = layer.profile.data_scaled_mean
         plain = transformer.mean is None and not (planar and self.scaled)
         self.bare = self.device.type == "cuda" and plain
+        self._means: Tensor | None = None  # on the device
+        self._stream: Any = None  # copies and normalizes while the device computes
+        if self.device.type == "cuda":
+            self._stream = torch.cuda.Stream(self.device)  # type: ignore[no-untyped-call]
 
     def slot(self, batch: int, item: Shape) -> Slot:
         """Memory for a batch of items (C, H, W)."""
@@ -79,6 +83,16 @@ class Delivery:
 
     def images(self, slot: Slot) -> Tensor:
         """The slot's images: (N, C, H, W) float32."""
+        if self._stream is None:
+            return self._images(slot)
+        with torch.cuda.stream(self._stream):
+            data = self._images(slot)
+        computing = torch.cuda.current_stream(self.device)
+        computing.wait_stream(self._stream)
+        data.record_stream(computing)
+        return data
+
+    def _images(self, slot: Slot) -> Tensor:
         data = self.send(slot.memory)
         data = data.permute(0, 3, 1, 2) if slot.last else data
         return self._ordered(self._normalize(data) if self.bare else data)
@@ -93,9 +107,11 @@ class Delivery:
         if self.scaled:
             data = data.mul_(float(t.scale))
         if len(t.means):
-            means = np.array(t.means_of(data.shape[1]))
-            means = means * t.scale if self.scaled else means
-            data = data.sub_(torch.from_numpy(means).to(data.device)[:, None, None])
+            if self._means is None:
+                means = np.array(t.means_of(data.shape[1]))
+                means = means * t.scale if self.scaled else means
+                self._means = torch.from_numpy(means).to(data.device)[:, None, None]
+            data = data.sub_(self._means)
         return data if self.scaled else data.mul_(float(t.scale))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from difflib import get_close_matches
+from functools import cache
 from importlib import import_module
 from pkgutil import walk_packages
 from typing import TYPE_CHECKING, TypeVar
@@ -126,6 +127,11 @@ def family_of(kind: str) -> str:
 def owners_of(message: str) -> frozenset[str]:
     """Return the types that read `message` of LayerParameter (`pooling_param`)."""
     load_own()
+    return _owners_of(message, len(REGISTRY))
+
+
+@cache
+def _owners_of(message: str, known: int) -> frozenset[str]:
     return frozenset(kind for kind, cls in REGISTRY.items() if message in cls.fields)
 
 

@@ -49,6 +49,10 @@ class ShuffleChannel(MapLayer):
     def onnx(self, g: OnnxGraph, *bottoms: str) -> str:
         """Reshape, Transpose, Reshape."""
         _, c, h, w = g.shape(bottoms[0])
+        if g.dynamic_size:
+            grouped = g.reshape(bottoms[0], 0, self.group, c // self.group, -1)
+            mixed = g.op("Transpose", [grouped], perm=(0, 2, 1, 3))
+            return str(g.op("Reshape", [mixed, g.op("Shape", bottoms)]))
         grouped = g.reshape(bottoms[0], 0, self.group, c // self.group, h, w)
         return g.reshape(g.op("Transpose", [grouped], perm=(0, 2, 1, 3, 4)), 0, c, h, w)
 
@@ -209,6 +213,8 @@ class Upsample(MapLayer):
                     coordinate_transformation_mode="asymmetric",
                 )
             )  # fmt: skip
+        if g.dynamic_size:
+            return self._onnx_any_size(g, *bottoms)
         (_, c, h, w), (height, width) = self.bottom_shapes[0], self.top_shapes[0][2:]
         maps = g.op("Shape", [bottoms[0]], start=0, end=2)
         zeros = g.zeros(g.op("Concat", [maps, g.ints((height * width,))], axis=0))
@@ -216,6 +222,21 @@ class Upsample(MapLayer):
         values = g.reshape(bottoms[0], 0, c, h * w)
         top = g.op("ScatterElements", [zeros, places, values], axis=2)
         return g.reshape(top, 0, c, height, width)
+
+    def _onnx_any_size(self, g: OnnxGraph, x: str, mask: str) -> str:
+        """The same with sizes that the model computes."""
+        if self.fixed:
+            raise g.unsupported("upsample_h and upsample_w fix the size")
+        channels = self.bottom_shapes[0][1]
+        maps = g.op("Shape", [x], start=0, end=2)
+        sides = g.op("Mul", [g.op("Shape", [x], start=2), g.ints(self.scales, "scales")])
+        if any(self.pads):
+            sides = g.op("Sub", [sides, g.ints(self.pads, "pads")])
+        height, width = g.op("Split", [sides, g.ints((1, 1), "sizes")], outputs=2, axis=0)
+        flat = g.op("Concat", [maps, g.op("Mul", [height, width])], axis=0)
+        places, values = (g.reshape(v, 0, channels, -1) for v in (g.to_int(mask), x))
+        top = g.op("ScatterElements", [g.zeros(flat), places, values], axis=2)
+        return str(g.op("Reshape", [top, g.op("Concat", [maps, sides], axis=0)]))
 
 
 @layer("Interp")
@@ -279,13 +300,36 @@ class Interp(MapLayer):
         x, (h, w) = bottoms[0], g.shape(bottoms[0])[2:]
         size = self.top_size(h, w)
         begin, end = (-pad for pad in self.pads)
+        if g.dynamic_size:
+            return self._onnx_any_size(g, x, begin, end)
         if begin or end:
             ends = g.ints((h - end, w - end), "ends")
             x = g.op("Slice", [x, g.ints((begin, begin), "starts"), ends, g.ints((2, 3), "axes")])
         if size == (h - begin - end, w - begin - end):
             return x
+        return self._onnx_resize(g, x, g.ints(size))
+
+    def _onnx_any_size(self, g: OnnxGraph, x: str, begin: int, end: int) -> str:
+        """The same with sizes that the model computes."""
+        if begin or end:
+            axes = g.ints((2, 3), "axes")
+            last = g.ints((-end, -end) if end else ((1 << 31) - 1,) * 2, "ends")
+            x = g.op("Slice", [x, g.ints((begin, begin), "starts"), last, axes])
+        if self.fixed is not None:
+            sides = g.ints(self.fixed)
+        else:
+            sides, one = g.op("Shape", [x], start=2), g.const(1, "one")
+            if self.shrink is not None:
+                steps = g.op("Div", [g.op("Sub", [sides, one]), g.const(self.shrink, "shrink")])
+                sides = g.op("Add", [steps, one])
+            if self.zoom is not None:
+                steps = g.op("Mul", [g.op("Sub", [sides, one]), g.const(self.zoom, "zoom")])
+                sides = g.op("Add", [steps, one])
+        return self._onnx_resize(g, x, sides)
+
+    def _onnx_resize(self, g: OnnxGraph, x: str, sides: str) -> str:
         maps = g.op("Shape", [x], start=0, end=2)
-        sizes = g.op("Concat", [maps, g.ints(size)], axis=0)
+        sizes = g.op("Concat", [maps, sides], axis=0)
         return str(
             g.op(
                 "Resize", [x, "", "", sizes], mode="linear",

@@ -6,9 +6,11 @@ net, and so does ours. No torch here. Source: sara-nl/caffe src/caffe/util/remov
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from caffeio.net.graph import Readers
 from caffeio.proto import caffe_pb2 as pb
 
 
@@ -32,20 +34,22 @@ def fold_batch_norms(
     weights into a net that is there) the BatchNorms of these names are.
     """
     out = Folded()
-    drop: list[str] = []
+    drop: Counter[str] = Counter()  # names, with how many layers of that name go
+    readers = Readers(layers)
+    kept = None if keep is None else frozenset(keep)
     for i, layer in enumerate(layers):
         merged = pb.LayerParameter()
         merged.CopyFrom(layer)
         if layer.type == "Convolution" and len(layer.top):
-            norm = _first_reader(layers, layer.top[0], i + 1)
+            norm = _first_reader(layers, readers, layer.top[0], i + 1)
             if norm is not None and norm.type == "BatchNorm":
-                if _stays(norm, keep):
+                if _stays(norm, kept):
                     if keep is None:
                         out.kept_batch_norms.append(norm.name)
                 else:
-                    drop += _fold(layers, i, norm, merged)
-        if layer.name in drop:
-            drop.remove(layer.name)
+                    drop.update(_fold(layers, readers, i, norm, merged))
+        if drop[layer.name]:
+            drop[layer.name] -= 1
             out.dropped.append(layer.name)
             continue
         if layer.type == "BatchNorm":
@@ -56,7 +60,7 @@ def fold_batch_norms(
     return out
 
 
-def _stays(norm: pb.LayerParameter, keep: Sequence[str] | None) -> bool:
+def _stays(norm: pb.LayerParameter, keep: frozenset[str] | None) -> bool:
     if keep is not None:
         return norm.name in keep
     param = norm.batch_norm_param
@@ -65,12 +69,13 @@ def _stays(norm: pb.LayerParameter, keep: Sequence[str] | None) -> bool:
 
 def _fold(
     layers: Sequence[pb.LayerParameter],
+    readers: Readers,
     index: int,
     norm: pb.LayerParameter,
     merged: pb.LayerParameter,
 ) -> list[str]:
     """Give `merged` the last top and a bias; the names of what it takes in."""
-    scale = _first_reader(layers, norm.top[0], index + 2)
+    scale = _first_reader(layers, readers, norm.top[0], index + 2)
     if scale is None:
         return []
     taken = [norm, scale] if scale.type == "Scale" else [norm]
@@ -81,6 +86,7 @@ def _fold(
 
 
 def _first_reader(
-    layers: Sequence[pb.LayerParameter], blob: str, start: int
+    layers: Sequence[pb.LayerParameter], readers: Readers, blob: str, start: int
 ) -> pb.LayerParameter | None:
-    return next((layer for layer in layers[start:] if blob in layer.bottom), None)
+    index = readers.first(blob, start)
+    return None if index is None else layers[index]

@@ -102,9 +102,10 @@ def _plan_layer(net: Target, weights: Weights, index: int, entry: LayerEntry, st
     have = len(entry.blobs)
     if step.node.merged_scale and have == 3:
         return _match(weights, entry, index, step, blobs[:3], [0, 1, 2])
-    scale = _scale_behind(net, step) if step.node.type == "BatchNorm" else None
     extra = have - len(blobs)
-    if scale is not None and len(blobs) == 3 and extra in (1, 2):
+    of_nvidia = step.node.type == "BatchNorm" and len(blobs) == 3 and extra in (1, 2)
+    scale = _scale_behind(net, step) if of_nvidia else None
+    if scale is not None:
         merged = raw_blobs(scale.layer)
         if extra > len(merged):
             raise _count_error(weights, entry.name, have, len(blobs))

@@ -5,8 +5,9 @@ No torch here. Sources: src/caffe/net.cpp (FilterNet, Init), src/caffe/util/inse
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from caffeio.errors import NetError
@@ -158,11 +159,11 @@ def _merge_scales(nodes: list[Node]) -> list[Node]:
     src/caffe/net.cpp (CompilationRuleOne), remove_batch_norm.cpp.
     """
     gone: set[int] = set()
+    readers = Readers([node.param for node in nodes])
     for i, node in enumerate(nodes):
         if node.type != "BatchNorm" or not node.param.top:
             continue
-        top = node.param.top[0]
-        j = next((j for j in range(i + 1, len(nodes)) if top in nodes[j].param.bottom), None)
+        j = readers.first(node.param.top[0], i + 1)
         if j is None or nodes[j].type != "Scale" or len(nodes[j].param.bottom) != 1:
             continue
         scale = nodes[j].param
@@ -171,6 +172,22 @@ def _merge_scales(nodes: list[Node]) -> list[Node]:
         node.param.batch_norm_param.bias_term = scale.scale_param.bias_term
         gone.add(j)
     return [node for i, node in enumerate(nodes) if i not in gone]
+
+
+class Readers:
+    """Finds which layer reads a blob next."""
+
+    def __init__(self, layers: Sequence[pb.LayerParameter]) -> None:
+        self._of: dict[str, list[int]] = {}
+        for index, layer in enumerate(layers):
+            for blob in layer.bottom:
+                self._of.setdefault(blob, []).append(index)
+
+    def first(self, blob: str, start: int) -> int | None:
+        """The index of the first layer from `start` on that reads `blob`; None if there is none."""
+        found = self._of.get(blob, [])
+        at = bisect_left(found, start)
+        return found[at] if at < len(found) else None
 
 
 def split_name(blob: str, layer: str, index: int) -> str:
@@ -197,6 +214,7 @@ def _insert_splits(nodes: list[Node]) -> list[Node]:
                 loss_weight[i, j] = weight
                 readers[i, j] = readers.get((i, j), 0) + 1
 
+    split_losses = {key[0] for key in loss_weight if readers[key] > 1}
     out: list[Node] = []
     given: dict[tuple[int, int], int] = {}  # how many tops of this split are taken
     names = [list(node.param.top) for node in nodes]
@@ -215,7 +233,7 @@ def _insert_splits(nodes: list[Node]) -> list[Node]:
                 if (i, j) in loss_weight:
                     given[i, j] = 1
                 out.append(_split_node(node, blob, j, readers[i, j], loss_weight.get((i, j))))
-        if any(key[0] == i and readers[key] > 1 for key in loss_weight):
+        if i in split_losses:
             del node.param.loss_weight[:]
     return out
 

@@ -106,14 +106,25 @@ class Net(nn.Module):
         self.blob_shapes: dict[str, Shape] = {
             shown(name): shape for name, shape in assembler.blob_shapes.items()
         }
+        self._loss_weights = {
+            top: weight
+            for step in self.steps
+            for top, weight in zip(step.tops, step.loss_weights, strict=True)
+        }
+        self._owners: dict[str, tuple[Step, int]] = {}
+        for step in self.steps:
+            for i, spec in enumerate(step.node.param.param):
+                if spec.name:
+                    self._owners.setdefault(spec.name, (step, i))
         self._automatic = [top for s in self.steps for top in s.tops if shown(top) != top]
         self.learnable = learnable_params(self.steps, graph.force_backward)
         self._refusal_forward = refusal_forward(self.steps)  # what Caffe would die of in Forward
         self._refusal = refusal_backward(self.steps)  # what Caffe would die of in Backward
         self._gradient_left: dict[int, Tensor] = {}  # in memory whose gradient is a loss weight
         self._set_plan(self.steps)
+        counts: dict[str, int] = {}
         for step in self.steps:
-            register_layer(self, step.node.name, step.layer)
+            register_layer(self, step.node.name, step.layer, counts)
 
     def __setattr__(self, name: str, value: Any) -> None:
         if isinstance(value, nn.Module) or name not in self.__dict__.get("_modules", ()):
@@ -164,18 +175,11 @@ class Net(nn.Module):
 
     def loss_weight_of(self, blob: str) -> float:
         """The loss weight of a blob: that of the layer that makes it last."""
-        for step in reversed(self.steps):
-            if blob in step.tops:
-                return step.loss_weights[step.tops.index(blob)]
-        return 0.0
+        return self._loss_weights.get(blob, 0.0)
 
     def owner_of(self, param: str) -> tuple[Step, int] | None:
         """The layer and the index of the blob that owns the shared param called `param`."""
-        for step in self.steps:
-            for i, spec in enumerate(step.node.param.param):
-                if spec.name == param:
-                    return step, i
-        return None
+        return self._owners.get(param)
 
     @property
     def params(self) -> dict[str, list[Tensor]]:
@@ -375,8 +379,12 @@ class Net(nn.Module):
                 last[name] = i
         writers = self._memory.stale
         keep = {*self.outputs, *(writers[n] for n in self.outputs if n in writers)}
+        free: dict[int, list[str]] = {}
+        for name, i in last.items():
+            if name not in keep:
+                free.setdefault(i, []).append(name)
         for i, step in enumerate(self._plan):
-            step.free = tuple(n for n in last if last[n] == i and n not in keep)
+            step.free = tuple(free.get(i, ()))
 
     def forward(self, inputs: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
         """Run all layers; returns the net's outputs by name.

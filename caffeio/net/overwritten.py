@@ -61,6 +61,7 @@ class _Walk:
         self.written: list[list[int]] = []  # steps that wrote each piece of memory
         self.seen: dict[str, int] = {}  # how often it had been written for this value of the blob
         self.writer: list[str] = []  # the blob that was written last, by memory
+        self.signs_lost: dict[int, int] = {}  # memory -> the last step that may change a sign
         self.uses = [self._visit(i, step) for i, step in enumerate(steps)]
 
     def _visit(self, index: int, step: Placed) -> Use:
@@ -84,6 +85,8 @@ class _Walk:
             if not shares:
                 self.written[memory].append(index)
                 self.writer[memory] = name
+                if not step.layer.keeps_signs:
+                    self.signs_lost[memory] = index
             self.memory[name] = memory
             self.seen[name] = len(self.written[memory])
         return Use(bottoms, tuple(tops), tuple(in_place), stale)
@@ -96,13 +99,14 @@ class _Walk:
 def plan_memory(steps: Sequence[Placed], *, gradients: bool = True) -> MemoryPlan:
     """Find what is overwritten before it is read; without `gradients`, only by a forward."""
     walk = _Walk(steps)
+    moved = _moved(steps) if gradients else {}
     noted: set[int] = set()
     losses: set[int] = set()
     for i, (step, use) in enumerate(zip(steps, walk.uses, strict=True)):
         if not gradients:
             continue
-        use.lost = _is_lost(i, step, steps)
-        use.overwritten = not step.fused and _is_overwritten(i, step, use, walk, steps)
+        use.lost = step.layer.shares_gradient and moved.get(step.tops[0], -1) > i
+        use.overwritten = not step.fused and _is_overwritten(i, step, use, walk)
         if use.overwritten:
             noted.update(use.bottoms, use.tops)
             use.writer = max(walk.written[m][-1] for m in (*use.bottoms, *use.tops))
@@ -123,24 +127,21 @@ def plan_memory(steps: Sequence[Placed], *, gradients: bool = True) -> MemoryPla
     return MemoryPlan(uses, stale, frozenset(losses))
 
 
-def _is_lost(index: int, step: Placed, steps: Sequence[Placed]) -> bool:
-    """Whether a Flatten takes away the gradient that Reshape shares with its bottom.
+def _moved(steps: Sequence[Placed]) -> dict[str, int]:
+    """Find the last Flatten that reads each blob: it takes away what Reshape shares.
 
     Reshape (and Concat and Slice of one blob) let top and bottom have one gradient, and do nothing
     in Backward. Flatten's Backward gives its bottom the memory of its top's gradient: what the
     layer above wrote there, the blob below Reshape never sees. It keeps its zeros.
     """
-    if not step.layer.shares_gradient:
-        return False
-    return any(
-        later.layer.moves_gradient and later.needs_backward and step.tops[0] == later.bottoms[0]
-        for later in steps[index + 1 :]
-    )
+    return {
+        step.bottoms[0]: i
+        for i, step in enumerate(steps)
+        if step.layer.moves_gradient and step.needs_backward
+    }
 
 
-def _is_overwritten(
-    index: int, step: Placed, use: Use, walk: _Walk, steps: Sequence[Placed]
-) -> bool:
+def _is_overwritten(index: int, step: Placed, use: Use, walk: _Walk) -> bool:
     layer = step.layer
     if layer.writes_early and any(use.in_place):
         return True
@@ -150,9 +151,8 @@ def _is_overwritten(
     for i, memory in enumerate(use.bottoms):
         if reads is not None and i not in reads:
             continue
-        later = [steps[w].layer for w in walk.written[memory] if w >= index]
-        if layer.reads_signs and all(writer.keeps_signs for writer in later):
+        if layer.reads_signs and walk.signs_lost.get(memory, -1) < index:
             continue
-        if later:
+        if walk.written[memory][-1:] >= [index]:
             return True
     return False

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 from caffeio.errors import CaffeIOError, NetError
+from caffeio.memory import collector_paused
 from caffeio.net.graph import Graph, Where, build_graph, net_state
 from caffeio.net.unknown_fields import of_active_layers, refuse_unknown
 from caffeio.profiles import Profile, choose_profile
@@ -134,6 +135,7 @@ class NetRecipe:
 
         check_sources(self.graph(), self.profile, self.search_path)
 
+    @collector_paused()
     def graph(self) -> Graph:
         """The layers that take part, wired, with splits; as the profile merges them."""
         return build_graph(
@@ -143,6 +145,7 @@ class NetRecipe:
             merge_scales=self.profile.merge_batch_norm_scale,
         )
 
+    @collector_paused()
     def build(
         self,
         *,

@@ -32,6 +32,9 @@ __all__ = [
 ]
 
 Shape = tuple[int, ...]
+Key = tuple[bytes, tuple[Shape | None, ...], int, bool]
+_OURS = "caffeio.layers."
+Known = dict[Key, LayerShapes]  # what was found for a layer of the net, for those that are equal
 UNKNOWN = -1  # a dimension that nobody can know yet (the height of a missing LMDB's images)
 
 
@@ -128,11 +131,8 @@ class NetShapes:
     @property
     def parameters_known(self) -> bool:
         """Whether `parameters` is the whole truth."""
-        known = all(is_known(blob) for layer in self.layers for blob in layer.blobs)
-        return known and all(
-            layer.set_up or (layer.known_type and not may_have_blobs(node.param))
-            for node, layer in zip(self.graph.nodes, self.layers, strict=True)
-        )
+        pairs = zip(self.graph.nodes, self.layers, strict=True)
+        return all(parameters_of(node.param, layer) is not None for node, layer in pairs)
 
     @property
     def macs(self) -> int:
@@ -148,7 +148,10 @@ class NetShapes:
     def data_bytes(self) -> int:
         """What Caffe logs as "Memory required for data": 4 bytes for each value of each top."""
         tops = (top for layer in self.layers for top in layer.tops)
-        return 4 * sum(max(product(top), 0) for top in tops if top is not None)
+        named = sum(max(product(top), 0) for top in tops if top is not None)
+        classes = ((node, class_asked(node.param)) for node in self.graph.nodes)
+        automatic = sum(1 for node, cls in classes if cls and cls.is_loss and not node.tops)
+        return 4 * (named + automatic)  # a loss without a top has one of its own
 
     @property
     def batch(self) -> int | None:
@@ -177,8 +180,10 @@ def infer_net(
     folders = tuple(os.fspath(folder) for folder in search_path)
     result, shared = NetShapes(graph), SharedParams()
     names: set[str] = set()
+    known: Known = {}
     for node in graph.nodes:
-        shapes = _of_layer(result, node, profile, folders, first_record(node.param, finder))
+        record = first_record(node.param, finder)
+        shapes = _of_layer(result, node, profile, folders, record, known)
         if shapes.note and not all(top in given for top in node.tops):
             result.guessed[node.name] = shapes.note
         cls = class_asked(node.param)
@@ -193,10 +198,13 @@ def infer_net(
     return result
 
 
-def may_have_blobs(param: pb.LayerParameter) -> bool:
-    """Whether the layer may have learnable blobs, whatever its bottoms are."""
+def parameters_of(param: pb.LayerParameter, shapes: LayerShapes) -> int | None:
+    """Values in all blobs of a layer, None if they are not known."""
     cls = class_asked(param)
-    return cls is None or cls.has_blobs
+    if not shapes.set_up and not shapes.blobs and (cls is None or cls.has_blobs):
+        return None
+    count = sum(product(blob) for blob in shapes.blobs)
+    return count if all(map(is_known, shapes.blobs)) else None
 
 
 def _of_layer(
@@ -205,6 +213,7 @@ def _of_layer(
     profile: Profile,
     folders: Sequence[str],
     record: Record | None,
+    known: Known,
 ) -> LayerShapes:
     bottoms = [result.blobs.get(name) for name in node.bottoms]
     count, cls = len(node.tops), class_asked(node.param)
@@ -214,11 +223,17 @@ def _of_layer(
     refusals = list(wrong_counts(node, cls, n_tops)) if cls is not None else []
     refusals += wrong_weights(node, n_tops) if cls is not None else []
     counted = not any(refusal.check == "counts" for refusal in refusals)
+    key = _key(node, cls, bottoms, count) if counted else None
     try:
-        found = infer(
-            node.type, node.param, bottoms, profile, top_count=count, phase=phase,
-            search_path=folders, record=record,
-        ) if counted else nothing  # fmt: skip
+        found = known.get(key) if key is not None else None
+        if found is None and counted:
+            found = infer(
+                node.type, node.param, bottoms, profile, top_count=count, phase=phase,
+                search_path=folders, record=record,
+            )  # fmt: skip
+        found = found or nothing
+        if key is not None:
+            known[key] = found
     except LayerError as error:
         result.errors.append((node, error.message))
         found = nothing
@@ -226,6 +241,19 @@ def _of_layer(
         refusals += wrong_params(node, len(found.blobs), found.statistics)
     result.refusals += [(node, refusal) for refusal in refusals]
     return found
+
+
+def _key(
+    node: Node, cls: type[LayerType] | None, bottoms: Sequence[Shape | None], count: int
+) -> Key | None:
+    """What decides a layer's shapes: all but its name and its blobs'; None where nobody knows."""
+    if cls is None or cls.is_source or cls.runs_code or not cls.__module__.startswith(_OURS):
+        return None
+    param = pb.LayerParameter()
+    param.CopyFrom(node.param)
+    for name in ("name", "bottom", "top"):
+        param.ClearField(name)
+    return param.SerializeToString(), tuple(bottoms), count, 0 in node.in_place
 
 
 def _owned(node: Node, shapes: LayerShapes, names: set[str]) -> tuple[Shape, ...]:

@@ -72,12 +72,15 @@ def raw_blobs(layer: Layer) -> list[nn.Parameter]:
     return [layer.blobs.raw(i) for i in range(len(layer.blobs))]
 
 
-def register_layer(net: nn.Module, name: str, layer: nn.Module) -> None:
+def register_layer(
+    net: nn.Module, name: str, layer: nn.Module, counts: dict[str, int] | None = None
+) -> None:
     """Make `layer` a submodule of `net`, so that state_dict has the keys `<layer>.<blob>`.
 
     A name with dots is a path of modules, as PyTorch reads it: `a.b` is submodule b of a, whether
     there is a layer a or not. A second layer of one name is called `name#2`. Names that a module
-    has otherwise (`loss`, `data`) are no obstacle: the attribute stays what it is.
+    has otherwise (`loss`, `data`) are no obstacle: the attribute stays what it is. `counts`
+    remembers how many layers of a name there are.
     """
     parent: nn.Module | None = net
     *folders, last = name.split(".")
@@ -90,10 +93,12 @@ def register_layer(net: nn.Module, name: str, layer: nn.Module) -> None:
         layer._modules.update(there._modules)
         parent._modules[last] = layer
         return
-    key, number = last, 1
+    key, number = last, counts.get(name, 1) if counts is not None else 1
     while key in parent._modules:
         number += 1
         key = f"{last}#{number}"
+    if counts is not None:
+        counts[name] = number
     parent._modules[key] = layer
 
 

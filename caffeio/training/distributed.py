@@ -24,6 +24,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from caffeio.errors import CaffeIOError
 from caffeio.net.net import Net
+from caffeio.training.cuda_graph import GraphedStep
 from caffeio.training.events import Action
 from caffeio.training.watchdog import DEFAULT, Watchdog
 
@@ -44,9 +45,9 @@ class TrainingStep(nn.Module):
         self.bf16 = precision == "bf16"
         self._run = (torch.compile(net),) if compile else (net,)  # a tuple: not a second submodule
 
-    def forward(self) -> tuple[Tensor, dict[str, Tensor]]:
-        """The weighted total loss (scalar) and the net's outputs, for the next batch."""
-        data = self.net.read_inputs()
+    def forward(self, data: Mapping[str, Tensor] | None = None) -> tuple[Tensor, dict[str, Tensor]]:
+        """The weighted total loss (scalar) and the net's outputs, for `data` or the next batch."""
+        data = self.net.read_inputs() if data is None else data
         kind = next(iter(data.values())).device.type if data else "cpu"
         with torch.autocast(kind, torch.bfloat16, enabled=self.bf16):
             outputs = self._run[0](data)
@@ -114,13 +115,18 @@ class World:
 
     def wrap(
         self, net: Net, precision: str = "fp32", compile: bool = False, gradients: str = "fp32",
-        iter_size: int = 1,
+        iter_size: int = 1, cuda_graph: bool = False,
     ) -> nn.Module:  # fmt: skip
         """The module to call in training: it averages the gradients in its backward.
 
         They travel as `gradients` says ("fp32", "bf16" or "fp16"), while the backward goes on.
+        `cuda_graph` records the step once; raises CaffeIOError where that cannot be.
         """
         module = TrainingStep(net, precision, compile)
+        if cuda_graph:
+            if self.device.type != "cuda" or self.size > 1:
+                raise CaffeIOError("--cuda-graph is for one worker on a GPU: --device cuda")
+            return GraphedStep(module, net)
         if self.size == 1 or not any(p.requires_grad for p in net.parameters()):
             return module
         with warnings.catch_warnings():

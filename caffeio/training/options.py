@@ -35,6 +35,7 @@ class TrainOptions:
     precision: "bf16" trains faster, with other numbers than Caffe's.
     compile: trace the net with torch.compile.
     gradients: the type in which workers exchange gradients; 16 bits halve the traffic, and round.
+    cuda_graph: record an iteration as a CUDA graph and replay it (one GPU, batches of one shape).
     async_snapshots: snapshots are written while the training goes on, from a copy in memory.
     data_options: how data sources are read, apart from the worker's share and device.
 
@@ -53,6 +54,7 @@ class TrainOptions:
     precision: str = "fp32"
     compile: bool = False
     gradients: str = "fp32"
+    cuda_graph: bool = False
     async_snapshots: bool = False
     data_options: Options | None = None
 
@@ -78,6 +80,7 @@ class TrainFields(TypedDict, total=False):
     precision: str
     compile: bool
     gradients: str
+    cuda_graph: bool
     async_snapshots: bool
     data_options: Options | None
 

@@ -71,9 +71,9 @@ class Trainer:
 
         `options` may be given as a whole, or its fields as keywords: see TrainOptions. A `solver`
         that is a Job was read with options of its own: only `snapshot`, `async_snapshots`,
-        `device`, `precision`, `compile`, `gradients` and `data_options` count here. `world`: the
-        workers to train with; None joins those that torchrun started. Raises CaffeIOError; nothing
-        stays open then.
+        `device`, `precision`, `compile`, `cuda_graph`, `gradients`, `data_options` count. `world`:
+        the workers to train with; None joins those that torchrun started. Raises CaffeIOError;
+        nothing stays open then.
         """
         options = merge_options(options, fields)
         job = solver if isinstance(solver, Job) else read_job(solver, options)
@@ -116,8 +116,9 @@ class Trainer:
         if world.device.type == "cpu" and (warning := warn_of(needed)):
             log.note(warning, level="W")
         module = world.wrap(
-            nets.train, options.precision, options.compile, options.gradients, param.iter_size
-        )
+            nets.train, options.precision, options.compile, options.gradients, param.iter_size,
+            options.cuda_graph,
+        )  # fmt: skip
         smoothed = LazyLoss(param.average_loss)
         self.state = TrainingState(
             job, world, log, events, nets.train, nets.tests, optimizer, smoothed

@@ -345,31 +345,48 @@ def to_binary(job: Job) -> Outcome:
 
 def to_onnx(job: Job) -> Outcome:
     """An ONNX model, verified before it takes its place."""
-    from caffeio.converters.onnx.choices import Choices
-    from caffeio.converters.onnx.export import export_onnx
-    from caffeio.converters.onnx.verify import check_onnx
+    from caffeio.converters.convert.to_onnx import to_onnx
 
-    r = job.request
     weights = read_weights(job.sources[-1], job.kinds[-1]) if job.kinds[-1] in FORMATS else None
-    given = vars(_export_options(r))
-    given["need_weights"] = True
-    outcome = Outcome()
-    outcome.notes = export_onnx(
-        job.sources[0],
-        weights,
-        job.out,
-        dynamic_batch=r.dynamic_batch,
-        external_data=r.external_data or None,
-        choices=Choices(opset=r.opset, fold=r.fold),
-        **given,
-    )
-    if not r.no_verify:
+    return to_onnx(job, weights, _export_options(job.request))
+
+
+def to_module(job: Job) -> Outcome:
+    """A PyTorch module as a Python file beside its weights, verified by running it."""
+    from caffeio.converters.torch_code.write import check_module, write_module
+
+    options, weights = _use_options(job)
+    written, notes = write_module(job.sources[0], weights, job.out, options, job.target)
+    outcome = Outcome(notes=notes)
+    if not job.request.no_verify:
 
         def run() -> Checked:
-            return check_onnx(job.sources[0], weights, job.out, **given)
+            return check_module(job.sources[0], weights, job.out, written, options)
 
-        attempt(outcome, run, job.target, "onnxruntime", strict=True)
+        attempt(outcome, run, job.target, "the module", strict=True)
     return outcome
+
+
+def to_program(job: Job) -> Outcome:
+    """A torch.export program, verified by running it."""
+    from caffeio.converters.torch_code.write import check_program, write_program
+
+    options, weights = _use_options(job)
+    *ends, notes = write_program(job.sources[0], weights, job.out, options)
+    outcome = Outcome(notes=notes)
+    if not job.request.no_verify:
+
+        def run() -> Checked:
+            return check_program(job.sources[0], weights, job.out, (ends[0], ends[1]), options)
+
+        attempt(outcome, run, job.target, "the program", strict=True)
+    return outcome
+
+
+def _use_options(job: Job) -> tuple[Options, Weights | None]:
+    """How the net is built for use, and its weights if there are any."""
+    weights = read_weights(job.sources[-1], job.kinds[-1]) if job.kinds[-1] in FORMATS else None
+    return replace(_export_options(job.request), need_weights=True), weights
 
 
 def _export_options(request: Request) -> Options:
@@ -383,6 +400,7 @@ def _export_options(request: Request) -> Options:
         dialect=request.dialect,
         profile=profile,
         outputs=request.output_blob,
+        inputs=request.input_blob,
         untrained=request.untrained,
     )
 

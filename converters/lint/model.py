@@ -138,12 +138,12 @@ class NetContext(_Context):
         """The net, upgraded."""
         return self.file.message
 
-    @property
+    @cached_property
     def layers(self) -> list[pb.LayerParameter]:
         """All layers of the file."""
         return list(self.message.layer)
 
-    @property
+    @cached_property
     def editable(self) -> bool:
         """Whether layer indices are those of the file, so that fixes can name them."""
         upgraded = self.file.upgraded
@@ -197,13 +197,23 @@ class NetContext(_Context):
         self, index: int
     ) -> Iterator[tuple[str, list[tuple[int, ...] | None], LayerShapes]]:
         """Phase, bottoms' shapes and own shapes of a layer, for each phase that it is in."""
+        for phase, layers in self._by_index.items():
+            if index in layers:
+                yield phase, *layers[index]
+
+    @cached_property
+    def _by_index(self) -> dict[str, dict[int, tuple[list[Shape | None], LayerShapes]]]:
+        """Phase -> index of a layer -> its bottoms' shapes and its own."""
+        out: dict[str, dict[int, tuple[list[Shape | None], LayerShapes]]] = {}
         for phase, shapes in self.shapes.items():
+            of_phase = out.setdefault(phase, {})
             values: dict[str, Shape | None] = {}
             for node, found in zip(shapes.graph.nodes, shapes.layers, strict=True):
-                if node.source_index == index:
-                    yield phase, [values.get(b) for b in node.bottoms], found
-                    break
+                if node.source_index is not None:
+                    bottoms = [values.get(name) for name in node.bottoms]
+                    of_phase.setdefault(node.source_index, (bottoms, found))
                 values.update(zip(node.tops, found.tops, strict=False))
+        return out
 
     def refused(self, code: str, *checks: str) -> Iterator[Finding]:
         """Findings of rule `code`: what the net's builder refuses by these checks, once a layer."""

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from caffeio.converters.onnx.told import LEAST, Told
 from caffeio.errors import CaffeIOError, UnsupportedError
 from caffeio.layers.batch_norm import BatchNorm
 from caffeio.layers.onnx.graph import OPSET, OnnxGraph
 from caffeio.layers.scale import Scale
+from caffeio.net.graph import Readers
 from caffeio.net.net import Net
 from caffeio.net.step import Step
 from caffeio.proto.text.printer import format_message
@@ -28,9 +30,18 @@ class Built:
     outputs: dict[str, str] = field(default_factory=dict)
     told: list[Told] = field(default_factory=list)  # layers for the model's metadata
     opset: int = OPSET
+    declared: dict[str, tuple[int | str | None, ...]] = field(default_factory=dict)
+    tried: list[dict[str, tuple[int, ...]]] = field(default_factory=list)  # other inputs' shapes
+    elements: dict[str, Any] = field(default_factory=dict)  # dtypes of values that are not float32
 
 
-def build(net: Net, outputs: Sequence[str] | None = None, *, dynamic_batch: bool = False) -> Built:
+def build(
+    net: Net,
+    outputs: Sequence[str] | None = None,
+    *,
+    dynamic_batch: bool = False,
+    dynamic_size: bool = False,
+) -> Built:
     """The ONNX form of `net`, which has memory and values.
 
     `outputs` are blobs (default: the net's outputs that are computed). Raises UnsupportedError
@@ -41,7 +52,7 @@ def build(net: Net, outputs: Sequence[str] | None = None, *, dynamic_batch: bool
     wanted = list(outputs) if outputs is not None else [b for b in net.outputs if b in made]
     if not wanted:
         raise UnsupportedError(f"net {net.name!r} has no output to export")
-    graph = OnnxGraph(dynamic_batch=dynamic_batch)
+    graph = OnnxGraph(dynamic_batch=dynamic_batch, dynamic_size=dynamic_size)
     for name in (*fed, *made):
         graph.reserve(name)
     told: list[Told] = []
@@ -70,7 +81,8 @@ def _run(net: Net, graph: OnnxGraph, wanted: Sequence[str], told: list[Told]) ->
     """Add the layers in order; returns the value of every blob in the end."""
     values: dict[str, str] = {}
     needed = needed_steps(net, wanted)
-    merged = dict(_batch_norm_pairs(net, needed, wanted))
+    merged = dict(batch_norm_pairs(net, needed, wanted))
+    scales = set(merged.values())
     held: dict[str, tuple[Step, str]] = {}  # blob -> the BatchNorm that waits, its bottom's value
     for i, step in enumerate(net.steps):
         if i not in needed:
@@ -85,11 +97,11 @@ def _run(net: Net, graph: OnnxGraph, wanted: Sequence[str], told: list[Told]) ->
             held[step.tops[0]] = (step, bottoms[0])
             values[step.tops[0]] = bottoms[0]
             continue
-        if i in merged.values():
+        if i in scales:
             tops: tuple[str, ...] = (_merged(graph, step, *held.pop(step.bottoms[0])),)
         else:
             before = len(graph.nodes)
-            tops = _tops(graph, step, bottoms, "" if graph.dynamic_batch else _cut(net, i))
+            tops = _tops(graph, step, bottoms, None if graph.dynamic_batch else net, i)
             if len(graph.nodes) - before >= LEAST:
                 blobs = [graph.param(step.layer, k) for k in range(len(step.layer.blobs))]
                 told.append(Told(format_message(step.node.param), bottoms, list(tops), blobs))
@@ -118,11 +130,15 @@ def located(net: Net, error: UnsupportedError) -> UnsupportedError:
     return error
 
 
-def _tops(graph: OnnxGraph, step: Step, bottoms: list[str], hint: str) -> tuple[str, ...]:
+def _tops(
+    graph: OnnxGraph, step: Step, bottoms: list[str], net: Net | None, index: int
+) -> tuple[str, ...]:
+    """Add step `index`; with a `net`, the error says where that can be cut before it."""
     try:
         tops = step.layer.onnx(graph, *bottoms)
     except UnsupportedError as error:
         where = error.where or step.node.where or None
+        hint = _cut(net, index) if net is not None else ""
         raise UnsupportedError(error.message + hint, where=where) from None
     return (tops,) if isinstance(tops, str) else tuple(tops)
 
@@ -135,16 +151,17 @@ def _merged(graph: OnnxGraph, scale: Step, norm: Step, bottom: str) -> str:
     return norm.layer.onnx_scaled(graph, bottom, *blobs)
 
 
-def _batch_norm_pairs(
+def batch_norm_pairs(
     net: Net, needed: set[int], wanted: Sequence[str]
 ) -> Iterator[tuple[int, int]]:
     """Steps (BatchNorm, Scale) where nothing but the Scale reads what the BatchNorm makes."""
+    readers = Readers([step.node.param for step in net.steps])
     for i, step in enumerate(net.steps):
         if not isinstance(step.layer, BatchNorm) or not step.layer.fusible or i not in needed:
             continue
         top = step.tops[0]
-        reader = next((j for j in range(i + 1, len(net.steps)) if top in net.steps[j].bottoms), -1)
-        if reader < 0 or reader not in needed:
+        reader = readers.first(top, i + 1)
+        if reader is None or reader not in needed:
             continue
         scale = net.steps[reader]
         shown = top in wanted and top not in scale.tops

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import IO, Literal
 
-from rich.console import Console
+from rich.cells import cell_len
+from rich.console import COLOR_SYSTEMS, Console
+from rich.style import Style
 from rich.table import Table as RichTable
 from rich.text import Text
 
 from caffeio.converters.report.fit import GAP, Fitted, Rows, fit
 from caffeio.converters.report.model import Cell, Line, Report, Table, Tone
 from caffeio.visible import visible
+
+_MANY = 200  # rows; rich takes half a millisecond for each
 
 STYLES: dict[Tone, str] = {
     "": "",
@@ -98,13 +102,48 @@ def _print_table(console: Console, table: Table, most: int | None) -> None:
     rows = fitted.rows
     heads = table.heads and any(table.columns)
     if most is None or len(rows) <= most or not heads:
-        console.print(_table(table, fitted, rows, heads=heads))
+        _put(console, table, fitted, rows, heads=heads)
         return
     first = most * 2 // 3
     last = most - first
-    console.print(_table(table, fitted, rows[:first], heads=True))
+    _put(console, table, fitted, rows[:first], heads=True)
     console.print(Text(f"... {len(rows) - most:,} more (--all)", style="dim"))
-    console.print(_table(table, fitted, rows[-last:], heads=False))
+    _put(console, table, fitted, rows[-last:], heads=False)
+
+
+def _put(console: Console, table: Table, fitted: Fitted, rows: Rows, *, heads: bool) -> None:
+    """Print rows; many of them as rich would, faster."""
+    if len(rows) <= _MANY:
+        console.print(_table(table, fitted, rows, heads=heads))
+        return
+    if heads:
+        _put_row(console, table, fitted, [(head, "dim") for head in fitted.heads])
+    for row in rows:
+        _put_row(console, table, fitted, [(text, STYLES[cell.tone]) for text, cell in row])
+
+
+def _put_row(
+    console: Console, table: Table, fitted: Fitted, row: Sequence[tuple[str, str]]
+) -> None:
+    cells = [text.split("\n") for text, _ in row]
+    for number in range(max(map(len, cells))):
+        line = []
+        for n, (i, wide) in enumerate(zip(fitted.columns, fitted.widths, strict=True)):
+            text = cells[n][number] if number < len(cells[n]) else ""
+            space = " " * (wide - cell_len(text))
+            text = _styled(console, text, row[n][1])
+            line.append(space + text if i in table.right else text + space)
+        console.file.write((" " * GAP).join(line) + "\n")
+
+
+def _styled(console: Console, text: str, style: str) -> str:
+    system = console.color_system
+    if system is None or not style or not text:
+        return text
+    parsed = Style.parse(style)
+    if console.no_color:
+        parsed = parsed.without_color
+    return parsed.render(text, color_system=COLOR_SYSTEMS[system])
 
 
 def _table(table: Table, fitted: Fitted, rows: Rows, *, heads: bool) -> RichTable:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Generic, TypeVar
 
 from google.protobuf.message import Message
@@ -59,6 +60,11 @@ class Upgraded(Generic[M]):
     log: list[tuple[str, str]] = field(default_factory=list)
     origin: list[int | None] = field(default_factory=list)
     field: str = "layer"
+
+    @cached_property
+    def places(self) -> dict[int, int]:
+        """Where a layer of the old list is now, by its place there; read when all is done."""
+        return {old: new for new, old in reversed([*enumerate(self.origin)]) if old is not None}
 
     def _begin(self, what: str) -> None:
         self.log.append(("I", f"Attempting to upgrade {what}"))

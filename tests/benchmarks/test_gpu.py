@@ -1,0 +1,35 @@
+"""The script for GPU machines, without one: every part runs, and says what it found."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.paths import ROOT
+
+
+def test_all_parts_run_on_a_cpu(tmp_path: Path) -> None:
+    out = tmp_path / "gpu.json"
+    run = subprocess.run(
+        [sys.executable, ROOT / "benchmarks" / "gpu.py", "--device", "cpu", "--quick",
+         "--json", out],
+        capture_output=True, text=True, check=False, cwd=tmp_path,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    assert run.returncode == 0, run.stderr
+    assert "ERROR" not in run.stdout, run.stdout + run.stderr
+    found = json.loads(out.read_text())
+    layers = found["parity"]["layers"]
+    assert len(layers) > 10 and all(row["forward"] < 1e-5 for row in layers.values())
+    assert all(row["backward"] < 1e-5 for row in layers.values())
+    assert all(row["losses"] < 1e-5 for row in found["parity"]["trainings"].values())
+    assert found["parity"]["random nets"]["nets"] > 5
+    assert found["parity"]["random nets"]["above 1e-4"] == 0
+    assert {row["mode"] for row in found["step"]} == {"fp32", "bf16"}
+    assert all(row["caffeio"] > 0 and row["plain"] > 0 for row in found["step"])
+    assert found["loader"]["training images/s"] > 0
+    assert found["train"]["snapshot in the background, file whole, ms"] > 0
+    assert "mode            batch   caffeio" in run.stdout
