@@ -22,7 +22,7 @@ WITH ?=
 # One worker a core; a test that waits for a file or a process leaves its core to the others.
 WORKERS := --numprocesses=auto --maxprocesses=8 --dist=worksteal
 
-.PHONY: demo test test-fast test-lowest test-newest test-portable test-sdist wheel test-nightly nightly-models lint types docs bench clean
+.PHONY: demo test test-fast test-lowest test-newest test-portable test-sdist wheel test-nightly notebooks links nightly-models lint types docs bench clean
 
 $(STAMP): pyproject.toml hatch_build.py constraints.txt proto/dialect/schema.py $(wildcard proto/dialect/tables/*.tsv)
 	$(make_venv) $(VENV)
@@ -81,6 +81,11 @@ nightly-models:
 	.venv-models/bin/python -m pip install --quiet $(PIP_ARGS) --editable '.[onnx,torch-export]' torchvision
 	.venv-models/bin/python tests/converters/from_onnx/nightly.py
 
+# The notebooks of the examples, each from its first cell to its last.
+notebooks: $(STAMP)
+	$(PIP) --constraint constraints.txt --group notebooks
+	cd examples/notebooks && ../../$(BIN)/python -m pytest -q --nbmake *.ipynb
+
 wheel: $(STAMP)
 	rm -rf dist
 	$(BIN)/python -m hatchling build -d dist
@@ -97,11 +102,16 @@ docs: $(STAMP)
 	$(PIP) --constraint constraints.txt --group docs
 	$(BIN)/mkdocs build --strict
 
+# Every link of the site leads somewhere; LINKS=--external asks the other sites too.
+LINKS :=
+links: docs
+	$(BIN)/python .ci/links.py site $(LINKS)
+
 bench: $(STAMP)
 	for file in benchmarks/bench_*.py; do $(BIN)/python $$file; done
 
 clean:
-	rm -rf $(VENV) .venv-lowest .venv-newest .venv-portable .venv-models build dist site demo
+	rm -rf examples/notebooks/training examples/notebooks/net.prototxt $(VENV) .venv-lowest .venv-newest .venv-portable .venv-models build dist site demo
 
 .PHONY: fuzz
 FUZZ_SECONDS := 60

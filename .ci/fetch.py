@@ -29,7 +29,7 @@ def wanted(root: Path) -> list[str]:
 
 
 def resolve(python: str, arguments: list[str]) -> list[dict[str, str]]:
-    """The files that pip would fetch: name and url of each. Raises OSError or CalledProcessError."""
+    """The files that pip would fetch, name and url of each. Raises OSError, SubprocessError."""
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "report.json"
         command = [python, "-m", "pip", "install", "--quiet", "--dry-run", "--report", str(report)]

@@ -22,7 +22,8 @@ COLOURS = {
     "magenta": "#d2a8ff", "cyan": "#76e3ea", "bright_black": "#8b949e",
 }  # fmt: skip
 INK, DIM = "#e6edf3", "#8b949e"
-TYPING, PAUSE, EACH = 0.9, 1.6, 0.05  # seconds: for a command, behind its output, for a line
+MOST = 22  # lines of one command
+TYPING, PAUSE, EACH = 0.5, 0.9, 0.03  # seconds: for a command, behind its output, for a line
 
 
 def output(command: str) -> list[Text]:
@@ -31,8 +32,8 @@ def output(command: str) -> list[Text]:
     done = subprocess.run(
         shlex.split(command), env=env, capture_output=True, text=True, timeout=300, check=False
     )
-    text = Text.from_ansi(done.stdout.rstrip() or done.stderr.rstrip())
-    return list(text.split("\n"))
+    lines = list(Text.from_ansi(done.stdout.rstrip() or done.stderr.rstrip()).split("\n"))
+    return lines if len(lines) <= MOST else [*lines[:MOST], Text("...", "dim")]
 
 
 def spans(line: Text) -> str:
