@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import sys
+from collections.abc import Sequence
 from importlib import import_module
 from typing import Any
 
@@ -43,6 +44,7 @@ COMMANDS = {
     "upgrade": ("upgrade", "Rewrite an old net or solver in today's form."),
 }
 
+_RUN_NETS = ("train", "test", "time", "caffe")
 _HELP = ("-help", "-helpshort", "--helpfull", "-?")  # gflags' ways to ask
 
 
@@ -56,13 +58,21 @@ def _lost(error: BaseException) -> bool:
     """Whether a training of several workers has lost one of them."""
     if os.environ.get("WORLD_SIZE", "1") == "1":
         return False
-    from caffeio.training.distributed import is_connection_error
+    from caffeio.training.connection import is_connection_error
 
     return is_connection_error(error)
 
 
 class Group(click.Group):
     """Loads commands when they are used and turns user errors into exit code 2."""
+
+    def main(self, args: Sequence[str] | None = None, *rest: Any, **options: Any) -> Any:
+        """Run the command line; a process that is ours and runs nets keeps freed memory."""
+        if args is None and sys.argv[1:2] and sys.argv[1] in _RUN_NETS:
+            from caffeio.memory import keep_freed_memory
+
+            keep_freed_memory()
+        return super().main(args, *rest, **options)
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """All commands, sorted."""
@@ -127,7 +137,7 @@ class Group(click.Group):
             from caffeio.memory import is_memory_error, layer_of, memory_error
 
             if not ctx.params.get("debug") and _lost(error):
-                from caffeio.training.distributed import lost_workers
+                from caffeio.training.connection import lost_workers
 
                 return self._fail(ctx, str(lost_workers(error)))
             if ctx.params.get("debug") or not is_memory_error(error):
