@@ -79,7 +79,7 @@ def frozen(module: nn.Module, images: Tensor) -> Run:
 
 def compiled(module: nn.Module, images: Tensor) -> Run:
     """Inductor, frozen."""
-    import torch._inductor.config as config
+    from torch._inductor import config
 
     config.freezing = True
     return quiet(torch.compile(module), images)
