@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import math
 import os
+import struct
+import tokenize
 import zipfile
+import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO
@@ -17,6 +20,13 @@ from caffeio.proto.io.atomic import atomic_write
 from caffeio.proto.io.blobs import NOTHING, Array, BlobInfo, Values
 from caffeio.proto.io.regular import check_regular
 from caffeio.proto.weights.mapping import LayerEntry, Weights
+
+# What zipfile, zlib and NumPy raise for files that are damaged, locked, or made to hurt
+BROKEN_ARCHIVE = (
+    OSError, ValueError, zipfile.BadZipFile, EOFError, AttributeError, KeyError, TypeError,
+    NotImplementedError, RuntimeError, OverflowError, SyntaxError, zlib.error, struct.error,
+    tokenize.TokenError,
+)  # fmt: skip
 
 
 def read(path: str | os.PathLike[str]) -> Weights:
@@ -38,7 +48,7 @@ def read(path: str | os.PathLike[str]) -> Weights:
                 groups.setdefault(layer, {})[int(index)] = archive[name]
     except FileNotFoundError:
         raise WeightsError("no such file; an .npz was expected", where=str(path)) from None
-    except (OSError, ValueError, zipfile.BadZipFile, EOFError, AttributeError) as problem:
+    except BROKEN_ARCHIVE as problem:
         raise WeightsError(f"is damaged or no .npz: {problem}", where=str(path)) from None
     arrays = [_blobs(layer, blobs, path) for layer, blobs in groups.items()]
     layers = [
