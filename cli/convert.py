@@ -19,6 +19,7 @@ Examples:
   caffeio convert deploy.prototxt model.caffemodel model.onnx
   caffeio convert train_val.prototxt model.caffemodel model.onnx --dynamic-batch
   caffeio convert model.caffemodel model.safetensors
+  caffeio convert deploy.prototxt model.caffemodel net.py
   caffeio convert train_val.prototxt model.safetensors model.caffemodel
   caffeio convert fork.caffemodel plain.caffemodel --to-dialect bvlc
   caffeio convert model.caffemodel deploy.prototxt --deploy --input-shape data=1,3,224,224
@@ -90,7 +91,8 @@ def command(
     """Convert a model between formats and dialects.
 
     INPUTS are one file, or a net prototxt and its weights; OUTPUT's suffix says what is wanted.
-    Formats: prototxt, caffemodel, h5, safetensors, pt, npz, onnx, binary (a net without weights),
+    Formats: prototxt, caffemodel, h5, safetensors, pt, npz, onnx, py (a PyTorch module beside its
+    weights), pt2 (a torch.export program), binary (a net without weights),
     mean (a .binaryproto) and npy. What is made is run (ONNX in onnxruntime, if that is installed)
     and compared with the net of the files as they were given; above 1e-4 of the largest value
     nothing is written. What could not be compared, and what the new file cannot express, is said

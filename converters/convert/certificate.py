@@ -68,7 +68,7 @@ def _made(job: Job) -> Files:
     from caffeio.converters.verify.sides import Files
 
     own_net = job.sources[0] if job.kinds[0] == "prototxt" else None
-    if job.wanted == "onnx":
+    if job.wanted in ("onnx", "pt2"):
         return Files(whole=job.out)
     if job.wanted == "prototxt":
         weights = None if job.kinds[-1] == "prototxt" else job.sources[-1]

@@ -372,6 +372,44 @@ def to_onnx(job: Job) -> Outcome:
     return outcome
 
 
+def to_module(job: Job) -> Outcome:
+    """A PyTorch module as a Python file beside its weights, verified by running it."""
+    from caffeio.converters.torch_code.write import check_module, write_module
+
+    options, weights = _use_options(job)
+    written, notes = write_module(job.sources[0], weights, job.out, options, job.target)
+    outcome = Outcome(notes=notes)
+    if not job.request.no_verify:
+
+        def run() -> Checked:
+            return check_module(job.sources[0], weights, job.out, written, options)
+
+        attempt(outcome, run, job.target, "the module", strict=True)
+    return outcome
+
+
+def to_program(job: Job) -> Outcome:
+    """A torch.export program, verified by running it."""
+    from caffeio.converters.torch_code.write import check_program, write_program
+
+    options, weights = _use_options(job)
+    *ends, notes = write_program(job.sources[0], weights, job.out, options)
+    outcome = Outcome(notes=notes)
+    if not job.request.no_verify:
+
+        def run() -> Checked:
+            return check_program(job.sources[0], weights, job.out, (ends[0], ends[1]), options)
+
+        attempt(outcome, run, job.target, "the program", strict=True)
+    return outcome
+
+
+def _use_options(job: Job) -> tuple[Options, Weights | None]:
+    """How the net is built for use, and its weights if there are any."""
+    weights = read_weights(job.sources[-1], job.kinds[-1]) if job.kinds[-1] in FORMATS else None
+    return replace(_export_options(job.request), need_weights=True), weights
+
+
 def _export_options(request: Request) -> Options:
     from caffeio.converters.deploy.deploy_net import Options
 

@@ -28,6 +28,7 @@ TITLES = {
     "binary": "binary net without weights",
     "onnx": "ONNX model",
     "pt2": "torch.export program",
+    "py": "PyTorch module in Python",
     "mean": "mean image",
     "npy": "NumPy array",
     NET: "net prototxt and weights",
@@ -39,6 +40,7 @@ SUFFIXES = {
     ".binaryproto": "binary",
     ".onnx": "onnx",
     ".pt2": "pt2",
+    ".py": "py",
     ".npy": "npy",
     **{suffix: name for name, form in FORMATS.items() for suffix in form.suffixes},
 }
@@ -186,6 +188,9 @@ _TO_ONNX = Conversion(
     conversions.to_onnx,
     (*_STATE, "input_shape", "caffe", "dynamic_batch", "output_blob", *_ONNX),
 )
+_USE = (*_STATE, "input_shape", "caffe", "output_blob")
+_TO_MODULE = Conversion(conversions.to_module, _USE)
+_TO_PROGRAM = Conversion(conversions.to_program, _USE)
 _TO_DEPLOY = Conversion(
     conversions.to_deploy, (*_STATE, "deploy", "to_dialect", "input_shape", "caffe")
 )
@@ -224,6 +229,8 @@ CONVERSIONS: dict[tuple[str, str], Conversion] = {
         (NET, end): Conversion(conversions.to_tensors, ("dialect", "names", "map"))
         for end in _TENSORS
     },
+    **{(start, "py"): _TO_MODULE for start in (NET, "prototxt", "caffemodel")},
+    **{(start, "pt2"): _TO_PROGRAM for start in (NET, "prototxt", "caffemodel")},
     ("mean", "npy"): Conversion(conversions.mean_to_npy),
     ("npy", "mean"): Conversion(conversions.npy_to_mean),
 }

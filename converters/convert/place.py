@@ -6,6 +6,7 @@ import filecmp
 import os
 import shutil
 import tempfile
+import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -63,10 +64,16 @@ def is_own(path: Path, wanted: str) -> bool:
             import onnx
 
             return bool(onnx.load(path, load_external_data=False).producer_name == "caffeio")
-        if wanted == "safetensors":
+        if wanted == "pt2":
+            with zipfile.ZipFile(path) as archive:
+                return any(name.endswith("/caffeio") for name in archive.namelist())
+        if wanted == "py" and path.suffix == ".py":
+            with path.open(errors="replace") as file:
+                return "written by caffeio" in file.readline()
+        if wanted == "safetensors" or (wanted == "py" and path.suffix == ".safetensors"):
             from caffeio.proto.weights.safetensors import made_here
 
             return made_here(path)
-    except (CaffeIOError, ValueError, OSError, DecodeError):  # whatever it is, it is not ours
-        return False
+    except (CaffeIOError, ValueError, OSError, DecodeError, zipfile.BadZipFile):
+        return False  # whatever it is, it is not ours
     return False

@@ -71,7 +71,7 @@ def _run(net: Net, graph: OnnxGraph, wanted: Sequence[str], told: list[Told]) ->
     """Add the layers in order; returns the value of every blob in the end."""
     values: dict[str, str] = {}
     needed = needed_steps(net, wanted)
-    merged = dict(_batch_norm_pairs(net, needed, wanted))
+    merged = dict(batch_norm_pairs(net, needed, wanted))
     scales = set(merged.values())
     held: dict[str, tuple[Step, str]] = {}  # blob -> the BatchNorm that waits, its bottom's value
     for i, step in enumerate(net.steps):
@@ -141,7 +141,7 @@ def _merged(graph: OnnxGraph, scale: Step, norm: Step, bottom: str) -> str:
     return norm.layer.onnx_scaled(graph, bottom, *blobs)
 
 
-def _batch_norm_pairs(
+def batch_norm_pairs(
     net: Net, needed: set[int], wanted: Sequence[str]
 ) -> Iterator[tuple[int, int]]:
     """Steps (BatchNorm, Scale) where nothing but the Scale reads what the BatchNorm makes."""

@@ -1,0 +1,1 @@
+"""Nets as PyTorch modules in readable source, and as torch.export programs."""
