@@ -63,11 +63,13 @@ def read(path: str | os.PathLike[str]) -> Weights:
 
 
 def check_array(archive: zipfile.ZipFile, name: str, path: str | os.PathLike[str]) -> None:
-    """Raise WeightsError for an array whose header promises more than the archive holds."""
+    """Raise WeightsError for what is no array, or promises more than the archive holds."""
     with archive.open(name) as member:
         wanted = promised_bytes(member)
     stored = archive.getinfo(name).file_size
-    if wanted is not None and wanted > stored:
+    if wanted is None:
+        raise WeightsError(f"member {name!r} is no array", where=str(path))
+    if wanted > stored:
         message = f"array {name!r} wants {wanted} bytes; the archive holds {stored}"
         raise WeightsError(message, where=str(path))
     check_room(stored, f"{path}: array {name!r}")
