@@ -67,6 +67,16 @@ def checked(model: Any, where: str) -> Any:
     return model
 
 
+def array_of(tensor: Any) -> Any:
+    """The numbers of a TensorProto. Raises CaffeIOError if they are not those it promises."""
+    import onnx
+
+    try:
+        return onnx.numpy_helper.to_array(tensor)
+    except (ValueError, TypeError, KeyError, RuntimeError, OverflowError) as error:
+        raise CaffeIOError(f"tensor {tensor.name!r} is damaged: {error}") from None
+
+
 def _is_text(message: Any) -> bool:
     """Whether every string is one; protobuf hands out as bytes what is not UTF-8."""
     for field, value in message.ListFields():
@@ -319,7 +329,7 @@ def _graph_float32(graph: Any) -> None:
 
     def single(tensor: Any) -> None:
         if tensor.data_type in HALVES:
-            array = onnx.numpy_helper.to_array(tensor).astype("float32")
+            array = array_of(tensor).astype("float32")
             tensor.CopyFrom(onnx.numpy_helper.from_array(array, tensor.name))
 
     for tensor in graph.initializer:
