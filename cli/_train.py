@@ -13,10 +13,11 @@ import click
 from caffeio.cli import _given
 from caffeio.cli._python import permit
 from caffeio.cli._signals import Signals
-from caffeio.errors import CaffeIOError
+from caffeio.errors import CaffeIOError, SolverError
 from caffeio.log.glog import NULL_LOG, Log
 from caffeio.profiles import get_profile
 from caffeio.proto.weights.solverstate import newest_whole_pair
+from caffeio.solver.schedule import Schedule
 from caffeio.training.events import Events
 from caffeio.training.job import Job, read_job
 from caffeio.training.multiphase import read_phases
@@ -116,6 +117,14 @@ def _check(job: Job, weights: Sequence[str | os.PathLike[str]]) -> None:
         _given.want_weights(job.find_weights(os.fspath(name)))
     for spec in job.specs:
         spec.check_sources()
+    Schedule(job.param, job.profile, where=job.where)
+    inputs = job.train.graph().inputs
+    if inputs:
+        raise SolverError(
+            f"the net is a deploy net: nothing gives its input {inputs[0]!r} (an Input layer). To "
+            "train, it needs data layers and a loss",
+            where=job.train.title,
+        )
 
 
 def dry_run(made: Plan, options: dict[str, Any]) -> None:

@@ -25,7 +25,7 @@ Examples:
   caffeio convert model.caffemodel deploy.prototxt --deploy --input-shape data=1,3,224,224
   caffeio convert model.onnx out.caffemodel --target bvlc-1.0
   caffeio convert mean.binaryproto mean.npy
-  caffeio convert model.caffemodel - --to prototxt | less
+  caffeio convert model.caffemodel - --to prototxt | head
 """
 
 
@@ -48,6 +48,27 @@ Examples:
     "--output-blob", multiple=True, metavar="BLOB", help="ONNX: an output; may be repeated."
 )
 @click.option("--opset", type=int, default=17, metavar="N", help="ONNX: the opset, 9 to 24 (17).")
+@click.option(
+    "--input-blob",
+    multiple=True,
+    metavar="BLOB",
+    help="ONNX: a blob at which the net begins; may be repeated.",
+)
+@click.option(
+    "--dynamic",
+    multiple=True,
+    metavar="AXES",
+    help="ONNX: sizes that may be any, of batch,height,width.",
+)
+@click.option("--fp16", is_flag=True, help="ONNX: weights and most of the arithmetic in float16.")
+@click.option("--preprocess", is_flag=True, help="ONNX: uint8 pictures (NHWC) go in.")
+@click.option(
+    "--mean", metavar="B,G,R|FILE", help="ONNX: the mean of pictures, in place of the net's."
+)
+@click.option("--scale", type=float, metavar="X", help="ONNX: the scale of pictures.")
+@click.option("--bgr/--rgb", "bgr", default=None, help="ONNX: channels of pictures (BGR).")
+@click.option("--size", metavar="H,W", help="ONNX: the size of pictures, where the net crops them.")
+@click.option("--labels", type=click.Path(), metavar="FILE", help="ONNX: names of the classes.")
 @click.option("--fold", is_flag=True, help="ONNX: put factors and constants into the weights.")
 @click.option("--external-data", is_flag=True, help="ONNX: weights in a file beside the model.")
 @click.option("--no-verify", is_flag=True, help="Do not run the result to compare it.")
@@ -154,4 +175,15 @@ def _request(options: dict[str, Any]) -> Any:
     from caffeio.converters.request import Request
 
     shapes = dict(parse_input_shape(text) for text in options.pop("input_shape"))
+    bgr, size = options.pop("bgr"), options.pop("size")
+    options["order"] = None if bgr is None else "bgr" if bgr else "rgb"
+    options["size"] = None if size is None else _size(size)
     return Request(input_shape=shapes, **options)
+
+
+def _size(text: str) -> tuple[int, int]:
+    """Height and width: H,W, or one number for both."""
+    parts = text.replace("x", ",").split(",")
+    if len(parts) > 2 or not all(part.strip().isdigit() and int(part) for part in parts):
+        raise click.BadParameter(f"{text!r} is no size: give H,W", param_hint="--size")
+    return int(parts[0]), int(parts[-1])

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 
-@click.command(epilog="\b\nExample:\n  caffeio demo -o demo")
+@click.command(epilog="\b\nExamples:\n  caffeio demo -o demo\n  caffeio show demo")
 @click.option(
     "--output", "-o", "folder", default="demo", show_default=True,
     type=click.Path(file_okay=False, path_type=Path), help="Where everything is written.",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import sys
+from collections.abc import Sequence
 from importlib import import_module
 from typing import Any
 
@@ -43,6 +44,7 @@ COMMANDS = {
     "upgrade": ("upgrade", "Rewrite an old net or solver in today's form."),
 }
 
+_RUN_NETS = ("train", "test", "time", "caffe")
 _HELP = ("-help", "-helpshort", "--helpfull", "-?")  # gflags' ways to ask
 
 
@@ -63,6 +65,14 @@ def _lost(error: BaseException) -> bool:
 
 class Group(click.Group):
     """Loads commands when they are used and turns user errors into exit code 2."""
+
+    def main(self, args: Sequence[str] | None = None, *rest: Any, **options: Any) -> Any:
+        """Run the command line; a process that is ours and runs nets keeps freed memory."""
+        if args is None and sys.argv[1:2] and sys.argv[1] in _RUN_NETS:
+            from caffeio.memory import keep_freed_memory
+
+            keep_freed_memory()
+        return super().main(args, *rest, **options)
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """All commands, sorted."""

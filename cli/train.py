@@ -19,7 +19,7 @@ Examples:
   caffeio train solver_init.prototxt solver_cyc1.prototxt solver_collapse.prototxt
   caffeio train solver.prototxt --snapshot auto
   caffeio train solver_init.prototxt solver_cyc1.prototxt --dry-run
-  caffeio train solver.prototxt --set 'layer[data].data_param.source=/data/train_lmdb'
+  caffeio train solver.prototxt --set 'layer[data].data_param.source=data/train_lmdb'
   torchrun --nproc-per-node 8 -m caffeio.cli train solver.prototxt
 
 Caffe's own spelling works too: caffeio train -solver F -weights W -gpu 0,1

@@ -13,7 +13,7 @@ Examples:
   caffeio upgrade old_train_val.prototxt train_val.prototxt
   caffeio upgrade old.caffemodel new.caffemodel
   caffeio upgrade solver.prototxt solver.prototxt
-  caffeio upgrade - - < deploy.prototxt | less
+  caffeio upgrade - - < deploy.prototxt | head
 """
 
 

@@ -22,7 +22,16 @@ class Request:
     dynamic_batch: bool = False
     output_blob: tuple[str, ...] = ()
     opset: int = 17  # of ONNX
+    input_blob: tuple[str, ...] = ()  # ONNX: blobs at which the net begins
+    dynamic: tuple[str, ...] = ()  # ONNX: of batch, height, width
     fold: bool = False  # ONNX: fewer nodes
+    fp16: bool = False
+    preprocess: bool = False  # ONNX: pictures go in
+    mean: str | None = None  # of pictures: numbers, or a .binaryproto
+    scale: float | None = None
+    order: str | None = None  # of pictures: bgr or rgb
+    size: tuple[int, int] | None = None  # of pictures: height and width
+    labels: str | None = None  # a file of class names, one a line
     external_data: bool = False  # ONNX: weights in a file beside the model
     caffe: str | None = None  # name of a profile
     stage: tuple[str, ...] = ()

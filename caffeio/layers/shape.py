@@ -211,6 +211,8 @@ class Crop(LayerType):
 
     def onnx(self, g: OnnxGraph, *bottoms: str) -> str:
         """Slice with constant ends."""
+        if g.dynamic_size:
+            return self._onnx_any_size(g, *bottoms)
         sizes = g.shape(bottoms[1])[self.start :]
         kept = list(enumerate(zip(self.offsets, sizes, strict=False), self.start))
         if g.dynamic_batch:
@@ -220,6 +222,15 @@ class Crop(LayerType):
         rows = ([o for _, (o, _) in kept], [o + n for _, (o, n) in kept], [a for a, _ in kept])
         names = zip(rows, ("starts", "ends", "axes"), strict=True)
         return str(g.op("Slice", [bottoms[0], *(g.ints(row, name) for row, name in names)]))
+
+    def _onnx_any_size(self, g: OnnxGraph, x: str, reference: str) -> str:
+        """The same with the sizes that bottom 1 has when it runs."""
+        ndim = len(g.shape(x))
+        starts = g.ints(self.offsets, "starts")
+        ends = g.op("Shape", [reference], start=self.start, end=ndim)
+        if any(self.offsets):
+            ends = g.op("Add", [ends, starts])
+        return str(g.op("Slice", [x, starts, ends, g.ints(range(self.start, ndim), "axes")]))
 
 
 @layer("Tile")

@@ -49,6 +49,7 @@ from caffeio.net.step import (
 )
 from caffeio.ops.batch_norm import fused_batch_norm_scale
 from caffeio.ops.module import Layer
+from caffeio.ops.neuron import relu_over
 from caffeio.ops.tracing import is_exporting
 from caffeio.profiles import BVLC, Profile
 from caffeio.proto import caffe_pb2 as pb
@@ -343,7 +344,8 @@ class Net(nn.Module):
     def fuse(self) -> Net:
         """Run in-place BatchNorm + Scale (+ ReLU) chains as one native operation.
 
-        The numbers are the same up to rounding, the blobs and parameters stay Caffe's.
+        The numbers are the same up to rounding, the blobs and parameters stay Caffe's. A ReLU in
+        place behind another layer writes over that one's top, with the same numbers.
         """
         self._set_plan(fuse_steps(self.steps))
         self._free_early()
@@ -491,8 +493,10 @@ class Net(nn.Module):
 
     def _compute(self, step: Step, bottoms: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         if step.fused:
-            norm, scale = step.fused[0].layer, step.fused[1].layer
-            return (fused_batch_norm_scale(bottoms[0], norm, scale, relu=len(step.fused) == 3),)
+            first, second = step.fused[0].layer, step.fused[1].layer
+            if step.fused[1].node.type == "ReLU":
+                return (relu_over(second, first(*bottoms)),)
+            return (fused_batch_norm_scale(bottoms[0], first, second, relu=len(step.fused) == 3),)
         if step.node.type == "Split":
             if self.keep_trace:  # aliases, so that each top has a gradient of its own
                 return tuple(bottoms[0].view_as(bottoms[0]) for _ in step.tops)

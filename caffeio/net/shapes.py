@@ -131,11 +131,8 @@ class NetShapes:
     @property
     def parameters_known(self) -> bool:
         """Whether `parameters` is the whole truth."""
-        known = all(is_known(blob) for layer in self.layers for blob in layer.blobs)
-        return known and all(
-            layer.set_up or (layer.known_type and not may_have_blobs(node.param))
-            for node, layer in zip(self.graph.nodes, self.layers, strict=True)
-        )
+        pairs = zip(self.graph.nodes, self.layers, strict=True)
+        return all(parameters_of(node.param, layer) is not None for node, layer in pairs)
 
     @property
     def macs(self) -> int:
@@ -151,7 +148,10 @@ class NetShapes:
     def data_bytes(self) -> int:
         """What Caffe logs as "Memory required for data": 4 bytes for each value of each top."""
         tops = (top for layer in self.layers for top in layer.tops)
-        return 4 * sum(max(product(top), 0) for top in tops if top is not None)
+        named = sum(max(product(top), 0) for top in tops if top is not None)
+        classes = ((node, class_asked(node.param)) for node in self.graph.nodes)
+        automatic = sum(1 for node, cls in classes if cls and cls.is_loss and not node.tops)
+        return 4 * (named + automatic)  # a loss without a top has one of its own
 
     @property
     def batch(self) -> int | None:
@@ -198,10 +198,13 @@ def infer_net(
     return result
 
 
-def may_have_blobs(param: pb.LayerParameter) -> bool:
-    """Whether the layer may have learnable blobs, whatever its bottoms are."""
+def parameters_of(param: pb.LayerParameter, shapes: LayerShapes) -> int | None:
+    """Values in all blobs of a layer, None if they are not known."""
     cls = class_asked(param)
-    return cls is None or cls.has_blobs
+    if not shapes.set_up and not shapes.blobs and (cls is None or cls.has_blobs):
+        return None
+    count = sum(product(blob) for blob in shapes.blobs)
+    return count if all(map(is_known, shapes.blobs)) else None
 
 
 def _of_layer(

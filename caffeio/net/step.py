@@ -46,7 +46,7 @@ class Step:
     needs_backward: bool = False  # as Caffe decides it: some top is under a loss, something learns
     bottom_needs: tuple[bool, ...] = ()  # which bottoms get a gradient in Caffe
     free: tuple[str, ...] = ()  # blobs that nobody reads after this layer
-    fused: tuple[Step, ...] = ()  # BatchNorm, Scale(, ReLU) that run as one
+    fused: tuple[Step, ...] = ()  # BatchNorm, Scale(, ReLU), or a layer and its ReLU: run as one
     memory: Use | None = None  # None: nothing that it reads or writes is overwritten (nearly all)
 
 
@@ -107,12 +107,22 @@ def shape_text(shape: Iterable[int]) -> str:
     return " ".join(map(str, shape)) or "scalar"
 
 
+# Layers whose top is memory of its own that their Backward does not read.
+_LEAVE_TOP = frozenset({
+    "Convolution", "ConvolutionDepthwise", "Deconvolution", "DepthwiseConvolution",
+    "Eltwise", "InnerProduct", "Scale",
+})  # fmt: skip
+
+
 def fuse_steps(steps: Sequence[Step]) -> list[Step]:
-    """Join BatchNorm + Scale (+ ReLU) whose tops are one blob that only this chain touches."""
+    """Join what only this chain touches: BatchNorm + Scale (+ ReLU); a layer and its ReLU in place.
+
+    The ReLU then writes over the layer's top, which costs no memory of its own.
+    """
     out: list[Step] = []
     i = 0
     while i < len(steps):
-        group = _group(steps[i : i + 3])
+        group = _group(steps[i : i + 3]) or _with_relu(steps[i : i + 2])
         if group is None:
             out.append(steps[i])
             i += 1
@@ -126,6 +136,18 @@ def fuse_steps(steps: Sequence[Step]) -> list[Step]:
         )  # fmt: skip
         i += len(group)
     return out
+
+
+def _with_relu(steps: Sequence[Step]) -> list[Step] | None:
+    if len(steps) < 2 or steps[1].node.type != "ReLU" or steps[0].node.type not in _LEAVE_TOP:
+        return None
+    maker, relu = steps
+    if maker.layer.reads_top or maker.node.in_place or any(maker.loss_weights):
+        return None
+    in_place = len(maker.tops) == 1 and relu.bottoms == maker.tops == relu.tops
+    slope = relu.node.param.relu_param.negative_slope
+    alone = maker.memory is None and relu.memory is None and not any(relu.stop)
+    return [maker, relu] if in_place and slope >= 0 and alone else None
 
 
 def _group(steps: Sequence[Step]) -> list[Step] | None:

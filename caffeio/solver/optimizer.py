@@ -120,7 +120,8 @@ class CaffeOptimizer(Optimizer):
         if len(history) != len(own):
             raise SnapshotError(
                 f"Incorrect length of history blobs: the state holds {len(history)}, "
-                f"a {self.type} solver of this net has {len(own)}"
+                f"{'an' if self.type[0] in 'AEIOU' else 'a'} {self.type} solver of this net has "
+                f"{len(own)}: the state was probably written by another type of solver"
             )
         for i, (mine, new) in enumerate(zip(own, history, strict=True)):
             if math.prod(new.shape) != mine.numel() or not _alike(new.shape, mine.shape):

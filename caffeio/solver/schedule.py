@@ -283,8 +283,9 @@ class Schedule:
             close = get_close_matches(policy, POLICIES, 1)
             hint = f"; did you mean {close[0]}?" if close else ""
             known = ", ".join(POLICIES)
+            given = policy or "lr_policy is missing"
             raise self._error(
-                "lr_policy", f"Unknown learning rate policy: {policy} (known: {known}){hint}"
+                "lr_policy", f"Unknown learning rate policy: {given} (known: {known}){hint}"
             )
         if (policy == "step" or (strict and policy == "sigmoid")) and solver.stepsize <= 0:
             raise self._error("stepsize", f"must be positive {self._for_policy(solver.stepsize)}")

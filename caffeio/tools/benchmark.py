@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 
 import torch
@@ -21,12 +21,15 @@ from caffeio.training.net_lines import log_filtering, log_net, log_upgrade
 
 @dataclass
 class LayerTime:
-    """Mean milliseconds of one layer."""
+    """Mean milliseconds of one layer, and what it made in them."""
 
     name: str
     type: str
     forward: float
     backward: float
+    top_shapes: list[list[int]] = field(default_factory=list)
+    parameters: int = 0  # values in its blobs
+    macs: int = 0  # multiply-accumulates of one forward pass
 
 
 @dataclass
@@ -38,6 +41,8 @@ class Timing:
     backward: float
     total: float
     images: int
+    parameters: int = 0  # of the whole net, shared ones once
+    macs: int = 0
 
     @property
     def images_per_s(self) -> float:
@@ -162,6 +167,17 @@ def _run(
         tops += result if isinstance(result, tuple) else (result,)
 
 
+def layer_facts(step: Step, forward: float = 0.0, backward: float = 0.0) -> LayerTime:
+    """Make the row of a layer of a built net."""
+    layer = step.layer
+    return LayerTime(
+        step.node.name, step.node.type, forward, backward,
+        [list(shape) for shape in layer.top_shapes],
+        sum(blob.numel() for blob in layer.blobs),
+        layer.macs(),
+    )  # fmt: skip
+
+
 def _report(
     net: Net, forward: list[float], backward: list[float], total: float, n: int, log: Log
 ) -> Timing:
@@ -169,11 +185,15 @@ def _report(
     log.info("caffe.cpp:397", "Average time per layer: ")
     for step, f, b in zip(net.steps, forward, backward, strict=True):
         name = step.node.name
-        rows.append(LayerTime(name, step.node.type, f / n, b / n))
+        rows.append(layer_facts(step, f / n, b / n))
         log.info("caffe.cpp:400", f"{name:>10}\tforward: {number(f / n)} ms.")
         log.info("caffe.cpp:403", f"{name:>10}\tbackward: {number(b / n)} ms.")
     images = next((s[0][0] for s in (x.layer.top_shapes for x in net.steps) if s and s[0]), 0)
-    timing = Timing(rows, sum(forward) / n, sum(backward) / n, total, images)
+    timing = Timing(
+        rows, sum(forward) / n, sum(backward) / n, total, images,
+        parameters=sum(item.tensor.numel() for item in net.learnable),
+        macs=sum(row.macs for row in rows),
+    )  # fmt: skip
     log.info("caffe.cpp:408", f"Average Forward pass: {number(timing.forward)} ms.")
     log.info("caffe.cpp:410", f"Average Backward pass: {number(timing.backward)} ms.")
     log.info("caffe.cpp:412", f"Average Forward-Backward: {number(total / n)} ms.")

@@ -345,31 +345,10 @@ def to_binary(job: Job) -> Outcome:
 
 def to_onnx(job: Job) -> Outcome:
     """An ONNX model, verified before it takes its place."""
-    from caffeio.converters.onnx.choices import Choices
-    from caffeio.converters.onnx.export import export_onnx
-    from caffeio.converters.onnx.verify import check_onnx
+    from caffeio.converters.convert.to_onnx import to_onnx
 
-    r = job.request
     weights = read_weights(job.sources[-1], job.kinds[-1]) if job.kinds[-1] in FORMATS else None
-    given = vars(_export_options(r))
-    given["need_weights"] = True
-    outcome = Outcome()
-    outcome.notes = export_onnx(
-        job.sources[0],
-        weights,
-        job.out,
-        dynamic_batch=r.dynamic_batch,
-        external_data=r.external_data or None,
-        choices=Choices(opset=r.opset, fold=r.fold),
-        **given,
-    )
-    if not r.no_verify:
-
-        def run() -> Checked:
-            return check_onnx(job.sources[0], weights, job.out, **given)
-
-        attempt(outcome, run, job.target, "onnxruntime", strict=True)
-    return outcome
+    return to_onnx(job, weights, _export_options(job.request))
 
 
 def to_module(job: Job) -> Outcome:
@@ -421,6 +400,7 @@ def _export_options(request: Request) -> Options:
         dialect=request.dialect,
         profile=profile,
         outputs=request.output_blob,
+        inputs=request.input_blob,
         untrained=request.untrained,
     )
 

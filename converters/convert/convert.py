@@ -183,7 +183,8 @@ class Conversion(NamedTuple):
 
 _ALWAYS = ("certificate", "force", "no_verify", "untrained", "allow_loss")
 _STATE = ("dialect", "stage", "level")
-_ONNX = ("opset", "fold", "external_data")
+_PICTURES = ("preprocess", "mean", "scale", "order", "size")
+_ONNX = ("opset", "fold", "external_data", "input_blob", "dynamic", "fp16", "labels", *_PICTURES)
 _TO_ONNX = Conversion(
     conversions.to_onnx,
     (*_STATE, "input_shape", "caffe", "dynamic_batch", "output_blob", *_ONNX),

@@ -20,16 +20,22 @@ if TYPE_CHECKING:
     from caffeio.converters.verify.check import Checked
 
 
-def conclude(outcome: Outcome, checked: Checked, target: Path, who: str) -> None:
-    """Say what was compared; raise CaffeIOError if the two do not compute the same."""
+def conclude(
+    outcome: Outcome, checked: Checked, target: Path, who: str, limit: float | None = None
+) -> None:
+    """Say what was compared; raise CaffeIOError if the two do not compute the same.
+
+    `limit` is that of the relative difference where it is not float32's.
+    """
     from caffeio.converters.verify.check import LIMIT
 
     outcome.checked = checked
-    if not checked.worst <= LIMIT:
+    limit = limit or LIMIT
+    if not checked.worst <= limit:
         table = "\n".join(checked.lines())
         raise CaffeIOError(
             f"{who}'s outputs differ by {checked.worst:.3g} of the largest value (limit "
-            f"{LIMIT:g}); nothing is written (--no-verify writes it all the same)\n{table}",
+            f"{limit:g}); nothing is written (--no-verify writes it all the same)\n{table}",
             where=str(target),
         )
     outcome.said += checked.lines()
@@ -37,22 +43,30 @@ def conclude(outcome: Outcome, checked: Checked, target: Path, who: str) -> None
 
 
 def attempt(
-    outcome: Outcome, run: Callable[[], Checked], target: Path, who: str, *, strict: bool = False
+    outcome: Outcome,
+    run: Callable[[], Checked],
+    target: Path,
+    who: str,
+    *,
+    strict: bool = False,
+    limit: float | None = None,
 ) -> None:
     """Compare; if that cannot be done, say so and why.
 
     With `strict` a net that cannot be built as it was given is an error, as it is for Caffe.
     """
+    from caffeio.converters.verify.models import DoesNotRunError
+
     try:
         checked = run()
-    except WeightsError:
+    except (WeightsError, DoesNotRunError):
         raise
     except CaffeIOError as error:
         if strict and isinstance(error, NetError):
             raise
         outcome.notes.append(f"NOT COMPARED with the net as given: {error}")
         return
-    conclude(outcome, checked, target, who)
+    conclude(outcome, checked, target, who, limit)
 
 
 def prove_deploy(file: NetFile, weights: Weights | None, options: Options, text: str) -> Checked:

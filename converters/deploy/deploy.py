@@ -12,8 +12,9 @@ from typing import Any
 from caffeio.converters.deploy.hints import shape_hint
 from caffeio.converters.report.model import listed
 from caffeio.converters.splits import heal_splits
-from caffeio.errors import UnsupportedError
+from caffeio.errors import LayerError, UnsupportedError
 from caffeio.layers.registry import find, is_data_type, is_loss_type, is_metric_type
+from caffeio.net.shapes import infer
 from caffeio.proto import caffe_pb2 as pb
 
 _PHASE_ONLY = ("include", "exclude", "phase", "loss_weight", "propagate_down")
@@ -126,38 +127,36 @@ def _input_layer(
 
 
 def _shape_of(layers: Sequence[Any], name: str, kept: Sequence[Any]) -> Shape | None:
-    """The shape (of one example) that a data layer gives to its first top."""
+    """The shape (of one example) that a data layer gives to its top `name`; None if unknown.
+
+    How many channels an image has, the weights tell; else the layer, if it does not just assume it.
+    """
     layer = next(layer for layer in layers if is_data_type(layer.type) and name in layer.top)
-    index = list(layer.top).index(name)
-    if layer.type == "DummyData":
-        p = layer.dummy_data_param
-        old = list(zip(p.num, p.channels, p.height, p.width, strict=False))
-        found = [tuple(shape.dim) for shape in p.shape] or old
-        return (1, *found[min(index, len(found) - 1)][1:]) if found else None
-    if index:
+    try:
+        told = infer(layer.type, _with_old_sizes(layer), [])
+    except LayerError:
         return None
-    if layer.type == "MemoryData":
-        p = layer.memory_data_param
-        sides = (layer.transform_param.crop_size,) * 2
-        return (1, p.channels, *(sides if sides[0] else (p.height, p.width)))
-    plane = _plane(layer)
-    channels = _channels(kept, name) or (3 if layer.type != "Data" else None)
-    return (1, channels, *plane) if plane and channels else None
+    shape = told.tops[list(layer.top).index(name)]
+    if shape is None:
+        return None
+    item = list(shape[1:])
+    if len(item) == 3 and told.note:  # the records' own
+        t = layer.transform_param
+        assumed = "channels" in told.note or t.force_color or t.force_gray
+        item[0] = _channels(kept, name) or (-1 if assumed and layer.type == "Data" else item[0])
+    return (1, *item) if all(size > 0 for size in item) else None
 
 
-def _plane(layer: Any) -> tuple[int, int] | None:
-    """Height and width after the transforms of a data layer."""
-    t = layer.transform_param
-    if t.crop_h and t.crop_w:
-        return t.crop_h, t.crop_w
-    old = getattr(layer, "window_data_param" if layer.type == "WindowData" else "data_param")
-    if size := t.crop_size or old.crop_size:
-        return size, size
-    for resize in t.resize_param:
-        if resize.height and resize.width:
-            return resize.height, resize.width
-    p = layer.image_data_param
-    return (p.new_height, p.new_width) if p.new_height and p.new_width else None
+def _with_old_sizes(layer: Any) -> Any:
+    """The layer with the crop that old files give in data_param or window_data_param."""
+    for message in ("data_param", "window_data_param"):
+        crop = getattr(layer, message).crop_size
+        if crop and not layer.transform_param.crop_size:
+            copy = type(layer)()
+            copy.CopyFrom(layer)
+            copy.transform_param.crop_size = crop
+            return copy
+    return layer
 
 
 def _channels(layers: Sequence[Any], name: str) -> int | None:

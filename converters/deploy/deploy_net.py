@@ -41,6 +41,7 @@ class Options:
     profile: str | Profile | None = None
     allow_python: bool = False
     outputs: Sequence[str] = ()  # only what these blobs need takes part; (): the whole net
+    inputs: Sequence[str] = ()  # blobs at which the net begins; what only makes them goes
     untrained: bool = False  # layers that the weights lack are no error
     need_weights: bool = False  # without any weights a net is an error, unless `untrained`
 
@@ -64,6 +65,10 @@ def load_deploy_net(
     made = {top for layer in message.layer for top in layer.top}
     if options.outputs and made.issuperset(options.outputs):
         keep_needed(message, options.outputs)
+    if options.inputs:
+        if lost := [b for b in options.inputs if b in made - _tops(message)]:
+            raise UnsupportedError(f"no output that is wanted depends on blob {lost[0]!r}")
+        notes.append(cut_inputs(message, options, chosen, file.dialect, folders_of(file.path)))
     _check_labels(message, file.message, places)
     net = NetRecipe(
         message,
@@ -90,6 +95,77 @@ def load_deploy_net(
             "make"
         )
     return net, notes
+
+
+def _tops(message: pb.NetParameter) -> set[str]:
+    return {top for layer in message.layer for top in layer.top}
+
+
+def _with_meta(
+    message: pb.NetParameter, options: Options, profile: Profile, dialect: str,
+    folders: tuple[str, ...],
+) -> Net:  # fmt: skip
+    """The net of a message without values, which knows all shapes."""
+    return NetRecipe(
+        message,
+        net_state(message, "TEST", options.level, options.stages),
+        profile,
+        dialect,
+        search_path=folders,
+        allow_python=options.allow_python,
+        input_shapes=options.input_shapes,
+    ).build(device="meta")
+
+
+def cut_inputs(
+    message: pb.NetParameter, options: Options, profile: Profile, dialect: str,
+    folders: tuple[str, ...],
+) -> str:  # fmt: skip
+    """Let the net begin at the blobs `options.inputs`, as they end up; returns a note.
+
+    Layers that are not needed any more go. Raises UnsupportedError for blobs that are not there,
+    and where an earlier value of one is read.
+    """
+    whole = _with_meta(message, options, profile, dialect, folders)
+    last = {top: i for i, layer in enumerate(message.layer) for top in layer.top}
+    for blob in options.inputs:
+        if blob not in last:
+            raise UnsupportedError(f"there is no blob {blob!r} at which to cut the input")
+    wanted = list(options.outputs) or _reached(message, options.inputs, last, whole.outputs)
+    needed, kept = set(wanted) - set(options.inputs), []
+    for i in reversed(range(len(message.layer))):
+        layer = message.layer[i]
+        if not needed.intersection(layer.top):
+            continue
+        if early := [b for b in layer.bottom if b in options.inputs and i <= last[b]]:
+            raise UnsupportedError(
+                f"layer {layer.name!r} reads {early[0]!r} before its last value: cut elsewhere"
+            )
+        needed.difference_update(layer.top)
+        needed.update(b for b in layer.bottom if b not in options.inputs)
+        kept.append(pb.LayerParameter.FromString(layer.SerializeToString()))
+    del message.layer[:]
+    for blob in options.inputs:
+        new = message.layer.add(name=f"{blob} (input)", type="Input", top=[blob])
+        new.input_param.shape.add(dim=whole.blob_shapes[blob])
+    message.layer.extend(kept[::-1])
+    more = [t for layer in kept if not layer.bottom for t in layer.top if t not in options.inputs]
+    rest = f"; {listed(more)} is still read" if more else ""
+    return f"the net begins at {listed(list(options.inputs))}{rest}"
+
+
+def _reached(
+    message: pb.NetParameter, inputs: Sequence[str], last: Mapping[str, int], outputs: Sequence[str]
+) -> list[str]:
+    """The outputs that depend on the blobs `inputs`."""
+    alive = set(inputs)
+    for i, layer in enumerate(message.layer):
+        if any(b in alive and (b not in inputs or i > last[b]) for b in layer.bottom):
+            alive.update(layer.top)
+    found = [blob for blob in outputs if blob in alive - set(inputs)]
+    if not found:
+        raise UnsupportedError(f"no output of the net depends on {listed(list(inputs))}")
+    return found
 
 
 def _check_labels(net: pb.NetParameter, given: pb.NetParameter, places: Mapping[str, str]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from caffeio.converters.onnx.told import LEAST, Told
 from caffeio.errors import CaffeIOError, UnsupportedError
@@ -29,9 +30,18 @@ class Built:
     outputs: dict[str, str] = field(default_factory=dict)
     told: list[Told] = field(default_factory=list)  # layers for the model's metadata
     opset: int = OPSET
+    declared: dict[str, tuple[int | str | None, ...]] = field(default_factory=dict)
+    tried: list[dict[str, tuple[int, ...]]] = field(default_factory=list)  # other inputs' shapes
+    elements: dict[str, Any] = field(default_factory=dict)  # dtypes of values that are not float32
 
 
-def build(net: Net, outputs: Sequence[str] | None = None, *, dynamic_batch: bool = False) -> Built:
+def build(
+    net: Net,
+    outputs: Sequence[str] | None = None,
+    *,
+    dynamic_batch: bool = False,
+    dynamic_size: bool = False,
+) -> Built:
     """The ONNX form of `net`, which has memory and values.
 
     `outputs` are blobs (default: the net's outputs that are computed). Raises UnsupportedError
@@ -42,7 +52,7 @@ def build(net: Net, outputs: Sequence[str] | None = None, *, dynamic_batch: bool
     wanted = list(outputs) if outputs is not None else [b for b in net.outputs if b in made]
     if not wanted:
         raise UnsupportedError(f"net {net.name!r} has no output to export")
-    graph = OnnxGraph(dynamic_batch=dynamic_batch)
+    graph = OnnxGraph(dynamic_batch=dynamic_batch, dynamic_size=dynamic_size)
     for name in (*fed, *made):
         graph.reserve(name)
     told: list[Told] = []

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from caffeio.layers.onnx.graph import OPSET
+
+if TYPE_CHECKING:
+    from caffeio.converters.onnx.pictures import Wanted
 
 
 @dataclass(frozen=True)
@@ -13,3 +18,7 @@ class Choices:
 
     opset: int = OPSET  # from 9 to 24
     fold: bool = False  # fewer nodes, where that is exact but for rounding
+    dynamic: frozenset[str] = frozenset()  # of batch, height, width: what may be of any size
+    half: bool = False  # weights and most of the arithmetic in float16
+    pictures: Wanted | None = None  # preprocessing becomes part of the model
+    labels: Sequence[str] = ()  # names of the classes, for the metadata

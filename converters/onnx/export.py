@@ -18,22 +18,27 @@ from typing import Any
 import numpy as np
 
 from caffeio import __version__
+from caffeio._json import to_json
 from caffeio.converters.deploy.deploy_net import Options, PathLike, load_deploy_net
-from caffeio.converters.onnx.build import Built, build, declared_shapes, located
+from caffeio.converters.onnx.build import Built, build, located
 from caffeio.converters.onnx.choices import Choices
+from caffeio.converters.onnx.dynamic import find_sizes
 from caffeio.converters.onnx.fold import fold
+from caffeio.converters.onnx.half import to_half
 from caffeio.converters.onnx.infer import proto
 from caffeio.converters.onnx.opset import to_opset
+from caffeio.converters.onnx.pictures import Wanted, find_pictures
 from caffeio.converters.onnx.verify import verify_onnx
 from caffeio.errors import CaffeIOError, UnsupportedError
 from caffeio.net.net import Net
+from caffeio.proto.files import read_net
 from caffeio.proto.io.atomic import atomic_write
 from caffeio.proto.io.opened import open_map
 from caffeio.proto.weights.load import Weights
 
 EXTERNAL = 2_000_000_000  # bytes of weights from which on they lie in a file of their own
 _ALIGN = 4096
-Declared = Mapping[str, tuple[int | str | None, ...]]
+Props = dict[str, str]
 
 
 def export_onnx(
@@ -51,17 +56,62 @@ def export_onnx(
 
     `options` are the fields of `deploy.deploy_net.Options`: `input_shapes`, `deploy`,
     `dialect` ... With `dynamic_batch` the first dimension of inputs and outputs may be any. Weights
-    of 2 GB or more (or with `external_data`) go to `<out_path>.data`. `choices` has the opset.
-    Returns notes on what was left out. Raises UnsupportedError for a layer that has no ONNX form,
-    and CaffeIOError.
+    of 2 GB or more (or with `external_data`) go to `<out_path>.data`. `choices` are those
+    of the command's flags. Returns notes on what was left out. Raises UnsupportedError for a layer
+    that has no ONNX form, and CaffeIOError.
     """
     chosen = Options(**{"outputs": tuple(outputs or ()), **options})
+    wanted = choices or Choices()
+    axes = {*wanted.dynamic, *(("batch",) if dynamic_batch else ())}
     net, notes = load_deploy_net(prototxt, weights, chosen)
-    built = build(net, outputs or None, dynamic_batch=dynamic_batch)
-    notes += finish(built, net, choices or Choices())
-    sources = digests(prototxt, weights)
-    write(built, net, out_path, external_data=external_data, sources=sources)
+    size = bool(axes & {"height", "width"})
+    built = build(net, outputs or None, dynamic_batch="batch" in axes, dynamic_size=size)
+    sizes = find_sizes(net, built, outputs or None, axes)
+    built.declared, built.tried = dict(sizes.declared), sizes.tried
+    notes += sizes.notes
+    props = digests(prototxt, weights)
+    props["caffe:dialect"] = read_net(prototxt, dialect=chosen.dialect).dialect
+    if wanted.pictures is not None:
+        notes.append(_add_pictures(built, net, prototxt, chosen, wanted.pictures, props))
+    notes += finish(built, net, wanted)
+    notes += _labelled(net, built, wanted.labels, props)
+    write(built, net, out_path, external_data=external_data, sources=props)
     return notes
+
+
+def _add_pictures(
+    built: Built, net: Net, prototxt: PathLike, options: Options, wanted: Wanted, props: Props
+) -> str:
+    """Put the preprocessing before the net; tells what goes in."""
+    shapes = {name: built.graph.shapes[name] for name in built.inputs}
+    file = read_net(prototxt, dialect=options.dialect)
+    pictures = find_pictures(file, options, wanted, net.profile, shapes)
+    dims = built.declared[pictures.blob]
+    any_size = not all(isinstance(n, int) for n in dims[1:])
+    if any_size and not pictures.takes_any_size:
+        raise UnsupportedError(
+            "a crop or the image of a mean fixes the size of pictures: --dynamic height and width "
+            "do not go with it"
+        )
+    image = pictures.add(built)
+    sides = dims[2:] if any_size else pictures.shape[1:3]
+    built.declared[image] = (dims[0], *sides, pictures.shape[3])
+    for one in built.tried:
+        batch, _, *tried = one.pop(pictures.blob)
+        one[image] = (batch, *(tried if any_size else pictures.shape[1:3]), pictures.shape[3])
+    props.update(pictures.entry())
+    return pictures.note()
+
+
+def _labelled(net: Net, built: Built, labels: Sequence[str], props: Props) -> list[str]:
+    """Put names of classes into the metadata; a note if there are not as many as numbers."""
+    if not labels:
+        return []
+    props["caffe:labels"] = "\n".join(labels)
+    shapes = [built.graph.shapes[name] for name in built.outputs.values()]
+    if any(len(labels) in shape[1:] for shape in shapes):
+        return []
+    return [f"there are {len(labels)} labels, and no output has as many channels"]
 
 
 def finish(built: Built, net: Net, choices: Choices) -> list[str]:
@@ -70,16 +120,22 @@ def finish(built: Built, net: Net, choices: Choices) -> list[str]:
     Raises UnsupportedError for what a layer cannot have.
     """
     _onnx()
-    dims = declared_shapes(built)
-    inputs = {name: dims[name] for name in built.inputs}
-    if built.graph.dynamic_batch:
-        inputs = {name: (None, *shape[1:]) for name, shape in inputs.items()}
+    if not built.declared:
+        axes = {"batch"} if built.graph.dynamic_batch else set()
+        built.declared = dict(find_sizes(net, built, None, axes).declared)
+    inputs = {
+        name: tuple(n if isinstance(n, int) else None for n in built.declared[name])
+        for name in built.inputs
+    }
     notes = []
     if choices.fold:
         before, after = fold(built, inputs)
         notes.append(f"folded: of {before} nodes {after} are left")
+    if choices.half:
+        old, new = to_half(built, inputs)
+        notes.append(f"float16: the weights have {new:,} bytes in place of {old:,}")
     try:
-        to_opset(built.graph, inputs, choices.opset)
+        to_opset(built.graph, inputs, choices.opset, built.elements)
     except UnsupportedError as error:
         raise located(net, error) from None
     built.opset = choices.opset
@@ -99,12 +155,17 @@ def to_model(
     """
     onnx = _onnx()
     helper, graph = onnx.helper, built.graph
-    shapes: Declared = declared_shapes(built)
-    if graph.dynamic_batch:
-        shapes = _symbolic(net, built, shapes)
+    if not built.declared:
+        axes = {"batch"} if graph.dynamic_batch else set()
+        built.declared = dict(find_sizes(net, built, None, axes).declared)
+    there = {*built.inputs, *(name for node in graph.nodes for name in node.outputs)}
+    plain = np.dtype(np.float32)
     values = {
-        name: helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, shape)
-        for name, shape in shapes.items()
+        name: helper.make_tensor_value_info(
+            name, helper.np_dtype_to_tensor_dtype(built.elements.get(name, plain)), shape
+        )
+        for name, shape in built.declared.items()
+        if name in there
     }
     ends = {*built.inputs, *built.outputs.values()}
     whole = helper.make_graph(
@@ -132,6 +193,8 @@ def _metadata(built: Built, net: Net) -> dict[str, str]:
     renamed = {blob: name for blob, name in built.outputs.items() if blob != name}
     props = {f"blob:{name}": blob for blob, name in renamed.items()}
     props["caffe:profile"] = net.profile.name
+    if built.tried:
+        props["caffe:tried"] = to_json(built.tried)
     made = {name for node in built.graph.nodes for name in node.outputs}
     made.update(built.graph.constants)
     made.update(built.inputs)
@@ -226,29 +289,6 @@ def _tensors(onnx: Any, arrays: Mapping[str, np.ndarray], external: str | None) 
             offset += array.nbytes
         out.append(tensor)
     return out
-
-
-def _symbolic(net: Net, built: Built, declared: Declared) -> Declared:
-    """Shapes in which the batch is "N": found by building the net with one more example."""
-    inputs = {name: built.graph.shapes[name] for name in built.inputs}
-    longer = {name: (shape[0] + 1, *shape[1:]) for name, shape in inputs.items() if shape}
-    try:
-        other = Net(net.graph, profile=net.profile, input_shapes={**inputs, **longer})
-    except CaffeIOError as error:
-        raise UnsupportedError(f"the batch cannot be dynamic: {error.message}") from None
-    inner = {name: other.blob_shapes[name] for name in declared if name in other.blob_shapes}
-    shapes = inner | {n: other.blob_shapes[blob] for blob, n in built.outputs.items()} | longer
-    batches = {shape[0] for shape in inputs.values() if shape}
-
-    def dim(axis: int, n: int | str | None, more: int) -> int | str | None:
-        if n is None or n == more:
-            return n
-        return "N" if axis == 0 and n in batches and more - 1 == n else None
-
-    return {
-        name: tuple(dim(i, *pair) for i, pair in enumerate(zip(declared[name], shape, strict=True)))
-        for name, shape in shapes.items()
-    }
 
 
 __all__ = ["export_onnx", "to_model", "verify_onnx", "write"]

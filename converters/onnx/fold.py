@@ -31,7 +31,7 @@ def fold(built: Built, inputs: Mapping[str, Dims]) -> tuple[int, int]:
     ends = {*built.outputs.values()}
     while True:
         count = len(graph.nodes)
-        types = infer(graph, inputs)
+        types = infer(graph, inputs, built.elements)
         _compute(graph, types, ends)
         _merge_copies(graph, ends)
         _drop_nothings(graph, types, ends)

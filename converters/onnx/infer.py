@@ -21,15 +21,19 @@ class Type(NamedTuple):
     dims: Dims | None
 
 
-def infer(graph: OnnxGraph, inputs: Mapping[str, Dims]) -> dict[str, Type]:
+def infer(
+    graph: OnnxGraph, inputs: Mapping[str, Dims], elements: Mapping[str, Any] | None = None
+) -> dict[str, Type]:
     """The types of all values of `graph`, whose nodes are written for `OPSET`.
 
-    `inputs` are the shapes of its inputs (float32), None for a size that may be any.
+    `inputs` are the shapes of its inputs, None for a size that may be any; they are float32 where
+    `elements` names no other type.
     """
     onnx = import_module("onnx")
     helper, numpy_helper = onnx.helper, onnx.numpy_helper
+    kinds = {n: helper.np_dtype_to_tensor_dtype(d) for n, d in (elements or {}).items()}
     fed = [
-        helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, dims)
+        helper.make_tensor_value_info(name, kinds.get(name, onnx.TensorProto.FLOAT), dims)
         for name, dims in inputs.items()
     ]
     small = []

@@ -85,7 +85,12 @@ class Rewriter:
         )
 
 
-def to_opset(graph: OnnxGraph, inputs: Mapping[str, Dims], opset: int) -> None:
+def to_opset(
+    graph: OnnxGraph,
+    inputs: Mapping[str, Dims],
+    opset: int,
+    elements: Mapping[str, Any] | None = None,
+) -> None:
     """Write the nodes of `graph` in the forms of `opset`, from 9 to 24.
 
     Raises UnsupportedError that names the layer for what that opset cannot say.
@@ -93,7 +98,7 @@ def to_opset(graph: OnnxGraph, inputs: Mapping[str, Dims], opset: int) -> None:
     if not LEAST <= opset <= MOST:
         raise UnsupportedError(f"opset {opset} is not written: give one from {LEAST} to {MOST}")
     if opset != OPSET:
-        out = Rewriter(graph, infer(graph, inputs), opset)
+        out = Rewriter(graph, infer(graph, inputs, elements), opset)
         for node in graph.nodes:
             out.rewrite(_positive(out, node) if opset < 13 else node)
         graph.nodes = out.nodes

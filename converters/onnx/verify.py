@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import dataclass, replace
 from importlib import import_module
 from typing import Any
 
+import numpy as np
+
 from caffeio.converters.deploy.deploy_net import Options, PathLike
+from caffeio.converters.onnx.pictures import Pictures, Wanted, find_pictures
 from caffeio.converters.verify.check import Checked, before_probabilities, check
 from caffeio.converters.verify.models import OnnxModel
-from caffeio.converters.verify.reference import own_data, reference_net
+from caffeio.converters.verify.reference import own_data, predictions, reference_net
 from caffeio.errors import UnsupportedError
-from caffeio.proto.files import read_net
+from caffeio.profiles import choose_profile
+from caffeio.proto.files import NetFile, read_net
 from caffeio.proto.weights.load import Weights, load_weights
+
+Shape = tuple[int, ...]
 
 
 def verify_onnx(
@@ -40,37 +48,117 @@ def check_onnx(
     onnx_path: PathLike,
     *,
     batch: int | None = None,
+    pictures: Wanted | None = None,
     **given: Any,
 ) -> Checked:
-    """What `verify_onnx` finds, blob by blob."""
+    """What `verify_onnx` finds, blob by blob.
+
+    A model for any size is run at the sizes that its metadata tell as well. With `pictures` the
+    model takes pictures, and the net what Caffe's transformer makes of them.
+    """
     options = Options(**given)
     file = read_net(prototxt, dialect=options.dialect)
     arrays = weights
     if weights is not None and not isinstance(weights, Weights):
         arrays = load_weights(weights, dialect=options.dialect)
     assert arrays is None or isinstance(arrays, Weights)
-    graph, blobs = _signature(onnx_path)
-    shapes = {
+    graph, props = _signature(onnx_path)
+    blobs = [props.get(f"blob:{o.name}", o.name) for o in graph.output]
+    job = _Job(file, arrays, options, blobs, pictures)
+    sizes = _named_sizes(graph, batch or 2)
+    found = [job.run(onnx_path, shapes) for shapes in _tried(graph, props, sizes)]
+    for other in found[1:]:
+        found[0].add(other)
+    return found[0]
+
+
+@dataclass
+class _Job:
+    """The files that a model is held against, and its outputs as blobs."""
+
+    file: NetFile
+    weights: Weights | None
+    options: Options
+    blobs: list[str]
+    pictures: Wanted | None
+
+    def run(self, onnx_path: PathLike, shapes: dict[str, Shape]) -> Checked:
+        """Compare at the shapes of the model's inputs."""
+        own = {name: shape for name, shape in shapes.items() if name not in self.options.inputs}
+        known: dict[str, Shape] = {n: tuple(s) for n, s in self.options.input_shapes.items()}
+        known.update(own)
+        if self.pictures is not None or self.options.inputs:
+            known = {**self._sources(), **known}
+        pictures = None
+        if self.pictures is not None:
+            profile = choose_profile(self.options.profile, self.file.dialect)
+            image = next(name for name in own if name not in self._sources())
+            sources = {n: s for n, s in known.items() if n != image}
+            pictures = find_pictures(self.file, self.options, self.pictures, profile, sources)
+            pictures.shape = shapes[image]
+            known = {**sources, pictures.blob: pictures.made}
+        plain = replace(self.options, inputs=())
+        net = reference_net(self.file, self.weights, plain, self.blobs, known)
+        inner = before_probabilities(net, self.blobs)
+        model = OnnxModel(onnx_path, [*inner], sizes=shapes)
+        if pictures is not None:
+            return check(net, model, self.blobs, feed=_Feed(image, pictures))
+        return check(net, model, self.blobs, own_data(net, self.file, plain, own))
+
+    def _sources(self) -> dict[str, Shape]:
+        """Shapes of the inputs of the whole net."""
+        plain = replace(self.options, inputs=(), outputs=())
+        return predictions(self.file, self.weights, plain)[1]
+
+
+class _Feed:
+    """Pictures for the model, and for the net what becomes of them."""
+
+    def __init__(self, image: str, pictures: Pictures) -> None:
+        self.image, self.pictures = image, pictures
+
+    def __call__(self, at: int, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """The inputs of sample `at`."""
+        drawn = self.pictures.draw(at)
+        made = self.pictures.transform(drawn)
+        return {**inputs, self.pictures.blob: made, self.image: drawn}
+
+
+def _named_sizes(graph: Any, batch: int) -> dict[str, Shape]:
+    """Shapes of the model's inputs; a batch that may be any is `batch`."""
+    return {
         item.name: tuple(
-            d.dim_value if d.HasField("dim_value") else batch or 2
+            d.dim_value if d.HasField("dim_value") else batch
             for d in item.type.tensor_type.shape.dim
         )
         for item in graph.input
     }
-    net = reference_net(file, arrays, options, blobs, {**options.input_shapes, **shapes})
-    model = OnnxModel(onnx_path, [*before_probabilities(net, blobs)], batch or 2)
-    return check(net, model, blobs, own_data(net, file, options, shapes))
 
 
-def _signature(path: PathLike) -> tuple[Any, list[str]]:
-    """The graph of a model, and the blobs that its outputs are."""
+def _tried(graph: Any, props: dict[str, str], sizes: dict[str, Shape]) -> list[dict[str, Shape]]:
+    """The shapes at which a model is run: with heights and widths that may be any, several."""
+    named = {d.dim_param for item in graph.input for d in item.type.tensor_type.shape.dim}
+    if not named & {"H", "W"}:
+        return [sizes]
+    out = []
+    for one in json.loads(props["caffe:tried"]):
+        shapes = {name: tuple(shape) for name, shape in one.items()}
+        if "N" in named:
+            shapes = {
+                n: (sizes[n][0], *shape[1:]) if shape else shape for n, shape in shapes.items()
+            }
+        out.append(shapes)
+    return out
+
+
+def _signature(path: PathLike) -> tuple[Any, dict[str, str]]:
+    """The graph of a model, and its metadata."""
     try:
         onnx = import_module("onnx")
     except ImportError:
         raise UnsupportedError("reading ONNX needs the package onnx") from None
     model = onnx.load(path, load_external_data=False)
-    props = {entry.key: entry.value for entry in model.metadata_props}
-    return model.graph, [props.get(f"blob:{o.name}", o.name) for o in model.graph.output]
+    return model.graph, {entry.key: entry.value for entry in model.metadata_props}
 
 
 __all__ = ["check_onnx", "verify_onnx"]

@@ -271,7 +271,7 @@ def _layers(shown: ShownNet, section: Section, options: Options) -> None:
             Cell(row.kind, "" if row.parts[0].shapes.known_type else "bad", short_type(row.kind)),
             Cell(row.words, "dim"),
             shape_words(row.tops),
-            f"{row.parameters:,}" if row.parameters else "",
+            "?" if row.parameters is None else f"{row.parameters:,}" if row.parameters else "",
             _macs(row, batch),
             size(row.bytes) if row.bytes else "",
         )

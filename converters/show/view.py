@@ -8,7 +8,7 @@ from typing import Any
 
 from caffeio.converters.show.words import layer_words
 from caffeio.net.graph import Graph, Node
-from caffeio.net.shapes import LayerShapes, NetShapes, Shape, format_shape, product
+from caffeio.net.shapes import LayerShapes, NetShapes, Shape, format_shape, parameters_of, product
 
 
 @dataclass
@@ -20,9 +20,9 @@ class Part:
     bottoms: list[str]  # as the file names them, not the tops of Split layers
 
     @property
-    def parameters(self) -> int:
-        """Values in its blobs, as far as their shapes are known."""
-        return sum(max(product(blob), 0) for blob in self.shapes.blobs)
+    def parameters(self) -> int | None:
+        """Values in its blobs, None if unknown."""
+        return parameters_of(self.node.param, self.shapes)
 
 
 @dataclass
@@ -60,15 +60,14 @@ class Row:
         return self.parts[0].shapes.tops
 
     @property
-    def parameters(self) -> int:
-        """Values in all blobs."""
-        return sum(part.parameters for part in self.parts)
+    def parameters(self) -> int | None:
+        """Values in all blobs, None if unknown."""
+        return _sum([part.parameters for part in self.parts])
 
     @property
     def macs(self) -> int | None:
         """Multiply-accumulates of one forward pass, None if unknown."""
-        values = [part.shapes.macs for part in self.parts]
-        return None if None in values else sum(v for v in values if v is not None)
+        return _sum([part.shapes.macs for part in self.parts])
 
     @property
     def bytes(self) -> int:
@@ -106,6 +105,10 @@ class View:
             for part in row.parts:
                 counts[part.node.type] = counts.get(part.node.type, 0) + 1
         return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
+
+
+def _sum(values: Sequence[int | None]) -> int | None:
+    return None if None in values else sum(value for value in values if value is not None)
 
 
 def make_view(shapes: NetShapes, *, fold: bool = True) -> View:
@@ -159,7 +162,7 @@ def as_data(view: View) -> dict[str, Any]:
                 "tops": node.tops,
                 "top_shapes": [None if s is None else list(s) for s in found.tops],
                 "blob_shapes": [list(s) for s in found.blobs],
-                "parameters": sum(max(product(s), 0) for s in found.blobs),
+                "parameters": parameters_of(node.param, found),
                 "macs": found.macs,
                 "known_type": found.known_type,
             }
@@ -170,7 +173,9 @@ def as_data(view: View) -> dict[str, Any]:
         "inputs": [{"name": n, "shape": s} for n, s in view.inputs],
         "outputs": [{"name": n, "shape": s} for n, s in view.outputs],
         "parameters": view.shapes.parameters,
+        "parameters_known": view.shapes.parameters_known,
         "macs": view.shapes.macs,
+        "macs_known": view.shapes.macs_known,
         "data_bytes": view.shapes.data_bytes,
         "guessed": view.shapes.guessed,
         "problems": [{"layer": node.name, "message": m} for node, m in view.shapes.problems],

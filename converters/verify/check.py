@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -46,15 +46,25 @@ class Checked:
     rows: list[Row] = field(default_factory=list)
     samples: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    sizes: int = 1  # of inputs, where a model takes any
 
     @property
     def worst(self) -> float:
         """The largest relative difference of all rows (of a probability: absolute)."""
         return max(row.relative for row in self.rows)
 
+    def add(self, other: Checked) -> None:
+        """Take in what was found at other sizes: of each blob the worse row."""
+        for i, row in enumerate(self.rows):
+            worse = [x for x in other.rows if x.blob == row.blob and x.relative > row.relative]
+            self.rows[i] = worse[0] if worse else row
+        self.sizes += other.sizes
+        self.notes += other.notes
+
     def lines(self) -> list[str]:
         """The rows as aligned text, under a line that says on which inputs."""
-        head = [f"compared with the net as given, on {' and '.join(self.samples)}"]
+        where = f", at each of {self.sizes} sizes" if self.sizes > 1 else ""
+        head = [f"compared with the net as given, on {' and '.join(self.samples)}{where}"]
         cells = [
             (row.blob, "x".join(map(str, row.shape)) or "scalar", f"{row.relative:.2g}", row.shown)
             for row in self.rows
@@ -89,12 +99,18 @@ def samples(net: Net, own: Arrays | None = None) -> Iterator[tuple[str, Arrays]]
 
 
 def check(
-    reference: Net, model: Model, outputs: Sequence[str], own: Arrays | None = None
+    reference: Net,
+    model: Model,
+    outputs: Sequence[str],
+    own: Arrays | None = None,
+    *,
+    feed: Callable[[int, Arrays], Arrays] | None = None,
 ) -> Checked:
     """Run `reference` and `model` on the same inputs and compare the blobs `outputs`.
 
-    What goes into a last Softmax or Sigmoid is compared as well, where `model` shows it. Raises
-    UnsupportedError if the net yields no finite number, so that nothing can be compared.
+    What goes into a last Softmax or Sigmoid is compared as well, where `model` shows it. `feed`
+    makes the inputs of each sample. What the model reads and the net computes is taken from the
+    net. Raises UnsupportedError if the net yields no finite number: nothing can be compared then.
     """
     inner = before_probabilities(reference, outputs)
     makers = {top: step.node.type for step in reference.steps for top in step.tops}
@@ -102,7 +118,10 @@ def check(
     ran, odd = {"random": 0, "own": 0}, 0
     net = NetModel(reference)
     for at, (kind, inputs) in enumerate(samples(reference, own)):
-        theirs, ours = model.run(inputs), net.run(inputs)
+        if feed is not None:
+            inputs = feed(at, inputs)
+        ours = net.run(inputs)
+        theirs = model.run({**ours, **inputs})
         names = [name for name in (*outputs, *inner) if name in theirs and name in ours]
         if not any(np.isfinite(ours[name]).any() for name in names):
             odd += 1
@@ -119,7 +138,10 @@ def check(
         raise UnsupportedError("the net yields no finite number, so there is nothing to compare")
     if missing := [name for name in outputs if name not in rows]:
         raise CaffeIOError(f"output {missing[0]!r} is not in both models")
-    _show_rounding(net, rows, [inputs for _, inputs in samples(reference, own)])
+    drawn = [inputs for _, inputs in samples(reference, own)]
+    if feed is not None:
+        drawn = [feed(at, inputs) for at, inputs in enumerate(drawn)]
+    _show_rounding(net, rows, drawn)
     words = [f"{ran['random']} random inputs"]
     words += ["a batch of its own data"] if ran["own"] else []
     found = Checked(list(rows.values()), words)

@@ -11,11 +11,15 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
-from caffeio.errors import UnsupportedError
+from caffeio.errors import CaffeIOError, UnsupportedError
 from caffeio.net.net import Net
 
 Arrays = dict[str, np.ndarray]
 LARGE = 2_000_000_000  # bytes from which on an ONNX model is not changed in memory
+
+
+class DoesNotRunError(CaffeIOError):
+    """A model that onnxruntime takes, but that stops with these inputs: it is wrong."""
 
 
 class Model(Protocol):
@@ -66,8 +70,14 @@ class NetModel:
 class OnnxModel:
     """An ONNX model in onnxruntime; `also` names values that are wanted beside its outputs."""
 
-    def __init__(self, path: str | os.PathLike[str], also: Sequence[str] = (), batch: int = 2):
-        self.batch = batch
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        also: Sequence[str] = (),
+        batch: int = 2,
+        sizes: Mapping[str, tuple[int, ...]] | None = None,
+    ):
+        self.batch, self.sizes = batch, dict(sizes or {})
         self.session = _session(path, also)
         props = self.session.get_modelmeta().custom_metadata_map
         self.blobs = {
@@ -77,8 +87,8 @@ class OnnxModel:
 
     @property
     def inputs(self) -> dict[str, tuple[int, ...]]:
-        """Shapes of the inputs; a dynamic size is `batch`."""
-        return {
+        """Shapes of the inputs: `sizes`, or else those of the file with `batch` for any size."""
+        return self.sizes or {
             item.name: tuple(n if isinstance(n, int) else self.batch for n in item.shape)
             for item in self.session.get_inputs()
         }
@@ -86,14 +96,30 @@ class OnnxModel:
     def run(self, inputs: Mapping[str, np.ndarray]) -> Arrays:
         """The outputs by the names of their blobs."""
         names = [item.name for item in self.session.get_inputs()]
-        found = self.session.run(None, {name: inputs[name] for name in names})
+        try:
+            found = self.session.run(None, {name: inputs[name] for name in names})
+        except _errors() as error:
+            shapes = " and ".join(f"{n} {'x'.join(map(str, inputs[n].shape))}" for n in names)
+            text = " ".join(str(error).split())
+            raise DoesNotRunError(
+                f"the model does not run in onnxruntime at {shapes}: {text}"
+            ) from None
         return dict(zip(self.blobs.values(), found, strict=True))
 
 
 def _errors() -> tuple[type[Exception], ...]:
     """What onnxruntime raises for models that it does not take."""
     state = import_module("onnxruntime.capi.onnxruntime_pybind11_state")
-    return tuple(getattr(state, name) for name in ("NotImplemented", "Fail", "InvalidGraph"))
+    return tuple(
+        getattr(state, name)
+        for name in (
+            "NotImplemented",
+            "Fail",
+            "InvalidGraph",
+            "InvalidArgument",
+            "RuntimeException",
+        )
+    )
 
 
 def _session(path: str | os.PathLike[str], also: Sequence[str]) -> Any:

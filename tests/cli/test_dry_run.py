@@ -129,3 +129,24 @@ def test_it_needs_no_torch(demo: Path) -> None:
         check=False, timeout=60,
     )  # fmt: skip
     assert run.returncode == 0, run.stderr
+
+
+def test_layers_that_the_weights_do_not_have_are_named(demo: Path) -> None:
+    """Whoever renames a layer to learn it anew sees that it is (P8)."""
+    write_pair("demo/w", 7)
+    net = Path("demo/train_val.prototxt")
+    net.write_text(net.read_text().replace('"fc"', '"fc_new"'))
+    arguments = ["train", "demo/solver_init.prototxt", "--weights", "demo/w_iter_7.caffemodel"]
+    batch = "layer[data].data_param.batch_size=2"
+    result = CliRunner().invoke(main, [*arguments, "--set", "max_iter=1", "--set", batch])
+    assert result.exit_code == 0
+    assert "Ignoring source layer fc" in result.stderr
+    assert result.stderr.count("Not in the file, start from their fillers: fc_new\n") == 1
+
+
+def test_a_state_of_another_solver_is_guessed(demo: Path) -> None:
+    write_pair("demo/init", 7)
+    arguments = ["train", "demo/solver_init.prototxt", "--set", "type=Adam"]
+    result = CliRunner().invoke(main, [*arguments, "--snapshot", "demo/init_iter_7.solverstate"])
+    assert result.exit_code == 2
+    assert re.search(r"an Adam solver of this net has \d+: .* another type", result.stderr)

@@ -13,19 +13,27 @@ from click.testing import CliRunner, Result
 from caffeio.cli.main import COMMANDS, main
 from caffeio.demo import recipe
 from caffeio.proto import caffe_pb2 as pb
+from caffeio.proto.weights.load import write_caffemodel
 from tests.paths import ROOT
 
 
 @pytest.fixture(autouse=True)
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with a net, its solvers, weights and a state, and no data."""
-    from caffeio.proto.weights.load import write_caffemodel
     from caffeio.proto.weights.solverstate import SolverState, write_solverstate
 
     monkeypatch.chdir(tmp_path)
     demo = tmp_path / "demo"
     demo.mkdir()
     recipe.write(demo)
+    odd = tmp_path / "odd"
+    odd.mkdir()
+    (odd / "deploy.prototxt").write_text(
+        'layer { name: "d" type: "Input" top: "data" input_param { shape { dim: 1 } } }'
+    )
+    rest = "base_lr: 0.1 max_iter: 3 solver_mode: CPU"
+    (odd / "no_policy.prototxt").write_text(f'net: "demo/train_val.prototxt" {rest}')
+    (odd / "of_deploy.prototxt").write_text(f'net: "deploy.prototxt" lr_policy: "fixed" {rest}')
     (demo / "train_lmdb").mkdir()
     (demo / "test_lmdb").mkdir()
     net = pb.NetParameter(name="net", layer=[pb.LayerParameter(name="conv1", type="Convolution")])
@@ -108,6 +116,9 @@ CASES = {
     ("show", NET, "--json", "--html"): "two forms are wanted",
     ("diff", NET, NET, "--json", "--format", "html"): "two forms are wanted",
     ("train", SOLVER, "--device", "gpu"): "did you mean cuda?",
+    ("train", "odd/no_policy.prototxt"): "lr_policy is missing (known: fixed, step",
+    ("plot", "odd/no_policy.prototxt"): "lr_policy is missing (known: fixed, step",
+    ("train", "odd/of_deploy.prototxt"): "is a deploy net: nothing gives its input 'data'",
 }
 
 
@@ -154,3 +165,29 @@ def test_wrong_arguments_import_no_torch(folder: Path) -> None:
         env={"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin"}, cwd=folder,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "said"),
+    [
+        ("cut.caffemodel", None, "is cut off"),
+        ("page.caffemodel", "<!DOCTYPE html><html>", "is a web page, not the file"),
+    ],
+)
+def test_every_command_knows_a_broken_download(
+    folder: Path, name: str, text: str | None, said: str
+) -> None:
+    """The words of the weights' own reader (../shared/findings/convert.md, F7)."""
+    file = folder / name
+    if text is None:
+        net = pb.NetParameter(layer=[pb.LayerParameter(name="conv1", type="Convolution")])
+        write_caffemodel(file, net, [[np.zeros((200, 30), np.float32)]])
+        file.write_bytes(file.read_bytes()[:-9000])
+    else:
+        file.write_text(text)
+    for arguments in (
+        ["show", name], ["lint", name], ["diff", name, name], ["convert", name, "x.pt"],
+        ["convert", NET, name, "x.onnx"], ["test", NET, "--weights", name],
+        ["train", SOLVER, "--weights", name],
+    ):  # fmt: skip
+        assert said in run(*arguments).stderr, arguments

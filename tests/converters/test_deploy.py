@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from google.protobuf import text_format
 
 from caffeio.converters.deploy.deploy import deploy
 from caffeio.converters.lint.model import is_loss as lint_is_loss
@@ -31,3 +32,55 @@ def test_losses_of_detectors_and_their_labels_go(kind: str) -> None:
     notes = deploy(net)
     assert [layer.type for layer in net.layer] == ["Input", "Convolution"]
     assert notes == [f"{kind} 'loss' left out"]
+
+
+@pytest.mark.parametrize(
+    ("data", "shape"),
+    [
+        (
+            (
+                'type: "MemoryData" memory_data_param { batch_size: 4 channels: 3 height: 9 '
+                "width: 8 } transform_param { crop_size: 5 }"
+            ),
+            [1, 3, 9, 8],
+        ),  # its transforms are for added images
+        (
+            'type: "DummyData" dummy_data_param { num: 4 channels: 3 height: 9 width: 8 }',
+            [1, 3, 9, 8],
+        ),
+        (
+            (
+                'type: "ImageData" image_data_param { batch_size: 4 new_height: 9 new_width: 8 '
+                "is_color: false }"
+            ),
+            [1, 1, 9, 8],
+        ),
+        (
+            (
+                'type: "AnnotatedData" data_param { batch_size: 4 } transform_param { '
+                "resize_param { height: 9 width: 8 } }"
+            ),
+            [1, 3, 9, 8],
+        ),
+        (
+            'type: "LaneData" data_param { batch_size: 4 } transform_param { crop_h: 9 crop_w: 8 }',
+            [1, 3, 9, 8],
+        ),
+        (
+            (
+                'type: "Data" data_param { batch_size: 4 crop_size: 9 } transform_param { '
+                "mean_value: 1 mean_value: 2 }"
+            ),
+            [1, 2, 9, 9],
+        ),
+    ],
+)
+def test_inputs_have_the_shapes_that_the_data_layers_tell(data: str, shape: list[int]) -> None:
+    net = text_format.Parse(
+        f'layer {{ name: "d" top: "x" top: "y" {data} }} '
+        'layer { name: "p" type: "Pooling" bottom: "x" top: "p" '
+        "pooling_param { global_pooling: true } }",
+        pb.NetParameter(),
+    )
+    deploy(net)
+    assert list(net.layer[0].input_param.shape[0].dim) == shape

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import islice
+
 import pytest
 
 from caffeio.layers import known_types, lookup
 from caffeio.net.graph import build_graph
 from caffeio.net.shapes import infer_net
-from caffeio.profiles import BVLC, INTEL, INTEL_MKLDNN, NVIDIA
 from caffeio.proto.files import read_net
-from tests.layers.truth import Case, differences, grid
+from tests.layers.truth import Case, differences_of_all, grid, mixtures
 from tests.paths import GOLDEN
 
-PROFILES = (BVLC, INTEL, NVIDIA, INTEL_MKLDNN)
 # Layers of forks, which no golden case has.
 SEEDS = [
     Case('type: "DepthwiseConvolution" convolution_param { num_output: 4 kernel_size: 3 }',
@@ -79,6 +82,21 @@ SEEDS = [
     Case('type: "Yolov3DetectionOutput" yolov3_detection_output_param { num_classes: 2 num_box: 1 '
          'confidence_threshold: 0.1 nms_threshold: 0.4 biases: 1 biases: 2 mask: 0 '
          'mask_group_num: 1 anchors_scale: 8 }', ((1, 7, 4, 4),)),
+    Case('type: "Data" data_param { batch_size: 2 } transform_param { crop_size: 4 }', (), 2),
+    Case('type: "ImageData" image_data_param { batch_size: 2 new_height: 3 new_width: 4 }', (), 2),
+    Case('type: "WindowData" window_data_param { batch_size: 2 } transform_param { crop_size: 4 }',
+         (), 2),
+    Case('type: "AnnotatedData" data_param { batch_size: 2 }', (), 3),
+    Case('type: "VideoData" data_param { batch_size: 2 }', (), 2),
+    Case('type: "MemoryData" memory_data_param { batch_size: 2 channels: 3 height: 4 width: 5 }',
+         (), 2),
+    Case('type: "HDF5Data" hdf5_data_param { batch_size: 2 }', (), 3),
+    Case('type: "DummyData" dummy_data_param { shape { dim: 2 dim: 3 } }', (), 2),
+    Case('type: "DummyData" dummy_data_param { num: 2 channels: 3 height: 4 width: 5 }', (), 1),
+    Case('type: "Input" input_param { shape { dim: 2 dim: 3 } }', (), 2),
+    Case('type: "DenseImageData" dense_image_data_param { batch_size: 2 new_height: 8 '
+         'new_width: 6 }', (), 2),
+    Case('type: "LaneData" data_param { batch_size: 2 } transform_param { crop_size: 16 }', (), 3),
     Case('type: "Permute" permute_param { order: 0 order: 2 order: 1 }', ((2, 3, 4, 5),)),
 ]  # fmt: skip
 
@@ -105,29 +123,38 @@ def golden_cases() -> dict[str, list[Case]]:
     return found
 
 
-def told_without_torch() -> list[str]:
-    """The types whose classes need no torch; the others are in TORCH_MODULES."""
-    return [kind for kind in known_types() if not hasattr(lookup(kind, kind), "forward")]
-
-
 CASES = golden_cases()
 for seed in SEEDS:
     CASES.setdefault(seed.param().type, []).append(seed)
+NIGHT = "CAFFEIO_NIGHTLY" in os.environ
 
 
-@pytest.mark.parametrize("kind", told_without_torch())
-def test_every_field(kind: str) -> None:
+def chosen(cases: Sequence[Case]) -> tuple[list[Case], list[Case]]:
+    """Cases whose fields are tried one by one, and others, of which only a few mixtures are.
+
+    The first are of different shapes, numbers of tops, phases and fields; at night all are.
+    """
+    if NIGHT:
+        return list(dict.fromkeys(cases)), []
+    kinds: dict[tuple[object, ...], Case] = {}
+    for case in dict.fromkeys(cases):
+        ranks = tuple(map(len, case.bottoms))
+        kinds.setdefault((ranks, case.tops, case.phase), case)
+    first = list(kinds.values())[:3]
+    return first, [case for case in dict.fromkeys(cases) if case not in first]
+
+
+@pytest.mark.parametrize("kind", known_types())
+def test_every_field_in_every_profile(kind: str) -> None:
     cls = lookup(kind, kind)
-    if cls.is_source:
-        return
     assert kind in CASES, "add a seed"
-    cases = list(dict.fromkeys(CASES[kind]))
+    first, others = chosen(CASES[kind])
+    grids = [(case, grid(case, cls, 200 if NIGHT else 20)) for case in first]
+    grids += [(case, islice(mixtures(case, cls, 4), 4)) for case in others]
     wrong = [
         text
-        for number, seed in enumerate(cases)
-        for i, case in enumerate(grid(seed, cls, 30))
-        for text in differences(
-            Case(case.text, case.bottoms, case.tops, case.phase, PROFILES[(i + number) % 4])
-        )
+        for seed, cases in grids
+        for i, case in enumerate((seed, *cases))
+        for text in differences_of_all(replace(case, hide=NIGHT or i % 4 == 0))
     ]
     assert not wrong, "\n".join(wrong[:8]) + f"\n{len(wrong)} in all"

@@ -56,25 +56,54 @@ def parse_windows(text: str, fg_threshold: float, bg_threshold: float) -> Window
     A window is `class overlap x1 y1 x2 y2`: foreground if overlap >= fg_threshold, background if
     it is < bg_threshold, else not used. Raises DataError.
     """
-    words = iter(text.split())
+    words = _Words(text)
     out = Windows([], 0, [], [])
+    blank = ""
     try:
         for hashtag in words:
             if hashtag != "#":
-                raise DataError(f"window file: expected '#', found {hashtag!r}")
+                raise DataError(f"window file, line {words.line}: expected '#', found {hashtag!r}")
             index = int(next(words))
             out.paths.append(next(words))
+            blank = "; paths with blanks cannot be read (Caffe splits at blanks)"
             out.channels = int(next(words))
             next(words), next(words)  # height and width
-            for _ in range(int(next(words))):
+            count, blank = int(next(words)), ""
+            for _ in range(count):
                 _add(out, index, words, _F(fg_threshold), _F(bg_threshold))
     except StopIteration:
         raise DataError("window file: it ends within a block") from None
-    except ValueError as error:
-        raise DataError(f"window file: {error}") from None
+    except ValueError:
+        raise DataError(
+            f"window file, line {words.line}: expected a number, found {words.word!r}{blank}"
+        ) from None
     if not out.paths:
         raise DataError("window file is empty")
+    for box in (*out.foreground, *out.background):
+        if not 0 <= box.image < len(out.paths):
+            raise DataError(f"window file: a window of image {box.image}, but images are numbered "
+                            f"0 to {len(out.paths) - 1}")  # fmt: skip
     return out
+
+
+class _Words:
+    """The words of a text, and the line that the last one stands in."""
+
+    def __init__(self, text: str) -> None:
+        self.line, self.word = 0, ""
+        self._words = self._split(text)
+
+    def _split(self, text: str) -> Iterator[str]:
+        for number, line in enumerate(text.split("\n"), 1):
+            for word in line.split():
+                self.line, self.word = number, word
+                yield word
+
+    def __iter__(self) -> Iterator[str]:
+        return self
+
+    def __next__(self) -> str:
+        return next(self._words)
 
 
 def _add(
@@ -181,9 +210,6 @@ class WindowSource(LoaderSource):
                 kind = self.windows.background
             box = kind[word() % len(kind)]
             mirror = self.transformer.mirror and word() % 2 != 0
-            if not 0 <= box.image < len(self.windows.paths):
-                raise DataError(f"a window of image {box.image}, but images are numbered 0 to "
-                                f"{len(self.windows.paths) - 1}")  # fmt: skip
             name = self.windows.paths[box.image]
             jobs.append(SampleTask((box, mirror), NO_DRAWS, name, number, box.label))
         self._number += self.batch_size

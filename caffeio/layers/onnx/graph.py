@@ -5,7 +5,7 @@ No onnx import here: a graph is collected as plain records, converters/onnx.py w
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -52,8 +52,9 @@ class OnnxNode:
 class OnnxGraph:
     """Collects nodes; the values' names are unique, blobs of the net keep theirs in the end.
 
-    Axis 0 of the net's inputs may be of any size when `dynamic_batch` is set: a layer that cannot
-    do with that raises `unsupported`.
+    Axis 0 of the net's inputs may be of any size when `dynamic_batch` is set, axes 2 and 3 with
+    `dynamic_size`: a layer that cannot do with that raises `unsupported`. A form that holds for one
+    size only is found out afterwards, by building it at another.
     """
 
     nodes: list[OnnxNode] = field(default_factory=list)
@@ -61,6 +62,7 @@ class OnnxGraph:
     shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)
     layer: OnnxLayer | None = None  # the layer that is being added
     dynamic_batch: bool = False
+    dynamic_size: bool = False
     varying: dict[str, set[int]] = field(default_factory=dict)  # axes that depend on the data
     _count: dict[str, int] = field(default_factory=dict)
     _shared: dict[str, str] = field(default_factory=dict)
@@ -101,7 +103,7 @@ class OnnxGraph:
         self.shapes[name] = array.shape
         return name
 
-    def ints(self, values: Sequence[int], hint: str = "shape") -> str:
+    def ints(self, values: Iterable[int], hint: str = "shape") -> str:
         """A constant list of int64."""
         return self.const(np.asarray(list(values), np.int64), hint)
 

@@ -21,6 +21,8 @@ def onnx_pool(
     g: OnnxGraph, x: str, method: str, w: Window, sizes: Ints, *, divisor: str, mask: bool
 ) -> str | tuple[str, str]:
     """MAX, AVE or (in TEST) STOCHASTIC pooling of `x` (N, C, *sizes)."""
+    if g.dynamic_size:
+        return _any_size(g, x, method, w, divisor, mask=mask)
     if method == "MAX":
         return _max(g, x, w, sizes, mask)
     if method == "AVE":
@@ -32,6 +34,40 @@ def onnx_pool(
     safe = g.op("Where", [some, sums, g.const(1.0, "one")])
     y: str = g.op("Where", [some, g.op("Div", [squares, safe]), zero])
     return y
+
+
+def _any_size(
+    g: OnnxGraph, x: str, method: str, w: Window, divisor: str, *, mask: bool
+) -> str | tuple[str, str]:
+    """The windows at any size: pads behind with which rounding down counts as Caffe does.
+
+    A window is left out if it starts behind the bottom and its padding (n + p), so there are
+    (n - 1 + p) // s + 1 at most: no more than kernel - 1 behind. Rounding up adds stride - 1.
+    """
+    rows = zip(w.extent, w.stride, w.pad, strict=True)
+    most = [(p + s - 1 if w.ceil else p, e - 1) for e, s, p in rows]
+    behind = [min(pair) if w.clip else pair[0] for pair in most]
+    inside = all(p <= b < k for p, b, k in zip(w.pad, behind, w.kernel, strict=True))
+    if method == "STOCHASTIC" or not inside or (method == "AVE" and set(w.dilation) != {1}):
+        raise g.unsupported(f"these {method} windows need a size that is fixed")
+    if method == "MAX":
+        given = {**_shape(w), "pads": (*w.pad, *behind)}
+        if not mask:
+            return str(g.op("MaxPool", [x], **given))
+        y, index = g.op("MaxPool", [x], outputs=2, **given)
+        height, width = (g.op("Shape", [x], start=i, end=i + 1) for i in (2, 3))
+        return y, g.to_float(g.op("Mod", [index, g.op("Mul", [height, width])]))
+    before = w.pad
+    if divisor != "real" and any(w.pad):  # padding counts in the divisor
+        ends = behind if divisor == "full" else list(w.pad)
+        pads = g.ints((0, 0, *w.pad, 0, 0, *ends), "pads")
+        x = g.op("Pad", [x, pads, g.const(0.0, "padding")])
+        behind = [b - e for b, e in zip(behind, ends, strict=True)]
+        before = (0,) * len(w.pad)
+    elif divisor == "full" and any(behind):
+        x = g.op("Pad", [x, g.ints((0, 0, *w.pad, 0, 0, *behind), "pads"), g.const(0.0, "padding")])
+        behind = [0] * len(behind)
+    return str(g.op("AveragePool", [x], pads=(*before, *behind), **_shape(w)))
 
 
 def _shape(w: Window) -> dict[str, Any]:

@@ -9,79 +9,6 @@ from tests.harness import assert_close
 from tests.layers.build import build, check_compiled, gradients, meta_shapes
 
 
-def test_shuffle_channel():
-    x = torch.arange(6.0).view(1, 6, 1, 1)
-    layer = build('type: "ShuffleChannel" shuffle_channel_param { group: 3 }', x.shape)
-    assert layer(x).flatten().tolist() == [0, 2, 4, 1, 3, 5]
-    y = build('type: "ShuffleChannel" shuffle_channel_param { group: 2 }', x.shape)(layer(x))
-    assert torch.equal(x, y)
-    with pytest.raises(LayerError, match="6 channels do not divide into 4 groups"):
-        build('type: "ShuffleChannel" shuffle_channel_param { group: 4 }', x.shape)
-    with pytest.raises(LayerError, match="needs a bottom"):
-        build('type: "ShuffleChannel"', (2, 6))
-
-
-def darknet_reorg(x: np.ndarray, s: int, reverse: bool) -> np.ndarray:
-    """The loop of darknet over flat memory; the shapes are those of Intel's layer."""
-    n, c, h, w = x.shape
-    out_c = c // (s * s)
-    source, out = x.ravel(), np.empty_like(x).ravel()
-    for b in range(n):
-        for k in range(c):
-            for j in range(h):
-                for i in range(w):
-                    small = i + w * (j + h * (k + c * b))
-                    offset = k // out_c
-                    big_w, big_h = i * s + offset % s, j * s + offset // s
-                    big = big_w + w * s * (big_h + h * s * (k % out_c + out_c * b))
-                    if reverse:
-                        out[big] = source[small]
-                    else:
-                        out[small] = source[big]
-    shape = (n, out_c, h * s, w * s) if reverse else (n, c * s * s, h // s, w // s)
-    return out.reshape(shape)
-
-
-@pytest.mark.parametrize("reverse", [False, True])
-@pytest.mark.parametrize(
-    ("stride", "shape"), [(2, (2, 8, 4, 6)), (3, (1, 9, 3, 6)), (1, (1, 2, 3, 3))]
-)
-def test_reorg(stride, shape, reverse):
-    x = torch.randn(shape)
-    text = f"reorg_param {{ stride: {stride} reverse: {str(reverse).lower()} }}"
-    layer = build(f'type: "Reorg" {text}', shape)
-    (y,), (grad,) = gradients(layer, x)
-    expected = darknet_reorg(x.numpy(), stride, reverse)
-    assert np.array_equal(y.detach().numpy(), expected)
-    assert torch.equal(grad, torch.ones_like(x))
-    assert meta_shapes(layer, shape) == [expected.shape]
-
-
-def test_reorg_errors():
-    with pytest.raises(LayerError, match="stride: must be set"):
-        build('type: "Reorg"', (1, 4, 4, 4))
-    with pytest.raises(LayerError, match="does not divide by stride 2"):
-        build('type: "Reorg" reorg_param { stride: 2 }', (1, 4, 3, 4))
-    with pytest.raises(LayerError, match="does not divide by stride 2"):
-        build('type: "Reorg" reorg_param { stride: 2 reverse: true }', (1, 6, 4, 4))
-
-
-def test_crop_center():
-    x = torch.randn(2, 3, 6, 7)
-    sizes = " ".join(f"crop_size: {n}" for n in (0, 1, 2, 3))
-    layer = build(f'type: "CropCenter" crop_center_param {{ {sizes} }}', x.shape)
-    (y,), (grad,) = gradients(layer, x)
-    assert torch.equal(y, x[:, 1:2, 2:4, 3:4])
-    assert grad.sum() == y.numel()
-    with pytest.raises(LayerError, match="one size for each of 2 axes"):
-        build(f'type: "CropCenter" crop_center_param {{ {sizes} }}', (2, 3))
-    with pytest.raises(LayerError, match="nothing is left"):
-        build(f'type: "CropCenter" crop_center_param {{ {sizes} }}', (2, 3, 4, 7))
-
-
-# -- Upsample
-
-
 def pooled(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     values, mask = torch.nn.functional.max_pool2d(x, 2, return_indices=True, ceil_mode=True)
     return values, mask.float()
@@ -152,9 +79,6 @@ def test_upsample_errors(param, shapes, message):
         build(f'type: "Upsample" upsample_param {{ {param} }}', *shapes)
 
 
-# -- Interp
-
-
 def interp_by_hand(x: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """Bilinear, corners on corners, pixel by pixel."""
     n, c, h, w = x.shape
@@ -223,8 +147,6 @@ def test_interp_errors(param, message):
 @pytest.mark.parametrize(
     "text",
     [
-        'type: "ShuffleChannel" shuffle_channel_param { group: 2 }',
-        'type: "Reorg" reorg_param { stride: 2 }',
         'type: "Upsample" upsample_param { scale: 2 }',
         'type: "Interp" interp_param { zoom_factor: 2 pad_end: -1 }',
     ],

@@ -1,144 +1,20 @@
-"""Layers of forks that move or resize maps: ShuffleChannel, Reorg, CropCenter, Upsample, Interp.
+"""Upsample and Interp: maps of another size.
 
-Sources: shuffle_channel_layer.cpp (ShuffleNet), reorg_layer.cpp (Intel; darknet's order),
-crop_center_layer.cpp (waifu2x), upsample_layer.cpp (caffe-segnet with a pooling mask; the YOLO
-forks without), interp_layer.cpp and util/interp.cpp (DeepLab, PSPNet).
+Sources: upsample_layer.cpp (caffe-segnet with a pooling mask; the YOLO forks without),
+interp_layer.cpp and util/interp.cpp (DeepLab, PSPNet).
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from caffeio.layers.base import LayerType, Shape, between, owns
+from caffeio.layers.base import Shape, between, owns
 from caffeio.layers.labels import text
+from caffeio.layers.map_layer import MapLayer
 from caffeio.layers.registry import layer
 
 if TYPE_CHECKING:
     from caffeio.layers.onnx.graph import OnnxGraph
-
-
-class MapLayer(LayerType):
-    """A layer on feature maps (N,C,H,W)."""
-
-    in_place = False
-
-    def setup(self, *shapes: Shape) -> None:
-        """Check the number of axes."""
-        self.check(
-            len(shapes[0]) == 4, f"needs a bottom (N, C, H, W), not one of {text(shapes[0])}"
-        )
-
-
-@layer("ShuffleChannel")
-class ShuffleChannel(MapLayer):
-    """Mixes `group` groups of channels: channel i of group g moves to place i * group + g."""
-
-    fields = owns(shuffle_channel_param=None)
-    compute = "caffeio.ops.special:shuffle_channel"
-
-    def setup(self, *shapes: Shape) -> None:
-        """Check that the channels divide."""
-        super().setup(*shapes)
-        self.group: int = self.param.shuffle_channel_param.group
-        self.check(
-            self.group > 0 and shapes[0][1] % self.group == 0,
-            f"{shapes[0][1]} channels do not divide into {self.group} groups",
-            field="shuffle_channel_param.group",
-        )
-
-    def onnx(self, g: OnnxGraph, *bottoms: str) -> str:
-        """Reshape, Transpose, Reshape."""
-        _, c, h, w = g.shape(bottoms[0])
-        grouped = g.reshape(bottoms[0], 0, self.group, c // self.group, h, w)
-        return g.reshape(g.op("Transpose", [grouped], perm=(0, 2, 1, 3, 4)), 0, c, h, w)
-
-
-@layer("Reorg")
-class Reorg(MapLayer):
-    """Makes (N, C s^2, H/s, W/s) of (N,C,H,W) as darknet does, or (N, C/s^2, H s, W s) (reverse).
-
-    darknet reads the bottom's memory as (N, C/s^2, H s, W s), so C must divide by s^2 both ways.
-    The gradient is the derivative (Intel's code passes back a buffer that nobody writes).
-    """
-
-    family = "pool"
-    fields = owns(reorg_param=None)
-    compute = "caffeio.ops.special:reorg"
-
-    def setup(self, *shapes: Shape) -> None:
-        """Check that the sizes divide."""
-        super().setup(*shapes)
-        param = self.param.reorg_param
-        self.stride: int = param.stride
-        self.reverse: bool = param.reverse
-        self.check(self.stride > 0, "must be set, and positive", field="reorg_param.stride")
-        _, channels, height, width = shapes[0]
-        s = self.stride
-        fit = channels % (s * s) == 0
-        if not self.reverse:
-            fit = fit and height % s == 0 and width % s == 0
-        self.check(
-            fit,
-            f"a bottom of {text(shapes[0])} does not divide by stride {s}",
-            field="reorg_param.stride",
-        )
-
-    def shapes(self, shape: Shape) -> tuple[Shape, ...]:
-        """Move a factor s^2 between channels and pixels."""
-        n, c, h, w = shape
-        s = self.stride
-        if self.reverse:
-            return ((n, c // (s * s), h * s, w * s),)
-        return ((n, c * s * s, h // s, w // s),)
-
-    def onnx(self, g: OnnxGraph, *bottoms: str) -> str:
-        """Reshape, Transpose, Reshape."""
-        _, c, h, w = g.shape(bottoms[0])
-        s = self.stride
-        if self.reverse:
-            x = g.reshape(bottoms[0], 0, s, s, c // (s * s), h, w)
-            x = g.op("Transpose", [x], perm=(0, 3, 4, 1, 5, 2))
-            return g.reshape(x, 0, c // (s * s), h * s, w * s)
-        x = g.reshape(bottoms[0], 0, c // (s * s), h, s, w, s)
-        x = g.op("Transpose", [x], perm=(0, 3, 5, 1, 2, 4))
-        return g.reshape(x, 0, c * s * s, h // s, w // s)
-
-
-@layer("CropCenter")
-class CropCenter(LayerType):
-    """Cuts crop_size[i] off both ends of axis i (waifu2x)."""
-
-    in_place = False
-    fields = owns(crop_center_param=None)
-    compute = "caffeio.ops.special:crop_center"
-
-    def setup(self, *shapes: Shape) -> None:
-        """Check that there is a size for each axis and that something is left."""
-        self.sizes = tuple(self.param.crop_center_param.crop_size)
-        field = "crop_center_param.crop_size"
-        self.check(
-            len(self.sizes) == len(shapes[0]),
-            f"one size for each of {len(shapes[0])} axes is wanted, not {len(self.sizes)}",
-            field=field,
-        )
-        self.check(
-            all(2 * size < dim for size, dim in zip(self.sizes, shapes[0], strict=True)),
-            f"nothing is left of a bottom of {text(shapes[0])}",
-            field=field,
-        )
-
-    def shapes(self, shape: Shape) -> tuple[Shape, ...]:
-        """Take twice the size off each axis."""
-        return (tuple(n - 2 * size for n, size in zip(shape, self.sizes, strict=True)),)
-
-    def onnx(self, g: OnnxGraph, *bottoms: str) -> str:
-        """Slice."""
-        axes = [axis for axis, size in enumerate(self.sizes) if size]
-        if not axes:
-            return bottoms[0]
-        starts = g.ints([self.sizes[a] for a in axes], "starts")
-        ends = g.ints([-self.sizes[a] for a in axes], "ends")
-        return str(g.op("Slice", [bottoms[0], starts, ends, g.ints(axes, "axes")]))
 
 
 @layer("Upsample")
@@ -156,7 +32,7 @@ class Upsample(MapLayer):
     bottoms = between(1, 2)
     label_bottoms = frozenset({1})
     fields = owns(upsample_param=None)
-    compute = "caffeio.ops.special:upsample"
+    compute = "caffeio.ops.resample:upsample"
 
     def setup(self, *shapes: Shape) -> None:
         """Read the size, which is fixed when upsample_h and upsample_w are given."""
@@ -209,6 +85,8 @@ class Upsample(MapLayer):
                     coordinate_transformation_mode="asymmetric",
                 )
             )  # fmt: skip
+        if g.dynamic_size:
+            return self._onnx_any_size(g, *bottoms)
         (_, c, h, w), (height, width) = self.bottom_shapes[0], self.top_shapes[0][2:]
         maps = g.op("Shape", [bottoms[0]], start=0, end=2)
         zeros = g.zeros(g.op("Concat", [maps, g.ints((height * width,))], axis=0))
@@ -216,6 +94,21 @@ class Upsample(MapLayer):
         values = g.reshape(bottoms[0], 0, c, h * w)
         top = g.op("ScatterElements", [zeros, places, values], axis=2)
         return g.reshape(top, 0, c, height, width)
+
+    def _onnx_any_size(self, g: OnnxGraph, x: str, mask: str) -> str:
+        """The same with sizes that the model computes."""
+        if self.fixed:
+            raise g.unsupported("upsample_h and upsample_w fix the size")
+        channels = self.bottom_shapes[0][1]
+        maps = g.op("Shape", [x], start=0, end=2)
+        sides = g.op("Mul", [g.op("Shape", [x], start=2), g.ints(self.scales, "scales")])
+        if any(self.pads):
+            sides = g.op("Sub", [sides, g.ints(self.pads, "pads")])
+        height, width = g.op("Split", [sides, g.ints((1, 1), "sizes")], outputs=2, axis=0)
+        flat = g.op("Concat", [maps, g.op("Mul", [height, width])], axis=0)
+        places, values = (g.reshape(v, 0, channels, -1) for v in (g.to_int(mask), x))
+        top = g.op("ScatterElements", [g.zeros(flat), places, values], axis=2)
+        return str(g.op("Reshape", [top, g.op("Concat", [maps, sides], axis=0)]))
 
 
 @layer("Interp")
@@ -228,7 +121,7 @@ class Interp(MapLayer):
 
     family = "pool"
     fields = owns(interp_param=None)
-    compute = "caffeio.ops.special:interp"
+    compute = "caffeio.ops.resample:interp"
 
     def setup(self, *shapes: Shape) -> None:
         """Check that the size is given in one way."""
@@ -279,13 +172,36 @@ class Interp(MapLayer):
         x, (h, w) = bottoms[0], g.shape(bottoms[0])[2:]
         size = self.top_size(h, w)
         begin, end = (-pad for pad in self.pads)
+        if g.dynamic_size:
+            return self._onnx_any_size(g, x, begin, end)
         if begin or end:
             ends = g.ints((h - end, w - end), "ends")
             x = g.op("Slice", [x, g.ints((begin, begin), "starts"), ends, g.ints((2, 3), "axes")])
         if size == (h - begin - end, w - begin - end):
             return x
+        return self._onnx_resize(g, x, g.ints(size))
+
+    def _onnx_any_size(self, g: OnnxGraph, x: str, begin: int, end: int) -> str:
+        """The same with sizes that the model computes."""
+        if begin or end:
+            axes = g.ints((2, 3), "axes")
+            last = g.ints((-end, -end) if end else ((1 << 31) - 1,) * 2, "ends")
+            x = g.op("Slice", [x, g.ints((begin, begin), "starts"), last, axes])
+        if self.fixed is not None:
+            sides = g.ints(self.fixed)
+        else:
+            sides, one = g.op("Shape", [x], start=2), g.const(1, "one")
+            if self.shrink is not None:
+                steps = g.op("Div", [g.op("Sub", [sides, one]), g.const(self.shrink, "shrink")])
+                sides = g.op("Add", [steps, one])
+            if self.zoom is not None:
+                steps = g.op("Mul", [g.op("Sub", [sides, one]), g.const(self.zoom, "zoom")])
+                sides = g.op("Add", [steps, one])
+        return self._onnx_resize(g, x, sides)
+
+    def _onnx_resize(self, g: OnnxGraph, x: str, sides: str) -> str:
         maps = g.op("Shape", [x], start=0, end=2)
-        sizes = g.op("Concat", [maps, g.ints(size)], axis=0)
+        sizes = g.op("Concat", [maps, sides], axis=0)
         return str(
             g.op(
                 "Resize", [x, "", "", sizes], mode="linear",

@@ -1,8 +1,7 @@
-"""Layers of forks that move or resize maps: ShuffleChannel, Reorg, CropCenter, Upsample, Interp.
+"""Upsample and Interp: maps of another size.
 
-Sources: shuffle_channel_layer.cpp (ShuffleNet), reorg_layer.cpp (Intel; darknet's order),
-crop_center_layer.cpp (waifu2x), upsample_layer.cpp (caffe-segnet with a pooling mask; the YOLO
-forks without), interp_layer.cpp and util/interp.cpp (DeepLab, PSPNet).
+Sources: upsample_layer.cpp (caffe-segnet with a pooling mask; the YOLO forks without),
+interp_layer.cpp and util/interp.cpp (DeepLab, PSPNet).
 """
 
 from __future__ import annotations
@@ -16,36 +15,7 @@ from torch.nn.functional import interpolate
 from caffeio.errors import DataError
 
 if TYPE_CHECKING:
-    from caffeio.layers.special import CropCenter, Interp, Reorg, ShuffleChannel, Upsample
-
-
-def shuffle_channel(layer: ShuffleChannel, *bottoms: Tensor) -> Tensor:
-    """Return the mixed channels."""
-    x = bottoms[0]
-    n, c, h, w = x.shape
-    grouped = x.reshape(n, layer.group, c // layer.group, h, w)
-    return grouped.transpose(1, 2).reshape(x.shape)
-
-
-def reorg(layer: Reorg, *bottoms: Tensor) -> Tensor:
-    """Return the reordered blob."""
-    x = bottoms[0]
-    n, c, h, w = x.shape
-    s = layer.stride
-    if layer.reverse:
-        x = x.reshape(n, s, s, c // (s * s), h, w).permute(0, 3, 4, 1, 5, 2)
-        return x.reshape(n, c // (s * s), h * s, w * s)
-    x = x.reshape(n, c // (s * s), h, s, w, s).permute(0, 3, 5, 1, 2, 4)
-    return x.reshape(n, c * s * s, h // s, w // s)
-
-
-def crop_center(layer: CropCenter, *bottoms: Tensor) -> Tensor:
-    """Return the middle of the bottom (a view)."""
-    x = bottoms[0]
-    for axis, size in enumerate(layer.sizes):
-        if size:
-            x = x.narrow(axis, size, x.shape[axis] - 2 * size)
-    return x
+    from caffeio.layers.resample import Interp, Upsample
 
 
 def upsample(layer: Upsample, *bottoms: Tensor) -> Tensor:

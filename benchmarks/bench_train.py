@@ -1,0 +1,158 @@
+"""A training step of caffeio beside plain hand-written PyTorch: time and memory, in one process.
+
+    python benchmarks/bench_train.py [--nets resnet50,vgg16] [--batch N] [--precision fp32,bf16]
+                                     [--rounds 5] [--compile] [--cpu-time]
+
+Both train the same layers on the same batch, channels-last, with SGD (momentum, weight decay): one
+iteration of ours is all that `caffeio train` does between two displays, update included; theirs is
+`zero_grad`, forward, `backward`, `step` of a fused optimizer. They run in turn; a row shows minima
+and medians of the rounds, and ratios theirs / ours (above 1: ours is faster). `--cpu-time` counts
+processor time of the process, which other load on the machine disturbs less (use one thread).
+Peaks of memory are those of a process that trains one of them alone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from nets import SIZES, plain, prototxt
+from torch import nn
+
+from caffeio.training.trainer import Trainer
+
+BATCHES = {"resnet50": 16, "vgg16": 8, "mobilenet": 16, "googlenet": 16, "caffenet": 16,
+           "lenet": 64}  # fmt: skip
+Step = Callable[[], None]
+
+
+def batch_of(name: str, batch: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """One batch of images and labels."""
+    torch.manual_seed(0)
+    images = torch.randn(batch, *SIZES[name]).to(memory_format=torch.channels_last)
+    return images, torch.randint(0, 10, (batch,))
+
+
+def ours(name: str, batch: int, precision: str, compiled: bool, folder: Path) -> Step:
+    """An iteration of a Trainer whose inputs are given."""
+    net = folder / f"{name}.prototxt"
+    net.write_text(prototxt(name, batch, train=True))
+    solver = folder / f"{name}_solver.prototxt"
+    solver.write_text(
+        f'net: "{net}" base_lr: 0.001 lr_policy: "fixed" momentum: 0.9 weight_decay: 0.0001 '
+        f'max_iter: 1000000 random_seed: 1 snapshot_prefix: "{folder}/out" '
+        "snapshot_after_train: false"
+    )
+    trainer = Trainer(solver, device="cpu", precision=precision, compile=compiled)
+    images, labels = batch_of(name, batch)
+    inputs = {"data": images, "label": labels.float()}
+    trainer.net.read_data = lambda step, given: tuple(inputs[top] for top in step.tops)
+    return lambda: trainer.step(1)
+
+
+def theirs(name: str, batch: int, precision: str, compiled: bool) -> Step:
+    """The loop that a PyTorch user would write."""
+    net = plain(name).to(memory_format=torch.channels_last).train()
+    optimizer = torch.optim.SGD(net.parameters(), 0.001, 0.9, weight_decay=0.0001, fused=True)
+    images, labels = batch_of(name, batch)
+    run = torch.compile(net) if compiled else net
+
+    def step() -> None:
+        optimizer.zero_grad(set_to_none=True)
+        with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
+            loss = nn.functional.cross_entropy(run(images), labels)
+        loss.backward()
+        optimizer.step()
+        loss.item()
+
+    return step
+
+
+def measure(
+    steps: dict[str, Step], rounds: int, clock: Callable[[], float]
+) -> dict[str, list[float]]:
+    """Milliseconds of every round, in turn, after one that does not count."""
+    times: dict[str, list[float]] = {name: [] for name in steps}
+    for turn in range(rounds + 1):
+        for name, step in steps.items():
+            begin = clock()
+            step()
+            if turn:
+                times[name].append(1e3 * (clock() - begin))
+    return times
+
+
+def peak(args: argparse.Namespace, which: str, name: str, precision: str) -> float:
+    """MB that a process of its own needs at most."""
+    command = [sys.executable, __file__, "--only", which, "--nets", name, "--precision", precision,
+               "--batch", str(args.batch), "--threads", str(args.threads)]  # fmt: skip
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+    return float(done.stdout.split()[-1])
+
+
+def compare(args: argparse.Namespace, name: str, precision: str, folder: Path) -> None:
+    """Print one row."""
+    batch = args.batch or BATCHES[name]
+    clock = time.process_time if args.cpu_time else time.perf_counter
+    steps = {
+        "ours": ours(name, batch, precision, args.compile, folder),
+        "theirs": theirs(name, batch, precision, args.compile),
+    }
+    if args.compile:
+        steps["eager"] = theirs(name, batch, precision, False)
+    times = measure(steps, args.rounds, clock)
+    low = {key: min(values) for key, values in times.items()}
+    middle = {key: statistics.median(values) for key, values in times.items()}
+    row = f"{name:10} {batch:4} {precision:5} {low['ours']:9.1f} {low['theirs']:9.1f} "
+    row += f"{low['theirs'] / low['ours']:6.2f} {middle['theirs'] / middle['ours']:7.2f}"
+    if args.compile:
+        row += f" {low['eager'] / low['ours']:6.2f} {middle['eager'] / middle['ours']:7.2f}"
+    if args.memory:
+        both = [peak(args, which, name, precision) for which in ("ours", "theirs")]
+        row += f" {both[0]:7.0f} {both[1]:7.0f} {both[0] / both[1]:6.2f}"
+    print(row, flush=True)
+
+
+def main() -> None:
+    """Read the command line, measure, print."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--nets", default="resnet50,vgg16,mobilenet,googlenet")
+    parser.add_argument("--precision", default="fp32,bf16")
+    parser.add_argument("--batch", type=int, default=0, help="0: what suits each net")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=0)
+    parser.add_argument("--compile", action="store_true")
+    parser.add_argument("--cpu-time", action="store_true")
+    parser.add_argument("--memory", action="store_true")
+    parser.add_argument("--only", choices=["ours", "theirs"])
+    args = parser.parse_args()
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    with tempfile.TemporaryDirectory() as folder:
+        if args.only:
+            batch = args.batch or BATCHES[args.nets]
+            options = args.nets, batch, args.precision, args.compile
+            step = ours(*options, Path(folder)) if args.only == "ours" else theirs(*options)
+            for _ in range(3):
+                step()
+            print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+            return
+        print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {args.rounds} rounds")
+        more = "  eager  median" if args.compile else ""
+        more += "  MB ours  theirs  ratio" if args.memory else ""
+        print(f"{'net':10} {'N':>4} {'':5} {'ours ms':>9} {'theirs':>9}  ratio  median{more}")
+        for name in args.nets.split(","):
+            for precision in args.precision.split(","):
+                compare(args, name, precision, Path(folder))
+
+
+if __name__ == "__main__":
+    main()
