@@ -112,11 +112,7 @@ class Net(nn.Module):
             for step in self.steps
             for top, weight in zip(step.tops, step.loss_weights, strict=True)
         }
-        self._owners: dict[str, tuple[Step, int]] = {}
-        for step in self.steps:
-            for i, spec in enumerate(step.node.param.param):
-                if spec.name:
-                    self._owners.setdefault(spec.name, (step, i))
+        self._owners = _param_owners(self.steps)
         self._automatic = [top for s in self.steps for top in s.tops if shown(top) != top]
         self.learnable = learnable_params(self.steps, graph.force_backward)
         self._refusal_forward = refusal_forward(self.steps)  # what Caffe would die of in Forward
@@ -587,6 +583,16 @@ class Net(nn.Module):
             reset = getattr(layer, "reset_state", None)
             if reset is not None:
                 reset()
+
+
+def _param_owners(steps: Iterable[Step]) -> dict[str, tuple[Step, int]]:
+    """The layer and the index of the first blob of each param name: the one that owns it."""
+    owners: dict[str, tuple[Step, int]] = {}
+    for step in steps:
+        for i, spec in enumerate(step.node.param.param):
+            if spec.name:
+                owners.setdefault(spec.name, (step, i))
+    return owners
 
 
 # `from caffeio.net.net import load_net` is how it was found before it had a file of its own

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -29,6 +30,7 @@ from caffeio.training.events import Action
 from caffeio.training.watchdog import DEFAULT, Watchdog
 
 T = TypeVar("T")
+LEAVING = timedelta(seconds=20)
 TIMEOUT = timedelta(hours=6)  # a test on rank 0 alone may take long
 
 
@@ -104,10 +106,14 @@ class World:
     def leave(self) -> None:
         """Close the connections that `join` has made; a process group found there is left alone.
 
+        After a run that ended well the workers wait for each other first (some seconds at most).
         May be called more than once.
         """
         if self.watchdog is not None and self.made:
             self.watchdog.stop()
+            if sys.exc_info()[0] is None and self.control is not None:
+                with contextlib.suppress(RuntimeError):  # the store's host must be the last
+                    dist.monitored_barrier(self.control, timeout=LEAVING)
         if dist.is_initialized():
             for group in self.made:
                 dist.destroy_process_group(group)

@@ -1,6 +1,6 @@
 """Workers look after each other: who gives no sign of life is named, and nobody waits for ever.
 
-Each worker writes a heartbeat into the store that torchrun (or our launcher) keeps, and reads the
+Each worker writes a heartbeat into the store that torchrun (or our launcher) keeps, and reads
 others'. The heart beats in a thread of its own, so that a long test or a slow disk is no silence;
 a process that is stopped, a machine that has gone and a cut cable are.
 """
@@ -20,6 +20,15 @@ from torch._C._distributed_c10d import TCPStore
 DEFAULT = 300.0  # seconds; a cable that is back sooner does no harm
 
 
+def watched(rank: int, size: int) -> list[int]:
+    """Whom a worker watches: the first one all others, every other the first and the next one.
+
+    So nobody is unwatched, and the store answers some 3 N questions a period, not N x N.
+    """
+    others = range(1, size) if rank == 0 else sorted({0, (rank + 1) % size})
+    return [r for r in others if r != rank]
+
+
 class Watchdog:
     """The heartbeats of one worker; `rescue` is called before a lost run is ended.
 
@@ -36,17 +45,24 @@ class Watchdog:
         self._period = min(5.0, timeout / 4)
         self._run = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
         self._touched = time.monotonic()  # when the store answered last
-        self._seen = {r: ("", self._touched) for r in range(size) if r != rank}
+        self._seen = {r: ("", self._touched) for r in watched(rank, size)}
         self._over = threading.Event()
+        self._threads = [
+            threading.Thread(target=work, name="caffeio-watchdog", daemon=True)
+            for work in (self._beat, self._watch)
+        ]
 
     def start(self) -> None:
         """Begin to beat and to watch."""
-        for work in (self._beat, self._watch):
-            threading.Thread(target=work, name="caffeio-watchdog", daemon=True).start()
+        for thread in self._threads:
+            thread.start()
 
     def stop(self) -> None:
         """Beat and watch no more: the run ends, and so may the others'."""
         self._over.set()
+        for thread in self._threads:
+            if thread.is_alive() and thread is not threading.current_thread():
+                thread.join(1.0)  # a question to a store that goes away would be logged
 
     def _beat(self) -> None:
         """Write our beat and read the others', as long as there is a store."""
@@ -58,8 +74,7 @@ class Watchdog:
                 store = store or self._store()
                 own = f"{count} {socket.gethostname()} {os.getpid()}"
                 store.set(self._key(self.rank), own)
-                for other in self._seen:
-                    self._listen(store, other)
+                self._listen(store)
                 self._touched = time.monotonic()
             except (RuntimeError, ValueError, OSError):
                 store = None  # the watching thread counts the time
@@ -73,12 +88,20 @@ class Watchdog:
     def _key(self, rank: int) -> str:
         return f"caffeio/beat/{self._run}/{rank}"
 
-    def _listen(self, store: TCPStore, other: int) -> None:
-        if not store.check([self._key(other)]):
-            return
-        text = store.get(self._key(other)).decode()
-        if text != self._seen[other][0]:
-            self._seen[other] = text, time.monotonic()
+    def _listen(self, store: TCPStore) -> None:
+        """Read the beats of those that have begun, all in one question."""
+        others = list(self._seen)
+        keys = [self._key(r) for r in others]
+        if not store.check(keys):  # somebody has not begun yet
+            others = [r for r, key in zip(others, keys, strict=True) if store.check([key])]
+        for other, beat in zip(others, self._beats(store, others), strict=True):
+            text = beat.decode()
+            if text != self._seen[other][0]:
+                self._seen[other] = text, time.monotonic()
+
+    def _beats(self, store: TCPStore, ranks: list[int]) -> list[bytes]:
+        found: list[bytes] = store.multi_get([self._key(r) for r in ranks]) if ranks else []
+        return found
 
     def _watch(self) -> None:
         last = time.monotonic()

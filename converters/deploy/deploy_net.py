@@ -62,13 +62,7 @@ def load_deploy_net(
     chosen = choose_profile(options.profile, file.dialect)
     places = {layer.name: file.where("layer", i) for i, layer in enumerate(file.message.layer)}
     message, notes = deployed(file, arrays, options, chosen)
-    made = {top for layer in message.layer for top in layer.top}
-    if options.outputs and made.issuperset(options.outputs):
-        keep_needed(message, options.outputs)
-    if options.inputs:
-        if lost := [b for b in options.inputs if b in made - _tops(message)]:
-            raise UnsupportedError(f"no output that is wanted depends on blob {lost[0]!r}")
-        notes.append(cut_inputs(message, options, chosen, file.dialect, folders_of(file.path)))
+    notes += _cut(message, options, chosen, file)
     _check_labels(message, file.message, places)
     net = NetRecipe(
         message,
@@ -95,6 +89,18 @@ def load_deploy_net(
             "make"
         )
     return net, notes
+
+
+def _cut(message: pb.NetParameter, options: Options, profile: Profile, file: NetFile) -> list[str]:
+    """Keep what the wanted outputs need, from the wanted inputs on; returns notes on it."""
+    made = _tops(message)
+    if options.outputs and made.issuperset(options.outputs):
+        keep_needed(message, options.outputs)
+    if not options.inputs:
+        return []
+    if lost := [b for b in options.inputs if b in made - _tops(message)]:
+        raise UnsupportedError(f"no output that is wanted depends on blob {lost[0]!r}")
+    return [cut_inputs(message, options, profile, file.dialect, folders_of(file.path))]
 
 
 def _tops(message: pb.NetParameter) -> set[str]:

@@ -70,11 +70,17 @@ def _share(report: Report, most: int | None) -> int | None:
     return most if len(long) < 2 else max(most // len(long), 4)
 
 
+class _Console(Console):
+    def on_broken_pipe(self) -> None:
+        """Leave a reader that has gone to the command, which ends as others do (141, not 1)."""
+        raise BrokenPipeError
+
+
 def make_console(stream: IO[str], width: int | None = None) -> Console:
     """A console for `stream`; as wide as its terminal, 100 columns where there is none."""
     if width is None:
         width = shutil.get_terminal_size((100, 40)).columns
-    return Console(
+    return _Console(
         file=stream,
         width=width,
         highlight=False,

@@ -16,9 +16,11 @@ from caffeio.converters.torch_code.text import (
 )
 from caffeio.converters.torch_code.weight_forms import HELPERS, Names, rank
 from caffeio.layers.base import LayerType
+from caffeio.layers.channel_order import Reorg, ShuffleChannel
+from caffeio.layers.crop_center import CropCenter
 from caffeio.layers.pooling import SPP, Pooling
 from caffeio.layers.rcnn.roi_pooling import ROIPooling
-from caffeio.layers.special import CropCenter, Interp, Reorg, ShuffleChannel, Upsample
+from caffeio.layers.resample import Interp, Upsample
 from caffeio.layers.ssd.detection_output import DetectionOutput
 from caffeio.layers.ssd.prior_box import PriorBox
 from caffeio.layers.window import Window

@@ -1,7 +1,7 @@
 """Which Caffe wrote these bytes: every dialect reads the file, the best account wins.
 
 Dialects that read a file alike are one candidate. If two candidates explain it equally well and
-mean different things, the shapes of the weights may tell (`shapewalk`); otherwise it is the user
+mean different things, the shapes of the weights may tell (`WALK`); otherwise it is the user
 who has to say.
 """
 
@@ -10,6 +10,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterable, Iterator
 from functools import cache
+from importlib import import_module
 from typing import Any, NamedTuple
 
 from caffeio.errors import DialectError, ParseError
@@ -27,7 +28,6 @@ from caffeio.proto.dialect.assess import (
 from caffeio.proto.dialect.plan import CANONICAL
 from caffeio.proto.dialect.rules import Rule, rule_table, rules_of
 from caffeio.proto.dialect.schema import Schema
-from caffeio.proto.dialect.shapewalk import Walk, walk_shapes
 from caffeio.proto.dialect.transcode import Transcoder
 from caffeio.proto.io.blobs import scan_blob
 from caffeio.proto.io.opened import found_once
@@ -56,6 +56,19 @@ class Detection(NamedTuple):
     evidence: list[str]
     alternatives: list[tuple[str, float, list[str]]]
     also: list[str]
+
+
+# Who follows the shapes of a net to its weights: the layer types are asked, which are floors above.
+# It is imported when two readings are equally good, as a layer's arithmetic is when a net runs.
+WALK = "caffeio.net.weights_fit:walk_shapes"
+
+
+class Walk(NamedTuple):
+    """What shapes say of a reading; `possible` is whether some input fits all weights."""
+
+    possible: bool
+    confirmed: list[str]
+    refuted: list[str]
 
 
 def detect(data: Buffer, kind: str = "net") -> Detection:
@@ -279,7 +292,11 @@ def _by_shapes(
 
 
 def _walk(data: Buffer, dialect: str) -> Walk:
-    return walk_shapes(_message(data, "NetParameter", dialect))
+    module, _, name = WALK.partition(":")
+    walk: Walk = getattr(import_module(module), name)(
+        _message(data, "NetParameter", dialect), dialect
+    )
+    return walk
 
 
 def _message(data: Buffer, name: str, dialect: str) -> Any:

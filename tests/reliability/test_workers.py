@@ -22,7 +22,7 @@ from caffeio.training.distributed import is_connection_error, lost_workers
 from caffeio.training.facts import facts_of
 from caffeio.training.job import read_job
 from caffeio.training.options import TrainOptions
-from caffeio.training.watchdog import Watchdog
+from caffeio.training.watchdog import Watchdog, watched
 from tests.paths import ROOT
 
 ENDLESS = ["max_iter=1000000", "display=0", "test_interval=1000000", "test_initialization=false"]
@@ -292,6 +292,17 @@ def test_a_watchdog_counts_only_its_own_time() -> None:
     dog._seen[1] = ("8 host 42", now + 11)
     assert dog.problem(now + 20) is None
     assert "the store at" in (dog.problem(now + 22) or "")
+
+
+@pytest.mark.parametrize("size", [2, 3, 8, 128])
+def test_nobody_is_unwatched_and_nobody_watches_all_but_the_first(size: int) -> None:
+    seen = {rank: watched(rank, size) for rank in range(size)}
+    assert seen[0] == list(range(1, size))
+    for rank in range(1, size):
+        assert rank not in seen[rank] and 0 in seen[rank] and len(seen[rank]) <= 2
+        others = [w for w in range(1, size) if rank in seen[w]]
+        assert size == 2 or others == [rank - 1 if rank > 1 else size - 1] or rank == 1
+    assert sum(map(len, seen.values())) <= 3 * size
 
 
 def test_which_errors_mean_a_lost_worker() -> None:

@@ -3,8 +3,9 @@ from __future__ import annotations
 import pytest
 from google.protobuf import text_format
 
+from caffeio.net.weights_fit import walk_shapes
 from caffeio.proto import caffe_pb2 as pb
-from caffeio.proto.dialect.shapewalk import Walk, walk_shapes
+from caffeio.proto.dialect.detection import Walk
 
 
 def walk(text: str) -> Walk:
@@ -85,13 +86,14 @@ def test_bottoms_must_agree() -> None:
 @pytest.mark.parametrize(
     ("params", "why"),
     [
-        ("kernel_size: 20", "layer 'x' pools 20 over 13, stride 1"),
-        ("stride: 2", "layer 'x' pools 0 over 13, stride 2"),
-        ("kernel_size: 2 stride: 0", "layer 'x' pools 2 over 13, stride 0"),
+        ("kernel_size: 20", "the kernel (20, 20) is larger than the bottom"),
+        ("stride: 2", "kernel_size: needs 1 value"),
+        ("kernel_size: 2 stride: 0", "stride: must be above 0"),
     ],
 )
 def test_impossible_poolings(params: str, why: str) -> None:
-    assert walk(INPUT + pool("d", "x", params)).refuted == [why]
+    found = walk(INPUT + pool("d", "x", params))
+    assert not found.possible and why in found.refuted[0]
 
 
 SIZES = "channels: 2 height: 8 width: 8"
@@ -117,7 +119,7 @@ def test_an_input_of_unknown_size_is_searched_for() -> None:
         'layer { type: "Data" top: "d" transform_param { crop_size: 8 } }',
         'layer { type: "Data" top: "d" transform_param { crop_h: 8 crop_w: 8 } }',
         'layer { type: "ImageData" top: "d" image_data_param { new_height: 8 new_width: 8 } }',
-        f'layer {{ type: "MemoryData" top: "d" memory_data_param {{ {SIZES} }} }}',
+        f'layer {{ type: "MemoryData" top: "d" memory_data_param {{ batch_size: 1 {SIZES} }} }}',
         f'layer {{ type: "DummyData" top: "d" dummy_data_param {{ num: 1 {SIZES} }} }}',
     ],
 )

@@ -1,0 +1,25 @@
+"""Workers of a tiny net on one machine start, train and agree; a hundred of them at night."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+
+from tests.paths import ROOT
+
+RANKS = 128 if os.environ.get("CAFFEIO_NIGHTLY") else 6
+
+
+def test_they_agree() -> None:
+    script = ROOT / "benchmarks" / "many_ranks.py"
+    run = subprocess.run(
+        [sys.executable, script, "--ranks", str(RANKS), "--iterations", "20"],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert run.returncode == 0, run.stdout + run.stderr
+    found = json.loads(run.stdout)
+    assert found["agree"] and found["ranks"] == RANKS
+    assert found["last loss"] < found["first loss"] / 10
+    assert "Connection reset" not in run.stderr  # whoever keeps the store leaves last
