@@ -172,6 +172,7 @@ class DataSource(ABC):
 
     top_shapes: list[Shape]  # of the first batch; later ones may differ where Caffe lets them
     epoch_size: int | None = None  # records of one pass over all data, if that is known
+    on_restart: Callable[[], None] | None = None  # called when a pass over a database has ended
 
     def __init__(self, layer: SourceContext) -> None:
         self.layer = layer

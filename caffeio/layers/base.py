@@ -84,7 +84,8 @@ class BlobSpec:
     filler: FillerParameter | None
     default: float = 0.0  # constant value where no filler is given
     statistic: bool = False  # never trained (BatchNorm's mean, variance, factor)
-    initial: Any = None  # an array of values in place of a filler's (Python layers set their own)
+    initial: Any = None  # values in place of a filler's: given in the text, or by a Python layer
+    kept_shape: Shape | None = None  # in which the text gives it, and files have it, if another
 
 
 class LayerType:

@@ -22,6 +22,7 @@ class ReLU(LayerType):
 
     fields = owns(relu_param=("negative_slope",))
     compute = "caffeio.ops.neuron:relu"
+    backward = "caffeio.ops.backward:ReLU"
     reads_bottoms = frozenset({0})
     reads_signs = True
 
@@ -140,6 +141,7 @@ class Clip(LayerType):
 
     fields = owns(clip_param=("min", "max"))
     compute = "caffeio.ops.neuron:clip"
+    backward = "caffeio.ops.backward:Clip"
     reads_bottoms = frozenset({0})
 
     def setup(self, shape: Shape) -> None:

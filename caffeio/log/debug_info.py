@@ -51,7 +51,7 @@ def log_backward(log: Log, net: Net) -> None:
                 log.info("net.cpp:621", line)
         for i, blob in enumerate(entry.step.layer.blobs):
             if entry.step.learns[i] or net.graph.force_backward:
-                text = _mean_abs(blob.grad, blob)
+                text = _mean_abs(entry.step.layer.blobs.raw(i).grad, blob)
                 line = f"    [Backward] Layer {name}, param blob {i} diff: {text}"
                 log.info("net.cpp:632", line)
     _log_totals(log, net)

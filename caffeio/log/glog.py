@@ -31,6 +31,7 @@ class Log:
     def __init__(self, sink: Sink | None = None) -> None:
         self.sink = sink
         self._thread = threading.get_native_id()
+        self._once: set[str] = set()
 
     def __bool__(self) -> bool:
         return self.sink is not None
@@ -45,6 +46,12 @@ class Log:
     def info(self, place: str, text: str) -> None:
         """An information line."""
         self.write("I", place, text)
+
+    def once(self, place: str, text: str) -> None:
+        """An information line that a program prints the first time only."""
+        if text not in self._once:
+            self._once.add(text)
+            self.info(place, text)
 
     def warning(self, place: str, text: str) -> None:
         """A warning line."""

@@ -14,6 +14,7 @@ from caffeio.layers import LayerContext, LayerType
 from caffeio.layers.inference import check_blob_shape
 from caffeio.layers.python.native import class_of
 from caffeio.net.checks import SharedParams, insist, wrong_counts, wrong_params, wrong_weights
+from caffeio.net.given_blobs import take_given_blobs
 from caffeio.net.graph import Graph, Node
 from caffeio.net.step import (
     AUTOMATIC,
@@ -82,6 +83,7 @@ class Assembler:
         )
         layer = make_module(cls, param, context)
         self.set_up(node, layer, tops)
+        take_given_blobs(node, layer)
         weights = loss_weights(node, cls, len(tops))
         learns = tuple(
             i >= len(param.param) or param.param[i].lr_mult != 0 for i in range(len(layer.blobs))
@@ -216,6 +218,7 @@ def mark_backward(steps: Sequence[Step], *, force: bool = False) -> None:
             step.needs_backward = False
             bottoms = [False] * len(bottoms)
         step.needs_backward = step.needs_backward and contributes
+        step.logged_backward = step.needs_backward
         step.bottom_needs = tuple(contributes and bool(flag) for flag in bottoms)
         for name, flag in zip(step.bottoms, step.bottom_needs, strict=True):
             if contributes:

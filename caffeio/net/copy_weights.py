@@ -165,7 +165,7 @@ def _match(
 ) -> Plan:
     """Pair blobs of the file with those of the net (`numbers`, else 0, 1, ...) by shape."""
     plan: Plan = []
-    own = [spec.shape for spec in step.layer.blob_specs]
+    own = [spec.kept_shape or spec.shape for spec in step.layer.blob_specs]
     if numbers is not None:
         own = [own[i] for i in numbers]
     for i, (target, source) in enumerate(zip(targets, sources, strict=True)):

@@ -48,8 +48,10 @@ from caffeio.net.step import (
     shown,
 )
 from caffeio.ops.batch_norm import fused_batch_norm_scale
+from caffeio.ops.digits import is_exact
 from caffeio.ops.module import Layer
 from caffeio.ops.neuron import relu_over
+from caffeio.ops.shape import split_in_order
 from caffeio.ops.tracing import is_exporting
 from caffeio.profiles import BVLC, Profile
 from caffeio.proto import caffe_pb2 as pb
@@ -222,6 +224,8 @@ class Net(nn.Module):
                     fill(values, spec.filler, spec.default, rng, where=layer)
                     if spec.initial is not None:
                         values.copy_(torch.as_tensor(spec.initial))
+                if spec.kept_shape is not None:
+                    values = values.reshape(spec.kept_shape)
                 if id(old) not in made:
                     made[id(old)] = nn.Parameter(values.to(device), requires_grad=old.requires_grad)
                 layer.blobs[i] = made[id(old)]
@@ -303,7 +307,10 @@ class Net(nn.Module):
     def blob_arrays(self) -> list[list[np.ndarray]]:
         """The blobs of every layer in order, as float32 arrays on the CPU (views if there)."""
         return [
-            [blob.detach().cpu().contiguous().numpy() for blob in layer.blobs]
+            [
+                blob.detach().cpu().contiguous().numpy().reshape(spec.kept_shape or blob.shape)
+                for blob, spec in zip(layer.blobs, layer.blob_specs, strict=True)
+            ]
             for layer in self.layers
         ]
 
@@ -477,6 +484,8 @@ class Net(nn.Module):
                 env[name].detach() if stop else env[name]
                 for name, stop in zip(step.bottoms, step.stop, strict=True)
             )
+            if self.keep_trace and torch.is_grad_enabled():
+                bottoms = _with_gradients(bottoms, step.bottom_needs)
             if step.memory is None:
                 tops = self._compute(step, bottoms)
             else:
@@ -494,6 +503,8 @@ class Net(nn.Module):
                 return (relu_over(second, first(*bottoms)),)
             return (fused_batch_norm_scale(bottoms[0], first, second, relu=len(step.fused) == 3),)
         if step.node.type == "Split":
+            if len(step.tops) > 2 and bottoms[0].requires_grad and is_exact(bottoms[0]):
+                return split_in_order(bottoms[0], len(step.tops))
             if self.keep_trace:  # aliases, so that each top has a gradient of its own
                 return tuple(bottoms[0].view_as(bottoms[0]) for _ in step.tops)
             return (bottoms[0],) * len(step.tops)
@@ -583,6 +594,14 @@ class Net(nn.Module):
             reset = getattr(layer, "reset_state", None)
             if reset is not None:
                 reset()
+
+
+def _with_gradients(bottoms: tuple[Tensor, ...], needs: Sequence[bool]) -> tuple[Tensor, ...]:
+    """Ask for gradients that Caffe computes though nothing below learns: debug_info shows them."""
+    return tuple(
+        x.detach().requires_grad_() if need and not x.requires_grad else x
+        for x, need in zip(bottoms, needs, strict=True)
+    )
 
 
 def _param_owners(steps: Iterable[Step]) -> dict[str, tuple[Step, int]]:

@@ -44,6 +44,7 @@ class Step:
     stop: tuple[bool, ...]  # bottoms that get no gradient (propagate_down: false)
     learns: tuple[bool, ...] = ()  # blobs whose gradient Caffe computes: by the specs as written
     needs_backward: bool = False  # as Caffe decides it: some top is under a loss, something learns
+    logged_backward: bool = False  # needs_backward before force_backward: what the log tells
     bottom_needs: tuple[bool, ...] = ()  # which bottoms get a gradient in Caffe
     free: tuple[str, ...] = ()  # blobs that nobody reads after this layer
     fused: tuple[Step, ...] = ()  # BatchNorm, Scale(, ReLU), or a layer and its ReLU: run as one

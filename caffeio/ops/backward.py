@@ -13,14 +13,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import prod
 from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from caffeio.ops.lrn import channel_sum, power
+from caffeio.ops import digits
+from caffeio.ops.blas import dots
+from caffeio.ops.digits import is_exact
 from caffeio.ops.lstm_unit import unit_backward, unit_forward
+from caffeio.ops.neighbours import across_exactly, channel_sum, is_short, power, running_sums
+from caffeio.ops.small_batch import standardize, sums_over
 
 if TYPE_CHECKING:
     from caffeio.layers.base import LayerType
@@ -52,13 +57,41 @@ class Backward:
         raise NotImplementedError
 
 
+class ReLU(Backward):
+    """top_diff * (1 above 0, else the slope): nan stays nan."""
+
+    @staticmethod
+    def run(m: Memory) -> None:
+        x = m.bottoms[0]
+        torch.mul(m.top_diffs[0], (x > 0) + m.layer.slope * (x <= 0), out=m.bottom_diffs[0])
+
+
+class Clip(Backward):
+    """top_diff * (1 from min to max, else 0): nan stays nan."""
+
+    @staticmethod
+    def run(m: Memory) -> None:
+        low, high = m.layer.limits
+        inside = (m.bottoms[0] >= low) & (m.bottoms[0] <= high)
+        torch.mul(m.top_diffs[0], inside, out=m.bottom_diffs[0])
+
+
 class Sigmoid(Backward):
     """top_diff * y * (1 - y)."""
 
     @staticmethod
     def run(m: Memory) -> None:
         y = m.tops[0]
-        torch.mul(m.top_diffs[0], y * (1 - y), out=m.bottom_diffs[0])
+        m.bottom_diffs[0].copy_((m.top_diffs[0] * y).double() * (1 - y.double()))
+
+
+class BNLL(Backward):
+    """top_diff * e / (e + 1) with e = e^x, x at most 50."""
+
+    @staticmethod
+    def run(m: Memory) -> None:
+        e = m.bottoms[0].clamp(max=50).double().exp_().to(m.bottoms[0].dtype)
+        m.bottom_diffs[0].copy_((m.top_diffs[0] * e).double() / (e.double() + 1))
 
 
 class TanH(Backward):
@@ -94,12 +127,14 @@ class Swish(Backward):
 
     @staticmethod
     def keep(layer: Any, bottoms: Sequence[Tensor], tops: Sequence[Tensor]) -> Tensor:
-        return torch.sigmoid(layer.beta * bottoms[0])
+        x = (bottoms[0] * layer.beta).double()
+        s: Tensor = x.mul_(0.5).tanh_().mul_(0.5).add_(0.5).to(bottoms[0].dtype)
+        return s
 
     @staticmethod
     def run(m: Memory) -> None:
-        y = m.layer.beta * m.tops[0]
-        torch.mul(m.top_diffs[0], y + m.kept * (1 - y), out=m.bottom_diffs[0])
+        y = (m.layer.beta * m.tops[0]).double()
+        m.bottom_diffs[0].copy_(m.top_diffs[0].double() * (y + m.kept.double() * (1 - y)))
 
 
 class Softmax(Backward):
@@ -109,7 +144,7 @@ class Softmax(Backward):
     def run(m: Memory) -> None:
         diff, y = m.bottom_diffs[0], m.tops[0]
         diff.copy_(m.top_diffs[0])
-        diff.sub_((diff * y).sum(m.layer.dim, keepdim=True)).mul_(y)
+        diff.sub_(dots(diff, y, m.layer.dim)).mul_(y)
 
 
 class Log(Backward):
@@ -148,6 +183,8 @@ class LRN(Backward):
     @staticmethod
     def keep(layer: Any, bottoms: Sequence[Tensor], tops: Sequence[Tensor]) -> Tensor:
         square = bottoms[0] * bottoms[0]
+        if layer.across and is_exact(square) and is_short(square):
+            return across_exactly(bottoms[0].detach(), layer.size, layer.alpha, layer.k)
         if layer.across:
             return channel_sum(square, layer.size).mul_(layer.alpha / layer.size).add_(layer.k)
         mean = F.avg_pool2d(square, layer.size, 1, layer.size // 2)
@@ -163,10 +200,18 @@ class LRN(Backward):
     @staticmethod
     def _across(m: Memory) -> None:
         layer, diff, scale = m.layer, m.bottom_diffs[0], m.kept
+        factor = 2 * layer.alpha * layer.beta / layer.size
+        if is_exact(diff) and is_short(diff):
+            diff.copy_(digits.pow_(scale, -layer.beta))
+            torch.mul(m.top_diffs[0], diff, out=diff)
+            ratio = m.top_diffs[0] * m.tops[0] / scale
+            around = running_sums(ratio, layer.size, layer.size // 2, 1.0, 0.0)
+            terms = (m.bottoms[0] * around).double()
+            diff.copy_(diff.double() - _float(factor) * terms)
+            return
         diff.copy_(power(scale, -layer.beta))
         torch.mul(m.top_diffs[0], diff, out=diff)
         around = channel_sum(m.top_diffs[0] * m.tops[0] / scale, layer.size)
-        factor = 2 * layer.alpha * layer.beta / layer.size
         diff.addcmul_(m.bottoms[0], around, value=-factor)
 
     @staticmethod
@@ -186,22 +231,20 @@ class MVN(Backward):
     def keep(layer: Any, bottoms: Sequence[Tensor], tops: Sequence[Tensor]) -> Tensor | None:
         if not layer.normalize_variance:
             return None
-        x = bottoms[0].reshape(tops[0].shape)
-        centred = x - x.mean(layer.dims, keepdim=True)
-        deviation: Tensor = centred.square().mean(layer.dims, keepdim=True).sqrt() + layer.eps
-        return deviation
+        x = bottoms[0].detach().reshape(tops[0].shape)
+        return standardize(x, layer.dims, True, layer.eps)[1]
 
     @staticmethod
     def run(m: Memory) -> None:
         dims, y, grad = m.layer.dims, m.tops[0], m.top_diffs[0]
         diff = m.bottom_diffs[0].view(grad.shape)
         if not m.layer.normalize_variance:
-            torch.sub(grad, grad.mean(dims, keepdim=True), out=diff)
+            torch.sub(grad, sums_over(grad, dims) * (1 / prod(y.shape[i] for i in dims)), out=diff)
             return
         torch.mul(y, grad, out=diff)
-        diff.copy_(diff.sum(dims, keepdim=True).expand_as(diff))
+        diff.copy_(sums_over(diff, dims).expand_as(diff))
         torch.mul(y, diff, out=diff)
-        diff.add_(grad.sum(dims, keepdim=True))
+        diff.add_(sums_over(grad, dims))
         items = 1
         for dim in dims:
             items *= y.shape[dim]
@@ -256,6 +299,10 @@ class LSTMUnit(Backward):
         grad_gates, grad_c = unit_backward(acts, c_prev, m.tops[0], *m.top_diffs)
         m.bottom_diffs[0].copy_(grad_c)
         m.bottom_diffs[1].copy_(grad_gates)
+
+
+def _float(value: float) -> float:
+    return torch.tensor(value).item()
 
 
 def autograd(m: Memory, params: Sequence[Tensor]) -> list[Tensor | None]:

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from caffeio.layers.batch_norm import BatchNorm
-from caffeio.ops.small_batch import is_small
+from caffeio.ops.digits import is_small
 from caffeio.ops.small_batch import normalize as step_by_step
 
 if TYPE_CHECKING:

@@ -14,6 +14,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from caffeio.layers.labels import LOG_THRESHOLD
+from caffeio.ops import digits
+from caffeio.ops.digits import is_exact, sigmoid_of
 from caffeio.ops.labels import ClassLabels, class_labels, normalizer
 
 if TYPE_CHECKING:
@@ -60,7 +62,10 @@ class _SigmoidCrossEntropy(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, target: Tensor, ignored: Tensor | None) -> Tensor:
         ctx.save_for_backward(x, target, ignored)
         positive = (x >= 0).to(x.dtype)
-        losses = (1 + (x - 2 * x * positive).exp()).log() - x * (target - positive)
+        size = x - 2 * x * positive
+        exact = is_exact(size)
+        rest = digits.log(1 + digits.exp(size)) if exact else (1 + size.exp()).log()
+        losses = rest - x * (target - positive)
         if ignored is not None:
             losses = losses.masked_fill(ignored, 0)
         return losses.sum()
@@ -68,7 +73,7 @@ class _SigmoidCrossEntropy(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
         x, target, ignored = ctx.saved_tensors
-        grad = (x.sigmoid() - target) * grads[0]
+        grad = (sigmoid_of(x) - target) * grads[0]
         return (grad if ignored is None else grad.masked_fill(ignored, 0)), None, None
 
 

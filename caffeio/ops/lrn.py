@@ -12,34 +12,15 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd import Function
 
-from caffeio.ops.tracing import apply, is_traced
+from caffeio.ops import backward, digits
+from caffeio.ops.digits import is_exact
+from caffeio.ops.exact import exactly
+from caffeio.ops.neighbours import across_exactly, channel_sum, is_short, power
+from caffeio.ops.small_batch import standardize
+from caffeio.ops.tracing import apply
 
 if TYPE_CHECKING:
     from caffeio.layers.lrn import LRN, MVN
-
-
-def channel_sum(x: Tensor, size: int) -> Tensor:
-    """Sum of `x` (N, C, H, W) over the `size` (odd) channels around each one, from the first on."""
-    if is_traced() or (x.requires_grad and torch.is_grad_enabled()):  # one operation to record
-        n, c, h, w = x.shape
-        planes = x.reshape(n, 1, c, h * w)
-        sums = F.avg_pool2d(planes, (size, 1), 1, (size // 2, 0), divisor_override=1)
-        return sums.view(n, c, h, w)
-    channels, half = x.shape[1], size // 2
-    y = torch.zeros_like(x)
-    for shift in range(max(-half, 1 - channels), min(half, channels - 1) + 1):
-        here, there = max(0, -shift), max(0, shift)
-        count = channels - abs(shift)
-        y.narrow(1, here, count).add_(x.narrow(1, there, count))
-    return y
-
-
-def power(x: Tensor, exponent: float) -> Tensor:
-    """x ^ exponent; the usual -0.75 by roots, which are much quicker than pow."""
-    if exponent == -0.75:
-        root = x.rsqrt()
-        return root * root.sqrt()
-    return x.pow(exponent)
 
 
 class _AcrossChannels(Function):
@@ -86,16 +67,41 @@ def lrn(layer: LRN, x: Tensor) -> Tensor:
     if layer.across and layer.runs_in_place:
         squares = channel_sum(x * x, layer.size) * (layer.alpha / layer.size)
         return power(squares + layer.k, -layer.beta).square()
+    if layer.across and is_exact(x) and is_short(x):
+        return exactly(layer, (x,), _lrn_exactly, _lrn_across, backward.LRN)
     if layer.across:
-        y: Tensor = apply(_AcrossChannels, x, layer.size, layer.alpha, layer.beta, layer.k)
-        return y
+        return _lrn_across(layer, x)
+    return _lrn_within(layer, x)
+
+
+def _lrn_across(layer: LRN, x: Tensor) -> Tensor:
+    y: Tensor = apply(_AcrossChannels, x, layer.size, layer.alpha, layer.beta, layer.k)
+    return y
+
+
+def _lrn_within(layer: LRN, x: Tensor) -> Tensor:
     mean = F.avg_pool2d(x * x, layer.size, 1, layer.size // 2)
     return x * power(mean * layer.alpha + 1, -layer.beta)
+
+
+def _lrn_exactly(layer: LRN, x: Tensor) -> Tensor:
+    scale = across_exactly(x.detach(), layer.size, layer.alpha, layer.k)
+    return digits.pow_(scale, -layer.beta).mul_(x)
 
 
 def mvn(layer: MVN, x: Tensor) -> Tensor:
     """(N[, C[, H[, W]]]) -> (N, C, H, W), absent axes having size 1."""
     x = x.reshape(*x.shape, *[1] * (4 - x.dim()))
+    if is_exact(x) and x.numel():
+        return exactly(layer, (x,), _mvn_exactly, _mvn, backward.MVN)
+    return _mvn(layer, x)
+
+
+def _mvn_exactly(layer: MVN, x: Tensor) -> Tensor:
+    return standardize(x.detach(), layer.dims, layer.normalize_variance, layer.eps)[0]
+
+
+def _mvn(layer: MVN, x: Tensor) -> Tensor:
     if not layer.normalize_variance:
         return x - x.mean(layer.dims, keepdim=True)
     standardized: Tensor = apply(_Standardize, x, layer.dims, layer.eps)

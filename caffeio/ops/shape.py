@@ -7,9 +7,10 @@ for pixelshuffler), permute_layer.cpp (SSD).
 from __future__ import annotations
 
 from math import prod
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, cat
+from torch.autograd import Function
 from torch.nn.functional import pixel_shuffle
 
 if TYPE_CHECKING:
@@ -46,3 +47,23 @@ def tile(layer: Tile, x: Tensor) -> Tensor:
 def permute(layer: Permute, x: Tensor) -> Tensor:
     """Return the bottom with its axes in the new order (a view)."""
     return x.permute(layer.order)
+
+
+class _Split(Function):
+    """Names of one blob, whose gradients are added from the first to the last."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, count: int) -> tuple[Tensor, ...]:
+        return tuple(x.view_as(x) for _ in range(count))
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        total = grads[0]
+        for grad in grads[1:]:
+            total = total + grad
+        return total, None
+
+
+def split_in_order(x: Tensor, count: int) -> tuple[Tensor, ...]:
+    """`count` names of `x`, whose gradients autograd would add from the last reader on."""
+    return _Split.apply(x, count)  # type: ignore[no-any-return,no-untyped-call]

@@ -16,19 +16,16 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
+from caffeio.ops.blas import column_sums, row_sums
+from caffeio.ops.digits import is_exact, sqrt
 from caffeio.ops.tracing import apply
-
-SMALL = 4096  # numbers in a blob
-
-
-def is_small(x: Tensor) -> bool:
-    """Whether `x` has so few numbers that it may be normalized step by step."""
-    return x.numel() <= SMALL
 
 
 def _channel_sums(x: Tensor, factor: float) -> Tensor:
     """Sums of (N, C, S) over S, times `factor`, then over N: (C)."""
-    return (x.sum(2) * factor).sum(0)
+    n, c, s = x.shape
+    rows = row_sums(x.reshape(n * c, s)) * factor
+    return column_sums(rows.view(n, c))
 
 
 class _Normalize(Function):
@@ -40,7 +37,7 @@ class _Normalize(Function):
         mean = _channel_sums(x, factor)
         y = x - mean.view(1, -1, 1)
         variance = _channel_sums(y * y, factor)
-        deviation = torch.sqrt(variance + eps).view(1, -1, 1)
+        deviation = sqrt(variance + eps).view(1, -1, 1)
         y = y / deviation
         ctx.save_for_backward(y, deviation)
         ctx.factor = factor
@@ -62,3 +59,23 @@ def normalize(x: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
     flat = x.reshape(x.shape[0], x.shape[1], prod(x.shape[2:]))
     y, mean, variance = apply(_Normalize, flat, eps)
     return y.reshape(x.shape), mean, variance
+
+
+def sums_over(x: Tensor, dims: tuple[int, ...]) -> Tensor:
+    """Sums of `x` over its last axes `dims`, which are kept, in a BLAS's order if it is small."""
+    if not is_exact(x):
+        return x.sum(dims, keepdim=True)
+    shape = [1 if i in dims else n for i, n in enumerate(x.shape)]
+    return row_sums(x.reshape(prod(shape), -1)).view(shape)
+
+
+def standardize(
+    x: Tensor, dims: tuple[int, ...], by_deviation: bool, eps: float
+) -> tuple[Tensor, Tensor]:
+    """MVN of `x` without a graph, over its last axes `dims`: y, and the deviation + eps."""
+    factor = 1 / prod(x.shape[i] for i in dims)
+    y = x - sums_over(x, dims) * factor
+    if not by_deviation:
+        return y, torch.ones(())
+    deviation = sqrt(sums_over(y * y, dims) * factor) + eps
+    return y / deviation, deviation

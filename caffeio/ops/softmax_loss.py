@@ -16,7 +16,10 @@ from torch.autograd.function import once_differentiable
 
 from caffeio.layers.labels import check_label_count
 from caffeio.layers.softmax_loss import Smoothing
+from caffeio.ops import digits
+from caffeio.ops.digits import is_exact
 from caffeio.ops.labels import TINY, ClassLabels, class_labels, normalizer
+from caffeio.ops.reduction import softmax_exactly
 from caffeio.ops.tracing import apply
 
 if TYPE_CHECKING:
@@ -36,11 +39,13 @@ class _SoftmaxLoss(torch.autograd.Function):
         nan_is_tiny: bool,
         smoothing: Smoothing | None,
     ) -> tuple[Tensor, Tensor]:
-        prob = scores.softmax(axis)
+        exact = is_exact(scores) and scores.numel() > 0
+        prob = softmax_exactly(scores, axis) if exact else scores.softmax(axis)
         p = prob.gather(axis, index)
         if nan_is_tiny:
             p = p.nan_to_num(nan=0.0)
-        losses = p.clamp_(min=TINY).log_().neg_()
+        p = p.clamp_(min=TINY)
+        losses = -digits.log(p) if exact else p.log_().neg_()
         if weight is not None:  # an ignored item counts nothing, whatever its loss is
             losses = torch.where(weight == 0, 0.0, losses * weight)
         ctx.save_for_backward(prob, index, weight)

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from caffeio.ops.lrn import channel_sum, power
+from caffeio.ops.neighbours import channel_sum, power
 
 aten: Any = torch.ops.aten
 # layer, bottom data, top data, top diff -> bottom diff

@@ -17,9 +17,14 @@ from caffeio.profiles import Profile
 from caffeio.proto import caffe_pb2 as pb
 from caffeio.proto.files import read_net
 from caffeio.proto.text.text_format import format_message
+from caffeio.training.source_lines import log_mean_file, log_set_up, log_window_mean, tell_restarts
 
 # Layers that make another layer through the factory while they are set up: one more line each.
 _INNER = ("SoftmaxWithLoss", "InfogainLoss")
+_SKIPS = (
+    "Convolution", "Deconvolution", "BatchNorm", "Bias", "Embed", "InnerProduct", "PReLU", "Scale",
+    "Parameter",
+)  # fmt: skip
 _DATABASES = {pb.DataParameter.LMDB: "lmdb", pb.DataParameter.LEVELDB: "leveldb"}
 
 
@@ -127,7 +132,7 @@ def log_net(log: Log, net: Net, spec: NetRecipe) -> None:
     for step, param in steps:
         memory = _log_layer(log, net, step, param, memory)
     for step, _ in reversed(steps):
-        needs = step.needs_backward
+        needs = step.logged_backward
         line = "needs backward computation." if needs else "does not need backward computation."
         log.info("net.cpp:200" if needs else "net.cpp:202", f"{step.node.name} {line}")
     for name in net.outputs:
@@ -185,11 +190,22 @@ def _log_layer(log: Log, net: Net, step: Step, param: pb.LayerParameter, memory:
             log.info("net.cpp:382", f"{name} -> {shown}")
     if not early:
         _log_database(log, net, step.node)
+    if len(param.blobs) and node.type in _SKIPS:
+        log.info("base_conv_layer.cpp:157", "Skipping parameter initialization")
     if _makes_inner(param):
         log.info("layer_factory.hpp:77", f"Creating layer {name}")
-    if node.type in ("Data", "ImageData", "AnnotatedData") and step.layer.top_shapes:
+        if len(param.blobs) and node.type == "Scale":  # the layer that adds the bias
+            log.info("bias_layer.cpp:13", "Skipping parameter initialization")
+    source = net.sources.get(node.key)
+    log_mean_file(log, param)
+    if source is not None:
+        log_set_up(log, param, source)
+        if node.type == "Data" and not net.profile.data_reader_thread:
+            tell_restarts(log, source)
+    if node.type in ("Data", "ImageData", "AnnotatedData", "WindowData") and step.layer.top_shapes:
         sizes = ",".join(map(str, step.layer.top_shapes[0]))
         log.info("data_layer.cpp:45", f"output data size: {sizes}")
+    log_window_mean(log, param)
     log.info("net.cpp:124", f"Setting up {name}")
     for shape, weight in zip(step.layer.top_shapes, step.loss_weights, strict=True):
         count = math.prod(shape)

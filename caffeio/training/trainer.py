@@ -269,8 +269,7 @@ class Trainer:
 
     def _extra_forward(self) -> None:
         """Caffe runs one more batch for the last loss line: BatchNorm statistics move with it."""
-        self.net.keep_trace = bool(self.param.debug_info)
-        with torch.no_grad():
+        with torch.no_grad():  # debug_info stays as the last trained iteration had it
             self.net()
         if self.net.keep_trace:
             log_forward(self.log, self.net)

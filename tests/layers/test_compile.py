@@ -8,7 +8,7 @@ import torch
 from tests.harness import assert_close
 from tests.layers.tools import make, random
 
-MAP = (2, 4, 9, 9)
+MAP = (2, 4, 24, 24)  # more numbers than a blob has that is computed with the digits of C
 LAYERS = [
     ('"Convolution" convolution_param { num_output: 4 kernel_size: 3 pad: 1 group: 2 }', 1),
     ('"Deconvolution" convolution_param { num_output: 4 kernel_size: 4 stride: 2 pad: 1 }', 1),

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import numpy as np
+from torch import Tensor
 
 from caffeio.boost_random import CaffeRng
 from caffeio.data.base import SourceContext, batch_of
@@ -118,9 +119,11 @@ class DatabaseSource(LoaderSource):
         self.epoch_size = self.db.size
         sharded = layer.phase == "TRAIN" or layer.profile.data_sharding == "stride"
         rank, world = (o.rank, o.world) if sharded else (0, 1)
+        self._world = world
         shuffle = layer.param.data_param.shuffle
         self._records = Records(self.db, rank=rank, world=world, shuffle=shuffle, key=self.key)
         self._iterator: Iterator[Record] | None = None
+        self._taken = 0  # records, by all ranks
         t = self.transformer
         self.random = SampleRandom(t.fixed_draws, self.key, lookahead=t.lookahead)
         self._peek()
@@ -191,6 +194,16 @@ class DatabaseSource(LoaderSource):
         size = self.db.size
         index = f"record {job.number % size}" if size and not self._records._shuffle else "record"
         return f"{self.db.kind} {self.db.path!r}, {index}, key {self._name(job)!r}"
+
+    def next(self) -> tuple[Tensor, ...]:
+        """The next batch; tells when the last record has been taken and the data begin again."""
+        tops = super().next()
+        if self.on_restart is not None and self.epoch_size:
+            before = self._taken // self.epoch_size
+            self._taken += self.batch_size * self._world
+            for _ in range(self._taken // self.epoch_size - before):
+                self.on_restart()
+        return tops
 
     def close(self) -> None:
         """Stop the threads and close the database."""

@@ -38,6 +38,8 @@ class Hdf5Source(DataSource):
         path = layer.find(p.source, "hdf5_data_param.source")
         self._files = layer.read_text(path, "hdf5_data_param.source").split()
         layer.check(self._files, f"{path!r} names no HDF5 file", "hdf5_data_param.source")
+        self.file_count = len(self._files)
+        self.kinds: list[str] = []  # "f", "i" or "u" of the datasets, one a top
         self._shuffle = bool(p.shuffle)
         self._generator = np.random.Generator(np.random.Philox(key=self.key))
         o = layer.options
@@ -81,6 +83,7 @@ class Hdf5Source(DataSource):
             kind in "fiu" and kind and data.ndim >= 1,
             f"{path!r}: dataset {name!r} must hold numbers and have an axis of rows",
         )
+        self.kinds.append(kind)
         return np.asarray(data, dtype=np.float32)
 
     def _next_row(self) -> None:

@@ -46,6 +46,7 @@ class ImageSource(LoaderSource):
         self._order = list(range(len(self._lines)))
         self._at = self._number = 0
         self._epoch = 0
+        self.skipped: int | None = None  # by rand_skip
         self._exact: CaffeRng | None = None
         self._last: dict[str, int] | None = None  # the last line of every name
         self.random = SampleRandom(
@@ -72,7 +73,7 @@ class ImageSource(LoaderSource):
             f"not enough images to skip {skip}: there are {len(self._lines)}",
             "image_data_param.rand_skip",
         )
-        self._at = skip
+        self._at = self.skipped = skip
 
     def _peek(self) -> None:
         name, label = self._lines[self._order[self._at]]

@@ -48,6 +48,7 @@ class Windows:
     channels: int
     foreground: list[Box]
     background: list[Box]
+    heads: list[tuple[int, str, tuple[int, int, int], int]]  # images: index, path, C H W, windows
 
 
 def parse_windows(text: str, fg_threshold: float, bg_threshold: float) -> Windows:
@@ -57,7 +58,7 @@ def parse_windows(text: str, fg_threshold: float, bg_threshold: float) -> Window
     it is < bg_threshold, else not used. Raises DataError.
     """
     words = _Words(text)
-    out = Windows([], 0, [], [])
+    out = Windows([], 0, [], [], [])
     blank = ""
     try:
         for hashtag in words:
@@ -67,8 +68,10 @@ def parse_windows(text: str, fg_threshold: float, bg_threshold: float) -> Window
             out.paths.append(next(words))
             blank = "; paths with blanks cannot be read (Caffe splits at blanks)"
             out.channels = int(next(words))
-            next(words), next(words)  # height and width
+            height, width = int(next(words)), int(next(words))
             count, blank = int(next(words)), ""
+            sizes = (out.channels, height, width)
+            out.heads.append((index, out.paths[-1], sizes, count))
             for _ in range(count):
                 _add(out, index, words, _F(fg_threshold), _F(bg_threshold))
     except StopIteration:
