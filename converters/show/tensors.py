@@ -138,10 +138,11 @@ def _pt(source: Source) -> Mapping[str, np.ndarray]:
 
 
 def _npz(source: Source) -> Mapping[str, np.ndarray]:
+    from caffeio.proto.io.regular import open_regular
     from caffeio.proto.weights.npz import BROKEN_ARCHIVE, check_array
 
     try:
-        with np.load(source.path, allow_pickle=False) as archive:
+        with open_regular(source.path) as raw, np.load(raw, allow_pickle=False) as archive:
             for name in archive.files:
                 check_array(archive.zip, f"{name}.npy", source.label)
             return {name: archive[name] for name in archive.files}

@@ -18,7 +18,7 @@ from caffeio.errors import WeightsError
 from caffeio.memory import check_room
 from caffeio.proto.io.atomic import atomic_write
 from caffeio.proto.io.blobs import NOTHING, Array, BlobInfo, Values
-from caffeio.proto.io.regular import check_regular
+from caffeio.proto.io.regular import open_regular
 from caffeio.proto.weights.mapping import LayerEntry, Weights
 
 # What zipfile, zlib and NumPy raise for files that are damaged, locked, or made to hurt
@@ -37,8 +37,8 @@ def read(path: str | os.PathLike[str]) -> Weights:
     """
     groups: dict[str, dict[int, Array]] = {}
     try:
-        check_regular(path)
-        with np.load(path, allow_pickle=False) as archive:
+        # NumPy leaves a file open that it cannot read, if it has opened it
+        with open_regular(path) as raw, np.load(raw, allow_pickle=False) as archive:
             for name in archive.files:
                 layer, dot, index = name.rpartition(".")
                 if not (dot and index.isdigit()):

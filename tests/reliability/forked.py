@@ -12,6 +12,7 @@ import tempfile
 import time
 import traceback
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -38,13 +39,15 @@ def run(
     *arguments: str | os.PathLike[str],
     cwd: str | os.PathLike[str] | None = None,
     memory: int = 6 << 30,
-    seconds: int = 60,
+    seconds: float = 60,
     stdin: bytes = b"",
     stdout: int | None = None,
+    before: Callable[[], object] = lambda: None,
 ) -> Ended:
     """Run `caffeio ARGUMENTS` in a fork of this process, with limits on memory and time.
 
-    `stdout`: a descriptor to write to, in place of what is returned.
+    `stdout`: a descriptor to write to, in place of what is returned. `before` is called in the
+    fork. After `seconds` it is killed: the code is then -SIGALRM.
     """
     import caffeio.cli.main  # before the fork: importing takes the time
     import caffeio.training.trainer  # noqa: F401
@@ -58,13 +61,13 @@ def run(
             warnings.simplefilter("ignore", DeprecationWarning)  # threads and fork
             child = os.fork()
         if child == 0:
-            _child([os.fspath(a) for a in arguments], names, cwd, memory, stdout)
+            _child([os.fspath(a) for a in arguments], names, cwd, memory, stdout, before)
         used, code = _wait(child, seconds)
         texts = [name.read_bytes().decode("utf-8", "surrogateescape") for name in names[1:]]
     return Ended(code, *texts, used)
 
 
-def _wait(child: int, seconds: int) -> tuple[float, int]:
+def _wait(child: int, seconds: float) -> tuple[float, int]:
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         done, status, usage = os.wait4(child, os.WNOHANG)
@@ -78,7 +81,7 @@ def _wait(child: int, seconds: int) -> tuple[float, int]:
 
 def _child(
     arguments: list[str], names: list[Path], cwd: str | os.PathLike[str] | None, memory: int,
-    stdout: int | None,
+    stdout: int | None, before: Callable[[], object],
 ) -> None:  # fmt: skip
     code = 70
     try:
@@ -102,6 +105,7 @@ def _child(
         warnings.simplefilter("ignore")
         from caffeio.cli.main import main
 
+        before()
         main(arguments, prog_name="caffeio")
         code = 0
     except SystemExit as end:
