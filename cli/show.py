@@ -20,6 +20,7 @@ Examples:
   caffeio show deploy.prototxt --input data=1,3,224,224 --svg -o net.svg
   caffeio show solver.prototxt
   caffeio show solver_init.prototxt solver_cyc1.prototxt --workers 128 --speed 20000
+  caffeio show train_val.prototxt --script onnxruntime
   caffeio show train_lmdb/
 """
 
@@ -49,6 +50,11 @@ FORMS = {
               help="Solvers: processes that train at once; batch_size is for each.")  # fmt: skip
 @click.option("--speed", type=click.FloatRange(0, min_open=True), metavar="IMAGES",
               help="Solvers: images a second of all workers; tells the hours.")  # fmt: skip
+@click.option(
+    "--script",
+    type=click.Choice(["opencv", "onnxruntime", "pytorch"]),
+    help="Print a program that feeds a picture to what convert makes of the net.",
+)
 @click.option("--all", "-a", "show_all", is_flag=True, help="Show every layer, blob and default.")
 @dialect()
 @caffe(text="Whose Caffe runs the file")
@@ -93,6 +99,13 @@ def _net(source: Any, options: dict[str, Any]) -> tuple[str | None, Any]:
             options["weights"],
         ),
     )
+    if options["script"]:
+        from caffeio.converters.preprocessing import script
+
+        found = nets.recipe(shown)
+        if found is None:
+            raise CaffeIOError("it reads no pictures whose size is known", where=source.label)
+        return script(found, options["script"], source.path.stem), None
     form = options["form"]
     report = nets.report(shown, chosen)
     if form in ("dot", "svg"):

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from caffeio.cli._complete import Setting
 from caffeio.cli._gflags import CaffeCommand
 from caffeio.cli._options import caffe, device, forms, max_pixels, on_bad_record, state
 from caffeio.cli._python import permit
@@ -36,7 +37,7 @@ Examples:
     "--iterations", "-iterations", "-n", default=50, type=click.IntRange(1), help="Batches to run."
 )
 @click.option(
-    "--set", "overrides", multiple=True, metavar="KEY=VALUE",
+    "--set", "overrides", multiple=True, metavar="KEY=VALUE", type=Setting(),
     help="Change a field of the net: layer[data].data_param.source=/data/lmdb.",
 )  # fmt: skip
 @device()

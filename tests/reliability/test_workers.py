@@ -18,7 +18,7 @@ import pytest
 from caffeio.data.db.lmdb import LmdbDatabase, write_lmdb
 from caffeio.errors import CaffeIOError
 from caffeio.proto.weights.solverstate import newest_whole_pair
-from caffeio.training.distributed import is_connection_error, lost_workers
+from caffeio.training.connection import is_connection_error, lost_workers
 from caffeio.training.facts import facts_of
 from caffeio.training.job import read_job
 from caffeio.training.options import TrainOptions
