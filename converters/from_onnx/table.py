@@ -41,7 +41,6 @@ REASONS: dict[str, tuple[str, str]] = {
     "QuantizeLinear": ("Caffe's blobs are floats", "export the model before quantisation"),
     "DequantizeLinear": ("Caffe's blobs are floats", "export the model before quantisation"),
     "QLinearConv": ("Caffe's blobs are floats", "export the model before quantisation"),
-    "Where": ("Caffe chooses nothing by a computed condition", _CUT),
     "CumSum": ("Caffe has no running sums", _CUT),
 }
 NO_CONVERTER = ("Caffe has no layer for it", _CUT)

@@ -114,21 +114,6 @@ def thresholded_relu(w: Writer, node: Node) -> str:
     return w.eltwise("PROD", [x, gate])
 
 
-@operator("Greater", "Less")
-def threshold(w: Writer, node: Node) -> str:
-    """1 where x is above a number: Threshold."""
-    numbers = [_scalar(w, name) for name in node.inputs]
-    if numbers[0] is None and numbers[1] is None:
-        raise Refused("it compares two computed values")
-    sign = 1.0 if (numbers[1] is not None) == (node.op == "Greater") else -1.0
-    at, name = (
-        (numbers[1], node.inputs[0]) if numbers[1] is not None else (numbers[0], node.inputs[1])
-    )
-    x = w.power(w.blob(name), scale=sign, hint="sign")
-    assert at is not None
-    return w.unary("Threshold", x, threshold_param={"threshold": sign * at})
-
-
 @operator("Clip", "Relu6")
 def clip(w: Writer, node: Node) -> str:
     """Bounds: ReLU6, Clip, or two ReLUs."""

@@ -44,6 +44,18 @@ FUNCTIONS: dict[str, tuple[Callable[[torch.Tensor], Any], int]] = {
     "gelu_large": (lambda x: F.gelu(40 * x), 15),
     "gelu_apart": (lambda x: 0.5 * x * (1 + torch.erf(x / 2**0.5)), 14),
     "gelu_apart_too": (lambda x: x * (0.5 * (torch.erf(x * 0.5**0.5) + 1)), 14),
+    "sign": (torch.sign, 4),
+    "where_line": (lambda x: torch.where(x > 0.2, x, 0.1 * x), 7),
+    "where_number": (lambda x: torch.where(x <= 0.2, x, torch.full_like(x, 7.0)), 7),
+    "where_zero": (lambda x: torch.where(x >= 0.5, x, torch.zeros_like(x)), 4),
+    "where_numbers": (lambda x: torch.where(x < 0.5, 2.0, -3.0), 7),
+    "where_wide": (lambda x: torch.where(x > 0, x, x.mean(1, keepdim=True)), 12),
+    "masks": (
+        lambda x: ((x > 0) & (x < 1) | ~(x > -1) ^ (x > 2)).float() * x, 20
+    ),
+    "equal": (lambda x: (x.sign() == 1).float() + x, 12),
+    "hardshrink": (F.hardshrink, 12),
+    "softshrink": (F.softshrink, 16),
     "elu": (lambda x: F.elu(x, 1.3), 1),
     "selu": (F.selu, 2),
     "celu": (lambda x: F.celu(x, 0.7), 3),
