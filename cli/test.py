@@ -101,12 +101,12 @@ def _recipe(
     _given.want_net(model, "test", example=swapped if _given.is_one(model, _given.WEIGHTS) else "")
     if not weights:
         raise click.UsageError("Need model weights to score.", ctx)
-    for name in weights:
-        _given.want_weights(name)
     recipe = NetRecipe.of_tool(
         model, phase="TEST", level=options["level"], stages=options["stages"],
         profile=options["profile"], overrides=options["overrides"],
         allow_python=permit(options["allow_python"]), ignore_unknown=options["ignore_unknown"],
     )  # fmt: skip
+    for name in weights:
+        _given.want_weights(name)
     recipe.check_sources()
     return recipe
