@@ -137,7 +137,11 @@ def command(ctx: click.Context, /, **options: Any) -> None:
         from caffeio.training.launch import launch
 
         ctx.exit(launch(workers, sys.argv[1:], max_restarts=options["max_restarts"]))
-    from caffeio.training.launch import die_with_launcher
+    from caffeio.training.launch import die_with_launcher, record_error
 
     die_with_launcher()
-    _train.run(made, solvers, options)
+    try:
+        _train.run(made, solvers, options)
+    except Exception as error:
+        record_error(error)
+        raise
