@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
 from typing import Any
 
 import click
 
+from caffeio.cli._given import there
 from caffeio.cli._options import DIALECT, dialect, forms, input_shape, output
 from caffeio.cli._terminal import write_report
 
@@ -42,12 +41,7 @@ def command(ctx: click.Context, /, files: tuple[str, ...], **options: Any) -> No
     several random ones, and the net's own data if it is there, or those of --inputs. The first
     layer that differs is named with its likely cause. The exit code is 1 if the outputs differ.
     """
-    for name in files:
-        if not os.path.exists(name):
-            from caffeio.errors import CaffeIOError
-            from caffeio.proto.files import why_missing
-
-            raise CaffeIOError(why_missing(Path(name)), where=name)
+    there(*files)
     from caffeio.converters.deploy.deploy_net import Options
     from caffeio.converters.prototxt import parse_input_shape
     from caffeio.converters.verify.report import compare
@@ -66,14 +60,16 @@ def command(ctx: click.Context, /, files: tuple[str, ...], **options: Any) -> No
 
 
 def _arrays(path: str) -> dict[str, Any]:
-    import zipfile
-
     import numpy as np
 
     from caffeio.errors import CaffeIOError
+    from caffeio.proto.io.regular import open_regular
+    from caffeio.proto.weights.npz import BROKEN_ARCHIVE, check_array
 
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        with open_regular(path) as raw, np.load(raw, allow_pickle=False) as archive:
+            for name in archive.files:
+                check_array(archive.zip, f"{name}.npy", path)
             return {name: archive[name].astype(np.float32) for name in archive.files}
-    except (OSError, ValueError, EOFError, AttributeError, zipfile.BadZipFile) as error:
+    except BROKEN_ARCHIVE as error:
         raise CaffeIOError(f"is no .npz of arrays: {error}", where=path) from None

@@ -295,6 +295,8 @@ class Trainer:
                     return False
                 ended = perf_counter()
             loss = self.iteration.forward_backward()
+            if loss is None:  # told to stop: the iteration is not done
+                return False
             state.smoothed.add(loss)
             if self.display.due:
                 self.display.show(self.iteration.outputs)
@@ -303,7 +305,7 @@ class Trainer:
             state.whole = True
             if state.events.iteration is not None:
                 ended = self._report(loss, rate, ended)
-            action = state.world.all_reduce_actions(state.events.poll())
+            action = state.world.pass_on(state.events.poll(), last=state.iter == stop)
             if self._snapshot_due() or Action.SNAPSHOT in action:
                 self.snapshot()
                 ended = perf_counter()

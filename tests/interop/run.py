@@ -43,7 +43,7 @@ KNOWN = {
     "NonMaxSuppression": "OpenCV 4 has no NonMaxSuppression: give it the Caffe files",
     "slice_layer.cpp": "OpenCV 4 has no Split of a constant (SSD): give it the Caffe files",
     "CV_MAX_DIM": "OpenCV 4 reads no PReLU whose one slope has no axes: `--modern-shapes`",
-    "expected: 'end <= dims'": "OpenCV's Caffe importer does not read Scale's `axis: -1` with `num_axes: -1`",
+    "expected: 'end <= dims'": "OpenCV's importer reads no Scale with `axis: -1 num_axes: -1`",
     "crop_center": "OpenCV's Caffe importer has no CropCenter: give it the ONNX file",
 }
 
