@@ -320,7 +320,7 @@ def our_step(bench: Bench, name: str, batch: int, mode: Row) -> Callable[[], Any
     from caffeio.proto import caffe_pb2 as pb
     from caffeio.solver.make import make_optimizer
     from caffeio.training.cuda_graph import GraphedStep
-    from caffeio.training.distributed import TrainingStep
+    from caffeio.training.training_step import TrainingStep
 
     torch.manual_seed(0)
     net = load_net(nets.prototxt(name, batch, train=True), phase="TRAIN")

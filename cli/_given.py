@@ -58,6 +58,15 @@ def want(path: str, kinds: Sequence[str], taker: str, *, hint: str = "") -> None
     )
 
 
+def there(*paths: str) -> None:
+    """Raise CaffeIOError for the first file that is not there, with what may have been meant."""
+    from caffeio.proto.files import why_missing
+
+    for path in paths:
+        if path != "-" and not Path(path).exists():
+            raise CaffeIOError(why_missing(Path(path)), where=path)
+
+
 def _listed(names: Sequence[str]) -> str:
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} or {names[-1]}"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import sys
 from collections.abc import Sequence
@@ -10,6 +11,7 @@ from typing import Any
 
 import click
 
+from caffeio.cli._given import there
 from caffeio.cli._options import DIALECT, FORMAT, TARGET, caffe, dialect, input_shape, state
 from caffeio.cli._terminal import say
 
@@ -120,10 +122,12 @@ def command(
     on standard error. A file that is there already is replaced with --force only, unless it is the
     same or caffeio has made it. - stands for standard input or output.
     """
+    inputs, output = _split(files, output, weights)
+    if not any(name == "-" or os.path.exists(name) for name in (*inputs, output)):
+        there(inputs[0])
     from caffeio.converters.convert.convert import convert
     from caffeio.converters.source import scratch_folder
 
-    inputs, output = _split(files, output, weights)
     with scratch_folder() as scratch:
         target = scratch / "stdout" if output == "-" else Path(output)
         if output == "-" and target_format is None:

@@ -30,15 +30,15 @@ def command(gpu: str) -> None:
     log.info("caffe.cpp:138", f"Querying GPUs {gpu}")
     if not gpu:
         return
+    numbers = [] if gpu == "all" else gpu.split(",")
+    if not all(text.strip().isdigit() for text in numbers):
+        raise click.BadParameter(f"{gpu!r}: all, or numbers like 0,1", param_hint="-gpu")
     import torch
 
     if not torch.cuda.is_available():
         raise CaffeIOError(f"-gpu {gpu}: this machine has no GPU that torch can use")
     count = torch.cuda.device_count()
-    try:
-        wanted = range(count) if gpu == "all" else [int(text) for text in gpu.split(",")]
-    except ValueError:
-        raise click.BadParameter(f"{gpu!r}: all, or numbers like 0,1", param_hint="-gpu") from None
+    wanted = range(count) if gpu == "all" else [int(text) for text in numbers]
     for device in wanted:
         if not 0 <= device < count:
             raise CaffeIOError(f"-gpu {device}: there are {count} GPUs, from 0 to {count - 1}")

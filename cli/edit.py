@@ -6,6 +6,7 @@ import sys
 
 import click
 
+from caffeio.cli._complete import Setting
 from caffeio.cli._options import output
 from caffeio.cli._terminal import say
 
@@ -29,8 +30,10 @@ Keys:
 
 @click.command(epilog=EPILOG)
 @click.argument("file", type=click.Path())
-@click.argument("changes", nargs=-1, metavar="[KEY=VALUE]...")
-@click.option("--remove", "-r", multiple=True, metavar="KEY", help="Take a field out.")
+@click.argument("changes", nargs=-1, metavar="[KEY=VALUE]...", type=Setting())
+@click.option(
+    "--remove", "-r", multiple=True, metavar="KEY", type=Setting(), help="Take a field out."
+)
 @output("Write there, not back to FILE; - for standard output.")
 @click.option("--in-place", "-i", is_flag=True, help="Write back to FILE: the default.")
 @click.option("--diff", "-d", is_flag=True, help="Show what would change; write nothing.")

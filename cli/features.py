@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from caffeio.cli._options import max_pixels
+from caffeio.cli._options import caffe, forms, input_shape, max_pixels
 from caffeio.cli._python import permit
 from caffeio.cli._terminal import say, say_json
 
@@ -57,15 +57,12 @@ def _shape(text: str) -> tuple[str, tuple[int, ...]]:
               help="Least score of a box (SSD).")  # fmt: skip
 @click.option("--saliency/--no-saliency", default=True, show_default=True,
               help="Draw which pixels the best class depends on (one backward pass).")  # fmt: skip
-@click.option("--input-shape", "shapes", multiple=True, metavar="NAME=N,C,H,W",
-              help="The shape of the input, where the net does not tell it.")  # fmt: skip
-@click.option("--caffe", "profile", metavar="NAME", help="Whose numbers are wanted.")
+@input_shape("shapes", "The shape of the input, where the net does not tell it")
+@caffe("profile")
 @click.option("--allow-python", is_flag=True, help="Run the code that Python layers name.")
 @max_pixels
-@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
-def command(
-    model: str, weights: str, picture: str, output: str, as_json: bool, **options: Any
-) -> None:
+@forms(json="Print the result as JSON.")
+def command(model: str, weights: str, picture: str, output: str, form: str, **options: Any) -> None:
     """Show what a net sees in one picture: classes, boxes, feature maps, the pixels that matter.
 
     MODEL is a net with data layers, whose transform_param is used, or a deploy net. The picture is
@@ -73,6 +70,13 @@ def command(
     """
     import os
 
+    from caffeio.cli import _given
+
+    example = f"caffeio features {weights} {model} {picture}"
+    _given.there(model, weights, picture)
+    swapped = _given.is_one(model, _given.WEIGHTS) and _given.is_one(weights, _given.NET)
+    _given.want_net(model, "features", example=example if swapped else "")
+    _given.want_weights(weights, "features")
     from caffeio.converters.features import Preprocessing, see
     from caffeio.data.transform.image import encode
     from caffeio.errors import DataError
@@ -93,7 +97,7 @@ def command(
     kind = os.path.splitext(output)[1].lstrip(".") or "png"
     with atomic_write(output, error=DataError) as file:
         file.write(encode(seen.picture, kind))
-    if as_json:
+    if form == "json":
         say_json(_data(seen, output))
         return
     say(f"{picture}: {seen.words}")

@@ -58,7 +58,7 @@ def _lost(error: BaseException) -> bool:
     """Whether a training of several workers has lost one of them."""
     if os.environ.get("WORLD_SIZE", "1") == "1":
         return False
-    from caffeio.training.distributed import is_connection_error
+    from caffeio.training.connection import is_connection_error
 
     return is_connection_error(error)
 
@@ -137,7 +137,7 @@ class Group(click.Group):
             from caffeio.memory import is_memory_error, layer_of, memory_error
 
             if not ctx.params.get("debug") and _lost(error):
-                from caffeio.training.distributed import lost_workers
+                from caffeio.training.connection import lost_workers
 
                 return self._fail(ctx, str(lost_workers(error)))
             if ctx.params.get("debug") or not is_memory_error(error):

@@ -20,6 +20,7 @@ Examples:
   caffeio show deploy.prototxt --input data=1,3,224,224 --svg -o net.svg
   caffeio show solver.prototxt
   caffeio show solver_init.prototxt solver_cyc1.prototxt --workers 128 --speed 20000
+  caffeio show train_val.prototxt --script onnxruntime
   caffeio show train_lmdb/
 """
 
@@ -49,6 +50,11 @@ FORMS = {
               help="Solvers: processes that train at once; batch_size is for each.")  # fmt: skip
 @click.option("--speed", type=click.FloatRange(0, min_open=True), metavar="IMAGES",
               help="Solvers: images a second of all workers; tells the hours.")  # fmt: skip
+@click.option(
+    "--script",
+    type=click.Choice(["opencv", "onnxruntime", "pytorch"]),
+    help="Print a program that feeds a picture to what convert makes of the net.",
+)
 @click.option("--all", "-a", "show_all", is_flag=True, help="Show every layer, blob and default.")
 @dialect()
 @caffe(text="Whose Caffe runs the file")
@@ -58,16 +64,23 @@ def command(files: tuple[str, ...], **options: Any) -> None:
 
     FILE is a prototxt (net, solver or label map), a .caffemodel or .solverstate (binary or HDF5), a
     mean .binaryproto, an ONNX model, a safetensors, PyTorch or NumPy file, an LMDB or another
-    folder, `-` for standard input, or REVISION:PATH of a git repository. Several FILEs are solvers:
-    the phases of one training, whose images, epochs and hours are added up.
+    folder, `-` for standard input, or REVISION:PATH of a git repository. A net may be
+    followed by its weights. Several solvers are the phases of one training, whose images, epochs
+    and hours are added up.
     """
     from caffeio.converters.source import open_source, scratch_folder
 
     with scratch_folder() as scratch:
-        if len(files) > 1:
-            _write(None, _chain([open_source(file, scratch) for file in files], options), options)
+        sources = [open_source(file, scratch) for file in files]
+        net_and_weights = len(sources) == 2 and sources[0].kind == "net" and (
+            sources[1].kind in ("caffemodel", "caffemodel.h5")
+        )  # fmt: skip
+        if net_and_weights and options["weights"] is None:
+            options["weights"] = sources.pop().path
+        if len(sources) > 1:
+            _write(None, _chain(sources, options), options)
             return
-        source = open_source(files[0], scratch)
+        [source] = sources
         if source.kind in ("net", "caffemodel", "caffemodel.h5"):
             text, report = _net(source, options)
         else:
@@ -93,6 +106,13 @@ def _net(source: Any, options: dict[str, Any]) -> tuple[str | None, Any]:
             options["weights"],
         ),
     )
+    if options["script"]:
+        from caffeio.converters.preprocessing import script
+
+        found = nets.recipe(shown)
+        if found is None:
+            raise CaffeIOError("it reads no pictures whose size is known", where=source.label)
+        return script(found, options["script"], source.path.stem), None
     form = options["form"]
     report = nets.report(shown, chosen)
     if form in ("dot", "svg"):

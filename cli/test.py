@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from caffeio.cli._complete import Setting
 from caffeio.cli._gflags import CaffeCommand
 from caffeio.cli._options import caffe, device, forms, max_pixels, on_bad_record, state
 from caffeio.cli._python import permit
@@ -36,7 +37,7 @@ Examples:
     "--iterations", "-iterations", "-n", default=50, type=click.IntRange(1), help="Batches to run."
 )
 @click.option(
-    "--set", "overrides", multiple=True, metavar="KEY=VALUE",
+    "--set", "overrides", multiple=True, metavar="KEY=VALUE", type=Setting(),
     help="Change a field of the net: layer[data].data_param.source=/data/lmdb.",
 )  # fmt: skip
 @device()
@@ -100,12 +101,12 @@ def _recipe(
     _given.want_net(model, "test", example=swapped if _given.is_one(model, _given.WEIGHTS) else "")
     if not weights:
         raise click.UsageError("Need model weights to score.", ctx)
-    for name in weights:
-        _given.want_weights(name)
     recipe = NetRecipe.of_tool(
         model, phase="TEST", level=options["level"], stages=options["stages"],
         profile=options["profile"], overrides=options["overrides"],
         allow_python=permit(options["allow_python"]), ignore_unknown=options["ignore_unknown"],
     )  # fmt: skip
+    for name in weights:
+        _given.want_weights(name)
     recipe.check_sources()
     return recipe

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from caffeio.cli._complete import Setting
 from caffeio.cli._gflags import CaffeCommand
 from caffeio.cli._options import caffe, device, forms, phase, state
 from caffeio.cli._python import permit
@@ -35,7 +36,7 @@ Examples:
 @caffe("profile")
 @state()
 @click.option(
-    "--set", "overrides", multiple=True, metavar="KEY=VALUE",
+    "--set", "overrides", multiple=True, metavar="KEY=VALUE", type=Setting(),
     help="Change a field of the net: layer[data].data_param.batch_size=8.",
 )  # fmt: skip
 @click.option("--synthetic", is_flag=True, help="Feed data layers with noise.")

@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from caffeio.cli._complete import Setting
 from caffeio.cli._gflags import CaffeCommand
 from caffeio.cli._options import caffe, device, forms, max_pixels, on_bad_record, state
 
@@ -35,7 +36,7 @@ Caffe's own spelling works too: caffeio train -solver F -weights W -gpu 0,1
     help="Go on from this .solverstate; auto: from the newest whole pair, if there is one.",
 )  # fmt: skip
 @click.option(
-    "--set", "overrides", multiple=True, metavar="KEY=VALUE",
+    "--set", "overrides", multiple=True, metavar="KEY=VALUE", type=Setting(),
     help="Change a field of the solver, or of its nets: layer[NAME].data_param.batch_size=8.",
 )  # fmt: skip
 @click.option("--metrics", type=click.Path(), help="Write one JSON line an iteration to this file.")

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
 from typing import Any
 
 import click
 
+from caffeio.cli._given import there
 from caffeio.cli._options import DIALECT, dialect, forms, input_shape, output
 from caffeio.cli._terminal import write_report
 
@@ -42,12 +41,7 @@ def command(ctx: click.Context, /, files: tuple[str, ...], **options: Any) -> No
     several random ones, and the net's own data if it is there, or those of --inputs. The first
     layer that differs is named with its likely cause. The exit code is 1 if the outputs differ.
     """
-    for name in files:
-        if not os.path.exists(name):
-            from caffeio.errors import CaffeIOError
-            from caffeio.proto.files import why_missing
-
-            raise CaffeIOError(why_missing(Path(name)), where=name)
+    there(*files)
     from caffeio.converters.deploy.deploy_net import Options
     from caffeio.converters.prototxt import parse_input_shape
     from caffeio.converters.verify.report import compare

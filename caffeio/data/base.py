@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from caffeio.boost_random import CaffeRng
 from caffeio.data.draws import SetupDraws, draw_setup, entropy
+from caffeio.data.foreign_fields import foreign_fields
 from caffeio.data.transform.transformer import Transformer
 from caffeio.errors import CaffeIOError, DataError, LayerError
 from caffeio.layers.base import LayerContext
@@ -74,7 +75,12 @@ class SourceContext:
     options: Options = field(default_factory=Options)
 
     def source_layer(self) -> SourceLayer:
-        """The layer type's own object: it knows the shapes of the tops. Raises DataError."""
+        """The layer type's own object: it knows the shapes of the tops.
+
+        Raises DataError for parameters that it refuses, and for fields of forks that nobody reads.
+        """
+        for path in foreign_fields(self.param):
+            raise self.error("is a fork's field that is not supported", path)
         cls = REGISTRY[self.param.type]
         context = LayerContext(self.phase, self.profile, self.where, (), tuple(self.param.top))
         layer = cls(self.param, context)

@@ -216,7 +216,8 @@ class Crop(LayerType):
         sizes = g.shape(bottoms[1])[self.start :]
         kept = list(enumerate(zip(self.offsets, sizes, strict=False), self.start))
         if g.dynamic_batch:
-            if self.start == 0 and self.offsets[0]:
+            cuts = self.start == 0 and (self.offsets[0] or sizes[0] != g.shape(bottoms[0])[0])
+            if cuts:
                 raise g.unsupported("it cuts axis 0, whose size is not fixed")
             kept = [row for row in kept if row[0]]
         rows = ([o for _, (o, _) in kept], [o + n for _, (o, n) in kept], [a for a, _ in kept])

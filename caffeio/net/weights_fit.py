@@ -39,10 +39,10 @@ def walk_shapes(net: Any, dialect: str = "bvlc") -> Walk:
     profile = profile_of_dialect(dialect)
     steps = [_Step(param, profile) for param in layers]
     known = all(step.size_is_known() for step in steps)
-    refuted = ""
+    necks, refuted = _Necks(steps), ""
     for size in (0,) if known else range(1, _LARGEST + 1):
         try:
-            confirmed = _follow(steps, size)
+            confirmed = _follow(steps, size, necks)
         except _MisfitError as problem:
             refuted = refuted or str(problem)
             continue
@@ -53,11 +53,29 @@ def walk_shapes(net: Any, dialect: str = "bvlc") -> Walk:
     return Walk(False, [], [refuted])
 
 
-def _follow(steps: Sequence[_Step], size: int) -> list[str]:
+class _Necks:
+    """The places of a net where one blob decides all that follows.
+
+    Another input's size that gives that blob the same shape fits as little as the first did.
+    """
+
+    def __init__(self, steps: Sequence[_Step]) -> None:
+        last = {name: i for i, step in enumerate(steps) for name in step.param.bottom}
+        self.blobs: list[str | None] = []
+        self.misfits: dict[tuple[int, Shape | None], str] = {}
+        sources = max((i for i, step in enumerate(steps) if step.is_source), default=-1)
+        live: set[str] = set()
+        for i, step in enumerate(steps):
+            live = {name for name in (*live, *step.param.top) if last.get(name, -1) > i}
+            self.blobs.append(next(iter(live)) if len(live) == 1 and i >= sources else None)
+
+
+def _follow(steps: Sequence[_Step], size: int, necks: _Necks) -> list[str]:
     """Give the net a square input of that size; return what agrees with the weights."""
     blobs: dict[str, Shape] = {}
     confirmed: list[str] = []
-    for step in steps:
+    passed: list[tuple[int, Shape | None]] = []
+    for i, step in enumerate(steps):
         bottoms = [blobs.get(name) for name in step.param.bottom]
         for top in step.param.top:
             blobs.pop(top, None)
@@ -68,11 +86,18 @@ def _follow(steps: Sequence[_Step], size: int) -> list[str]:
         else:
             found = step.ask(tuple(shape for shape in bottoms if shape is not None))
         if found.misfit:
+            necks.misfits.update(dict.fromkeys(passed, found.misfit))
             raise _MisfitError(found.misfit)
         confirmed += found.confirmed
         blobs.update(
             (name, shape) for name, shape in zip(step.param.top, found.tops, strict=False) if shape
         )
+        neck = necks.blobs[i]
+        if neck is not None:
+            passed.append((i, blobs.get(neck)))
+            if passed[-1] in necks.misfits:
+                necks.misfits.update(dict.fromkeys(passed, necks.misfits[passed[-1]]))
+                raise _MisfitError(necks.misfits[passed[-1]])
     return confirmed
 
 
@@ -128,6 +153,8 @@ class _Step:
         layer, name, kind = self.layer, self.param.name, self.param.type
         if layer is None or layer.count_problem(kind, len(bottoms), len(layer.context.top_names)):
             return _Found()
+        if type(layer).shapes is LayerType.shapes and not layer.is_loss:
+            return _Found([bottoms[0]] * len(layer.context.top_names))
         layer.blob_specs = []
         known = [with_unknown(shape) for shape in bottoms]
         try:

@@ -14,46 +14,23 @@ import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch._C._distributed_c10d import PrefixStore
-from torch.distributed.rendezvous import rendezvous
 from torch.nn.parallel import DistributedDataParallel
 
 from caffeio.errors import CaffeIOError
 from caffeio.net.net import Net
+from caffeio.training.connection import TIMEOUT, connect, worker_timeout
 from caffeio.training.cuda_graph import GraphedStep
 from caffeio.training.events import Action
-from caffeio.training.watchdog import DEFAULT, Watchdog
+from caffeio.training.training_step import TrainingStep, compressed
+from caffeio.training.watchdog import Watchdog
 
 T = TypeVar("T")
 LEAVING = timedelta(seconds=20)
-TIMEOUT = timedelta(hours=6)  # a test on rank 0 alone may take long
-
-
-class TrainingStep(nn.Module):
-    """One training forward as a module: what DistributedDataParallel wraps.
-
-    `precision` "bf16" runs convolutions and products in bfloat16 (torch.autocast), weights and
-    updates stay float32; `compile` traces the net with torch.compile.
-    """
-
-    def __init__(self, net: Net, precision: str = "fp32", compile: bool = False) -> None:
-        super().__init__()
-        self.net = net
-        self.bf16 = precision == "bf16"
-        self._run = (torch.compile(net),) if compile else (net,)  # a tuple: not a second submodule
-
-    def forward(self, data: Mapping[str, Tensor] | None = None) -> tuple[Tensor, dict[str, Tensor]]:
-        """The weighted total loss (scalar) and the net's outputs, for `data` or the next batch."""
-        data = self.net.read_inputs() if data is None else data
-        kind = next(iter(data.values())).device.type if data else "cpu"
-        with torch.autocast(kind, torch.bfloat16, enabled=self.bf16):
-            outputs = self._run[0](data)
-        return self.net.loss, outputs
 
 
 @dataclass
@@ -66,6 +43,7 @@ class World:
     control: dist.ProcessGroup | None = None  # for flags: gloo, so that no GPU has to wait
     made: tuple[dist.ProcessGroup | None, ...] = ()  # groups to destroy; None: the default, all
     watchdog: Watchdog | None = None
+    asked: list[tuple[dist.Work, Tensor]] = field(default_factory=list)  # actions on their way
 
     @classmethod
     def join(cls, device: str = "cpu", *, reason: str | None = None) -> World:
@@ -84,7 +62,7 @@ class World:
         if makes:
             # gradients of either device, so that the phases of a chain may be on different ones
             backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
-            _connect(backend, rank, size)
+            connect(backend, rank, size)
         control = dist.new_group(backend="gloo", timeout=TIMEOUT) if size > 1 else None
         made = (None,) if makes else (control,) if control is not None else ()
         world = cls(rank, size, place, control, made)
@@ -147,7 +125,7 @@ class World:
         if gradients != "fp32":
             kind = torch.bfloat16 if gradients == "bf16" else torch.float16
             # a lambda: DistributedDataParallel refuses annotations that are texts
-            wrapped.register_comm_hook(kind, lambda kind, bucket: _compressed(kind, bucket))
+            wrapped.register_comm_hook(kind, lambda kind, bucket: compressed(kind, bucket))
         return wrapped
 
     @contextlib.contextmanager
@@ -177,10 +155,30 @@ class World:
         """All that any worker asks for: a signal that reached one reaches all."""
         if self.size == 1:
             return action
-        flags = torch.tensor([int(flag in action) for flag in (Action.SNAPSHOT, Action.STOP)])
+        flags = _flags(action)
         dist.all_reduce(flags, op=dist.ReduceOp.MAX, group=self.control)
-        snapshot, stop = flags.tolist()
-        return Action((Action.SNAPSHOT if snapshot else 0) | (Action.STOP if stop else 0))
+        return _action(flags)
+
+    def pass_on(self, action: Action, *, last: bool) -> Action:
+        """What any worker asked for an iteration ago; `action` is on its way meanwhile.
+
+        So nobody waits for flags: they travel while the next iteration is computed. In the `last`
+        one they are waited for. All workers must call it in every iteration.
+        """
+        if self.size == 1:
+            return action
+        found = Action.NONE
+        if self.asked:
+            work, flags = self.asked.pop()
+            work.wait()
+            found = _action(flags)
+        if last or Action.STOP in found:
+            return found | self.all_reduce_actions(action)
+        flags = _flags(action)
+        work = dist.all_reduce(flags, op=dist.ReduceOp.MAX, group=self.control, async_op=True)
+        assert work is not None
+        self.asked.append((work, flags))
+        return found
 
     def all_reduce_any(self, value: bool) -> bool:
         """Whether `value` is true on any worker."""
@@ -223,14 +221,13 @@ class World:
             torch.cuda.synchronize(self.device)
 
 
-def _compressed(kind: torch.dtype, bucket: Any) -> torch.futures.Future[Tensor]:
-    """Average a bucket over the workers in 16 bits; torch's own hook for bfloat16 needs NCCL."""
-    buffer: Tensor = bucket.buffer()
-    small = buffer.to(kind).div_(dist.get_world_size())
-    work = dist.all_reduce(small, async_op=True)
-    assert work is not None
-    arrived: torch.futures.Future[list[Tensor]] = work.get_future()
-    return arrived.then(lambda done: buffer.copy_(done.value()[0]))
+def _flags(action: Action) -> Tensor:
+    return torch.tensor([int(flag in action) for flag in (Action.SNAPSHOT, Action.STOP)])
+
+
+def _action(flags: Tensor) -> Action:
+    snapshot, stop = flags.tolist()
+    return Action((Action.SNAPSHOT if snapshot else 0) | (Action.STOP if stop else 0))
 
 
 def _place(device: str, size: int, reason: str | None) -> torch.device:
@@ -253,43 +250,6 @@ def _place(device: str, size: int, reason: str | None) -> torch.device:
         )
     torch.cuda.set_device(place)
     return place
-
-
-def worker_timeout() -> float:
-    """Seconds of silence after which a worker is lost (--worker-timeout)."""
-    return float(os.environ.get("CAFFEIO_WORKER_TIMEOUT", DEFAULT))
-
-
-def _connect(backend: str, rank: int, size: int) -> None:
-    """Find the other workers. Raises CaffeIOError when a port is taken, or somebody is missing."""
-    wait = timedelta(seconds=worker_timeout())
-    try:
-        store, _, _ = next(rendezvous("env://", rank, size, timeout=wait))
-        restart = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
-        mine = PrefixStore(f"caffeio/{restart}", store)
-        dist.init_process_group(backend, store=mine, rank=rank, world_size=size, timeout=TIMEOUT)
-    except (RuntimeError, ValueError, OSError) as error:
-        raise lost_workers(error) from None
-
-
-def is_connection_error(error: BaseException) -> bool:
-    """Whether an error means that another worker, or the way to it, has gone."""
-    if type(error).__name__ in ("DistNetworkError", "DistStoreError", "DistBackendError"):
-        return True
-    text = str(error)
-    words = ("gloo", "Connection closed by peer", "Connection reset by peer", "NCCL", "Broken pipe")
-    return isinstance(error, RuntimeError) and any(word in text for word in words)
-
-
-def lost_workers(error: BaseException) -> CaffeIOError:
-    """The user's error for a connection to other workers that cannot be made, or is lost."""
-    text = " ".join(str(error).split())
-    place = f"{os.environ.get('MASTER_ADDR', '?')}:{os.environ.get('MASTER_PORT', '?')}"
-    if "EADDRINUSE" in text or "already in use" in text:
-        return CaffeIOError(f"port {place} is in use: choose another MASTER_PORT")
-    if "Connection closed" in text or "reset by peer" in text or "Broken pipe" in text:
-        return CaffeIOError("another worker has gone: its own message says why")
-    return CaffeIOError(f"the other workers cannot be reached at {place}: {text[:200]}")
 
 
 ALONE = World()

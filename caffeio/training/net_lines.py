@@ -196,16 +196,7 @@ def _log_layer(log: Log, net: Net, step: Step, param: pb.LayerParameter, memory:
         log.info("layer_factory.hpp:77", f"Creating layer {name}")
         if len(param.blobs) and node.type == "Scale":  # the layer that adds the bias
             log.info("bias_layer.cpp:13", "Skipping parameter initialization")
-    source = net.sources.get(node.key)
-    log_mean_file(log, param)
-    if source is not None:
-        log_set_up(log, param, source)
-        if node.type == "Data" and not net.profile.data_reader_thread:
-            tell_restarts(log, source)
-    if node.type in ("Data", "ImageData", "AnnotatedData", "WindowData") and step.layer.top_shapes:
-        sizes = ",".join(map(str, step.layer.top_shapes[0]))
-        log.info("data_layer.cpp:45", f"output data size: {sizes}")
-    log_window_mean(log, param)
+    _log_source(log, net, step, param)
     log.info("net.cpp:124", f"Setting up {name}")
     for shape, weight in zip(step.layer.top_shapes, step.loss_weights, strict=True):
         count = math.prod(shape)
@@ -223,6 +214,21 @@ def _log_layer(log: Log, net: Net, step: Step, param: pb.LayerParameter, memory:
                 f"param index {owner[1]}",
             )
     return memory
+
+
+def _log_source(log: Log, net: Net, step: Step, param: pb.LayerParameter) -> None:
+    """What a data layer says while it is set up."""
+    node = step.node
+    source = net.sources.get(node.key)
+    log_mean_file(log, param)
+    if source is not None:
+        log_set_up(log, param, source)
+        if node.type == "Data" and not net.profile.data_reader_thread:
+            tell_restarts(log, source)
+    if node.type in ("Data", "ImageData", "AnnotatedData", "WindowData") and step.layer.top_shapes:
+        sizes = ",".join(map(str, step.layer.top_shapes[0]))
+        log.info("data_layer.cpp:45", f"output data size: {sizes}")
+    log_window_mean(log, param)
 
 
 def _log_database(log: Log, net: Net, node: Node) -> None:

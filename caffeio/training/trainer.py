@@ -303,7 +303,7 @@ class Trainer:
             state.whole = True
             if state.events.iteration is not None:
                 ended = self._report(loss, rate, ended)
-            action = state.world.all_reduce_actions(state.events.poll())
+            action = state.world.pass_on(state.events.poll(), last=state.iter == stop)
             if self._snapshot_due() or Action.SNAPSHOT in action:
                 self.snapshot()
                 ended = perf_counter()

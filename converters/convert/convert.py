@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 from caffeio.converters.convert import conversions
 from caffeio.converters.convert.certificate import write_certificate
+from caffeio.converters.convert.pictures import told_preprocessing
 from caffeio.converters.convert.place import staged
 from caffeio.converters.kinds import kind_of
 from caffeio.converters.request import Job, Outcome, Request
@@ -81,6 +82,8 @@ def convert(
     with staged(job.target, job.wanted, lambda: job.request.force or job.own) as job.out:
         try:
             outcome = chosen.run(job)
+            if job.wanted in _FOR_PICTURES and job.kinds[0] in ("prototxt", "caffemodel"):
+                outcome.said += told_preprocessing(job)
             if job.request.certificate:
                 write_certificate(job, outcome)
             return outcome
@@ -181,6 +184,7 @@ class Conversion(NamedTuple):
     takes: tuple[str, ...] = ()
 
 
+_FOR_PICTURES = ("onnx", "py", "pt2")
 _ALWAYS = ("certificate", "force", "no_verify", "untrained", "allow_loss")
 _STATE = ("dialect", "stage", "level")
 _PICTURES = ("preprocess", "mean", "scale", "order", "size")

@@ -211,12 +211,18 @@ def deployed(
     """
     message, notes = as_given(file, options)
     if not options.deploy:
+        drop_shapes(message)
         return message, notes
     notes += _deploy(message, arrays, options.input_shapes, profile, folders_of(file.path))
-    if file.text is not None:  # only lent to show which layers have weights
-        for layer in message.layer:
-            layer.ClearField("blobs")
+    drop_shapes(message)  # only lent to show which layers have weights
     return message, notes
+
+
+def drop_shapes(net: pb.NetParameter) -> None:
+    """Take blobs without values out of a net: they tell shapes, and are no values to begin with."""
+    for layer in net.layer:
+        if any(not (len(blob.data) or len(blob.double_data)) for blob in layer.blobs):
+            layer.ClearField("blobs")
 
 
 def as_given(file: NetFile, options: Options) -> tuple[pb.NetParameter, list[str]]:

@@ -106,6 +106,7 @@ def _run(net: Net, graph: OnnxGraph, wanted: Sequence[str], told: list[Told]) ->
                 blobs = [graph.param(step.layer, k) for k in range(len(step.layer.blobs))]
                 told.append(Told(format_message(step.node.param), bottoms, list(tops), blobs))
         graph.shapes.update(zip(tops, step.layer.top_shapes, strict=True))
+        graph.shapes.update(graph.own_shapes)
         values.update(zip(step.tops, tops, strict=True))
     return values
 

@@ -10,6 +10,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from caffeio.converters.diff.weights_diff import blob_name
+from caffeio.converters.preprocessing import Recipe, recipe_of
 from caffeio.converters.report.model import Cell, Report, Section, Tone, count, listed, scaled, size
 from caffeio.converters.show.stats import Stats, stats_of
 from caffeio.converters.show.view import Row, View, as_data, make_view, shape_words
@@ -195,6 +196,7 @@ def report(shown: ShownNet, options: Options) -> Report:
     _head(shown, out)
     for warning in shown.warnings:
         out.say(warning, tone="warn")
+    _preprocessing(shown, out)
     if shown.view is not None:
         _layers(shown, out.section("Layers"), options)
     elif shown.file is not None:
@@ -202,6 +204,23 @@ def report(shown: ShownNet, options: Options) -> Report:
     if shown.stats:
         _weights(shown, out.section("Weights"), show_all=options.show_all)
     return out
+
+
+def recipe(shown: ShownNet) -> Recipe | None:
+    """How pictures become the net's input, as far as the file tells."""
+    if shown.view is None or shown.file is None:
+        return None
+    return recipe_of(shown.file.message, dict(shown.view.inputs))
+
+
+def _preprocessing(shown: ShownNet, out: Report) -> None:
+    found = recipe(shown)
+    if found is None or not found.told:
+        return
+    table = out.section("Preprocessing").table("", "", heads=False)
+    for title, words in found.rows():
+        table.add(title, words)
+    out.data["preprocessing"] = dict(found.rows())
 
 
 def _head(shown: ShownNet, out: Report) -> None:

@@ -140,17 +140,19 @@ def _shapes(
 class Program(nn.Module):
     """A net whose inputs and outputs are tensors in a row, with the net's own parameter names."""
 
-    def __init__(self, net: Net, inputs: Sequence[str], outputs: Sequence[str]) -> None:
+    def __init__(
+        self, net: Net, inputs: Sequence[str], outputs: Sequence[str], rest: Mapping[str, Tensor]
+    ) -> None:
         super().__init__()
         self.run: Any
         object.__setattr__(self, "run", net)
-        self.inputs, self.outputs = list(inputs), list(outputs)
+        self.inputs, self.outputs, self.rest = list(inputs), list(outputs), dict(rest)
         for name, child in net.named_children():
             self._modules[name] = child
 
     def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
         """Run the net."""
-        blobs = self.run(dict(zip(self.inputs, inputs, strict=True)))
+        blobs = self.run({**self.rest, **dict(zip(self.inputs, inputs, strict=True))})
         return tuple(blobs[name] for name in self.outputs)
 
 
@@ -159,20 +161,23 @@ def write_program(
 ) -> tuple[list[str], list[str], list[str]]:
     """Write a torch.export program; returns its inputs, its outputs, and notes."""
     net, notes = load_deploy_net(prototxt, weights, options)
-    sources = [top for step in net.steps if step.layer.is_source for top in step.tops]
     made = {top for step in net.steps if not step.layer.is_source for top in step.tops}
     outputs = list(options.outputs) or [blob for blob in net.outputs if blob in made]
+    read = {name for step in net.steps for name in step.bottoms}
+    tops = [top for step in net.steps if step.layer.is_source for top in step.tops]
+    sources = [top for top in tops if top in read]
     if missing := [blob for blob in outputs if blob not in net.outputs]:
         raise UnsupportedError(
             f"blob {missing[0]!r} is read by other layers: a program's outputs are the net's"
         )
     net.requires_grad_(False)
     given = tuple(torch.zeros(net.blob_shapes[name]) for name in sources)
+    rest = {n: torch.zeros(net.blob_shapes[n]) for n in tops if n not in read}
     buffer = io.BytesIO()
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")  # torch's own, about its graphs
         try:
-            program = torch.export.export(Program(net, sources, outputs), given, strict=False)
+            program = torch.export.export(Program(net, sources, outputs, rest), given, strict=False)
             torch.export.save(program, buffer, extra_files={"caffeio": __version__})
         except Exception as error:  # noqa: BLE001 - whatever a layer does that cannot be recorded
             text = str(error).strip().splitlines() or [type(error).__name__]

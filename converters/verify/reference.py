@@ -5,7 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from caffeio.converters.deploy.deploy_net import Options, as_given, deployed, keep_needed
+from caffeio.converters.deploy.deploy_net import (
+    Options,
+    as_given,
+    deployed,
+    drop_shapes,
+    keep_needed,
+)
 from caffeio.converters.weight_match import fill_in
 from caffeio.data import SOURCE_TYPES, make_source
 from caffeio.errors import CaffeIOError, UnsupportedError
@@ -38,6 +44,7 @@ def reference_net(
     profile = choose_profile(options.profile, file.dialect)
     message.layer.extend(_added(file, message, weights, options, profile, shapes))
     keep_needed(message, outputs)
+    drop_shapes(message)
     places = {layer.name: file.where("layer", i) for i, layer in enumerate(file.message.layer)}
     net = NetRecipe(
         message,

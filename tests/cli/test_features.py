@@ -145,7 +145,7 @@ def test_user_errors(files: tuple[Path, Path, Path], tmp_path: Path) -> None:
         assert result.exit_code == 2 and words in result.output, result.output
         assert not (tmp_path / "o.png").exists()
     result = run(files[0], files[1], tmp_path / "none.png")
-    assert result.exit_code == 2 and "could not load" in result.output
+    assert result.exit_code == 2 and "none.png: there is no such file" in result.output
     flat = tmp_path / "flat.prototxt"
     flat.write_text(
         'input: "a" input_shape { dim: [1, 2, 4, 4] } '

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import click
 import numpy as np
 import pytest
 from click.testing import CliRunner, Result
@@ -107,7 +108,13 @@ CASES = {
     ("train", SOLVER, "--set", "layer[data].data_param.source=no"): "'no' does not exist; looked",
     ("test", NET, "--weights", "no.caffemodel"): "no.caffemodel",
     ("time", NET, "--set", "layer[data].data_param.source=no"): "--synthetic",
+    ("features", NET, WEIGHTS, "no.jpg"): "no.jpg: there is no such file",
+    ("features", WEIGHTS, NET, NET): f"caffeio features {NET} {WEIGHTS}",
+    ("lint", "demo/solver_cyc1.prototxtt"): f"did you mean {SOLVER}?",
+    ("convert", "no.prototxt", "x.onnx"): "no.prototxt: there is no such file",
+    ("convert", NET, "-o", "x.tflite"): "the suffix '.tflite' tells no format",
     # values
+    ("device-query", "-gpu", "x"): "all, or numbers like 0,1",
     ("time", NET, "--iterations", "0"): "0 is not in the range x>=1",
     ("test", NET, "--weights", WEIGHTS, "--iterations", "0"): "0 is not in the range x>=1",
     ("train", SOLVER, "--caffe", "torch"): "unknown profile 'torch': known are bvlc, intel",
@@ -191,3 +198,41 @@ def test_every_command_knows_a_broken_download(
         ["train", SOLVER, "--weights", name],
     ):  # fmt: skip
         assert said in run(*arguments).stderr, arguments
+
+
+def test_one_vocabulary() -> None:
+    """An option that several commands have is written, and takes its values, in one way."""
+    ways: dict[str, dict[tuple[object, ...], list[str]]] = {}
+
+    def note(command: click.Command, path: str) -> None:
+        if isinstance(command, click.Group):
+            context = click.Context(command)
+            for name in command.list_commands(context):
+                inner = command.get_command(context, name)
+                assert inner is not None
+                note(inner, f"{path} {name}".strip())
+            return
+        for param in command.params:
+            if not isinstance(param, click.Option):
+                continue
+            [long] = [o for o in param.opts if o.startswith("--")][:1] or [""]
+            kind = type(param.type).__name__
+            choices = tuple(getattr(param.type, "choices", ())) if long != "--format" else ()
+            way = (kind, choices, param.multiple if not param.is_flag else None)
+            ways.setdefault(long, {}).setdefault(way, []).append(path)
+
+    note(main, "")
+    for name in ("--phase", "--stage", "--level", "--caffe", "--input-shape", "--device", "--json",
+                 "--format", "--dialect", "--set", "--allow-python", "--gpu"):  # fmt: skip
+        assert len(ways[name]) == 1, (name, ways[name])
+    for name in ("--output", "--weights"):  # `-o` and `-w` everywhere
+        assert name in ways
+    for name in ("show", "diff", "lint", "verify", "layers", "test", "time", "features"):
+        assert name in next(iter(ways["--json"].values()))
+        assert name in next(iter(ways["--format"].values()))
+
+
+def test_defaults_are_shown() -> None:
+    for name, text in (("test", "default: 50"), ("time", "default: 50"), ("show", "default: text")):
+        help_text = CliRunner().invoke(main, [name, "--help"]).output
+        assert f"[{text}" in help_text.replace("\n", " "), help_text

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from caffeio.errors import DataError
-from tests.data.helpers import make_source, net
+from tests.data.helpers import data_layer, make_source, net, raw_lmdb
 from tests.paths import GOLDEN
 
 CASES = {
@@ -37,3 +39,30 @@ def test_batch_size_zero() -> None:
 
     with pytest.raises(DataError, match=r"data_param\.batch_size: a positive batch size"):
         make_source(data_layer("x", batch=0))
+
+
+@pytest.mark.parametrize(
+    ("where", "field"),
+    [
+        ("transform_param", "rotate: true"), ("transform_param", "pad: 2"),
+        ("transform_param", "crop_width: 3"), ("transform_param", "bgr2rgb: true"),
+        ("transform_param", "scale_factors: 2"), ("transform_param", "random_crop_on_test: true"),
+        ("data_param", "side: 7"), ("data_param", "shuffle_buffer_size: 9"),
+    ],
+)  # fmt: skip
+def test_fields_of_forks_that_change_the_data_are_refused(
+    where: str, field: str, tmp_path: Path
+) -> None:
+    """They were passed over, and the net learned of other images than its author meant."""
+    raw_lmdb(tmp_path / "db", 2)
+    more = {"transform": field} if where == "transform_param" else {"more": field}
+    name = field.partition(":")[0]
+    with pytest.raises(DataError, match=f"{where}.{name}: is a fork's field that is not supported"):
+        make_source(data_layer(tmp_path / "db", **more))
+
+
+@pytest.mark.parametrize("field", ["threads: 3", "cache: true", "prefetch: 2"])
+def test_fields_that_change_no_number_are_passed_over(field: str, tmp_path: Path) -> None:
+    raw_lmdb(tmp_path / "db", 4)
+    with make_source(data_layer(tmp_path / "db", "rotate: false", more=field)) as source:
+        assert source.top_shapes[0] == (4, 3, 8, 9)

@@ -209,3 +209,11 @@ def test_the_tables_of_the_recipe_are_what_show_says(resnet: Path) -> None:
         if cells[0] in names:
             assert cells[1] in said and cells[2][:4] in said, cells
     assert "72.29" in said and "22,610" in said
+
+
+@nightly
+def test_notebooks(tmp_path: Path) -> None:
+    """Every notebook runs from its first cell to its last."""
+    pytest.importorskip("nbmake")
+    shutil.copytree(EXAMPLES / "notebooks", tmp_path / "notebooks")
+    run("python -m pytest -q -p no:cacheprovider --nbmake *.ipynb", tmp_path / "notebooks")

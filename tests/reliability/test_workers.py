@@ -16,7 +16,7 @@ import pytest
 
 from caffeio.errors import CaffeIOError
 from caffeio.proto.weights.solverstate import newest_whole_pair
-from caffeio.training.distributed import is_connection_error, lost_workers
+from caffeio.training.connection import is_connection_error, lost_workers
 from caffeio.training.watchdog import Watchdog, watched
 from tests.paths import ROOT
 

@@ -13,7 +13,7 @@ from caffeio import Trainer
 from caffeio.errors import CaffeIOError, SolverError
 from caffeio.net import load_net
 from caffeio.training.cuda_graph import GraphedStep
-from caffeio.training.distributed import TrainingStep
+from caffeio.training.training_step import TrainingStep
 
 SHORT = ["max_iter=8", "display=1", "snapshot=0", "test_interval=1000",
          "test_initialization=false", "snapshot_after_train=false"]  # fmt: skip

@@ -156,10 +156,13 @@ TESTING = ("test_interval=2", "test_iter=3", "display=0", "max_iter=4", "snapsho
 
 
 @pytest.mark.parametrize("case", ["sigint_stop"], indirect=True)
-def test_stop_during_a_test(case: Path) -> None:
+@pytest.mark.parametrize(
+    "pending", [(Action.SNAPSHOT, Action.STOP), (Action.STOP, Action.SNAPSHOT)]
+)
+def test_stop_during_a_test(case: Path, pending: tuple[Action, Action]) -> None:
     """Both are pending: the snapshot is written at once, then the test ends without results."""
     none = Action.NONE
-    poll = asked(none, none, none, none, none, none, Action.SNAPSHOT, Action.STOP)
+    poll = asked(none, none, none, none, none, none, *pending)
     lines, trainer = texts(poll, *TESTING)
     assert trainer.iter == 2
     at = lines.index("Iteration 2, Testing net (#0)")

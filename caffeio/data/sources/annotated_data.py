@@ -59,10 +59,6 @@ class AnnotatedSource(DatabaseSource):
         self.anno = layer.param.annotated_data_param
         self._samplers = list(self.anno.batch_sampler)
         t = layer.param.transform_param
-        layer.check(
-            self.anno.yolo_data_type != 1, "the YOLO fork's labels are not read",
-            "annotated_data_param.yolo_data_type",
-        )  # fmt: skip
         for i, sampler in enumerate(self._samplers):
             _checked(layer, f"annotated_data_param.batch_sampler[{i}].sampler",
                      lambda s=sampler: bx.check_sampler(s.sampler))  # fmt: skip

@@ -28,11 +28,7 @@ class Hdf5Source(DataSource):
     def __init__(self, layer: SourceContext) -> None:
         super().__init__(layer)
         p = layer.param.hdf5_data_param
-        layer.check(
-            not layer.param.HasField("transform_param"),
-            "HDF5Data does not transform data",
-            "transform_param",
-        )
+        layer.source_layer()  # what its parameters may not say
         self.batch_size = batch_of(layer, p.batch_size, "hdf5_data_param")
         self._h5 = _import_h5py(layer)
         path = layer.find(p.source, "hdf5_data_param.source")

@@ -8,6 +8,7 @@ from typing import Protocol
 import numpy as np
 
 from caffeio.layers.onnx.graph import OnnxGraph
+from caffeio.layers.onnx.regions import nothing
 
 _LOWEST = float(np.finfo(np.float32).min)
 
@@ -121,19 +122,9 @@ def _rows(
     corners = g.op("GatherND", [g.reshape(boxes, 0, flat, 4), index])
     rows = [g.to_float(g.reshape(image, -1, 1)), label, score, corners]
     found = g.op("Concat", rows, axis=1)
-    top = g.op("Concat", [found, _nothing(g, places, scores)], axis=0)
+    images = g.op("Shape", [scores], start=0, end=1)
+    none = nothing(g, images, g.op("Shape", [places], start=1, end=2))
+    top = g.op("Concat", [found, none], axis=0)
     top = g.reshape(top, 1, 1, -1, 7)
     g.varies(top, 2)
     return top
-
-
-def _nothing(g: OnnxGraph, places: str, scores: str) -> str:
-    """Without any box one row for each image, its number and six times -1; else no row."""
-    images = g.op("Shape", [scores], start=0, end=1)
-    zero = g.const(0, "zero")
-    numbers = g.op("Range", [zero, g.op("Squeeze", [images]), g.const(1, "one")])
-    padding = [g.ints((0, 0, 0, 6), "pads"), g.const(-1.0, "minus_one")]
-    rows = g.op("Pad", [g.to_float(g.reshape(numbers, -1, 1)), *padding])
-    none = g.to_int(g.op("Equal", [g.op("Shape", [places], start=1, end=2), zero]))
-    end = g.op("Mul", [images, none])
-    return str(g.op("Slice", [rows, g.ints((0,), "start"), end, g.ints((0,), "axis")]))

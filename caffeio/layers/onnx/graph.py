@@ -64,6 +64,7 @@ class OnnxGraph:
     dynamic_batch: bool = False
     dynamic_size: bool = False
     varying: dict[str, set[int]] = field(default_factory=dict)  # axes that depend on the data
+    own_shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)  # not as the net has them
     _count: dict[str, int] = field(default_factory=dict)
     _shared: dict[str, str] = field(default_factory=dict)
 
@@ -132,8 +133,13 @@ class OnnxGraph:
         """The shape of a bottom, a constant or a param, as the net was built."""
         return self.shapes[name]
 
-    def varies(self, name: str, axis: int) -> None:
-        """Note that the size of value `name` along `axis` depends on the data."""
+    def varies(self, name: str, axis: int, shape: tuple[int, ...] | None = None) -> None:
+        """Note that the size of value `name` along `axis` depends on the data.
+
+        `shape` is given where the net tells another number of axes before it runs.
+        """
+        if shape is not None:
+            self.own_shapes[name] = shape
         self.varying.setdefault(name, set()).add(axis)
 
     def unsupported(self, reason: str) -> UnsupportedError:

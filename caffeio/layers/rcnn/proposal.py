@@ -9,12 +9,15 @@ from __future__ import annotations
 import ast
 import re
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from caffeio.layers.base import LayerType, Shape, between, exactly, owns
 from caffeio.layers.labels import text
 from caffeio.layers.python.native import python_layer
 from caffeio.layers.registry import layer
+
+if TYPE_CHECKING:
+    from caffeio.layers.onnx.graph import OnnxGraph
 
 RATIOS, SCALES = (0.5, 1.0, 2.0), (8.0, 16.0, 32.0)
 
@@ -109,6 +112,13 @@ class Proposal(ProposalBase):
         most = bottoms[0][0] * self.after
         return ((most, 5), (most,))[: self.n_tops]
 
+    def onnx(self, g: OnnxGraph, *bottoms: str) -> tuple[str, ...]:
+        """NonMaxSuppression of the best boxes."""
+        from caffeio.layers.onnx.regions import onnx_proposals
+
+        least = self.param.proposal_param.min_size
+        return onnx_proposals(self, g, bottoms, float(least), drops=False)[: self.n_tops]
+
 
 @python_layer("rpn.proposal_layer", "ProposalLayer")
 class ProposalLayer(ProposalBase):
@@ -139,3 +149,12 @@ class ProposalLayer(ProposalBase):
     def shapes(self, *bottoms: Shape) -> tuple[Shape, ...]:
         """Give one region, as long as nobody knows how many there are."""
         return ((1, 5), (1, 1, 1, 1))[: self.n_tops]
+
+    def onnx(self, g: OnnxGraph, *bottoms: str) -> tuple[str, ...]:
+        """NonMaxSuppression of the best boxes."""
+        from caffeio.layers.onnx.regions import onnx_proposals
+
+        rows, scores = onnx_proposals(self, g, bottoms, float(self.least), drops=True)
+        column = g.reshape(scores, -1, 1)
+        g.varies(column, 0, (1, 1))
+        return (rows, column)[: self.n_tops]

@@ -105,3 +105,9 @@ class PSROIPooling(RegionLayer):
     def shapes(self, x: Shape, rois: Shape) -> tuple[Shape, ...]:
         """Give (R, output_dim, G, G)."""
         return ((rois[0], self.dim, self.group, self.group),)
+
+    def onnx(self, g: OnnxGraph, *bottoms: str) -> str:
+        """Products with matrices that the regions give."""
+        from caffeio.layers.onnx.regions import onnx_psroi
+
+        return onnx_psroi(self, g, *bottoms)

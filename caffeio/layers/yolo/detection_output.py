@@ -6,9 +6,14 @@ eric612/MobileNet-YOLO (the CPU forms).
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from caffeio.layers.base import LayerType, Shape, at_least, between, owns
 from caffeio.layers.labels import text
 from caffeio.layers.registry import layer
+
+if TYPE_CHECKING:
+    from caffeio.layers.onnx.graph import OnnxGraph
 
 
 class YoloOutput(LayerType):
@@ -65,6 +70,15 @@ class YoloDetectionOutput(YoloOutput):
         )  # fmt: skip
         self.check_maps(shapes)
 
+    def onnx(self, g: OnnxGraph, *bottoms: str) -> str:
+        """NonMaxSuppression of the boxes of both maps."""
+        from caffeio.layers.onnx.regions import onnx_yolo
+
+        biases = list(self.param.yolo_detection_output_param.biases[: 2 * self.boxes])
+        anchors = [list(zip(biases[::2], biases[1::2], strict=True))] * len(bottoms)
+        sides = [g.shape(x)[3] for x in bottoms]
+        return onnx_yolo(self, g, bottoms, anchors, [(n, n) for n in sides], best_class=True)
+
 
 @layer("Yolov3DetectionOutput")
 class Yolov3DetectionOutput(YoloOutput):
@@ -115,3 +129,13 @@ class Yolov3DetectionOutput(YoloOutput):
             for i in range(count)
         ]
         self.check_maps(shapes)
+
+    def onnx(self, g: OnnxGraph, *bottoms: str) -> str:
+        """NonMaxSuppression of the boxes of all maps."""
+        from caffeio.layers.onnx.regions import onnx_yolo
+
+        factors = self.param.yolov3_detection_output_param.anchors_scale
+        scales = [
+            (g.shape(x)[3] * f, g.shape(x)[2] * f) for x, f in zip(bottoms, factors, strict=False)
+        ]
+        return onnx_yolo(self, g, bottoms, self.groups, scales, best_class=False)

@@ -1,0 +1,111 @@
+"""Proposal, PSROIPooling and YOLO's detections in ONNX, against our own layers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from caffeio.converters.onnx import export
+from caffeio.converters.onnx.choices import Choices
+from caffeio.errors import UnsupportedError
+from tests.converters.test_onnx import check, dims_of
+
+pytest.importorskip("onnxruntime")
+INFO = np.array([[70, 90, 1.5]], np.float32)
+TINY = np.array([[0.1, 0.1, 0.01]], np.float32)
+PROPOSAL = (
+    'type: "Proposal" proposal_param { ratio: 0.5 ratio: 1 scale: 1 scale: 3 base_size: 16'
+    " feat_stride: 16 min_size: 8 pre_nms_topn: 60 post_nms_topn: 12 nms_thresh: 0.5 }"
+)
+PYTHON = 'type: "Python" python_param { module: "rpn.proposal_layer" layer: "ProposalLayer" PARAM }'
+PARAM = "param_str: \"{'feat_stride': 16, 'scales': [1, 3], 'rpn_min_size': 20}\""
+
+
+def kinds(model: Any) -> set[str]:
+    return {node.op_type for node in model.graph.node}
+
+
+@pytest.mark.parametrize("tops", ['top: "y"', 'top: "y" top: "s"'])
+@pytest.mark.parametrize("images", [1, 2])
+def test_proposal(images: int, tops: str) -> None:
+    shapes = [(images, 8, 5, 6), (images, 16, 5, 6), (1, 3)]
+    for seed in range(4):
+        model = check(f"{PROPOSAL} {tops}", *shapes, seed=seed, given={"b2": INFO})
+    assert "NonMaxSuppression" in kinds(model)
+    (regions,) = [item for item in model.graph.output if item.name == "y"]
+    assert [d.dim_value or None for d in dims_of(regions)] == [None, 5]
+    check(f"{PROPOSAL} {tops}", *shapes, given={"b2": INFO * TINY})
+
+
+@pytest.mark.parametrize("tops", ['top: "y"', 'top: "y" top: "s"'])
+def test_the_python_proposal(tops: str) -> None:
+    text = PYTHON.replace("PARAM", PARAM)
+    shapes = [(1, 12, 4, 5), (1, 24, 4, 5), (1, 3)]
+    for seed in range(4):
+        check(f"{text} {tops}", *shapes, seed=seed, given={"b2": INFO})
+
+
+@pytest.mark.parametrize("images", [1, 3])
+def test_psroi_pooling(images: int) -> None:
+    text = 'type: "PSROIPooling" psroi_pooling_param { spatial_scale: 0.0625 output_dim: 3 group_size: 2 }'  # noqa: E501
+    rng = np.random.default_rng(3)
+    rois = rng.uniform(-20, 180, (9, 5)).astype(np.float32)
+    rois[:, 0] = np.arange(9) % images
+    rois[:4, 1:] = [[8, 8, 40, 24], [0.5, 2.5, 4.5, 6.5], [90, 90, 90, 90], [500, 0, 600, 10]]
+    model = check(text, (images, 12, 7, 9), (9, 5), given={"b1": rois})
+    assert "Einsum" in kinds(model)
+
+
+YOLO = "num_classes: 3 num_box: 2 biases: 1 biases: 1.5 biases: 3 biases: 2 CONF nms_threshold: 0.3"
+
+
+@pytest.mark.parametrize("least", [0.05, 0.2, 2.0])
+@pytest.mark.parametrize("images", [1, 2])
+def test_yolo_detections(images: int, least: float) -> None:
+    fields = YOLO.replace("CONF", f"confidence_threshold: {least}")
+    shapes = [(images, 16, 4, 4), (images, 16, 2, 2)]
+    text = f'type: "YoloDetectionOutput" yolo_detection_output_param {{ {fields} }}'
+    for seed in range(3):
+        model = check(text, *shapes, seed=seed)
+    check(text, shapes[0])
+    assert [d.dim_value or None for d in dims_of(model.graph.output[0])] == [1, 1, None, 7]
+    fields = fields.replace("biases: 1.5", "biases: 20") + " mask_group_num: 2 mask: 0 mask: 1"
+    fields += " mask: 1 mask: 0 anchors_scale: 16 anchors_scale: 32"
+    text = f'type: "Yolov3DetectionOutput" yolov3_detection_output_param {{ {fields} }}'
+    for seed in range(3):
+        check(text, (images, 16, 3, 4), (images, 16, 6, 8), seed=seed)
+
+
+def test_yolo_takes_any_batch() -> None:
+    """All images are suppressed together, as in the source."""
+    fields = YOLO.replace("CONF", "confidence_threshold: 0.2")
+    check(
+        f'type: "YoloDetectionOutput" yolo_detection_output_param {{ {fields} }}',
+        (2, 16, 4, 4),
+        dynamic=True,
+    )
+
+
+def test_regions_of_other_opsets(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same for opset 12 and newest; folded too."""
+    whole = export.to_model
+    for choices in (Choices(opset=12), Choices(opset=22, fold=True), Choices(half=True)):
+
+        def to_model(built: Any, net: Any, chosen: Choices = choices) -> Any:
+            export.finish(built, net, chosen)
+            return whole(built, net)
+
+        monkeypatch.setattr("tests.converters.test_onnx.to_model", to_model)
+        if not choices.half:
+            test_psroi_pooling(1)
+        test_yolo_detections(1, 0.2)
+        test_proposal(1, 'top: "y"')
+        test_the_python_proposal('top: "y" top: "s"')
+    monkeypatch.setattr(
+        "tests.converters.test_onnx.to_model",
+        lambda built, net: export.finish(built, net, Choices(opset=11)),
+    )
+    with pytest.raises(UnsupportedError, match=r"layer 'x' .*Einsum, which is there from opset 12"):
+        test_psroi_pooling(1)
