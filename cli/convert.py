@@ -63,6 +63,7 @@ Examples:
     help="ONNX: sizes that may be any, of batch,height,width.",
 )
 @click.option("--fp16", is_flag=True, help="ONNX: weights and most of the arithmetic in float16.")
+@click.option("--unroll", is_flag=True, help="ONNX: LSTM and RNN step by step.")
 @click.option("--preprocess", is_flag=True, help="ONNX: uint8 pictures (NHWC) go in.")
 @click.option(
     "--mean", metavar="B,G,R|FILE", help="ONNX: the mean of pictures, in place of the net's."

@@ -54,6 +54,10 @@ def test_broken_links_are_found(tmp_path: Path, capsys: pytest.CaptureFixture[st
     (tmp_path / "sub" / "a.html").write_text('<p id="here"><a href="../index.html">')
     (tmp_path / "p.png").touch()
     assert links.main(str(tmp_path)) == 0
+    (tmp_path / "sub" / "b.html").write_text('<script src="https://cdn.org/x.js"></script>')
+    assert links.main(str(tmp_path)) == 1
+    assert "b.html: loads https://cdn.org/x.js from elsewhere" in capsys.readouterr().out
+    (tmp_path / "sub" / "b.html").unlink()
     (tmp_path / "p.png").unlink()
     (tmp_path / "sub" / "a.html").write_text('<a href="../gone.html">')
     assert links.main(str(tmp_path)) == 1

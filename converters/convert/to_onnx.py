@@ -39,6 +39,7 @@ def choices_of(r: Request) -> Choices:
         fold=r.fold,
         dynamic=frozenset(axes),
         half=r.fp16,
+        unroll=r.unroll,
         pictures=pictures,
         labels=_labels(r.labels),
     )

@@ -65,7 +65,13 @@ def export_onnx(
     axes = {*wanted.dynamic, *(("batch",) if dynamic_batch else ())}
     net, notes = load_deploy_net(prototxt, weights, chosen)
     size = bool(axes & {"height", "width"})
-    built = build(net, outputs or None, dynamic_batch="batch" in axes, dynamic_size=size)
+    built = build(
+        net,
+        outputs or None,
+        dynamic_batch="batch" in axes,
+        dynamic_size=size,
+        unroll=wanted.unroll,
+    )
     sizes = find_sizes(net, built, outputs or None, axes)
     built.declared, built.tried = dict(sizes.declared), sizes.tried
     notes += sizes.notes

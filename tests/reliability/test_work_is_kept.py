@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from caffeio.errors import DataError, SnapshotError
 from caffeio.proto.weights.solverstate import (
@@ -18,6 +21,7 @@ from caffeio.proto.weights.solverstate import (
     read_solverstate,
     write_solverstate,
 )
+from caffeio.training.events import Events
 from caffeio.training.trainer import Trainer
 from tests.paths import ROOT
 from tests.reliability.forked import one_error, run
@@ -109,7 +113,7 @@ def test_the_first_snapshot_on_a_full_disk_leaves_no_half_pair(
         raise SnapshotError("cannot be written: No space left on device")
 
     with Trainer("solver.prototxt") as trainer:
-        monkeypatch.setattr("caffeio.training.snapshots.write_solverstate", full)
+        monkeypatch.setattr("caffeio.training.snapshot_pair.write_solverstate", full)
         with pytest.raises(SnapshotError):
             trainer.snapshot()
         assert not list(Path().glob("snap_iter_*"))
@@ -161,3 +165,46 @@ def test_reports_replace_a_file_as_a_whole(training_case: Path) -> None:
         assert "page.html: cannot be written" in result.stderr
         assert Path("page.html").read_text() == "old"
         assert not list(Path().glob(".page*"))
+
+
+@pytest.mark.parametrize("signals", [1, 2])
+def test_a_signal_in_a_long_iteration(training_case: Path, signals: int) -> None:
+    """The batches of an iteration that would last for weeks are given up, and nothing is lost."""
+    endless = ["--set", "iter_size=10000000", "--set", "max_iter=9", "--set", "snapshot=0"]
+    run = subprocess.Popen(
+        [sys.executable, "-m", "caffeio.cli", "train", "solver.prototxt", *SHORT, *endless,
+         "--sigint-effect", "stop"],
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
+        stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert run.stderr is not None
+    said = ""
+    while "Learning Rate Policy" not in said:
+        said += run.stderr.readline()
+    for _ in range(signals):
+        time.sleep(0.3)
+        run.send_signal(signal.SIGINT)
+    said += run.communicate(timeout=30)[1]
+    assert run.returncode == 0, said
+    assert "Optimization stopped early" in said
+    assert newest_whole_pair("snap")[2] == 0  # type: ignore[index]
+
+
+def test_what_an_iteration_changed_is_put_back(training_case: Path) -> None:
+    """BatchNorm's statistics of an iteration that was given up are those from before it."""
+    net = Path("net.prototxt").read_text()
+    norm = 'layer { name: "bn" type: "BatchNorm" bottom: "pool1" top: "bn" }\nlayer { name: "ip"'
+    net = net.replace('layer { name: "ip"', norm).replace(
+        'bottom: "pool1" top: "ip"', 'bottom: "bn" top: "ip"'
+    )
+    Path("net.prototxt").write_text(net)
+    asked = iter([False, False, True])
+    events = Events(hurry=lambda: next(asked))
+    options = {"overrides": ["iter_size=100", "max_iter=2", "test_initialization=false"]}
+    with Trainer("solver.prototxt", events=events, **options) as trainer:  # type: ignore[arg-type]
+        before = [b.detach().clone() for b in trainer.net.params["bn"]]
+        assert not trainer.step(1)
+        after = trainer.net.params["bn"]
+        assert trainer.iter == 0
+        assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
+        assert next(asked, None) is None  # it went as far as that
