@@ -9,8 +9,11 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 EXTRAS := all
 PIP_ARGS ?=
-# uv is used where it is installed: it is several times faster. `make UV=` uses pip.
-UV ?= $(shell command -v uv 2>/dev/null)
+# uv is used where it is installed: it is several times faster. `make UV=` uses pip, and so does a
+# machine where pip has settings of its own, an index, say: uv does not read them.
+PIP_SETTINGS := $(wildcard /etc/pip.conf $(HOME)/.pip/pip.conf $(HOME)/.config/pip/pip.conf) \
+	$(PIP_CONFIG_FILE)$(PIP_INDEX_URL)$(PIP_EXTRA_INDEX_URL)$(PIP_FIND_LINKS)
+UV ?= $(if $(strip $(PIP_SETTINGS)),,$(shell command -v uv 2>/dev/null))
 ifneq ($(UV),)
 make_venv = $(UV) venv --quiet --seed --allow-existing --python $(PYTHON)
 PIP := $(UV) pip install --quiet --python $(BIN)/python --index-strategy unsafe-best-match $(PIP_ARGS)
