@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -87,6 +88,10 @@ class Plan:
 
 def plan(solvers: list[str], options: dict[str, Any]) -> Plan:
     """Read the solvers, their nets, weights and state. Raises CaffeIOError for what is wrong."""
+    for option, name in (("--report", "report"), ("--profile", "profile_to")):
+        path = options[name]
+        if path and (not Path(path).absolute().parent.is_dir() or Path(path).is_dir()):
+            raise CaffeIOError(f"{option}: its folder is not there, or it is one", where=path)
     chosen = train_options(options)
     for solver in solvers:
         _given.want_solver(solver)
@@ -153,14 +158,15 @@ def run(made: Plan, solvers: list[str], options: dict[str, Any]) -> None:
     board = options["tensorboard"] if root else None
     with Watcher(options["metrics"] if root else None, not quiet, board) as watcher:
         log = Log(None if quiet else _sink(watcher, options))
+        say = (lambda text: None) if quiet else watcher.line
         if options["profile_to"] and root:
             from caffeio.cli._profiler import Profiler
 
-            watcher.listeners.append(Profiler(options["profile_to"], watcher.line))
+            watcher.listeners.append(Profiler(options["profile_to"], say, watcher.warn))
         if options["report"] and root:
             from caffeio.cli._report import Recorder
 
-            watcher.listeners.append(Recorder(options["report"], watcher.line))
+            watcher.listeners.append(Recorder(options["report"], say, watcher.warn))
         data = DataOptions(
             on_bad_record=options["on_bad_record"], note=partial(log.note, level="W")
         )
