@@ -47,8 +47,8 @@ def run(
 ) -> Ended:
     """Run `caffeio ARGUMENTS` in a fork of this process, with limits on memory and time.
 
-    `stdout`, `stderr`: descriptors to write to, in place of what is returned. `before` is called in the
-    fork. After `seconds` it is killed: the code is then -SIGALRM.
+    `stdout`, `stderr`: descriptors to write to, in place of what is returned. `before` is called
+    in the fork. After `seconds` it is killed: the code is then -SIGALRM.
     """
     import caffeio.cli.main  # before the fork: importing takes the time
     import caffeio.training.trainer  # noqa: F401
