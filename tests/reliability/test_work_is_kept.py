@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
-import subprocess
-import sys
 import threading
 import time
 from pathlib import Path
@@ -23,16 +22,9 @@ from caffeio.proto.weights.solverstate import (
 )
 from caffeio.training.events import Events
 from caffeio.training.trainer import Trainer
-from tests.paths import ROOT
 from tests.reliability.forked import one_error, run
 
 SHORT = ["--set", "max_iter=6", "--set", "test_initialization=false", "--set", "test_interval=1000"]
-
-
-def train(*arguments: str, **options: object) -> subprocess.CompletedProcess[bytes]:
-    env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-m", "caffeio.cli", "train", "solver.prototxt", *SHORT, *arguments]
-    return subprocess.run(command, env=env, check=False, timeout=120, **options)  # type: ignore[call-overload]
 
 
 def test_metrics_on_a_full_disk(training_case: Path) -> None:
@@ -54,10 +46,10 @@ def test_metrics_whose_reader_goes(training_case: Path) -> None:
     os.mkfifo("fifo")
     reader = threading.Thread(target=lambda: os.close(os.open("fifo", os.O_RDONLY)))
     reader.start()
-    result = train("--metrics", "fifo", capture_output=True)
+    ended = run("train", "solver.prototxt", *SHORT, "--metrics", "fifo")
     reader.join()
-    assert result.returncode == 0
-    assert result.stderr.count(b"training goes on without metrics") == 1
+    assert ended.code == 0
+    assert ended.err.count("training goes on without metrics") == 1
 
 
 @pytest.mark.parametrize("where", ["pipe", "/dev/full"])
@@ -67,9 +59,9 @@ def test_a_log_that_cannot_be_written(training_case: Path, where: str) -> None:
         os.close(read)
     else:
         write = os.open(where, os.O_WRONLY)
-    result = train("--metrics", "m.jsonl", stderr=write)
+    ended = run("train", "solver.prototxt", *SHORT, "--metrics", "m.jsonl", stderr=write)
     os.close(write)
-    assert result.returncode == 0
+    assert ended.code == 0
     assert newest_whole_pair("snap")[2] == 6  # type: ignore[index]
     text = Path("m.jsonl").read_text()
     assert text.count('"loss"') == 6
@@ -153,16 +145,15 @@ def test_states_that_are_not_finite(state: SolverState) -> None:
 def test_reports_replace_a_file_as_a_whole(training_case: Path) -> None:
     """A report of which the disk holds half leaves the old one."""
     Path("page.html").write_text("old")
-    code = "import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000)); "
-    code += "from caffeio.cli.main import main; main(sys.argv[1:])"
+
+    def small_disk() -> None:
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000))
+
     for form in ("--html", "--svg", "--json"):
-        result = subprocess.run(
-            [sys.executable, "-c", code, "show", "net.prototxt", form, "-o", "page.html"],
-            env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True,
-            check=False,
-        )  # fmt: skip
-        assert result.returncode == 2, result.stderr
-        assert "page.html: cannot be written" in result.stderr
+        words = ("show", "net.prototxt", form, "-o", "page.html")
+        message = one_error(run(*words, before=small_disk))
+        assert "page.html: cannot be written" in message
         assert Path("page.html").read_text() == "old"
         assert not list(Path().glob(".page*"))
 
@@ -171,22 +162,20 @@ def test_reports_replace_a_file_as_a_whole(training_case: Path) -> None:
 def test_a_signal_in_a_long_iteration(training_case: Path, signals: int) -> None:
     """The batches of an iteration that would last for weeks are given up, and nothing is lost."""
     endless = ["--set", "iter_size=10000000", "--set", "max_iter=9", "--set", "snapshot=0"]
-    run = subprocess.Popen(
-        [sys.executable, "-m", "caffeio.cli", "train", "solver.prototxt", *SHORT, *endless,
-         "--sigint-effect", "stop"],
-        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
-        stderr=subprocess.PIPE, text=True,
+
+    def interrupt() -> None:
+        while signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+            time.sleep(0.01)
+        for _ in range(signals):
+            time.sleep(0.5)
+            os.kill(os.getpid(), signal.SIGINT)
+
+    ended = run(
+        "train", "solver.prototxt", *SHORT, *endless,
+        before=lambda: threading.Thread(target=interrupt, daemon=True).start(),
     )  # fmt: skip
-    assert run.stderr is not None
-    said = ""
-    while "Learning Rate Policy" not in said:
-        said += run.stderr.readline()
-    for _ in range(signals):
-        time.sleep(0.3)
-        run.send_signal(signal.SIGINT)
-    said += run.communicate(timeout=30)[1]
-    assert run.returncode == 0, said
-    assert "Optimization stopped early" in said
+    assert ended.code == 0, ended
+    assert "Optimization stopped early" in ended.err
     assert newest_whole_pair("snap")[2] == 0  # type: ignore[index]
 
 
