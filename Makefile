@@ -9,8 +9,11 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 EXTRAS := all
 PIP_ARGS ?=
-# uv is used where it is installed: it is several times faster. `make UV=` uses pip.
-UV ?= $(shell command -v uv 2>/dev/null)
+# uv is used where it is installed: it is several times faster. `make UV=` uses pip, and so does a
+# machine where pip has settings of its own, an index, say: uv does not read them.
+PIP_SETTINGS := $(wildcard /etc/pip.conf $(HOME)/.pip/pip.conf $(HOME)/.config/pip/pip.conf) \
+	$(PIP_CONFIG_FILE)$(PIP_INDEX_URL)$(PIP_EXTRA_INDEX_URL)$(PIP_FIND_LINKS)
+UV ?= $(if $(strip $(PIP_SETTINGS)),,$(shell command -v uv 2>/dev/null))
 ifneq ($(UV),)
 make_venv = $(UV) venv --quiet --seed --allow-existing --python $(PYTHON)
 PIP := $(UV) pip install --quiet --python $(BIN)/python --index-strategy unsafe-best-match $(PIP_ARGS)
@@ -22,7 +25,7 @@ WITH ?=
 # One worker a core; a test that waits for a file or a process leaves its core to the others.
 WORKERS := --numprocesses=auto --maxprocesses=8 --dist=worksteal
 
-.PHONY: demo test test-fast test-lowest test-newest test-portable test-sdist wheel test-nightly notebooks links nightly-models lint types docs bench clean
+.PHONY: interop demo test test-fast test-lowest test-newest test-portable test-sdist wheel test-nightly notebooks links nightly-models lint types docs bench clean
 
 $(STAMP): pyproject.toml hatch_build.py constraints.txt proto/dialect/schema.py $(wildcard proto/dialect/tables/*.tsv)
 	$(make_venv) $(VENV)
@@ -73,13 +76,25 @@ test-sdist: wheel
 
 # The whole suite with what is too long for every push: other random examples, many more of them.
 test-nightly: $(STAMP)
-	CAFFEIO_NIGHTLY=1 $(BIN)/python -m pytest -q $(WORKERS)
+	CAFFEIO_NIGHTLY=1 $(if $(CAFFEIO_MNIST),CAFFEIO_MNIST=$(CAFFEIO_MNIST)) $(BIN)/python -m pytest -q $(WORKERS)
 
 # torchvision's models at full size as Caffe nets: its wheel must fit torch's, so it is no extra.
 nightly-models:
 	$(PYTHON) -m venv .venv-models
 	.venv-models/bin/python -m pip install --quiet $(PIP_ARGS) --editable '.[onnx,torch-export]' torchvision
 	.venv-models/bin/python tests/converters/from_onnx/nightly.py
+
+# What other programs make of converted models: each in an environment of its own, since OpenCV 4
+# is our decoder. Without the public models (MODELS=FOLDER) only our own small nets take part.
+interop: $(STAMP)
+	$(PYTHON) -m venv .venv-opencv5
+	.venv-opencv5/bin/python -m pip install --quiet $(PIP_ARGS) 'opencv-python-headless>=5,<6'
+	$(PYTHON) -m venv .venv-openvino
+	.venv-openvino/bin/python -m pip install --quiet $(PIP_ARGS) openvino
+	CAFFEIO_OPENCV5=$(CURDIR)/.venv-opencv5/bin/python CAFFEIO_OPENVINO=$(CURDIR)/.venv-openvino/bin/python \
+	  $(BIN)/python -m pytest -q tests/interop
+	$(BIN)/python tests/interop/run.py $(if $(MODELS),--models $(MODELS) --write docs/interop.md) \
+	  --python opencv5=.venv-opencv5/bin/python --python openvino=.venv-openvino/bin/python
 
 # The notebooks of the examples, each from its first cell to its last.
 notebooks: $(STAMP)
@@ -111,6 +126,8 @@ bench: $(STAMP)
 	for file in benchmarks/bench_*.py; do $(BIN)/python $$file; done
 
 clean:
+	rm -rf $(VENV) .venv-lowest .venv-newest .venv-portable .venv-models .venv-opencv5 .venv-openvino build dist site demo
+
 	rm -rf examples/notebooks/training examples/notebooks/net.prototxt $(VENV) .venv-lowest .venv-newest .venv-portable .venv-models build dist site demo
 
 .PHONY: fuzz

@@ -1,5 +1,7 @@
 """Follow every link of a built site: files, anchors, pictures; other sites with --external.
 
+Nothing may be loaded from elsewhere: scripts, pictures and styles are the site's own.
+
 Usage: links.py SITE [--external]. The exit code is 1 if a link leads nowhere.
 """
 
@@ -21,9 +23,15 @@ class Page(HTMLParser):
         super().__init__()
         self.links: list[str] = []
         self.anchors: set[str] = set()
+        self.loaded: list[str] = []
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        """Collect href, src, id and name."""
+        """Collect href, src, id and name, and what is loaded from other sites."""
+        given = dict(attrs)
+        loads = tag in ("script", "img", "iframe") or given.get("rel") == "stylesheet"
+        place = given.get("src") or given.get("href") or ""
+        if loads and urlsplit(place).netloc:
+            self.loaded.append(place)
         for name, value in attrs:
             if name in ("href", "src") and value and tag != "link":
                 self.links.append(value)
@@ -81,6 +89,8 @@ def main(site: str, *options: str) -> int:
     """Print what is broken; return the exit code."""
     pages = read(Path(site))
     found = broken(Path(site), pages)
+    for path, page in pages.items():
+        found += [f"{path.name}: loads {url} from elsewhere" for url in page.loaded]
     if "--external" in options:
         urls = sorted({
             urljoin(link, urlsplit(link)._replace(fragment="").geturl())

@@ -117,6 +117,8 @@ def command(ctx: click.Context, /, **options: Any) -> None:
         )
     if options["snapshot"] and len(solvers) > 1:
         raise click.UsageError("A chain finds its snapshots by itself: leave --snapshot out.", ctx)
+    if options["log"] is None and ctx.parent is not None and ctx.parent.info_name == "caffe":
+        options["log"] = "caffe"  # scripts that call `caffe train` read its log
     if options["form"] == "json" and not options["dry_run"]:
         raise click.UsageError("--json goes with --dry-run; --metrics writes JSON lines.", ctx)
     if options["worker_timeout"] is not None:
@@ -135,7 +137,11 @@ def command(ctx: click.Context, /, **options: Any) -> None:
         from caffeio.training.launch import launch
 
         ctx.exit(launch(workers, sys.argv[1:], max_restarts=options["max_restarts"]))
-    from caffeio.training.launch import die_with_launcher
+    from caffeio.training.launch import die_with_launcher, record_error
 
     die_with_launcher()
-    _train.run(made, solvers, options)
+    try:
+        _train.run(made, solvers, options)
+    except Exception as error:
+        record_error(error)
+        raise
