@@ -35,7 +35,7 @@ def proposal(t: TorchText, layer: ProposalBase, x: Names) -> Expressions:
     if layer.n_tops == 1:
         return f"{call}[0]"
     if isinstance(layer, ProposalLayer):
-        raise t.unsupported("scores as a second top")
+        return f"{call}[0]", f"{call}[1].unsqueeze(1)"
     return [call]
 
 
