@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
+import sys
 from pathlib import Path
 from types import ModuleType
+from xml.etree import ElementTree
 
 import pytest
 
@@ -82,3 +85,16 @@ def test_only_pages_that_are_gone_are_broken(monkeypatch: pytest.MonkeyPatch) ->
     for code in (403, 503, None):
         answer(code)
         assert links.gone("https://x.org") is None
+
+
+def test_the_terminal_session_is_a_picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Output keeps its colours and its order; long output is cut; the text is escaped."""
+    monkeypatch.syspath_prepend(str(ROOT / "docs" / "_build"))
+    cast = importlib.import_module("cast")
+    long = "import sys; [print(f'\\x1b[32mline {i} <b>\\x1b[0m') for i in range(40)]"
+    cast.main(str(tmp_path / "x.svg"), f'{sys.executable} -c "{long}"', "echo done")
+    root = ElementTree.parse(tmp_path / "x.svg").getroot()
+    texts = ["".join(node.itertext()) for node in root.iter("{http://www.w3.org/2000/svg}text")]
+    assert texts[0].startswith("$ ") and texts[1] == "line 0 <b>" and texts[-1] == "done"
+    assert texts.index("...") == cast.MOST + 1
+    assert 'fill="#7ee787"' in (tmp_path / "x.svg").read_text()

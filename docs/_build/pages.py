@@ -123,9 +123,11 @@ def api() -> str:
     ]
     for title, names in API.items():
         parts.append(f"## {title}\n")
-        for name in names:
-            module, attribute = name.split(":")
-            parts.append(_entry(module, attribute, getattr(import_module(module), attribute)))
+        found = [(*name.split(":"), _named(name)) for name in names]
+        rows = [(f"[`{name}`](#{module}.{name})", f"`{module}`", _cell(_sentence(thing)))
+                for module, name, thing in found]  # fmt: skip
+        parts.append(table(("name", "from", "what it does"), rows))
+        parts += [_entry(module, name, thing) for module, name, thing in found]
     parts.append("## Errors\n")
     errors = import_module("caffeio.errors")
     rows = [
@@ -135,6 +137,16 @@ def api() -> str:
     ]
     parts.append(table(("error", "is a", "meaning"), rows))
     return "\n".join(parts)
+
+
+def _named(name: str) -> Any:
+    module, _, attribute = name.partition(":")
+    return getattr(import_module(module), attribute)
+
+
+def _sentence(thing: Any) -> str:
+    """The first paragraph of a docstring."""
+    return " ".join((inspect.getdoc(thing) or "").split("\n\n")[0].split())
 
 
 def _entry(module: str, name: str, thing: Any) -> str:
@@ -246,7 +258,11 @@ def lint() -> str:
         f"The {len(RULES)} rules of `caffeio lint`. CIO1xx are about the text, CIO2xx about the "
         "wiring, CIO3xx about shapes, CIO4xx about training, CIO5xx about solvers, CIO7xx about "
         "targets (`--target`).\n",
-    ]
+        table(("code", "name", "severity"), [
+            (f"[{code}](#{code.lower()}-{RULES[code].name})", RULES[code].name, RULES[code].severity)
+            for code in sorted(RULES)
+        ]),
+    ]  # fmt: skip
     for code in sorted(RULES):
         rule = RULES[code]
         parts.append(f"## {code} {rule.name}\n\n*{rule.severity}*. {rule.explanation}\n")
