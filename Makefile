@@ -1,21 +1,37 @@
 # Two commands for a fresh machine: `make demo` and `make test`.
+#
+# PIP_ARGS goes to every installation: an index, a proxy, a folder of wheels ...
+#   make demo PIP_ARGS='--extra-index-url https://download.pytorch.org/whl/cpu'   (torch without CUDA)
+#   make demo PIP_ARGS='--no-index --find-links /media/wheels'
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 EXTRAS := all
 PIP_ARGS ?=
-PIP := python -m pip install --quiet $(PIP_ARGS)
+# uv is used where it is installed: it is several times faster. `make UV=` uses pip, and so does a
+# machine where pip has settings of its own, an index, say: uv does not read them.
+PIP_SETTINGS := $(wildcard /etc/pip.conf $(HOME)/.pip/pip.conf $(HOME)/.config/pip/pip.conf) \
+	$(PIP_CONFIG_FILE)$(PIP_INDEX_URL)$(PIP_EXTRA_INDEX_URL)$(PIP_FIND_LINKS)
+UV ?= $(if $(strip $(PIP_SETTINGS)),,$(shell command -v uv 2>/dev/null))
+ifneq ($(UV),)
+make_venv = $(UV) venv --quiet --seed --allow-existing --python $(PYTHON)
+PIP := $(UV) pip install --quiet --python $(BIN)/python --index-strategy unsafe-best-match $(PIP_ARGS)
+else
+make_venv = $(PYTHON) -m venv
+PIP := $(BIN)/python -m pip install --quiet $(PIP_ARGS)
+endif
 WITH ?=
 # One worker a core; a test that waits for a file or a process leaves its core to the others.
 WORKERS := --numprocesses=auto --maxprocesses=8 --dist=worksteal
 
-.PHONY: demo test test-fast test-lowest test-newest test-portable test-sdist wheel test-nightly nightly-models lint types docs bench clean
+.PHONY: interop demo test test-fast test-lowest test-newest test-portable test-sdist wheel test-nightly notebooks links nightly-models lint types docs bench clean
 
 $(STAMP): pyproject.toml hatch_build.py constraints.txt proto/dialect/schema.py $(wildcard proto/dialect/tables/*.tsv)
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/$(PIP) --upgrade 'pip>=25.1'
-	$(BIN)/$(PIP) --constraint constraints.txt --editable '.[$(EXTRAS)]' --group dev
+	$(make_venv) $(VENV)
+	$(PIP) --upgrade 'pip>=25.1'
+	@$(BIN)/python .ci/fetch.py $(BIN)/python $(PIP_ARGS)
+	$(PIP) --constraint constraints.txt --editable '.[$(EXTRAS)]' --group dev
 	touch $(STAMP)
 
 demo: $(STAMP)
@@ -30,16 +46,16 @@ test-fast: $(STAMP)
 # The fast suite with the lowest version of everything that pyproject.toml promises.
 test-lowest:
 	$(PYTHON) -m venv .venv-lowest
-	.venv-lowest/bin/$(PIP) --upgrade 'pip>=25.1'
+	.venv-lowest/bin/python -m pip install --quiet $(PIP_ARGS) --upgrade 'pip>=25.1'
 	.venv-lowest/bin/python .ci/lowest.py > .venv-lowest/floors.txt
-	.venv-lowest/bin/$(PIP) --constraint .venv-lowest/floors.txt --editable '.[$(EXTRAS)]' --group dev
+	.venv-lowest/bin/python -m pip install --quiet $(PIP_ARGS) --constraint .venv-lowest/floors.txt --editable '.[$(EXTRAS)]' --group dev
 	.venv-lowest/bin/python -m pytest -q $(WORKERS) -m 'not slow'
 
 # The fast suite with the newest versions that the ranges allow; WITH asks for some by name.
 test-newest:
 	$(PYTHON) -m venv .venv-newest
-	.venv-newest/bin/$(PIP) --upgrade 'pip>=25.1'
-	.venv-newest/bin/$(PIP) --editable '.[$(EXTRAS)]' --group dev $(if $(WITH),'$(WITH)')
+	.venv-newest/bin/python -m pip install --quiet $(PIP_ARGS) --upgrade 'pip>=25.1'
+	.venv-newest/bin/python -m pip install --quiet $(PIP_ARGS) --editable '.[$(EXTRAS)]' --group dev $(if $(WITH),'$(WITH)')
 	.venv-newest/bin/python -m pytest -q $(WORKERS) -m 'not slow'
 
 # What must pass on every system: texts, weights, layers, nets, conversions.
@@ -55,18 +71,35 @@ test-sdist: wheel
 	tar xzf dist/caffeio-*.tar.gz -C build/sdist --strip-components=1
 	$(MAKE) -C build/sdist test
 	$(PYTHON) -m venv build/wheel-only
-	build/wheel-only/bin/$(PIP) --constraint constraints.txt dist/caffeio-*.whl
+	build/wheel-only/bin/python -m pip install --quiet $(PIP_ARGS) --constraint constraints.txt dist/caffeio-*.whl
 	build/wheel-only/bin/caffeio demo -o build/demo
 
 # The whole suite with what is too long for every push: other random examples, many more of them.
 test-nightly: $(STAMP)
-	CAFFEIO_NIGHTLY=1 $(BIN)/python -m pytest -q $(WORKERS)
+	CAFFEIO_NIGHTLY=1 $(if $(CAFFEIO_MNIST),CAFFEIO_MNIST=$(CAFFEIO_MNIST)) $(BIN)/python -m pytest -q $(WORKERS)
 
 # torchvision's models at full size as Caffe nets: its wheel must fit torch's, so it is no extra.
 nightly-models:
 	$(PYTHON) -m venv .venv-models
-	.venv-models/bin/$(PIP) --editable '.[onnx,torch-export]' torchvision
+	.venv-models/bin/python -m pip install --quiet $(PIP_ARGS) --editable '.[onnx,torch-export]' torchvision
 	.venv-models/bin/python tests/converters/from_onnx/nightly.py
+
+# What other programs make of converted models: each in an environment of its own, since OpenCV 4
+# is our decoder. Without the public models (MODELS=FOLDER) only our own small nets take part.
+interop: $(STAMP)
+	$(PYTHON) -m venv .venv-opencv5
+	.venv-opencv5/bin/python -m pip install --quiet $(PIP_ARGS) 'opencv-python-headless>=5,<6'
+	$(PYTHON) -m venv .venv-openvino
+	.venv-openvino/bin/python -m pip install --quiet $(PIP_ARGS) openvino
+	CAFFEIO_OPENCV5=$(CURDIR)/.venv-opencv5/bin/python CAFFEIO_OPENVINO=$(CURDIR)/.venv-openvino/bin/python \
+	  $(BIN)/python -m pytest -q tests/interop
+	$(BIN)/python tests/interop/run.py $(if $(MODELS),--models $(MODELS) --write docs/interop.md) \
+	  --python opencv5=.venv-opencv5/bin/python --python openvino=.venv-openvino/bin/python
+
+# The notebooks of the examples, each from its first cell to its last.
+notebooks: $(STAMP)
+	$(PIP) --constraint constraints.txt --group notebooks
+	cd examples/notebooks && ../../$(BIN)/python -m pytest -q --nbmake *.ipynb
 
 wheel: $(STAMP)
 	rm -rf dist
@@ -81,17 +114,28 @@ types: $(STAMP)
 	$(BIN)/mypy
 
 docs: $(STAMP)
-	$(BIN)/$(PIP) --constraint constraints.txt --group docs
+	$(PIP) --constraint constraints.txt --group docs
 	$(BIN)/mkdocs build --strict
+
+# Every link of the site leads somewhere; LINKS=--external asks the other sites too.
+LINKS :=
+links: docs
+	$(BIN)/python .ci/links.py site $(LINKS)
 
 bench: $(STAMP)
 	for file in benchmarks/bench_*.py; do $(BIN)/python $$file; done
 
 clean:
-	rm -rf $(VENV) .venv-lowest .venv-newest .venv-portable .venv-models build dist site demo
+	rm -rf $(VENV) .venv-lowest .venv-newest .venv-portable .venv-models .venv-opencv5 .venv-openvino build dist site demo
 
+	rm -rf examples/notebooks/training examples/notebooks/net.prototxt $(VENV) .venv-lowest .venv-newest .venv-portable .venv-models build dist site demo
+
+# Coverage-guided fuzzing of every reader, one after the other; what is found lands in tests/fuzz/corpus.
 .PHONY: fuzz
 FUZZ_SECONDS := 60
+FUZZ_TARGETS := weights solverstate blobproto hdf5 lmdb tensors npz onnx text nets sniff
 fuzz: $(STAMP)
-	for target in weights solverstate blobproto hdf5 lmdb tensors text nets; do \
-	  $(BIN)/python tests/fuzz/run.py $$target --seconds $(FUZZ_SECONDS) || exit 1; done
+	$(BIN)/$(PIP) --constraint constraints.txt --group fuzz
+	for target in $(FUZZ_TARGETS); do \
+	  $(BIN)/python tests/fuzz/run.py $$target --atheris -max_total_time=$(FUZZ_SECONDS) \
+	    -print_final_stats=1 || exit 1; done

@@ -4,7 +4,8 @@
 
 Every row times one Caffe-exact `step` and one step of torch's counterpart, in turn, on the same
 shapes; the ratio is of the medians (below 1: ours is faster). torch's is measured in all the
-implementations that it has (fused, foreach, a loop) and compared by its best and its default.
+implementations that it has (fused, foreach, a loop) and compared by its best and its default. L1,
+LARS and LARC are not in torch.optim: there the peers are what a PyTorch user would write.
 """
 
 from __future__ import annotations
@@ -101,6 +102,51 @@ def theirs(kind: str, device: torch.device, clip: bool) -> dict[str, Callable[[]
     return out
 
 
+def with_l1(device: torch.device) -> dict[str, Callable[[], None]]:
+    """What a PyTorch user writes for L1: torch's SGD has none."""
+    params = [b.tensor for b in blobs(device, 1)]
+    optimizer = torch.optim.SGD(params, RATE, momentum=0.9, fused=True)
+
+    @torch.no_grad()
+    def loop() -> None:
+        for p in params:
+            p.grad.add_(p.sign(), alpha=DECAY)
+        optimizer.step()
+
+    @torch.no_grad()
+    def foreach() -> None:
+        torch._foreach_add_([p.grad for p in params], torch._foreach_sign(params), alpha=DECAY)
+        optimizer.step()
+
+    return {"loop, fused": loop, "foreach, fused": foreach}
+
+
+def with_norms(clip: bool, device: torch.device) -> dict[str, Callable[[], None]]:
+    """What a PyTorch user writes for LARS and LARC: norms of all blobs, then torch's own SGD."""
+    params = [b.tensor for b in blobs(device, 1)]
+    optimizer = torch.optim.SGD(params, RATE, momentum=0.9, weight_decay=DECAY, fused=True)
+    each = torch.optim.SGD([{"params": [p]} for p in params], RATE, momentum=0.9, fused=True,
+                           weight_decay=DECAY)  # fmt: skip
+
+    def ratios() -> torch.Tensor:
+        w = torch.stack(torch._foreach_norm(params))
+        g = torch.stack(torch._foreach_norm([p.grad for p in params]))
+        return 0.001 * w / g if clip else 0.001 * w / (g + DECAY * w)
+
+    @torch.no_grad()
+    def scaled() -> None:
+        torch._foreach_mul_([p.grad for p in params], list(ratios().unbind()))
+        optimizer.step()
+
+    @torch.no_grad()
+    def groups() -> None:
+        for group, ratio in zip(each.param_groups, ratios().tolist(), strict=True):
+            group["lr"] = RATE * ratio
+        each.step()
+
+    return {"scaled, fused": scaled, "groups, fused": groups}
+
+
 def clipped(optimizer: torch.optim.Optimizer, params: list[Tensor]) -> Callable[[], None]:
     """A step after torch's own clipping."""
 
@@ -112,7 +158,10 @@ def clipped(optimizer: torch.optim.Optimizer, params: list[Tensor]) -> Callable[
 
 
 def measure(
-    steps: dict[str, Callable[[], None]], rounds: int, device: torch.device
+    steps: dict[str, Callable[[], None]],
+    rounds: int,
+    device: torch.device,
+    clock: Callable[[], float],
 ) -> dict[str, float]:
     """Median milliseconds of each, measured in turn."""
     times: dict[str, list[float]] = {name: [] for name in steps}
@@ -120,12 +169,12 @@ def measure(
         for name, step in steps.items():
             if device.type == "cuda":
                 torch.cuda.synchronize()
-            start = time.perf_counter()
+            start = clock()
             step()
             if device.type == "cuda":
                 torch.cuda.synchronize()
             if turn >= 2:
-                times[name].append(1e3 * (time.perf_counter() - start))
+                times[name].append(1e3 * (clock() - start))
     return {name: statistics.median(values) for name, values in times.items()}
 
 
@@ -153,9 +202,11 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=0)
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--only", default="")
+    parser.add_argument("--cpu-time", action="store_true", help="processor time, of one thread")
     options = parser.parse_args()
     if options.threads:
         torch.set_num_threads(options.threads)
+    clock = time.process_time if options.cpu_time else time.perf_counter
     device = torch.device(options.device)
     count = sum(torch.Size(s).numel() for s in resnet50_shapes())
     print(
@@ -166,12 +217,18 @@ def main() -> None:
     for name, (kind, text, profile, groups) in CASES.items():
         if options.only not in name:
             continue
-        steps = {"ours": ours(text, profile, device, groups)} | theirs(kind, device, "clip" in text)
-        ms = measure(steps, options.rounds, device)
+        peers = theirs(kind, device, "clip_gradients" in text)
+        if "L1" in text:
+            peers = with_l1(device)
+        elif "lar" in text or "local_lr_auto" in text:
+            peers = with_norms("larc" in text, device)
+        steps = {"ours": ours(text, profile, device, groups)} | peers
+        ms = measure(steps, options.rounds, device, clock)
         mine = ms.pop("ours")
         rest = ", ".join(f"{key} {value:.1f}" for key, value in ms.items())
-        best, default = mine / min(ms.values()), mine / ms["default"]
-        print(f"{name:18} {mine:8.1f} {best:6.2f}x {default:7.2f}x  {rest}", flush=True)
+        default = f"{mine / ms['default']:6.2f}x" if "default" in ms else f"{'-':>7}"
+        best = mine / min(ms.values())
+        print(f"{name:18} {mine:8.1f} {best:6.2f}x {default}  {rest}", flush=True)
 
 
 if __name__ == "__main__":

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from caffeio.cli._listen import Listener
-from caffeio.errors import CaffeIOError
 
 if TYPE_CHECKING:
     from caffeio.training.trainer import Trainer
@@ -19,19 +17,17 @@ _SKIPPED, _TRACED = 2, 5  # iterations: the first ones warm up
 class Profiler(Listener):
     """Traces five iterations behind the first two, or all where there are no more.
 
-    The file is Chrome's trace format (https://ui.perfetto.dev), packed if it ends in `.gz`. Raises
-    CaffeIOError before the training if its folder is not there.
+    The file is Chrome's trace format (https://ui.perfetto.dev), packed if it ends in `.gz`.
     """
 
-    def __init__(self, path: str, say: Callable[[str], None]) -> None:
-        self.path, self.say = path, say
+    def __init__(
+        self, path: str, say: Callable[[str], None], warn: Callable[[str], None] | None = None
+    ) -> None:
+        self.path, self.say, self.warn = path, say, warn or say
         self._profile: Any = None
         self._over = False
         self._seen = self._traced = 0
         os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # read when torch is loaded
-        folder = Path(path).parent
-        if not folder.is_dir() or Path(path).is_dir():
-            raise CaffeIOError("--profile: its folder is not there, or it is one", where=path)
 
     def begin(self, trainer: Trainer) -> None:
         """Trace from the begin if there are too few iterations to leave some out."""
@@ -70,7 +66,7 @@ class Profiler(Listener):
             self._profile.export_chrome_trace(part)
             os.replace(part, self.path)
         except (OSError, RuntimeError) as error:
-            self.say(f"warning: {self.path}: the trace cannot be written: {error}")
+            self.warn(f"{self.path}: the trace cannot be written: {error}")
             return
         self.say(f"Trace of {self._traced} iterations: {self.path} (open it in ui.perfetto.dev)")
         for name, seconds, share in self._longest():

@@ -22,15 +22,15 @@ if TYPE_CHECKING:
 class Recorder(Listener):
     """Keeps losses, rates and scores of all phases; `finish` runs the test net once more.
 
-    Raises CaffeIOError before the training if the page's folder is not there.
+    `say` is told that the page is there, `warn` that it cannot be written.
     """
 
     reads_losses = True
 
-    def __init__(self, path: str, say: Callable[[str], None]) -> None:
-        self.path, self.say = path, say
-        if not Path(path).parent.is_dir() or Path(path).is_dir():
-            raise CaffeIOError("--report: its folder is not there, or it is one", where=path)
+    def __init__(
+        self, path: str, say: Callable[[str], None], warn: Callable[[str], None] | None = None
+    ) -> None:
+        self.path, self.say, self.warn = path, say, warn or say
         self.run = Run(Path(path).stem)
         self.start = self._next = 0  # the axis of a chain's iterations
         self._seconds = self._images = 0.0
@@ -104,6 +104,6 @@ class Recorder(Listener):
             with atomic_write(self.path, error=CaffeIOError) as file:
                 file.write(page.encode("utf-8", "backslashreplace"))
         except CaffeIOError as error:
-            self.say(f"warning: {error}")
+            self.warn(str(error))
             return
         self.say(f"Report: {self.path}")

@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-import signal
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from caffeio.cli import _given
 from caffeio.cli._python import permit
+from caffeio.cli._signals import Signals
 from caffeio.errors import CaffeIOError, SolverError
+from caffeio.layers.registry import is_loss_type
 from caffeio.log.glog import NULL_LOG, Log
 from caffeio.profiles import get_profile
 from caffeio.proto.weights.solverstate import newest_whole_pair
 from caffeio.solver.schedule import Schedule
-from caffeio.training.events import Action, Events
+from caffeio.training.events import Events
 from caffeio.training.job import Job, read_job
 from caffeio.training.multiphase import read_phases
 from caffeio.training.options import TrainOptions
@@ -27,8 +29,7 @@ from caffeio.training.phases import progress, read_chain
 
 if TYPE_CHECKING:
     from caffeio.cli._watch import Watcher
-
-EFFECTS = {"none": Action.NONE, "snapshot": Action.SNAPSHOT, "stop": Action.STOP}
+    from caffeio.training.trainer import Trainer
 
 
 def chosen_gpus(options: dict[str, Any]) -> list[str] | None:
@@ -78,40 +79,6 @@ def _show_gpus(chosen: list[str]) -> None:
     os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(names)
 
 
-class Signals:
-    """Collects signals between the iterations, as Caffe's SignalHandler does."""
-
-    def __init__(self, sigint: str, sighup: str) -> None:
-        self.effects = {
-            signal.SIGHUP: EFFECTS[sighup],
-            signal.SIGINT: EFFECTS[sigint],
-            signal.SIGTERM: EFFECTS[sigint],
-        }
-        self.pending: list[int] = []
-
-    @contextlib.contextmanager
-    def watch(self) -> Iterator[None]:
-        """Handle the signals while training; the old handlers come back afterwards."""
-        old = {number: signal.signal(number, self._note) for number in self.effects}
-        try:
-            yield
-        finally:
-            for number, handler in old.items():
-                signal.signal(number, handler)
-
-    def _note(self, number: int, frame: Any) -> None:
-        if number not in self.pending:
-            self.pending.append(number)
-
-    def poll(self) -> Action:
-        """What is asked for; SIGHUP comes first, one signal a poll."""
-        for number in self.effects:
-            if number in self.pending:
-                self.pending.remove(number)
-                return self.effects[number]
-        return Action.NONE
-
-
 @dataclass
 class Plan:
     """What is to be trained, read and checked, with nothing built yet; no torch was needed."""
@@ -123,6 +90,10 @@ class Plan:
 
 def plan(solvers: list[str], options: dict[str, Any]) -> Plan:
     """Read the solvers, their nets, weights and state. Raises CaffeIOError for what is wrong."""
+    for option, name in (("--report", "report"), ("--profile", "profile_to")):
+        path = options[name]
+        if path and (not Path(path).absolute().parent.is_dir() or Path(path).is_dir()):
+            raise CaffeIOError(f"{option}: its folder is not there, or it is one", where=path)
     chosen = train_options(options)
     for solver in solvers:
         _given.want_solver(solver)
@@ -154,7 +125,13 @@ def _check(job: Job, weights: Sequence[str | os.PathLike[str]]) -> None:
     for spec in job.specs:
         spec.check_sources()
     Schedule(job.param, job.profile, where=job.where)
-    inputs = job.train.graph().inputs
+    graph = job.train.graph()
+    if not any(is_loss_type(node.type) or node.param.loss_weight for node in graph.nodes):
+        _refuse_inputs(job, graph.inputs)
+
+
+def _refuse_inputs(job: Job, inputs: Sequence[str]) -> None:
+    """Raise SolverError for a net with Input layers: this command has nothing to give them."""
     if inputs:
         raise SolverError(
             f"the net is a deploy net: nothing gives its input {inputs[0]!r} (an Input layer). To "
@@ -178,8 +155,11 @@ def dry_run(made: Plan, options: dict[str, Any]) -> None:
     write_report(report(phases), options["form"], None)
 
 
-def run(made: Plan, solvers: list[str], options: dict[str, Any]) -> None:
-    """Train; exit code 0 also after a signal, as Caffe's."""
+def run(made: Plan, solvers: list[str], options: dict[str, Any], opened: ExitStack) -> None:
+    """Train; exit code 0 also after a signal, as Caffe's.
+
+    `opened` keeps the files that were looked at until the first phase has read them.
+    """
     from caffeio.cli._watch import Watcher
     from caffeio.data.base import Options as DataOptions
 
@@ -189,14 +169,15 @@ def run(made: Plan, solvers: list[str], options: dict[str, Any]) -> None:
     board = options["tensorboard"] if root else None
     with Watcher(options["metrics"] if root else None, not quiet, board) as watcher:
         log = Log(None if quiet else _sink(watcher, options))
+        say = (lambda text: None) if quiet else watcher.line
         if options["profile_to"] and root:
             from caffeio.cli._profiler import Profiler
 
-            watcher.listeners.append(Profiler(options["profile_to"], watcher.line))
+            watcher.listeners.append(Profiler(options["profile_to"], say, watcher.warn))
         if options["report"] and root:
             from caffeio.cli._report import Recorder
 
-            watcher.listeners.append(Recorder(options["report"], watcher.line))
+            watcher.listeners.append(Recorder(options["report"], say, watcher.warn))
         data = DataOptions(
             on_bad_record=options["on_bad_record"], note=partial(log.note, level="W")
         )
@@ -206,18 +187,26 @@ def run(made: Plan, solvers: list[str], options: dict[str, Any]) -> None:
             test=watcher.test if root else None,
             snapshot=watcher.snapshot if root else None,
             poll=signals.poll,
+            hurry=signals.hurry,
             waits=watcher.reads_losses,
         )
+
+        def begin(trainer: Trainer) -> None:
+            opened.close()
+            _refuse_inputs(trainer.job, trainer.net.graph.inputs)
+            signals.trainer = trainer
+            watcher.begin(trainer)
+
         with signals.watch():
             if made.chain:
                 from caffeio.training.chain import run_chain
 
                 run_chain(
                     solvers, chosen, note=log.note, log=log, events=events, jobs=made.jobs,
-                    on_job=watcher.prepare, on_trainer=watcher.begin, on_finish=watcher.finish,
+                    on_job=watcher.prepare, on_trainer=begin, on_finish=watcher.finish,
                 )  # fmt: skip
             else:
-                _run_one(made.jobs[0], chosen, options["snapshot"], watcher, log, events)
+                _run_one(made.jobs[0], chosen, options["snapshot"], watcher, log, events, begin)
 
 
 def _sink(watcher: Watcher, options: dict[str, Any]) -> Callable[[str], None]:
@@ -258,6 +247,7 @@ def _run_one(
     watcher: Watcher,
     log: Log,
     events: Events,
+    begin: Callable[[Trainer], None],
 ) -> None:
     from caffeio.training.distributed import World
     from caffeio.training.trainer import Trainer
@@ -276,7 +266,7 @@ def _run_one(
         options = replace(options, snapshot=snapshot)
         watcher.prepare(job)
         with Trainer(job, options, world=world, log=log, events=events) as trainer:
-            watcher.begin(trainer)
+            begin(trainer)
             log.info("caffe.cpp:239", "Starting Optimization")
             trainer.solve()
             log.info("caffe.cpp:250", "Optimization Done.")

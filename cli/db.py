@@ -130,7 +130,8 @@ def create(sources: tuple[str, ...], database: str, backend: str, **options: Any
         for label, name in enumerate(made.classes):
             say(f"label {label}: {name}")
     order = "shuffled" if made.shuffled else "in the source's order"
-    say(f"{database}: {made.records:,} records of a source of kind {made.format}, {order}")
+    lost = f"; {made.left_out:,} pictures could not be read" if made.left_out else ""
+    say(f"{database}: {made.records:,} records of a source of kind {made.format}, {order}{lost}")
 
 
 @command.command(epilog=SHOW)

@@ -64,16 +64,23 @@ def command(files: tuple[str, ...], **options: Any) -> None:
 
     FILE is a prototxt (net, solver or label map), a .caffemodel or .solverstate (binary or HDF5), a
     mean .binaryproto, an ONNX model, a safetensors, PyTorch or NumPy file, an LMDB or another
-    folder, `-` for standard input, or REVISION:PATH of a git repository. Several FILEs are solvers:
-    the phases of one training, whose images, epochs and hours are added up.
+    folder, `-` for standard input, or REVISION:PATH of a git repository. A net may be
+    followed by its weights. Several solvers are the phases of one training, whose images, epochs
+    and hours are added up.
     """
     from caffeio.converters.source import open_source, scratch_folder
 
     with scratch_folder() as scratch:
-        if len(files) > 1:
-            _write(None, _chain([open_source(file, scratch) for file in files], options), options)
+        sources = [open_source(file, scratch) for file in files]
+        net_and_weights = len(sources) == 2 and sources[0].kind == "net" and (
+            sources[1].kind in ("caffemodel", "caffemodel.h5")
+        )  # fmt: skip
+        if net_and_weights and options["weights"] is None:
+            options["weights"] = sources.pop().path
+        if len(sources) > 1:
+            _write(None, _chain(sources, options), options)
             return
-        source = open_source(files[0], scratch)
+        [source] = sources
         if source.kind in ("net", "caffemodel", "caffemodel.h5"):
             text, report = _net(source, options)
         else:

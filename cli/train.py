@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from contextlib import ExitStack
 from typing import Any
 
 import click
@@ -117,6 +118,8 @@ def command(ctx: click.Context, /, **options: Any) -> None:
         )
     if options["snapshot"] and len(solvers) > 1:
         raise click.UsageError("A chain finds its snapshots by itself: leave --snapshot out.", ctx)
+    if options["log"] is None and ctx.parent is not None and ctx.parent.info_name == "caffe":
+        options["log"] = "caffe"  # scripts that call `caffe train` read its log
     if options["form"] == "json" and not options["dry_run"]:
         raise click.UsageError("--json goes with --dry-run; --metrics writes JSON lines.", ctx)
     if options["worker_timeout"] is not None:
@@ -126,16 +129,34 @@ def command(ctx: click.Context, /, **options: Any) -> None:
     if int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) and len(solvers) == 1:
         options["snapshot"] = "auto"  # torchrun's restart, or ours: go on from the newest pair
     _train.chosen_gpus(options)
-    made = _train.plan(solvers, options)
-    if options["dry_run"]:
-        _train.dry_run(made, options)
-        return
+    from caffeio.proto.io.opened import opened_once
+
+    with ExitStack() as opened:
+        opened.enter_context(opened_once())
+        made = _train.plan(solvers, options)
+        if options["dry_run"]:
+            _train.dry_run(made, options)
+            return
+        _start(ctx, solvers, options, made, opened)
+
+
+def _start(
+    ctx: click.Context, solvers: list[str], options: dict[str, Any], made: Any, opened: ExitStack
+) -> None:
+    """Train in this process, or launch the workers that do."""
+    from caffeio.cli import _train
+
     workers = _train.worker_count(options)
     if workers > 1 and "RANK" not in os.environ:
         from caffeio.training.launch import launch
 
+        opened.close()
         ctx.exit(launch(workers, sys.argv[1:], max_restarts=options["max_restarts"]))
-    from caffeio.training.launch import die_with_launcher
+    from caffeio.training.launch import die_with_launcher, record_error
 
     die_with_launcher()
-    _train.run(made, solvers, options)
+    try:
+        _train.run(made, solvers, options, opened)
+    except Exception as error:
+        record_error(error)
+        raise

@@ -60,14 +60,16 @@ def command(ctx: click.Context, /, files: tuple[str, ...], **options: Any) -> No
 
 
 def _arrays(path: str) -> dict[str, Any]:
-    import zipfile
-
     import numpy as np
 
     from caffeio.errors import CaffeIOError
+    from caffeio.proto.io.regular import open_regular
+    from caffeio.proto.weights.npz import BROKEN_ARCHIVE, check_array
 
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        with open_regular(path) as raw, np.load(raw, allow_pickle=False) as archive:
+            for name in archive.files:
+                check_array(archive.zip, f"{name}.npy", path)
             return {name: archive[name].astype(np.float32) for name in archive.files}
-    except (OSError, ValueError, EOFError, AttributeError, zipfile.BadZipFile) as error:
+    except BROKEN_ARCHIVE as error:
         raise CaffeIOError(f"is no .npz of arrays: {error}", where=path) from None

@@ -39,6 +39,11 @@ NOT_RUN = {
     # the two commands, which take minutes or are this very test
     "make demo",
     "make test",
+    "make wheel",
+    "pip install dist/caffeio-*.whl",
+    # scripts of the reader's own
+    "caffeio run script.py",
+    "caffeio run --py2 old_script.py",
     # the reader's shell, and what needs a network
     ". .venv/bin/activate",
     "pip install ./my_layers",
@@ -247,11 +252,31 @@ def test_made_pages(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_links_lead_somewhere() -> None:
     made = {"fidelity.md", "profiles.md", "cli.md", "api.md", "layers.md", "lint.md"}
-    made |= {"contributing.md", "changelog.md", "index.md"}
+    made |= {"contributing.md", "changelog.md", "index.md", "examples.md"}
     for page in [*PAGES, ROOT / "CHANGELOG.md"]:
         for target in re.findall(r"\]\(([^)#:]+)(?:#[\w.-]+)?\)", page.read_text(encoding="utf-8")):
             there = (page.parent / target).exists() or Path(target).name in made
             assert there, f"{page.relative_to(ROOT)}: {target} is not there"
+
+
+def test_pictures_are_small_and_all_shown() -> None:
+    pictures = {path.name: path for path in (ROOT / "docs" / "pictures").iterdir()}
+    shown = "".join(page.read_text(encoding="utf-8") for page in PAGES)
+    for name, path in pictures.items():
+        assert f"pictures/{name})" in shown, f"no page shows {name}"
+        assert path.stat().st_size < 300_000
+    assert "/tmp" not in pictures["terminal.svg"].read_text()
+
+
+def test_links_of_the_front_page_as_the_site_has_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "docs" / "_build"))
+    pytest.importorskip("mkdocs")
+    hooks = importlib.import_module("hooks")
+    text = "![a](docs/pictures/a.png) [b](docs/which.md#x) [c](CONTRIBUTING.md)"
+    text += " [d](examples/README.md)"
+    assert hooks.site_links(text) == (
+        "![a](pictures/a.png) [b](which.md#x) [c](contributing.md) [d](examples.md)"
+    )
 
 
 def test_every_page_is_in_the_navigation() -> None:

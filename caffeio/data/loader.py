@@ -32,6 +32,7 @@ from caffeio.memory import memory_error
 
 CHUNK = 8  # samples a task
 _PATIENCE = 1000  # bad records one behind the other
+_MOST, _MOST_BYTES = 64, 256 << 20  # batches ahead, whatever `prefetch` says; their bytes
 _ROOMY = 32 << 20  # bytes; larger batches are prefetched two at a time, not `prefetch`
 
 
@@ -160,7 +161,8 @@ class LoaderSource(DataSource):
 
     def _ring(self) -> int:
         size = 4 * self.batch_size * int(np.prod(self.item_shape))
-        return max(1, self.prefetch if size <= _ROOMY else min(self.prefetch, 2))
+        most = max(4, min(_MOST, _MOST_BYTES // max(1, size))) if size <= _ROOMY else 2
+        return max(1, min(self.prefetch, most))
 
     def next(self) -> tuple[Tensor, ...]:
         """The next batch; raises DataError for a sample that cannot be loaded."""

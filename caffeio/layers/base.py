@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from math import prod
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from caffeio._lazy import lazy_names
 from caffeio.errors import LayerError, UnsupportedError
 from caffeio.profiles import BVLC, Profile
+
+MAX_AXES, MAX_COUNT = 32, 2**31 - 1  # of a blob
 
 if TYPE_CHECKING:
     from caffeio.boost_random import CaffeRng
@@ -258,8 +261,16 @@ class LayerType:
         default: float = 0.0,
         statistic: bool = False,
     ) -> Any:
-        """Declare the next blob, float32."""
+        """Declare the next blob, float32; raises LayerError for one that is too large."""
+        self.check_blob(name, shape)
         self.blob_specs.append(BlobSpec(name, tuple(shape), filler, default, statistic))
+
+    def check_blob(self, name: str, shape: Sequence[int]) -> None:
+        """Refuse what Blob::Reshape refuses: negative sizes, and counts that no int holds."""
+        known = [n for n in shape if isinstance(n, int)]
+        if any(n < 0 for n in known) or prod(known) > MAX_COUNT:
+            text = " ".join(map(str, shape))
+            raise self.error(f"its {name} of shape {text} is larger than a blob may be")
 
     def add_buffer(self, name: str, values: Any) -> None:
         """Keep an array (or None) as attribute `name`: where the layer runs, a tensor.

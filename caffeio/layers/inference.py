@@ -7,13 +7,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from caffeio.errors import LayerError
-from caffeio.layers.base import LayerContext, LayerType, Shape
+from caffeio.layers.base import MAX_AXES, MAX_COUNT, LayerContext, LayerType, Shape
 from caffeio.layers.dims import UnknownDim, UnknownDimError, with_unknown, without_unknown
 from caffeio.layers.sources import Record, SourceLayer
 from caffeio.profiles import BVLC, Profile
 from caffeio.proto import caffe_pb2 as pb
-
-MAX_AXES, MAX_COUNT = 32, 2**31 - 1  # of a blob
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ import math
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from caffeio.layers.base import LayerType, Shape, between, owns
+from caffeio.layers.base import MAX_COUNT, LayerType, Shape, between, owns
 from caffeio.layers.dims import known
 from caffeio.layers.registry import layer
 from caffeio.layers.window import Ints, Window, check_positive, per_axis
@@ -25,6 +25,20 @@ _FIELDS = (
     "stride", "kernel_size_3d", "pad_3d", "stride_3d",
 )  # fmt: skip
 METHODS = ("MAX", "AVE", "STOCHASTIC")
+
+
+def check_reach(layer: LayerType, shape: Shape, window: Window) -> None:
+    """Refuse windows so far beyond the bottom that the values they cover are too many to count."""
+    largest = max((*window.stride, *window.pad), default=0)
+    layer.check(largest <= MAX_COUNT, f"{largest} is more than an int holds")
+    if not all(isinstance(n, int) for n in shape):
+        return
+    pads = window.padding(shape[2:])[::-1]
+    covered = [n + sum(pads[2 * i : 2 * i + 2]) for i, n in enumerate(shape[2:])]
+    layer.check(
+        math.prod((*shape[:2], *covered)) <= MAX_COUNT,
+        f"its windows reach over {' x '.join(map(str, covered))} values of a bottom {shape}",
+    )
 
 
 @layer("Pooling")
@@ -131,6 +145,7 @@ class Pooling(LayerType):
 
     def shapes(self, shape: Shape) -> tuple[Shape, ...]:
         """(N, C, spatial) -> (N, C, windows), twice with a mask."""
+        check_reach(self, shape, self.window(shape))
         return ((*shape[:2], *self._output(shape)),) * (2 if self.mask else 1)
 
     def window(self, shape: Shape) -> Window:

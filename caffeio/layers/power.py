@@ -37,7 +37,10 @@ class Exp(LayerType):
         p = self.param.exp_param
         log_base = log_of_base(self, p.base, "exp_param.base")
         self.inner = log_base * p.scale
-        self.outer = math.exp(log_base * p.shift)
+        try:
+            self.outer = math.exp(log_base * p.shift)
+        except OverflowError:
+            self.outer = math.inf  # as in C
 
     def onnx(self, g: OnnxGraph, *bottoms: str) -> str:
         """Exp."""

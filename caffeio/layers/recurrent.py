@@ -161,7 +161,12 @@ class LSTM(Recurrent):
         self.filled_again = (2 + bool(static),) * (self.steps - 1)
 
     def onnx(self, g: OnnxGraph, *bottoms: str) -> tuple[str, ...]:
-        """All steps one after the other: ONNX's LSTM knows no `cont`. States begin as zeros."""
+        """LSTM if `cont` is constant, else all steps one after the other. States begin as zeros."""
+        from caffeio.layers.onnx.recurrent import is_native, onnx_native
+
+        if is_native(self, g, bottoms):
+            found = onnx_native(self, g, "LSTM", bottoms, (0, 2, 1, 3))
+            return found if self.expose else found[:1]
         keeps = self.onnx_steps(g, bottoms[1], (-1, 1))
         recurrent = g.param(self, 2 + self.static)
         h, c = self.onnx_initial(g, bottoms[2 + self.static :])
@@ -204,7 +209,14 @@ class RNN(Recurrent):
         self.filled_again = (first, first + 1, first + 2) * (self.steps - 1)
 
     def onnx(self, g: OnnxGraph, *bottoms: str) -> tuple[str, ...]:
-        """All steps one after the other; the state begins as zeros."""
+        """RNN if `cont` is constant, else all steps one after the other; states begin as zeros."""
+        from caffeio.layers.onnx.recurrent import is_native, onnx_native
+
+        if is_native(self, g, bottoms):
+            h, *last = onnx_native(self, g, "RNN", bottoms, (0,))
+            weight = g.op("Transpose", [g.param(self, 3)], perm=(1, 0))
+            out = g.op("Add", [g.op("MatMul", [h, weight]), g.param(self, 4)])
+            return (str(g.op("Tanh", [out])), *(last if self.expose else ()))
         first = 2 + self.static
         keeps = self.onnx_steps(g, bottoms[1], (-1, 1))
         blobs = [g.param(self, i) for i in range(first, first + 3)]

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from caffeio.errors import NetError
+from caffeio.net.wiring_errors import unknown_bottom
 from caffeio.proto import caffe_pb2 as pb
 
 Where = Callable[[int], str]
@@ -143,7 +144,7 @@ def build_graph(
         pb.Phase.Name(state.phase),
         state.level,
         tuple(state.stage),
-        _insert_splits(nodes),
+        _insert_splits(nodes, net, state),
         force_backward=net.force_backward,
         debug_info=net.debug_info,
     )
@@ -195,7 +196,7 @@ def split_name(blob: str, layer: str, index: int) -> str:
     return f"{blob}_{layer}_{index}_split"
 
 
-def _insert_splits(nodes: list[Node]) -> list[Node]:
+def _insert_splits(nodes: list[Node], message: pb.NetParameter, state: pb.NetState) -> list[Node]:
     """Put a Split behind every top that is read more than once (its loss counts as a reader)."""
     producer: dict[str, tuple[int, int]] = {}  # blob name -> its latest (layer, top)
     source_of: dict[tuple[int, int], tuple[int, int]] = {}  # (layer, bottom) -> (layer, top)
@@ -204,7 +205,8 @@ def _insert_splits(nodes: list[Node]) -> list[Node]:
     for i, node in enumerate(nodes):
         for j, blob in enumerate(node.param.bottom):
             if blob not in producer:
-                raise _unknown_bottom(nodes, i, j)
+                left_out = [la for la in message.layer if not is_included(la, state)]
+                raise unknown_bottom([n.param for n in nodes], i, j, left_out, state, node.where)
             source_of[i, j] = producer[blob]
             readers[producer[blob]] = readers.get(producer[blob], 0) + 1
         for j, blob in enumerate(node.param.top):
@@ -245,25 +247,6 @@ def _split_node(node: Node, blob: str, index: int, count: int, weight: float | N
     if weight:
         param.loss_weight.extend([weight] + [0.0] * (count - 1))
     return Node(param, node.where)
-
-
-def _unknown_bottom(nodes: list[Node], i: int, j: int) -> NetError:
-    node = nodes[i]
-    blob = node.param.bottom[j]
-    later = next((n.name for n in nodes[i:] if blob in n.param.top), None)
-    known = dict.fromkeys(top for n in nodes[:i] for top in n.param.top)
-    if later is not None:
-        hint = f"layer {later!r} makes it, but only further down: move that layer up"
-    else:
-        from difflib import get_close_matches
-
-        close = get_close_matches(blob, known, 2)
-        hint = f"did you mean {' or '.join(map(repr, close))}?" if close else "no layer makes it"
-        hint += " (in this phase, level and stage)"
-    return NetError(
-        f"unknown bottom blob {blob!r} (layer {node.name!r}, bottom index {j}): {hint}",
-        where=node.where or None,
-    )
 
 
 def _wire(graph: Graph) -> None:

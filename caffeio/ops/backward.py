@@ -183,7 +183,7 @@ class LRN(Backward):
     @staticmethod
     def keep(layer: Any, bottoms: Sequence[Tensor], tops: Sequence[Tensor]) -> Tensor:
         square = bottoms[0] * bottoms[0]
-        if layer.across and is_exact(square) and is_short(square):
+        if layer.across and is_exact(square) and is_short(square, layer.size):
             return across_exactly(bottoms[0].detach(), layer.size, layer.alpha, layer.k)
         if layer.across:
             return channel_sum(square, layer.size).mul_(layer.alpha / layer.size).add_(layer.k)
@@ -201,7 +201,7 @@ class LRN(Backward):
     def _across(m: Memory) -> None:
         layer, diff, scale = m.layer, m.bottom_diffs[0], m.kept
         factor = 2 * layer.alpha * layer.beta / layer.size
-        if is_exact(diff) and is_short(diff):
+        if is_exact(diff) and is_short(diff, layer.size):
             diff.copy_(digits.pow_(scale, -layer.beta))
             torch.mul(m.top_diffs[0], diff, out=diff)
             ratio = m.top_diffs[0] * m.tops[0] / scale

@@ -5,12 +5,14 @@ Source: src/caffe/layers/hdf5_output_layer.cpp.
 
 from __future__ import annotations
 
-import os
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from torch import Tensor
+
+from caffeio.errors import CaffeIOError
+from caffeio.proto.io.atomic import atomic_path
 
 if TYPE_CHECKING:
     from caffeio.layers.sources import HDF5Output
@@ -31,11 +33,11 @@ def hdf5_output(layer: HDF5Output, *bottoms: Tensor) -> tuple[Tensor, ...]:
         not layer.written, f"{layer.file_name!r} has its datasets already: Caffe writes one batch"
     )
     try:
-        with h5py.File(os.fspath(layer.file_name), "w") as file:
+        with atomic_path(layer.file_name) as path, h5py.File(path, "w") as file:
             for name, blob in (("data", data), ("label", label)):
                 values = blob.detach().cpu().numpy().astype(np.float32)
                 file[name] = values.reshape(values.shape + (1,) * (4 - values.ndim))
-    except OSError as error:
+    except (OSError, CaffeIOError) as error:
         raise layer.error(
             f"cannot write {layer.file_name!r}: {error}", field="hdf5_output_param.file_name"
         ) from None

@@ -57,8 +57,9 @@ def _outside(layer: LayerType, label: Tensor, invalid: Tensor, classes: int) -> 
     at = f"item {place[0]}" if place else "item 0"
     if prod(label.shape[1:]) > 1:
         at += f", position {' '.join(map(str, place[1:]))}"
+    value = float(label.detach().flatten()[flat])
     return DataError(
-        f"layer {layer.name!r} (type {layer.kind}): label {float(label.flatten()[flat]):g} at {at} "
+        f"layer {layer.name!r} (type {layer.kind}): label {value:g} at {at} "
         f"is outside 0..{classes - 1}",
         where=layer.context.where or None,
     )

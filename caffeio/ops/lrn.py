@@ -67,7 +67,7 @@ def lrn(layer: LRN, x: Tensor) -> Tensor:
     if layer.across and layer.runs_in_place:
         squares = channel_sum(x * x, layer.size) * (layer.alpha / layer.size)
         return power(squares + layer.k, -layer.beta).square()
-    if layer.across and is_exact(x) and is_short(x):
+    if layer.across and is_exact(x) and is_short(x, layer.size):
         return exactly(layer, (x,), _lrn_exactly, _lrn_across, backward.LRN)
     if layer.across:
         return _lrn_across(layer, x)

@@ -89,6 +89,8 @@ class LayerModule(nn.Module):
     kind: str
     blob_specs: list[BlobSpec]
     blob_names: ClassVar[tuple[str, ...]]
+    if TYPE_CHECKING:
+        check_blob: Callable[[str, Sequence[int]], None]
 
     def __init__(self, param: LayerParameter, context: LayerContext | None = None) -> None:
         nn.Module.__init__(self)
@@ -115,6 +117,7 @@ class LayerModule(nn.Module):
         statistic: bool = False,
     ) -> nn.Parameter:
         """Declare the next blob: float32, on the meta device until the net is materialized."""
+        self.check_blob(name, shape)
         spec = BlobSpec(name, tuple(int(n) for n in shape), filler, default, statistic)
         parameter = nn.Parameter(meta(spec.shape), requires_grad=not statistic)
         self.blob_specs.append(spec)

@@ -38,9 +38,9 @@ def power(x: Tensor, exponent: float) -> Tensor:
     return x.pow(exponent)
 
 
-def is_short(x: Tensor) -> bool:
-    """Whether `x` (N, C, H, W) has so few channels that they may be visited one by one."""
-    return x.shape[1] <= SHORT
+def is_short(x: Tensor, size: int) -> bool:
+    """Whether `x` (N, C, H, W) and its windows have so few channels that each may be visited."""
+    return x.shape[1] <= SHORT and size <= SHORT
 
 
 def running_sums(x: Tensor, size: int, before: int, weight: float, start: float) -> Tensor:

@@ -61,6 +61,8 @@ def _forward(layer: PythonLayer, bottoms: Sequence[Tensor]) -> tuple[Tensor, ...
     try:
         layer.code.reshape(layer.bottom, layer.top)
         layer.code.forward(layer.bottom, layer.top)
+    except SystemExit as error:  # a training would end here as if all were well
+        raise layer.error(f"forward() calls sys.exit({error.code!r})") from error
     except Exception as error:
         layer.note(error)
         raise
@@ -97,6 +99,8 @@ def _backward(
         blob.diff[...] = 0
     try:
         layer.code.backward(layer.top, propagate_down, layer.bottom)
+    except SystemExit as error:
+        raise layer.error(f"backward() calls sys.exit({error.code!r})") from error
     except Exception as error:
         layer.note(error)
         raise

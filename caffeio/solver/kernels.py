@@ -17,7 +17,7 @@ from torch import Tensor
 _NO_MOMENTUM = 1e-60
 # A step count at which Adam's bias corrections 1 - beta^step are exactly 1.
 _FAR = 1e30
-_PIECE = 1 << 17  # floats a thread: the working set of one piece stays in the L2 cache
+_PIECE = 1 << 18  # floats a thread: the working set of one piece stays in the caches
 
 
 def _momentum(value: float) -> float:

@@ -217,8 +217,8 @@ class CaffeOptimizer(Optimizer):
             self._by_parts(batch, self._plain)
             return
         if batch.decay and not self._kernel_decays():
-            self._by_parts(batch, self._regularised)
-            batch.iter_size, batch.decay = 1, 0.0
+            self._by_parts(batch, self._regularised_and_fused)
+            return
         assert isinstance(batch.eta, float)
         self._fuse(batch, batch.eta)
 
@@ -254,9 +254,13 @@ class CaffeOptimizer(Optimizer):
         if self.keep_diff and not leave and values is not batch.grads:
             torch._foreach_copy_(batch.grads, values)
 
-    def _regularised(self, batch: Batch) -> None:
+    def _regularised_and_fused(self, batch: Batch) -> None:
+        """Regularise, then let the kernel update what still lies in the cache."""
         self._normalise(batch)
         self._regularise(batch)
+        batch.iter_size, batch.decay = 1, 0.0
+        assert isinstance(batch.eta, float)
+        self._fuse(batch, batch.eta)
 
     def _leaves_gradient(self, decay: float) -> bool:
         """Whether Caffe leaves the gradient in the diff memory, not D (`decay`: of the blob)."""

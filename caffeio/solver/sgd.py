@@ -89,19 +89,16 @@ class SGD(CaffeOptimizer):
         """
         weights, grads = torch._foreach_norm(batch.params), torch._foreach_norm(batch.grads)
         gain, decay = self.solver.local_gw_ratio, float(self._weight_decay())
-        return [
-            torch.where((w > 0) & (g > 0), gain * w / (g + decay * w), torch.ones_like(w))
-            for w, g in zip(weights, grads, strict=True)
-        ]
+        w, g = torch.stack(weights), torch.stack(grads)
+        ratios = torch.where((w > 0) & (g > 0), gain * w / (g + decay * w), torch.ones_like(w))
+        return list(ratios.unbind())
 
     def _larc(self, batch: Batch) -> list[Tensor]:
         """(1 - momentum) * larc_eta * |w| / |g|; turbo: less 0.9 * correlation of g and h."""
         weights, grads = torch._foreach_norm(batch.params), torch._foreach_norm(batch.grads)
         gain = float((np.float32(1) - np.float32(self._momentum)) * self.solver.larc_eta)
-        ratios = [
-            torch.where((w > 0) & (g > 0), gain * w / g, torch.ones_like(w))
-            for w, g in zip(weights, grads, strict=True)
-        ]
+        w, g = torch.stack(weights), torch.stack(grads)
+        ratios = list(torch.where((w > 0) & (g > 0), gain * w / g, torch.ones_like(w)).unbind())
         if self.solver.larc_turbo:
             turbo = self._correlations(batch, list(grads))
             ratios = [r - 0.9 * c for r, c in zip(ratios, turbo, strict=True)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,6 +30,7 @@ from caffeio.tools.picture_arrays import (
 SUFFIXES = (".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 FORMATS = ("list", "folders", "idx", "cifar", "npz", "hdf5")
 _OF_ARRAYS = {"images", "labels", "layout"}
+_LABEL = re.compile(rb"\S +[+-]?\d+\s*$")
 
 
 @dataclass
@@ -39,6 +41,7 @@ class Made:
     format: str
     shuffled: bool
     classes: list[str] = field(default_factory=list)
+    left_out: int = 0  # pictures that could not be read
 
 
 def format_of(path: Path) -> str:
@@ -120,17 +123,30 @@ def create_db(
         if shuffle:
             rng.shuffle(lines)
         height, width = size or (0, 0)
+        left_out: list[str] = []
         count = convert_lines(
             _root(paths[0], root, kind), lines, database, gray=gray, resize_height=height,
-            resize_width=width, encode_type=encode_type, backend=backend, skipped=skipped,
+            resize_width=width, encode_type=encode_type, backend=backend,
+            skipped=_both(skipped, left_out), may_be_empty=False,
         )  # fmt: skip
-        return Made(count, kind, shuffle, names)
+        return Made(count, kind, shuffle, names, len(left_out))
     pictures = _pictures(kind, paths, labels, {"images": images, "layout": layout})
     order = list(range(len(pictures.images)))
     if shuffle:
         rng.shuffle(order)
     make = _maker(pictures, swap_colors, size, encode_type)
     return Made(write_db(database, _records(pictures, order, make), backend), kind, shuffle)
+
+
+def _both(skipped: Skipped | None, left_out: list[str]) -> Skipped:
+    """Count what is skipped, and tell the caller."""
+
+    def note(message: str) -> None:
+        left_out.append(message)
+        if skipped is not None:
+            skipped(message)
+
+    return note
 
 
 def _root(path: Path, root: str | None, kind: str) -> str:
@@ -144,10 +160,7 @@ def _lines(
     kind: str, path: Path, classes: str | os.PathLike[str] | None
 ) -> tuple[list[tuple[str, int]], list[str]]:
     if kind == "list":
-        lines = read_lines(path)
-        if not lines:
-            raise DataError(f"{str(path)!r} names no image")
-        return lines, []
+        return _labelled(path), []
     found = _class_folders(path)
     names = sorted(found)
     if classes is not None:
@@ -161,6 +174,20 @@ def _lines(
                 out.write("".join(f"{name}\n" for name in names).encode())
     lines = [(f"{name}/{p}", i) for i, name in enumerate(names) for p in found.get(name, ())]
     return lines, names
+
+
+def _labelled(path: Path) -> list[tuple[str, int]]:
+    """The lines of a list; one without a label is an error here, where Caffe takes 0."""
+    for number, line in enumerate(read_regular(path).split(b"\n"), 1):
+        if line.strip() and not _LABEL.search(line):
+            shown = line.decode("utf-8", "backslashreplace")
+            why = "a tab stands before the label" if b"\t" in line else "there is no label"
+            raise DataError(f"{shown!r}: {why}; a line is a path, a blank and a number",
+                            where=f"{path}:{number}")  # fmt: skip
+    lines = [(name, label) for name, label in read_lines(path) if name.strip()]
+    if not lines:
+        raise DataError(f"{str(path)!r} names no image")
+    return lines
 
 
 def _class_folders(path: Path) -> dict[str, list[str]]:

@@ -84,9 +84,14 @@ def convert_lines(
     intel: bool = False,
     backend: str = "LMDB",
     skipped: Skipped | None = None,
+    may_be_empty: bool = True,
     log: Log = NULL_LOG,
 ) -> int:
-    """As `convert_imageset`, of (path, label) pairs in the order that they are to have."""
+    """As `convert_imageset`, of (path, label) pairs in the order that they are to have.
+
+    may_be_empty: Caffe's tool writes an empty database where no picture can be read; without it,
+    that is a DataError.
+    """
     log.info("convert_imageset.cpp:89", f"A total of {len(lines)} images.")
     if encode_type:
         log.info("convert_imageset.cpp:92", "encode_type specified, assuming encoded=true.")
@@ -114,6 +119,10 @@ def convert_lines(
             count += 1
             if count % 1000 == 0:
                 log.info("convert_imageset.cpp:147", f"Processed {count} files.")
+        if not (count or may_be_empty):
+            raise DataError(
+                f"none of {len(lines)} pictures can be read: {str(database)!r} is not made"
+            )
 
     place = {"LMDB": "db_lmdb.cpp:35", "LEVELDB": "db_leveldb.cpp:18"}.get(backend, "db.cpp:1")
     log.info(place, f"Opened {backend.lower()} {os.fspath(database)}")

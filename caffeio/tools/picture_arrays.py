@@ -9,7 +9,6 @@ from __future__ import annotations
 import gzip
 import math
 import os
-import zipfile
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -24,7 +23,7 @@ from numpy.typing import NDArray
 from caffeio.errors import DataError
 from caffeio.memory import check_room
 from caffeio.proto.io.regular import check_regular, open_regular
-from caffeio.proto.weights.npz import check_array
+from caffeio.proto.weights.npz import BROKEN_ARCHIVE, check_array
 
 Array = NDArray[Any]
 IDX_TYPES = {0x08: "u1", 0x09: "i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
@@ -143,7 +142,7 @@ def read_npz(path: Path, **choice: Any) -> Pictures:
             return choose(reads, str(path), **choice)
     except FileNotFoundError:
         raise DataError(f"{str(path)!r} does not exist") from None
-    except (OSError, ValueError, zipfile.BadZipFile, EOFError, AttributeError) as error:
+    except BROKEN_ARCHIVE as error:
         raise DataError(f"{str(path)!r} is damaged or no .npz: {error}") from None
 
 

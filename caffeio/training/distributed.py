@@ -11,7 +11,7 @@ import contextlib
 import os
 import sys
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import TypeVar
@@ -183,6 +183,19 @@ class World:
     def all_reduce_any(self, value: bool) -> bool:
         """Whether `value` is true on any worker."""
         return bool(self.all_reduce_actions(Action.STOP if value else Action.NONE))
+
+    def begin_any(self, value: bool) -> Callable[[], bool]:
+        """Ask whether `value` is true on any worker; the result is waited for when it is called."""
+        if self.size == 1:
+            return lambda: value
+        flag = torch.tensor([int(value)])
+        work = dist.all_reduce(flag, op=dist.ReduceOp.MAX, group=self.control, async_op=True)
+
+        def result() -> bool:
+            work.wait()
+            return bool(flag.item())
+
+        return result
 
     def broadcast(self, value: T) -> T:
         """Rank 0's `value`, on every worker; the others' is not looked at."""

@@ -46,4 +46,5 @@ class Events:
     test: Callable[[Scores], None] | None = None  # after every test, on workers that test
     snapshot: Callable[[str, str], None] | None = None  # paths of weights and state
     poll: Callable[[], Action] = field(default=lambda: Action.NONE)
+    hurry: Callable[[], bool] = field(default=lambda: False)  # stop within an iteration?
     waits: bool = True

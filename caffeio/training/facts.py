@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import hashlib
 import os
+from contextlib import closing
 from importlib import import_module
+from itertools import islice
 from pathlib import Path
 
 import torch
 
-from caffeio.data.db.lmdb import count_records
+from caffeio.data.db.lmdb import LmdbDatabase, count_records
 from caffeio.errors import CaffeIOError
 from caffeio.proto import caffe_pb2 as pb
 from caffeio.training.job import Job
 from caffeio.training.options import TrainOptions
 
+_RECORDS = 16  # of a database, whose content is compared
 _SAMPLE = 1 << 20  # bytes at both ends of a file
 _SOLVER = ("base_lr", "lr_policy", "max_iter", "iter_size", "test_interval", "snapshot", "type")
 
@@ -63,13 +66,37 @@ def _content(path: str) -> bytes:
 
 
 def _data(job: Job) -> str:
-    """How many records the LMDBs of the training net have."""
-    counts = []
+    """What the data layers and their transforms read: a digest, and how many records there are."""
+    counts, parts = [], []
     for layer in job.train.message.layer:
-        source = layer.data_param.source
-        if source and "%" not in source and os.path.isdir(source):
-            try:
-                counts.append(str(count_records(source)))
-            except CaffeIOError:
-                counts.append("?")
-    return " ".join(counts)
+        for name in _sources(layer):
+            path = next((p for f in job.train.search_path if (p := Path(f, name)).exists()), None)
+            if path is None:
+                parts.append(b"missing")  # whoever opens it says so
+            elif path.is_dir():
+                count, sample = _records(str(path))
+                counts.append(count)
+                parts.append(sample)
+            else:
+                parts.append(_content(str(path)))
+    return " ".join([*counts, _digest(*parts)]) if parts else ""
+
+
+def _sources(layer: pb.LayerParameter) -> list[str]:
+    """The files and databases that a layer's parameters name."""
+    found = []
+    for _, message in layer.ListFields():
+        for name in ("source", "mean_file", "label_map_file"):
+            if name in getattr(getattr(message, "DESCRIPTOR", None), "fields_by_name", ()):
+                found.append(getattr(message, name))
+    return [name for name in found if isinstance(name, str) and name and "%" not in name]
+
+
+def _records(path: str) -> tuple[str, bytes]:
+    """How many records an LMDB has, and its first ones."""
+    try:
+        with closing(LmdbDatabase(path, may_be_empty=True)) as db:
+            first = islice(db.records(), _RECORDS)
+            return str(count_records(path)), b"".join(bytes(part) for one in first for part in one)
+    except CaffeIOError:
+        return "?", b""

@@ -34,8 +34,11 @@ class Iteration:
         self.schedule = schedule
         self.display = display
 
-    def forward_backward(self) -> Tensor:
-        """Run iter_size batches; gradients add up, the mean loss (no gradient) is returned."""
+    def forward_backward(self) -> Tensor | None:
+        """Run iter_size batches; gradients add up, the mean loss (no gradient) is returned.
+
+        None if a signal asked to stop among many batches: then all is as before them.
+        """
         for item in self.state.net.learnable:
             item.tensor.grad = None
         size = self.state.param.iter_size
@@ -45,12 +48,34 @@ class Iteration:
         if size == 1:
             return self._one_batch(trace)
         total: Tensor | None = None
+        world, before = self.state.world, self._statistics()
+        stops = world.begin_any(False)
         for i in range(size):
+            if stops():  # all workers ask in the same batch
+                self._put_back(before)
+                return None
+            stops = world.begin_any(self.state.events.hurry())
             with self.state.world.accumulate(self.module, last=i == size - 1):
                 part = self._one_batch(trace)
             total = part if total is None else total + part
+        stops()
         assert total is not None
         return total / size
+
+    def _statistics(self) -> list[tuple[Tensor, Tensor]]:
+        """The blobs that a forward changes (BatchNorm's), and copies of what they hold."""
+        blobs = [
+            layer.blobs.raw(i)
+            for layer in self.state.net.layers
+            for i, spec in enumerate(layer.blob_specs)
+            if spec.statistic
+        ]
+        return [(blob, blob.detach().clone()) for blob in blobs]
+
+    def _put_back(self, before: list[tuple[Tensor, Tensor]]) -> None:
+        with torch.no_grad():
+            for blob, values in before:
+                blob.copy_(values)
 
     def _one_batch(self, trace: bool) -> Tensor:
         loss: Tensor

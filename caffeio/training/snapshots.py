@@ -37,6 +37,7 @@ class Snapshots:
         self._writer = BackgroundWriter()
         self.hdf5 = training.job.hdf5
         self._averaged = False
+        self.writing = False
         self.last = training.iter  # iteration of the newest pair; nothing is lost before the first
 
     def names(self, iteration: int) -> tuple[str, str]:
@@ -55,7 +56,11 @@ class Snapshots:
         weights, state = self.names(training.iter)
         with self.averaged_statistics():
             if training.world.is_root:
-                self._write(weights, state)
+                self.writing = True
+                try:
+                    self._write(weights, state)
+                finally:
+                    self.writing = False
         if together:
             training.world.barrier()
         if not self.background:
@@ -104,7 +109,7 @@ class Snapshots:
         """Wait for the file that is being written, and stop the thread."""
         self._writer.close()
 
-    def rescue(self) -> None:
+    def rescue(self, why: str = "Training fails") -> None:
         """Try to save the work of a training that fails; the root alone does, nothing is raised.
 
         Not within an update, not twice for one iteration, and only where snapshots are wanted.
@@ -118,7 +123,7 @@ class Snapshots:
             return
         if training.world.size > 1 and training.profile.averages_statistics:
             return
-        training.log.note(f"Training fails: a snapshot of iteration {training.iter} is tried", "E")
+        training.log.note(f"{why}: a snapshot of iteration {training.iter} is tried", "E")
         with contextlib.suppress(Exception):
             self.background = False
             self.write(together=False)

@@ -295,6 +295,8 @@ class Trainer:
                     return False
                 ended = perf_counter()
             loss = self.iteration.forward_backward()
+            if loss is None:  # told to stop: the iteration is not done
+                return False
             state.smoothed.add(loss)
             if self.display.due:
                 self.display.show(self.iteration.outputs)

@@ -188,7 +188,18 @@ _FOR_PICTURES = ("onnx", "py", "pt2")
 _ALWAYS = ("certificate", "force", "no_verify", "untrained", "allow_loss")
 _STATE = ("dialect", "stage", "level")
 _PICTURES = ("preprocess", "mean", "scale", "order", "size")
-_ONNX = ("opset", "fold", "external_data", "input_blob", "dynamic", "fp16", "labels", *_PICTURES)
+_ONNX = (
+    "opset",
+    "fold",
+    "external_data",
+    "input_blob",
+    "dynamic",
+    "fp16",
+    "unroll",
+    "client",
+    "labels",
+    *_PICTURES,
+)
 _TO_ONNX = Conversion(
     conversions.to_onnx,
     (*_STATE, "input_shape", "caffe", "dynamic_batch", "output_blob", *_ONNX),

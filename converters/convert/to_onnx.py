@@ -39,6 +39,8 @@ def choices_of(r: Request) -> Choices:
         fold=r.fold,
         dynamic=frozenset(axes),
         half=r.fp16,
+        unroll=r.unroll,
+        client=r.client,
         pictures=pictures,
         labels=_labels(r.labels),
     )
@@ -76,11 +78,19 @@ def to_onnx(job: Job, weights: Weights | None, options: Options) -> Outcome:
         return outcome
 
     def run() -> Checked:
-        return check_onnx(job.sources[0], weights, job.out, pictures=choices.pictures, **given)
+        return check_onnx(
+            job.sources[0],
+            weights,
+            job.out,
+            pictures=choices.pictures,
+            client=choices.client,
+            **given,
+        )
 
-    attempt(outcome, run, job.target, "onnxruntime", strict=True, limit=_limit(choices))
+    who = "OpenCV" if choices.client else "onnxruntime"
+    attempt(outcome, run, job.target, who, strict=True, limit=_limit(choices))
     if outcome.checked is not None:
-        _note_error(job.out, outcome.checked.worst)
+        _note_error(job.out, f"{outcome.checked.worst:.3g} against {who}")
     return outcome
 
 
@@ -88,10 +98,10 @@ def _limit(choices: Choices) -> float | None:
     return LIMIT_HALF if choices.half else None
 
 
-def _note_error(path: Path, worst: float) -> None:
+def _note_error(path: Path, found: str) -> None:
     """Put the error that was found into the model's metadata."""
     onnx = import_module("onnx")
     model = onnx.load(path, load_external_data=False)
-    model.metadata_props.add(key="caffe:verified", value=f"{worst:.3g} against onnxruntime")
+    model.metadata_props.add(key="caffe:verified", value=found)
     with atomic_write(path, error=CaffeIOError) as file:
         file.write(model.SerializeToString())

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from caffeio.converters.from_onnx.graph import Array, Dims, Graph, Node
-from caffeio.converters.from_onnx.load import opset_of
+from caffeio.converters.from_onnx.load import array_of, opset_of
 from caffeio.converters.onnx.runtime import Runner
 from caffeio.errors import UnsupportedError
 
@@ -116,7 +116,7 @@ def _run(model: Any) -> tuple[set[str], dict[str, Array], dict[str, Dims]]:
     have = {item.name for item in probe.graph.output}
     probe.graph.output.extend(onnx.ValueInfoProto(name=name) for name in made if name not in have)
     found = Runner(probe)(sample(model))
-    values = {t.name: onnx.numpy_helper.to_array(t) for t in model.graph.initializer}
+    values = {t.name: array_of(t) for t in model.graph.initializer}
     shapes: dict[str, Dims] = {}
     for name, value in found.items():
         if not isinstance(value, np.ndarray | np.generic):

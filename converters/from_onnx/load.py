@@ -53,6 +53,8 @@ def load_model(path: str | os.PathLike[str]) -> Any:
 
 def checked(model: Any, where: str) -> Any:
     """The model, if its opset is one that we read. Raises UnsupportedError."""
+    if not _is_text(model):
+        raise CaffeIOError("has names that are not UTF-8: it is damaged", where=where)
     if not model.graph.node:
         raise CaffeIOError("is no ONNX model with operators in it", where=where)
     opset = opset_of(model)
@@ -63,6 +65,27 @@ def checked(model: Any, where: str) -> Any:
             where=where,
         )
     return model
+
+
+def array_of(tensor: Any) -> Any:
+    """The numbers of a TensorProto. Raises CaffeIOError if they are not those it promises."""
+    import onnx
+
+    try:
+        return onnx.numpy_helper.to_array(tensor)
+    except (ValueError, TypeError, KeyError, RuntimeError, OverflowError) as error:
+        raise CaffeIOError(f"tensor {tensor.name!r} is damaged: {error}") from None
+
+
+def _is_text(message: Any) -> bool:
+    """Whether every string is one; protobuf hands out as bytes what is not UTF-8."""
+    for field, value in message.ListFields():
+        many = value if field.is_repeated else (value,)
+        if field.type == field.TYPE_STRING and any(isinstance(text, bytes) for text in many):
+            return False
+        if field.type == field.TYPE_MESSAGE and not all(map(_is_text, many)):
+            return False
+    return True
 
 
 def opset_of(model: Any) -> int:
@@ -306,7 +329,7 @@ def _graph_float32(graph: Any) -> None:
 
     def single(tensor: Any) -> None:
         if tensor.data_type in HALVES:
-            array = onnx.numpy_helper.to_array(tensor).astype("float32")
+            array = array_of(tensor).astype("float32")
             tensor.CopyFrom(onnx.numpy_helper.from_array(array, tensor.name))
 
     for tensor in graph.initializer:

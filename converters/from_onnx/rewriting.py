@@ -73,6 +73,8 @@ def rewritten(
     form(piece)
     shapes = _shapes(w, bottoms, [layer for layer, _ in piece.new])
     shapes[param.top[0]] = shape
+    if any(top not in shapes for layer, _ in piece.new for top in layer.top):
+        raise CannotRewriteError("its form has no shape at these sizes")
     now = {name: name for name in bottoms}
     for layer, arrays in piece.new:
         sources = [now[name] for name in layer.bottom]

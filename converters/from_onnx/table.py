@@ -35,13 +35,12 @@ REASONS: dict[str, tuple[str, str]] = {
     "Loop": ("Caffe has no loops", "export with fixed shapes, so that the loop is unrolled"),
     "Scan": ("Caffe has no loops", "export with fixed shapes, so that the loop is unrolled"),
     "If": ("Caffe has no branches", "export with fixed shapes, so that one branch is chosen"),
-    "Erf": ("Caffe has no error function", "train or export with GELU's tanh form"),
+    "Erf": ("Caffe has no error function (but GELU as a whole has a form)", _CUT),
     "Attention": ("Caffe multiplies no two computed matrices", _CUT),
     "Einsum": ("Caffe multiplies no two computed matrices", _CUT),
     "QuantizeLinear": ("Caffe's blobs are floats", "export the model before quantisation"),
     "DequantizeLinear": ("Caffe's blobs are floats", "export the model before quantisation"),
     "QLinearConv": ("Caffe's blobs are floats", "export the model before quantisation"),
-    "Where": ("Caffe chooses nothing by a computed condition", _CUT),
     "CumSum": ("Caffe has no running sums", _CUT),
 }
 NO_CONVERTER = ("Caffe has no layer for it", _CUT)

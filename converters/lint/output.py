@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any
+from urllib.parse import quote
 
 from caffeio.converters.lint.model import SEVERITIES, Finding, Rule
 from caffeio.converters.report.model import Cell, Report, Tone, count
@@ -80,7 +82,7 @@ def sarif(found: Sequence[Finding], rules: Sequence[Rule], version: str) -> dict
 
 
 def _result(finding: Finding, order: dict[str, int]) -> dict[str, Any]:
-    place: dict[str, Any] = {"artifactLocation": {"uri": finding.path}}
+    place: dict[str, Any] = {"artifactLocation": {"uri": _uri(finding.path)}}
     if finding.line:
         place["region"] = {"startLine": finding.line, "startColumn": finding.column}
     return {
@@ -90,6 +92,12 @@ def _result(finding: Finding, order: dict[str, int]) -> dict[str, Any]:
         "message": {"text": finding.message},
         "locations": [{"physicalLocation": place}],
     }
+
+
+def _uri(path: str) -> str:
+    """A path as SARIF wants it: a relative reference, or file:// for an absolute one."""
+    quoted = quote(os.fsencode(path.replace(os.sep, "/")), safe="/")
+    return f"file://{quoted}" if quoted.startswith("/") else quoted
 
 
 def github(finding: Finding) -> str:

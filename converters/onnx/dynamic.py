@@ -119,7 +119,13 @@ def _rebuilt(net: Net, other: Net, built: Built, outputs: Sequence[str] | None) 
     """The graph of the net at other sizes, with the same weights."""
     other.share_trained_layers_with(net)
     try:
-        return build(other, outputs, dynamic_batch=built.graph.dynamic_batch, dynamic_size=True)
+        return build(
+            other,
+            outputs,
+            dynamic_batch=built.graph.dynamic_batch,
+            dynamic_size=True,
+            unroll=built.graph.unroll,
+        )
     except UnsupportedError as error:
         raise located(net, error) from None
 

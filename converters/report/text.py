@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import IO, Literal
 
 from rich.cells import cell_len
@@ -70,11 +71,17 @@ def _share(report: Report, most: int | None) -> int | None:
     return most if len(long) < 2 else max(most // len(long), 4)
 
 
+class _Console(Console):
+    def on_broken_pipe(self) -> None:
+        """Leave a reader that has gone to the command, which ends as others do (141, not 1)."""
+        raise BrokenPipeError
+
+
 def make_console(stream: IO[str], width: int | None = None) -> Console:
     """A console for `stream`; as wide as its terminal, 100 columns where there is none."""
     if width is None:
         width = shutil.get_terminal_size((100, 40)).columns
-    return Console(
+    return _Console(
         file=stream,
         width=width,
         highlight=False,
@@ -98,17 +105,18 @@ def _text(parts: Iterable[Cell]) -> Text:
 
 def _print_table(console: Console, table: Table, most: int | None) -> None:
     """Print a table; of more than `most` rows the first and the last ones."""
-    fitted = fit(table, console.width)
-    rows = fitted.rows
     heads = table.heads and any(table.columns)
-    if most is None or len(rows) <= most or not heads:
-        _put(console, table, fitted, rows, heads=heads)
+    count = len(table.rows)
+    if most is None or count <= most or not heads:
+        fitted = fit(table, console.width)
+        _put(console, table, fitted, fitted.rows, heads=heads)
         return
     first = most * 2 // 3
     last = most - first
-    _put(console, table, fitted, rows[:first], heads=True)
-    console.print(Text(f"... {len(rows) - most:,} more (--all)", style="dim"))
-    _put(console, table, fitted, rows[-last:], heads=False)
+    fitted = fit(replace(table, rows=[*table.rows[:first], *table.rows[-last:]]), console.width)
+    _put(console, table, fitted, fitted.rows[:first], heads=True)
+    console.print(Text(f"... {count - most:,} more (--all)", style="dim"))
+    _put(console, table, fitted, fitted.rows[first:], heads=False)
 
 
 def _put(console: Console, table: Table, fitted: Fitted, rows: Rows, *, heads: bool) -> None:

@@ -43,7 +43,8 @@ def stats_of(array: NDArray[Any]) -> Stats:
     finite = total = squares = 0.0
     low, high, zeros = np.inf, -np.inf, 0
     for piece in _pieces(flat):
-        good = piece[np.isfinite(piece)]
+        known = np.isfinite(piece)
+        good = piece if known.all() else piece[known]
         finite += good.size
         zeros += int(good.size - np.count_nonzero(good))
         if good.size:

@@ -112,10 +112,12 @@ def show_tensors(source: Source) -> Report:
 def _program(source: Source) -> str | None:
     import zipfile
 
+    from caffeio.proto.weights.npz import BROKEN_ARCHIVE
+
     try:
         with zipfile.ZipFile(source.path) as archive:
             names = archive.namelist()
-    except (zipfile.BadZipFile, OSError):
+    except BROKEN_ARCHIVE:
         return None
     if any(name.endswith("constants.pkl") for name in names):
         return "TorchScript program"
@@ -136,12 +138,15 @@ def _pt(source: Source) -> Mapping[str, np.ndarray]:
 
 
 def _npz(source: Source) -> Mapping[str, np.ndarray]:
-    import zipfile
+    from caffeio.proto.io.regular import open_regular
+    from caffeio.proto.weights.npz import BROKEN_ARCHIVE, check_array
 
     try:
-        with np.load(source.path, allow_pickle=False) as archive:
+        with open_regular(source.path) as raw, np.load(raw, allow_pickle=False) as archive:
+            for name in archive.files:
+                check_array(archive.zip, f"{name}.npy", source.label)
             return {name: archive[name] for name in archive.files}
-    except (OSError, ValueError, zipfile.BadZipFile, EOFError) as error:
+    except BROKEN_ARCHIVE as error:
         raise WeightsError(f"is damaged or no .npz: {error}", where=source.label) from None
 
 

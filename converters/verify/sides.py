@@ -23,6 +23,7 @@ from caffeio.errors import CaffeIOError, UnsupportedError
 from caffeio.net.net import Net, Trace
 from caffeio.proto.files import NetFile, read_net
 from caffeio.proto.weights.load import Weights
+from caffeio.proto.weights.npz import BROKEN_ARCHIVE
 
 SUFFIXES = {s: name for name, form in FORMATS.items() for s in form.suffixes}
 
@@ -120,7 +121,7 @@ def is_script(path: Path) -> bool:
     try:
         with zipfile.ZipFile(path) as archive:
             return any(name.endswith("constants.pkl") for name in archive.namelist())
-    except (zipfile.BadZipFile, OSError):
+    except BROKEN_ARCHIVE:
         return False
 
 

@@ -23,6 +23,7 @@ import pages  # noqa: E402
 
 AT_THE_TOP = {"README.md": "index.md", "CONTRIBUTING.md": "contributing.md"}
 AT_THE_TOP["CHANGELOG.md"] = "changelog.md"
+AT_THE_TOP["examples/README.md"] = "examples.md"
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
@@ -36,10 +37,21 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
         "semantics/fidelity.md": pages.fidelity(fidelity.measure()),
     }
     for name, page in AT_THE_TOP.items():
-        made[page] = site_links((ROOT / name).read_text(encoding="utf-8"))
+        text = (ROOT / name).read_text(encoding="utf-8")
+        made[page] = examples(text) if name.startswith("examples") else site_links(text)
     for path, text in made.items():
         files.append(File.generated(config, path, content=text))
     return files
+
+
+def examples(text: str) -> str:
+    """The examples' own READMEs, one below the other: their links go to the sections."""
+    parts = [re.sub(r"\]\(([\w-]+)/README\.md\)", r"](#\1)", text)]
+    for path in sorted((ROOT / "examples").glob("*/README.md")):
+        body = path.read_text(encoding="utf-8").replace("../../docs/", "")
+        head, _, rest = body.partition("\n")
+        parts.append(f"#{head} {{ #{path.parent.name} }}\n{rest}")
+    return "\n".join(parts)
 
 
 def site_links(text: str) -> str:
@@ -49,4 +61,4 @@ def site_links(text: str) -> str:
         target, anchor = match[1], match[2] or ""
         return f"]({AT_THE_TOP.get(target, target.removeprefix('docs/'))}{anchor})"
 
-    return re.sub(r"\]\(([\w./-]+\.md)(#[\w-]+)?\)", moved, text)
+    return re.sub(r"\]\(([\w./-]+\.(?:md|png|svg))(#[\w-]+)?\)", moved, text)

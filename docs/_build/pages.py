@@ -44,28 +44,74 @@ API = {
 
 
 def cli() -> str:
-    """Every command's own help."""
+    """Every command: what it does, its arguments and options as tables, its examples."""
     import click
 
     from caffeio.cli.main import main
     from caffeio.cli.main import COMMANDS
 
-    parts = ["# Commands\n"]
-    for name in ("", *sorted(COMMANDS)):
-        title = f"caffeio {name}".strip()
-        parent = click.Context(main, info_name="caffeio")
+    parts = [
+        "# Commands\n",
+        "[Which command do I need?](../which.md) All commands take `-h` and `--help`; the exit code is "
+        "0, 1 if something was found (`lint`, `diff`, `verify`, `db verify`), 2 after an error.\n",
+    ]
+    top = click.Context(main, info_name="caffeio", **main.context_settings)
+    parts += _command(main, top, "caffeio")
+    for name in sorted(COMMANDS):
         try:
-            command = main.get_command(parent, name) if name else main
+            command = main.get_command(top, name)
         except ModuleNotFoundError as error:
-            log.warning(f"{title} cannot be imported: {error}")
+            log.warning(f"caffeio {name} cannot be imported: {error}")
             continue
         assert command is not None
-        context = click.Context(
-            command, parent=parent if name else None, info_name=name or "caffeio",
-            terminal_width=88,
-        )  # fmt: skip
-        parts.append(f"## {title}\n\n```text\n{command.get_help(context)}\n```\n")
+        context = click.Context(command, parent=top, info_name=name, terminal_width=88)
+        parts += _command(command, context, f"caffeio {name}")
+        if isinstance(command, click.Group):
+            for inner in command.list_commands(context):
+                below = command.get_command(context, inner)
+                assert below is not None
+                here = click.Context(below, parent=context, info_name=inner, terminal_width=88)
+                parts += _command(below, here, f"caffeio {name} {inner}")
     return "\n".join(parts)
+
+
+def _command(command: Any, context: Any, title: str) -> list[str]:
+    """One command's section."""
+    usage = " ".join(command.collect_usage_pieces(context))
+    out = [f"## {title}\n", f"`{title} {usage}`\n".replace(" `", "`"), _prose(command.help) + "\n"]
+    rows = []
+    for parameter in command.get_params(context):
+        record = parameter.get_help_record(context)
+        if record is not None and record[1] and "--help" not in record[0]:
+            names, text = record
+            rows.append((f"`{names}`".replace("|", "\\|"), _cell(text)))
+    if rows:
+        out.append(table(("option", "what it does"), rows))
+    epilog = inspect.cleandoc((command.epilog or "").replace("\b\n", "")).strip()
+    if epilog:
+        head, _, examples = epilog.partition(":\n")
+        lines = inspect.cleandoc("\n" + examples)
+        out.append(f"{head}:\n\n```text\n{lines}\n```\n" if examples else epilog + "\n")
+    return out
+
+
+def _prose(text: str | None) -> str:
+    """Click's help as Markdown: paragraphs, and blocks that keep their lines."""
+    blocks = inspect.cleandoc(text or "").split("\n\n")
+    return "\n\n".join(
+        f"```text\n{block.removeprefix(chr(8)).strip(chr(10))}\n```"
+        if block.startswith("\b")
+        else _cell(" ".join(block.split()))
+        for block in blocks
+    )
+
+
+def _cell(text: str) -> str:
+    """Text that Markdown leaves as it is; what stands in backquotes is left alone."""
+    parts = " ".join(text.split()).split("`")
+    parts[::2] = [re.sub(r"([<>*_|\[\]])", r"\\\1", part) for part in parts[::2]]
+    parts[1::2] = [part.replace("|", "\\|") for part in parts[1::2]]
+    return "`".join(parts)
 
 
 def api() -> str:
@@ -77,9 +123,11 @@ def api() -> str:
     ]
     for title, names in API.items():
         parts.append(f"## {title}\n")
-        for name in names:
-            module, attribute = name.split(":")
-            parts.append(_entry(module, attribute, getattr(import_module(module), attribute)))
+        found = [(*name.split(":"), _named(name)) for name in names]
+        rows = [(f"[`{name}`](#{module}.{name})", f"`{module}`", _cell(_sentence(thing)))
+                for module, name, thing in found]  # fmt: skip
+        parts.append(table(("name", "from", "what it does"), rows))
+        parts += [_entry(module, name, thing) for module, name, thing in found]
     parts.append("## Errors\n")
     errors = import_module("caffeio.errors")
     rows = [
@@ -89,6 +137,16 @@ def api() -> str:
     ]
     parts.append(table(("error", "is a", "meaning"), rows))
     return "\n".join(parts)
+
+
+def _named(name: str) -> Any:
+    module, _, attribute = name.partition(":")
+    return getattr(import_module(module), attribute)
+
+
+def _sentence(thing: Any) -> str:
+    """The first paragraph of a docstring."""
+    return " ".join((inspect.getdoc(thing) or "").split("\n\n")[0].split())
 
 
 def _entry(module: str, name: str, thing: Any) -> str:
@@ -200,7 +258,11 @@ def lint() -> str:
         f"The {len(RULES)} rules of `caffeio lint`. CIO1xx are about the text, CIO2xx about the "
         "wiring, CIO3xx about shapes, CIO4xx about training, CIO5xx about solvers, CIO7xx about "
         "targets (`--target`).\n",
-    ]
+        table(("code", "name", "severity"), [
+            (f"[{code}](#{code.lower()}-{RULES[code].name})", RULES[code].name, RULES[code].severity)
+            for code in sorted(RULES)
+        ]),
+    ]  # fmt: skip
     for code in sorted(RULES):
         rule = RULES[code]
         parts.append(f"## {code} {rule.name}\n\n*{rule.severity}*. {rule.explanation}\n")

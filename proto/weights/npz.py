@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import math
 import os
+import struct
+import tokenize
 import zipfile
+import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO
@@ -15,8 +18,15 @@ from caffeio.errors import WeightsError
 from caffeio.memory import check_room
 from caffeio.proto.io.atomic import atomic_write
 from caffeio.proto.io.blobs import NOTHING, Array, BlobInfo, Values
-from caffeio.proto.io.regular import check_regular
+from caffeio.proto.io.regular import open_regular
 from caffeio.proto.weights.mapping import LayerEntry, Weights
+
+# What zipfile, zlib and NumPy raise for files that are damaged, locked, or made to hurt
+BROKEN_ARCHIVE = (
+    OSError, ValueError, zipfile.BadZipFile, EOFError, AttributeError, KeyError, TypeError,
+    NotImplementedError, RuntimeError, OverflowError, SyntaxError, zlib.error, struct.error,
+    tokenize.TokenError,
+)  # fmt: skip
 
 
 def read(path: str | os.PathLike[str]) -> Weights:
@@ -27,8 +37,8 @@ def read(path: str | os.PathLike[str]) -> Weights:
     """
     groups: dict[str, dict[int, Array]] = {}
     try:
-        check_regular(path)
-        with np.load(path, allow_pickle=False) as archive:
+        # NumPy leaves a file open that it cannot read, if it has opened it
+        with open_regular(path) as raw, np.load(raw, allow_pickle=False) as archive:
             for name in archive.files:
                 layer, dot, index = name.rpartition(".")
                 if not (dot and index.isdigit()):
@@ -38,7 +48,7 @@ def read(path: str | os.PathLike[str]) -> Weights:
                 groups.setdefault(layer, {})[int(index)] = archive[name]
     except FileNotFoundError:
         raise WeightsError("no such file; an .npz was expected", where=str(path)) from None
-    except (OSError, ValueError, zipfile.BadZipFile, EOFError, AttributeError) as problem:
+    except BROKEN_ARCHIVE as problem:
         raise WeightsError(f"is damaged or no .npz: {problem}", where=str(path)) from None
     arrays = [_blobs(layer, blobs, path) for layer, blobs in groups.items()]
     layers = [
@@ -53,11 +63,13 @@ def read(path: str | os.PathLike[str]) -> Weights:
 
 
 def check_array(archive: zipfile.ZipFile, name: str, path: str | os.PathLike[str]) -> None:
-    """Raise WeightsError for an array whose header promises more than the archive holds."""
+    """Raise WeightsError for what is no array, or promises more than the archive holds."""
     with archive.open(name) as member:
         wanted = promised_bytes(member)
     stored = archive.getinfo(name).file_size
-    if wanted is not None and wanted > stored:
+    if wanted is None:
+        raise WeightsError(f"member {name!r} is no array", where=str(path))
+    if wanted > stored:
         message = f"array {name!r} wants {wanted} bytes; the archive holds {stored}"
         raise WeightsError(message, where=str(path))
     check_room(stored, f"{path}: array {name!r}")

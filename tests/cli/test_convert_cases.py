@@ -76,7 +76,8 @@ def test_a_layer_known_by_its_filler_alone(tmp_path: Path) -> None:
 def test_explicit_batch_statistics(tmp_path: Path) -> None:
     folder = case("bn_use_global_stats_false", tmp_path)
     good(folder / "net.prototxt", folder / "w.caffemodel", folder / "m.onnx")
-    arrays = np.load(folder / "io.npz")
+    with np.load(folder / "io.npz") as file:
+        arrays = dict(file)
     assert near(onnx_run(folder / "m.onnx", data=arrays["in_data"])["r"], arrays["out_r"])
     good(folder / "net.prototxt", folder / "w.caffemodel", folder / "d.prototxt", "--deploy")
     assert "use_global_stats: false" in (folder / "d.prototxt").read_text()
@@ -126,7 +127,8 @@ def test_wrong_shapes_are_all_named(tmp_path: Path) -> None:
 def test_nvidias_scale_told_by_fillers(tmp_path: Path) -> None:
     folder = case("nvidia_scale_filler", tmp_path)
     good(folder / "net.prototxt", folder / "w.caffemodel", folder / "m.onnx")
-    arrays = np.load(folder / "io.npz")
+    with np.load(folder / "io.npz") as file:
+        arrays = dict(file)
     assert near(onnx_run(folder / "m.onnx", data=arrays["in_data"])["r"], arrays["out_r"])
     good(folder / "net.prototxt", folder / "w.caffemodel", folder / "d.prototxt", "--deploy")
     net = caffeio.load_net(folder / "d.prototxt", folder / "w.caffemodel")
@@ -341,3 +343,28 @@ def test_three_dimensional_forks_are_refused(name: str, tmp_path: Path) -> None:
     folder = case("c3d", tmp_path)
     message = bad(folder / f"{name}.prototxt", folder / "m.onnx", "--untrained")
     assert f"{name}.prototxt:" in message and "no known Caffe has it" in message
+
+
+def test_an_indicator_of_another_fork_is_refused(tmp_path: Path) -> None:
+    """yalecyu's ContinuationIndicator has no bottom and fields of its own."""
+    folder = case("crnn_indicator", tmp_path)
+    message = bad(folder / "net.prototxt", tmp_path / "o.onnx", "--untrained")
+    assert "net.prototxt:7:" in message and "batch_size" in message
+    assert not (tmp_path / "o.onnx").exists()
+
+
+def test_lint_finds_a_deploy_net_whose_test_phase_does_not_build(tmp_path: Path) -> None:
+    folder = case("deploy_with_accuracy", tmp_path)
+    result = run(folder / "net.prototxt", command="lint")
+    assert result.exit_code == 1, result.output
+    assert "CIO200" in result.output and "label" in result.output
+    good(folder / "net.prototxt", tmp_path / "o.onnx", "--untrained")  # the metric goes
+
+
+@pytest.mark.parametrize("name", ["nd_conv", "c3d_v1", "unpooling_v1"])
+def test_fix_does_not_damage_files_of_unknown_forks(name: str, tmp_path: Path) -> None:
+    path = case("lint_fix_breaks", tmp_path) / f"{name}.prototxt"
+    before = path.read_bytes()
+    result = run("--fix", path, command="lint")
+    assert result.exit_code == 1, result.output
+    assert path.read_bytes() == before

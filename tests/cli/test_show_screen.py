@@ -13,6 +13,7 @@ from caffeio.cli.main import main
 from caffeio.converters.report.fit import broken, fit
 from caffeio.converters.report.model import Cell, Report, Table
 from caffeio.converters.report.text import write
+from caffeio.net import load_net
 from tests.paths import SHARED, needs_shared
 
 
@@ -118,6 +119,14 @@ def test_a_chain_without_its_net_says_what_is_not_known(tmp_path: Path) -> None:
     assert "the net none.prototxt was not found" in text.replace("\n", " ")
     assert re.search(r"iterations +30\b", text) and "unknown (no batch size found)" in text
     assert "--speed" in text
+
+
+def test_a_net_may_be_followed_by_its_weights(tmp_path: Path) -> None:
+    (tmp_path / "net.prototxt").write_text(long_net(1))
+    load_net(tmp_path / "net.prototxt").save(tmp_path / "w.caffemodel")
+    both = [str(tmp_path / "net.prototxt"), str(tmp_path / "w.caffemodel")]
+    assert show(*both) == show(both[0], "--weights", both[1])
+    assert "std" in show(*both)
 
 
 def test_several_files_are_solvers(tmp_path: Path) -> None:

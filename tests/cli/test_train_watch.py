@@ -135,6 +135,16 @@ def test_a_short_training_is_traced_whole_and_a_missing_folder_is_said_at_once()
         assert result.exit_code == 2 and "its folder is not there" in result.stderr
 
 
+def test_caffes_own_command_keeps_caffes_log_and_quiet_is_quiet() -> None:
+    words = ["caffe", "train", "-solver", "demo/solver_init.prototxt"]
+    words += [word for text in SETS for word in ("--set", text)]
+    env = {"FORCE_COLOR": "1", "TERM": "xterm", "COLUMNS": "200"}
+    result = CliRunner().invoke(main, words, env=env)
+    assert result.exit_code == 0 and "Starting Optimization" in result.stderr
+    assert train("--quiet", "--report", "run.html", "--profile", "t.json").stderr == ""
+    assert Path("run.html").exists() and Path("t.json").exists()
+
+
 def test_the_page_holds_what_the_training_told() -> None:
     """Its accuracy on the test data is that of the last test, which saw the same pictures."""
     train("--report", "run.html", "--metrics", "m.jsonl", "--quiet")

@@ -10,15 +10,22 @@ import atexit
 import os
 import shutil
 import tempfile
+import warnings
 from collections.abc import Callable, Iterable
+from functools import cache
 from pathlib import Path
 
 import numpy as np
 
 from caffeio.converters import safetensors
+from caffeio.converters.from_onnx.compile import compile_model
+from caffeio.converters.from_onnx.load import load_model
+from caffeio.converters.onnx.build import build
+from caffeio.converters.onnx.export import to_model
 from caffeio.data.db.lmdb import LmdbDatabase, _checked
 from caffeio.data.db.lmdb_pages import check_lmdb
 from caffeio.errors import CaffeIOError
+from caffeio.net import load_net
 from caffeio.proto import caffe_pb2 as pb
 from caffeio.proto.dialect.dialect import decode, detect, encode
 from caffeio.proto.files import decode_text, read_net
@@ -27,11 +34,31 @@ from caffeio.proto.text.text_format import format_message, parse
 from caffeio.proto.weights.blobproto import read_blobproto
 from caffeio.proto.weights.hdf5_reader import Dataset, ExoticError, Group, read_tree
 from caffeio.proto.weights.load import Weights, load_weights
+from caffeio.proto.weights.npz import read as read_npz
 from caffeio.proto.weights.solverstate import read_solverstate
 from tests.paths import GOLDEN
 
 _FOLDER = Path(tempfile.mkdtemp(dir="/dev/shm" if os.path.isdir("/dev/shm") else None))
 atexit.register(shutil.rmtree, _FOLDER, ignore_errors=True)
+
+
+_INPUT = (
+    'layer { name: "d" type: "Input" top: "d" '
+    "input_param { shape { dim: 1 dim: 2 dim: 6 dim: 6 } } }\n"
+)
+_CONV = (
+    'layer { name: "c" type: "Convolution" bottom: "d" top: "c" '
+    "convolution_param { num_output: 2 kernel_size: 3 } }\n"
+)
+_POOL = (
+    'layer { name: "p" type: "Pooling" bottom: "d" top: "p" pooling_param { kernel_size: 2 } }\n'
+    'layer { name: "s" type: "Softmax" bottom: "p" top: "s" }\n'
+)
+_PRODUCT = (
+    'layer { name: "i" type: "InnerProduct" bottom: "d" top: "i" '
+    "inner_product_param { num_output: 2 } }\n"
+)
+_NETS = (_CONV + 'layer { name: "r" type: "ReLU" bottom: "c" top: "c" }\n', _POOL, _PRODUCT)
 
 
 def put(data: bytes) -> Path:
@@ -106,6 +133,20 @@ def tensors(data: bytes) -> None:
     _walk(safetensors.read(put(data)), data)
 
 
+def npz(data: bytes) -> None:
+    """A NumPy archive of weights; its arrays may be packed, so their sizes are not the file's."""
+    weights = read_npz(put(data))
+    assert all(weights.arrays(i) is not None for i in range(len(weights.layers)))
+
+
+def onnx(data: bytes) -> None:
+    """An ONNX model on its way to Caffe's layers."""
+    path = put(data).rename(_FOLDER / f"{os.getpid()}.onnx")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # numpy's, on numbers that no model has
+        compile_model(load_model(path), where="x")
+
+
 def sniff(data: bytes) -> None:
     """The guess at what a file is."""
     foreign(data)
@@ -150,6 +191,8 @@ TARGETS: dict[str, tuple[Callable[[bytes], None], tuple[str, ...]]] = {
     "hdf5": (hdf5, ("nets/siamese_shared/*.h5", "solvers/hdf5_shared/*.h5")),
     "lmdb": (lmdb, ("data/db/raw_*/data.mdb", "solvers/lmdb/data.mdb")),
     "tensors": (tensors, ()),
+    "npz": (npz, ()),
+    "onnx": (onnx, ()),
     "sniff": (sniff, ("solvers/sgd_fixed/*.prototxt",)),
     "text": (text, ("solvers/*/*.prototxt", "layers/*/*.prototxt", "nets/*/net.prototxt")),
     "nets": (nets, ("nets/*/*.caffemodel", "logs/upgrade/*.caffemodel")),
@@ -171,7 +214,23 @@ def good_files(name: str) -> list[bytes]:
         path = _FOLDER / "seed"
         safetensors.write(path, {"a": [np.ones((2, 3), np.float32), np.zeros(2)], "b": []})
         good.append(path.read_bytes())
+    if name == "npz":
+        path = _FOLDER / "seed.npz"
+        np.savez(path, **{"a.0": np.ones((2, 3), np.float32), "a.1": np.zeros(2)})
+        good.append(path.read_bytes())
+    if name == "onnx":
+        good += _models()
     return good
+
+
+@cache
+def _models() -> tuple[bytes, ...]:
+    """ONNX models of some nets."""
+    out = []
+    for net in _NETS:
+        made = load_net(_INPUT + net)
+        out.append(to_model(build(made), made).SerializeToString())
+    return tuple(out)
 
 
 def seeds(name: str) -> list[bytes]:

@@ -73,6 +73,8 @@ def prepare(model: Model, scratch: Path) -> dict[str, Any]:
         done = _attempt(model, "prototxt", sources, place / "deploy.prototxt", deploy)
         if done and _attempt(model, "caffemodel", sources, place / "w.caffemodel", request):
             model.dialect = dialect or "as it was"
+            plain = Request(dialect=dialect, float32=True, no_verify=True)
+            _attempt(model, "caffemodel", [place / "w.caffemodel"], place / "w32.caffemodel", plain)
             break
     inputs = _numbers(model, shapes)
     np.savez(place / "inputs.npz", **inputs)

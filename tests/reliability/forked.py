@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import os
+import pkgutil
 import re
 import resource
 import signal
@@ -12,6 +14,8 @@ import tempfile
 import time
 import traceback
 import warnings
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -38,13 +42,18 @@ def run(
     *arguments: str | os.PathLike[str],
     cwd: str | os.PathLike[str] | None = None,
     memory: int = 6 << 30,
-    seconds: int = 60,
+    seconds: float = 60,
     stdin: bytes = b"",
+    stdout: int | None = None,
+    stderr: int | None = None,
+    before: Callable[[], object] = lambda: None,
 ) -> Ended:
-    """Run `caffeio ARGUMENTS` in a fork of this process, with limits on memory and time."""
-    import caffeio.cli.main  # before the fork: importing takes the time
-    import caffeio.training.trainer  # noqa: F401
+    """Run `caffeio ARGUMENTS` in a fork of this process, with limits on memory and time.
 
+    `stdout`, `stderr`: descriptors to write to, in place of what is returned. `before` is called
+    in the fork. After `seconds` it is killed: the code is then -SIGALRM.
+    """
+    _import_all()
     with tempfile.TemporaryDirectory() as folder:
         names = [Path(folder, name) for name in ("in", "out", "err")]
         names[0].write_bytes(stdin)
@@ -54,13 +63,24 @@ def run(
             warnings.simplefilter("ignore", DeprecationWarning)  # threads and fork
             child = os.fork()
         if child == 0:
-            _child([os.fspath(a) for a in arguments], names, cwd, memory)
+            _child([os.fspath(a) for a in arguments], names, cwd, memory, (stdout, stderr), before)
         used, code = _wait(child, seconds)
         texts = [name.read_bytes().decode("utf-8", "surrogateescape") for name in names[1:]]
     return Ended(code, *texts, used)
 
 
-def _wait(child: int, seconds: int) -> tuple[float, int]:
+@cache
+def _import_all() -> None:
+    """Import before the fork what each child would import for itself, again and again."""
+    for folder in ("cli", "converters", "data", "layers", "training", "tools", "log", "proto"):
+        package = importlib.import_module(f"caffeio.{folder}")
+        for module in pkgutil.walk_packages(package.__path__, f"caffeio.{folder}."):
+            if not module.name.endswith("__main__"):
+                with contextlib.suppress(ImportError):  # of an extra that is not installed
+                    importlib.import_module(module.name)
+
+
+def _wait(child: int, seconds: float) -> tuple[float, int]:
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         done, status, usage = os.wait4(child, os.WNOHANG)
@@ -73,13 +93,17 @@ def _wait(child: int, seconds: int) -> tuple[float, int]:
 
 
 def _child(
-    arguments: list[str], names: list[Path], cwd: str | os.PathLike[str] | None, memory: int
-) -> None:
+    arguments: list[str], names: list[Path], cwd: str | os.PathLike[str] | None, memory: int,
+    streams: tuple[int | None, int | None], before: Callable[[], object],
+) -> None:  # fmt: skip
     code = 70
     try:
         for number, name in enumerate(names):
             flags = os.O_RDONLY if number == 0 else os.O_CREAT | os.O_WRONLY
             os.dup2(os.open(name, flags, 0o600), number)
+        for number, stream in enumerate(streams, 1):
+            if stream is not None:
+                os.dup2(stream, number)
         sys.stdin = os.fdopen(0, "r", closefd=False)
         for number, stream in ((1, "stdout"), (2, "stderr")):
             text = os.fdopen(number, "w", encoding="utf-8", errors="backslashreplace",
@@ -95,6 +119,7 @@ def _child(
         warnings.simplefilter("ignore")
         from caffeio.cli.main import main
 
+        before()
         main(arguments, prog_name="caffeio")
         code = 0
     except SystemExit as end:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
+import resource
+import signal
 import threading
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from caffeio.errors import DataError, SnapshotError
 from caffeio.proto.weights.solverstate import (
@@ -18,17 +20,11 @@ from caffeio.proto.weights.solverstate import (
     read_solverstate,
     write_solverstate,
 )
+from caffeio.training.events import Events
 from caffeio.training.trainer import Trainer
-from tests.paths import ROOT
 from tests.reliability.forked import one_error, run
 
 SHORT = ["--set", "max_iter=6", "--set", "test_initialization=false", "--set", "test_interval=1000"]
-
-
-def train(*arguments: str, **options: object) -> subprocess.CompletedProcess[bytes]:
-    env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-m", "caffeio.cli", "train", "solver.prototxt", *SHORT, *arguments]
-    return subprocess.run(command, env=env, check=False, timeout=120, **options)  # type: ignore[call-overload]
 
 
 def test_metrics_on_a_full_disk(training_case: Path) -> None:
@@ -50,10 +46,10 @@ def test_metrics_whose_reader_goes(training_case: Path) -> None:
     os.mkfifo("fifo")
     reader = threading.Thread(target=lambda: os.close(os.open("fifo", os.O_RDONLY)))
     reader.start()
-    result = train("--metrics", "fifo", capture_output=True)
+    ended = run("train", "solver.prototxt", *SHORT, "--metrics", "fifo")
     reader.join()
-    assert result.returncode == 0
-    assert result.stderr.count(b"training goes on without metrics") == 1
+    assert ended.code == 0
+    assert ended.err.count("training goes on without metrics") == 1
 
 
 @pytest.mark.parametrize("where", ["pipe", "/dev/full"])
@@ -63,9 +59,9 @@ def test_a_log_that_cannot_be_written(training_case: Path, where: str) -> None:
         os.close(read)
     else:
         write = os.open(where, os.O_WRONLY)
-    result = train("--metrics", "m.jsonl", stderr=write)
+    ended = run("train", "solver.prototxt", *SHORT, "--metrics", "m.jsonl", stderr=write)
     os.close(write)
-    assert result.returncode == 0
+    assert ended.code == 0
     assert newest_whole_pair("snap")[2] == 6  # type: ignore[index]
     text = Path("m.jsonl").read_text()
     assert text.count('"loss"') == 6
@@ -109,7 +105,7 @@ def test_the_first_snapshot_on_a_full_disk_leaves_no_half_pair(
         raise SnapshotError("cannot be written: No space left on device")
 
     with Trainer("solver.prototxt") as trainer:
-        monkeypatch.setattr("caffeio.training.snapshots.write_solverstate", full)
+        monkeypatch.setattr("caffeio.training.snapshot_pair.write_solverstate", full)
         with pytest.raises(SnapshotError):
             trainer.snapshot()
         assert not list(Path().glob("snap_iter_*"))
@@ -149,15 +145,55 @@ def test_states_that_are_not_finite(state: SolverState) -> None:
 def test_reports_replace_a_file_as_a_whole(training_case: Path) -> None:
     """A report of which the disk holds half leaves the old one."""
     Path("page.html").write_text("old")
-    code = "import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000)); "
-    code += "from caffeio.cli.main import main; main(sys.argv[1:])"
+
+    def small_disk() -> None:
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000))
+
     for form in ("--html", "--svg", "--json"):
-        result = subprocess.run(
-            [sys.executable, "-c", code, "show", "net.prototxt", form, "-o", "page.html"],
-            env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True,
-            check=False,
-        )  # fmt: skip
-        assert result.returncode == 2, result.stderr
-        assert "page.html: cannot be written" in result.stderr
+        words = ("show", "net.prototxt", form, "-o", "page.html")
+        message = one_error(run(*words, before=small_disk))
+        assert "page.html: cannot be written" in message
         assert Path("page.html").read_text() == "old"
         assert not list(Path().glob(".page*"))
+
+
+@pytest.mark.parametrize("signals", [1, 2])
+def test_a_signal_in_a_long_iteration(training_case: Path, signals: int) -> None:
+    """The batches of an iteration that would last for weeks are given up, and nothing is lost."""
+    endless = ["--set", "iter_size=10000000", "--set", "max_iter=9", "--set", "snapshot=0"]
+
+    def interrupt() -> None:
+        while signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+            time.sleep(0.01)
+        for _ in range(signals):
+            time.sleep(0.5)
+            os.kill(os.getpid(), signal.SIGINT)
+
+    ended = run(
+        "train", "solver.prototxt", *SHORT, *endless,
+        before=lambda: threading.Thread(target=interrupt, daemon=True).start(),
+    )  # fmt: skip
+    assert ended.code == 0, ended
+    assert "Optimization stopped early" in ended.err
+    assert newest_whole_pair("snap")[2] == 0  # type: ignore[index]
+
+
+def test_what_an_iteration_changed_is_put_back(training_case: Path) -> None:
+    """BatchNorm's statistics of an iteration that was given up are those from before it."""
+    net = Path("net.prototxt").read_text()
+    norm = 'layer { name: "bn" type: "BatchNorm" bottom: "pool1" top: "bn" }\nlayer { name: "ip"'
+    net = net.replace('layer { name: "ip"', norm).replace(
+        'bottom: "pool1" top: "ip"', 'bottom: "bn" top: "ip"'
+    )
+    Path("net.prototxt").write_text(net)
+    asked = iter([False, False, True])
+    events = Events(hurry=lambda: next(asked))
+    options = {"overrides": ["iter_size=100", "max_iter=2", "test_initialization=false"]}
+    with Trainer("solver.prototxt", events=events, **options) as trainer:  # type: ignore[arg-type]
+        before = [b.detach().clone() for b in trainer.net.params["bn"]]
+        assert not trainer.step(1)
+        after = trainer.net.params["bn"]
+        assert trainer.iter == 0
+        assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
+        assert next(asked, None) is None  # it went as far as that

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import signal
@@ -9,14 +10,18 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from caffeio.data.db.lmdb import LmdbDatabase, write_lmdb
 from caffeio.errors import CaffeIOError
 from caffeio.proto.weights.solverstate import newest_whole_pair
 from caffeio.training.connection import is_connection_error, lost_workers
+from caffeio.training.facts import facts_of
+from caffeio.training.job import read_job
+from caffeio.training.options import TrainOptions
 from caffeio.training.watchdog import Watchdog, watched
 from tests.paths import ROOT
 
@@ -135,6 +140,62 @@ def test_restarts_go_on_from_the_newest_pair(training_case: Path) -> None:
     assert run.process.wait(60) == 0, run.said
 
 
+@pytest.mark.slow
+def test_a_signal_while_a_worker_hears_nothing(pair: Run) -> None:
+    """Worker 1 is stopped, so worker 0 waits inside an exchange: both end, and nothing is lost."""
+    os.kill(pair.workers()[1], signal.SIGSTOP)
+    time.sleep(1)
+    pair.process.send_signal(signal.SIGTERM)
+    assert pair.process.wait(90) in (0, 2), pair.said  # 2: the watchdog was faster
+    assert newest_whole_pair("snap") is not None
+    assert not pair.workers()
+
+
+@pytest.mark.slow
+def test_the_worker_that_fails_first_is_named(training_case: Path) -> None:
+    """Both say what is wrong; the launcher says who began, from the workers' error files."""
+    Path("snap_iter_1.caffemodel").mkdir()
+    run = Run("--nproc", "2", *SET, "--set", "snapshot=1")
+    assert run.process.wait(90) == 2, run.said
+    [last] = [line for line in run.said.splitlines() if line.startswith("caffeio: worker")]
+    assert re.match(r"caffeio: worker 0 \(host \S+, process \d+\) was the first to fail: ", last)
+    assert "snap_iter_1.caffemodel" in last
+
+
+@pytest.mark.slow
+def test_torchrun_restarts_from_the_newest_pair(training_case: Path) -> None:
+    """torchrun's own restart: the worker that is killed, and all others, begin at the snapshot."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2",
+               "--max-restarts", "2", "--standalone", "-m", "caffeio.cli", "train",
+               "solver.prototxt", *SET, "--set", "snapshot=5"]  # fmt: skip
+    env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    with Path("err").open("wb") as err:
+        agent = subprocess.Popen(command, env=env, stderr=err, start_new_session=True)
+    try:
+        _until(lambda: newest_whole_pair("snap") is not None, agent)
+        os.kill(_child_of(agent.pid, rank=1), signal.SIGKILL)
+        _until(lambda: "Resuming from snap_iter_" in Path("err").read_text(), agent)
+        agent.send_signal(signal.SIGTERM)
+        agent.wait(60)
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(agent.pid, signal.SIGKILL)
+
+
+def _until(done: Callable[[], bool], process: subprocess.Popen[bytes], seconds: int = 120) -> None:
+    deadline = time.monotonic() + seconds
+    while not done():
+        assert process.poll() is None and time.monotonic() < deadline, Path("err").read_text()
+        time.sleep(0.1)
+
+
+def _child_of(parent: int, rank: int) -> int:
+    for pid in Path(f"/proc/{parent}/task/{parent}/children").read_text().split():
+        if b"RANK=%d" % rank in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0"):
+            return int(pid)
+    raise AssertionError
+
+
 def two(*differs: str) -> list[Run]:
     """Two workers that were started one by one, the second with other arguments."""
     with socket.socket() as probe:
@@ -171,6 +232,27 @@ def test_workers_that_are_not_the_same(
         assert "worker 1" in line
         for word in ("the workers do not train the same", *words):
             assert word in line
+
+
+def test_data_that_differ_are_found(training_case: Path) -> None:
+    """As many records, one of them another; a mean file; a list of pictures."""
+    job = read_job("solver.prototxt")
+    before = facts_of(job, TrainOptions())["the data"]
+    assert before.split()[0].isdigit()
+    assert facts_of(read_job("solver.prototxt"), TrainOptions())["the data"] == before
+    source = Path(job.train.message.layer[0].data_param.source)
+    records = [(bytes(k), bytes(v)) for k, v in LmdbDatabase(str(source)).records()]
+    records[3] = (records[3][0], records[4][1])
+    write_lmdb("other_lmdb", records)
+    changed = f"layer[data].data_param.source={Path('other_lmdb').resolve()}"
+    other = read_job("solver.prototxt", TrainOptions(overrides=[changed]))
+    after = facts_of(other, TrainOptions())["the data"]
+    assert after.split()[0] == before.split()[0] and after != before
+    Path("mean").write_bytes(b"a")
+    with_mean = TrainOptions(overrides=["layer[data].transform_param.mean_file=mean"])
+    one = facts_of(read_job("solver.prototxt", with_mean), TrainOptions())["the data"]
+    Path("mean").write_bytes(b"b")
+    assert facts_of(read_job("solver.prototxt", with_mean), TrainOptions())["the data"] != one
 
 
 def test_a_busy_port_is_one_line(training_case: Path) -> None:

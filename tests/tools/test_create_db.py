@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import re
 import struct
 from pathlib import Path
 from typing import Any
@@ -266,3 +267,31 @@ def test_options_that_mean_nothing_are_refused(tmp_path: Path) -> None:
     (tmp_path / "batch").write_bytes(b"\x80\x02}q")
     with pytest.raises(DataError, match="no data set that is known"):
         format_of(tmp_path / "batch")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a.png 1\nb.png\n", r"list.txt:2: 'b.png': there is no label"),
+        ("a.png\t1\n", r"list.txt:1: .*a tab stands before the label"),
+        ("a.png cat\n", "there is no label"),
+        ("\n\n", "names no image"),
+        ("a.png 1\n", "none of 1 pictures can be read"),
+        ("train.h5\n", "there is no label"),  # a list of HDF5Data's
+    ],
+)
+def test_lists_that_would_go_wrong_in_silence(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "list.txt").write_text(text)
+    with pytest.raises(CaffeIOError) as error:
+        create_db([tmp_path / "list.txt"], tmp_path / "db")
+    assert re.search(message, str(error.value)), error.value
+    assert [path.name for path in tmp_path.iterdir()] == ["list.txt"]
+
+
+def test_names_with_blanks_and_windows_line_ends(tmp_path: Path) -> None:
+    cv2.imwrite(str(tmp_path / "a b.png"), photo(1, 4, 4))
+    (tmp_path / "list.txt").write_bytes(b"a b.png 7\r\na b.png -1\r\n\r\n")
+    made = create_db([tmp_path / "list.txt"], tmp_path / "db", backend="LMDB")
+    assert made.records == 2
+    labels = [scan_datum(value).label for _, value in records(tmp_path / "db")]
+    assert labels == [7, -1]

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from caffeio import Trainer
-from caffeio.cli._train import Signals
+from caffeio.cli._signals import Signals
 from caffeio.log.glog import Log
 from caffeio.training.trainer import Action, Events
 from tests.log.test_log import normalized

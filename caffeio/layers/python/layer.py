@@ -75,7 +75,7 @@ class PythonLayer(LayerType):
         for method in ("setup", "reshape"):
             try:
                 getattr(self.code, method)(self.bottom, self.top)
-            except Exception as error:
+            except (Exception, SystemExit) as error:
                 raise self.error(
                     f"{method}() of {self.module}.{self.class_name} raised "
                     f"{type(error).__name__}: {error}"
@@ -92,6 +92,8 @@ class PythonLayer(LayerType):
         importlib.invalidate_caches()
         try:
             module = importlib.import_module(self.module)
+        except SystemExit as error:
+            raise self.error(f"module {self.module!r} calls sys.exit({error.code!r})") from error
         except ImportError as error:
             listed = ", ".join(folder or "the working folder" for folder in self._folders())
             raise self.error(

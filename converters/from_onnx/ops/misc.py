@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from caffeio.converters.from_onnx.caffe_net import Refused, Writer
 from caffeio.converters.from_onnx.graph import Node
+from caffeio.converters.from_onnx.ops.logic import COMPARISONS
 from caffeio.converters.from_onnx.patterns.told import KIND
 from caffeio.converters.from_onnx.table import operator
 
@@ -34,8 +35,8 @@ def cast(w: Writer, node: Node) -> str:
     maker = w.graph.makers().get(node.inputs[0])
     if (
         maker is not None
-        and maker.op in ("Greater", "Less")
-        and node.attrs["to"] in (1, *_INTEGERS)
+        and maker.op in (*COMPARISONS, "Cast")
+        and node.attrs["to"] in (1, 9, *_INTEGERS)
     ):
         return x
     raise Refused(f"it makes numbers of type {node.attrs['to']}; Caffe's are float32")

@@ -114,21 +114,6 @@ def thresholded_relu(w: Writer, node: Node) -> str:
     return w.eltwise("PROD", [x, gate])
 
 
-@operator("Greater", "Less")
-def threshold(w: Writer, node: Node) -> str:
-    """1 where x is above a number: Threshold."""
-    numbers = [_scalar(w, name) for name in node.inputs]
-    if numbers[0] is None and numbers[1] is None:
-        raise Refused("it compares two computed values")
-    sign = 1.0 if (numbers[1] is not None) == (node.op == "Greater") else -1.0
-    at, name = (
-        (numbers[1], node.inputs[0]) if numbers[1] is not None else (numbers[0], node.inputs[1])
-    )
-    x = w.power(w.blob(name), scale=sign, hint="sign")
-    assert at is not None
-    return w.unary("Threshold", x, threshold_param={"threshold": sign * at})
-
-
 @operator("Clip", "Relu6")
 def clip(w: Writer, node: Node) -> str:
     """Bounds: ReLU6, Clip, or two ReLUs."""
@@ -172,17 +157,35 @@ def mish(w: Writer, node: Node) -> str:
 
 @operator("Gelu")
 def gelu(w: Writer, node: Node) -> str:
-    """x / 2 * (1 + tanh(sqrt(2 / pi) * (x + 0.044715 x^3))); the form with erf has none."""
-    if node.attrs.get("approximate", "none") != "tanh":
-        raise Refused(
-            "Caffe has no error function", 'export with nn.GELU(approximate="tanh") (off by 5e-4)'
-        )
+    """x / 2 * (1 + tanh(sqrt(2 / pi) * (x + 0.044715 x^3))), or the form with erf."""
     x = w.blob(node.inputs[0])
+    if node.attrs.get("approximate", "none") != "tanh":
+        return _gelu_erf(w, x)
     root = math.sqrt(2 / math.pi)
     cube = w.power(x, power=3, hint="cube")
     line = w.eltwise("SUM", [x, cube], (root, root * 0.044715), hint="line")
     gate = w.power(w.unary("TanH", line, hint="tanh"), scale=0.5, shift=0.5, hint="gate")
     return w.eltwise("PROD", [x, gate])
+
+
+# erfc(z) = t (a1 + t (a2 + t (a3 + t (a4 + t a5)))) exp(-z^2) with t = 1 / (1 + p z) for z >= 0,
+# off by less than 1.5e-7. Source: Abramowitz and Stegun, 7.1.26.
+_ERFC_P = 0.3275911
+_ERFC = (0.254829592, -0.284496736, 1.421413741, -1.453152027, 1.061405429)
+
+
+def _gelu_erf(w: Writer, x: str) -> str:
+    """max(x, 0) - |x| / 2 * erfc(|x| / sqrt(2)), which is x / 2 * (1 + erf(x / sqrt(2)))."""
+    size = w.unary("AbsVal", x, hint="abs")
+    t = w.power(size, scale=_ERFC_P / math.sqrt(2), shift=1, power=-1, hint="t")
+    poly = w.power(t, scale=_ERFC[4], shift=_ERFC[3], hint="a4")
+    for number, a in zip((3, 2, 1), _ERFC[2::-1], strict=True):
+        product = w.eltwise("PROD", [poly, t], hint=f"a{number}_t")
+        poly = w.power(product, shift=a, hint=f"a{number}")
+    square = w.power(x, scale=math.sqrt(0.5), power=2, hint="square")
+    bell = w.unary("Exp", w.power(square, scale=-1, hint="minus"), hint="bell")
+    tail = w.eltwise("PROD", [size, poly, t, bell], hint="tail")
+    return w.eltwise("SUM", [w.unary("ReLU", x, hint="relu"), tail], (1, -0.5))
 
 
 # --- two blobs, or one and a constant

@@ -131,3 +131,60 @@ def mish(graph: Graph) -> None:
             if tanh and plus is not None and plus.op == "Softplus" and plus.inputs[0] == x:
                 replace(graph, node, [tanh, plus], Node("Mish", node.name, [x], node.outputs))
                 break
+
+
+@pattern
+def gelu(graph: Graph) -> None:
+    """x * (1 + Erf(x / sqrt(2))) / 2, in whatever order it is multiplied."""
+    maker = alone(graph)
+    for node in list(graph.nodes):
+        if node.op != "Mul":
+            continue
+        leaves, parts = _leaves(graph, maker, node)
+        numbers = [scalar(graph, name) for name in leaves]
+        product = float(np.prod([n for n in numbers if n is not None]))
+        values = [name for name, n in zip(leaves, numbers, strict=True) if n is None]
+        if len(values) != 2 or not np.isclose(product, 0.5):
+            continue
+        for x, gate in (values, values[::-1]):
+            found = _erf_gate(graph, maker, gate)
+            if found and found[0] == x:
+                made = Node("Gelu", node.name, [x], node.outputs)
+                replace(graph, node, [*parts, *found[1]], made)
+                maker = alone(graph)
+                break
+
+
+def _leaves(
+    graph: Graph, maker: Callable[[str], Node | None], node: Node
+) -> tuple[list[str], list[Node]]:
+    """What a product multiplies, through products that nothing else reads; and those products."""
+    leaves: list[str] = []
+    parts: list[Node] = []
+    for name in node.inputs:
+        inner = maker(name)
+        if inner is not None and inner.op == "Mul" and len(parts) < 4:
+            found, more = _leaves(graph, maker, inner)
+            leaves += found
+            parts += [inner, *more]
+        else:
+            leaves.append(name)
+    return leaves, parts
+
+
+def _erf_gate(
+    graph: Graph, maker: Callable[[str], Node | None], name: str
+) -> tuple[str, list[Node]] | None:
+    """The x of 1 + Erf(x / sqrt(2)), and the nodes."""
+    plus = maker(name)
+    if plus is None or plus.op != "Add":
+        return None
+    for inner, other in pairs(plus):
+        erf = maker(inner)
+        if scalar(graph, other) != 1.0 or erf is None or erf.op != "Erf":
+            continue
+        line = maker(erf.inputs[0])
+        factor = _factor(graph, line) if line is not None else None
+        if line is not None and factor and np.isclose(factor[1], 2**-0.5):
+            return factor[0], [plus, erf, line]
+    return None

@@ -162,7 +162,7 @@ def test_models_that_are_too_large_for_memory_go_by_way_of_the_disk(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """What protobuf cannot serialize is given to onnxruntime as files."""
-    from caffeio.converters.from_onnx import runtime
+    from caffeio.converters.onnx import runtime
 
     saved: list[str] = []
     before = runtime.Runner._on_disk

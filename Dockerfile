@@ -1,0 +1,17 @@
+# caffeio for CPUs: docker build -t caffeio . && docker run --rm -v "$PWD":/work caffeio show net.prototxt
+FROM python:3.12-slim AS build
+WORKDIR /src
+COPY . .
+RUN pip install --no-cache-dir build && python -m build --wheel --outdir /wheels
+
+FROM python:3.12-slim
+# OpenCV's wheel needs no system libraries; torchrun and the other tools of PyTorch come with torch.
+COPY --from=build /wheels /wheels
+COPY constraints.txt /wheels/
+RUN pip install --no-cache-dir --extra-index-url https://download.pytorch.org/whl/cpu \
+        --constraint /wheels/constraints.txt "$(ls /wheels/*.whl)[hdf5,leveldb,onnx,plot,safetensors]" \
+    && rm -r /wheels && useradd --create-home caffeio
+USER caffeio
+WORKDIR /work
+ENTRYPOINT ["caffeio"]
+CMD ["--help"]
