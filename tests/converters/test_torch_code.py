@@ -319,6 +319,14 @@ def test_command(name: str, tmp_path: Path) -> None:
     assert_close(np.array(json.loads(done.stdout)), expected.flatten().numpy(), "prob", 1e-5)
     again = CliRunner().invoke(main, args)
     assert again.exit_code == 0, again.output  # its own product is replaced
+    plain = [
+        "convert",
+        str(path),
+        str(tmp_path / "w.caffemodel"),
+        str(tmp_path / "net.safetensors"),
+    ]
+    refused = CliRunner().invoke(main, plain)  # the module needs its own weights
+    assert refused.exit_code == 2 and "--force" in refused.output
     out.write_text("print('mine')\n")
     refused = CliRunner().invoke(main, args)
     assert refused.exit_code == 2 and "--force" in refused.output
