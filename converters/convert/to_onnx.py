@@ -14,12 +14,10 @@ from caffeio.converters.onnx.export import export_onnx
 from caffeio.converters.onnx.pictures import Wanted
 from caffeio.converters.onnx.verify import check_onnx
 from caffeio.converters.request import Job, Outcome, Request
-from caffeio.converters.verify.check import Checked
+from caffeio.converters.verify.check import LIMIT_HALF, Checked
 from caffeio.errors import CaffeIOError, UnsupportedError
 from caffeio.proto.io.atomic import atomic_write
 from caffeio.proto.weights.load import Weights
-
-LIMIT_HALF = 2e-2  # about twenty roundings of float16 (2**-11 each)
 
 
 def choices_of(r: Request) -> Choices:

@@ -14,6 +14,7 @@ from caffeio.errors import CaffeIOError, UnsupportedError
 from caffeio.net.net import Net
 
 LIMIT = 1e-4  # relative difference up to which two models count as the same
+LIMIT_HALF = 2e-2  # the same of a model in float16: about forty roundings (2**-11 each)
 USUAL = 1e-5  # what float32 leaves of a net that is well conditioned
 SCALES = (1.0, 1.0, 50.0)  # of the random inputs: numbers about 0, and as large as pixels
 PROBABILITIES = ("Softmax", "Sigmoid")
