@@ -130,8 +130,12 @@ clean:
 
 	rm -rf examples/notebooks/training examples/notebooks/net.prototxt $(VENV) .venv-lowest .venv-newest .venv-portable .venv-models build dist site demo
 
+# Coverage-guided fuzzing of every reader, one after the other; what is found lands in tests/fuzz/corpus.
 .PHONY: fuzz
 FUZZ_SECONDS := 60
+FUZZ_TARGETS := weights solverstate blobproto hdf5 lmdb tensors npz onnx text nets sniff
 fuzz: $(STAMP)
-	for target in weights solverstate blobproto hdf5 lmdb tensors text nets; do \
-	  $(BIN)/python tests/fuzz/run.py $$target --seconds $(FUZZ_SECONDS) || exit 1; done
+	$(BIN)/$(PIP) --constraint constraints.txt --group fuzz
+	for target in $(FUZZ_TARGETS); do \
+	  $(BIN)/python tests/fuzz/run.py $$target --atheris -max_total_time=$(FUZZ_SECONDS) \
+	    -print_final_stats=1 || exit 1; done

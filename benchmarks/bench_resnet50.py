@@ -3,7 +3,9 @@
 Both train on the same synthetic JPEGs' pixels, float32, channels-last, SGD with momentum, on the
 same threads, in turn; each in a process of its own, so that peak memory is its own.
 
-    python benchmarks/bench_resnet50.py --solver .../solver_cyc1.prototxt [--batch 16] [--iters 6]
+    python benchmarks/bench_resnet50.py [--solver .../solver_cyc1.prototxt] [--batch 16] [--iters 6]
+
+Without a solver it is a ResNet-50 of `nets.py` that reads the JPEGs with random crops.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+from nets import prototxt
 
 
 def make_lmdb(folder: Path, count: int) -> None:
@@ -118,7 +121,7 @@ def report(args: argparse.Namespace, times: list[float], start: float) -> dict[s
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("--solver", required=True)
+    parser.add_argument("--solver")
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--iters", type=int, default=6)
     parser.add_argument("--precision", default="fp32", choices=["fp32", "bf16"])
@@ -134,12 +137,13 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         lmdb = str(Path(folder) / "lmdb")
         make_lmdb(Path(lmdb), max(args.batch * 2, 64))
+        args.solver = args.solver or make_solver(Path(folder), lmdb, args.batch)
         weights = make_weights(args, folder)
         found: dict[str, list[dict[str, float]]] = {"caffeio": [], "plain": []}
         for _ in range(args.rounds):  # in turn, so that both meet the same machine
             for name, rows in found.items():
-                command = [sys.executable, __file__, "--only", name, "--lmdb", lmdb,
-                           "--weights", weights, *sys.argv[1:]]  # fmt: skip
+                command = [sys.executable, __file__, *sys.argv[1:], "--only", name, "--lmdb", lmdb,
+                           "--weights", weights, "--solver", args.solver]  # fmt: skip
                 done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
                 rows.append(json.loads(done.stdout.splitlines()[-1]))
                 print(name, {k: round(v, 2) for k, v in rows[-1].items()}, flush=True)
@@ -147,6 +151,25 @@ def main() -> None:
         memory = [min(row["peak_mb"] for row in found[n]) for n in ("caffeio", "plain")]
         print(f"images/s caffeio / plain PyTorch: {speed[0] / speed[1]:.2f}")
         print(f"peak memory caffeio / plain PyTorch: {memory[0] / memory[1]:.2f}")
+
+
+def make_solver(folder: Path, lmdb: str, batch: int) -> str:
+    """A solver whose ResNet-50 reads `lmdb`."""
+    lines = prototxt("resnet50", batch, train=True).splitlines()
+    data = (
+        'layer { name: "data" type: "Data" top: "data" top: "label" '
+        "transform_param { crop_size: 224 mirror: true mean_value: 104 mean_value: 117 "
+        "mean_value: 123 scale: 0.0078125 } "
+        f'data_param {{ source: "{lmdb}" backend: LMDB batch_size: {batch} }} }}'
+    )
+    inputs = [line for line in lines if 'type: "Input"' not in line]
+    (folder / "net.prototxt").write_text("\n".join([inputs[0], data, *inputs[1:]]))
+    solver = folder / "solver.prototxt"
+    solver.write_text(
+        f'net: "{folder}/net.prototxt" base_lr: 0.01 lr_policy: "fixed" momentum: 0.9 '
+        f'weight_decay: 0.00005 max_iter: 1000000 snapshot_prefix: "{folder}/bench"'
+    )
+    return str(solver)
 
 
 def make_weights(args: argparse.Namespace, folder: str) -> str:

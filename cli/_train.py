@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -15,6 +16,7 @@ from caffeio.cli import _given
 from caffeio.cli._python import permit
 from caffeio.cli._signals import Signals
 from caffeio.errors import CaffeIOError, SolverError
+from caffeio.layers.registry import is_loss_type
 from caffeio.log.glog import NULL_LOG, Log
 from caffeio.profiles import get_profile
 from caffeio.proto.weights.solverstate import newest_whole_pair
@@ -123,7 +125,13 @@ def _check(job: Job, weights: Sequence[str | os.PathLike[str]]) -> None:
     for spec in job.specs:
         spec.check_sources()
     Schedule(job.param, job.profile, where=job.where)
-    inputs = job.train.graph().inputs
+    graph = job.train.graph()
+    if not any(is_loss_type(node.type) or node.param.loss_weight for node in graph.nodes):
+        _refuse_inputs(job, graph.inputs)
+
+
+def _refuse_inputs(job: Job, inputs: Sequence[str]) -> None:
+    """Raise SolverError for a net with Input layers: this command has nothing to give them."""
     if inputs:
         raise SolverError(
             f"the net is a deploy net: nothing gives its input {inputs[0]!r} (an Input layer). To "
@@ -147,8 +155,11 @@ def dry_run(made: Plan, options: dict[str, Any]) -> None:
     write_report(report(phases), options["form"], None)
 
 
-def run(made: Plan, solvers: list[str], options: dict[str, Any]) -> None:
-    """Train; exit code 0 also after a signal, as Caffe's."""
+def run(made: Plan, solvers: list[str], options: dict[str, Any], opened: ExitStack) -> None:
+    """Train; exit code 0 also after a signal, as Caffe's.
+
+    `opened` keeps the files that were looked at until the first phase has read them.
+    """
     from caffeio.cli._watch import Watcher
     from caffeio.data.base import Options as DataOptions
 
@@ -181,6 +192,8 @@ def run(made: Plan, solvers: list[str], options: dict[str, Any]) -> None:
         )
 
         def begin(trainer: Trainer) -> None:
+            opened.close()
+            _refuse_inputs(trainer.job, trainer.net.graph.inputs)
             signals.trainer = trainer
             watcher.begin(trainer)
 

@@ -63,6 +63,12 @@ Examples:
     help="ONNX: sizes that may be any, of batch,height,width.",
 )
 @click.option("--fp16", is_flag=True, help="ONNX: weights and most of the arithmetic in float16.")
+@click.option(
+    "--for",
+    "client",
+    type=click.Choice(["opencv"]),
+    help="ONNX: for OpenCV 4, with its own DetectionOutput (OpenCV 5 needs no flag).",
+)
 @click.option("--unroll", is_flag=True, help="ONNX: LSTM and RNN step by step.")
 @click.option("--preprocess", is_flag=True, help="ONNX: uint8 pictures (NHWC) go in.")
 @click.option(
@@ -180,6 +186,7 @@ def _request(options: dict[str, Any]) -> Any:
     from caffeio.converters.request import Request
 
     shapes = dict(parse_input_shape(text) for text in options.pop("input_shape"))
+    options["client"] = options["client"] or ""
     bgr, size = options.pop("bgr"), options.pop("size")
     options["order"] = None if bgr is None else "bgr" if bgr else "rgb"
     options["size"] = None if size is None else _size(size)

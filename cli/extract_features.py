@@ -10,6 +10,7 @@ from caffeio.cli._gflags import GflagsCommand
 from caffeio.cli._options import caffe, phase
 from caffeio.cli._python import permit
 from caffeio.cli._terminal import say
+from caffeio.proto.io.opened import opened_once
 
 EPILOG = """
 \b
@@ -34,6 +35,7 @@ Examples:
 @phase("TEST")
 @caffe("profile")
 @click.option("--allow-python", is_flag=True, help="Run the code that Python layers name.")
+@opened_once()
 def command(
     weights: str, model: str, blobs: str, targets: str, batches: int, **options: Any
 ) -> None:

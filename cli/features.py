@@ -9,6 +9,7 @@ import click
 from caffeio.cli._options import caffe, forms, input_shape, max_pixels
 from caffeio.cli._python import permit
 from caffeio.cli._terminal import say, say_json
+from caffeio.proto.io.opened import opened_once
 
 EPILOG = """\b
 Examples:
@@ -62,6 +63,7 @@ def _shape(text: str) -> tuple[str, tuple[int, ...]]:
 @click.option("--allow-python", is_flag=True, help="Run the code that Python layers name.")
 @max_pixels
 @forms(json="Print the result as JSON.")
+@opened_once()
 def command(model: str, weights: str, picture: str, output: str, form: str, **options: Any) -> None:
     """Show what a net sees in one picture: classes, boxes, feature maps, the pixels that matter.
 

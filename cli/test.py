@@ -12,6 +12,7 @@ from caffeio.cli._gflags import CaffeCommand
 from caffeio.cli._options import caffe, device, forms, max_pixels, on_bad_record, state
 from caffeio.cli._python import permit
 from caffeio.cli._terminal import say, say_json
+from caffeio.proto.io.opened import opened_once
 
 if TYPE_CHECKING:
     from caffeio.net.recipe import NetRecipe
@@ -53,6 +54,7 @@ Examples:
 @max_pixels
 @forms(json="Print the scores as JSON on stdout.")
 @click.pass_context
+@opened_once()
 def command(ctx: click.Context, /, **options: Any) -> None:
     """Score MODEL in phase TEST, as `caffe test` does; log lines go to stderr.
 

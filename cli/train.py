@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from contextlib import ExitStack
 from typing import Any
 
 import click
@@ -128,20 +129,34 @@ def command(ctx: click.Context, /, **options: Any) -> None:
     if int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) and len(solvers) == 1:
         options["snapshot"] = "auto"  # torchrun's restart, or ours: go on from the newest pair
     _train.chosen_gpus(options)
-    made = _train.plan(solvers, options)
-    if options["dry_run"]:
-        _train.dry_run(made, options)
-        return
+    from caffeio.proto.io.opened import opened_once
+
+    with ExitStack() as opened:
+        opened.enter_context(opened_once())
+        made = _train.plan(solvers, options)
+        if options["dry_run"]:
+            _train.dry_run(made, options)
+            return
+        _start(ctx, solvers, options, made, opened)
+
+
+def _start(
+    ctx: click.Context, solvers: list[str], options: dict[str, Any], made: Any, opened: ExitStack
+) -> None:
+    """Train in this process, or launch the workers that do."""
+    from caffeio.cli import _train
+
     workers = _train.worker_count(options)
     if workers > 1 and "RANK" not in os.environ:
         from caffeio.training.launch import launch
 
+        opened.close()
         ctx.exit(launch(workers, sys.argv[1:], max_restarts=options["max_restarts"]))
     from caffeio.training.launch import die_with_launcher, record_error
 
     die_with_launcher()
     try:
-        _train.run(made, solvers, options)
+        _train.run(made, solvers, options, opened)
     except Exception as error:
         record_error(error)
         raise

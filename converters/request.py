@@ -26,6 +26,7 @@ class Request:
     dynamic: tuple[str, ...] = ()  # ONNX: of batch, height, width
     fold: bool = False  # ONNX: fewer nodes
     fp16: bool = False
+    client: str = ""  # ONNX: whose reader it is for
     unroll: bool = False  # ONNX: LSTM and RNN step by step
     preprocess: bool = False  # ONNX: pictures go in
     mean: str | None = None  # of pictures: numbers, or a .binaryproto

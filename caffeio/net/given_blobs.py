@@ -17,6 +17,7 @@ from caffeio.ops.module import Layer
 from caffeio.proto import caffe_pb2 as pb
 
 _OWN_SHAPE = ("Convolution", "Deconvolution", "Scale", "Bias")  # these insist on their shape
+COUNT_TELLS = ("BatchNorm", "BN")  # how many blobs a layer has says which form it is
 _FILL_ANYWAY = ("LSTM", "RNN")  # they make their blobs anew
 
 
@@ -28,6 +29,8 @@ def take_given_blobs(node: Node, layer: Layer) -> None:
     given = list(node.param.blobs)
     if not given or node.type in _FILL_ANYWAY:
         return
+    if node.type in COUNT_TELLS and not any(len(b.data) or len(b.double_data) for b in given):
+        return  # of a binary net, whose values are elsewhere
     if node.type == "Scale" and len(given) == 1 and len(layer.blob_specs) == 2:
         given *= 2  # the layer inside that adds the bias is made with the same text
     layer.check(

@@ -71,35 +71,29 @@ def can_run_here(blobs: Sequence[Tensor], modules: Sequence[nn.Module]) -> bool:
         return False
     if torch._C._functorch.peek_interpreter_stack() is not None:
         return False
+    everywhere: Any = nn.modules.module
+    if everywhere._global_forward_hooks or everywhere._global_forward_pre_hooks:
+        return False
     if any(module._forward_hooks or module._forward_pre_hooks for module in modules):
         return False
     return all(b.dtype == torch.float32 and not b.is_meta for b in blobs)
 
 
 class Prepared:
-    """What runs in place of a net's layers. Notices when blobs change, and folds anew."""
+    """What runs in place of a net's layers, as long as `watch` sees no change of their blobs."""
 
     def __init__(self, steps: Sequence[Step], outputs: Sequence[str]) -> None:
         self.program = program_of(steps, outputs, _is_same)
-        self.folded: list[FoldedConvolution] = []
-        _fold_chains(self.program, self.folded)
+        _fold_chains(self.program)
         _fold_sums(self.program)
         _join_norms(self.program)
         _write_over(self.program)
+        _round_as_torch(self.program)
         self.program.set_free()
-        self.layers = [step.layer for step in steps if len(step.layer.blobs)]
-        self.watch = Watch(self.layers)
-
-    def refresh(self) -> None:
-        """Fold anew if a blob has changed since."""
-        if self.watch.has_changed():
-            for folded in self.folded:
-                folded.forget()
-            self.watch = Watch(self.layers)
+        self.watch = Watch([step.layer for step in steps if len(step.layer.blobs)])
 
     def run(self, sources: Sequence[tuple[Tensor, ...]]) -> tuple[dict[str, Tensor], Tensor | None]:
         """Compute the outputs and the loss from the tops of every source, in the net's order."""
-        self.refresh()
         program = self.program
         values: list[Any] = [None] * program.count
         for (_, written), tops in zip(program.sources, sources, strict=True):
@@ -140,7 +134,7 @@ def _only_reader(program: Program, value: int, readers: Mapping[int, list[Operat
     return found[0] if len(found) == 1 and value not in program.wanted else None
 
 
-def _fold_chains(program: Program, folded: list[FoldedConvolution]) -> None:
+def _fold_chains(program: Program) -> None:
     """Let each convolution of images take in what follows it and only it."""
     readers = program.readers()
     gone: set[Operation] = set()
@@ -156,7 +150,6 @@ def _fold_chains(program: Program, folded: list[FoldedConvolution]) -> None:
             operation.writes = following.writes
             gone.add(following)
         operation.run, operation.fresh = made, True
-        folded.append(made)
     program.operations = [item for item in program.operations if item not in gone]
 
 
@@ -270,6 +263,28 @@ def _write_over(program: Program) -> None:
             )  # fmt: skip
 
 
+def _round_as_torch(program: Program) -> None:
+    """Compute Softmax of few numbers as that of many, not digit by digit as Caffe does.
+
+    And a plain dense layer in one call: its blobs stay the same tensors, or all is made anew.
+    """
+    for operation in program.operations:
+        layer: Any = operation.step.layer
+        kind = operation.step.node.type
+        if kind == "Softmax":
+            operation.run = partial(torch.softmax, dim=layer.dim)
+        plain = kind == "InnerProduct" and not layer.transpose and not layer.relu
+        if plain and layer.start == 1:
+            bias = layer.blobs[1] if len(layer.blobs) > 1 else None
+            operation.run = partial(_dense, layer=layer, weight=layer.blobs[0], bias=bias)
+
+
+def _dense(x: Tensor, *, layer: Any, weight: Tensor, bias: Tensor | None) -> Tensor:
+    if x.shape[1:].numel() != layer.inputs:
+        layer.forward(x)  # says what is wrong
+    return torch.nn.functional.linear(x.flatten(1), weight, bias)
+
+
 class Written(Protocol):
     """What is asked of the net that is prepared."""
 
@@ -319,7 +334,7 @@ class Inference:
     ) -> tuple[dict[str, Tensor], Tensor | None, Mapping[str, Tensor]]:
         """Run the net; returns outputs, loss and all blobs, or only the outputs again."""
         net = self._net
-        if self._prepared is None:
+        if self._prepared is None or self._prepared.watch.has_changed():
             self._prepared = Prepared(net.steps, net.outputs)
         prepared = self._prepared
         read = [(step, net.read_data(step, given)) for step, _ in prepared.program.sources]

@@ -77,8 +77,9 @@ def check_sources(graph: Graph, profile: Profile, search_path: Sequence[str]) ->
         )
         field = _NAMED[node.type]
         named = {f"{field}.source": getattr(node.param, field).source}
-        if node.param.transform_param.mean_file:
-            named["transform_param.mean_file"] = node.param.transform_param.mean_file
+        t = node.param.transform_param
+        if t.mean_file and not t.mean_value:  # both are an error of their own
+            named["transform_param.mean_file"] = t.mean_file
         for place, name in named.items():
             if "%" not in name:  # Intel's placeholders are filled when the workers are known
                 context.find(name, place)

@@ -84,7 +84,7 @@ def program_of(
             if step.layer.is_source:
                 program.sources.append((step, written))
             else:
-                program.operations.append(Operation(step.layer, reads, written, step))
+                program.operations.append(Operation(step.layer.forward, reads, written, step))
         now.update(zip(step.tops, written, strict=True))
         program.losses += [
             (value, weight)

@@ -51,11 +51,8 @@ class FoldedConvolution:
         self.in_place = False
         self.slope: float | None = layer.negative_slope if layer.relu else None  # of the ReLU
         self._packed: tuple[Tensor, Tensor | None] | None = None
+        self._activation: tuple[str, list[float]] = ("none", [])  # as oneDNN calls the ReLU
         self._for: tuple[Any, ...] = ()  # the bottom that the weights are packed for
-
-    def forget(self) -> None:
-        """Fold anew at the next run: blobs have changed."""
-        self._packed, self._for = None, ()
 
     def is_finite(self) -> bool:
         """Whether the folded weights are: a variance of 0 with eps 0 has no such form."""
@@ -88,6 +85,7 @@ class FoldedConvolution:
         weight, bias = self.fold()
         if _is_packable(x):
             form = (layer.pad, layer.stride, layer.dilation, layer.group)
+            self._activation = self._named_activation()
             packed = torch.ops.mkldnn._reorder_convolution_weight
             weight = packed(weight.contiguous(), *form, list(x.shape))
             bias = None if bias is None else bias.clone()
@@ -109,21 +107,22 @@ class FoldedConvolution:
             packed = self._pack(x)
         if not packed[0].is_mkldnn:
             return self._plain(x, other, *packed)
-        attr, scalars = self._activation()
         form = (layer.pad, layer.stride, layer.dilation, layer.group)
+        attr, scalars = self._activation
+        mkldnn = torch.ops.mkldnn
+        y: Tensor
         if other is None:
-            return torch.ops.mkldnn._convolution_pointwise(  # type: ignore[no-any-return]
-                x, *packed, *form, attr, scalars, ""
-            )
-        unary = None if attr == "none" else attr
+            y = mkldnn._convolution_pointwise.default(x, *packed, *form, attr, scalars, "")
+            return y
+        rest = ("add", 1.0, None if attr == "none" else attr, scalars, "")
         if self.in_place and other.is_contiguous(memory_format=torch.channels_last):
-            run = torch.ops.mkldnn._convolution_pointwise_.binary
-            return run(other, x, *packed, *form, "add", 1.0, unary, scalars, "")  # type: ignore[no-any-return]
-        run = torch.ops.mkldnn._convolution_pointwise.binary
-        other = other.contiguous(memory_format=torch.channels_last)
-        return run(x, other, *packed, *form, "add", 1.0, unary, scalars, "")  # type: ignore[no-any-return]
+            y = mkldnn._convolution_pointwise_.binary(other, x, *packed, *form, *rest)
+        else:
+            other = other.contiguous(memory_format=torch.channels_last)
+            y = mkldnn._convolution_pointwise.binary(x, other, *packed, *form, *rest)
+        return y
 
-    def _activation(self) -> tuple[str, list[float]]:
+    def _named_activation(self) -> tuple[str, list[float]]:
         if self.slope is None:
             return "none", []
         return ("leaky_relu", [self.slope]) if self.slope else ("relu", [])

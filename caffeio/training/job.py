@@ -99,11 +99,11 @@ class Job:
 
     def probe_prefix(self) -> None:
         """Refuse a prefix that cannot be written to before hours of training are lost."""
-        if not self.param.snapshot:
-            return
         probe = f"{self.param.snapshot_prefix}_iter_0.tempfile"
         try:
             check_name(probe)
+            if not self.param.snapshot:
+                return
             with open(probe, "wb"):
                 pass
             os.unlink(probe)

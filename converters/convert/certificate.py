@@ -22,6 +22,7 @@ def write_certificate(job: Job, outcome: Outcome) -> None:
     """
     from caffeio.converters.deploy.deploy_net import Options
     from caffeio.converters.report import html
+    from caffeio.converters.verify.check import LIMIT, LIMIT_HALF
     from caffeio.converters.verify.report import compare
     from caffeio.converters.verify.sides import open_sides
 
@@ -40,7 +41,8 @@ def write_certificate(job: Job, outcome: Outcome) -> None:
         untrained=True,
     )
     sides = open_sides(_given(job), _made(job), options, replace(options, dialect=r.to_dialect))
-    found, report = compare(*sides, options)
+    limit = LIMIT_HALF if r.fp16 else LIMIT
+    found, report = compare(*sides, options, tolerance=limit)
     report.title = f"Certificate: {job.target.name} computes what its source does"
     if not found.same:
         report.title = f"No certificate: {job.target.name} computes something else"

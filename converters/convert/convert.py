@@ -196,6 +196,7 @@ _ONNX = (
     "dynamic",
     "fp16",
     "unroll",
+    "client",
     "labels",
     *_PICTURES,
 )

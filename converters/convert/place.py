@@ -73,7 +73,7 @@ def is_own(path: Path, wanted: str) -> bool:
         if wanted == "safetensors" or (wanted == "py" and path.suffix == ".safetensors"):
             from caffeio.proto.weights.safetensors import made_here
 
-            return made_here(path)
+            return made_here(path, module=wanted == "py")
     except (CaffeIOError, ValueError, OSError, DecodeError, zipfile.BadZipFile):
         return False  # whatever it is, it is not ours
     return False

@@ -14,12 +14,10 @@ from caffeio.converters.onnx.export import export_onnx
 from caffeio.converters.onnx.pictures import Wanted
 from caffeio.converters.onnx.verify import check_onnx
 from caffeio.converters.request import Job, Outcome, Request
-from caffeio.converters.verify.check import Checked
+from caffeio.converters.verify.check import LIMIT_HALF, Checked
 from caffeio.errors import CaffeIOError, UnsupportedError
 from caffeio.proto.io.atomic import atomic_write
 from caffeio.proto.weights.load import Weights
-
-LIMIT_HALF = 2e-2  # about twenty roundings of float16 (2**-11 each)
 
 
 def choices_of(r: Request) -> Choices:
@@ -40,6 +38,7 @@ def choices_of(r: Request) -> Choices:
         dynamic=frozenset(axes),
         half=r.fp16,
         unroll=r.unroll,
+        client=r.client,
         pictures=pictures,
         labels=_labels(r.labels),
     )
@@ -77,11 +76,19 @@ def to_onnx(job: Job, weights: Weights | None, options: Options) -> Outcome:
         return outcome
 
     def run() -> Checked:
-        return check_onnx(job.sources[0], weights, job.out, pictures=choices.pictures, **given)
+        return check_onnx(
+            job.sources[0],
+            weights,
+            job.out,
+            pictures=choices.pictures,
+            client=choices.client,
+            **given,
+        )
 
-    attempt(outcome, run, job.target, "onnxruntime", strict=True, limit=_limit(choices))
+    who = "OpenCV" if choices.client else "onnxruntime"
+    attempt(outcome, run, job.target, who, strict=True, limit=_limit(choices))
     if outcome.checked is not None:
-        _note_error(job.out, outcome.checked.worst)
+        _note_error(job.out, f"{outcome.checked.worst:.3g} against {who}")
     return outcome
 
 
@@ -89,10 +96,10 @@ def _limit(choices: Choices) -> float | None:
     return LIMIT_HALF if choices.half else None
 
 
-def _note_error(path: Path, worst: float) -> None:
+def _note_error(path: Path, found: str) -> None:
     """Put the error that was found into the model's metadata."""
     onnx = import_module("onnx")
     model = onnx.load(path, load_external_data=False)
-    model.metadata_props.add(key="caffe:verified", value=f"{worst:.3g} against onnxruntime")
+    model.metadata_props.add(key="caffe:verified", value=found)
     with atomic_write(path, error=CaffeIOError) as file:
         file.write(model.SerializeToString())

@@ -12,6 +12,7 @@ from caffeio.converters.report.model import listed
 from caffeio.converters.weight_match import fill_in
 from caffeio.data import SOURCE_TYPES, make_source
 from caffeio.errors import CaffeIOError, UnsupportedError
+from caffeio.net.given_blobs import COUNT_TELLS
 from caffeio.net.graph import is_included, net_state
 from caffeio.net.net import Net
 from caffeio.net.recipe import NetRecipe, folders_of
@@ -214,14 +215,19 @@ def deployed(
         drop_shapes(message)
         return message, notes
     notes += _deploy(message, arrays, options.input_shapes, profile, folders_of(file.path))
-    drop_shapes(message)  # only lent to show which layers have weights
+    drop_shapes(message, lent=file.text is not None)
     return message, notes
 
 
-def drop_shapes(net: pb.NetParameter) -> None:
-    """Take blobs without values out of a net: they tell shapes, and are no values to begin with."""
+def drop_shapes(net: pb.NetParameter, *, lent: bool = False) -> None:
+    """Take blobs without values out of a net: they tell shapes, and are no values to begin with.
+
+    In a binary net they stay where their number says which form a layer has (BatchNorm and Scale in
+    one); not if they were only `lent`, to show which layers of a text have weights.
+    """
     for layer in net.layer:
-        if any(not (len(blob.data) or len(blob.double_data)) for blob in layer.blobs):
+        kept = layer.type in COUNT_TELLS and not lent
+        if not kept and any(not (len(b.data) or len(b.double_data)) for b in layer.blobs):
             layer.ClearField("blobs")
 
 

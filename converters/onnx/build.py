@@ -42,6 +42,7 @@ def build(
     dynamic_batch: bool = False,
     dynamic_size: bool = False,
     unroll: bool = False,
+    client: str = "",
 ) -> Built:
     """The ONNX form of `net`, which has memory and values.
 
@@ -53,7 +54,9 @@ def build(
     wanted = list(outputs) if outputs is not None else [b for b in net.outputs if b in made]
     if not wanted:
         raise UnsupportedError(f"net {net.name!r} has no output to export")
-    graph = OnnxGraph(dynamic_batch=dynamic_batch, dynamic_size=dynamic_size, unroll=unroll)
+    graph = OnnxGraph(
+        dynamic_batch=dynamic_batch, dynamic_size=dynamic_size, unroll=unroll, client=client
+    )
     for name in (*fed, *made):
         graph.reserve(name)
     told: list[Told] = []

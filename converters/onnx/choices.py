@@ -20,6 +20,7 @@ class Choices:
     fold: bool = False  # fewer nodes, where that is exact but for rounding
     dynamic: frozenset[str] = frozenset()  # of batch, height, width: what may be of any size
     half: bool = False  # weights and most of the arithmetic in float16
+    client: str = ""  # "opencv": version 4, with its own DetectionOutput
     unroll: bool = False  # LSTM and RNN step by step
     pictures: Wanted | None = None  # preprocessing becomes part of the model
     labels: Sequence[str] = ()  # names of the classes, for the metadata

@@ -26,7 +26,7 @@ from caffeio.converters.onnx.dynamic import find_sizes
 from caffeio.converters.onnx.fold import fold
 from caffeio.converters.onnx.half import to_half
 from caffeio.converters.onnx.infer import proto
-from caffeio.converters.onnx.opset import to_opset
+from caffeio.converters.onnx.opset import OWN, to_opset
 from caffeio.converters.onnx.pictures import Wanted, find_pictures
 from caffeio.converters.onnx.verify import verify_onnx
 from caffeio.errors import CaffeIOError, UnsupportedError
@@ -71,6 +71,7 @@ def export_onnx(
         dynamic_batch="batch" in axes,
         dynamic_size=size,
         unroll=wanted.unroll,
+        client=wanted.client,
     )
     sizes = find_sizes(net, built, outputs or None, axes)
     built.declared, built.tried = dict(sizes.declared), sizes.tried
@@ -80,6 +81,9 @@ def export_onnx(
     if wanted.pictures is not None:
         notes.append(_add_pictures(built, net, prototxt, chosen, wanted.pictures, props))
     notes += finish(built, net, wanted)
+    if any(node.kind in OWN for node in built.graph.nodes):
+        props["caffe:for"] = wanted.client
+        notes.append("the model has an operator of OpenCV's own: other runtimes refuse it")
     notes += _labelled(net, built, wanted.labels, props)
     write(built, net, out_path, external_data=external_data, sources=props)
     return notes

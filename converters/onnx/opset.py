@@ -18,6 +18,7 @@ from caffeio.errors import UnsupportedError
 from caffeio.layers.onnx.graph import OPSET, OnnxGraph, OnnxNode
 
 LEAST, MOST = 9, 24
+OWN = ("DetectionOutput",)  # operators of OpenCV, which are in no opset
 Form = Callable[["Rewriter", OnnxNode], None]
 _AXIS = ("axis", "axes")
 
@@ -97,6 +98,8 @@ def to_opset(
     """
     if not LEAST <= opset <= MOST:
         raise UnsupportedError(f"opset {opset} is not written: give one from {LEAST} to {MOST}")
+    formed = {kind for kind, least, most, _ in _FORMS if least <= opset <= most}
+    _check([node for node in graph.nodes if node.kind not in formed], opset, known_only=True)
     if opset != OPSET:
         out = Rewriter(graph, infer(graph, inputs, elements), opset)
         for node in graph.nodes:
@@ -107,10 +110,12 @@ def to_opset(
     graph.constants = {k: v for k, v in graph.constants.items() if k in used}
 
 
-def _check(nodes: Sequence[OnnxNode], opset: int) -> None:
-    """Hold every node against its schema of the opset."""
+def _check(nodes: Sequence[OnnxNode], opset: int, *, known_only: bool = False) -> None:
+    """Hold every node against its schema of the opset; `known_only`: only that there is one."""
     defs = import_module("onnx").defs
     for node in nodes:
+        if node.kind in OWN:
+            continue
         where = f"layer {node.layer!r} cannot be written for opset {opset}: "
         try:
             schema = defs.get_schema(node.kind, opset, "")
@@ -123,6 +128,8 @@ def _check(nodes: Sequence[OnnxNode], opset: int) -> None:
             words = f"it needs {node.kind}" + (f", which is there from opset {first} on"
                                                if first > opset else "")  # fmt: skip
             raise UnsupportedError(where + words)
+        if known_only:
+            continue
         odd = sorted(set(node.attributes) - set(schema.attributes))
         if odd:
             raise UnsupportedError(f"{where}{node.kind} has no attribute {odd[0]!r} there")

@@ -15,11 +15,13 @@ from caffeio.converters.verify.check import Checked, before_probabilities, check
 from caffeio.converters.verify.models import OnnxModel
 from caffeio.converters.verify.reference import own_data, predictions, reference_net
 from caffeio.errors import UnsupportedError
+from caffeio.net.net import Net
 from caffeio.profiles import choose_profile
 from caffeio.proto.files import NetFile, read_net
 from caffeio.proto.weights.load import Weights, load_weights
 
 Shape = tuple[int, ...]
+_HALF = 10  # onnx.TensorProto.FLOAT16
 
 
 def verify_onnx(
@@ -49,12 +51,14 @@ def check_onnx(
     *,
     batch: int | None = None,
     pictures: Wanted | None = None,
+    client: str = "",
     **given: Any,
 ) -> Checked:
     """What `verify_onnx` finds, blob by blob.
 
     A model for any size is run at the sizes that its metadata tell as well. With `pictures` the
-    model takes pictures, and the net what Caffe's transformer makes of them.
+    model takes pictures, and the net what Caffe's transformer makes of them. With the client
+    "opencv" OpenCV runs the model, and the rows of detections are a set.
     """
     options = Options(**given)
     file = read_net(prototxt, dialect=options.dialect)
@@ -64,7 +68,10 @@ def check_onnx(
     assert arrays is None or isinstance(arrays, Weights)
     graph, props = _signature(onnx_path)
     blobs = [props.get(f"blob:{o.name}", o.name) for o in graph.output]
-    job = _Job(file, arrays, options, blobs, pictures)
+    half: set[str] = set()
+    if any(t.data_type == _HALF for t in graph.initializer):
+        half = {name for node in graph.node for name in node.output}
+    job = _Job(file, arrays, options, blobs, pictures, client, props, half)
     sizes = _named_sizes(graph, batch or 2)
     found = [job.run(onnx_path, shapes) for shapes in _tried(graph, props, sizes)]
     for other in found[1:]:
@@ -81,6 +88,9 @@ class _Job:
     options: Options
     blobs: list[str]
     pictures: Wanted | None
+    client: str
+    props: dict[str, str]
+    half: set[str]  # the values of a model in float16; of others none
 
     def run(self, onnx_path: PathLike, shapes: dict[str, Shape]) -> Checked:
         """Compare at the shapes of the model's inputs."""
@@ -99,16 +109,59 @@ class _Job:
             known = {**sources, pictures.blob: pictures.made}
         plain = replace(self.options, inputs=())
         net = reference_net(self.file, self.weights, plain, self.blobs, known)
-        inner = before_probabilities(net, self.blobs)
-        model = OnnxModel(onnx_path, [*inner], sizes=shapes)
+        if self.client:
+            return self._in_opencv(onnx_path, net, shapes)
+        outputs, note = (
+            _instead_of_rows(net, self.blobs, self.half) if self.half else (self.blobs, "")
+        )
+        inner = before_probabilities(net, outputs)
+        model = OnnxModel(onnx_path, [*inner, *outputs], sizes=shapes)
         if pictures is not None:
-            return check(net, model, self.blobs, feed=_Feed(image, pictures))
-        return check(net, model, self.blobs, own_data(net, self.file, plain, own))
+            found = check(net, model, outputs, feed=_Feed(image, pictures))
+        else:
+            found = check(net, model, outputs, own_data(net, self.file, plain, own))
+        found.notes += [note] if note else []
+        return found
+
+    def _in_opencv(self, onnx_path: PathLike, net: Net, shapes: dict[str, Shape]) -> Checked:
+        from caffeio.converters.verify.opencv import ROWS, CvModel, same_order
+
+        def pair(kind: str, theirs: np.ndarray, ours: np.ndarray) -> Any:
+            return same_order(theirs, ours) if kind in ROWS else (theirs, ours)
+
+        names = {k[5:]: v for k, v in self.props.items() if k.startswith("blob:")}
+        return check(net, CvModel(onnx_path, names, shapes), self.blobs, pair=pair)
 
     def _sources(self) -> dict[str, Shape]:
         """Shapes of the inputs of the whole net."""
         plain = replace(self.options, inputs=(), outputs=())
         return predictions(self.file, self.weights, plain)[1]
+
+
+def _instead_of_rows(net: Net, blobs: list[str], shown: set[str]) -> tuple[list[str], str]:
+    """Outputs to compare of a model in float16, and a note on those that cannot be.
+
+    Rows of detections are a choice: scores that differ in the fourth digit choose other boxes. What
+    the choice is made of is compared in their place.
+    """
+    same = ("Split", "Flatten", "Reshape")
+    before = {top: s.bottoms[0] for s in net.steps if s.node.type in same for top in s.tops}
+    out, layers = [], []
+    for blob in blobs:
+        step = next((s for s in reversed(net.steps) if blob in s.tops), None)
+        if step is None or not (step.layer.dynamic or step.node.type == "DetectionOutput"):
+            out.append(blob)
+            continue
+        layers.append(step.node.name)
+        for name in step.bottoms:
+            while name not in shown and name in before:  # folding leaves out what only reshapes
+                name = before[name]
+            out += [name] if name in shown else []
+    note = (
+        f"the rows of {', '.join(layers)} are not compared: float16 chooses other boxes; what they "
+        "are chosen from is"
+    )
+    return list(dict.fromkeys(out)), note if layers else ""
 
 
 class _Feed:

@@ -167,3 +167,27 @@ def roi_pool(x: Tensor, rois: Tensor, size: Sequence[int], scale: float) -> Tens
                 if top < bottom and left < right:
                     out[r, :, i, j] = x[image, :, top:bottom, left:right].amax((1, 2))
     return out
+
+
+def psroi_pool(x: Tensor, rois: Tensor, dim: int, group: int, scale: float) -> Tensor:
+    """Mean of each bin of each region, in maps of its own: (R, dim, group, group)."""
+    rois = rois.reshape(-1, 5)
+    corners = round_away(rois[:, 1:]).float()
+    weights = []
+    for axis in (0, 1):
+        low = corners[:, 1 - axis] * scale
+        high = (corners[:, 3 - axis] + 1) * scale
+        width = ((high - low).clamp(min=0.1) / group).unsqueeze(1)
+        place = torch.arange(group, device=x.device, dtype=torch.float32)
+        limit = x.shape[2 + axis]
+        first = (place * width + low.unsqueeze(1)).floor().long().clamp(0, limit)
+        last = ((place + 1) * width + low.unsqueeze(1)).ceil().long().clamp(0, limit)
+        cell = torch.arange(limit, device=x.device)
+        inside = (cell >= first.unsqueeze(-1)) & (cell < last.unsqueeze(-1))
+        weights.append(inside / (last - first).clamp(min=1).unsqueeze(-1))
+    maps = x.view(len(x), dim, group, group, *x.shape[2:])
+    means = []
+    for image, rows, columns in zip(rois[:, 0].long().tolist(), *weights, strict=True):
+        across = torch.einsum("dijhw,jw->dijh", maps[image], columns)
+        means.append(torch.einsum("dijh,ih->dij", across, rows))
+    return torch.stack(means)

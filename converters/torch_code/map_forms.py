@@ -19,7 +19,6 @@ from caffeio.layers.base import LayerType
 from caffeio.layers.channel_order import Reorg, ShuffleChannel
 from caffeio.layers.crop_center import CropCenter
 from caffeio.layers.pooling import SPP, Pooling
-from caffeio.layers.rcnn.roi_pooling import ROIPooling
 from caffeio.layers.resample import Interp, Upsample
 from caffeio.layers.ssd.detection_output import DetectionOutput
 from caffeio.layers.ssd.prior_box import PriorBox
@@ -166,12 +165,3 @@ def detection_output(t: TorchText, layer: DetectionOutput, x: Names) -> Expressi
     given = layer.arguments()
     told = {k: v for k, v in given.items() if k not in plain or plain[k] != v}
     return t.call("caffeio.ops.ssd.detection_output:detections", *x[:3], **told)
-
-
-@form(ROIPooling)
-def roi_pooling(t: TorchText, layer: ROIPooling, x: Names) -> Expressions:
-    """A helper."""
-    if len(layer.pooled) != 2:
-        raise t.unsupported("only regions of two axes")
-    size = literal(tuple(layer.pooled))
-    return t.call(f"{HELPERS}:roi_pool", *x, size, scale=layer.scale)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from caffeio.converters.onnx.build import batch_norm_pairs, needed_steps
-from caffeio.converters.torch_code import forms, map_forms, weight_forms
+from caffeio.converters.torch_code import forms, map_forms, region_forms, weight_forms
 from caffeio.converters.torch_code.copied import Copied
 from caffeio.converters.torch_code.text import TorchText, form_of, identifier
 from caffeio.errors import UnsupportedError
@@ -19,7 +19,7 @@ from caffeio.net.net import Net
 from caffeio.net.step import Step
 
 WIDTH = 88  # lines are joined up to here
-_LOADED = (forms, map_forms, weight_forms)  # they register themselves
+_LOADED = (forms, map_forms, region_forms, weight_forms)  # they register themselves
 
 
 @dataclass

@@ -26,7 +26,7 @@ from caffeio.net.net import Net
 from caffeio.proto.files import read_net
 from caffeio.proto.io.atomic import atomic_write
 from caffeio.proto.weights.load import Weights
-from caffeio.proto.weights.safetensors import write_tensors
+from caffeio.proto.weights.safetensors import MODULE, write_tensors
 from caffeio.visible import visible
 
 PathLike = str | os.PathLike[str]
@@ -67,7 +67,8 @@ def write_module(
     with atomic_write(path, error=CaffeIOError) as file:
         file.write(written.source.encode())
     arrays = {key: t.detach().cpu().contiguous().numpy() for key, t in written.tensors.items()}
-    write_tensors(Path(path).with_suffix(".safetensors"), arrays)
+    told = {MODULE: Path(target).name}
+    write_tensors(Path(path).with_suffix(".safetensors"), arrays, metadata=told)
     notes.append(f"its weights are in {Path(target).with_suffix('.safetensors').name} beside it")
     return written, notes
 

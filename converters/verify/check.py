@@ -14,6 +14,7 @@ from caffeio.errors import CaffeIOError, UnsupportedError
 from caffeio.net.net import Net
 
 LIMIT = 1e-4  # relative difference up to which two models count as the same
+LIMIT_HALF = 2e-2  # the same of a model in float16: about forty roundings (2**-11 each)
 USUAL = 1e-5  # what float32 leaves of a net that is well conditioned
 SCALES = (1.0, 1.0, 50.0)  # of the random inputs: numbers about 0, and as large as pixels
 PROBABILITIES = ("Softmax", "Sigmoid")
@@ -105,12 +106,14 @@ def check(
     own: Arrays | None = None,
     *,
     feed: Callable[[int, Arrays], Arrays] | None = None,
+    pair: Callable[[str, np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]] | None = None,
 ) -> Checked:
     """Run `reference` and `model` on the same inputs and compare the blobs `outputs`.
 
     What goes into a last Softmax or Sigmoid is compared as well, where `model` shows it. `feed`
-    makes the inputs of each sample. What the model reads and the net computes is taken from the
-    net. Raises UnsupportedError if the net yields no finite number: nothing can be compared then.
+    makes the inputs of each sample, `pair` brings two blobs of a layer's type in one order. What
+    the model reads and the net computes is taken from the net. Raises UnsupportedError if the net
+    yields no finite number: nothing can be compared then.
     """
     inner = before_probabilities(reference, outputs)
     makers = {top: step.node.type for step in reference.steps for top in step.tops}
@@ -129,9 +132,12 @@ def check(
         ran[kind] += 1
         for name in names:
             row = rows.setdefault(name, Row(name, ours[name].shape, inner.get(name, "output")))
+            mine, other = ours[name], theirs[name]
+            if pair is not None:
+                other, mine = pair(makers.get(name, ""), other, mine)
             least = 1.0 if makers.get(name) in PROBABILITIES else 1e-6
-            row.absolute = max(row.absolute, absolute_difference(theirs[name], ours[name]))
-            off = relative_difference(theirs[name], ours[name], least)
+            row.absolute = max(row.absolute, absolute_difference(other, mine))
+            off = relative_difference(other, mine, least)
             if off >= row.relative:
                 row.relative, row.at = off, at
     if not rows:

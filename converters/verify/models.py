@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Mapping, Sequence
 from importlib import import_module
@@ -80,6 +81,9 @@ class OnnxModel:
         self.batch, self.sizes = batch, dict(sizes or {})
         self.session = _session(path, also)
         props = self.session.get_modelmeta().custom_metadata_map
+        if not self.sizes and "caffe:tried" in props:  # sizes that may be any: those of the net
+            tried = json.loads(props["caffe:tried"])[0]
+            self.sizes = {name: (batch, *shape[1:]) for name, shape in tried.items()}
         self.blobs = {
             item.name: props.get(f"blob:{item.name}", item.name)
             for item in self.session.get_outputs()
@@ -96,6 +100,11 @@ class OnnxModel:
     def run(self, inputs: Mapping[str, np.ndarray]) -> Arrays:
         """The outputs by the names of their blobs."""
         names = [item.name for item in self.session.get_inputs()]
+        if missing := [name for name in names if name not in inputs]:
+            raise UnsupportedError(
+                f"the model reads {missing[0]!r}, which the other one has not (a model that takes "
+                "pictures is compared when it is converted)"
+            )
         try:
             found = self.session.run(None, {name: inputs[name] for name in names})
         except _errors() as error:
@@ -104,7 +113,8 @@ class OnnxModel:
             raise DoesNotRunError(
                 f"the model does not run in onnxruntime at {shapes}: {text}"
             ) from None
-        return dict(zip(self.blobs.values(), found, strict=True))
+        plain = [v.astype(np.float32) if v.dtype == np.float16 else v for v in found]
+        return dict(zip(self.blobs.values(), plain, strict=True))
 
 
 def _errors() -> tuple[type[Exception], ...]:

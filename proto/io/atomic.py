@@ -17,6 +17,7 @@ from io import BufferedWriter
 from pathlib import Path
 
 from caffeio.errors import CaffeIOError, SnapshotError
+from caffeio.proto.io.regular import check_name
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _BROKEN = (*FULL, errno.EIO, errno.EROFS)
@@ -66,7 +67,7 @@ def atomic_write(
     `needed` is the size in bytes, for the message. A device or a pipe is written to directly.
     Raises `error` if the folder, the disk or the permissions do not allow it.
     """
-    target = _resolve(path)
+    target = _resolve(path, error)
     try:
         if _is_special(target):
             with open(target, "wb") as file:
@@ -99,7 +100,7 @@ def atomic_path(
     error: type[CaffeIOError] = SnapshotError,
 ) -> Iterator[Path]:
     """As `atomic_write`, for libraries that open files by name: give the name to write to."""
-    target = _resolve(path)
+    target = _resolve(path, error)
     temporary = _temporary_name(target)
     try:
         os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
@@ -122,8 +123,12 @@ def atomic_path(
         raise
 
 
-def _resolve(path: str | os.PathLike[str]) -> str:
+def _resolve(path: str | os.PathLike[str], error: type[CaffeIOError]) -> str:
     """The file behind a symbolic link: the link itself is to stay."""
+    try:
+        check_name(path)
+    except OSError as problem:
+        raise write_error(path, problem, error=error) from None
     return os.path.realpath(path) if os.path.islink(path) else os.fspath(path)
 
 

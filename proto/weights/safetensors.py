@@ -66,10 +66,14 @@ def read(path: str | os.PathLike[str]) -> Weights:
     return Weights(Path(path), "safetensors", str(known.get("net", "")), layers, buffer)
 
 
-def made_here(path: str | os.PathLike[str]) -> bool:
-    """Whether caffeio has written the safetensors file at `path`."""
+MODULE = "caffeio.module"  # in the metadata of weights that lie beside a Python file
+
+
+def made_here(path: str | os.PathLike[str], *, module: bool = False) -> bool:
+    """Whether caffeio has written the file at `path`: a net's weights, or those of a `module`."""
     header, _ = _header(map_file(path, WeightsError, "a safetensors file"))
-    return _KEY in header.get("__metadata__", {})
+    told = header.get("__metadata__", {})
+    return _KEY in told and (MODULE in told) == module
 
 
 def _header(buffer: Buffer) -> tuple[dict[str, Any], int]:

@@ -76,7 +76,8 @@ def test_a_layer_known_by_its_filler_alone(tmp_path: Path) -> None:
 def test_explicit_batch_statistics(tmp_path: Path) -> None:
     folder = case("bn_use_global_stats_false", tmp_path)
     good(folder / "net.prototxt", folder / "w.caffemodel", folder / "m.onnx")
-    arrays = np.load(folder / "io.npz")
+    with np.load(folder / "io.npz") as file:
+        arrays = dict(file)
     assert near(onnx_run(folder / "m.onnx", data=arrays["in_data"])["r"], arrays["out_r"])
     good(folder / "net.prototxt", folder / "w.caffemodel", folder / "d.prototxt", "--deploy")
     assert "use_global_stats: false" in (folder / "d.prototxt").read_text()
@@ -126,7 +127,8 @@ def test_wrong_shapes_are_all_named(tmp_path: Path) -> None:
 def test_nvidias_scale_told_by_fillers(tmp_path: Path) -> None:
     folder = case("nvidia_scale_filler", tmp_path)
     good(folder / "net.prototxt", folder / "w.caffemodel", folder / "m.onnx")
-    arrays = np.load(folder / "io.npz")
+    with np.load(folder / "io.npz") as file:
+        arrays = dict(file)
     assert near(onnx_run(folder / "m.onnx", data=arrays["in_data"])["r"], arrays["out_r"])
     good(folder / "net.prototxt", folder / "w.caffemodel", folder / "d.prototxt", "--deploy")
     net = caffeio.load_net(folder / "d.prototxt", folder / "w.caffemodel")

@@ -53,6 +53,7 @@ def test_a_public_model(entry: dict[str, Any], tmp_path: Path) -> None:
         for part in ("--input-shape", f"{name}={','.join(map(str, dims))}")
     ]
     assert compared(*files, tmp_path / "m.onnx", *shapes) <= 2e-5
+    assert compared(*files, tmp_path / "m.py", *shapes) <= 1e-5
     assert compared(*files, tmp_path / "d.prototxt", "--deploy", *shapes) <= 1e-5
     to_bvlc = ("--to-dialect", "bvlc", *shapes)
     if entry["id"] in NO_BVLC:

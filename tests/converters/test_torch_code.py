@@ -23,14 +23,13 @@ from caffeio.converters.verify.samples import sample_inputs
 from caffeio.errors import UnsupportedError
 from caffeio.layers import LayerType, known_types, lookup
 from caffeio.net import Net
+from tests.converters.onnx.test_regions import INFO, PARAM, PROPOSAL, PYTHON, YOLO
 from tests.converters.test_onnx import CASES, RANDOM, WITHOUT_FORM, case_net
 from tests.converters.test_onnx import FORMS as ROWS
 from tests.harness import TOLERANCE, assert_close, golden, part
 from tests.paths import ROOT
 
-# Types of forks with an ONNX form, or none, that have no PyTorch form yet.
 IMPORTS_US = r"\s*(from|import) +caffeio"
-REFUSED = {"PSROIPooling", "Proposal", "YoloDetectionOutput", "Yolov3DetectionOutput"}
 
 
 def module_of(written: Written) -> nn.Module:
@@ -70,7 +69,8 @@ def net_of(text: str, *shapes: tuple[int, ...], seed: int = 0) -> Net:
     given = " ".join(f"shape {{ {' '.join(f'dim: {n}' for n in s)} }}" for s in shapes)
     if not text.lstrip().startswith("layer"):
         bottoms = "".join(f'bottom: "b{i}" ' for i in range(len(shapes)))
-        text = f'layer {{ name: "x" {bottoms} top: "y" {text} }}'
+        tops = "" if "top:" in text else 'top: "y"'
+        text = f'layer {{ name: "x" {bottoms} {tops} {text} }}'
     head = f'layer {{ name: "in" type: "Input" {names} input_param {{ {given} }} }}\n'
     net = load_net(head + text)
     draws = np.random.default_rng(seed)
@@ -116,7 +116,7 @@ def test_other_forms(row: str) -> None:
     check(f'type: "{kind}" {fields}', *sizes)
 
 
-def test_every_type_has_a_form_or_is_known_to_have_none() -> None:
+def test_every_type_with_an_onnx_form_has_one() -> None:
     lacking = set()
     for kind in known_types():
         cls = lookup(kind, kind)
@@ -124,7 +124,7 @@ def test_every_type_has_a_form_or_is_known_to_have_none() -> None:
             continue
         if not any(base in FORMS for base in cls.__mro__):
             lacking.add(kind)
-    assert lacking <= REFUSED
+    assert not lacking
     assert not {cls.__name__ for cls in FORMS} & WITHOUT_FORM
     assert form_of(net_of('type: "ReLU"', (2, 3)).layers[1]) is not None
 
@@ -153,6 +153,29 @@ def test_regions_and_masks() -> None:
         " upsample_param { upsample_h: 7 upsample_w: 9 } }"
     )
     check(text, (2, 3, 7, 9))
+
+
+@pytest.mark.parametrize("images", [1, 2])
+def test_regions_of_forks(images: int) -> None:
+    """Proposal, PSROIPooling and YOLO's detections: the layers' own functions, or helpers."""
+    info = {"b2": INFO}
+    for tops in ('top: "y"', 'top: "y" top: "s"'):
+        shapes = [(images, 8, 5, 6), (images, 16, 5, 6), (1, 3)]
+        check(f"{PROPOSAL} {tops}", *shapes, seed=1, given=info)
+        shapes = [(1, 12, 4, 5), (1, 24, 4, 5), (1, 3)]
+        check(f"{PYTHON.replace('PARAM', PARAM)} {tops}", *shapes, seed=1, given=info)
+    rois = np.random.default_rng(3).uniform(-20, 180, (9, 5)).astype(np.float32)
+    rois[:, 0] = np.arange(9) % images
+    fields = "spatial_scale: 0.0625 output_dim: 3 group_size: 2"
+    text = f'type: "PSROIPooling" psroi_pooling_param {{ {fields} }}'
+    check(text, (images, 12, 7, 9), (9, 5), given={"b1": rois})
+    for least in (0.05, 2.0):
+        fields = YOLO.replace("CONF", f"confidence_threshold: {least}")
+        maps = [(images, 16, 4, 4), (images, 16, 2, 2)]
+        check(f'type: "YoloDetectionOutput" yolo_detection_output_param {{ {fields} }}', *maps)
+        fields += " mask_group_num: 2 mask: 0 mask: 1 mask: 1 mask: 0"
+        fields += " anchors_scale: 16 anchors_scale: 32"
+        check(f'type: "Yolov3DetectionOutput" yolov3_detection_output_param {{ {fields} }}', *maps)
 
 
 DETECTIONS = "num_classes: 4 nms_param { nms_threshold: 0.3 top_k: 6 } confidence_threshold: 0.05 "
@@ -296,6 +319,14 @@ def test_command(name: str, tmp_path: Path) -> None:
     assert_close(np.array(json.loads(done.stdout)), expected.flatten().numpy(), "prob", 1e-5)
     again = CliRunner().invoke(main, args)
     assert again.exit_code == 0, again.output  # its own product is replaced
+    plain = [
+        "convert",
+        str(path),
+        str(tmp_path / "w.caffemodel"),
+        str(tmp_path / "net.safetensors"),
+    ]
+    refused = CliRunner().invoke(main, plain)  # the module needs its own weights
+    assert refused.exit_code == 2 and "--force" in refused.output
     out.write_text("print('mine')\n")
     refused = CliRunner().invoke(main, args)
     assert refused.exit_code == 2 and "--force" in refused.output

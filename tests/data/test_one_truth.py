@@ -111,8 +111,19 @@ def made(text: str, profile, folder: Path) -> list[tuple[int, ...]] | str:
         sources = open_sources(graph, profile, [str(folder)], Options(threads=0))
     except CaffeIOError as error:
         return error.message
-    close_sources(sources)
-    return list(sources["d"].top_shapes)
+    try:
+        batch = [tuple(top.shape) for top in sources["d"].next()]
+    except CaffeIOError:
+        batch = None  # MemoryData has none yet
+    finally:
+        close_sources(sources)
+    shapes = list(sources["d"].top_shapes)
+    if batch is not None:  # how many boxes there are depends on the batch
+        boxes = [len(shape) == 4 and shape[1:2] + shape[3:] == (1, 8) for shape in shapes]
+        cut = [[(*s[:2], *s[3:]) if box else s for s, box in zip(some, boxes, strict=True)]
+               for some in (batch, shapes)]  # fmt: skip
+        assert cut[0] == cut[1]
+    return shapes
 
 
 def differences(text: str, profile, folder: Path) -> Iterator[str]:

@@ -55,7 +55,7 @@ def run(command: str, folder: Path) -> str:
     env = {**os.environ, "PATH": path, "PYTHONPATH": str(ROOT), "MPLBACKEND": "Agg"}
     done = subprocess.run(
         ["bash", "-euo", "pipefail", "-c", command], cwd=folder, env=env, capture_output=True,
-        text=True, timeout=280, check=False,
+        text=True, timeout=800, check=False,
     )  # fmt: skip
     assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr[-3000:]}"
     return f"$ {command}\n{done.stdout}{done.stderr}"
@@ -86,6 +86,7 @@ def test_every_example_has_a_short_readme() -> None:
 
 @needs_mnist
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_mnist(tmp_path: Path) -> None:
     """LeNet reads 98 % of the test digits after one epoch."""
     said = run_readme("mnist", tmp_path, {"~/mnist": str(MNIST), "-ubyte.gz": ending()})
@@ -116,6 +117,7 @@ def test_mnist_of_10000_iterations(tmp_path: Path) -> None:
 
 
 @nightly
+@pytest.mark.timeout(900)
 def test_ssd(tmp_path: Path) -> None:
     said = run_readme("ssd", tmp_path)
     assert last(r"detection_eval = (\S+)", said) > 0.95
@@ -124,6 +126,7 @@ def test_ssd(tmp_path: Path) -> None:
 
 
 @nightly
+@pytest.mark.timeout(900)
 def test_finetune(tmp_path: Path) -> None:
     said = run_readme("finetune", tmp_path)
     tuned, _, scratch = said.partition("snapshot_prefix=scratch")
@@ -131,6 +134,7 @@ def test_finetune(tmp_path: Path) -> None:
     assert "fc_new" in tuned
 
 
+@pytest.mark.slow
 def test_npu(tmp_path: Path) -> None:
     pytest.importorskip("onnxruntime")
     said = run_readme("npu", tmp_path)
@@ -139,6 +143,7 @@ def test_npu(tmp_path: Path) -> None:
 
 
 @needs_shared
+@pytest.mark.slow
 def test_face_detector(tmp_path: Path) -> None:
     pytest.importorskip("onnxruntime")
     [weights] = RES10.glob("*.caffemodel")
@@ -167,6 +172,7 @@ def resnet(tmp_path: Path) -> Path:
 
 
 @nightly
+@pytest.mark.timeout(900)
 def test_imagenet_scripts(resnet: Path) -> None:
     """data.sh on drawn pictures, a phase of the recipe, score.sh on two cycles."""
     raw = resnet / "raw"
@@ -218,6 +224,7 @@ def test_the_tables_of_the_recipe_are_what_show_says(resnet: Path) -> None:
 
 
 @nightly
+@pytest.mark.timeout(900)
 def test_notebooks(tmp_path: Path) -> None:
     """Every notebook runs from its first cell to its last."""
     pytest.importorskip("nbmake")

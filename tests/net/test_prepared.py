@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from caffeio import load_net
-from caffeio.errors import NetError
+from caffeio.errors import LayerError, NetError
 from caffeio.net import Net
 from caffeio.ops.folded_conv import FoldedConvolution
 from tests.fuzz.golden_nets import arrays_of, cases_of, off_by, under
@@ -328,3 +328,23 @@ def test_other_sizes_copies_and_devices() -> None:
     net.keep_blobs = False
     net(wide)
     assert set(net.blobs) == {"c"}
+
+
+@torch.no_grad()
+def test_bottoms_of_wrong_sizes_are_refused_as_ever() -> None:
+    net, written = built(SMALL), built(SMALL, prepare=False)
+    for shape, message in (((2, 3, 9, 8), "channels"), ((2, 4, 9, 9), "do not fit weights for")):
+        for each in (net, written):
+            with pytest.raises(LayerError, match=message):
+                each({"x": torch.randn(shape)})
+
+
+@torch.no_grad()
+def test_global_hooks_see_the_layers() -> None:
+    net, seen = built(SMALL), []
+    handle = torch.nn.modules.module.register_module_forward_hook(lambda *args: seen.append(args))
+    try:
+        net(given(net))
+    finally:
+        handle.remove()
+    assert len(seen) > 3

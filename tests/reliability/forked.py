@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import os
+import pkgutil
 import re
 import resource
 import signal
@@ -13,6 +15,7 @@ import time
 import traceback
 import warnings
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -50,9 +53,7 @@ def run(
     `stdout`, `stderr`: descriptors to write to, in place of what is returned. `before` is called
     in the fork. After `seconds` it is killed: the code is then -SIGALRM.
     """
-    import caffeio.cli.main  # before the fork: importing takes the time
-    import caffeio.training.trainer  # noqa: F401
-
+    _import_all()
     with tempfile.TemporaryDirectory() as folder:
         names = [Path(folder, name) for name in ("in", "out", "err")]
         names[0].write_bytes(stdin)
@@ -66,6 +67,17 @@ def run(
         used, code = _wait(child, seconds)
         texts = [name.read_bytes().decode("utf-8", "surrogateescape") for name in names[1:]]
     return Ended(code, *texts, used)
+
+
+@cache
+def _import_all() -> None:
+    """Import before the fork what each child would import for itself, again and again."""
+    for folder in ("cli", "converters", "data", "layers", "training", "tools", "log", "proto"):
+        package = importlib.import_module(f"caffeio.{folder}")
+        for module in pkgutil.walk_packages(package.__path__, f"caffeio.{folder}."):
+            if not module.name.endswith("__main__"):
+                with contextlib.suppress(ImportError):  # of an extra that is not installed
+                    importlib.import_module(module.name)
 
 
 def _wait(child: int, seconds: float) -> tuple[float, int]:

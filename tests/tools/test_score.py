@@ -14,7 +14,7 @@ from click.testing import CliRunner
 from caffeio import load_net
 from caffeio.cli.main import main
 from caffeio.errors import NetError
-from caffeio.tools.score import score
+from caffeio.tools.score import _ends, _ensemble, score
 from tests.paths import GOLDEN
 
 CHAIN = GOLDEN / "fork" / "chain" / "given"
@@ -94,6 +94,25 @@ def test_an_ensemble_takes_given_probabilities_as_they_are() -> None:
     Path("net.prototxt").write_text(text[:start] + accuracy)
     rows = score("net.prototxt", WEIGHTS, iterations=2)
     assert rows[2].outputs["top5"] == pytest.approx((ranks <= 5).mean(), abs=1e-6)
+
+
+def test_probabilities_are_not_made_probabilities_again() -> None:
+    """Three members say 1, 0.26 and 0.25 for class 0: more than a half on the whole.
+
+    The softmax of what are probabilities already would bend them to less than a half.
+    """
+    text = """
+    layer { name: "in" type: "Input" top: "fc" top: "label" input_param {
+      shape { dim: 1 dim: 2 } shape { dim: 1 } } }
+    layer { name: "prob" type: "Softmax" bottom: "fc" top: "prob" }
+    layer { name: "top1" type: "Accuracy" bottom: "prob" bottom: "label" top: "top1" }
+    """
+    nets = [load_net(text) for _ in range(3)]
+    for net, chance in zip(nets, (1 - 1e-9, 0.26, 0.25), strict=True):
+        logits = np.log([[chance, 1 - chance]]).astype(np.float32)
+        net({"fc": torch.from_numpy(logits), "label": torch.zeros(1)})
+    outputs, _ = _ensemble(nets, _ends(nets[0]))
+    assert outputs["top1"].item() == 1
 
 
 def test_one_model_is_scored_as_alone() -> None:

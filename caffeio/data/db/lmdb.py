@@ -20,6 +20,7 @@ from typing import Any
 from caffeio.data.db.buffer import Buffer
 from caffeio.data.db.lmdb_pages import Meta, check_lmdb
 from caffeio.errors import DataError
+from caffeio.proto.io.atomic import size_text
 from caffeio.proto.io.regular import check_name
 
 _environments: dict[str, tuple[Any, int]] = {}  # real path -> (environment, how many use it)
@@ -282,7 +283,11 @@ def write_lmdb(
         (part / "lock.mdb").unlink(missing_ok=True)
         part.rename(target)
     except (lmdb.Error, PermissionError) as error:
-        raise DataError(f"cannot write LMDB {str(path)!r}: {error}") from error
+        why = str(error)
+        if isinstance(error, lmdb.DiskError) or "Input/output error" in why:  # a full disk's too
+            free = size_text(shutil.disk_usage(target.parent).free)
+            why = f"the disk does not take it ({free} are free on it)"
+        raise DataError(f"cannot write LMDB {str(path)!r}: {why}") from error
     finally:
         shutil.rmtree(part, ignore_errors=True)
     return count

@@ -111,6 +111,8 @@ class Transformer(Normalizer):
         if self.crop_size and not self.randomly_resized and not self.resizes:
             self._check_crop(height, width)
         channels, height, width = transformed(self.param, self.profile, image.shape)
+        if image.planar and not self.crop_size and (height, width) != image.shape[1:]:
+            self._fail("bare pixels are not resized: encode the images", "resize_param")
         return channels, height, width
 
     def _check_crop(self, height: int, width: int) -> None:

@@ -54,6 +54,30 @@ def onnx_detections(layer: Detections, g: OnnxGraph, loc: str, conf: str, prior:
     return _rows(g, keep, scores, boxes, labels, best)
 
 
+def onnx_opencv(layer: Detections, g: OnnxGraph, loc: str, conf: str, prior: str) -> str:
+    """OpenCV 4's own operator, which its reader takes in place of NonMaxSuppression.
+
+    Source: parseDetectionOutput of modules/dnn/src/onnx/onnx_importer.cpp and
+    layers/detection_output_layer.cpp (OpenCV 4).
+    """
+    if layer.eta < 1:
+        raise g.unsupported("nms_param.eta below 1 is not compared with OpenCV")
+    top: str = g.op(
+        "DetectionOutput", [loc, conf, prior],
+        num_classes=layer.classes,
+        share_location=int(layer.location_classes == 1),
+        background_label_id=layer.background,
+        nms_threshold=float(layer.threshold),
+        top_k=layer.top_k,
+        keep_top_k=layer.keep_top_k,
+        code_type=layer.code,
+        confidence_threshold=_LOWEST if layer.least is None else float(layer.least),
+        variance_encoded_in_target=int(layer.in_target),
+    )  # fmt: skip
+    g.varies(top, 2)
+    return top
+
+
 def _decoded(layer: Detections, g: OnnxGraph, loc: str, prior: str, count: int) -> str:
     """Boxes (N, location classes, priors, 4) as corners."""
     loc = g.reshape(loc, 0, count, layer.location_classes, 4)

@@ -63,6 +63,7 @@ class OnnxGraph:
     layer: OnnxLayer | None = None  # the layer that is being added
     dynamic_batch: bool = False
     dynamic_size: bool = False
+    client: str = ""  # whose own operators may be used: "opencv" (4)
     unroll: bool = False  # LSTM and RNN step by step, whatever they read
     varying: dict[str, set[int]] = field(default_factory=dict)  # axes that depend on the data
     own_shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)  # not as the net has them

@@ -72,6 +72,14 @@ class ProposalBase(LayerType):
     before: int  # how many are looked at, at most
     after: int  # how many are kept of each image, at most
     threshold: float
+    least: float  # width and height below which a box is small, before scaling
+
+    def arguments(self) -> dict[str, Any]:
+        """What `caffeio.ops.rcnn.proposal.propose` is told."""
+        return {
+            "stride": self.stride, "before": self.before, "after": self.after,
+            "threshold": self.threshold, "least": float(self.least),
+        }  # fmt: skip
 
     def check_maps(self, shapes: tuple[Shape, ...]) -> None:
         """Check the channels of scores and offsets."""
@@ -104,7 +112,7 @@ class Proposal(ProposalBase):
         )
         self.add_buffer("anchors", base_anchors(p.base_size, p.ratio, p.scale))
         self.stride, self.before, self.after = p.feat_stride, p.pre_nms_topn, p.post_nms_topn
-        self.threshold = p.nms_thresh
+        self.threshold, self.least = p.nms_thresh, p.min_size
         self.check_maps(shapes)
 
     def shapes(self, *bottoms: Shape) -> tuple[Shape, ...]:
@@ -116,8 +124,7 @@ class Proposal(ProposalBase):
         """NonMaxSuppression of the best boxes."""
         from caffeio.layers.onnx.regions import onnx_proposals
 
-        least = self.param.proposal_param.min_size
-        return onnx_proposals(self, g, bottoms, float(least), drops=False)[: self.n_tops]
+        return onnx_proposals(self, g, bottoms, float(self.least), drops=False)[: self.n_tops]
 
 
 @python_layer("rpn.proposal_layer", "ProposalLayer")
@@ -145,6 +152,10 @@ class ProposalLayer(ProposalBase):
         self.least = p["rpn_min_size"]
         self.check_maps(shapes)
         self.check(shapes[0][0] == 1, f"takes one image, not {shapes[0][0]}")
+
+    def arguments(self) -> dict[str, Any]:
+        """What `caffeio.ops.rcnn.proposal.propose` is told."""
+        return {**super().arguments(), "drops": True}
 
     def shapes(self, *bottoms: Shape) -> tuple[Shape, ...]:
         """Give one region, as long as nobody knows how many there are."""

@@ -82,6 +82,8 @@ class DetectionOutput(LayerType):
 
     def onnx(self, g: OnnxGraph, *bottoms: str) -> str:
         """NonMaxSuppression between TopK and what puts the rows in Caffe's order."""
-        from caffeio.layers.onnx.detection import onnx_detections
+        from caffeio.layers.onnx.detection import onnx_detections, onnx_opencv
 
+        if g.client == "opencv":
+            return onnx_opencv(self, g, *bottoms[:3])
         return onnx_detections(self, g, *bottoms[:3])

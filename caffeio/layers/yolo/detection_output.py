@@ -6,7 +6,7 @@ eric612/MobileNet-YOLO (the CPU forms).
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from caffeio.layers.base import LayerType, Shape, at_least, between, owns
 from caffeio.layers.labels import text
@@ -70,6 +70,12 @@ class YoloDetectionOutput(YoloOutput):
         )  # fmt: skip
         self.check_maps(shapes)
 
+    def arguments(self) -> dict[str, Any]:
+        """What `caffeio.ops.yolo.detection_output.yolo_detections` is told."""
+        biases = list(self.param.yolo_detection_output_param.biases[: 2 * self.boxes])
+        anchors = list(zip(biases[::2], biases[1::2], strict=True))
+        return {"anchors": anchors, "least": self.least, "threshold": self.threshold}
+
     def onnx(self, g: OnnxGraph, *bottoms: str) -> str:
         """NonMaxSuppression of the boxes of both maps."""
         from caffeio.layers.onnx.regions import onnx_yolo
@@ -129,6 +135,14 @@ class Yolov3DetectionOutput(YoloOutput):
             for i in range(count)
         ]
         self.check_maps(shapes)
+
+    def arguments(self) -> dict[str, Any]:
+        """What `caffeio.ops.yolo.detection_output.yolov3_detections` is told."""
+        scales = list(self.param.yolov3_detection_output_param.anchors_scale)
+        anchors = [[tuple(pair) for pair in group] for group in self.groups]
+        return {
+            "anchors": anchors, "scales": scales, "least": self.least, "threshold": self.threshold,
+        }  # fmt: skip
 
     def onnx(self, g: OnnxGraph, *bottoms: str) -> str:
         """NonMaxSuppression of the boxes of all maps."""

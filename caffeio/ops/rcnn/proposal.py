@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from caffeio.layers.rcnn.proposal import Proposal, ProposalBase, ProposalLayer
+    from caffeio.layers.rcnn.proposal import Proposal, ProposalLayer
 
 
 def shifted_anchors(base: Tensor, height: int, width: int, stride: int) -> Tensor:
@@ -66,52 +66,60 @@ def big_enough(boxes: Tensor, width: Tensor, height: Tensor) -> Tensor:
     return (extent[:, 0] >= width) & (extent[:, 1] >= height)
 
 
-def image_boxes(layer: ProposalBase, deltas: Tensor, info: Tensor) -> Tensor:
-    """The boxes of one image (H x W x A, 4), cut to it; deltas (4A, H, W)."""
-    height, width = deltas.shape[1:]
-    anchors = shifted_anchors(layer.anchors, height, width, layer.stride)
-    boxes = shift_boxes(anchors, deltas.permute(1, 2, 0).reshape(-1, 4))
-    edge = info[[1, 0, 1, 0]] - 1
-    return torch.minimum(boxes, edge).clamp(min=0)
+def propose(
+    scores: Tensor,
+    deltas: Tensor,
+    info: Tensor,
+    anchors: Tensor,
+    *,
+    stride: int,
+    before: int,
+    after: int,
+    threshold: float,
+    least: float,
+    drops: bool = False,
+) -> tuple[Tensor, Tensor]:
+    """The best regions (R, 5) of each image, after their scores (R).
 
-
-def best_boxes(layer: ProposalBase, boxes: Tensor, scores: Tensor) -> tuple[Tensor, Tensor]:
-    """What is kept of one image's boxes and scores."""
-    order = scores.argsort(descending=True, stable=True)
-    order = order[: layer.before] if layer.before > 0 else order
-    kept = order[suppress(boxes[order], layer.threshold, layer.after or len(order))]
-    return boxes[kept], scores[kept]
+    `least` is the size in pixels of the unscaled image below which a box counts as of score 0, or,
+    with `drops`, is left out; `before` boxes are looked at and `after` kept at most.
+    """
+    info = info.flatten()
+    tall, wide = info[2] * least, info[2 if drops else min(3, len(info) - 1)] * least
+    regions, values = [], []
+    for i in range(len(scores)):
+        height, width = deltas.shape[2:]
+        boxes = shifted_anchors(anchors, height, width, stride)
+        boxes = shift_boxes(boxes, deltas[i].permute(1, 2, 0).reshape(-1, 4))
+        boxes = torch.minimum(boxes, info[[1, 0, 1, 0]] - 1).clamp(min=0)
+        score = scores[i, len(anchors) :].permute(1, 2, 0).flatten()
+        large = big_enough(boxes, wide, tall)
+        if drops:
+            boxes, score = boxes[large], score[large]
+        else:
+            score = score * large
+        order = score.argsort(descending=True, stable=True)
+        order = order[:before] if before > 0 else order
+        kept = order[suppress(boxes[order], threshold, after or len(order))]
+        regions.append(rows(i, boxes[kept]))
+        values.append(score[kept])
+    return torch.cat(regions), torch.cat(values)
 
 
 def proposal(layer: Proposal, *bottoms: Tensor) -> tuple[Tensor, ...]:
     """Return the regions, and their scores with a second top."""
     scores, deltas, info = (x.detach() for x in bottoms)
-    count = layer.n_tops
     if scores.is_meta:
         most = len(scores) * layer.after
-        return (scores.new_empty(most, 5), scores.new_empty(most))[:count]
-    info = info.flatten()
-    least = layer.param.proposal_param.min_size
-    tall, wide = info[2] * least, info[min(3, len(info) - 1)] * least
-    regions, values = [], []
-    for i in range(len(scores)):
-        boxes = image_boxes(layer, deltas[i], info)
-        score = scores[i, len(layer.anchors) :].permute(1, 2, 0).flatten()
-        boxes, score = best_boxes(layer, boxes, score * big_enough(boxes, wide, tall))
-        regions.append(rows(i, boxes))
-        values.append(score)
-    return (torch.cat(regions), torch.cat(values))[:count]
+        return (scores.new_empty(most, 5), scores.new_empty(most))[: layer.n_tops]
+    found = propose(scores, deltas, info, layer.anchors, **layer.arguments())
+    return found[: layer.n_tops]
 
 
 def proposal_layer(layer: ProposalLayer, *bottoms: Tensor) -> tuple[Tensor, ...]:
     """Return the regions, and their scores with a second top."""
     scores, deltas, info = (x.detach() for x in bottoms)
-    count = layer.n_tops
     if scores.is_meta:
-        return (scores.new_empty(1, 5), scores.new_empty(1, 1, 1, 1))[:count]
-    info = info.flatten()
-    boxes = image_boxes(layer, deltas[0], info)
-    score = scores[0, len(layer.anchors) :].permute(1, 2, 0).flatten()
-    kept = big_enough(boxes, layer.least * info[2], layer.least * info[2])
-    boxes, score = best_boxes(layer, boxes[kept], score[kept])
-    return (rows(0, boxes), score.unsqueeze(1))[:count]
+        return (scores.new_empty(1, 5), scores.new_empty(1, 1, 1, 1))[: layer.n_tops]
+    regions, values = propose(scores, deltas, info, layer.anchors, **layer.arguments())
+    return (regions, values.unsqueeze(1))[: layer.n_tops]

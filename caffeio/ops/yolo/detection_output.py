@@ -6,6 +6,7 @@ eric612/MobileNet-YOLO (the CPU forms).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -16,7 +17,6 @@ from caffeio.ops.rcnn.proposal import suppress
 if TYPE_CHECKING:
     from caffeio.layers.yolo.detection_output import (
         YoloDetectionOutput,
-        YoloOutput,
         Yolov3DetectionOutput,
     )
 
@@ -45,15 +45,13 @@ def region_boxes(x: Tensor, anchors: Tensor, scale: tuple[int, int]) -> Tensor:
     return torch.cat((middle, size), -1)
 
 
-def found_rows(
-    layer: YoloOutput, num: int, boxes: Tensor, scores: Tensor, labels: Tensor
-) -> Tensor:
+def found_rows(num: int, boxes: Tensor, scores: Tensor, labels: Tensor, threshold: float) -> Tensor:
     """The top, of boxes (n, 4: middle and size), scores (n) and labels (n) from 0."""
     order = scores.argsort(descending=True, stable=True)
     boxes, scores, labels = boxes[order], scores[order], labels[order]
     half = boxes[:, 2:] / 2
     corners = torch.cat((boxes[:, :2] - half, boxes[:, :2] + half), 1)
-    kept = suppress(corners, layer.threshold, len(corners), pixel=0, strict=False)
+    kept = suppress(corners, threshold, len(corners), pixel=0, strict=False)
     if not len(kept):
         rows = scores.new_full((num, 7), -1)
         rows[:, 0] = torch.arange(num, device=rows.device)
@@ -66,32 +64,52 @@ def yolo_detection_output(layer: YoloDetectionOutput, *bottoms: Tensor) -> Tenso
     """Return the rows."""
     if bottoms[0].is_meta:
         return bottoms[0].new_empty(1, 1, 1, 7)
-    biases = list(layer.param.yolo_detection_output_param.biases[: 2 * layer.boxes])
+    return yolo_detections([x.detach() for x in bottoms], **layer.arguments())
+
+
+def yolo_detections(
+    maps: Sequence[Tensor], *, anchors: Sequence[Sequence[float]], least: float, threshold: float
+) -> Tensor:
+    """What YOLO version 2 finds, (1, 1, boxes, 7): each box has its likeliest class."""
     parts = []
-    for bottom in bottoms:
-        x = cells(bottom.detach(), layer.boxes)
+    for bottom in maps:
+        x = cells(bottom, len(anchors))
         side = x.shape[2]  # the source's grid is as high as it is wide
         score, label = x[..., 5:].softmax(-1).max(-1)
         score = score * x[..., 4].sigmoid()
-        found = score >= layer.least
-        boxes = region_boxes(x, x.new_tensor(biases).view(-1, 2), (side, side))
+        found = score >= least
+        boxes = region_boxes(x, x.new_tensor(anchors), (side, side))
         parts.append((boxes[found], score[found], label[found]))
     boxes, scores, labels = (torch.cat(items) for items in zip(*parts, strict=True))
-    return found_rows(layer, len(bottoms[0]), boxes, scores, labels)
+    return found_rows(len(maps[0]), boxes, scores, labels, threshold)
 
 
 def yolov3_detection_output(layer: Yolov3DetectionOutput, *bottoms: Tensor) -> Tensor:
     """Return the rows."""
     if bottoms[0].is_meta:
         return bottoms[0].new_empty(1, 1, 1, 7)
-    scales = layer.param.yolov3_detection_output_param.anchors_scale
+    return yolov3_detections([x.detach() for x in bottoms], **layer.arguments())
+
+
+def yolov3_detections(
+    maps: Sequence[Tensor],
+    *,
+    anchors: Sequence[Sequence[Sequence[float]]],
+    scales: Sequence[int],
+    least: float,
+    threshold: float,
+) -> Tensor:
+    """What YOLO version 3 finds, (1, 1, boxes, 7): every class that is likely enough.
+
+    Map t has its own anchors, in pixels of an image scales[t] times as large.
+    """
     parts = []
-    for bottom, anchors, scale in zip(bottoms, layer.groups, scales, strict=False):
-        x = cells(bottom.detach(), layer.boxes)
+    for bottom, pairs, scale in zip(maps, anchors, scales, strict=False):
+        x = cells(bottom, len(pairs))
         height, width = x.shape[1:3]
-        boxes = region_boxes(x, x.new_tensor(anchors), (width * scale, height * scale))
+        boxes = region_boxes(x, x.new_tensor(pairs), (width * scale, height * scale))
         scores = x[..., 5:].sigmoid() * x[..., 4:5].sigmoid()
-        *place, label = (scores > layer.least).nonzero(as_tuple=True)
+        *place, label = (scores > least).nonzero(as_tuple=True)
         parts.append((boxes[tuple(place)], scores[(*place, label)], label))
     boxes, found, labels = (torch.cat(items) for items in zip(*parts, strict=True))
-    return found_rows(layer, len(bottoms[-1]), boxes, found, labels)
+    return found_rows(len(maps[-1]), boxes, found, labels, threshold)

@@ -289,3 +289,26 @@ def test_labels_and_what_a_model_tells(tmp_path: Path) -> None:
     assert "there are 2 labels, and no output has as many channels" in said
     names.write_text("\n")
     assert "holds no names" in convert(tmp_path, text, "--labels", str(names), code=2)
+
+
+@pytest.mark.parametrize(
+    "flags", [["--fp16"], ["--input-blob", "c"], ["--dynamic", "batch,height,width", "--fold"]]
+)
+def test_certificates(flags: list[str], tmp_path: Path) -> None:
+    """The page that one hands over, and `caffeio verify`, know what the flags make."""
+    text = HEAD + BODY.replace("METHOD", "") + PROB
+    place = tmp_path / "c.json"
+    convert(tmp_path, text, *flags, "--certificate", str(place))
+    assert json.loads(place.read_text())["same"] is True
+    if "--fp16" not in flags:
+        models = [str(tmp_path / name) for name in ("net.prototxt", "w.caffemodel", "m.onnx")]
+        result = CliRunner().invoke(main, ["verify", *models])
+        assert result.exit_code == 0, result.output
+
+
+def test_pictures_are_compared_when_they_are_converted(tmp_path: Path) -> None:
+    convert(tmp_path, HEAD + BODY.replace("METHOD", ""), "--scale", "2")
+    models = [str(tmp_path / name) for name in ("net.prototxt", "w.caffemodel", "m.onnx")]
+    result = CliRunner().invoke(main, ["verify", *models])
+    assert result.exit_code == 2
+    assert "the model reads 'image', which the other one has not" in result.stderr

@@ -8,11 +8,10 @@ from typing import Any
 
 import pytest
 
-from caffeio.converters.convert.to_onnx import LIMIT_HALF
 from caffeio.converters.onnx.choices import Choices
 from caffeio.converters.onnx.export import export_onnx
 from caffeio.converters.onnx.verify import check_onnx
-from caffeio.converters.verify.check import LIMIT
+from caffeio.converters.verify.check import LIMIT, LIMIT_HALF
 from caffeio.errors import CaffeIOError
 from tests.fuzz.golden_nets import cases_of
 

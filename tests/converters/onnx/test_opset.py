@@ -72,6 +72,9 @@ def test_what_an_opset_cannot_say(written: Any) -> None:
     )
     with pytest.raises(UnsupportedError, match=message):
         forms.test_detections("num_classes: 4", 1)
+    written["opset"] = 9
+    with pytest.raises(UnsupportedError, match="opset 9: it needs "):  # not what comes of it
+        forms.test_detections("num_classes: 4", 1)
     written["opset"] = 8
     with pytest.raises(UnsupportedError, match="opset 8 is not written: give one from 9 to 24"):
         forms.test_other_forms(ROWS[0], dynamic=False)
