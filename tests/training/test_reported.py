@@ -89,7 +89,7 @@ def test_files_of_the_other_kind(tmp_path: Path) -> None:
 def test_tanh_and_dropout_in_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The losses of real Caffe at iterations 0, 10, 12 and 14 of a training with layers in place.
 
-    It is chaotic: at iteration 20 real Caffe with three OpenBLAS kernels has 2.014, 2.007 and 1.979.
+    It is chaotic: at iteration 20 real Caffe has 2.014, 2.007, 1.979 with three OpenBLAS kernels.
     """
     folder = tmp_path / "real_caffe"
     shutil.copytree(GOLDEN / "real_caffe", folder)
