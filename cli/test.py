@@ -35,7 +35,7 @@ Examples:
     help="Weights to score; several are scored singly and as an ensemble.",
 )  # fmt: skip
 @click.option(
-    "--iterations", "-iterations", "-n", default=50, type=click.IntRange(1), help="Batches to run."
+    "--iterations", "-iterations", "-n", default=50, type=click.IntRange(0), help="Batches to run."
 )
 @click.option(
     "--set", "overrides", multiple=True, metavar="KEY=VALUE", type=Setting(),

@@ -25,7 +25,8 @@ def row_sums(x: Tensor) -> Tensor:
         return x.sum(1)
     if x.shape[0] == 1:
         return torch.from_numpy(_row(x[0].numpy()))
-    return torch.from_numpy(x.numpy() @ np.ones(x.shape[1], np.float32))
+    with np.errstate(over="ignore", invalid="ignore"):
+        return torch.from_numpy(x.numpy() @ np.ones(x.shape[1], np.float32))
 
 
 def column_sums(x: Tensor) -> Tensor:
@@ -36,14 +37,16 @@ def column_sums(x: Tensor) -> Tensor:
         return x.sum(0)
     if x.shape[1] == 1:
         return one_by_one(x.T)
-    return torch.from_numpy(x.numpy().T @ np.ones(x.shape[0], np.float32))
+    with np.errstate(over="ignore", invalid="ignore"):
+        return torch.from_numpy(x.numpy().T @ np.ones(x.shape[0], np.float32))
 
 
 def dot(x: Tensor, y: Tensor) -> Tensor:
     """Scalar product of two vectors: a scalar."""
     if not is_exact(x):
         return (x * y).sum()
-    return torch.as_tensor(np.dot(x.numpy(), y.numpy()))
+    with np.errstate(over="ignore", invalid="ignore"):
+        return torch.as_tensor(np.dot(x.numpy(), y.numpy()))
 
 
 def sums(x: Tensor, dim: int) -> Tensor:
@@ -61,13 +64,15 @@ def dots(x: Tensor, y: Tensor, dim: int) -> Tensor:
     if not is_exact(x) or x.numel() > MANY * size:
         return (x * y).sum(dim, keepdim=True, dtype=torch.float64).to(x.dtype)
     a, b = (np.moveaxis(z.numpy(), dim, -1) for z in (x, y))  # views: BLAS sees the strides
-    values = [np.dot(a[index], b[index]) for index in np.ndindex(a.shape[:-1])]
+    with np.errstate(over="ignore", invalid="ignore"):  # infinite, and no word, as in BLAS
+        values = [np.dot(a[index], b[index]) for index in np.ndindex(a.shape[:-1])]
     return torch.tensor(values).view(*x.shape[:dim], 1, *x.shape[dim + 1 :])
 
 
 def one_by_one(x: Tensor) -> Tensor:
     """Sums of the rows of (M, N), each from its first number on: (M)."""
-    return torch.from_numpy(np.add.accumulate(x.numpy(), 1)[:, -1].copy())
+    with np.errstate(over="ignore", invalid="ignore"):
+        return torch.from_numpy(np.add.accumulate(x.numpy(), 1)[:, -1].copy())
 
 
 def _row(x: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -5,6 +5,7 @@ Source: tools/caffe.cpp (test). An ensemble's class probabilities are the mean o
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -144,7 +145,8 @@ def _report(
     total = np.float32(0)
     for loss in losses:
         total += np.float32(loss)
-    mean_loss = float(total / count)
+    # 0 / 0 of an x86 processor, and of glog's print, has a sign
+    mean_loss = float(total / count) if count else -math.nan
     log.info("caffe.cpp:309", f"Loss: {number(mean_loss)}")
     means = {name: value / count for name, value in sums.items()}
     for name, value in means.items():

@@ -155,3 +155,17 @@ def test_what_is_refused(arguments: list[str], message: str) -> None:
     result = CliRunner().invoke(main, ["test", *arguments])
     assert result.exit_code == 2
     assert message in result.stderr
+
+
+def test_no_iterations(tmp_path: Path) -> None:
+    """Real Caffe says -nan, and nothing else."""
+    net = tmp_path / "n.prototxt"
+    net.write_text(
+        'layer { name: "d" type: "DummyData" top: "d" dummy_data_param { shape { dim: 2 } } }'
+        'layer { name: "b" type: "Bias" bottom: "d" top: "b" bias_param { axis: 0 } }'
+    )
+    load_net(net).save(tmp_path / "w.caffemodel")
+    arguments = ["test", "-model", str(net), "-weights", str(tmp_path / "w.caffemodel")]
+    result = CliRunner().invoke(main, [*arguments, "-iterations", "0"], catch_exceptions=False)
+    assert result.exit_code == 0
+    assert result.stderr.rstrip().endswith("Loss: -nan")

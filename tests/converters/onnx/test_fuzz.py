@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 from pathlib import Path
 from typing import Any
@@ -52,13 +53,13 @@ def hold(case: dict[str, Any], choices: Choices, path: Path) -> bool:
 def test_the_same_or_an_error(tmp_path: Path) -> None:
     held = sum(
         hold(case, flags(f"{case['seed']}/{turn}"), tmp_path / "m.onnx")
-        for case in CASES[5::20]
+        for case in CASES[5::30]
         for turn in range(2)
     )
-    assert held >= 20  # most of what is not refused is compared
+    assert held >= 12  # most of what is not refused is compared
 
 
-@pytest.mark.slow
+@pytest.mark.skipif("CAFFEIO_NIGHTLY" not in os.environ, reason="runs at night")
 def test_all_nets(tmp_path: Path) -> None:
     for case in CASES:
         for turn in range(3):
