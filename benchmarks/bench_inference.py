@@ -82,7 +82,8 @@ def compiled(module: nn.Module, images: Tensor) -> Run:
     from torch._inductor import config
 
     config.freezing = True
-    return quiet(torch.compile(module), images)
+    torch._dynamo.reset()
+    return quiet(torch.compile(module, dynamic=False), images)
 
 
 def by_onnxruntime(module: nn.Module, images: Tensor) -> Run:
