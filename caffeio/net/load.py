@@ -59,6 +59,6 @@ def load_net(
     paths = [weights] if isinstance(weights, (str, os.PathLike)) else list(weights or ())
     net = recipe.build(
         device=device, rng=rng, data=data, missing_data_ok=True,
-        weights=[load_weights(path, dialect=dialect) for path in paths],
+        weights=(load_weights(path, dialect=dialect) for path in paths),
     )  # fmt: skip
     return net.prepare(prepare)

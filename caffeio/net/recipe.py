@@ -155,7 +155,7 @@ class NetRecipe:
         missing_data_ok: bool = False,
         graph: Graph | None = None,
         net_class: type[Net] | None = None,
-        weights: Sequence[Weights] = (),
+        weights: Iterable[Weights] = (),
     ) -> Net:
         """Build the net and fill its blobs on `device`; on "meta" it has shapes only.
 
@@ -192,9 +192,10 @@ class NetRecipe:
             net.source_errors = errors
             net.dialect = self.dialect
             if str(device) != "meta":
-                found = [replaced_blobs(net, item) for item in weights] if rng is None else []
+                given = list(weights)  # opened here: an error of the net or its data comes first
+                found = [replaced_blobs(net, item) for item in given] if rng is None else []
                 net.materialize(device, rng, replaced=set().union(*found))
-                for item in weights:
+                for item in given:
                     net.copy_trained_layers_from(item)
         except BaseException:
             close_sources(sources)
