@@ -155,6 +155,18 @@ def dry_run(made: Plan, options: dict[str, Any]) -> None:
     write_report(report(phases), options["form"], None)
 
 
+def _listen(watcher: Watcher, options: dict[str, Any], say: Callable[[str], None]) -> None:
+    """Add what --profile and --report ask for."""
+    if options["profile_to"]:
+        from caffeio.cli._profiler import Profiler
+
+        watcher.listeners.append(Profiler(options["profile_to"], say, watcher.warn))
+    if options["report"]:
+        from caffeio.cli._report import Recorder
+
+        watcher.listeners.append(Recorder(options["report"], say, watcher.warn))
+
+
 def run(made: Plan, solvers: list[str], options: dict[str, Any], opened: ExitStack) -> None:
     """Train; exit code 0 also after a signal, as Caffe's.
 
@@ -170,14 +182,8 @@ def run(made: Plan, solvers: list[str], options: dict[str, Any], opened: ExitSta
     with Watcher(options["metrics"] if root else None, not quiet, board) as watcher:
         log = Log(None if quiet else _sink(watcher, options))
         say = (lambda text: None) if quiet else watcher.line
-        if options["profile_to"] and root:
-            from caffeio.cli._profiler import Profiler
-
-            watcher.listeners.append(Profiler(options["profile_to"], say, watcher.warn))
-        if options["report"] and root:
-            from caffeio.cli._report import Recorder
-
-            watcher.listeners.append(Recorder(options["report"], say, watcher.warn))
+        if root:
+            _listen(watcher, options, say)
         data = DataOptions(
             on_bad_record=options["on_bad_record"], note=partial(log.note, level="W")
         )

@@ -33,6 +33,7 @@ LONG_FILES = {
     "converters/from_onnx/finish.py": "passes over the finished Caffe net",
     "converters/from_onnx/load.py": "what is read: ONNX, torch.export, modules",
     "converters/from_onnx/ops/pointwise.py": "one converter for each operator",
+    "converters/onnx/export.py": "from a net to an ONNX model, and what the flags change",
     "converters/onnx/opset.py": "one form for each operator that an older opset says otherwise",
     "converters/torch_code/forms.py": "one PyTorch form for each layer without weights",
     "proto/dialect/assess.py": "how well a dialect explains bytes",

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 def relu(layer: ReLU, x: Tensor) -> Tensor:
     """Return max(x, 0) + slope * min(x, 0)."""
-    if is_exact(x):
+    if x.requires_grad and is_exact(x):  # only the gradient is of another kind
         return exactly(layer, (x,), _relu, _relu, backward.ReLU)
     return _relu(layer, x)
 
@@ -115,7 +115,7 @@ def _bnll_exactly(layer: LayerType, x: Tensor) -> Tensor:
 
 def clip(layer: Clip, x: Tensor) -> Tensor:
     """Return max(min, min(x, max))."""
-    if is_exact(x):
+    if x.requires_grad and is_exact(x):  # only the gradient is of another kind
         return exactly(layer, (x,), _clip, _clip, backward.Clip)
     return _clip(layer, x)
 
