@@ -29,7 +29,8 @@ def take_given_blobs(node: Node, layer: Layer) -> None:
     given = list(node.param.blobs)
     if not given or node.type in _FILL_ANYWAY:
         return
-    if node.type in COUNT_TELLS and not any(len(b.data) or len(b.double_data) for b in given):
+    bare = not any(len(b.data) or len(b.double_data) for b in given)
+    if bare and (node.type in COUNT_TELLS or not _has_line(node)):
         return  # of a binary net, whose values are elsewhere
     if node.type == "Scale" and len(given) == 1 and len(layer.blob_specs) == 2:
         given *= 2  # the layer inside that adds the bias is made with the same text
@@ -40,6 +41,11 @@ def take_given_blobs(node: Node, layer: Layer) -> None:
     )
     for i, (proto, spec) in enumerate(zip(given, layer.blob_specs, strict=True)):
         _take(proto, spec, i, layer)
+
+
+def _has_line(node: Node) -> bool:
+    """Whether the layer stands in a text: its place is `file:line:column`."""
+    return node.where.rpartition(":")[2].isdigit()
 
 
 def _take(proto: pb.BlobProto, spec: BlobSpec, index: int, layer: Layer) -> None:

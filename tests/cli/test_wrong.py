@@ -116,7 +116,7 @@ CASES = {
     # values
     ("device-query", "-gpu", "x"): "all, or numbers like 0,1",
     ("time", NET, "--iterations", "0"): "0 is not in the range x>=1",
-    ("test", NET, "--weights", WEIGHTS, "--iterations", "0"): "0 is not in the range x>=1",
+    ("test", NET, "--weights", WEIGHTS, "--iterations", "-1"): "-1 is not in the range x>=0",
     ("train", SOLVER, "--caffe", "torch"): "unknown profile 'torch': known are bvlc, intel",
     ("show", NET, "--caffe", "torch"): "unknown profile 'torch'",
     ("lint", NET, "--caffe", "torch"): "unknown profile 'torch'",

@@ -213,7 +213,8 @@ def test_given_shapes_win() -> None:
 @pytest.mark.parametrize(
     ("source", "shape"),
     [
-        ('type: "MemoryData" memory_data_param { channels: 2 height: 5 width: 7 }', [1, 2, 5, 7]),
+        ('type: "MemoryData" memory_data_param { batch_size: 3 channels: 2 height: 5 width: 7 }',
+         [1, 2, 5, 7]),
         ('type: "DummyData" dummy_data_param { shape { dim: [9, 8, 7] } }', [1, 8, 7]),
         ('type: "DummyData" dummy_data_param { num: 9 channels: 8 height: 7 width: 6 }',
          [1, 8, 7, 6]),

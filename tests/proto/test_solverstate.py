@@ -141,7 +141,7 @@ def test_equals_protobuf(
         (STATES[0].read_bytes()[:-1], "cut off"),
         (STATES[0].read_bytes()[:100], "cut off"),
         (bytes_field(2, b"x.caffemodel"), "no `iter`"),
-        ((GOLDEN / "nets/multi_loss/weights.caffemodel").read_bytes(), "field 1 is not that"),
+        ((GOLDEN / "nets/multi_loss/weights.caffemodel").read_bytes(), "is a .caffemodel, weights"),
         (varint_field(1, 3) + bytes_field(3, bytes_field(5, b"123")), "history blob 0"),
         (
             varint_field(1, 3) + bytes_field(3, bytes_field(7, b"\x08\x05")),
