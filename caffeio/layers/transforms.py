@@ -23,9 +23,6 @@ def check_transform(t: pb.TransformationParameter, fail: Fail) -> None:
         fail("cannot specify mean_file and mean_value at the same time", "mean_file")
     if t.force_color and t.force_gray:
         fail("cannot set both force_color and force_gray", "force_color")
-    for field in ("resize_param", "noise_param"):
-        if len(getattr(t, field)) > 1:
-            fail("more than one is not implemented", field)
     for resize in t.resize_param:
         if resize.height <= 0 or resize.width <= 0:
             fail("height and width must be positive", "resize_param")

@@ -101,7 +101,7 @@ def test_one_solver_with_weights_tests_and_snapshots(demo: Path) -> None:
     assert phase["snapshots"] == [100, 200, 300, 400, 450]
     assert phase["memory"]["gradients and history"] == 3 * phase["memory"]["weights"]
     text = CliRunner().invoke(main, ["train", *arguments, "--dry-run"]).stdout
-    assert re.search(r"tests +every 50 .*: 64 images \(100 % of the data\)", text)
+    assert re.search(r"tests +every 50 .*: 64 images \(100 % of the\s+data\)", text)
     [phase] = dry(*arguments[:1], "--snapshot", "auto")
     assert phase["what"] == "begins" and phase["from"] is None
 

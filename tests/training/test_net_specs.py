@@ -184,7 +184,7 @@ def test_inline_nets_are_not_upgraded() -> None:
 def test_weights_field_is_read_in_order_and_replaced_by_the_command() -> None:
     for i in range(3):
         with Trainer(_solver_file(f'net: "n.prototxt" random_seed: {i}')) as trainer:
-            trainer.snapshots._write_weights(f"w{i}.caffemodel")
+            trainer.net.save(f"w{i}.caffemodel")
     given = 'weights: " w0.caffemodel , w1.caffemodel" weights: "w2.caffemodel"'
     trainer, lines = built(f'net: "n.prototxt" test_iter: 1 test_interval: 2 {given}')
     tuned = [line for line in lines if line.startswith("Finetuning")]

@@ -46,6 +46,9 @@ class Transformer(Normalizer):
         self.flag = COLOR if param.force_color else GRAY if param.force_gray else NATIVE
         self.resizes = bool(param.resize_param) or bool(param.noise_param)
         check_transform(param, self._fail)
+        for field in ("resize_param", "noise_param"):  # a net may be built without its data
+            if len(getattr(param, field)) > 1:
+                self._fail("more than one is not implemented", field)
         self.randomly_resized = (
             param.HasField("random_resize_param")
             or param.HasField("random_aspect_ratio_param")
