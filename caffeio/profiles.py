@@ -21,6 +21,8 @@ class Profile:
     name: str
     # net
     gradients_from_memory: bool = True  # Backward reads what layers in place left in their blobs
+    recurrent_steps_keep_own: bool = True  # shared weights reach only the first step in TRAIN
+    parameter_keeps_last: bool = True  # iter_size: Parameter's gradient is that of the last batch
     mask_batch_norm_statistics: bool = True  # statistics get lr_mult 0 without being told to
     merge_batch_norm_scale: bool = (
         False  # MKL engines: Scale's specs are lost, BatchNorm's filler rules
@@ -197,7 +199,8 @@ def get_profile(name: str) -> Profile:
     """Find the profile called `name`: bvlc, intel, nvidia, or a variant of these.
 
     `NAME,math` trains with the mathematical gradient where layers in place change what the layers
-    before them read in real Caffe. Raises CaffeIOError for a name that is not known.
+    before them read in real Caffe, where LSTM and RNN share weights with another layer, and where
+    Parameter learns with iter_size. Raises CaffeIOError for a name that is not known.
     """
     base, *choices = (part.strip() for part in name.split(","))
     if base not in PROFILES:
@@ -206,7 +209,10 @@ def get_profile(name: str) -> Profile:
     for choice in choices:
         if choice != "math":
             raise CaffeIOError(f"unknown choice {choice!r} of profile {base!r}: known is math")
-        profile = replace(profile, name=f"{base},math", gradients_from_memory=False)
+        profile = replace(
+            profile, name=f"{base},math", gradients_from_memory=False,
+            recurrent_steps_keep_own=False, parameter_keeps_last=False,
+        )  # fmt: skip
     return profile
 
 

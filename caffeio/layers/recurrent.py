@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from math import prod
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from caffeio.layers.base import LayerType, Shape, between, owns
 from caffeio.layers.labels import text
@@ -63,6 +63,8 @@ class Recurrent(LayerType):
         self._declare(prod(shapes[0][2:]), prod(shapes[2][1:]) if self.static else 0)
         for name in self.states:
             self.add_buffer(name, None)
+        for i in sorted(set(self.filled_again)):
+            self.add_buffer(f"later_{i}", None)
 
     def check_shapes(self, shapes: Sequence[Shape]) -> None:
         """Raise LayerError unless the bottoms' shapes fit each other."""
@@ -91,6 +93,14 @@ class Recurrent(LayerType):
         steps, streams = bottoms[0][:2]
         states = len(self.states) if self.expose else 0
         return ((steps, streams, self.hidden), *[(1, streams, self.hidden)] * states)
+
+    def later(self, index: int) -> Any:
+        """Blob `index` as the steps after the first read it, None if it is the blob itself.
+
+        In a TRAIN net the unrolled net's later steps keep the memory that the blob had before it
+        was shared with another layer: the layer's own fillers' values, which nothing trains.
+        """
+        return getattr(self, f"later_{index}", None)
 
     def reset_state(self) -> None:
         """Let the next forward begin with states that are zero (RecurrentLayer::Reset)."""

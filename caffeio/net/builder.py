@@ -174,6 +174,13 @@ def share_params(steps: Sequence[Step]) -> None:
                 setattr(owner.node.param.param[owner.index], key, value)
 
 
+def keeps_later(layer: Layer, index: int) -> bool:
+    """Whether later steps of a recurrent layer would not see that blob `index` is shared."""
+    context = layer.context
+    stale: bool = index in layer.filled_again
+    return stale and context.phase == "TRAIN" and context.profile.recurrent_steps_keep_own
+
+
 def learnable_params(steps: Sequence[Step], force_backward: bool) -> list[LearnableParam]:
     """The blobs that layers own, in Caffe's order; those that are learned require gradients."""
     out: list[LearnableParam] = []

@@ -20,7 +20,13 @@ from caffeio.boost_random import CaffeRng
 from caffeio.data import DataSource
 from caffeio.errors import CaffeIOError, DataError, NetError
 from caffeio.fillers import check_filler, fill
-from caffeio.net.builder import Assembler, learnable_params, refusal_backward, refusal_forward
+from caffeio.net.builder import (
+    Assembler,
+    keeps_later,
+    learnable_params,
+    refusal_backward,
+    refusal_forward,
+)
 from caffeio.net.copy_weights import copy_trained_layers
 from caffeio.net.graph import Graph
 from caffeio.net.memory import (
@@ -218,7 +224,8 @@ class Net(nn.Module):
             for i, spec in enumerate(layer.blob_specs):
                 old = raw_blobs(layer)[i]
                 values = torch.empty(spec.shape)
-                if id(old) in replaced and exact is None:
+                stale = id(old) in made and keeps_later(layer, i)
+                if id(old) in replaced and exact is None and not stale:
                     check_filler(spec.shape, spec.filler, where=layer)
                 else:
                     fill(values, spec.filler, spec.default, rng, where=layer)
@@ -226,6 +233,8 @@ class Net(nn.Module):
                         values.copy_(torch.as_tensor(spec.initial))
                 if spec.kept_shape is not None:
                     values = values.reshape(spec.kept_shape)
+                if stale:
+                    layer.add_buffer(f"later_{i}", values.numpy())
                 if id(old) not in made:
                     made[id(old)] = nn.Parameter(values.to(device), requires_grad=old.requires_grad)
                 layer.blobs[i] = made[id(old)]

@@ -29,7 +29,13 @@ class _LSTMSequence(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, inputs: Tensor, weight: Tensor, h: Tensor, c: Tensor, cont: Tensor
+        ctx: Any,
+        inputs: Tensor,
+        weight: Tensor,
+        h: Tensor,
+        c: Tensor,
+        cont: Tensor,
+        later: Tensor | None,
     ) -> tuple[Tensor, Tensor]:
         acts, conted, cells, hidden = [], [], [c], []
         transposed = weight.t()
@@ -39,7 +45,12 @@ class _LSTMSequence(torch.autograd.Function):
             acts.append(a)
             cells.append(c)
             hidden.append(h)
-        ctx.save_for_backward(weight, cont, *acts, *conted, *cells)
+            if later is not None:
+                transposed = later.t()
+        ctx.own = later is not None
+        ctx.save_for_backward(
+            weight, weight if later is None else later, cont, *acts, *conted, *cells
+        )
         last = c.clone()
         ctx.mark_non_differentiable(last)
         return torch.stack(hidden), last
@@ -47,7 +58,7 @@ class _LSTMSequence(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        weight, cont, *saved = ctx.saved_tensors
+        weight, later, cont, *saved = ctx.saved_tensors
         steps = len(cont)
         acts, conted, cells = saved[:steps], saved[steps : 2 * steps], saved[2 * steps :]
         grad_h = torch.zeros_like(cells[0])
@@ -56,11 +67,12 @@ class _LSTMSequence(torch.autograd.Function):
         for t in reversed(range(steps)):
             grad_h = grad_h + grads[0][t]
             gates, grad_c = unit_backward(acts[t], cells[t], cells[t + 1], grad_c, grad_h)
-            grad_h = (gates @ weight) * cont[t].unsqueeze(-1)
+            grad_h = (gates @ (later if t else weight)) * cont[t].unsqueeze(-1)
             by_step.append(gates)
         inputs = torch.stack(by_step[::-1])
-        states = torch.cat(list(conted))
-        return inputs, inputs.flatten(0, 1).t() @ states, None, None, None
+        seen = 1 if ctx.own else steps  # the gradient of the steps' own memory is lost
+        states = torch.cat(list(conted[:seen]))
+        return inputs, inputs[:seen].flatten(0, 1).t() @ states, None, None, None, None
 
 
 def initial(layer: Recurrent, x: Tensor, exposed: Sequence[Tensor]) -> list[Tensor]:
@@ -117,8 +129,8 @@ def lstm(layer: LSTM, *bottoms: Tensor) -> Tensor | tuple[Tensor, ...]:
     check_steps(layer, bottoms)
     inputs = project(layer, bottoms, layer.blobs[0], layer.blobs[1])
     h, c = initial(layer, bottoms[0], bottoms[2 + layer.static :])
-    weight = layer.blobs[2 + layer.static]
-    outputs, last = apply(_LSTMSequence, inputs, weight, h, c, bottoms[1].detach())
+    weight, later = layer.blobs[2 + layer.static], layer.later(2 + layer.static)
+    outputs, last = apply(_LSTMSequence, inputs, weight, h, c, bottoms[1].detach(), later)
     return finish(layer, outputs, (outputs[-1], last))
 
 
@@ -134,5 +146,17 @@ def rnn(layer: RNN, *bottoms: Tensor) -> Tensor | tuple[Tensor, ...]:
     for x, keep in zip(inputs.unbind(0), cont.unbind(0), strict=True):
         h = torch.addmm(x, h * keep, transposed).tanh()
         hidden.append(h)
-    outputs = linear(torch.stack(hidden), layer.blobs[first + 1], layer.blobs[first + 2]).tanh()
+        if layer.later(first) is not None:
+            transposed = layer.later(first).t()
+    outputs = _rnn_outputs(layer, torch.stack(hidden), first + 1).tanh()
     return finish(layer, outputs, (h,))
+
+
+def _rnn_outputs(layer: RNN, hidden: Tensor, index: int) -> Tensor:
+    """W_ho h + b_o, of which later steps may have their own."""
+    own = [layer.later(index), layer.later(index + 1)]
+    weights = [layer.blobs[index], layer.blobs[index + 1]]
+    if own == [None, None]:
+        return linear(hidden, *weights)
+    rest = [blob if later is None else later for blob, later in zip(weights, own, strict=True)]
+    return torch.cat([linear(hidden[:1], *weights), linear(hidden[1:], *rest)])

@@ -15,6 +15,7 @@ from caffeio.log.debug_info import log_backward, log_forward
 from caffeio.log.glog import number
 from caffeio.memory import is_memory_error
 from caffeio.net.room import named
+from caffeio.net.step import raw_blobs
 from caffeio.solver.schedule import Rates, Schedule
 from caffeio.training.display import Display
 from caffeio.training.state import TrainingState
@@ -55,12 +56,22 @@ class Iteration:
                 self._put_back(before)
                 return None
             stops = world.begin_any(self.state.events.hurry())
+            if i and self.state.profile.parameter_keeps_last:
+                self._forget_parameters()
             with self.state.world.accumulate(self.module, last=i == size - 1):
                 part = self._one_batch(trace)
             total = part if total is None else total + part
         stops()
         assert total is not None
         return total / size
+
+    def _forget_parameters(self) -> None:
+        """Parameter's top is its blob: a backward pass writes the gradient, it does not add."""
+        blobs = [blob for layer in self.state.net.layers for blob in raw_blobs(layer)]
+        for layer in self.state.net.layers:
+            for blob in raw_blobs(layer) if layer.kind == "Parameter" else ():
+                if sum(blob is other for other in blobs) == 1:
+                    blob.grad = None
 
     def _statistics(self) -> list[tuple[Tensor, Tensor]]:
         """The blobs that a forward changes (BatchNorm's), and copies of what they hold."""

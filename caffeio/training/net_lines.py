@@ -65,9 +65,18 @@ def log_folding_of_weights(log: Log, path: str | os.PathLike[str], net: Net) -> 
 
 
 def log_sharing(log: Log, net: Net, train: Net) -> None:
-    """Intel's folded test net cannot share the train net's blobs: it copies them at every test."""
+    """Name the layers of the train net that the test net does not have, at every test.
+
+    Intel's folded test net cannot share the train net's blobs: it copies them.
+    """
+    if not log:
+        return
     folded = folding_of(net)
-    if not log or folded is None or not folded.folds:
+    if folded is None or not folded.folds:
+        names = {step.node.name for step in net.steps}
+        for step in train.steps:
+            if step.node.name not in names:
+                log.info("net.cpp:676", f"Ignoring source layer {step.node.name}")
         return
     source = [step.node.param for step in train.steps]
     again = fold_batch_norms(source, folded.kept_batch_norms)
