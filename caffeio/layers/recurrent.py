@@ -63,7 +63,7 @@ class Recurrent(LayerType):
         self._declare(prod(shapes[0][2:]), prod(shapes[2][1:]) if self.static else 0)
         for name in self.states:
             self.add_buffer(name, None)
-        for i in sorted(set(self.filled_again)):
+        for i in range(2, len(self.blob_specs)):
             self.add_buffer(f"later_{i}", None)
 
     def check_shapes(self, shapes: Sequence[Shape]) -> None:
