@@ -60,7 +60,7 @@ class Blobs(Sequence[Any]):
 
     def __getitem__(self, index: Any) -> Any:
         if isinstance(index, slice):
-            return [self[i] for i in range(*index.indices(len(self.names)))]
+            return list(self)[index]
         blob = self._parameters[self.names[index]]
         if self._foreign and blob is not None and blob.shape != self.shapes[index]:
             return blob.view(self.shapes[index])
@@ -72,7 +72,8 @@ class Blobs(Sequence[Any]):
             self._foreign = True
 
 
-_PLAIN = frozenset({bool, int, float, str, tuple, list, dict, frozenset})  # never registered
+# never registered; a tuple: torch.compile of torch 2.6 looks into no set
+_PLAIN = (bool, int, float, str, tuple, list, dict, frozenset)
 
 
 class LayerModule(nn.Module):

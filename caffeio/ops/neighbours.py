@@ -16,7 +16,7 @@ SHORT = 32  # channels that are added up one after the other
 
 def channel_sum(x: Tensor, size: int) -> Tensor:
     """Sum of `x` (N, C, H, W) over the `size` (odd) channels around each one, from the first on."""
-    if is_traced() or (x.requires_grad and torch.is_grad_enabled()):  # one operation to record
+    if is_traced() or (torch.is_grad_enabled() and x.requires_grad):  # one operation to record
         n, c, h, w = x.shape
         planes = x.reshape(n, 1, c, h * w)
         sums = F.avg_pool2d(planes, (size, 1), 1, (size // 2, 0), divisor_override=1)

@@ -129,7 +129,13 @@ def finish(built: Built, net: Net, choices: Choices) -> list[str]:
 
     Raises UnsupportedError for what a layer cannot have.
     """
-    _onnx()
+    onnx = _onnx()
+    newest = onnx.defs.onnx_opset_version()
+    if choices.opset > newest:
+        raise UnsupportedError(
+            f"--opset {choices.opset}: onnx {onnx.__version__}, which is installed, knows opsets "
+            f"up to {newest} (pip install --upgrade onnx)"
+        )
     if not built.declared:
         axes = {"batch"} if built.graph.dynamic_batch else set()
         built.declared = dict(find_sizes(net, built, None, axes).declared)

@@ -79,6 +79,8 @@ def test_dynamo_export(name: str) -> None:
 
 def test_a_program_of_torch_export(tmp_path: Path) -> None:
     pytest.importorskip("onnxscript")
+    if tuple(map(int, torch.__version__.split(".")[:2])) < (2, 7):
+        pytest.skip("the exporter of torch 2.6 fails in onnxscript's own conversion of versions")
     module, x = make("squeezenet")
     torch.export.save(torch.export.export(module, (x,)), tmp_path / "net.pt2")
     from caffeio.converters.from_onnx.load import load_model

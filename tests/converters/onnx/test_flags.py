@@ -169,6 +169,8 @@ def test_merged_images_are_told(tmp_path: Path) -> None:
 @pytest.mark.parametrize("opset", ["9", "13", "17", "22"])
 def test_half(opset: str, tmp_path: Path) -> None:
     """Weights are float16, inputs and outputs float32, and the error is that of float16."""
+    if int(opset) > onnx.defs.onnx_opset_version():
+        pytest.skip(f"onnx {onnx.__version__} knows no opset {opset}")
     text = HEAD + BODY.replace("METHOD", "pool: AVE pad: 1") + PROB
     model, said = convert(tmp_path, text, "--fp16", "--opset", opset)
     kinds = {t.name: t.data_type for t in model.graph.initializer}
