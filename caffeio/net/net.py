@@ -299,7 +299,12 @@ class Net(nn.Module):
                         f"mismatch: {shape_text(there)} in the train net, {shape_text(here)} in "
                         "this one"
                     )
-                swap[id(raw_blobs(step.layer)[i])] = blob
+                own = raw_blobs(step.layer)[i]
+                if own is not blob and keeps_later(step.layer, i):
+                    name = f"later_{i}"
+                    if getattr(step.layer, name) is None:
+                        step.layer.register_buffer(name, own.detach().clone(), persistent=False)
+                swap[id(own)] = blob
                 step.layer.blobs[i] = blob
         for item in self.learnable:
             item.tensor = swap.get(id(item.tensor), item.tensor)
