@@ -312,7 +312,15 @@ def test_the_page_works_in_a_browser(tmp_path):
     assert "script-src 'sha256-" in page  # the page's own script alone; here the test's as well
     path.write_text(page.replace("script-src ", f"script-src 'sha256-{allowed}' "))
     result = subprocess.run(
-        [browser, "--headless", "--no-sandbox", "--disable-gpu", "--dump-dom", path.as_uri()],
+        [
+            browser,
+            "--headless",
+            "--no-sandbox",
+            "--disable-gpu",
+            f"--user-data-dir={tmp_path / 'profile'}",
+            "--dump-dom",
+            path.as_uri(),
+        ],
         capture_output=True,
         text=True,
         timeout=120,

@@ -9,6 +9,7 @@ import json
 import re
 import shutil
 import subprocess
+import tempfile
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -129,12 +130,19 @@ def look(page: Path, *options: str, size: str = "1400,900") -> dict[str, Any]:
     text = page.read_text(encoding="utf-8")
     text = text.replace("</body>", f"<script>{LOOK}</script></body>")
     page.write_text(text.replace("script-src ", f"script-src 'sha256-{allowed}' "))
-    result = subprocess.run(
-        [browser, "--headless", "--no-sandbox", "--disable-gpu", f"--window-size={size}", *options,
-         "--virtual-time-budget=8000", "--dump-dom", page.as_uri()],
-        capture_output=True, text=True, timeout=120, check=False,
-    )  # fmt: skip
-    title = re.search(r"<title>DONE(.*?)</title>", result.stdout, re.DOTALL)
+    for _ in range(3):  # a browser that is started on a busy machine may give up by itself
+        with tempfile.TemporaryDirectory(
+            ignore_cleanup_errors=True
+        ) as profile:  # two browsers at once share none
+            result = subprocess.run(
+                [browser, "--headless", "--no-sandbox", "--disable-gpu", f"--window-size={size}",
+                 f"--user-data-dir={profile}", *options, "--virtual-time-budget=8000",
+                 "--dump-dom", page.as_uri()],
+                capture_output=True, text=True, timeout=120, check=False,
+            )  # fmt: skip
+        title = re.search(r"<title>DONE(.*?)</title>", result.stdout, re.DOTALL)
+        if title is not None:
+            break
     assert title is not None, result.stderr[-2000:]
     said: dict[str, Any] = json.loads(html.unescape(title[1]))
     return said
