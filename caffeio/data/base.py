@@ -192,6 +192,10 @@ class DataSource(ABC):
     def next(self) -> tuple[Tensor, ...]:
         """The next batch: float32 tensors, one a top, in the order of the tops."""
 
+    def overwritten(self, index: int, values: Tensor) -> None:
+        """Take what layers in place left in top `index`; of use where a top is filled only once."""
+        del index, values
+
     def draw_setup(self, rng: CaffeRng) -> None:
         """Take from the main generator what real Caffe takes when it sets this layer up.
 

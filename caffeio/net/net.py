@@ -299,7 +299,12 @@ class Net(nn.Module):
                         f"mismatch: {shape_text(there)} in the train net, {shape_text(here)} in "
                         "this one"
                     )
-                swap[id(raw_blobs(step.layer)[i])] = blob
+                own = raw_blobs(step.layer)[i]
+                if own is not blob and keeps_later(step.layer, i):
+                    name = f"later_{i}"
+                    if getattr(step.layer, name) is None:
+                        step.layer.register_buffer(name, own.detach().clone(), persistent=False)
+                swap[id(own)] = blob
                 step.layer.blobs[i] = blob
         for item in self.learnable:
             item.tensor = swap.get(id(item.tensor), item.tensor)
@@ -383,6 +388,15 @@ class Net(nn.Module):
         self._memory = plan_memory(self._plan, gradients=self.profile.gradients_from_memory)
         for step, use in zip(self._plan, self._memory.uses, strict=True):
             step.memory = use
+        # constants are filled once: the next pass begins with what layers in place leave there
+        written = [name for step in self._plan for name in step.tops]
+        self._constants = [
+            (step, i, name)
+            for step in self._plan
+            if step.layer.kind == "DummyData"
+            for i, name in enumerate(step.tops)
+            if written.count(name) > 1 or name in self._memory.stale
+        ]
 
     def _free_early(self) -> None:
         """Note after which step a blob is not needed any more."""
@@ -392,7 +406,8 @@ class Net(nn.Module):
             for name in (*step.bottoms, *step.tops, *stale):
                 last[name] = i
         writers = self._memory.stale
-        keep = {*self.outputs, *(writers[n] for n in self.outputs if n in writers)}
+        kept = {*self.outputs, *(name for _, _, name in self._constants)}
+        keep = kept | {writers[name] for name in kept if name in writers}
         free: dict[int, list[str]] = {}
         for name, i in last.items():
             if name not in keep:
@@ -449,6 +464,9 @@ class Net(nn.Module):
         for name, writer in self._memory.stale.items():
             if name in env:
                 env[name] = self._overwritten(env[name], env[writer])
+        for step, i, name in self._constants:
+            if step.node.key in self.sources and not is_exporting():
+                self.sources[step.node.key].overwritten(i, env[name].detach())
         for name in self._automatic if keep else ():
             env[AUTOMATIC] = env.pop(name)
         return env, loss

@@ -138,6 +138,11 @@ class DummySource(DataSource):
         device = self.layer.options.device
         return out.to(device) if device else out
 
+    def overwritten(self, index: int, values: Tensor) -> None:
+        """Begin the next batch with them: constants are filled once."""
+        if self._tops[index] is not None:
+            self._tops[index] = values.clone()
+
     def constants(self) -> list[Tensor | None]:
         """The tops that never change; None for those that are drawn anew."""
         return list(self._tops)
