@@ -60,7 +60,7 @@ class Blobs(Sequence[Any]):
 
     def __getitem__(self, index: Any) -> Any:
         if isinstance(index, slice):
-            return list(self)[index]
+            return [self[i] for i in range(len(self.names))[index]]
         blob = self._parameters[self.names[index]]
         if self._foreign and blob is not None and blob.shape != self.shapes[index]:
             return blob.view(self.shapes[index])
