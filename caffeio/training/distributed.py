@@ -159,11 +159,12 @@ class World:
         dist.all_reduce(flags, op=dist.ReduceOp.MAX, group=self.control)
         return _action(flags)
 
-    def pass_on(self, action: Action, *, last: bool) -> Action:
+    def pass_on(self, action: Action, *, now: bool) -> Action:
         """What any worker asked for an iteration ago; `action` is on its way meanwhile.
 
-        So nobody waits for flags: they travel while the next iteration is computed. In the `last`
-        one they are waited for. All workers must call it in every iteration.
+        So nobody waits for flags: they travel while the next iteration is computed. With `now`
+        they are waited for, because no iteration comes next: nothing is on its way afterwards.
+        All workers must call it in every iteration.
         """
         if self.size == 1:
             return action
@@ -172,7 +173,7 @@ class World:
             work, flags = self.asked.pop()
             work.wait()
             found = _action(flags)
-        if last or Action.STOP in found:
+        if now or Action.STOP in found:
             return found | self.all_reduce_actions(action)
         flags = _flags(action)
         work = dist.all_reduce(flags, op=dist.ReduceOp.MAX, group=self.control, async_op=True)

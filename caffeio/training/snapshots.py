@@ -44,30 +44,32 @@ class Snapshots:
         """Paths of the weights and of the state of `iteration`."""
         return self.training.job.snapshot_names(iteration)
 
-    def write(self, *, together: bool = True) -> tuple[str, str]:
+    def write(self, *, together: bool = True, background: bool | None = None) -> tuple[str, str]:
         """Write both files (rank 0); the weights first, so that a state implies whole weights.
 
         All workers must call it, and wait for the files, unless not `together`: then the root
-        alone does. In the background (`async_snapshots`) the numbers are copied and nobody waits.
-        Raises SnapshotError if the disk is full, say: the last pair is still there.
+        alone does. In the `background` (None: as `async_snapshots` says) the numbers are copied
+        and nobody waits. Raises SnapshotError if the disk is full, say: the last pair is still
+        there.
         """
         training = self.training
+        background = self.background if background is None else background
         self.settle()
         weights, state = self.names(training.iter)
         with self.averaged_statistics():
             if training.world.is_root:
                 self.writing = True
                 try:
-                    self._write(weights, state)
+                    self._write(weights, state, background)
                 finally:
                     self.writing = False
-        if together:
-            training.world.barrier()
-        if not self.background:
+        if not background:
+            if together:
+                training.world.barrier()
             self._tell(weights, state)
         return weights, state
 
-    def _write(self, weights: str, state: str) -> None:
+    def _write(self, weights: str, state: str, background: bool) -> None:
         training, log = self.training, self.training.log
         if training.profile.snapshot_begin_end:
             log.info("solver.cpp:560", "Snapshot begin")
@@ -78,7 +80,7 @@ class Snapshots:
         def between() -> None:
             log.info("sgd_solver.cpp:284", f"Snapshotting solver state to {kind} {state}")
 
-        if self.background:
+        if background:
             between()
             on_cpu = self.training.world.device.type == "cpu"  # else these are copies already
             self._writer.start(pair.copied() if on_cpu else pair)
@@ -95,19 +97,28 @@ class Snapshots:
         if self.training.events.snapshot is not None:
             self.training.events.snapshot(weights, state)
 
-    def settle(self, *, wait: bool = True) -> None:
+    def settle(self, *, wait: bool = True, together: bool = False) -> None:
         """Take note of a snapshot that was written in the background; `wait` for it to be.
 
-        Raises SnapshotError if it could not be written.
+        The root alone has something to wait for, and all workers with it if all call this
+        `together`. Raises SnapshotError if it could not be written.
         """
         pair = self._writer.finish(wait=wait)
         if pair is not None:
             self._written(pair.solver.iter)
             self._tell(pair.weights, pair.state)
+        if together and self.background:
+            self.training.world.barrier()
 
     def close(self) -> None:
-        """Wait for the file that is being written, and stop the thread."""
-        self._writer.close()
+        """Wait for the pair that is being written, and stop the thread.
+
+        Raises SnapshotError if it could not be written.
+        """
+        try:
+            self.settle()
+        finally:
+            self._writer.close()
 
     def rescue(self, why: str = "Training fails") -> None:
         """Try to save the work of a training that fails; the root alone does, nothing is raised.
@@ -125,8 +136,7 @@ class Snapshots:
             return
         training.log.note(f"{why}: a snapshot of iteration {training.iter} is tried", "E")
         with contextlib.suppress(Exception):
-            self.background = False
-            self.write(together=False)
+            self.write(together=False, background=False)
 
     def _pair(self, weights: str, state: str) -> SnapshotPair:
         net, job = self.training.net, self.training.job

@@ -246,8 +246,7 @@ class Trainer:
             raise
         self.display.say_bad_loss()
         if param.snapshot_after_train and (not param.snapshot or self.iter % param.snapshot):
-            self.snapshot()
-            self.snapshots.settle()
+            self.snapshots.write(background=False)
         if not finished:
             log.info("solver.cpp:311", "Optimization stopped early.")
             return False
@@ -283,10 +282,16 @@ class Trainer:
         Tests, display and snapshots happen as the solver says; the window of average_loss begins
         anew, as it does in Caffe.
         """
-        state = self.state
-        stop = state.iter + count
-        state.smoothed.reset()
+        stop = self.iter + count
+        self.smoothed.reset()
         self.display.begin(stop)
+        finished = self._train_to(stop)
+        self.snapshots.settle(together=True)
+        return finished
+
+    def _train_to(self, stop: int) -> bool:
+        """Train until `stop` updates are done; False if a signal stopped it before."""
+        state = self.state
         began = state.iter
         ended = perf_counter()
         while state.iter < stop:
@@ -296,6 +301,8 @@ class Trainer:
                 ended = perf_counter()
             loss = self.iteration.forward_backward()
             if loss is None:  # told to stop: the iteration is not done
+                if Action.SNAPSHOT in state.world.pass_on(state.events.poll(), now=True):
+                    self.snapshot()
                 return False
             state.smoothed.add(loss)
             if self.display.due:
@@ -305,14 +312,14 @@ class Trainer:
             state.whole = True
             if state.events.iteration is not None:
                 ended = self._report(loss, rate, ended)
-            action = state.world.pass_on(state.events.poll(), last=state.iter == stop)
+            waits = state.iter == stop or self._test_due(began)  # a test may take long
+            action = state.world.pass_on(state.events.poll(), now=waits)
             if self._snapshot_due() or Action.SNAPSHOT in action:
                 self.snapshot()
                 ended = perf_counter()
             if Action.STOP in action:
-                self.snapshots.settle()
                 return False
-            self.snapshots.settle(wait=state.iter == stop)
+            self.snapshots.settle(wait=False)
         return True
 
     def _on_test_grid(self) -> bool:

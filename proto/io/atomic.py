@@ -2,15 +2,18 @@
 
 `atomic_write` and `atomic_path` write to a new file in the target's folder, flush it to the disk,
 then give it the target's name: whoever opens the target sees the old content or the new, whatever
-dies when. On Linux the new file has no name until it is whole, so that even kill -9 leaves nothing.
+dies when. On Linux the new file has no name until it is whole. What a killed process leaves all the
+same (a file that had its temporary name already) goes when the target is written again.
 """
 
 from __future__ import annotations
 
 import errno
 import os
+import re
 import secrets
 import stat
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from io import BufferedWriter
@@ -73,6 +76,7 @@ def atomic_write(
             with open(target, "wb") as file:
                 yield file
             return
+        _sweep(target)
         descriptor, name = _open_unnamed(target)
     except OSError as problem:
         raise write_error(path, problem, needed=needed, error=error) from problem
@@ -101,6 +105,7 @@ def atomic_path(
 ) -> Iterator[Path]:
     """As `atomic_write`, for libraries that open files by name: give the name to write to."""
     target = _resolve(path, error)
+    _sweep(target)
     temporary = _temporary_name(target)
     try:
         os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
@@ -143,8 +148,41 @@ def _is_special(target: str) -> bool:
 
 
 def _temporary_name(target: str) -> str:
+    """A hidden name beside the target, with the place and the process whose it is."""
     folder, name = os.path.split(target)
-    return os.path.join(folder, f".{name[:200]}.{secrets.token_hex(4)}.tmp")
+    own = f"{_place()}-{os.getpid()}-{secrets.token_hex(4)}"
+    return os.path.join(folder, f".{name[:200]}.{own}.tmp")
+
+
+def _place() -> str:
+    """Where process numbers mean what they mean here: this host, and its namespace of processes."""
+    names = [os.uname().nodename] if hasattr(os, "uname") else []
+    with suppress(OSError):
+        names.append(os.readlink("/proc/self/ns/pid"))
+    return f"{zlib.crc32(' '.join(names).encode()):08x}"
+
+
+def _sweep(target: str) -> None:
+    """Remove the temporary files of this target whose processes were killed."""
+    if os.name != "posix":  # elsewhere asking for a process would end it
+        return
+    folder, name = os.path.split(target)
+    pattern = re.compile(rf"\.{re.escape(name[:200])}\.{_place()}-(\d+)-[0-9a-f]{{8}}\.tmp")
+    with suppress(OSError), os.scandir(folder or ".") as entries:
+        for entry in entries:
+            found = pattern.fullmatch(entry.name)
+            if found is not None and not _is_alive(int(found[1])):
+                _remove(entry.path)
+
+
+def _is_alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        pass  # another user's
+    return True
 
 
 def _open_unnamed(target: str) -> tuple[int, str | None]:

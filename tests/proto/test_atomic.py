@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from caffeio.errors import SnapshotError, WeightsError
+from caffeio.proto.io import atomic
 from caffeio.proto.io.atomic import atomic_path, atomic_write, size_text
 from caffeio.proto.io.stream import write_parts
 from tests.paths import ROOT
@@ -201,3 +202,44 @@ def test_the_file_is_on_the_disk_before_it_has_its_name(
     with atomic_write(target, sync=sync) as file:
         file.write(b"data")
     assert steps == (["file False", "folder True"] if sync else [])
+
+
+def test_what_killed_processes_left_goes_when_the_target_is_written_again(tmp_path: Path) -> None:
+    """Not what living processes write, nor what another machine or a person put there."""
+    target = tmp_path / "x.caffemodel"
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    place = atomic._place()
+    kept = [
+        f".x.caffemodel.{place}-{os.getpid()}-0123abcd.tmp",
+        f".x.caffemodel.{'0' * 8 if place != '0' * 8 else '1' * 8}-{dead.pid}-0123abcd.tmp",
+        f".y.caffemodel.{place}-{dead.pid}-0123abcd.tmp",
+        ".x.caffemodel.mine.tmp",
+    ]
+    gone = f".x.caffemodel.{place}-{dead.pid}-0123abcd.tmp"
+    for write in (atomic_write, atomic_path):
+        for name in (*kept, gone):
+            (tmp_path / name).write_bytes(b"half")
+        with write(target) as file:
+            if isinstance(file, Path):
+                file.write_bytes(b"whole")
+            else:
+                file.write(b"whole")
+        assert target.read_bytes() == b"whole"
+        assert {p.name for p in tmp_path.iterdir()} == {target.name, *kept}
+
+
+def test_a_kill_between_link_and_rename_leaves_nothing_for_long(tmp_path: Path) -> None:
+    target = tmp_path / "x"
+    code = (
+        "import os, sys; from caffeio.proto.io import atomic\n"
+        "atomic._publish = lambda *rest: os.kill(os.getpid(), 9)\n"
+        "with atomic.atomic_write(sys.argv[1]) as file: file.write(b'new')"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    run = subprocess.run([sys.executable, "-c", code, target], env=environment, check=False)
+    assert run.returncode == -9
+    assert len(list(tmp_path.iterdir())) == 1 and not target.exists()
+    with atomic_write(target) as file:
+        file.write(b"again")
+    assert [p.name for p in tmp_path.iterdir()] == ["x"]

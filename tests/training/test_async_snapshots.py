@@ -12,7 +12,8 @@ from caffeio import Trainer
 from caffeio.cli.main import main
 from caffeio.errors import SnapshotError
 from caffeio.training import snapshot_pair
-from caffeio.training.events import Events
+from caffeio.training.distributed import World
+from caffeio.training.events import Action, Events
 from caffeio.training.snapshot_pair import SnapshotPair
 
 SHORT = ["max_iter=6", "snapshot=2", "test_interval=1000", "test_initialization=false"]
@@ -84,9 +85,9 @@ def test_the_training_goes_on_meanwhile(
     assert Path("exact_iter_2.solverstate").exists()
 
 
-def test_an_error_is_raised_and_the_last_pair_stays(
-    training_case: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def full_at_4(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The disk is full when the state of iteration 4 is written."""
     write = snapshot_pair.write_solverstate
 
     def full(path: str, state: object, **rest: object) -> None:
@@ -95,10 +96,56 @@ def test_an_error_is_raised_and_the_last_pair_stays(
         write(path, state, **rest)  # type: ignore[arg-type]
 
     monkeypatch.setattr(snapshot_pair, "write_solverstate", full)
+
+
+@pytest.mark.usefixtures("full_at_4")
+def test_an_error_is_raised_and_the_last_pair_stays(training_case: Path) -> None:
     with pytest.raises(SnapshotError, match="No space left"):
         _train("full", background=True)
     assert Path("full_iter_2.solverstate").exists()
     assert not list(Path().glob("full_iter_4.*"))
+
+
+@pytest.mark.usefixtures("full_at_4")
+@pytest.mark.parametrize("stops", [False, True])
+def test_an_error_of_the_last_snapshot_is_raised(stops: bool, training_case: Path) -> None:
+    """By `close`, or at once where a signal stops the training in a test."""
+    polls = iter([Action.NONE] * 4 + [Action.STOP])
+    overrides = [
+        "snapshot_prefix=full",
+        "snapshot=4",
+        "test_interval=4",
+        "test_initialization=false",
+    ]
+    trainer = Trainer(
+        "solver.prototxt",
+        overrides=overrides if stops else [*overrides, "snapshot=0"],
+        events=Events(poll=lambda: next(polls, Action.NONE)),
+        async_snapshots=True,
+    )
+    if stops:
+        with pytest.raises(SnapshotError, match="No space left"):
+            trainer.step(5)
+        trainer.close()
+    else:
+        trainer.step(4)
+        trainer.snapshot()
+        with pytest.raises(SnapshotError, match="No space left"):
+            trainer.close()
+
+
+def test_workers_wait_for_the_files_once(
+    training_case: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody waits while the training goes on; who leaves has the root's files."""
+    found: list[int] = []
+
+    def barrier(world: World) -> None:
+        found.append(len(list(Path().glob("wait_iter_*"))))
+
+    monkeypatch.setattr(World, "barrier", barrier)
+    _train("wait", background=True)
+    assert found == [6]
 
 
 def test_the_command_has_it(training_case: Path) -> None:

@@ -61,10 +61,10 @@ assert (world.rank, world.size) == (rank, 2)
 both = world.all_reduce_actions((Action.SNAPSHOT, Action.STOP)[rank])
 assert both == Action.SNAPSHOT | Action.STOP, both
 assert world.all_reduce_actions(Action.NONE) is Action.NONE
-late = [world.pass_on(Action.SNAPSHOT if (rank, i) == (1, 1) else Action.NONE, last=i == 3)
+late = [world.pass_on(Action.SNAPSHOT if (rank, i) == (1, 1) else Action.NONE, now=i == 3)
         for i in range(4)]
 assert late == [Action.NONE, Action.NONE, Action.SNAPSHOT, Action.NONE], late
-late = [world.pass_on(Action.STOP if rank == 0 else Action.NONE, last=True), *world.asked]
+late = [world.pass_on(Action.STOP if rank == 0 else Action.NONE, now=True), *world.asked]
 assert late == [Action.STOP], late
 assert world.all_reduce_any(rank == 1) and not world.all_reduce_any(False)
 assert world.broadcast("mine" if rank == 0 else "theirs") == "mine"

@@ -17,6 +17,7 @@ import pytest
 from caffeio import Trainer
 from caffeio.cli._signals import Signals
 from caffeio.log.glog import Log
+from caffeio.training.distributed import World
 from caffeio.training.trainer import Action, Events
 from tests.log.test_log import normalized
 from tests.paths import GOLDEN, ROOT
@@ -197,3 +198,45 @@ def test_stop_in_the_first_iteration_of_a_run_without_snapshots(case: Path) -> N
     assert trainer.iter == 1
     assert lines == ["Optimization stopped early."]
     assert not list(Path().glob("snap_iter_*"))
+
+
+@pytest.fixture
+def an_iteration_late(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Actions arrive as they do among several workers: one iteration later, if nobody waits."""
+    on_their_way = [Action.NONE]
+
+    def pass_on(self: World, action: Action, *, now: bool) -> Action:
+        arrived = on_their_way.pop()
+        on_their_way.append(Action.NONE if now else action)
+        return arrived | action if now else arrived
+
+    monkeypatch.setattr(World, "pass_on", pass_on)
+
+
+@pytest.mark.usefixtures("an_iteration_late")
+@pytest.mark.parametrize("case", ["sigint_stop"], indirect=True)
+def test_a_stop_among_workers_does_not_wait_for_a_test(case: Path) -> None:
+    poll = asked(Action.NONE, Action.STOP)
+    lines, trainer = texts(poll, "test_initialization=false", *TESTING)
+    assert trainer.iter == 2
+    assert not any("Testing net" in line for line in lines)
+
+
+@pytest.mark.usefixtures("an_iteration_late")
+@pytest.mark.parametrize("case", ["sigint_stop"], indirect=True)
+@pytest.mark.parametrize("left", [0, 1])
+def test_an_iteration_that_is_given_up_loses_no_snapshot(case: Path, left: int) -> None:
+    """It was asked for before (and is on its way among workers), or meanwhile."""
+    hurry = iter([False] * (4 * left + 2) + [True])
+    poll = asked(Action.SNAPSHOT)
+    changes = (
+        "iter_size=4",
+        "snapshot_after_train=false",
+        "test_initialization=false",
+        "snapshot=0",
+    )
+    events = Events(poll=poll, hurry=lambda: next(hurry))
+    with Trainer("solver.prototxt", overrides=changes, events=events) as trainer:
+        assert not trainer.step(5)
+        assert trainer.iter == left
+    assert Path(f"snap_iter_{left}.solverstate").exists()
