@@ -104,12 +104,10 @@ class World:
         """The module to call in training: it averages the gradients in its backward.
 
         They travel as `gradients` says ("fp32", "bf16" or "fp16"), while the backward goes on.
-        `cuda_graph` records the step once; raises CaffeIOError where that cannot be.
+        `cuda_graph` records the step once; see `check_recordable`.
         """
         module = TrainingStep(net, precision, compile)
         if cuda_graph:
-            if self.device.type != "cuda" or self.size > 1:
-                raise CaffeIOError("--cuda-graph is for one worker on a GPU: --device cuda")
             return GraphedStep(module, net)
         if self.size == 1 or not any(p.requires_grad for p in net.parameters()):
             return module
@@ -205,6 +203,11 @@ class World:
         box = [value]
         dist.broadcast_object_list(box, src=0, group=self.control)
         return box[0]
+
+    def check_recordable(self) -> None:
+        """Raise CaffeIOError unless iterations may be recorded as CUDA graphs here."""
+        if self.device.type != "cuda" or self.size > 1:
+            raise CaffeIOError("--cuda-graph is for one worker on a GPU: --device cuda")
 
     def check_same(self, facts: Mapping[str, str]) -> None:
         """Raise CaffeIOError, on every worker, unless all workers have the same facts."""
