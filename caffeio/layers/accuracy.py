@@ -35,6 +35,7 @@ class Accuracy(LayerType):
     label_bottoms = frozenset({1})
     fields = owns(accuracy_param=("top_k", "axis", "ignore_label", "denominator", "min_is_better"))
     compute = "caffeio.ops.accuracy:accuracy"
+    pure = True
 
     def dies_backward(self, needs: Sequence[bool]) -> str:
         """Say that there is no backward pass, if one is asked for."""

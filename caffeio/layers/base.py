@@ -135,6 +135,13 @@ class LayerType:
         shapes: Callable[..., tuple[Shape, ...]]
         blobs: Any  # the values: only where the layer runs, see caffeio.ops.module
 
+    # What a net may do that is prepared for inference; a class that says anew what it computes says
+    # these anew, too. Where the parameters decide, `setup` sets them on the layer.
+    pure: bool = (
+        False  # its tops follow from bottoms and blobs: no state, no draws, no side effects
+    )
+    fresh: bool = False  # each of its tops is memory of its own, and no view of a bottom's
+
     # Blobs are memory in Caffe, and Backward reads what later layers in place have left there: see
     # caffeio/net/overwritten.py. Where the parameters decide, `setup` sets these on the layer.
     reads_top: bool = False  # Backward reads the data of the tops
@@ -149,6 +156,11 @@ class LayerType:
     backward: ClassVar[str] = (
         ""  # "module:class" of Caffe's Backward; empty: autograd at the bottoms
     )
+
+    def __init_subclass__(cls, **given: Any) -> None:
+        super().__init_subclass__(**given)
+        if not {"compute", "forward"}.isdisjoint(cls.__dict__) and "_made_here" not in cls.__dict__:
+            cls.pure, cls.fresh = (cls.__dict__.get(fact, False) for fact in ("pure", "fresh"))
 
     def __init__(self, param: LayerParameter, context: LayerContext | None = None) -> None:
         self.param = param

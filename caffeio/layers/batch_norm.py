@@ -52,6 +52,7 @@ class BatchNorm(LayerType):
     fields = owns(batch_norm_param=_FIELDS)
     blob_names = ("mean", "variance", "factor", "scale", "bias")
     compute = "caffeio.ops.batch_norm:batch_norm"
+    fresh = True
 
     def setup(self, shape: Shape) -> None:
         """Declare the blobs; raises LayerError for bottoms without a channel axis."""
@@ -66,6 +67,7 @@ class BatchNorm(LayerType):
         if p.HasField("use_global_stats") and not self.averages:
             self.use_global = p.use_global_stats
         self.updates = not self.use_global and (self.train_phase or not self.merged)
+        self.pure = self.use_global  # one product and one sum a channel
         self.part = p.stats_batch_size  # 0: the whole batch
         self.check(
             not self.part or shape[0] % self.part == 0,

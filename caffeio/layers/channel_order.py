@@ -22,6 +22,7 @@ class ShuffleChannel(MapLayer):
 
     fields = owns(shuffle_channel_param=None)
     compute = "caffeio.ops.channel_order:shuffle_channel"
+    pure = True
 
     def setup(self, *shapes: Shape) -> None:
         """Check that the channels divide."""
@@ -55,6 +56,7 @@ class Reorg(MapLayer):
     family = "pool"
     fields = owns(reorg_param=None)
     compute = "caffeio.ops.channel_order:reorg"
+    pure = True
 
     def setup(self, *shapes: Shape) -> None:
         """Check that the sizes divide."""

@@ -47,6 +47,8 @@ class Concat(AxisLayer):
     bottoms = at_least(1)
     fields = owns(concat_param=("axis", "concat_dim"))
     compute = "caffeio.ops.concat:concat"
+    pure = True
+    fresh = True
 
     def setup(self, *shapes: Shape) -> None:
         """Check the axis and the other dimensions."""
@@ -79,6 +81,7 @@ class Slice(AxisLayer):
     tops = at_least(1)
     fields = owns(slice_param=("axis", "slice_dim", "slice_point"))
     compute = "caffeio.ops.concat:cut"
+    pure = True
 
     def setup(self, shape: Shape) -> None:
         """Find the sizes of the parts."""
@@ -140,6 +143,7 @@ class Split(LayerType):
     tops = at_least(1)
     in_place = False
     compute = "caffeio.ops.concat:split"
+    pure = True
     shares_memory = True
 
     def onnx(self, g: OnnxGraph, *bottoms: str) -> tuple[str, ...]:
@@ -155,6 +159,7 @@ class Silence(LayerType):
     bottoms = at_least(1)
     tops = exactly(0)
     compute = "caffeio.ops.concat:silence"
+    pure = True
 
     def shapes(self, *bottoms: Shape) -> tuple[Shape, ...]:
         """There is no top."""

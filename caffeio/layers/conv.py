@@ -47,6 +47,8 @@ class BaseConvolution(LayerType):
     fields = owns(convolution_param=_FIELDS)
     blob_names = ("weight", "bias")
     compute = "caffeio.ops.conv:convolution"
+    pure = True
+    fresh = True
     reads_bottoms = None
     transposed: ClassVar[bool] = False
 
@@ -236,6 +238,7 @@ class Im2col(LayerType):
     in_place = False
     fields = owns(convolution_param=_FIELDS)
     compute = "caffeio.ops.conv:im2col"
+    pure = True
 
     def setup(self, shape: Shape) -> None:
         """Raises LayerError for fields that contradict the bottom."""

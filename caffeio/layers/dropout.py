@@ -49,6 +49,7 @@ class Dropout(RandomMask):
         p = self.param.dropout_param
         self.read_ratio(p.dropout_ratio, "dropout_param.dropout_ratio")
         self.drops = self.train_phase or p.sample_weights_test
+        self.pure = not self.drops
         self.factor = 1.0  # on top of 1 / (1 - r) or the identity
         if not p.scale_train:
             self.factor = 1 - self.ratio

@@ -33,6 +33,8 @@ class Eltwise(LayerType):
     bottoms = at_least(2)
     fields = owns(eltwise_param=("operation", "coeff", "stable_prod_grad"))
     compute = "caffeio.ops.eltwise:eltwise"
+    pure = True
+    fresh = True
     writes_early = True
     backward = "caffeio.ops.backward:Eltwise"
 

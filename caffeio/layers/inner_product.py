@@ -33,6 +33,8 @@ class InnerProduct(LayerType):
     fields = owns(inner_product_param=_FIELDS)
     blob_names = ("weight", "bias")
     compute = "caffeio.ops.inner_product:inner_product"
+    pure = True
+    fresh = True
     reads_bottoms = frozenset({0})
 
     def setup(self, shape: Shape) -> None:
@@ -103,6 +105,7 @@ class Embed(LayerType):
     )
     blob_names = ("weight", "bias")
     compute = "caffeio.ops.inner_product:embed"
+    pure = True
 
     def setup(self, shape: Shape) -> None:
         """Declare the blobs; raises LayerError unless num_output and input_dim are given."""

@@ -29,6 +29,7 @@ class Normalize(LayerType):
     in_place = False
     fields = owns(norm_param=("across_spatial", "scale_filler", "channel_shared", "eps"))
     compute = "caffeio.ops.l2_normalize:normalize"
+    pure = True
 
     def setup(self, *shapes: Shape) -> None:
         """Check the fields and declare the scale."""

@@ -33,6 +33,7 @@ class EuclideanLoss(PairLoss):
     """sum((a - b)^2) / (2 N), N = a.shape[0]."""
 
     compute = "caffeio.ops.loss:euclidean_loss"
+    pure = True
 
     def dies_forward(self) -> str:
         """Say that a bottom has too many axes."""

@@ -31,6 +31,8 @@ class LRN(LayerType):
     backward = "caffeio.ops.backward:LRN"
     fields = owns(lrn_param=("local_size", "alpha", "beta", "k", "norm_region"))
     compute = "caffeio.ops.lrn:lrn"
+    pure = True
+    fresh = True
 
     def setup(self, shape: Shape) -> None:
         """Raises LayerError for an even local_size or a bottom without 4 axes."""
@@ -70,6 +72,7 @@ class MVN(LayerType):
     backward = "caffeio.ops.backward:MVN"
     fields = owns(mvn_param=("normalize_variance", "across_channels", "eps"))
     compute = "caffeio.ops.lrn:mvn"
+    pure = True
 
     def setup(self, shape: Shape) -> None:
         """Raises LayerError for a bottom of more than 4 axes."""

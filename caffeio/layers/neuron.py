@@ -22,6 +22,8 @@ class ReLU(LayerType):
 
     fields = owns(relu_param=("negative_slope",))
     compute = "caffeio.ops.neuron:relu"
+    pure = True
+    fresh = True
     backward = "caffeio.ops.backward:ReLU"
     reads_bottoms = frozenset({0})
     reads_signs = True
@@ -42,6 +44,7 @@ class ReLU6(LayerType):
 
     fields = owns(relu6_param=("negative_slope",))
     compute = "caffeio.ops.neuron:relu6"
+    pure = True
     reads_bottoms = frozenset({0})
 
     def setup(self, shape: Shape) -> None:
@@ -66,6 +69,8 @@ class PReLU(LayerType):
     fields = owns(prelu_param=("filler", "channel_shared"))
     blob_names = ("weight",)
     compute = "caffeio.ops.neuron:prelu"
+    pure = True
+    fresh = True
     reads_bottoms = frozenset({0})
 
     def dies_forward(self) -> str:
@@ -94,6 +99,7 @@ class ELU(LayerType):
 
     fields = owns(elu_param=("alpha", "lambda"))
     compute = "caffeio.ops.neuron:elu"
+    pure = True
     reads_top = True
     reads_bottoms = frozenset({0})
     reads_signs = True
@@ -115,6 +121,7 @@ class AbsVal(LayerType):
     """|x|; gradient 0 at 0."""
 
     compute = "caffeio.ops.neuron:absolute"
+    pure = True
     reads_bottoms = frozenset({0})
     in_place = False
 
@@ -128,6 +135,7 @@ class BNLL(LayerType):
     """log(1 + e^x)."""
 
     compute = "caffeio.ops.neuron:bnll"
+    pure = True
     reads_bottoms = frozenset({0})
 
     def onnx(self, g: OnnxGraph, *bottoms: str) -> str:
@@ -141,6 +149,7 @@ class Clip(LayerType):
 
     fields = owns(clip_param=("min", "max"))
     compute = "caffeio.ops.neuron:clip"
+    pure = True
     backward = "caffeio.ops.backward:Clip"
     reads_bottoms = frozenset({0})
 
@@ -165,6 +174,8 @@ class Sigmoid(LayerType):
 
     fields = owns(sigmoid_param=())
     compute = "caffeio.ops.neuron:sigmoid"
+    pure = True
+    fresh = True
     reads_top = True
     backward = "caffeio.ops.backward:Sigmoid"
 
@@ -179,6 +190,8 @@ class TanH(LayerType):
 
     fields = owns(tanh_param=())
     compute = "caffeio.ops.neuron:tanh"
+    pure = True
+    fresh = True
     reads_top = True
     backward = "caffeio.ops.backward:TanH"
 
@@ -193,6 +206,7 @@ class Swish(LayerType):
 
     fields = owns(swish_param=("beta",))
     compute = "caffeio.ops.neuron:swish"
+    pure = True
     reads_top = True
     backward = "caffeio.ops.backward:Swish"
 
@@ -211,6 +225,7 @@ class Threshold(LayerType):
 
     fields = owns(threshold_param=("threshold",))
     compute = "caffeio.ops.neuron:threshold"
+    pure = True
     differentiable = False
 
     def setup(self, shape: Shape) -> None:

@@ -56,6 +56,8 @@ class Pooling(LayerType):
     in_place = False
     fields = owns(pooling_param=_FIELDS)
     compute = "caffeio.ops.pooling:pool"
+    pure = True
+    fresh = True
 
     def setup(self, shape: Shape) -> None:
         """Raises LayerError for fields that contradict each other or the bottom."""
@@ -182,6 +184,7 @@ class SPP(LayerType):
     in_place = False
     fields = owns(spp_param=("pyramid_height", "pool"))
     compute = "caffeio.ops.pooling:spatial_pyramid"
+    pure = True
 
     def setup(self, shape: Shape) -> None:
         """Raises LayerError for a bottom without 4 axes, or too small for the pyramid."""

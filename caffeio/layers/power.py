@@ -29,6 +29,7 @@ class Exp(LayerType):
 
     fields = owns(exp_param=("base", "scale", "shift"))
     compute = "caffeio.ops.power:exp"
+    pure = True
     reads_top = True
     backward = "caffeio.ops.backward:Exp"
 
@@ -53,6 +54,7 @@ class Log(LayerType):
 
     fields = owns(log_param=("base", "scale", "shift"))
     compute = "caffeio.ops.power:log"
+    pure = True
     reads_bottoms = frozenset({0})
     writes_early = True
     backward = "caffeio.ops.backward:Log"
@@ -79,6 +81,7 @@ class Power(LayerType):
 
     fields = owns(power_param=("power", "scale", "shift"))
     compute = "caffeio.ops.power:power"
+    pure = True
     writes_early = True
     backward = "caffeio.ops.backward:Power"
 

@@ -25,6 +25,8 @@ class Softmax(LayerType):
     backward = "caffeio.ops.backward:Softmax"
     fields = owns(softmax_param=("axis",))
     compute = "caffeio.ops.reduction:softmax"
+    pure = True
+    fresh = True
 
     def setup(self, shape: Shape) -> None:
         """Raises LayerError for an axis out of range."""
@@ -44,6 +46,7 @@ class Reduction(LayerType):
     in_place = False
     fields = owns(reduction_param=("operation", "axis", "coeff"))
     compute = "caffeio.ops.reduction:reduction"
+    pure = True
 
     def setup(self, shape: Shape) -> None:
         """Raises LayerError for an axis out of range."""
@@ -86,6 +89,7 @@ class ArgMax(LayerType):
     differentiable = False
     fields = owns(argmax_param=("axis", "top_k", "out_max_val"))
     compute = "caffeio.ops.reduction:arg_max"
+    pure = True
 
     def setup(self, shape: Shape) -> None:
         """Raises LayerError when top_k is larger than what there is to choose from."""

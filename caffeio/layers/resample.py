@@ -33,6 +33,7 @@ class Upsample(MapLayer):
     label_bottoms = frozenset({1})
     fields = owns(upsample_param=None)
     compute = "caffeio.ops.resample:upsample"
+    pure = True
 
     def setup(self, *shapes: Shape) -> None:
         """Read the size, which is fixed when upsample_h and upsample_w are given."""
@@ -122,6 +123,7 @@ class Interp(MapLayer):
     family = "pool"
     fields = owns(interp_param=None)
     compute = "caffeio.ops.resample:interp"
+    pure = True
 
     def setup(self, *shapes: Shape) -> None:
         """Check that the size is given in one way."""

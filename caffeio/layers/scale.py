@@ -74,6 +74,8 @@ class Scale(LayerType):
     fields = owns(scale_param=("axis", "num_axes", "filler", "bias_term", "bias_filler"))
     blob_names = ("weight", "bias")
     compute = "caffeio.ops.scale:scale"
+    pure = True
+    fresh = True
     reads_bottoms = None
 
     def setup(self, *shapes: Shape) -> None:
@@ -114,6 +116,7 @@ class Bias(LayerType):
     fields = owns(bias_param=("axis", "num_axes", "filler"))
     blob_names = ("bias",)
     compute = "caffeio.ops.scale:bias"
+    pure = True
 
     def setup(self, *shapes: Shape) -> None:
         """Declare the blob; raises LayerError where the operand does not fit the bottom."""
@@ -140,6 +143,7 @@ class Axpy(LayerType):
     family = "join"
     bottoms = exactly(3)
     compute = "caffeio.ops.scale:axpy"
+    pure = True
 
     def setup(self, *shapes: Shape) -> None:
         """Raises LayerError unless a is (N, C) or (N, C, 1, 1) and x and b have the same shape."""

@@ -26,6 +26,7 @@ class Flatten(LayerType):
     in_place = False
     fields = owns(flatten_param=("axis", "end_axis"))
     compute = "caffeio.ops.shape:flatten"
+    pure = True
     shares_memory = True
     moves_gradient = True
 
@@ -65,6 +66,7 @@ class Reshape(LayerType):
     in_place = False
     fields = owns(reshape_param=("shape", "axis", "num_axes", "pixelshuffler"))
     compute = "caffeio.ops.shape:reshape"
+    pure = True
 
     def setup(self, *shapes: Shape) -> None:
         """Check the parameters against the bottom."""
@@ -175,6 +177,7 @@ class Crop(LayerType):
     in_place = False
     fields = owns(crop_param=("axis", "offset"))
     compute = "caffeio.ops.shape:crop"
+    pure = True
 
     def setup(self, *shapes: Shape) -> None:
         """Check the offsets."""
@@ -241,6 +244,7 @@ class Tile(LayerType):
     in_place = False
     fields = owns(tile_param=("axis", "tiles"))
     compute = "caffeio.ops.shape:tile"
+    pure = True
 
     def setup(self, *shapes: Shape) -> None:
         """Check axis and tiles."""
@@ -268,6 +272,7 @@ class Permute(LayerType):
     in_place = False
     fields = owns(permute_param=("order",))
     compute = "caffeio.ops.shape:permute"
+    pure = True
 
     def setup(self, *shapes: Shape) -> None:
         """Check that `order` names axes, each once."""

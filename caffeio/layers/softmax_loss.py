@@ -106,6 +106,7 @@ class SoftmaxWithLoss(SoftmaxLossBase):
     bottoms = between(2, 3)
     tops = between(1, 2)
     compute = "caffeio.ops.softmax_loss:softmax_with_loss"
+    pure = True
 
     def setup(self, *shapes: Shape) -> None:
         """Check the bottoms; a third one needs a weight for each label."""

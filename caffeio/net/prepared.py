@@ -22,19 +22,7 @@ from caffeio.net.step import Step, raw_blobs
 from caffeio.net.values import Operation, Program, program_of
 from caffeio.net.watch import Watch
 from caffeio.ops.batch_norm import fused_batch_norm_scale
-from caffeio.ops.folded_conv import FoldedConvolution, can_fold, folds_norm
-
-# Layers that are functions of their bottoms and blobs and nothing else: no state, no side effects.
-PURE = frozenset({
-    "AbsVal", "Accuracy", "ArgMax", "Axpy", "BNLL", "BatchNorm", "Bias", "Clip", "Concat",
-    "Convolution", "ConvolutionDepthwise", "Crop", "Deconvolution", "DepthwiseConvolution",
-    "DetectionOutput", "Dropout", "ELU", "Eltwise", "Embed", "EuclideanLoss", "Exp", "Flatten",
-    "Im2col", "InnerProduct", "Interp", "LRN", "Log", "MVN", "Normalize", "PReLU", "PSROIPooling",
-    "Permute", "Pooling", "Power", "PriorBox", "Proposal", "ROIPooling", "ReLU", "ReLU6",
-    "Reduction", "Reorg", "Reshape", "SPP", "Scale", "ShuffleChannel", "Sigmoid", "Silence",
-    "Slice", "Softmax", "SoftmaxWithLoss", "Split", "Swish", "TanH", "Threshold", "Tile",
-    "Upsample",
-})  # fmt: skip
+from caffeio.ops.folded_conv import FoldedConvolution, can_fold
 
 
 def can_prepare(net_phase: str, steps: Sequence[Step], memory: MemoryPlan) -> bool:
@@ -47,14 +35,8 @@ def can_prepare(net_phase: str, steps: Sequence[Step], memory: MemoryPlan) -> bo
 
 
 def _is_pure(step: Step) -> bool:
-    layer: Any = step.layer
-    if layer.is_source:
-        return True
-    if step.node.type not in PURE or layer.train_phase:
-        return False
-    if step.node.type == "BatchNorm" and not folds_norm(layer):
-        return False
-    return not (step.node.type == "Dropout" and layer.drops)
+    layer = step.layer
+    return layer.is_source or (layer.pure and not layer.train_phase)
 
 
 def _is_same(step: Step) -> bool:
@@ -117,15 +99,8 @@ class Prepared:
         return {name: values[value] for name, value in program.outputs.items()}, loss
 
 
-# Layers whose only top is always memory of its own, and no view of a bottom's.
-_FRESH = frozenset({
-    "BatchNorm", "Concat", "Convolution", "Deconvolution", "Eltwise", "InnerProduct", "LRN",
-    "PReLU", "Pooling", "ReLU", "Scale", "Sigmoid", "Softmax", "TanH",
-})  # fmt: skip
-
-
 def _is_fresh(operation: Operation) -> bool:
-    return operation.fresh or (operation.step.node.type in _FRESH and len(operation.writes) == 1)
+    return operation.fresh or (operation.step.layer.fresh and len(operation.writes) == 1)
 
 
 def _only_reader(program: Program, value: int, readers: Mapping[int, list[Operation]]) -> Any:

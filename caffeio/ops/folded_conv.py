@@ -15,7 +15,6 @@ from torch import Tensor
 from caffeio.ops.conv import make_room
 
 if TYPE_CHECKING:
-    from caffeio.layers.base import LayerType
     from caffeio.layers.batch_norm import BatchNorm
     from caffeio.layers.conv import BaseConvolution
 
@@ -23,12 +22,6 @@ if TYPE_CHECKING:
 def can_fold(layer: Any) -> bool:
     """Whether `layer` is a convolution of images by itself, not a transposed one."""
     return getattr(layer, "transposed", True) is False and layer.spatial == 2 and layer.start == 1
-
-
-def folds_norm(layer: LayerType) -> bool:
-    """Whether a BatchNorm is one product and one sum a channel: it uses stored statistics."""
-    norm: Any = layer
-    return bool(norm.use_global) and not norm.updates
 
 
 def has_packed_form() -> bool:

@@ -101,6 +101,7 @@ class Proposal(ProposalBase):
 
     fields = owns(proposal_param=None)
     compute = "caffeio.ops.rcnn.proposal:proposal"
+    pure = True
 
     def setup(self, *shapes: Shape) -> None:
         """Read the parameters and make the anchors."""

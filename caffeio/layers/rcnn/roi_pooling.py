@@ -44,6 +44,7 @@ class ROIPooling(RegionLayer):
     family = "pool"
     fields = owns(roi_pooling_param=None)
     compute = "caffeio.ops.rcnn.roi_pooling:roi_pooling"
+    pure = True
 
     def setup(self, *shapes: Shape) -> None:
         """Read the number of bins."""
@@ -86,6 +87,7 @@ class PSROIPooling(RegionLayer):
     family = "pool"
     fields = owns(psroi_pooling_param=None)
     compute = "caffeio.ops.rcnn.roi_pooling:psroi_pooling"
+    pure = True
 
     def setup(self, *shapes: Shape) -> None:
         """Check the channels."""

@@ -41,6 +41,7 @@ class DetectionOutput(LayerType):
     dynamic = True
     fields = owns(detection_output_param=KNOWN)
     compute = "caffeio.ops.ssd.detection_output:detection_output"
+    pure = True
 
     def setup(self, *shapes: Shape) -> None:
         """Check the parameters and that the three bottoms have equally many priors."""

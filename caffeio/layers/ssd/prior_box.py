@@ -37,6 +37,7 @@ class PriorBox(LayerType):
     in_place = False
     fields = owns(prior_box_param=(*KNOWN, "min_size", "max_size", "aspect_ratio", "flip"))
     compute = "caffeio.ops.ssd.prior_box:prior_box"
+    pure = True
 
     def setup(self, *shapes: Shape) -> None:
         """Read the sizes of the boxes and where they lie."""
