@@ -37,7 +37,8 @@ def between(lines: list[str], first: str, last: str) -> list[str]:
 IMAGES = (
     (
         'type: "ImageData" top: "data" top: "label" image_data_param { source: "images.txt" '
-        'root_folder: "images/" batch_size: 3 new_height: 8 new_width: 8 shuffle: true rand_skip: 3 }'
+        'root_folder: "images/" batch_size: 3 new_height: 8 new_width: 8 '
+        "shuffle: true rand_skip: 3 }"
     ),
     [
         "Opening file images.txt",
@@ -60,8 +61,8 @@ HDF5 = (
 )
 WINDOWS = (
     (
-        'type: "WindowData" top: "data" top: "label" window_data_param { source: "windows/list.txt" '
-        'root_folder: "windows/" batch_size: 4 fg_fraction: 0.5 context_pad: 1 } '
+        'type: "WindowData" top: "data" top: "label" window_data_param { '
+        'source: "windows/list.txt" root_folder: "windows/" batch_size: 4 fg_fraction: 0.5 context_pad: 1 } '
         'transform_param { crop_size: 8 mean_file: "windows/mean.binaryproto" }'
     ),
     [
