@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from caffeio.errors import CaffeIOError, SolverError, UnsupportedError
 from caffeio.profiles import Profile
 from caffeio.proto.io.atomic import atomic_write
-from caffeio.proto.io.regular import read_regular
+from caffeio.proto.io.regular import read_utf8
 from caffeio.solver.schedule import load_schedule
 from caffeio.visible import visible
 
@@ -94,10 +94,7 @@ def read_losses(path: str | os.PathLike[str]) -> list[float]:
 
     Raises CaffeIOError if a line is none of these, or if an iteration is left out.
     """
-    try:
-        lines = [line for line in read_regular(path).decode().splitlines() if line.strip()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise CaffeIOError(f"losses cannot be read: {error}", where=str(path)) from None
+    lines = [line for line in read_utf8(path).splitlines() if line.strip()]
     rows: list[dict[str, Any]]
     try:
         if lines and lines[0].lstrip().startswith("{"):

@@ -17,6 +17,7 @@ from caffeio.converters.request import Job, Outcome, Request
 from caffeio.converters.verify.check import LIMIT_HALF, Checked
 from caffeio.errors import CaffeIOError, UnsupportedError
 from caffeio.proto.io.atomic import atomic_write
+from caffeio.proto.io.regular import read_utf8
 from caffeio.proto.weights.load import Weights
 
 
@@ -48,11 +49,7 @@ def _labels(path: str | None) -> list[str]:
     """Names of classes, one a line."""
     if path is None:
         return []
-    try:
-        lines = Path(path).read_text("utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise CaffeIOError(f"cannot be read: {error}", where=path) from None
-    names = [line.strip() for line in lines if line.strip()]
+    names = [line.strip() for line in read_utf8(path).splitlines() if line.strip()]
     if not names:
         raise CaffeIOError("holds no names", where=path)
     return names

@@ -125,6 +125,7 @@ def _rebuilt(net: Net, other: Net, built: Built, outputs: Sequence[str] | None) 
             dynamic_batch=built.graph.dynamic_batch,
             dynamic_size=True,
             unroll=built.graph.unroll,
+            client=built.graph.client,
         )
     except UnsupportedError as error:
         raise located(net, error) from None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from importlib import import_module
 from typing import Any
@@ -10,9 +11,10 @@ from typing import Any
 import numpy as np
 
 from caffeio.converters.deploy.deploy_net import Options, PathLike
+from caffeio.converters.onnx.half import HALF
 from caffeio.converters.onnx.pictures import Pictures, Wanted, find_pictures
 from caffeio.converters.verify.check import Checked, before_probabilities, check
-from caffeio.converters.verify.models import OnnxModel
+from caffeio.converters.verify.models import Model, OnnxModel
 from caffeio.converters.verify.reference import own_data, predictions, reference_net
 from caffeio.errors import UnsupportedError
 from caffeio.net.net import Net
@@ -21,7 +23,6 @@ from caffeio.proto.files import NetFile, read_net
 from caffeio.proto.weights.load import Weights, load_weights
 
 Shape = tuple[int, ...]
-_HALF = 10  # onnx.TensorProto.FLOAT16
 
 
 def verify_onnx(
@@ -69,7 +70,7 @@ def check_onnx(
     graph, props = _signature(onnx_path)
     blobs = [props.get(f"blob:{o.name}", o.name) for o in graph.output]
     half: set[str] = set()
-    if any(t.data_type == _HALF for t in graph.initializer):
+    if any(t.data_type == HALF for t in graph.initializer):
         half = {name for node in graph.node for name in node.output}
     job = _Job(file, arrays, options, blobs, pictures, client, props, half)
     sizes = _named_sizes(graph, batch or 2)
@@ -109,28 +110,29 @@ class _Job:
             known = {**sources, pictures.blob: pictures.made}
         plain = replace(self.options, inputs=())
         net = reference_net(self.file, self.weights, plain, self.blobs, known)
-        if self.client:
-            return self._in_opencv(onnx_path, net, shapes)
-        outputs, note = (
-            _instead_of_rows(net, self.blobs, self.half) if self.half else (self.blobs, "")
+        outputs, note = self.blobs, ""
+        if self.half and not self.client:  # OpenCV shows nothing but the outputs
+            outputs, note = _instead_of_rows(net, self.blobs, self.half)
+        own_inputs = own_data(net, self.file, plain, own) if pictures is None else None
+        found = check(
+            net,
+            self._model(onnx_path, [*before_probabilities(net, outputs), *outputs], shapes),
+            outputs,
+            own_inputs,
+            feed=_Feed(image, pictures) if pictures is not None else None,
+            pair=_pair if self.client else None,
         )
-        inner = before_probabilities(net, outputs)
-        model = OnnxModel(onnx_path, [*inner, *outputs], sizes=shapes)
-        if pictures is not None:
-            found = check(net, model, outputs, feed=_Feed(image, pictures))
-        else:
-            found = check(net, model, outputs, own_data(net, self.file, plain, own))
         found.notes += [note] if note else []
         return found
 
-    def _in_opencv(self, onnx_path: PathLike, net: Net, shapes: dict[str, Shape]) -> Checked:
-        from caffeio.converters.verify.opencv import ROWS, CvModel, same_order
-
-        def pair(kind: str, theirs: np.ndarray, ours: np.ndarray) -> Any:
-            return same_order(theirs, ours) if kind in ROWS else (theirs, ours)
+    def _model(self, path: PathLike, shown: Sequence[str], shapes: dict[str, Shape]) -> Model:
+        """The model in the program that it is for."""
+        if not self.client:
+            return OnnxModel(path, shown, sizes=shapes)
+        from caffeio.converters.verify.opencv import CvModel
 
         names = {k[5:]: v for k, v in self.props.items() if k.startswith("blob:")}
-        return check(net, CvModel(onnx_path, names, shapes), self.blobs, pair=pair)
+        return CvModel(path, names, shapes)
 
     def _sources(self) -> dict[str, Shape]:
         """Shapes of the inputs of the whole net."""
@@ -162,6 +164,13 @@ def _instead_of_rows(net: Net, blobs: list[str], shown: set[str]) -> tuple[list[
         "are chosen from is"
     )
     return list(dict.fromkeys(out)), note if layers else ""
+
+
+def _pair(kind: str, theirs: np.ndarray, ours: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Two blobs of a layer's type with the rows of OpenCV's detections in the order of ours."""
+    from caffeio.converters.verify.opencv import ROWS, same_order
+
+    return same_order(theirs, ours) if kind in ROWS else (theirs, ours)
 
 
 class _Feed:

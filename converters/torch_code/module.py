@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -64,6 +64,7 @@ class ModuleWriter:
     def run(self, head: str) -> Written:
         """Write the module; `head` is the first line of its docstring."""
         merged = dict(batch_norm_pairs(self.net, self.needed, self.outputs))
+        scales = set(merged.values())
         held: dict[str, tuple[Step, str]] = {}
         inputs: list[str] = []
         for i, step in enumerate(self.net.steps):
@@ -77,13 +78,12 @@ class ModuleWriter:
             elif i in merged:
                 held[step.tops[0]] = (step, self.values[step.bottoms[0]])
                 self.values[step.tops[0]] = self.values[step.bottoms[0]]
-            elif i in merged.values():
+            elif i in scales:
                 self._batch_norm(step, *held.pop(step.bottoms[0]))
             else:
                 self._layer(step)
         result = [self.values[blob] for blob in self.outputs]
-        lines = joined(self.lines, result)
-        source = self._source(head, inputs, lines, result)
+        source = self._source(head, inputs, joined(self.lines), result)
         return Written(self.kind, source, self.text.tensors, inputs, self.outputs)
 
     def _is_used(self, top: str, index: int) -> bool:
@@ -101,8 +101,9 @@ class ModuleWriter:
 
     def _batch_norm(self, scale: Step, norm: Step, x: str) -> None:
         assert isinstance(norm.layer, BatchNorm)
+        self.text.layer = norm.layer  # what an error names
         blobs = list(scale.layer.blobs)
-        value = weight_forms.scaled_batch_norm(self.text, norm.layer, x, norm.layer, blobs)
+        value = weight_forms.scaled_batch_norm(self.text, norm.layer, x, blobs)
         self._assign(scale.tops, value)
 
     def _layer(self, step: Step) -> None:
@@ -124,8 +125,8 @@ class ModuleWriter:
     def _fresh(self, blob: str) -> str:
         """The blob's variable, or another one where its value is still read under another blob."""
         name = self._name(blob)
-        shared = [b for b, v in self.values.items() if v == name and b != blob]
-        while shared and any(v == name for b, v in self.values.items() if b != blob):
+        taken = {value for other, value in self.values.items() if other != blob}
+        while name in taken:
             name += "_"
         return name
 
@@ -147,7 +148,7 @@ class ModuleWriter:
         for helper in self.text.helpers:
             copied.add(helper)
         kind = self.kind
-        arguments = "".join(f", {self.values_of(name)}: Tensor" for name in inputs)
+        arguments = "".join(f", {self.names[name]}: Tensor" for name in inputs)
         several = len(result) > 1
         returns = f"tuple[{', '.join(['Tensor'] * len(result))}]" if several else "Tensor"
         body = [line.text for line in lines] + [f"return {', '.join(result)}"]
@@ -179,10 +180,6 @@ class ModuleWriter:
                 "\n" + LOAD.format(kind=kind),
             ]
         ).replace("\n\n\n\n", "\n\n\n") + "\n"  # fmt: skip
-
-    def values_of(self, blob: str) -> str:
-        """The variable that an input comes in."""
-        return self.names[blob]
 
     def _doc(self, inputs: Sequence[str]) -> str:
         shapes = self.net.blob_shapes
@@ -223,22 +220,19 @@ def class_name(name: str) -> str:
     return f"{out}Net" if out in ("Tensor", "Path", "F", "None", "True", "False") else out
 
 
-def joined(lines: Sequence[Line], result: Sequence[str]) -> list[Line]:
-    """Put an assignment into the next one where only that reads it, and changes the same variable.
+def joined(lines: Sequence[Line]) -> list[Line]:
+    """Put an assignment into the next one, where that reads it once and changes the same variable.
 
     So that `x = self.conv(x)` and `x = F.relu(x)` are one line.
     """
     out: list[Line] = []
-    for i, line in enumerate(lines):
+    for line in lines:
         last = out[-1] if out else None
-        if last is not None and len(last.targets) == 1 and len(line.targets) == 1:
-            (name,) = last.targets
-            later = name not in line.targets and (
-                name in result or any(_count(other.value, name) for other in lines[i + 1 :])
-            )
-            if not later and name in line.targets and _count(line.value, name) == 1:
+        if last is not None and len(last.targets) == 1 and last.targets == line.targets:
+            (name,) = line.targets
+            if _count(line.value, name) == 1:
                 value = _substitute(line.value, name, last.value)
-                if len(f"        {line.targets[0]} = {value}") <= WIDTH:
+                if len(f"        {name} = {value}") <= WIDTH:
                     out[-1] = Line(line.targets, value)
                     continue
         out.append(line)
@@ -262,8 +256,3 @@ def _substitute(value: str, name: str, inner: str) -> str:
     argument = before.endswith("(") and after[:1] in (",", ")")
     text = inner if plain or argument else f"({inner})"
     return before + text + after
-
-
-def mapping_of(names: Sequence[str], values: Sequence[Tensor]) -> Mapping[str, Tensor]:
-    """Blobs by name."""
-    return dict(zip(names, values, strict=True))

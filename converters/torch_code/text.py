@@ -52,7 +52,6 @@ class TorchText:
     tensors: dict[str, Tensor] = field(default_factory=dict)
     helpers: list[str] = field(default_factory=list)  # "module:function", see `copied`
     layer: LayerType | None = None  # the layer that is being written
-    phase_matters: bool = False  # does a line ask self.training?
     _attributes: dict[str, str] = field(default_factory=dict)
     _owners: dict[tuple[int, tuple[int, ...]], str] = field(default_factory=dict)
 

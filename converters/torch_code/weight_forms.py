@@ -112,19 +112,17 @@ def embed(t: TorchText, layer: Embed, x: Names) -> Expressions:
 def batch_norm(t: TorchText, layer: BatchNorm, x: Names) -> Expressions:
     """nn.BatchNorm2d."""
     extra = [layer.blobs[i] for i in range(3, len(layer.blobs))]
-    return scaled_batch_norm(t, layer, x[0], layer, extra)
+    return scaled_batch_norm(t, layer, x[0], extra)
 
 
-def scaled_batch_norm(
-    t: TorchText, layer: BatchNorm, x: str, owner: LayerType, extra: list[Tensor]
-) -> str:
-    """nn.BatchNorm2d with the scale and bias `extra`; it is called as `owner` is."""
+def scaled_batch_norm(t: TorchText, layer: BatchNorm, x: str, extra: list[Tensor]) -> str:
+    """nn.BatchNorm2d with the scale and bias `extra`."""
     statistics: list[Tensor] | None = None
     if layer.use_global:
         statistics = [torch.as_tensor(value) for value in layer.global_statistics()]
     elif layer.part and layer.part != layer.bottom_shapes[0][0]:
         raise t.unsupported("stats_batch_size splits the batch")
-    y = norm_module(t, owner, x, layer.eps, statistics, extra, 1 - layer.fraction)
+    y = norm_module(t, layer, x, layer.eps, statistics, extra, 1 - layer.fraction)
     return relu(y) if layer.relu else y
 
 

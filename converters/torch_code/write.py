@@ -20,7 +20,7 @@ from caffeio.converters.deploy.deploy_net import Options, load_deploy_net
 from caffeio.converters.torch_code.module import ModuleWriter, Written
 from caffeio.converters.verify.check import Checked, check
 from caffeio.converters.verify.models import Arrays
-from caffeio.converters.verify.reference import own_data, reference_net
+from caffeio.converters.verify.reference import own_data, predictions, reference_net
 from caffeio.errors import CaffeIOError, UnsupportedError
 from caffeio.net.net import Net
 from caffeio.proto.files import read_net
@@ -123,19 +123,11 @@ def _compare(
     options: Options,
 ) -> Checked:
     file = read_net(prototxt, dialect=options.dialect)
-    shapes = dict(_shapes(prototxt, weights, options, inputs))
+    known = predictions(file, weights, options)[1]
+    shapes = {name: known[name] for name in inputs}
     net = reference_net(file, weights, options, outputs, {**options.input_shapes, **shapes})
     own = own_data(net, file, options, shapes)
     return check(net, TorchModel(model, shapes, outputs), outputs, own)
-
-
-def _shapes(
-    prototxt: PathLike, weights: Weights | None, options: Options, inputs: Sequence[str]
-) -> list[tuple[str, tuple[int, ...]]]:
-    from caffeio.converters.verify.reference import predictions
-
-    _, shapes = predictions(read_net(prototxt, dialect=options.dialect), weights, options)
-    return [(name, tuple(shapes[name])) for name in inputs]
 
 
 class Program(nn.Module):

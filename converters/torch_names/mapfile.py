@@ -13,9 +13,9 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
-from pathlib import Path
 
 from caffeio.errors import CaffeIOError
+from caffeio.proto.io.regular import read_utf8
 
 
 @dataclass
@@ -43,11 +43,7 @@ def read_map(path: str | os.PathLike[str] | None) -> NameMap:
     out = NameMap()
     if path is None:
         return out
-    try:
-        text = Path(path).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise CaffeIOError(f"cannot be read: {error}", where=str(path)) from None
-    for number, line in enumerate(text.splitlines(), 1):
+    for number, line in enumerate(read_utf8(path).splitlines(), 1):
         plain = line.split("#", 1)[0].strip()
         if not plain:
             continue

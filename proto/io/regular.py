@@ -1,8 +1,8 @@
 """Regular files only: what has no end, or never begins, is refused before a byte is read.
 
 A device such as /dev/zero never ends, a named pipe without a writer never begins. Data that come
-through a pipe are given to the commands as `-`. All errors are OSErrors whose strerror is a
-sentence for the user.
+through a pipe are given to the commands as `-`. All errors but those of `read_utf8` are OSErrors
+whose strerror is a sentence for the user.
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ import os
 import stat
 from io import BufferedReader
 from typing import IO
+
+from caffeio.errors import CaffeIOError
 
 Path_ = str | os.PathLike[str]
 
@@ -69,6 +71,17 @@ def read_regular(path: Path_, limit: int = TEXT_LIMIT) -> bytes:
 def read_text_file(path: Path_) -> str:
     """The text of a regular file; bytes that are not UTF-8 survive as surrogates."""
     return read_regular(path).decode("utf-8", "surrogateescape")
+
+
+def read_utf8(path: Path_) -> str:
+    """The text of a regular file that somebody named. Raises CaffeIOError, UTF-8 or not."""
+    try:
+        return read_regular(path).decode("utf-8")
+    except OSError as error:
+        why = error.strerror or str(error)
+    except UnicodeDecodeError as error:
+        why = f"byte {error.start} is not UTF-8"
+    raise CaffeIOError(f"cannot be read: {why}", where=os.fsdecode(path))
 
 
 def read_stream(stream: IO[bytes], limit: int = STREAM_LIMIT) -> bytes:

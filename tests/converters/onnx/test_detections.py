@@ -33,6 +33,11 @@ layer { name: "found" type: "DetectionOutput" bottom: "lf" bottom: "pf" bottom: 
   detection_output_param { num_classes: 3 keep_top_k: 20 code_type: CENTER_SIZE
     nms_param { nms_threshold: 0.4 top_k: 30 FIELDS } confidence_threshold: 0.1 } }
 """  # noqa: E501
+SMALL = """
+layer { name: "data" type: "Input" top: "data" input_param { shape { dim: 1 dim: 3 dim: 12 dim: 12 } } }
+layer { name: "c" type: "Convolution" bottom: "data" top: "c"
+  convolution_param { num_output: 4 kernel_size: 3 stride: 2 } }
+"""  # noqa: E501
 
 
 def convert(folder: Path, *flags: str, fields: str = "") -> tuple[str, int]:
@@ -54,6 +59,26 @@ def test_for_opencv_4(flags: tuple[str, ...], tmp_path: Path) -> None:
     net = cv2.dnn.readNetFromONNX(str(tmp_path / "m.onnx"))
     net.setInput(np.random.default_rng(0).standard_normal((1, 3, 24, 24)).astype(np.float32))
     assert net.forward().shape[-1] == 7
+
+
+@pytest.mark.parametrize("flags", [("--preprocess", "--mean", "104,117,123"), ("--dynamic-batch",)])
+def test_pictures_and_sizes_for_opencv(flags: tuple[str, ...], tmp_path: Path) -> None:
+    """OpenCV is fed as the model is: with pictures, with other batches."""
+    given = files(tmp_path, SMALL)
+    target = tmp_path / "m.onnx"
+    result = CliRunner().invoke(main, ["convert", *given, str(target), "--for", "opencv", *flags])
+    assert result.exit_code == 0, result.output
+    assert "on 3 random inputs" in result.output
+    assert "largest relative difference against OpenCV" in result.output
+
+
+def test_layers_for_opencv_at_any_size(tmp_path: Path) -> None:
+    """The graph at another size is built for the same reader."""
+    net = SMALL + 'layer { name: "n" type: "Normalize" bottom: "c" top: "n" }\n'
+    given, target = files(tmp_path, net), str(tmp_path / "m.onnx")
+    flags = ["--for", "opencv", "--dynamic", "height,width", "--no-verify"]
+    result = CliRunner().invoke(main, ["convert", *given, target, *flags])
+    assert result.exit_code == 0, result.output
 
 
 def test_what_opencv_does_not_read(tmp_path: Path) -> None:
