@@ -62,7 +62,8 @@ HDF5 = (
 WINDOWS = (
     (
         'type: "WindowData" top: "data" top: "label" window_data_param { '
-        'source: "windows/list.txt" root_folder: "windows/" batch_size: 4 fg_fraction: 0.5 context_pad: 1 } '
+        'source: "windows/list.txt" root_folder: "windows/" batch_size: 4 '
+        "fg_fraction: 0.5 context_pad: 1 } "
         'transform_param { crop_size: 8 mean_file: "windows/mean.binaryproto" }'
     ),
     [
