@@ -83,7 +83,7 @@ class Assembler:
         )
         layer = make_module(cls, param, context)
         self.set_up(node, layer, tops)
-        take_given_blobs(node, layer)
+        take_given_blobs(node, layer, is_text=self.graph.is_text)
         weights = loss_weights(node, cls, len(tops))
         learns = tuple(
             i >= len(param.param) or param.param[i].lr_mult != 0 for i in range(len(layer.blobs))

@@ -21,17 +21,18 @@ COUNT_TELLS = ("BatchNorm", "BN")  # how many blobs a layer has says which form 
 _FILL_ANYWAY = ("LSTM", "RNN")  # they make their blobs anew
 
 
-def take_given_blobs(node: Node, layer: Layer) -> None:
-    """Let the layer begin with the blobs of the net's text.
+def take_given_blobs(node: Node, layer: Layer, *, is_text: bool) -> None:
+    """Let the layer begin with the blobs of the net's message.
 
+    Those of a binary net tell only shapes, for its values are elsewhere: they are passed over.
     Raises LayerError where their number, shape or values are not those of the layer's blobs.
     """
     given = list(node.param.blobs)
     if not given or node.type in _FILL_ANYWAY:
         return
     bare = not any(len(b.data) or len(b.double_data) for b in given)
-    if bare and (node.type in COUNT_TELLS or not _has_line(node)):
-        return  # of a binary net, whose values are elsewhere
+    if bare and (node.type in COUNT_TELLS or not is_text):
+        return
     if node.type == "Scale" and len(given) == 1 and len(layer.blob_specs) == 2:
         given *= 2  # the layer inside that adds the bias is made with the same text
     layer.check(
@@ -41,11 +42,6 @@ def take_given_blobs(node: Node, layer: Layer) -> None:
     )
     for i, (proto, spec) in enumerate(zip(given, layer.blob_specs, strict=True)):
         _take(proto, spec, i, layer)
-
-
-def _has_line(node: Node) -> bool:
-    """Whether the layer stands in a text: its place is `file:line:column`."""
-    return node.where.rpartition(":")[2].isdigit()
 
 
 def _take(proto: pb.BlobProto, spec: BlobSpec, index: int, layer: Layer) -> None:

@@ -72,6 +72,7 @@ class Graph:
     outputs: list[str] = field(default_factory=list)  # tops nobody consumes, sorted by bytes
     force_backward: bool = False
     debug_info: bool = False
+    is_text: bool = False  # of a net as written, whose blobs have values if there are any
 
 
 def state_meets_rule(state: pb.NetState, rule: pb.NetStateRule) -> bool:
@@ -118,13 +119,14 @@ def build_graph(
     stages: Iterable[str] = (),
     state: pb.NetState | None = None,
     where: Where | None = None,
+    is_text: bool = False,
     merge_scales: bool = False,
 ) -> Graph:
     """Filter the layers of an upgraded `net` by state, insert splits, check the wiring.
 
     `state` overrides phase, level and stages (a solver merges states of its own). `merge_scales`
     lets every BatchNorm take in the Scale behind it, as Intel's MKL-DNN engine does.
-    `where(i)` gives the place of layer i in its file. Raises NetError.
+    `where(i)` gives the place of layer i in its file. `is_text`: see Graph. Raises NetError.
     """
     if state is None:
         state = net_state(net, phase, level, stages)
@@ -147,6 +149,7 @@ def build_graph(
         _insert_splits(nodes, net, state),
         force_backward=net.force_backward,
         debug_info=net.debug_info,
+        is_text=is_text,
     )
     _wire(graph)
     return graph

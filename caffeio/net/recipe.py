@@ -58,6 +58,7 @@ class NetRecipe:
     unknown: Sequence[UnknownField] = ()
     upgrade_log: Sequence[tuple[str, str]] = ()  # Caffe's lines about the upgrade, with severity
     inline: bool = False  # written into the solver
+    is_text: bool = False  # as written; blobs of a binary net tell only shapes
     allow_python: bool = False
     input_shapes: Shapes = field(default_factory=dict)
 
@@ -98,6 +99,7 @@ class NetRecipe:
             lambda index: file.where("layer", index),
             file.unknown,
             file.upgraded.log if file.upgraded else (),
+            is_text=file.text is not None,
             allow_python=allow_python,
             input_shapes=input_shapes or {},
         )
@@ -142,6 +144,7 @@ class NetRecipe:
             self.message,
             state=self.state,
             where=self.where,
+            is_text=self.is_text,
             merge_scales=self.profile.merge_batch_norm_scale,
         )
 

@@ -101,13 +101,11 @@ class World:
     def wrap(self, net: Net, options: TrainOptions, *, iter_size: int = 1) -> nn.Module:
         """The module to call in training: it averages the gradients in its backward.
 
-        They travel in the type that `options.gradients` names, while the backward goes on. Raises
-        CaffeIOError where a CUDA graph is asked for and cannot be.
+        They travel in the type that `options.gradients` names, while the backward goes on.
+        `options.cuda_graph` records the step once; see `check_recordable`.
         """
         module = TrainingStep(net, options.precision, options.compile)
         if options.cuda_graph:
-            if self.device.type != "cuda" or self.size > 1:
-                raise CaffeIOError("--cuda-graph is for one worker on a GPU: --device cuda")
             return GraphedStep(module, net)
         if self.size == 1 or not any(p.requires_grad for p in net.parameters()):
             return module
@@ -203,6 +201,11 @@ class World:
         box = [value]
         dist.broadcast_object_list(box, src=0, group=self.control)
         return box[0]
+
+    def check_recordable(self) -> None:
+        """Raise CaffeIOError unless iterations may be recorded as CUDA graphs here."""
+        if self.device.type != "cuda" or self.size > 1:
+            raise CaffeIOError("--cuda-graph is for one worker on a GPU: --device cuda")
 
     def check_same(self, facts: Mapping[str, str]) -> None:
         """Raise CaffeIOError, on every worker, unless all workers have the same facts."""

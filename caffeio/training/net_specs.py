@@ -142,7 +142,7 @@ def _spec(
         if value.layers or value.input:  # Caffe would see no layers: it upgrades files only
             upgraded = upgrade_net(value, dialect=solver.dialect)
             message, lines = upgraded.message, upgraded.log
-        title, inline = name, True
+        title, inline, is_text = name, True, True
 
         def where(i: int) -> str:
             return solver.where(*prefix, "layer", i)
@@ -151,7 +151,7 @@ def _spec(
         file: NetFile = read_net(path)
         message, dialect = file.message, file.dialect
         lines, unknown = file.upgraded.log if file.upgraded else [], file.unknown
-        title, inline = f"{name} file: {value}", False
+        title, inline, is_text = f"{name} file: {value}", False, file.text is not None
         near = str(path.resolve().parent)
         search = (*search, near) if near not in search else search
 
@@ -165,7 +165,7 @@ def _spec(
     merged.MergeFrom(extra)
     return NetRecipe(
         message, merged, profile_of_dialect(dialect), dialect, title, search, where, unknown, lines,
-        inline,
+        inline, is_text,
     )  # fmt: skip
 
 

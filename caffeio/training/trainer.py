@@ -94,6 +94,8 @@ class Trainer:
         self, job: Job, options: TrainOptions, world: World, log: Log, events: Events,
         opened: ExitStack,
     ) -> None:  # fmt: skip
+        if options.cuda_graph:
+            world.check_recordable()
         log_start(job, world, log, hint=options.device is None)
         if world.size > 1:
             world.check_same(facts_of(job, options))

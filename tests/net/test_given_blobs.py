@@ -10,7 +10,9 @@ import torch
 
 from caffeio.errors import CaffeIOError
 from caffeio.net import load_net
+from caffeio.proto.files import read_solver
 from caffeio.proto.weights.load import load_weights
+from caffeio.training.net_specs import train_spec
 
 INPUT = 'layer { name: "in" type: "Input" top: "x" input_param { shape { dim: 2 dim: 3 } } } '
 SCALE = (
@@ -81,3 +83,18 @@ def test_refusals(wrong: str, right: str, says: str | None) -> None:
         return
     with pytest.raises(CaffeIOError, match=says):
         load_net(text.replace(wrong, right))
+
+
+def test_blobs_without_values(tmp_path: Path) -> None:
+    bare = "blobs { shape { dim: 3 } } "
+    text = INPUT + SCALE.replace("blobs { shape { dim: 3 } data: 1 data: 2 data: 3 } ", bare * 2)
+    with pytest.raises(CaffeIOError, match="blob 0 of shape 3 is given 0 values"):
+        load_net(text)
+    inline = train_spec(read_solver(f"base_lr: 1\nmax_iter: 1\nnet_param {{ {text} }}"))
+    with pytest.raises(CaffeIOError, match="blob 0 of shape 3 is given 0 values"):
+        inline.build()
+    binary = tmp_path / "net:1"  # a name that looks like a place in a text
+    load_net(INPUT + SCALE).save(tmp_path / "net.caffemodel")
+    (tmp_path / "net.caffemodel").rename(binary)
+    net = load_net(binary, input_shapes={"x": (2, 3)})
+    assert [tuple(blob.shape) for blob in net.params["s"]] == [(3,), (3,)]

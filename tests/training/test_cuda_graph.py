@@ -122,5 +122,6 @@ def test_what_changes_from_iteration_to_iteration_is_refused() -> None:
 
 
 def test_there_is_none_without_a_gpu(training_case: Path) -> None:
+    Path("net.prototxt").write_text('layer { name: "x" type: "Nothing" }')  # not even built
     with pytest.raises(CaffeIOError, match="--cuda-graph is for one worker on a GPU"):
         Trainer("solver.prototxt", device="cpu", cuda_graph=True)
