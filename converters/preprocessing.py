@@ -13,7 +13,8 @@ from caffeio.proto import caffe_pb2 as pb
 
 Shape = tuple[int, ...]
 RUNTIMES = ("opencv", "onnxruntime", "pytorch")
-_RANDOM = ("random_resize_param", "random_aspect_ratio_param", "distort_param", "expand_param")
+# Fields of transform_param that draw at random.
+DRAWING = ("random_resize_param", "random_aspect_ratio_param", "distort_param", "expand_param")
 
 
 @dataclass(frozen=True)
@@ -92,7 +93,7 @@ def _of_layer(layer: pb.LayerParameter, shape: Shape) -> Recipe:
     for given in t.resize_param:  # the first one counts
         if resize is None and given.height and given.width:
             resize = (given.height, given.width)
-    notes = [f"{n} draws at random in training" for n in _RANDOM if t.HasField(n)]
+    notes = [f"{n} draws at random in training" for n in DRAWING if t.HasField(n)]
     return Recipe(
         layer.top[0],
         (1, *shape[1:]),

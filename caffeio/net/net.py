@@ -195,8 +195,6 @@ class Net(nn.Module):
                 out[step.node.name] = list(step.layer.blobs)
         return out
 
-    # -- building --------------------------------------------------------------------------
-
     # -- memory and values -----------------------------------------------------------------
 
     def materialize(
@@ -371,9 +369,10 @@ class Net(nn.Module):
     def prepare(self, wanted: bool = True) -> Net:
         """Let forwards without gradients run a form made for inference, from the next one on.
 
-        It counts for TEST nets under `torch.no_grad()` or `torch.inference_mode()`: BatchNorm,
-        Scale, ReLU and sums are folded into the convolutions before them, whose weights are kept
-        packed for this machine. Outputs agree with those of the layers as written up to rounding.
+        It counts for TEST nets on the CPU under `torch.no_grad()` or `torch.inference_mode()`:
+        BatchNorm, Scale, ReLU and sums are folded into the convolutions before them, whose weights
+        are kept packed for this machine. Outputs agree with those of the layers as written up to
+        rounding.
         `blobs` are computed by the layers as written when they are asked for. Blobs that change are
         noticed, but for a few single values of a large one written past PyTorch (through `.data`
         or NumPy): call this again then. Nets with random or stateful layers, with hooks, and

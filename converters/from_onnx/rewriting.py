@@ -8,15 +8,11 @@ from typing import Any, Protocol
 
 from caffeio.converters.from_onnx.graph import Array, Dims
 from caffeio.converters.from_onnx.targets import Target
-from caffeio.converters.rewrites import forms as _forms
-from caffeio.converters.rewrites.floor import floor_pooling, rounds_down
-from caffeio.converters.rewrites.piece import REWRITES, CannotRewriteError, Piece, Rewrite
+from caffeio.converters.rewrites.forms import rewrite_of
+from caffeio.converters.rewrites.piece import CannotRewriteError, Piece, Rewrite
 from caffeio.net.graph import build_graph
 from caffeio.net.shapes import infer_net
 from caffeio.proto import caffe_pb2 as pb
-
-assert _forms  # importing it registers the forms
-ROUND_MODE = "PoolingParameter.round_mode"
 
 
 class Writer(Protocol):
@@ -55,9 +51,7 @@ class Writer(Protocol):
 
 def form_of(target: Target, param: Any) -> Rewrite | None:
     """How a layer is said that the target lacks; None if it has it, or there is no form."""
-    if param.type == "Pooling" and rounds_down(param.pooling_param):
-        return None if target.has_field(ROUND_MODE) else floor_pooling
-    return None if target.has(param.type) else REWRITES.get(param.type)
+    return rewrite_of(param, target.layers, target.fields_of("PoolingParameter"))
 
 
 def rewritten(

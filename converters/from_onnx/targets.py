@@ -62,6 +62,11 @@ class Target:
         """Whether it has a field beyond those of BVLC's Caffe 1.0, as "PoolingParameter.x"."""
         return name in self.fields
 
+    def fields_of(self, message: str) -> set[str]:
+        """Its fields of a message beyond those of BVLC's Caffe 1.0."""
+        owned = (name.partition(".") for name in self.fields)
+        return {field for owner, _, field in owned if owner == message}
+
     def rule(self, name: str) -> Row | None:
         """The row of a rule, if the target has it."""
         return self.rules.get(name)

@@ -31,7 +31,7 @@ from caffeio.converters.onnx.pictures import Wanted, find_pictures
 from caffeio.converters.onnx.verify import verify_onnx
 from caffeio.errors import CaffeIOError, UnsupportedError
 from caffeio.net.net import Net
-from caffeio.proto.files import read_net
+from caffeio.proto.files import NetFile, read_net
 from caffeio.proto.io.atomic import atomic_write
 from caffeio.proto.io.opened import open_map
 from caffeio.proto.weights.load import Weights
@@ -77,9 +77,10 @@ def export_onnx(
     built.declared, built.tried = dict(sizes.declared), sizes.tried
     notes += sizes.notes
     props = digests(prototxt, weights)
-    props["caffe:dialect"] = read_net(prototxt, dialect=chosen.dialect).dialect
+    file = read_net(prototxt, dialect=chosen.dialect)
+    props["caffe:dialect"] = file.dialect
     if wanted.pictures is not None:
-        notes.append(_add_pictures(built, net, prototxt, chosen, wanted.pictures, props))
+        notes.append(_add_pictures(built, net, file, chosen, wanted.pictures, props))
     notes += finish(built, net, wanted)
     if any(node.kind in OWN for node in built.graph.nodes):
         props["caffe:for"] = wanted.client
@@ -90,11 +91,10 @@ def export_onnx(
 
 
 def _add_pictures(
-    built: Built, net: Net, prototxt: PathLike, options: Options, wanted: Wanted, props: Props
+    built: Built, net: Net, file: NetFile, options: Options, wanted: Wanted, props: Props
 ) -> str:
     """Put the preprocessing before the net; tells what goes in."""
     shapes = {name: built.graph.shapes[name] for name in built.inputs}
-    file = read_net(prototxt, dialect=options.dialect)
     pictures = find_pictures(file, options, wanted, net.profile, shapes)
     dims = built.declared[pictures.blob]
     any_size = not all(isinstance(n, int) for n in dims[1:])
@@ -136,9 +136,7 @@ def finish(built: Built, net: Net, choices: Choices) -> list[str]:
             f"--opset {choices.opset}: onnx {onnx.__version__}, which is installed, knows opsets "
             f"up to {newest} (pip install --upgrade onnx)"
         )
-    if not built.declared:
-        axes = {"batch"} if built.graph.dynamic_batch else set()
-        built.declared = dict(find_sizes(net, built, None, axes).declared)
+    _declare(built, net)
     inputs = {
         name: tuple(n if isinstance(n, int) else None for n in built.declared[name])
         for name in built.inputs
@@ -158,6 +156,13 @@ def finish(built: Built, net: Net, choices: Choices) -> list[str]:
     return notes
 
 
+def _declare(built: Built, net: Net) -> None:
+    """Name the sizes of a graph of which nobody has done so."""
+    if not built.declared:
+        axes = {"batch"} if built.graph.dynamic_batch else set()
+        built.declared = dict(find_sizes(net, built, None, axes).declared)
+
+
 def to_model(
     built: Built,
     net: Net,
@@ -171,9 +176,7 @@ def to_model(
     """
     onnx = _onnx()
     helper, graph = onnx.helper, built.graph
-    if not built.declared:
-        axes = {"batch"} if graph.dynamic_batch else set()
-        built.declared = dict(find_sizes(net, built, None, axes).declared)
+    _declare(built, net)
     there = {*built.inputs, *(name for node in graph.nodes for name in node.outputs)}
     plain = np.dtype(np.float32)
     values = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
@@ -16,10 +17,7 @@ Pair = tuple[Any, Any]  # factors and offsets, float64, (channels,)
 
 def fold_affine(graph: OnnxGraph, types: Mapping[str, Type], ends: set[str]) -> None:
     """Put factors and offsets behind a node with weights into its weights."""
-    readers: dict[str, int] = {}
-    for node in graph.nodes:
-        for name in node.inputs:
-            readers[name] = readers.get(name, 0) + 1
+    readers = _readers(graph)
     makers: dict[str, OnnxNode] = {}
     kept: list[OnnxNode] = []
     for node in graph.nodes:
@@ -40,10 +38,7 @@ def fold_affine(graph: OnnxGraph, types: Mapping[str, Type], ends: set[str]) -> 
 
 def fold_chains(graph: OnnxGraph, ends: set[str]) -> None:
     """Let two Mul, or two Add, of constants one after the other be one."""
-    readers: dict[str, int] = {}
-    for node in graph.nodes:
-        for name in node.inputs:
-            readers[name] = readers.get(name, 0) + 1
+    readers = _readers(graph)
     makers: dict[str, OnnxNode] = {}
     kept: list[OnnxNode] = []
     for node in graph.nodes:
@@ -61,6 +56,11 @@ def fold_chains(graph: OnnxGraph, ends: set[str]) -> None:
         if node.kind in ("Mul", "Add") and _constant(graph, before) is not None:
             makers[before.outputs[0]] = before
     graph.nodes = kept
+
+
+def _readers(graph: OnnxGraph) -> Counter[str]:
+    """How often each value is read."""
+    return Counter(name for node in graph.nodes for name in node.inputs)
 
 
 def _constant(graph: OnnxGraph, node: OnnxNode) -> Any | None:

@@ -16,6 +16,7 @@ import numpy as np
 from caffeio._json import to_json
 from caffeio.converters.deploy.deploy_net import Options, as_given
 from caffeio.converters.onnx.build import Built
+from caffeio.converters.preprocessing import DRAWING
 from caffeio.data.base import read_mean
 from caffeio.data.draws import NO_DRAWS
 from caffeio.data.transform.normalize import Image, Window
@@ -27,7 +28,6 @@ from caffeio.proto import caffe_pb2 as pb
 from caffeio.proto.files import NetFile
 
 Shape = tuple[int, ...]
-_RANDOM = ("random_resize_param", "random_aspect_ratio_param", "distort_param", "expand_param")
 
 
 @dataclass(frozen=True)
@@ -177,13 +177,13 @@ def find_pictures(
     param = pb.TransformationParameter()
     if layer is not None:
         param.CopyFrom(layer.transform_param)
-    odd = [name for name in _RANDOM if param.HasField(name)]
+    odd = [name for name in DRAWING if param.HasField(name)]
     if odd and not told:
         raise UnsupportedError(
             f"transform_param.{odd[0]} draws at random, which a model does not: say what is done "
             "with pictures, as in --mean 104,117,123 --scale 1"
         )
-    for name in (*_RANDOM, "resize_param", "noise_param", "mirror"):
+    for name in (*DRAWING, "resize_param", "noise_param", "mirror"):
         param.ClearField(name)
     _override(param, wanted)
     mean = _mean(param, file)

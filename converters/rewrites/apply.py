@@ -6,16 +6,14 @@ from collections.abc import Mapping, Sequence
 
 from caffeio.converters.deploy.deploy import from_snapshot
 from caffeio.converters.netstate import Blob, Layer, NetState
-from caffeio.converters.rewrites import forms as _forms
-from caffeio.converters.rewrites.floor import floor_pooling, rounds_down
-from caffeio.converters.rewrites.piece import REWRITES, CannotRewriteError, Piece, Rewrite
+from caffeio.converters.rewrites.forms import rewrite_of
+from caffeio.converters.rewrites.piece import CannotRewriteError, Piece
 from caffeio.errors import CaffeIOError
 from caffeio.net.graph import build_graph
 from caffeio.net.shapes import infer_net
 from caffeio.proto import caffe_pb2 as pb
 from caffeio.proto.dialect.schema import Schema
 
-assert _forms  # importing it registers the forms
 Shapes = Mapping[str, Sequence[int]]
 
 
@@ -39,10 +37,11 @@ def rewrite_layers(
         names.add(name)
         return name
 
+    pooling = target.messages.get("PoolingParameter", {})
     at = 0
     while at < len(state.layers):
         layer = state.layers[at]
-        form = _form(layer, target)
+        form = rewrite_of(layer.param, target.layer_types, pooling)
         if form is None:
             at += 1
             continue
@@ -64,16 +63,6 @@ def rewrite_layers(
         done.append(f"layer {layer.param.name!r} ({layer.param.type}) as {kinds}")
         at += len(piece.new)
     return done, failed
-
-
-def _form(layer: Layer, target: Schema) -> Rewrite | None:
-    kind = layer.param.type
-    if not isinstance(kind, str):
-        return None
-    if kind == "Pooling" and rounds_down(layer.param.pooling_param):
-        fields = target.messages.get("PoolingParameter", {})
-        return None if "round_mode" in fields or "ceil_mode" in fields else floor_pooling
-    return None if kind in target.layer_types else REWRITES.get(kind)
 
 
 def _layer(param: pb.LayerParameter, blobs: Sequence[object], old: Layer) -> Layer:

@@ -2,12 +2,33 @@
 
 from __future__ import annotations
 
+from collections.abc import Container
+from typing import Any
+
 import numpy as np
 
-from caffeio.converters.rewrites.piece import CannotRewriteError, Piece, rewrite
+from caffeio.converters.rewrites.floor import floor_pooling, rounds_down
+from caffeio.converters.rewrites.piece import (
+    REWRITES,
+    CannotRewriteError,
+    Piece,
+    Rewrite,
+    rewrite,
+)
 from caffeio.proto import caffe_pb2 as pb
 
 SEGNET_EPS = 1e-9
+
+
+def rewrite_of(param: Any, types: Container[str], pooling: Container[str]) -> Rewrite | None:
+    """The form of a layer for a Caffe that lacks it; None if it has it, or there is no form.
+
+    `types` are the layer types that the Caffe has, `pooling` its fields of PoolingParameter.
+    """
+    if param.type == "Pooling" and rounds_down(param.pooling_param):
+        says_it = "round_mode" in pooling or "ceil_mode" in pooling
+        return None if says_it else floor_pooling
+    return None if param.type in types else REWRITES.get(param.type)
 
 
 @rewrite("ConvolutionDepthwise", "DepthwiseConvolution", "DepthwiseConv")

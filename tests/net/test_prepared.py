@@ -10,10 +10,12 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from caffeio import load_net
 from caffeio.errors import LayerError, NetError
 from caffeio.net import Net
+from caffeio.net.prepared import can_run_here
 from caffeio.ops.folded_conv import FoldedConvolution
 from tests.fuzz.golden_nets import arrays_of, cases_of, off_by, under
 from tests.harness import assert_close, golden
@@ -348,3 +350,10 @@ def test_global_hooks_see_the_layers() -> None:
     finally:
         handle.remove()
     assert len(seen) > 3
+
+
+def test_blobs_elsewhere_are_not_watched() -> None:
+    with FakeTensorMode():
+        away = torch.empty(2, device="cuda")
+    assert can_run_here([torch.empty(2)], [])
+    assert not can_run_here([torch.empty(2), away], [])

@@ -8,10 +8,20 @@ import torch.nn.functional as F
 from torch import nn
 
 from caffeio.converters.from_onnx.compile import compile_model
+from caffeio.converters.from_onnx.rewriting import form_of
 from caffeio.converters.from_onnx.rules import complaints
-from caffeio.converters.from_onnx.targets import RULES, STATES, get_target, target_names
+from caffeio.converters.from_onnx.targets import (
+    RULES,
+    STATES,
+    Row,
+    Target,
+    get_target,
+    target_names,
+)
 from caffeio.converters.from_onnx.write import prototxt_text, unverified
+from caffeio.converters.rewrites.floor import floor_pooling
 from caffeio.errors import CaffeIOError
+from caffeio.proto import caffe_pb2 as pb
 from tests.converters.from_onnx.helpers import Of, compiled, export, kinds
 from tests.converters.from_onnx.test_operators import FUNCTIONS, X
 
@@ -57,6 +67,16 @@ def test_own_layers_of_a_target_are_used() -> None:
     pool = compiled(export(nn.MaxPool2d(2), X), target="bvlc")
     assert kinds(pool) == ["Input", "Pooling"]
     assert "round_mode: FLOOR" in prototxt_text(pool, "x")
+
+
+@pytest.mark.parametrize("field", ["round_mode", "ceil_mode"])
+def test_either_field_that_rounds_down_is_enough(field: str) -> None:
+    param = pb.LayerParameter(type="Pooling")
+    param.pooling_param.ceil_mode = False
+    layers = {"Pooling": Row("layer", "Pooling", "", "read", "a test")}
+    row = Row("field", f"PoolingParameter.{field}", "", "read", "a test")
+    assert form_of(Target("own", layers=layers), param) is floor_pooling
+    assert form_of(Target("own", layers=layers, fields={row.name: row}), param) is None
 
 
 def test_hearsay_is_told() -> None:
