@@ -8,7 +8,7 @@ import io
 import json
 import math
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -138,11 +138,21 @@ def write(path: str | os.PathLike[str], curves: Sequence[Curve], *, log: bool = 
 
     Raises UnsupportedError for another suffix, and if matplotlib is wanted but not installed.
     """
+    write_as(path, lambda: csv_text(curves), lambda kind: picture(curves, kind, log=log))
+
+
+def write_as(
+    path: str | os.PathLike[str], text: Callable[[], str], draw: Callable[[str], bytes]
+) -> None:
+    """Write what the suffix of `path` asks for: the CSV `text`, or `draw`'s png, svg or pdf.
+
+    Raises UnsupportedError for another suffix.
+    """
     suffix = Path(path).suffix.lower()
     if suffix == ".csv":
-        content = csv_text(curves).encode()
+        content = text().encode()
     elif suffix in PICTURES:
-        content = picture(curves, suffix[1:], log=log)
+        content = draw(suffix[1:])
     else:
         raise UnsupportedError(
             f"curves are written as .csv, {', '.join(PICTURES)}", where=os.fspath(path)
@@ -160,10 +170,7 @@ def picture(curves: Sequence[Curve], kind: str = "png", *, log: bool = False) ->
         figure = new_figure(_WIDTH, _HEIGHT)
         axes = figure.add_subplot()
         _draw(axes, curves, log)
-        out = io.BytesIO()
-        stamp = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}.get(kind)
-        figure.savefig(out, format=kind, dpi=200, metadata=stamp)
-    return out.getvalue()
+        return saved(figure, kind)
 
 
 @contextlib.contextmanager
@@ -192,6 +199,21 @@ def new_figure(width: float, height: float) -> Figure:
     return Figure(figsize=(width, height), layout="constrained")
 
 
+def saved(figure: Figure, kind: str) -> bytes:
+    """The figure as png, svg or pdf; the same bytes for the same curves."""
+    out = io.BytesIO()
+    stamp = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}.get(kind)
+    figure.savefig(out, format=kind, dpi=200, metadata=stamp)
+    return out.getvalue()
+
+
+def dress(axes: Axes) -> None:
+    """The look of all our axes: two spines, a light grid behind the curves."""
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(axis="y", color="#d0d0d0", linewidth=0.5)
+    axes.set_axisbelow(True)
+
+
 def _draw(axes: Axes, curves: Sequence[Curve], log: bool) -> None:
     chain = len(curves) > 1 and any(curve.start for curve in curves)
     for i, curve in enumerate(curves):
@@ -210,9 +232,7 @@ def _draw(axes: Axes, curves: Sequence[Curve], log: bool) -> None:
     axes.set_xlabel("iteration")
     axes.set_ylabel("learning rate")
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}".replace(",", " "))
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(axis="y", color="#d0d0d0", linewidth=0.5)
-    axes.set_axisbelow(True)
+    dress(axes)
     if chain:
         _name_phases(axes, curves, end)
     elif len(curves) > 1:

@@ -18,6 +18,7 @@ from caffeio import __version__
 from caffeio.converters.report import html
 from caffeio.converters.report.curves import svg
 from caffeio.converters.report.model import Report, share
+from caffeio.converters.run_plot import is_loss, losses_of, smoothed
 from caffeio.log.runs import Run, Series
 from caffeio.visible import escaped
 
@@ -57,7 +58,7 @@ def render(run: Run, facts: RunFacts, predictions: Predictions | None) -> str:
     table = machine.section("Machine and versions").table("", "", heads=False)
     for name, text in machine_facts().items():
         table.add(name, text)
-    parts.append(html.body(machine).replace("<h1></h1>", ""))
+    parts.append(html.body(machine))
     return html.page(facts.title, "\n".join(parts), style=_STYLE)
 
 
@@ -84,14 +85,11 @@ def _curves(run: Run) -> str:
     out = ["<section><h2>Loss</h2>"]
     loss = Series(run.loss.iterations, smooth(run.loss))
     curves = [("training loss (smoothed)", along(loss, run.length), "left")]
-    curves += [(f"test {name}", along(one, run.length), "right")
-               for name, one in run.test.items() if "loss" in name.lower()]  # fmt: skip
+    curves += [(name, along(one, run.length), "right") for name, one in losses_of(run).items()]
     out.append(svg("loss", curves))
     scores = [
         (f"test {name}", along(one, run.length), ("left", "right")[i % 2])
-        for i, (name, one) in enumerate(
-            (n, s) for n, s in run.test.items() if "loss" not in n.lower()
-        )
+        for i, (name, one) in enumerate((n, s) for n, s in run.test.items() if not is_loss(n))
     ]
     if scores:
         out += ["</section><section><h2>Scores</h2>", svg("scores", scores[:4])]
@@ -106,13 +104,7 @@ def _curves(run: Run) -> str:
 def smooth(series: Series) -> list[float]:
     """The mean of the last hundredth of all values, at each of them."""
     _, values = series.arrays()
-    window = max(len(values) // 100, 1)
-    known = np.isfinite(values)
-    sums, counts = np.cumsum(np.where(known, values, 0.0)), np.cumsum(known)
-    sums[window:] -= sums[:-window].copy()
-    counts[window:] -= counts[:-window].copy()
-    with np.errstate(invalid="ignore", divide="ignore"):
-        return list(map(float, np.where(known, sums / counts, np.nan)))
+    return list(map(float, smoothed(values, max(len(values) // 100, 1))))
 
 
 def along(series: Series, length: int) -> list[float]:
@@ -144,7 +136,7 @@ def _confusions(predictions: Predictions) -> str:
         if wrong[label, said]:
             table.add(str(label), str(said), f"{wrong[label, said]:,}",
                       share(wrong[label, said], matrix[label].sum()))  # fmt: skip
-    out.append(html.body(report).replace("<h1></h1>", "").replace("<h2></h2>", ""))
+    out.append(html.body(report))
     return "".join([*out, "</section>"])
 
 

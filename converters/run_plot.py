@@ -6,16 +6,13 @@ import csv
 import io
 import os
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from caffeio.converters.plot import PICTURES, figure_style, new_figure, safe_cell
-from caffeio.errors import UnsupportedError
+from caffeio.converters.plot import dress, figure_style, new_figure, safe_cell, saved, write_as
 from caffeio.log.runs import Run, Series
-from caffeio.proto.io.atomic import atomic_write
 from caffeio.visible import visible
 
 if TYPE_CHECKING:
@@ -35,17 +32,18 @@ def is_score(series: Series) -> bool:
 
 def scores_of(run: Run) -> dict[str, Series]:
     """The outputs that are scores, by what the legend calls them."""
-    tested = {f"test {name}": s for name, s in run.test.items() if not _is_loss(name)}
-    trained = {f"train {name}": s for name, s in run.train.items() if not _is_loss(name)}
+    tested = {f"test {name}": s for name, s in run.test.items() if not is_loss(name)}
+    trained = {f"train {name}": s for name, s in run.train.items() if not is_loss(name)}
     return {name: s for name, s in {**tested, **trained}.items() if is_score(s)}
 
 
 def losses_of(run: Run) -> dict[str, Series]:
     """The test losses, by what the legend calls them."""
-    return {f"test {name}": series for name, series in run.test.items() if _is_loss(name)}
+    return {f"test {name}": series for name, series in run.test.items() if is_loss(name)}
 
 
-def _is_loss(name: str) -> bool:
+def is_loss(name: str) -> bool:
+    """Whether an output is a loss by its name."""
     return "loss" in name.lower()
 
 
@@ -85,17 +83,7 @@ def write(path: str | os.PathLike[str], runs: Sequence[Run], *, log: bool = Fals
 
     `log`: logarithmic losses. Raises UnsupportedError for another suffix, and without matplotlib.
     """
-    suffix = Path(path).suffix.lower()
-    if suffix == ".csv":
-        content = csv_text(runs).encode()
-    elif suffix in PICTURES:
-        content = picture(runs, suffix[1:], log=log)
-    else:
-        raise UnsupportedError(
-            f"curves are written as .csv, {', '.join(PICTURES)}", where=os.fspath(path)
-        )
-    with atomic_write(path, sync=False) as file:
-        file.write(content)
+    write_as(path, lambda: csv_text(runs), lambda kind: picture(runs, kind, log=log))
 
 
 def picture(runs: Sequence[Run], kind: str = "png", *, log: bool = False) -> bytes:
@@ -122,10 +110,7 @@ def picture(runs: Sequence[Run], kind: str = "png", *, log: bool = False) -> byt
         last.set_xlabel("iteration")
         last.set_xlim(0, max(1, *(run.length - 1 for run in runs)))
         last.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}".replace(",", " "))
-        out = io.BytesIO()
-        stamp = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}.get(kind)
-        figure.savefig(out, format=kind, dpi=200, metadata=stamp)
-    return out.getvalue()
+        return saved(figure, kind)
 
 
 def _draw_loss(axes: Axes, runs: Sequence[Run], log: bool) -> None:
@@ -178,9 +163,7 @@ def _line(axes: Axes, at: NDArray[np.int64], values: NDArray[np.float64], **look
 
 def _dress(axes: Axes, label: str, runs: Sequence[Run]) -> None:
     axes.set_ylabel(label)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(axis="y", color="#d0d0d0", linewidth=0.5)
-    axes.set_axisbelow(True)
+    dress(axes)
     if len(axes.get_legend_handles_labels()[1]) > 1:
         axes.legend(frameon=False, fontsize=7.5)
     if len(runs) == 1:

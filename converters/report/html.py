@@ -60,11 +60,12 @@ def render(report: Report) -> str:
 
 
 def body(report: Report) -> str:
-    """The report as HTML elements."""
-    out = [f"<h1>{escaped(report.title)}</h1>"]
+    """The report as HTML elements; no heading where a title is empty."""
+    out = [f"<h1>{escaped(report.title)}</h1>"] if report.title else []
     out += [_line(paragraph) for paragraph in report.headline]
     for section in report.sections:
-        out.append(f"<section><h2>{escaped(section.title)}</h2>")
+        heading = f"<h2>{escaped(section.title)}</h2>" if section.title else ""
+        out.append(f"<section>{heading}")
         for block in section.blocks:
             out.append(_block(block))
         out.append("</section>")
