@@ -29,6 +29,7 @@ import bench_train
 import torch
 import torch.distributed as dist
 from nets import plain
+from peers import plain_step
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -38,16 +39,7 @@ def theirs(name: str, batch: int) -> bench_train.Step:
     net: nn.Module = plain(name).to(memory_format=torch.channels_last).train()
     if dist.is_initialized():
         net = DistributedDataParallel(net, gradient_as_bucket_view=True, static_graph=True)
-    optimizer = torch.optim.SGD(net.parameters(), 0.001, 0.9, weight_decay=0.0001, fused=True)
-    images, labels = bench_train.batch_of(name, batch)
-
-    def step() -> None:
-        optimizer.zero_grad(set_to_none=True)
-        loss = nn.functional.cross_entropy(net(images), labels)
-        loss.backward()
-        optimizer.step()
-
-    return step
+    return plain_step(net, *bench_train.batch_of(name, batch))
 
 
 def worker(rank: int, size: int, port: int, args: argparse.Namespace, pipe: Any) -> None:

@@ -19,25 +19,9 @@ import tempfile
 import time
 from pathlib import Path
 
-import cv2
-import numpy as np
-from nets import prototxt
-
-
-def make_lmdb(folder: Path, count: int) -> None:
-    from caffeio.data.db.lmdb import write_lmdb
-    from caffeio.data.records.datum import encode_datum
-
-    rng = np.random.default_rng(0)
-
-    def records():
-        for i in range(count):
-            small = rng.integers(0, 256, (24, 32, 3), np.uint8)
-            image = cv2.resize(small, (340, 256), interpolation=cv2.INTER_CUBIC)
-            jpeg = cv2.imencode(".jpg", image)[1].tobytes()
-            yield f"{i:08d}", encode_datum(data=jpeg, label=i % 1000, encoded=True)
-
-    write_lmdb(folder, records())
+import torch
+from nets import plain, prototxt
+from peers import make_lmdb, plain_step
 
 
 def run_caffeio(args: argparse.Namespace, lmdb: str, weights: str | None) -> dict[str, float]:
@@ -65,46 +49,14 @@ def run_caffeio(args: argparse.Namespace, lmdb: str, weights: str | None) -> dic
 
 
 def run_plain(args: argparse.Namespace) -> dict[str, float]:
-    import torch
-    from torch import nn
-
     torch.manual_seed(0)
-
-    def unit(i, o, k, s=1):
-        return [nn.Conv2d(i, o, k, s, k // 2, bias=False), nn.BatchNorm2d(o)]
-
-    class Block(nn.Module):
-        def __init__(self, i, mid, stride):
-            super().__init__()
-            o = 4 * mid
-            self.body = nn.Sequential(
-                *unit(i, mid, 1, stride), nn.ReLU(True), *unit(mid, mid, 3), nn.ReLU(True),
-                *unit(mid, o, 1),
-            )  # fmt: skip
-            self.short = nn.Sequential(*unit(i, o, 1, stride)) if i != o else nn.Identity()
-
-        def forward(self, x):
-            return torch.relu_(self.body(x) + self.short(x))
-
-    layers = [*unit(3, 64, 7, 2), nn.ReLU(True), nn.MaxPool2d(3, 2, ceil_mode=True)]
-    width = 64
-    for mid, count in ((64, 3), (128, 4), (256, 6), (512, 3)):
-        for n in range(count):
-            layers.append(Block(width, mid, 2 if n == 0 and mid > 64 else 1))
-            width = 4 * mid
-    net = nn.Sequential(*layers, nn.AvgPool2d(7), nn.Flatten(), nn.Linear(2048, 1000))
-    net.to(memory_format=torch.channels_last)
-    optimizer = torch.optim.SGD(net.parameters(), 0.01, 0.9, weight_decay=5e-5, fused=True)
+    net = plain("resnet50").to(memory_format=torch.channels_last)
     images = torch.randn(args.batch, 3, 224, 224).to(memory_format=torch.channels_last)
-    labels = torch.randint(0, 1000, (args.batch,))
+    step = plain_step(net, images, torch.randint(0, 1000, (args.batch,)), args.precision)
     times = []
     for _ in range(args.iters):
         begin = time.perf_counter()
-        optimizer.zero_grad(set_to_none=True)
-        with torch.autocast("cpu", torch.bfloat16, enabled=args.precision == "bf16"):
-            loss = nn.functional.cross_entropy(net(images), labels)
-        loss.backward()
-        optimizer.step()
+        step()
         times.append(time.perf_counter() - begin)
     return report(args, times, 0.0)
 
@@ -131,12 +83,12 @@ def main() -> None:
     parser.add_argument("--weights")
     args = parser.parse_args()
     if args.only:
-        plain = args.only == "plain"
-        print(json.dumps(run_plain(args) if plain else run_caffeio(args, args.lmdb, args.weights)))
+        alone = args.only == "plain"
+        print(json.dumps(run_plain(args) if alone else run_caffeio(args, args.lmdb, args.weights)))
         return
     with tempfile.TemporaryDirectory() as folder:
         lmdb = str(Path(folder) / "lmdb")
-        make_lmdb(Path(lmdb), max(args.batch * 2, 64))
+        make_lmdb(Path(lmdb), max(args.batch * 2, 64), 1000)
         args.solver = args.solver or make_solver(Path(folder), lmdb, args.batch)
         weights = make_weights(args, folder)
         found: dict[str, list[dict[str, float]]] = {"caffeio": [], "plain": []}

@@ -25,7 +25,7 @@ from pathlib import Path
 
 import torch
 from nets import SIZES, plain, prototxt
-from torch import nn
+from peers import DECAY, RATE, plain_step
 
 from caffeio.training.trainer import Trainer
 
@@ -47,7 +47,7 @@ def ours(name: str, batch: int, precision: str, compiled: bool, folder: Path) ->
     net.write_text(prototxt(name, batch, train=True))
     solver = folder / f"{name}_solver.prototxt"
     solver.write_text(
-        f'net: "{net}" base_lr: 0.001 lr_policy: "fixed" momentum: 0.9 weight_decay: 0.0001 '
+        f'net: "{net}" base_lr: {RATE} lr_policy: "fixed" momentum: 0.9 weight_decay: {DECAY} '
         f'max_iter: 1000000 random_seed: 1 snapshot_prefix: "{folder}/out" '
         "snapshot_after_train: false"
     )
@@ -61,19 +61,7 @@ def ours(name: str, batch: int, precision: str, compiled: bool, folder: Path) ->
 def theirs(name: str, batch: int, precision: str, compiled: bool) -> Step:
     """The loop that a PyTorch user would write."""
     net = plain(name).to(memory_format=torch.channels_last).train()
-    optimizer = torch.optim.SGD(net.parameters(), 0.001, 0.9, weight_decay=0.0001, fused=True)
-    images, labels = batch_of(name, batch)
-    run = torch.compile(net) if compiled else net
-
-    def step() -> None:
-        optimizer.zero_grad(set_to_none=True)
-        with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
-            loss = nn.functional.cross_entropy(run(images), labels)
-        loss.backward()
-        optimizer.step()
-        loss.item()
-
-    return step
+    return plain_step(net, *batch_of(name, batch), precision, compiled=compiled)
 
 
 def measure(

@@ -314,6 +314,7 @@ def tf32(wanted: bool) -> Iterator[None]:
 def our_step(bench: Bench, name: str, batch: int, mode: Row) -> Callable[[], Any]:
     """An iteration of caffeio: forward, backward, Caffe's SGD with momentum and decay."""
     import nets
+    import peers
 
     from caffeio.net import load_net
     from caffeio.profiles import BVLC
@@ -329,7 +330,7 @@ def our_step(bench: Bench, name: str, batch: int, mode: Row) -> Callable[[], Any
     net.fuse()
     images, labels = inputs(bench, net.blob_shapes["data"], nets.classes(name))
     net.read_inputs = lambda: {"data": images, "label": labels}  # type: ignore[method-assign]
-    solver = pb.SolverParameter(momentum=0.9, weight_decay=5e-5)
+    solver = pb.SolverParameter(momentum=0.9, weight_decay=peers.DECAY)
     optimizer = make_optimizer(solver, BVLC, net.learnable)
     module: Any = TrainingStep(net, mode["precision"], mode["compile"])
     module = GraphedStep(module, net) if mode["graph"] else module
@@ -340,7 +341,7 @@ def our_step(bench: Bench, name: str, batch: int, mode: Row) -> Callable[[], Any
         loss, _ = module()
         if loss.requires_grad:
             loss.backward()
-        optimizer.step(0.01, 0)
+        optimizer.step(peers.RATE, 0)
 
     return iteration
 
@@ -348,23 +349,12 @@ def our_step(bench: Bench, name: str, batch: int, mode: Row) -> Callable[[], Any
 def plain_step(bench: Bench, name: str, batch: int, mode: Row) -> Callable[[], Any]:
     """The same layers and the same update in plain PyTorch."""
     import nets
+    import peers
 
     torch.manual_seed(0)
     net: Any = nets.plain(name).to(bench.device).to(memory_format=torch.channels_last)
     images, labels = inputs(bench, (batch, *nets.SIZES[name]), nets.classes(name))
-    labels = labels.long()
-    optimizer = torch.optim.SGD(net.parameters(), 0.01, 0.9, weight_decay=5e-5, fused=True)
-    run = torch.compile(net) if mode["compile"] else net
-
-    def iteration() -> None:
-        optimizer.zero_grad(set_to_none=True)
-        kind = bench.device.type
-        with torch.autocast(kind, torch.bfloat16, enabled=mode["precision"] == "bf16"):
-            loss = torch.nn.functional.cross_entropy(run(images), labels)
-        loss.backward()
-        optimizer.step()
-
-    return iteration
+    return peers.plain_step(net, images, labels.long(), mode["precision"], compiled=mode["compile"])
 
 
 def inputs(bench: Bench, shape: tuple[int, ...], classes: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -418,26 +408,6 @@ def _rate(bench: Bench, who: str, make: Callable[[], Any], batch: int, rounds: i
 # --- with data
 
 
-def make_lmdb(folder: Path, count: int, classes: int) -> None:
-    """JPEGs of 340 x 256, as ImageNet's are after resizing."""
-    import cv2
-
-    from caffeio.data.db.lmdb import write_lmdb
-    from caffeio.data.records.datum import encode_datum
-
-    rng = np.random.default_rng(0)
-    jpegs = []
-    for _ in range(min(count, 256)):
-        small = rng.integers(0, 256, (24, 32, 3), np.uint8)
-        image = cv2.resize(small, (340, 256), interpolation=cv2.INTER_CUBIC)
-        jpegs.append(cv2.imencode(".jpg", image)[1].tobytes())
-    records = (
-        (f"{i:08d}", encode_datum(data=jpegs[i % len(jpegs)], label=i % classes, encoded=True))
-        for i in range(count)
-    )
-    write_lmdb(folder, records)
-
-
 SOLVER = """
 net: "net.prototxt" base_lr: 0.01 lr_policy: "fixed" momentum: 0.9 weight_decay: 0.00005
 max_iter: 1000000 display: 0 snapshot_prefix: "snap" test_iter: {tests} test_interval: 1000000
@@ -453,10 +423,11 @@ layer {{ name: "data" type: "Data" top: "data" top: "label" include {{ phase: {p
 def write_recipe(bench: Bench, batch: int) -> None:
     """solver.prototxt, net.prototxt and lmdb in the working folder."""
     import nets
+    import peers
 
     side = 28 if bench.quick else 224
     name = "lenet" if bench.quick else "resnet50"
-    make_lmdb(Path("lmdb"), 64 if bench.quick else 8192, nets.classes(name))
+    peers.make_lmdb(Path("lmdb"), 64 if bench.quick else 8192, nets.classes(name))
     text = nets.prototxt(name, batch, train=True)
     body = "\n".join(line for line in text.splitlines() if 'type: "Input"' not in line)
     data = "".join(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import os
 import sys
 from typing import Any
 
@@ -40,6 +41,22 @@ def write_output(path: str, parts: list[Any], *, unless_same: Any = None) -> Non
     with atomic_write(path, error=CaffeIOError) as file:
         for part in parts:
             file.write(part)
+
+
+def write_picture(path: str, pixels: Any) -> None:
+    """Write BGR pixels as an image file; the suffix says which, and png where there is none."""
+    from caffeio.data.transform.image import encode
+
+    write_output(path, [encode(pixels, os.path.splitext(path)[1].lstrip(".") or "png")])
+
+
+def read_names(path: str | None) -> list[str]:
+    """The names of classes, one a line, from class 0 on; none of no file."""
+    if path is None:
+        return []
+    from caffeio.proto.io.regular import read_regular
+
+    return read_regular(path).decode("utf-8", "replace").splitlines()
 
 
 def show_diff(old: str, new: str, path: str) -> None:

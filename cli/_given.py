@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -65,6 +66,25 @@ def there(*paths: str) -> None:
     for path in paths:
         if path != "-" and not Path(path).exists():
             raise CaffeIOError(why_missing(Path(path)), where=path)
+
+
+def apart(*outputs: str | None, read: Sequence[str] = ()) -> None:
+    """Raise CaffeIOError for a file to be written that the command line names for something else.
+
+    `read`: files that are read without being named there.
+    """
+    import click
+
+    context = click.get_current_context()
+    named = list(read)
+    for param in context.command.params:
+        if isinstance(param, click.Argument) or isinstance(param.type, click.Path):
+            value = context.params.get(param.name or "")
+            named += map(str, value if isinstance(value, tuple) else [value] if value else [])
+    places = [os.path.realpath(name) for name in named]
+    for output in outputs:
+        if output and output != "-" and places.count(os.path.realpath(output)) > 1:
+            raise CaffeIOError("is a file of this command already: write to another", where=output)
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -97,9 +98,16 @@ def plan(solvers: list[str], options: dict[str, Any]) -> Plan:
     chosen = train_options(options)
     for solver in solvers:
         _given.want_solver(solver)
+    made = _plan(solvers, chosen, options["snapshot"])
+    nets = [re.sub(r"(:\d+)+$", "", spec.where(0)) for job in made.jobs for spec in job.specs]
+    _given.apart(*(options[name] for name in ("report", "profile_to", "metrics")), read=nets)
+    return made
+
+
+def _plan(solvers: list[str], chosen: TrainOptions, snapshot: str | None) -> Plan:
     if len(solvers) == 1 and len(read_phases(solvers[0])) == 1:
-        return _plan_one(solvers[0], chosen, options["snapshot"])
-    if options["snapshot"]:
+        return _plan_one(solvers[0], chosen, snapshot)
+    if snapshot:
         raise CaffeIOError("a chain finds its snapshots by itself: leave --snapshot out")
     jobs = read_chain(solvers, chosen)
     for number, job in enumerate(jobs):

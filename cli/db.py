@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from caffeio.cli import image_mean
+from caffeio.cli._files import read_names, write_picture
 from caffeio.cli._options import max_pixels
 from caffeio.cli._terminal import say, say_json
 
@@ -156,38 +157,21 @@ def show(
 
     Every record is read, none is decoded (`db verify` does). The exit code is 1 if some are bad.
     """
+    from caffeio.cli._given import apart
     from caffeio.tools.db_stats import db_stats
 
-    names = _names(classes)
+    apart(sheet)
+    names = read_names(classes)
     found = db_stats(database, backend.upper())
     (_say_json if as_json else _say)(database, found, names)
     if sheet:
-        _write_sheet(sheet, found, names)
+        from caffeio.tools.sheet import sheet_of
+
+        write_picture(sheet, sheet_of(found, names))
         if not as_json:
             say(f"Written: {sheet}")
     if found.bad:
         ctx.exit(1)
-
-
-def _names(path: str | None) -> list[str]:
-    if path is None:
-        return []
-    from caffeio.proto.io.regular import read_regular
-
-    return read_regular(path).decode("utf-8", "replace").splitlines()
-
-
-def _write_sheet(path: str, found: Any, names: list[str]) -> None:
-    import os
-
-    from caffeio.data.transform.image import encode
-    from caffeio.errors import DataError
-    from caffeio.proto.io.atomic import atomic_write
-    from caffeio.tools.sheet import sheet_of
-
-    picture = encode(sheet_of(found, names), os.path.splitext(path)[1].lstrip(".") or "png")
-    with atomic_write(path, error=DataError) as file:
-        file.write(picture)
 
 
 def _say_json(database: str, found: Any, names: list[str]) -> None:

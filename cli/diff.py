@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from caffeio.cli._given import apart
 from caffeio.cli._options import caffe, dialect, forms, output
 from caffeio.cli._terminal import write_report
 from caffeio.proto.io.opened import opened_once
@@ -76,6 +77,7 @@ def command(left: str, right: str, **options: Any) -> None:
     from caffeio.converters.source import open_revisions, open_source, scratch_folder
     from caffeio.errors import CaffeIOError
 
+    apart(options["output"], options["plot"])
     settings = Settings(
         not options["no_net"],
         options["dataset_size"],

@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from caffeio.cli._files import read_names, write_picture
 from caffeio.cli._options import caffe, forms, input_shape, max_pixels
 from caffeio.cli._python import permit
 from caffeio.cli._terminal import say, say_json
@@ -30,20 +31,12 @@ def _mean(
         return value  # the name of a mean file
 
 
-def _shape(text: str) -> tuple[str, tuple[int, ...]]:
-    name, _, dims = text.partition("=")
-    try:
-        return name, tuple(int(d) for d in dims.replace("x", ",").split(","))
-    except ValueError:
-        raise click.BadParameter(f"{text!r} is not of the form NAME=N,C,H,W") from None
-
-
 @click.command(epilog=EPILOG, no_args_is_help=True)
 @click.argument("model", type=click.Path())
 @click.argument("weights", type=click.Path())
 @click.argument("picture", type=click.Path())
 @click.option("--output", "-o", default="features.png", show_default=True, metavar="FILE",
-              help="The picture that is written (.png, .jpg).")  # fmt: skip
+              type=click.Path(), help="The picture that is written (.png, .jpg).")  # fmt: skip
 @click.option("--blob", "blobs", multiple=True, metavar="NAME",
               help="Draw its maps; may be repeated. Default: some of all depths.")  # fmt: skip
 @click.option("--mean", callback=_mean, metavar="B,G,R|FILE",
@@ -70,35 +63,29 @@ def command(model: str, weights: str, picture: str, output: str, form: str, **op
     MODEL is a net with data layers, whose transform_param is used, or a deploy net. The picture is
     resized to the net's input.
     """
-    import os
-
     from caffeio.cli import _given
 
     example = f"caffeio features {weights} {model} {picture}"
     _given.there(model, weights, picture)
+    _given.apart(output)
     swapped = _given.is_one(model, _given.WEIGHTS) and _given.is_one(weights, _given.NET)
     _given.want_net(model, "features", example=example if swapped else "")
     _given.want_weights(weights, "features")
-    from caffeio.converters.features import Preprocessing, see
-    from caffeio.data.transform.image import encode
-    from caffeio.errors import DataError
-    from caffeio.proto.io.atomic import atomic_write
-    from caffeio.proto.io.regular import read_regular
+    from caffeio.converters.prototxt import parse_input_shape
 
-    names: list[str] = []
-    if options["classes"]:
-        names = read_regular(options["classes"]).decode("utf-8", "replace").splitlines()
+    shapes = dict(map(parse_input_shape, options["shapes"]))
+    from caffeio.converters.features import Preprocessing, see
+
+    names = read_names(options["classes"])
     seen = see(
         model, weights, picture,
         preprocessing=Preprocessing(options["mean"], options["scale"], options["rgb"]),
         blobs=options["blobs"], names=names, top=options["top"], threshold=options["threshold"],
-        saliency=options["saliency"], input_shapes=dict(map(_shape, options["shapes"])),
+        saliency=options["saliency"], input_shapes=shapes,
         profile=options["profile"], allow_python=permit(options["allow_python"]),
     )  # fmt: skip
     assert seen.picture is not None
-    kind = os.path.splitext(output)[1].lstrip(".") or "png"
-    with atomic_write(output, error=DataError) as file:
-        file.write(encode(seen.picture, kind))
+    write_picture(output, seen.picture)
     if form == "json":
         say_json(_data(seen, output))
         return

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from caffeio.cli._given import there
+from caffeio.cli._given import apart, there
 from caffeio.cli._options import CODE, TARGET, caffe, dialect, forms, output
 from caffeio.cli._terminal import say_json
 
@@ -80,6 +80,7 @@ def command(files: tuple[str, ...], **options: Any) -> None:
 
     Exit code: 0 if nothing is found, 1 if there are errors or warnings, 2 in case of trouble.
     """
+    apart(options["output"])
     there(*(name for name in files if ":" not in name))
     from caffeio.converters.lint.run import Selection, lint
     from caffeio.converters.source import open_source, scratch_folder

@@ -25,6 +25,7 @@ Examples:
 @click.option(
     "--output",
     "-o",
+    type=click.Path(),
     metavar="FILE",
     help="A .png, .svg, .pdf or .csv; - writes CSV to standard output. Default: lr.png of "
     "solvers, run.png of runs.",
@@ -56,8 +57,10 @@ def command(files: tuple[str, ...], output: str | None, log: bool, **options: An
     A run is a log of Caffe's (ours, BVLC's, Intel's, NVIDIA's), a file of `train --metrics`, or a
     TensorBoard folder; several are drawn over each other.
     """
+    from caffeio.cli._given import apart
     from caffeio.log.runs import is_run
 
+    apart(output)
     runs = [name for name in files if is_run(name)]
     if not runs:
         _draw_rates(files, output or "lr.png", log, options)

@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from caffeio.cli._files import write_output
+from caffeio.cli._given import apart
 from caffeio.cli._options import caffe, dialect, forms, input_shape, output, phase, state
 from caffeio.cli._terminal import write_report
 from caffeio.proto.io.opened import opened_once
@@ -70,6 +71,7 @@ def command(files: tuple[str, ...], **options: Any) -> None:
     """
     from caffeio.converters.source import open_source, scratch_folder
 
+    apart(options["output"])
     with scratch_folder() as scratch:
         sources = [open_source(file, scratch) for file in files]
         net_and_weights = len(sources) == 2 and sources[0].kind == "net" and (
@@ -89,6 +91,7 @@ def command(files: tuple[str, ...], **options: Any) -> None:
 
 
 def _net(source: Any, options: dict[str, Any]) -> tuple[str | None, Any]:
+    from caffeio.converters.prototxt import parse_input_shape
     from caffeio.converters.show import nets
     from caffeio.errors import CaffeIOError
 
@@ -99,7 +102,7 @@ def _net(source: Any, options: dict[str, Any]) -> tuple[str | None, Any]:
             phase.upper() if phase else None,
             options["stages"],
             options["level"],
-            dict(map(_input, options["inputs"])),
+            dict(map(parse_input_shape, options["inputs"])),
             options["dialect"],
             options["caffe"],
             options["show_all"],
@@ -131,14 +134,6 @@ def _net(source: Any, options: dict[str, Any]) -> tuple[str | None, Any]:
         report.sections = report.sections[:1]
         tree.report(shown.view, report.section("Data flow"))
     return None, report
-
-
-def _input(text: str) -> tuple[str, tuple[int, ...]]:
-    name, _, dims = text.partition("=")
-    try:
-        return name, tuple(int(d) for d in dims.replace("x", ",").split(","))
-    except ValueError:
-        raise click.BadParameter(f"{text!r} is not of the form NAME=N,C,H,W") from None
 
 
 def _run(options: dict[str, Any]) -> Any:

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from caffeio.cli._given import there
+from caffeio.cli._given import apart, there
 from caffeio.cli._options import DIALECT, dialect, forms, input_shape, output
 from caffeio.cli._terminal import write_report
 
@@ -42,6 +42,7 @@ def command(ctx: click.Context, /, files: tuple[str, ...], **options: Any) -> No
     layer that differs is named with its likely cause. The exit code is 1 if the outputs differ.
     """
     there(*files)
+    apart(options["output"])
     from caffeio.converters.deploy.deploy_net import Options
     from caffeio.converters.prototxt import parse_input_shape
     from caffeio.converters.verify.report import compare

@@ -55,7 +55,7 @@ class LoaderSource(DataSource):
 
     def __init__(self, layer: SourceContext) -> None:
         super().__init__(layer)
-        layer.source_layer()  # what its parameters may not say
+        self._told = layer.source_layer()  # raises for what its parameters may not say
         self._pool: ThreadPoolExecutor | None = None
         self._planner: ThreadPoolExecutor | None = None
         self._pending: deque[tuple[Slot, Future[list[Future[list[Result]]]]]] = deque()
@@ -144,7 +144,7 @@ class LoaderSource(DataSource):
     def start(self) -> None:
         """Fix shapes and memory; called once at the end of construction."""
         options = self.layer.options
-        told = self.layer.source_layer()
+        told = self._told
         assert isinstance(told, PictureLayer)
         told.record = Record((self.item_shape,), rows=self.label_rows)
         tops = told.batch_of(self.batch_size, self.item_shape)[: 1 + self.with_labels]

@@ -128,6 +128,10 @@ class LayerType:
     has_blobs: ClassVar[bool] = False  # may it have learnable blobs?
     # The blobs' names in a state_dict, where those are PyTorch's and not the ones of `add_blob`.
     blob_names: ClassVar[tuple[str, ...]] = ()
+    # What it does with the blobs that the net's message gives.
+    takes_blobs: ClassVar[bool] = True  # it begins with them (LSTM and RNN fill theirs anew)
+    insists_on_shape: ClassVar[bool] = False  # they must have its own shape, not only its count
+    count_tells: ClassVar[bool] = False  # how many there are says which form it has
     compute: ClassVar[str] = ""  # "module:function"; empty: the class has a `forward` of its own
 
     if TYPE_CHECKING:

@@ -48,6 +48,7 @@ class BatchNorm(LayerType):
     """
 
     has_blobs = True
+    count_tells = True
     family = "norm"
     fields = owns(batch_norm_param=_FIELDS)
     blob_names = ("mean", "variance", "factor", "scale", "bias")

@@ -48,6 +48,7 @@ class BN(LayerType):
     """
 
     has_blobs = True
+    count_tells = True
     family = "norm"
     tops = between(1, 3)
     fields = owns(bn_param=(*_OF_SLOPE, *_OF_MOVING[:3], *_OF_SEGNET))

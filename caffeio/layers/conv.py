@@ -40,6 +40,7 @@ class BaseConvolution(LayerType):
     """
 
     has_blobs = True
+    insists_on_shape = True
     bottoms = at_least(1)
     tops = at_least(1)
     equal_bottoms_tops = True
@@ -201,6 +202,7 @@ class ConvolutionDepthwise(Convolution):
     """One filter for each channel, weight [C, 1, kernel]; num_output and group do not count."""
 
     family = "conv"
+    insists_on_shape = False
 
     def _read_channels(self, p: pb.ConvolutionParameter, channels: int) -> None:
         self.channels = self.num_output = self.group = channels

@@ -30,6 +30,7 @@ class Recurrent(LayerType):
     """
 
     has_blobs = True
+    takes_blobs = False
     bottoms = between(2, 5)
     tops = between(1, 3)
     in_place = False

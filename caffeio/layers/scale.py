@@ -69,6 +69,7 @@ class Scale(LayerType):
     """
 
     has_blobs = True
+    insists_on_shape = True
     family = "norm"
     bottoms = between(1, 2)
     fields = owns(scale_param=("axis", "num_axes", "filler", "bias_term", "bias_filler"))
@@ -111,6 +112,7 @@ class Bias(LayerType):
     """y = x + bias; the bias is a blob, or the second bottom."""
 
     has_blobs = True
+    insists_on_shape = True
     family = "norm"
     bottoms = between(1, 2)
     fields = owns(bias_param=("axis", "num_axes", "filler"))

@@ -16,10 +16,6 @@ from caffeio.net.graph import Node
 from caffeio.ops.module import Layer
 from caffeio.proto import caffe_pb2 as pb
 
-_OWN_SHAPE = ("Convolution", "Deconvolution", "Scale", "Bias")  # these insist on their shape
-COUNT_TELLS = ("BatchNorm", "BN")  # how many blobs a layer has says which form it is
-_FILL_ANYWAY = ("LSTM", "RNN")  # they make their blobs anew
-
 
 def take_given_blobs(node: Node, layer: Layer, *, is_text: bool) -> None:
     """Let the layer begin with the blobs of the net's message.
@@ -28,10 +24,10 @@ def take_given_blobs(node: Node, layer: Layer, *, is_text: bool) -> None:
     Raises LayerError where their number, shape or values are not those of the layer's blobs.
     """
     given = list(node.param.blobs)
-    if not given or node.type in _FILL_ANYWAY:
+    if not given or not layer.takes_blobs:
         return
     bare = not any(len(b.data) or len(b.double_data) for b in given)
-    if bare and (node.type in COUNT_TELLS or not is_text):
+    if bare and (layer.count_tells or not is_text):
         return
     if node.type == "Scale" and len(given) == 1 and len(layer.blob_specs) == 2:
         given *= 2  # the layer inside that adds the bias is made with the same text
@@ -52,8 +48,7 @@ def _take(proto: pb.BlobProto, spec: BlobSpec, index: int, layer: Layer) -> None
         f"blob {index} of shape {_text(shape)} is given {len(values)} values",
         field="blobs",
     )
-    strict = layer.kind in _OWN_SHAPE
-    same = shape == spec.shape if strict else len(values) == prod(spec.shape)
+    same = shape == spec.shape if layer.insists_on_shape else len(values) == prod(spec.shape)
     layer.check(
         same,
         f"blob {index} must be of shape {_text(spec.shape)}, not {_text(shape)}",

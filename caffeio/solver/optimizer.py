@@ -258,7 +258,6 @@ class CaffeOptimizer(Optimizer):
         """Regularise, then let the kernel update what still lies in the cache."""
         self._normalise(batch)
         self._regularise(batch)
-        batch.iter_size, batch.decay = 1, 0.0
         assert isinstance(batch.eta, float)
         self._fuse(batch, batch.eta)
 

@@ -128,11 +128,10 @@ class NetBuilder:
     def _finetune(self, nets: Sequence[Net], loaded: Sequence[tuple[str, str, Weights]]) -> None:
         """Copy the files into the nets, as BVLC does for each net, Intel's and NVIDIA's for all."""
         log, profile = self.log, self.job.profile
-        found = {name for _, _, weights in loaded for name in weights}
-        for net in nets[:1] if loaded and nets[0].graph.phase == "TRAIN" else ():
-            left = [step.node.name for step in net.steps if step.layer.blob_specs]
-            left = [name for name in left if name not in found]
-            if left:
+        if loaded and nets[0].phase == "TRAIN":
+            found = {name for _, _, weights in loaded for name in weights}
+            learned = [step.node.name for step in nets[0].steps if step.layer.blob_specs]
+            if left := [name for name in learned if name not in found]:
                 log.note(f"Not in the file, start from their fillers: {', '.join(left)}")
         for name, path, weights in loaded:
             place = "solver.cpp:72" if profile.weights_in_solver else "caffe.cpp:219"

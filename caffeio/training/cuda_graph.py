@@ -13,7 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from caffeio.errors import SolverError
+from caffeio.layers.dropout import RandomMask
 from caffeio.net.net import Net
+from caffeio.ops.module import Layer
 
 Record = Callable[[Callable[[], None]], Callable[[], None]]
 Pairs = Sequence[tuple[Tensor, Tensor]]  # a tensor, and its values from before
@@ -123,7 +125,7 @@ class GraphedStep(nn.Module):
 
     def _compare(self, wanted: list[float], found: list[float]) -> None:
         """Raise RuntimeError where a recorded iteration differs; dropped units may be others."""
-        near = 0.5 if "Dropout" in self.net.layer_types else NEAR
+        near = 0.5 if any(map(_draws, self.net.layers)) else NEAR
         for a, b in zip(wanted, found, strict=True):
             if not abs(a - b) <= near * max(1.0, abs(a)) and not math.isnan(a):
                 raise RuntimeError(f"recorded it gives {b:.7g}, not {a:.7g}")
@@ -136,7 +138,7 @@ def refuse(net: Net) -> None:
         why = ""
         if kind == "Python":
             why = "runs Python code"
-        elif getattr(layer, "rng", None) is not None and kind == "Dropout":
+        elif layer.rng is not None and isinstance(layer, RandomMask):
             why = "draws from Caffe's own generator, which is on the CPU (leave random_seed out)"
         elif hasattr(layer, "reset_state"):
             why = "carries its state from one iteration to the next"
@@ -146,6 +148,11 @@ def refuse(net: Net) -> None:
                 "(leave --cuda-graph out)",
                 where=step.node.where or None,
             )
+
+
+def _draws(layer: Layer) -> bool:
+    """Whether a layer's numbers are others in every forward of one batch."""
+    return isinstance(layer, RandomMask) or getattr(layer, "method", "") == "STOCHASTIC"
 
 
 def record_cuda(run: Callable[[], None]) -> Callable[[], None]:

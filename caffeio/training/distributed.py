@@ -26,6 +26,7 @@ from caffeio.net.net import Net
 from caffeio.training.connection import TIMEOUT, connect, worker_timeout
 from caffeio.training.cuda_graph import GraphedStep
 from caffeio.training.events import Action
+from caffeio.training.options import TrainOptions
 from caffeio.training.training_step import TrainingStep, compressed
 from caffeio.training.watchdog import Watchdog
 
@@ -97,17 +98,14 @@ class World:
                 dist.destroy_process_group(group)
         self.made = ()
 
-    def wrap(
-        self, net: Net, precision: str = "fp32", compile: bool = False, gradients: str = "fp32",
-        iter_size: int = 1, cuda_graph: bool = False,
-    ) -> nn.Module:  # fmt: skip
+    def wrap(self, net: Net, options: TrainOptions, *, iter_size: int = 1) -> nn.Module:
         """The module to call in training: it averages the gradients in its backward.
 
-        They travel as `gradients` says ("fp32", "bf16" or "fp16"), while the backward goes on.
-        `cuda_graph` records the step once; see `check_recordable`.
+        They travel in the type that `options.gradients` names, while the backward goes on.
+        `options.cuda_graph` records the step once; see `check_recordable`.
         """
-        module = TrainingStep(net, precision, compile)
-        if cuda_graph:
+        module = TrainingStep(net, options.precision, options.compile)
+        if options.cuda_graph:
             return GraphedStep(module, net)
         if self.size == 1 or not any(p.requires_grad for p in net.parameters()):
             return module
@@ -120,8 +118,8 @@ class World:
                 gradient_as_bucket_view=True,
                 static_graph=iter_size == 1,  # a Caffe net never changes
             )
-        if gradients != "fp32":
-            kind = torch.bfloat16 if gradients == "bf16" else torch.float16
+        if options.gradients != "fp32":
+            kind = torch.bfloat16 if options.gradients == "bf16" else torch.float16
             # a lambda: DistributedDataParallel refuses annotations that are texts
             wrapped.register_comm_hook(kind, lambda kind, bucket: compressed(kind, bucket))
         return wrapped

@@ -40,6 +40,7 @@ def facts_of(job: Job, options: TrainOptions) -> dict[str, str]:
     facts["the snapshot"] = _digest(_content(os.fspath(snapshot))) if snapshot else "none"
     facts["--precision"] = options.precision
     facts["--gradients"] = options.gradients
+    facts["--async-snapshots"] = str(options.async_snapshots)  # when workers wait for the root
     facts["the profile"] = job.profile.name
     facts["the version of caffeio"] = import_module("caffeio").__version__
     facts["the version of PyTorch"] = torch.__version__

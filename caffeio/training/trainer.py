@@ -117,10 +117,7 @@ class Trainer:
         )
         if world.device.type == "cpu" and (warning := warn_of(needed)):
             log.note(warning, level="W")
-        module = world.wrap(
-            nets.train, options.precision, options.compile, options.gradients, param.iter_size,
-            options.cuda_graph,
-        )  # fmt: skip
+        module = world.wrap(nets.train, options, iter_size=param.iter_size)
         smoothed = LazyLoss(param.average_loss)
         self.state = TrainingState(
             job, world, log, events, nets.train, nets.tests, optimizer, smoothed

@@ -12,7 +12,7 @@ from caffeio.converters.report.model import listed
 from caffeio.converters.weight_match import fill_in
 from caffeio.data import SOURCE_TYPES, make_source
 from caffeio.errors import CaffeIOError, UnsupportedError
-from caffeio.net.given_blobs import COUNT_TELLS
+from caffeio.layers.registry import find
 from caffeio.net.graph import is_included, net_state
 from caffeio.net.net import Net
 from caffeio.net.recipe import NetRecipe, folders_of
@@ -226,7 +226,8 @@ def drop_shapes(net: pb.NetParameter, *, lent: bool = False) -> None:
     one); not if they were only `lent`, to show which layers of a text have weights.
     """
     for layer in net.layer:
-        kept = layer.type in COUNT_TELLS and not lent
+        cls = find(layer.type)
+        kept = cls is not None and cls.count_tells and not lent
         if not kept and any(not (len(b.data) or len(b.double_data)) for b in layer.blobs):
             layer.ClearField("blobs")
 

@@ -113,7 +113,28 @@ CASES = {
     ("lint", "demo/solver_cyc1.prototxtt"): f"did you mean {SOLVER}?",
     ("convert", "no.prototxt", "x.onnx"): "no.prototxt: there is no such file",
     ("convert", NET, "-o", "x.tflite"): "the suffix '.tflite' tells no format",
+    # files that would be lost
+    **dict.fromkeys(
+        (
+            ("features", NET, WEIGHTS, NET, "-o", NET),
+            ("verify", NET, WEIGHTS, NET, WEIGHTS, "--html", "-o", f"demo/../{NET}"),
+            ("show", NET, "--html", "-o", NET),
+            ("show", NET, "--weights", WEIGHTS, "-o", WEIGHTS),
+            ("diff", NET, SOLVER, "-o", SOLVER),
+            ("diff", SOLVER, SOLVER, "--plot", SOLVER),
+            ("lint", NET, "--json", "-o", NET),
+            ("plot", SOLVER, "-o", SOLVER),
+            ("train", SOLVER, "--report", SOLVER),
+            ("train", SOLVER, "--report", NET),
+            ("train", SOLVER, "--metrics", NET, "--dry-run"),
+            ("train", SOLVER, "--report", "new.html", "--profile", "new.html"),
+            ("db", "show", "demo/train_lmdb", "--classes", NET, "--sheet", NET),
+        ),
+        "is a file of this command already",
+    ),
     # values
+    ("show", NET, "--input", "data=1,x"): "'data=1,x' is no input shape; one looks like data=1,3",
+    ("features", NET, WEIGHTS, NET, "--input", "data=-1,3"): "'data=-1,3' is no input shape",
     ("device-query", "-gpu", "x"): "all, or numbers like 0,1",
     ("time", NET, "--iterations", "0"): "0 is not in the range x>=1",
     ("test", NET, "--weights", WEIGHTS, "--iterations", "-1"): "-1 is not in the range x>=0",
@@ -134,8 +155,14 @@ CASES = {
     CASES.items(),
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
 )
-def test_what_is_said(arguments: tuple[str, ...], said: str) -> None:
+def test_what_is_said(arguments: tuple[str, ...], said: str, folder: Path) -> None:
+    before = _files(folder)
     assert said in run(*arguments).stderr
+    assert _files(folder) == before
+
+
+def _files(folder: Path) -> dict[str, bytes]:
+    return {str(path): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 @pytest.mark.parametrize("name", sorted(COMMANDS))

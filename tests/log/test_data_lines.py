@@ -34,60 +34,67 @@ def between(lines: list[str], first: str, last: str) -> list[str]:
     return lines[lines.index(first) + 1 : lines.index(last)]
 
 
-def test_image_data(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    data = (
-        'layer { name: "data" type: "ImageData" top: "data" top: "label" image_data_param { '
-        'source: "images.txt" root_folder: "images/" batch_size: 3 new_height: 8 new_width: 8 '
-        "shuffle: true rand_skip: 3 } }"
-    )
-    lines = lines_of(data + HEAD, "max_iter: 0", monkeypatch, tmp_path)
-    assert between(lines, "data -> label", "Setting up data") == [
+IMAGES = (
+    (
+        'type: "ImageData" top: "data" top: "label" image_data_param { source: "images.txt" '
+        'root_folder: "images/" batch_size: 3 new_height: 8 new_width: 8 '
+        "shuffle: true rand_skip: 3 }"
+    ),
+    [
         "Opening file images.txt",
         "Shuffling data",
         "A total of 7 images.",
         "Skipping first 2 data points.",  # as real Caffe with this seed
         "output data size: 3,3,8,8",
-    ]
-
-
-def test_hdf5_data(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    data = (
-        'layer { name: "data" type: "HDF5Data" top: "data" top: "label" hdf5_data_param { '
-        'source: "h5/list.txt" batch_size: 3 } }'
-    )
-    lines = lines_of(data + HEAD, "max_iter: 0", monkeypatch, tmp_path)
-    assert between(lines, "data -> label", "Setting up data") == [
+    ],
+)
+HDF5 = (
+    (
+        'type: "HDF5Data" top: "data" top: "label" hdf5_data_param { source: "h5/list.txt" '
+        "batch_size: 3 }"
+    ),
+    [
         "Loading list of HDF5 filenames from: h5/list.txt",
         "Number of HDF5 files: 2",
         "Datatype class: H5T_FLOAT",
-    ]
+    ],
+)
+WINDOWS = (
+    (
+        'type: "WindowData" top: "data" top: "label" window_data_param { '
+        'source: "windows/list.txt" root_folder: "windows/" batch_size: 4 '
+        "fg_fraction: 0.5 context_pad: 1 } "
+        'transform_param { crop_size: 8 mean_file: "windows/mean.binaryproto" }'
+    ),
+    [
+        "Loading mean file from: windows/mean.binaryproto",
+        "Window data layer:",
+        "  foreground (object) overlap threshold: 0.5",
+        "  background (non-object) overlap threshold: 0.5",
+        "  foreground sampling fraction: 0.5",
+        "  cache_images: 0",
+        "  root_folder: windows/",
+        "num: 0 windows/w0.png 3 20 24 windows to process: 1",
+        "Number of images: 2",
+        "class 0 has 1 samples",
+        "class 5 has 1 samples",
+        "Amount of context padding: 1",
+        "Crop mode: warp",
+        "output data size: 4,3,8,8",
+        "Loading mean file from: windows/mean.binaryproto",
+    ],
+)
 
 
-def test_window_data(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    data = (
-        'layer { name: "data" type: "WindowData" top: "data" top: "label" window_data_param { '
-        'source: "windows/list.txt" root_folder: "windows/" batch_size: 4 fg_fraction: 0.5 '
-        'context_pad: 1 } transform_param { crop_size: 8 mean_file: "windows/mean.binaryproto" } }'
-    )
-    lines = lines_of(data + HEAD, "max_iter: 0", monkeypatch, tmp_path)
-    text = "\n".join(between(lines, "data -> label", "Setting up data"))
-    assert text == (
-        "Loading mean file from: windows/mean.binaryproto\n"
-        "Window data layer:\n"
-        "  foreground (object) overlap threshold: 0.5\n"
-        "  background (non-object) overlap threshold: 0.5\n"
-        "  foreground sampling fraction: 0.5\n"
-        "  cache_images: 0\n"
-        "  root_folder: windows/\n"
-        "num: 0 windows/w0.png 3 20 24 windows to process: 1\n"
-        "Number of images: 2\n"
-        "class 0 has 1 samples\n"
-        "class 5 has 1 samples\n"
-        "Amount of context padding: 1\n"
-        "Crop mode: warp\n"
-        "output data size: 4,3,8,8\n"
-        "Loading mean file from: windows/mean.binaryproto"
-    )
+@pytest.mark.parametrize(
+    ("layer", "said"), [IMAGES, HDF5, WINDOWS], ids=["image", "hdf5", "window"]
+)
+def test_a_layer_that_reads_data(
+    layer: str, said: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    net = f'layer {{ name: "data" {layer} }}' + HEAD
+    lines = lines_of(net, "max_iter: 0", monkeypatch, tmp_path)
+    assert "\n".join(between(lines, "data -> label", "Setting up data")).splitlines() == said
 
 
 def test_data_begins_again(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

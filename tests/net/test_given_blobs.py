@@ -98,3 +98,33 @@ def test_blobs_without_values(tmp_path: Path) -> None:
     (tmp_path / "net.caffemodel").rename(binary)
     net = load_net(binary, input_shapes={"x": (2, 3)})
     assert [tuple(blob.shape) for blob in net.params["s"]] == [(3,), (3,)]
+
+
+@pytest.mark.parametrize(
+    ("kind", "insists"),
+    [("Convolution", True), ("DepthwiseConvolution", True), ("ConvolutionDepthwise", False)],
+)
+def test_which_convolutions_insist_on_their_shape(kind: str, insists: bool) -> None:
+    text = INPUT.replace("dim: 2 dim: 3", "dim: 1 dim: 3 dim: 5 dim: 5") + (
+        f'layer {{ name: "c" type: "{kind}" bottom: "x" top: "c" convolution_param {{ group: 3 '
+        "num_output: 3 kernel_size: 2 bias_term: false } blobs { shape { dim: 3 dim: 4 } "
+        f"{' '.join(f'data: {i}' for i in range(12))} }} }}"
+    )
+    if insists:
+        with pytest.raises(CaffeIOError, match="blob 0 must be of shape 3 1 2 2, not 3 4"):
+            load_net(text)
+    else:
+        assert load_net(text).params["c"][0].flatten().tolist() == list(range(12))
+
+
+def test_recurrent_layers_fill_blobs_of_their_own() -> None:
+    layer = (
+        'layer { name: "r" type: "RNN" bottom: "x" bottom: "c" top: "r" recurrent_param { '
+        'num_output: 2 weight_filler { type: "constant" value: 0.5 } } '
+        "blobs { shape { dim: 1 } data: 7 } }"
+    )
+    shape = "shape { dim: 2 dim: 3 }"
+    text = INPUT.replace('top: "x"', 'top: "x" top: "c"').replace(
+        shape, "shape { dim: 2 dim: 1 dim: 3 } shape { dim: 2 dim: 1 }"
+    )
+    assert load_net(text + layer).params["r"][0].unique().tolist() == [0.5]

@@ -10,9 +10,7 @@ import numpy as np
 import pytest
 
 from caffeio.net import load_net
-from caffeio.proto.weights.load import load_weights
 from tests.reliability.forked import one_error, run
-from tests.reliability.large import work
 
 NET = """
 layer { name: "in" type: "Input" top: "x" input_param { shape { dim: 1 dim: 300 } } }
@@ -71,72 +69,3 @@ def test_a_prefix_with_a_nul(files: Path) -> None:
     )
     (files / "nul.prototxt").write_text(solver + 'solver_mode: CPU snapshot_prefix: "a\\000b"')
     one_error(run("train", "nul.prototxt", cwd=files), "snapshot prefix", "NUL")
-
-
-def varint(n: int) -> bytes:
-    out = b""
-    while n > 127:
-        out, n = out + bytes([n & 127 | 128]), n >> 7
-    return out + bytes([n])
-
-
-def field(number: int, content: bytes) -> bytes:
-    return varint(number << 3 | 2) + varint(len(content)) + content
-
-
-def blob(count: int, *, odd: bool = False) -> bytes:
-    """A BlobProto of `count` floats; `odd`: one by one, packed and unpacked in turn."""
-    shape = field(7, field(1, varint(count)))
-    if not odd:
-        return shape + field(5, bytes(4 * count))
-    return shape + b"".join(
-        field(5, bytes(4)) if i % 2 else varint(5 << 3 | 5) + bytes(4) for i in range(count)
-    )
-
-
-def layer(name: str, blobs: list[bytes]) -> bytes:
-    parts = field(1, name.encode()) + field(2, b"InnerProduct")
-    return field(100, parts + b"".join(field(7, one) for one in blobs))
-
-
-ODD = {
-    "unpacked floats": lambda n: layer("a", [blob(n, odd=True)]),
-    "blobs": lambda n: layer("a", [blob(1)] * n),
-    "layers": lambda n: b"".join(layer(f"l{i}", [blob(2)]) for i in range(n)),
-    "layers of one name": lambda n: b"".join(layer("l", [blob(2)]) for _ in range(n)),
-}
-
-
-@pytest.mark.parametrize("name", ODD)
-def test_odd_weights_take_linear_work(name: str, tmp_path: Path) -> None:
-    def used(count: int) -> dict[object, int]:
-        path = tmp_path / f"{count}.caffemodel"
-        path.write_bytes(ODD[name](count))
-
-        def read() -> None:
-            weights = load_weights(path)
-            for index in range(len(weights.layers)):
-                weights.arrays(index)
-
-        return dict(work(read))
-
-    used(50)
-    small, large = used(200), used(800)
-    for code, count in large.items():
-        assert count < 2000 or count < 5 * small.get(code, 1), code
-
-
-def test_weights_of_four_gigabytes(tmp_path: Path) -> None:
-    """A legal file that is nearly all hole is opened at once, and its blob is a view of it."""
-    count = (1 << 30) - 1000
-    head = field(7, field(1, varint(count))) + varint(5 << 3 | 2) + varint(4 * count)
-    name = field(1, b"a") + field(2, b"InnerProduct")
-    inner = name + varint(7 << 3 | 2) + varint(len(head) + 4 * count) + head
-    start = varint(100 << 3 | 2) + varint(len(inner) + 4 * count) + inner
-    with (tmp_path / "big.caffemodel").open("wb") as file:
-        file.write(start)
-        file.truncate(len(start) + 4 * count)
-    weights = load_weights(tmp_path / "big.caffemodel")
-    [values] = weights.arrays(0)
-    assert values.shape == (count,) and not values.flags.owndata
-    assert values[0] == values[-1] == 0

@@ -1,4 +1,4 @@
-"""The work on a net grows with its length, and no faster: each function's lines are counted."""
+"""The work on a net, or its weights, grows with the length, and no faster: lines are counted."""
 
 from __future__ import annotations
 
@@ -19,6 +19,8 @@ from caffeio.converters.report import text as report_text
 from caffeio.converters.report.model import Cell, Table
 from caffeio.memory import collector_paused
 from caffeio.net import load_net
+from caffeio.proto.io.wire import FIXED32, bytes_field, bytes_header, tag, varint
+from caffeio.proto.weights.load import load_weights
 from tests.reliability import large
 
 KINDS = [*large.KINDS, "wide", "stages"]
@@ -108,6 +110,64 @@ def test_time(name: str, kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPa
         command(name)()
         spent.append(process_time() - begin)
     assert spent[2] < 7 * spent[1]
+
+
+def blob(count: int, *, odd: bool = False) -> bytes:
+    """A BlobProto of `count` floats; `odd`: one by one, packed and unpacked in turn."""
+    shape = bytes_field(7, bytes_field(1, varint(count)))
+    if not odd:
+        return shape + bytes_field(5, bytes(4 * count))
+    return shape + b"".join(
+        bytes_field(5, bytes(4)) if i % 2 else tag(5, FIXED32) + bytes(4) for i in range(count)
+    )
+
+
+def layer(name: str, blobs: list[bytes]) -> bytes:
+    parts = bytes_field(1, name.encode()) + bytes_field(2, b"InnerProduct")
+    return bytes_field(100, parts + b"".join(bytes_field(7, one) for one in blobs))
+
+
+ODD = {
+    "unpacked floats": lambda n: layer("a", [blob(n, odd=True)]),
+    "blobs": lambda n: layer("a", [blob(1)] * n),
+    "layers": lambda n: b"".join(layer(f"l{i}", [blob(2)]) for i in range(n)),
+    "layers of one name": lambda n: b"".join(layer("l", [blob(2)]) for _ in range(n)),
+}
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_odd_weights_take_linear_work(name: str, tmp_path: Path) -> None:
+    def used(count: int) -> dict[object, int]:
+        path = tmp_path / f"{count}.caffemodel"
+        path.write_bytes(ODD[name](count))
+
+        def read() -> None:
+            weights = load_weights(path)
+            for index in range(len(weights.layers)):
+                weights.arrays(index)
+
+        return dict(large.work(read))
+
+    used(50)
+    few, many = used(200), used(800)
+    for code, count in many.items():
+        assert count < 2000 or count < 5 * few.get(code, 1), code
+
+
+def test_weights_of_four_gigabytes(tmp_path: Path) -> None:
+    """A legal file that is nearly all hole is opened at once, and its blob is a view of it."""
+    count = (1 << 30) - 1000
+    head = bytes_field(7, bytes_field(1, varint(count))) + bytes_header(5, 4 * count)
+    name = bytes_field(1, b"a") + bytes_field(2, b"InnerProduct")
+    inner = name + bytes_header(7, len(head) + 4 * count) + head
+    start = bytes_header(100, len(inner) + 4 * count) + inner
+    with (tmp_path / "big.caffemodel").open("wb") as file:
+        file.write(start)
+        file.truncate(len(start) + 4 * count)
+    weights = load_weights(tmp_path / "big.caffemodel")
+    [values] = weights.arrays(0)
+    assert values.shape == (count,) and not values.flags.owndata
+    assert values[0] == values[-1] == 0
 
 
 TABLE = Table(

@@ -21,7 +21,7 @@ from caffeio.proto.weights.solverstate import newest_whole_pair
 from caffeio.training.connection import is_connection_error, lost_workers
 from caffeio.training.facts import facts_of
 from caffeio.training.job import read_job
-from caffeio.training.options import TrainOptions
+from caffeio.training.options import TrainFields, TrainOptions
 from caffeio.training.watchdog import Watchdog, watched
 from tests.paths import ROOT
 
@@ -232,6 +232,16 @@ def test_workers_that_are_not_the_same(
         assert "worker 1" in line
         for word in ("the workers do not train the same", *words):
             assert word in line
+
+
+@pytest.mark.parametrize("option", [{"gradients": "bf16"}, {"precision": "bf16"},
+                                    {"async_snapshots": True}])  # fmt: skip
+def test_options_that_differ_are_found(option: TrainFields, training_case: Path) -> None:
+    """They say which numbers are exchanged, and when."""
+    job = read_job("solver.prototxt")
+    one, other = (facts_of(job, options) for options in (TrainOptions(), TrainOptions(**option)))
+    [name] = [name for name in one if one[name] != other[name]]
+    assert name == "--" + next(iter(option)).replace("_", "-")
 
 
 def test_data_that_differ_are_found(training_case: Path) -> None:

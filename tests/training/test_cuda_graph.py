@@ -106,6 +106,27 @@ def test_a_recording_that_gives_other_numbers_is_refused(monkeypatch: pytest.Mon
         graphed()
 
 
+DROPS = ["Dropout", "SpatialDropout"]
+
+
+@pytest.mark.parametrize("kind", DROPS)
+def test_other_masks_are_no_other_numbers(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A recording draws from another place of the generator: only far off is refused."""
+
+    def elsewhere(run: Callable[[], None]) -> Callable[[], None]:
+        return lambda: (torch.rand(5), run())[1]
+
+    step, _ = _step(NET.replace('"Dropout"', f'"{kind}"'), monkeypatch)
+    GraphedStep(step, step.net, elsewhere)()
+
+
+@pytest.mark.parametrize("kind", DROPS)
+def test_masks_of_real_caffe_are_refused(kind: str) -> None:
+    net = load_net(NET.replace('"Dropout"', f'"{kind}"'), phase="TRAIN", seed=1)
+    with pytest.raises(SolverError, match="'drop' .* draws from Caffe's own generator"):
+        GraphedStep(TrainingStep(net), net, again)
+
+
 def test_what_changes_from_iteration_to_iteration_is_refused() -> None:
     net = load_net(
         """
