@@ -158,6 +158,14 @@ def test_what_fixes_sizes(tmp_path: Path) -> None:
     assert "--dynamic takes batch, height, width, not 'depth'" in said
 
 
+def test_a_graph_for_one_size_is_refused(tmp_path: Path) -> None:
+    """SPP's windows are the bottom's size over the bins: another size, another graph."""
+    text = HEAD + 'layer { name: "x" type: "SPP" bottom: "data" top: "x" spp_param { LEVELS } }\n'
+    text = text.replace("LEVELS", "pyramid_height: 2")
+    said = convert(tmp_path, text, "--dynamic", "height,width", code=2)
+    assert "layer 'x' has a form for one size only: at data 1x3x44x16" in said
+
+
 def test_merged_images_are_told(tmp_path: Path) -> None:
     shape = 'layer { name: "s" type: "Reshape" bottom: "d" top: "y" reshape_param { shape { dim: 1 dim: -1 dim: 5 } } }'  # noqa: E501
     _, said = convert(tmp_path, HEAD + BODY.replace("METHOD", "") + shape, "--dynamic", "batch")
@@ -191,6 +199,13 @@ def test_what_half_cannot_hold_stays(tmp_path: Path) -> None:
     kinds = {t.name: t.data_type for t in model.graph.initializer}
     assert kinds["b.factor"] == kinds["n.eps"] == onnx.TensorProto.FLOAT
     assert kinds["d.weight"] == onnx.TensorProto.FLOAT16
+
+
+def test_a_factor_that_half_would_lose(tmp_path: Path) -> None:
+    text = HEAD + BODY.replace("METHOD", "pool: MAX")
+    text += 'layer { name: "s" type: "Power" bottom: "d" top: "s" power_param { scale: 1e-9 } }\n'
+    text += 'layer { name: "t" type: "Power" bottom: "s" top: "t" power_param { scale: 1e9 } }\n'
+    convert(tmp_path, text, "--fp16")
 
 
 PICTURES = [

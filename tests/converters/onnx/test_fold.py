@@ -101,6 +101,12 @@ def test_what_does_not() -> None:
         'layer { name: "e" type: "Eltwise" bottom: "c" bottom: "s" top: "y" }'
     )
     assert kinds(read_twice, (1, 4, 5, 5)) == ["Conv", "Mul", "Add", "Add"]
+    factors = (
+        'layer { name: "a" type: "Power" bottom: "b0" top: "a" power_param { scale: 2 } }'
+        'layer { name: "b" type: "Power" bottom: "a" top: "b" power_param { scale: 3 } }'
+        'layer { name: "e" type: "Eltwise" bottom: "a" bottom: "b" top: "y" }'
+    )
+    assert kinds(factors, (1, 4, 5, 5)) == ["Mul", "Mul", "Add"]
     along_width = chain(CONV.replace("FIELDS", ""), 'type: "Scale" scale_param { axis: 3 }')
     assert kinds(along_width, (1, 4, 5, 5)) == ["Conv", "Mul"]
 
