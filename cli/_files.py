@@ -43,6 +43,18 @@ def write_output(path: str, parts: list[Any], *, unless_same: Any = None) -> Non
             file.write(part)
 
 
+def want_picture(path: str | None) -> None:
+    """Raise CaffeIOError, before any work, for a name whose suffix tells no kind of picture."""
+    suffix = os.path.splitext(path or "")[1].lower()
+    if suffix in ("", ".png"):
+        return
+    import cv2
+
+    if not cv2.haveImageWriter(f"x{suffix}"):
+        message = f"the suffix {suffix!r} tells no kind of picture: .png, .jpg, .webp ..."
+        raise CaffeIOError(message, where=path)
+
+
 def write_picture(path: str, pixels: Any) -> None:
     """Write BGR pixels as an image file; the suffix says which, and png where there is none."""
     from caffeio.data.transform.image import encode

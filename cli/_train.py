@@ -93,8 +93,8 @@ def plan(solvers: list[str], options: dict[str, Any]) -> Plan:
     """Read the solvers, their nets, weights and state. Raises CaffeIOError for what is wrong."""
     for option, name in (("--report", "report"), ("--profile", "profile_to")):
         path = options[name]
-        if path and (not Path(path).absolute().parent.is_dir() or Path(path).is_dir()):
-            raise CaffeIOError(f"{option}: its folder is not there, or it is one", where=path)
+        if path and not Path(path).absolute().parent.is_dir():
+            raise CaffeIOError(f"{option}: its folder is not there", where=path)
     chosen = train_options(options)
     for solver in solvers:
         _given.want_solver(solver)

@@ -156,6 +156,11 @@ def _other(source: Any, options: dict[str, Any]) -> tuple[str | None, Any]:
     from caffeio.errors import CaffeIOError
 
     form, kind = options["form"], source.kind
+    if options["script"]:
+        raise CaffeIOError(
+            f"--script is for a net, whose data layers tell its pictures: this is a {KINDS[kind]}",
+            where=source.label,
+        )
     if form in ("tree", "dot", "svg"):
         raise CaffeIOError(
             f"only nets can be shown so: this is a {KINDS[kind]}", where=source.label

@@ -49,7 +49,7 @@ Caffe's own spelling works too: caffeio train -solver F -weights W -gpu 0,1
 )  # fmt: skip
 @click.option("--report", type=click.Path(dir_okay=False), metavar="FILE.html",
               help="Write a page at the end: curves, scores, confusions, mistakes.")  # fmt: skip
-@click.option("--profile", "profile_to", type=click.Path(), metavar="FILE.json",
+@click.option("--profile", "profile_to", type=click.Path(dir_okay=False), metavar="FILE.json",
               help="Write a trace of five iterations by torch's profiler.")  # fmt: skip
 @click.option("--nproc", type=click.IntRange(1), help="Workers on this machine.")
 @device("Where to train (default: what solver_mode says).")

@@ -72,5 +72,8 @@ def _arrays(path: str) -> dict[str, Any]:
             for name in archive.files:
                 check_array(archive.zip, f"{name}.npy", path)
             return {name: archive[name].astype(np.float32) for name in archive.files}
-    except BROKEN_ARCHIVE as error:
-        raise CaffeIOError(f"is no .npz of arrays: {error}", where=path) from None
+    except OSError as error:
+        raise CaffeIOError(f"cannot be read: {error.strerror or error}", where=path) from None
+    except BROKEN_ARCHIVE:
+        said = "is no .npz of arrays: np.savez(path, BLOB=array) writes one"
+        raise CaffeIOError(said, where=path) from None

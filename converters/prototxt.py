@@ -116,5 +116,7 @@ def parse_input_shape(text: str) -> tuple[str, tuple[int, ...]]:
     except ValueError:
         shape = ()
     if not equals or not name or not shape or min(shape) < 1:
-        raise CaffeIOError(f"{text!r} is no input shape; one looks like data=1,3,224,224")
+        raise CaffeIOError(
+            f"{text!r} is no input shape; one looks like data=1,3,224,224 (NAME=N,C,H,W)"
+        )
     return name, shape

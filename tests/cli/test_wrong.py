@@ -113,6 +113,11 @@ CASES = {
     ("lint", "demo/solver_cyc1.prototxtt"): f"did you mean {SOLVER}?",
     ("convert", "no.prototxt", "x.onnx"): "no.prototxt: there is no such file",
     ("convert", NET, "-o", "x.tflite"): "the suffix '.tflite' tells no format",
+    ("features", NET, WEIGHTS, NET, "-o", "x.txt"): "the suffix '.txt' tells no kind of picture",
+    ("db", "show", "demo/train_lmdb", "--sheet", "s.txt"): "the suffix '.txt' tells no kind of pic",
+    ("train", SOLVER, "--report", "demo"): "'--report': File 'demo' is a directory",
+    ("train", SOLVER, "--report", "no/x.html"): "no/x.html: --report: its folder is not there",
+    ("show", SOLVER, "--script", "opencv"): "--script is for a net, whose data layers tell",
     # files that would be lost
     **dict.fromkeys(
         (
