@@ -15,7 +15,7 @@ from torch import nn
 
 import caffeio
 from caffeio.converters.from_onnx.compile import Compiled
-from caffeio.converters.from_onnx.load import exported, model_of_module
+from caffeio.converters.from_onnx.torch_export import by_torchscript, model_of_module
 from caffeio.converters.from_onnx.write import write_files
 from caffeio.net.net import load_net
 from tests.converters.from_onnx.helpers import NEAR, compiled, export, kinds
@@ -117,12 +117,9 @@ def test_two_inputs_have_the_names_of_the_parameters() -> None:
 
 def test_torchscript_alone_is_enough() -> None:
     """Without onnxscript the older exporter is used."""
-    from caffeio.converters.from_onnx import load
-
     module, x = make("resnet18")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        model = load._by_torchscript(module, (x,))
+        model = by_torchscript(module, (x,))
     assert model.graph.node
-    assert exported is not None
     compiled(model)
