@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from caffeio.converters.from_onnx.caffe_net import Writer
+from caffeio.converters.from_onnx.caffe_net import CaffeLayer, Writer
 from caffeio.converters.from_onnx.merging import STEPS
 from caffeio.converters.from_onnx.names import plain
 from caffeio.converters.from_onnx.wiring import makers, readers, rename
+from caffeio.proto import caffe_pb2 as pb
 
 # Layers whose top has memory of its own (that of a Reshape or a Slice is its bottom's) and whose
 # backward pass does not read it.
@@ -23,7 +24,46 @@ def finish(w: Writer, outputs: Iterable[str]) -> None:
     while any(step(w, keep) for step in STEPS):
         pass
     _drop_unread(w, keep)
+    if w.target.rule("line_behind_power"):
+        _part_lines(w)
+    if w.target.rule("outputs_are_layers"):
+        _layers_of_outputs(w, keep)
     _in_place(w, keep)
+
+
+def _part_lines(w: Writer) -> None:
+    """Put a Reshape that does nothing between a root or square and the line behind it."""
+    reads = readers(w)
+    for index, layer in reversed(list(enumerate(w.layers))):
+        p, top = layer.param.power_param, layer.tops[:1]
+        if layer.kind != "Power" or p.power == 1 or len(reads.get(top[0], [])) != 1:
+            continue
+        behind = reads[top[0]][0]
+        line = behind.kind == "Power" and behind.param.power_param.power == 1
+        if not line and not (
+            behind.kind in ("Scale", "BatchNorm") and w.shape(top[0])[1:2] == (1,)
+        ):
+            continue
+        behind.param.bottom[0] = _same(w, index + 1, top[0], w.unique(f"{top[0]}_apart"))
+
+
+def _layers_of_outputs(w: Writer, keep: set[str]) -> None:
+    """Let an output that is one of several tops be the top of a Reshape that does nothing."""
+    for index, layer in reversed(list(enumerate(w.layers))):
+        for top in keep.intersection(layer.tops) if len(layer.tops) > 1 else ():
+            piece = w.unique(f"{top}_piece")
+            rename(w, top, piece)
+            w.batch[piece] = w.batch.get(top)
+            _same(w, index + 1, piece, top)
+
+
+def _same(w: Writer, index: int, bottom: str, top: str) -> str:
+    """Insert a Reshape to the same shape; returns its top, which has its name."""
+    param = pb.LayerParameter(name=top, type="Reshape", bottom=[bottom], top=[top])
+    param.reshape_param.shape.dim.extend([0] * len(w.shape(bottom)))
+    w.shapes[top], w.batch[top] = w.shape(bottom), w.batch.get(bottom)
+    w.layers.insert(index, CaffeLayer(param))
+    return top
 
 
 def _drop_unread(w: Writer, keep: set[str]) -> None:

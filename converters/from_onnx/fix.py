@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from importlib import import_module
 from typing import Any
-
-import numpy as np
 
 from caffeio.converters.from_onnx.model import Model, array_of
 from caffeio.errors import UnsupportedError
 
 HALVES = (10, 11, 16)  # TensorProto.FLOAT16, DOUBLE, BFLOAT16
-FLOAT = 1
+FLOAT, DOUBLE = 1, 11
 
 Shapes = Mapping[str, Sequence[int]]
 
@@ -131,30 +129,40 @@ def _captured(node: Any) -> set[str]:
 
 def _float32(model: Model) -> None:
     """Make float32 of float16, bfloat16 and double: Caffe's blobs are float32."""
-    _graph_float32(model.graph)
-    for name, array in model.weights.items():
-        if array.dtype.name in ("float16", "bfloat16", "float64"):
-            model.weights[name] = array.astype(np.float32)
+    retype(model, HALVES, FLOAT)
 
 
-def _graph_float32(graph: Any) -> None:
+def retype(model: Model, kinds: Collection[int], to: int) -> None:
+    """Make numbers of the types `kinds` (of TensorProto) numbers of the type `to`, in place."""
     import onnx
 
+    dtypes = [onnx.helper.tensor_dtype_to_np_dtype(kind) for kind in kinds]
+    for name, array in model.weights.items():
+        if array.dtype in dtypes:
+            model.weights[name] = array.astype(onnx.helper.tensor_dtype_to_np_dtype(to))
+    _retype_graph(model.graph, kinds, to)
+
+
+def _retype_graph(graph: Any, kinds: Collection[int], to: int) -> None:
+    import onnx
+
+    dtype = onnx.helper.tensor_dtype_to_np_dtype(to)
+
     def single(tensor: Any) -> None:
-        if tensor.data_type in HALVES:
-            array = array_of(tensor).astype("float32")
+        if tensor.data_type in kinds:
+            array = array_of(tensor).astype(dtype)
             tensor.CopyFrom(onnx.numpy_helper.from_array(array, tensor.name))
 
     for tensor in graph.initializer:
         single(tensor)
     for item in (*graph.input, *graph.output):
-        if item.type.tensor_type.elem_type in HALVES:
-            item.type.tensor_type.elem_type = FLOAT
+        if item.type.tensor_type.elem_type in kinds:
+            item.type.tensor_type.elem_type = to
     for node in graph.node:
         for attribute in node.attribute:
-            if attribute.name in ("to", "dtype", "output_datatype") and attribute.i in HALVES:
-                attribute.i = FLOAT
+            if attribute.name in ("to", "dtype", "output_datatype") and attribute.i in kinds:
+                attribute.i = to
             if attribute.HasField("t"):
                 single(attribute.t)
             if attribute.HasField("g"):
-                _graph_float32(attribute.g)
+                _retype_graph(attribute.g, kinds, to)

@@ -12,6 +12,7 @@ from caffeio.converters.from_onnx.compile import Compiled
 from caffeio.converters.from_onnx.fold import lookups, with_batch
 from caffeio.converters.from_onnx.graph import Array
 from caffeio.converters.from_onnx.model import Model
+from caffeio.converters.from_onnx.truth import LIMIT, Truth, nearer
 from caffeio.converters.onnx.runtime import Runner
 from caffeio.converters.verify.check import Checked, Row
 from caffeio.converters.verify.numbers import absolute_difference
@@ -20,7 +21,6 @@ from caffeio.net.graph import build_graph
 from caffeio.net.net import Net
 from caffeio.profiles import profile_of_dialect
 
-LIMIT = 1e-4
 _PROBABILITIES = ("Softmax", "Sigmoid")
 
 
@@ -157,7 +157,7 @@ def _runs(
     more = _with_logits(model)
     runner = Runner(more.runnable(), need_runtime=True, weights=more.weights)
     for kind, inputs in _samples(model, seed, few=bool(suffix)):
-        theirs = runner(inputs)
+        theirs, truth = runner(inputs), Truth(more, inputs)
         net.reset_state()  # an LSTM would begin where the last run ended
         with torch.no_grad():
             net(
@@ -168,19 +168,31 @@ def _runs(
             )
         report.runs.append(kind + suffix)
         for item in report.outputs:
-            _compare(compiled, net, theirs, item, kind + suffix)
+            _compare(compiled, net, theirs, item, kind + suffix, truth, report)
 
 
 def _compare(
-    compiled: Compiled, net: Net, theirs: dict[str, Array], item: Compared, run: str
+    compiled: Compiled,
+    net: Net,
+    theirs: dict[str, Array],
+    item: Compared,
+    run: str,
+    truth: Truth,
+    report: Report,
 ) -> None:
     """Compare an output; what goes into a last Softmax or Sigmoid counts as well."""
     blob = compiled.outputs[item.output]
-    wanted = np.asarray(theirs[item.output])
+    mine, wanted = net.blobs[blob].numpy(), np.asarray(theirs[item.output])
     item.shape = wanted.shape
     maker = next((s for s in reversed(net.steps) if blob in s.tops), net.steps[-1])
     probability = maker.node.type in _PROBABILITIES
-    item.add(run, net.blobs[blob].numpy(), wanted, 1.0 if probability else None)
+    wanted, off = nearer(item.output, mine, wanted, truth)
+    if off:
+        report.notes.append(
+            f"{item.output!r} ({run} inputs) was compared with float64 numbers of the model by "
+            f"onnx's reference evaluator, since onnxruntime's float32 is {off:.2g} from them"
+        )
+    item.add(run, mine, wanted, 1.0 if probability else None)
     logits = theirs.get(f"caffeio:logits:{item.output}")
     if logits is not None and probability and maker.bottoms[0] != maker.tops[0]:
         before = net.blobs[maker.bottoms[0]].numpy()
