@@ -29,7 +29,7 @@ def batch_reindex(layer: BatchReindex, *bottoms: Tensor) -> Tensor:
         if bool(outside.any()):
             place = int(outside.nonzero()[0])
             raise DataError(
-                f"layer {layer.name!r} (type {layer.kind}): index {int(wanted[place])} at item "
+                f"layer {layer.name!r} (type {layer.type_name}): index {int(wanted[place])} at item "
                 f"{place} is outside 0..{x.shape[0] - 1}",
                 where=layer.context.where or None,
             )
