@@ -105,7 +105,8 @@ def is_data_type(type_name: str) -> bool:
 
 
 def is_metric_type(type_name: str) -> bool:
-    """Whether a deployed net leaves out layers of this type; the name of an unknown type decides."""
+    """Whether a deployed net leaves out layers of this type; the name of an unknown type "
+    "decides."""
     cls = find(type_name)
     return cls.is_metric if cls is not None else type_name.endswith(("Accuracy", "Evaluate"))
 
@@ -155,8 +156,8 @@ def lookup(type_name: str, name: str, where: str | None = None) -> type[LayerTyp
         hint = f" (did you mean {' or '.join(map(repr, close))}?)" if close else ""
         raise UnknownLayerError(
             f"layer {name!r}: unknown layer type {type_name!r}{hint}; known are {len(REGISTRY)} "
-            f"types. Define it with @caffeio.layers.layer({type_name!r}) in a package that names it "
-            f"in the entry-point group {ENTRY_POINTS!r} (see CONTRIBUTING.md)",
+            f"types. Define it with @caffeio.layers.layer({type_name!r}) in a package that names "
+            f"it in the entry-point group {ENTRY_POINTS!r} (see CONTRIBUTING.md)",
             where=where,
         ) from None
 
