@@ -105,8 +105,7 @@ def is_data_type(type_name: str) -> bool:
 
 
 def is_metric_type(type_name: str) -> bool:
-    """Whether a deployed net leaves out layers of this type; the name of an unknown type "
-    "decides."""
+    """Whether a deployed net leaves such layers out; the name of an unknown type decides."""
     cls = find(type_name)
     return cls.is_metric if cls is not None else type_name.endswith(("Accuracy", "Evaluate"))
 

@@ -133,7 +133,8 @@ def fuse_steps(steps: Sequence[Step]) -> list[Step]:
         first, last = group[0], group[-1]
         out.append(
             Step(
-                last.node, first.layer, first.bottoms, last.tops, last.loss_weights, first.stop_gradient,
+                last.node, first.layer, first.bottoms, last.tops, last.loss_weights,
+                first.stop_gradient,
                 fused=tuple(group),
             )
         )  # fmt: skip

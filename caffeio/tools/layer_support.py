@@ -253,8 +253,8 @@ def layer_types() -> list[TypeInfo]:
     named |= {f"Python:{module}.{name}": cls for (module, name), cls in NATIVE.items()}
     return [
         TypeInfo(
-            type_name, cls.__module__.removeprefix("caffeio.layers."), str(cls.bottoms), str(cls.tops),
-            cls.is_loss, cls.is_source,
+            type_name, cls.__module__.removeprefix("caffeio.layers."), str(cls.bottoms),
+            str(cls.tops), cls.is_loss, cls.is_source,
         )
         for type_name, cls in sorted(named.items())
     ]  # fmt: skip
