@@ -111,7 +111,7 @@ class AnnotatedSource(DatabaseSource):
             self.random.predrawn = fixed
         for job in jobs:
             job.record = self._prepare(job)
-        if (
+        if self.random.transformer_rng is None:  # real Caffe gives it one now, needed or not
             self.random.transformer_rng is None
         ):  # real Caffe gives the transformer one now, needed or not
             self.random.transformer_rng = CaffeRng(int(self._thread.raw()))
