@@ -112,8 +112,6 @@ class AnnotatedSource(DatabaseSource):
         for job in jobs:
             job.record = self._prepare(job)
         if self.random.transformer_rng is None:  # real Caffe gives it one now, needed or not
-            self.random.transformer_rng is None
-        ):  # real Caffe gives the transformer one now, needed or not
             self.random.transformer_rng = CaffeRng(int(self._thread.raw()))
         for job in jobs:
             count = fixed if job.record.samples else fixed - 1
