@@ -198,10 +198,10 @@ def _shape(layer: Layer, index: int) -> tuple[int, ...] | None:
     info = layer.blobs[index].info
     if info is None or not info.legacy:
         return None
-    kind = layer.param.type
+    type_name = layer.param.type
     if isinstance(layer.param, pb.V1LayerParameter):
-        kind = V1_TYPES.get(pb.V1LayerParameter.LayerType.Name(kind), "")
-    return modern_shape(kind, index, info.shape)
+        type_name = V1_TYPES.get(pb.V1LayerParameter.LayerType.Name(type_name), "")
+    return modern_shape(type_name, index, info.shape)
 
 
 def _unknown_to_keep(state: NetState, result: Translation, target: Schema) -> list[Unknown]:
