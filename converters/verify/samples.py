@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from caffeio.net.net import Net
@@ -69,9 +71,9 @@ def _regions(net: Net) -> dict[str, tuple[int, float, float]]:
     origin, out = _origin(net), {}
     for step in net.steps:
         if step.node.type in _POOLS_REGIONS and step.bottoms[1] in origin:
-            images, _, height, width = step.layer.bottom_shapes[0]
-            scale = float(step.layer.scale)
-            out[origin[step.bottoms[1]]] = (images, height / scale, width / scale)
+            layer: Any = step.layer
+            images, _, height, width = layer.bottom_shapes[0]
+            out[origin[step.bottoms[1]]] = (images, height / layer.scale, width / layer.scale)
     return out
 
 
