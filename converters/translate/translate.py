@@ -26,6 +26,7 @@ from caffeio.converters.netstate import (
 )
 from caffeio.converters.rewrites.apply import rewrite_layers
 from caffeio.converters.translate import adapt, batchnorm
+from caffeio.converters.translate.modern import modernise, says_all
 from caffeio.errors import CaffeIOError, UnsupportedError, WeightsError
 from caffeio.proto import caffe_pb2 as pb
 from caffeio.proto.dialect import schema
@@ -119,10 +120,16 @@ def adapt_state(
     merge: bool = False,
     input_shapes: Mapping[str, Sequence[int]] | None = None,
 ) -> None:
-    """Change what the two Caffes have otherwise; V1 nets are older than all such differences."""
-    if state.field == "layers":
-        return
+    """Change what the two Caffes have otherwise.
+
+    V1 nets are older than most such differences: they become today's only if they must.
+    """
     source, target = schema.load(result.source), schema.load(result.target)
+    if state.field == "layers":
+        if says_all(state, target):
+            return
+        result.lost += modernise(state, result.source)
+        result.done.append("the net is written with today's `layer` entries")
     mine, theirs = batchnorm.merged_form(source), batchnorm.merged_form(target)
     done = result.done
     if mine != theirs:
