@@ -59,7 +59,7 @@ class Detection(NamedTuple):
 
 
 # Who follows the shapes of a net to its weights: it asks the layer types, which this package may
-# not import. It is imported when two candidates are equally good, as a layer's arithmetic is when a net runs.
+# not import. Imported when two candidates are equally good.
 WALK = "caffeio.net.weights_fit:walk_shapes"
 
 
@@ -146,6 +146,7 @@ def _extent(dialect: str) -> int:
 
 
 def score_dialects(data: Buffer, message: str) -> list[Candidate]:
+    """Let each dialect read the bytes of a message: one candidate a dialect, in no order."""
     scorer = Scorer(data)
     if message == "NetParameter":
         return _Net(scorer).candidates
@@ -274,7 +275,7 @@ def _single(buf: Buffer, span: tuple[int, int]) -> float | None:
 def _by_shapes(
     data: Buffer, message: str, groups: list[list[Candidate]]
 ) -> tuple[list[Candidate], list[str]]:
-    """The one group whose candidate agrees with the shapes of the weights, and the evidence."""
+    """Choose the one group of candidates that agrees with the shapes of the weights; say why."""
     if message == "NetParameter":
         walks = [_walk(data, group[0].dialect) for group in groups]
         good = [i for i, walk in enumerate(walks) if walk.possible and walk.confirmed]
@@ -307,11 +308,11 @@ def _message(data: Buffer, name: str, dialect: str) -> Any:
 
 
 def side_by_side(data: Buffer, message: str, dialects: list[str]) -> str:
-    """The first places where dialects read the bytes differently, in each one's candidate."""
-    candidates = {name: _message(data, message, name) for name in dialects}
+    """Show the first places where dialects read the bytes differently, as each reads them."""
+    messages = {name: _message(data, message, name) for name in dialects}
     width = max(map(len, dialects))
     lines = []
-    for place, texts in _differences(list(candidates.values())):
+    for place, texts in _differences(list(messages.values())):
         lines.append(f"  {place}")
         lines += [f"    {n:{width}}  {t}" for n, t in zip(dialects, texts, strict=True)]
         if len(lines) > 12:
