@@ -57,8 +57,8 @@ def command(
 
     order = "the weights go first, then the net"
     if _given.is_one(weights, _given.NET):
-        _given.want(weights, _given.WEIGHTS, f"extract-features takes WEIGHTS NET: {order}")
-    _given.want_net(model, "extract-features", example=order)
+        _given.require_kind(weights, _given.WEIGHTS, f"extract-features takes WEIGHTS NET: {order}")
+    _given.require_net(model, "extract-features", example=order)
     from caffeio.proto.files import read_net
     from caffeio.proto.weights.load import load_weights
 

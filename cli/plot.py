@@ -72,10 +72,10 @@ def command(files: tuple[str, ...], output: str | None, log: bool, **options: An
 
 
 def _draw_rates(solvers: Sequence[str], output: str, log: bool, options: dict[str, Any]) -> None:
-    from caffeio.cli._given import want
+    from caffeio.cli._given import require_kind
 
     for name in solvers:
-        want(name, ("solver",), "plot takes solvers, or logs and metrics of trainings")
+        require_kind(name, ("solver",), "plot takes solvers, or logs and metrics of trainings")
     from caffeio.converters import plot as lr_plot
     from caffeio.profiles import get_profile
 

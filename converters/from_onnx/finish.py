@@ -382,12 +382,12 @@ def _rename(w: Writer, old: str, new: str) -> None:
     w.shapes[new] = w.shapes[old]
 
 
-def name_blob(w: Writer, blob: str, wanted: str) -> str:
+def name_blob(w: Writer, blob: str, expected: str) -> str:
     """Call an output's blob, and the layer that makes it, as the model does; returns the name.
 
     A name that is taken leaves the blob's as it is.
     """
-    name = plain(wanted)
+    name = plain(expected)
     taken = {n for layer in w.layers for n in (*layer.bottoms, *layer.tops)}
     if name != blob and name not in taken:
         _rename(w, blob, name)

@@ -284,11 +284,11 @@ def _cut(graph: Any, outputs: Sequence[str]) -> None:
     made = {name for node in graph.node for name in node.output}
     by_node = {node.name: node.output[0] for node in graph.node if node.name}
     chosen = []
-    for wanted in outputs:
-        name = wanted if wanted in made else by_node.get(wanted, "")
+    for expected in outputs:
+        name = expected if expected in made else by_node.get(expected, "")
         if not name:
             raise UnsupportedError(
-                f"--output-blob {wanted}: the model has no value and no node of that name"
+                f"--output-blob {expected}: the model has no value and no node of that name"
             )
         chosen.append(known.get(name) or onnx.ValueInfoProto(name=name))
     del graph.output[:]

@@ -164,11 +164,11 @@ def _compare(
 ) -> None:
     """Compare an output; what goes into a last Softmax or Sigmoid counts as well."""
     blob = compiled.outputs[item.output]
-    wanted = np.asarray(theirs[item.output])
-    item.shape = wanted.shape
+    expected = np.asarray(theirs[item.output])
+    item.shape = expected.shape
     maker = next((s for s in reversed(net.steps) if blob in s.tops), net.steps[-1])
     probability = maker.node.type in _PROBABILITIES
-    item.add(run, net.blobs[blob].numpy(), wanted, 1.0 if probability else None)
+    item.add(run, net.blobs[blob].numpy(), expected, 1.0 if probability else None)
     logits = theirs.get(f"caffeio:logits:{item.output}")
     if logits is not None and probability and maker.bottoms[0] != maker.tops[0]:
         before = net.blobs[maker.bottoms[0]].numpy()
