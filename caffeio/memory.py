@@ -15,7 +15,7 @@ from caffeio.errors import CaffeIOError, OutOfMemoryError
 _TORCH = re.compile(r"allocate (\d+) bytes")  # DefaultCPUAllocator: you tried to allocate N bytes
 _NUMBER = re.compile(r"allocate ([\d.]+) (bytes|KiB|MiB|GiB|TiB|PiB|EiB)", re.IGNORECASE)
 _POWER = {"bytes": 0, "kib": 1, "mib": 2, "gib": 3, "tib": 4, "pib": 5, "eib": 6}
-_OF_A_STEP = ("_run", "forward", "materialize", "read_inputs")  # of Net: they have a `step`
+_OF_A_STEP = ("_run", "forward", "initialize", "read_inputs")  # of Net: they have a `step`
 _CGROUP = Path("/sys/fs/cgroup")
 _GROUPS = (
     ("memory.max", "memory.current", "memory.stat", "file "),

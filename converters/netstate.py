@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -114,29 +114,35 @@ def state_of(data: Buffer, decoded: Decoded) -> NetState:
     name = "layers" if net.layers else "layer"
     if net.layers and net.layer:
         raise UnsupportedError("the net has both `layer` and `layers`, which no Caffe reads")
-    if any(path[:1] != (name,) or path[2:3] != ("blobs",) for path in decoded.blobs):
+    if any(path[:1] != (name,) or not _of_layer(path) for path in decoded.blobs):
         raise UnsupportedError("the net has nets with weights inside its layers")
     layers = []
     for index, message in enumerate(getattr(net, name)):
         param = type(message)()
         param.CopyFrom(message)
         layer = Layer(param, source=index)
-        for k in range(len(param.blobs)):
-            path = (name, index, "blobs", k)
-            names = {entry.name for entry, _ in message.blobs[k].ListFields()}
+        v0 = name == "layers" and bool(param.layer.blobs)
+        for k, blob in enumerate(message.layer.blobs if v0 else message.blobs):
+            path = (name, index, *(("layer",) if v0 else ()), "blobs", k)
+            names = {entry.name for entry, _ in blob.ListFields()}
             names |= {place.name for place in decoded.payload.get(path, ())}
             layer.blobs.append(Blob(data, decoded.blobs[path], frozenset(names)))
             layer.origin.append((index, k))
-        param.ClearField("blobs")
+        (param.layer if v0 else param).ClearField("blobs")
         layers.append(layer)
     rest = []
     for item in decoded.unknown:
         if item.path[:1] != (name,):
             rest.append(item)
-        elif item.path[2:3] != ("blobs",):  # what is in a blob goes with its bytes
+        elif not _of_layer(item.path):  # what is in a blob goes with its bytes
             layers[int(item.path[1])].unknown.append(item._replace(path=item.path[2:]))
     net.ClearField(name)
     return NetState(net, layers, name, rest)
+
+
+def _of_layer(path: Sequence[str | int]) -> bool:
+    """Whether a path leads to a blob of a layer, or of the V0 layer within it."""
+    return path[2:3] == ("blobs",) or path[2:4] == ("layer", "blobs")
 
 
 def located(error: CaffeIOError, path: str | os.PathLike[str]) -> CaffeIOError:

@@ -95,7 +95,10 @@ class _OnMemory(Function):
             [_content(contents, *pair) for pair in zip(use.tops, ctx.shapes[1], strict=True)],
             top_diffs,
             bottom_diffs,
-            [need or flag for need, flag in zip(needs[:n], step.bottom_needs, strict=True)],
+            [
+                need or flag
+                for need, flag in zip(needs[:n], step.bottom_needs_gradient, strict=True)
+            ],
             ctx.kept,
         )
         kernel = kernel_of(step.layer)

@@ -21,7 +21,7 @@ class Operation:
     writes: list[int]
     step: Step
     fresh: bool = False  # its result is new memory that nobody else has
-    free: tuple[int, ...] = ()  # values that nobody reads afterwards
+    free_after: tuple[int, ...] = ()  # not read by any later layer
 
 
 @dataclass(eq=False)
@@ -66,7 +66,9 @@ class Program:
         wanted = self.wanted
         for operation in self.operations:
             touched = dict.fromkeys((*operation.reads, *operation.writes))
-            operation.free = tuple(v for v in touched if last[v] is operation and v not in wanted)
+            operation.free_after = tuple(
+                v for v in touched if last[v] is operation and v not in wanted
+            )
 
 
 def program_of(

@@ -78,7 +78,7 @@ class Coverage:
         """In how many nets each unknown type occurs."""
         return Counter(
             chain.from_iterable(
-                {kind for outcome in net.phases.values() for kind in outcome.unknown}
+                {type_name for outcome in net.phases.values() for type_name in outcome.unknown}
                 for net in self.nets
             )
         )
@@ -249,12 +249,12 @@ class TypeInfo:
 
 def layer_types() -> list[TypeInfo]:
     """All known types, those of third parties and known Python layers included, by name."""
-    named = {kind: lookup(kind, kind) for kind in known_types()}
+    named = {type_name: lookup(type_name, type_name) for type_name in known_types()}
     named |= {f"Python:{module}.{name}": cls for (module, name), cls in NATIVE.items()}
     return [
         TypeInfo(
-            kind, cls.__module__.removeprefix("caffeio.layers."), str(cls.bottoms), str(cls.tops),
-            cls.is_loss, cls.is_source,
+            type_name, cls.__module__.removeprefix("caffeio.layers."), str(cls.bottoms),
+            str(cls.tops), cls.is_loss, cls.is_source,
         )
-        for kind, cls in sorted(named.items())
+        for type_name, cls in sorted(named.items())
     ]  # fmt: skip

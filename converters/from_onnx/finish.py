@@ -46,7 +46,7 @@ def _may_go(w: Writer, source: str, keep: set[str]) -> bool:
     """Whether a blob may take the name of an output that equals it."""
     maker = _makers(w).get(source)
     alone = len(readers(w).get(source, [])) == 1 and source not in keep
-    return maker is not None and maker.kind != "Input" and alone
+    return maker is not None and maker.type_name != "Input" and alone
 
 
 def _remove(w: Writer, layer: CaffeLayer, keep: set[str]) -> bool:
@@ -76,7 +76,7 @@ def _before(
     """The layer that makes the only bottom, if nothing else reads it and it is of those kinds."""
     name = layer.bottoms[0]
     maker = _makers(w).get(name)
-    if maker is None or maker.kind not in kinds or name in keep:
+    if maker is None or maker.type_name not in kinds or name in keep:
         return None
     return maker if len(readers(w).get(name, [])) == 1 and len(maker.tops) == 1 else None
 
@@ -84,7 +84,7 @@ def _before(
 def _reshapes(w: Writer, keep: set[str]) -> bool:
     """A Reshape of a Reshape is one, or none."""
     for index, layer in enumerate(w.layers):
-        if layer.kind not in _SHAPES:
+        if layer.type_name not in _SHAPES:
             continue
         before = _before(w, layer, keep, _SHAPES)
         if before is None:
@@ -124,7 +124,7 @@ def _rewrite(w: Writer, index: int, layer: CaffeLayer, source: str) -> None:
 def _flat_products(w: Writer, keep: set[str]) -> bool:
     """An InnerProduct flattens by itself."""
     for layer in w.layers:
-        if layer.kind != "InnerProduct" or layer.param.inner_product_param.axis != 1:
+        if layer.type_name != "InnerProduct" or layer.param.inner_product_param.axis != 1:
             continue
         before = _before(w, layer, keep, _SHAPES)
         if before is None:
@@ -141,7 +141,7 @@ def _flat_products(w: Writer, keep: set[str]) -> bool:
 def _powers(w: Writer, keep: set[str]) -> bool:
     """Lines of lines are lines; what changes nothing goes."""
     for layer in w.layers:
-        if layer.kind != "Power":
+        if layer.type_name != "Power":
             continue
         p = layer.param.power_param
         if (p.power, p.scale, p.shift) == (1, 1, 0) and _remove(w, layer, keep):
@@ -165,7 +165,7 @@ def _powers(w: Writer, keep: set[str]) -> bool:
 def _scale_bias(w: Writer, keep: set[str]) -> bool:
     """A Bias behind a Scale over the same axes is the Scale's own."""
     for layer in w.layers:
-        if layer.kind != "Bias" or len(layer.bottoms) != 1:
+        if layer.type_name != "Bias" or len(layer.bottoms) != 1:
             continue
         before = _before(w, layer, keep, ("Scale",))
         if before is None or len(before.bottoms) != 1 or len(before.blobs) != 1:
@@ -185,24 +185,24 @@ def _scale_bias(w: Writer, keep: set[str]) -> bool:
 def _scales(w: Writer, keep: set[str]) -> bool:
     """Factors one behind the other are one; factors of 1 go."""
     for layer in w.layers:
-        if layer.kind not in ("Scale", "Power") or not _only_factor(layer):
+        if layer.type_name not in ("Scale", "Power") or not _only_factor(layer):
             continue
-        ones = layer.kind == "Scale" and np.allclose(layer.blobs[0], 1, rtol=2e-7, atol=0)
+        ones = layer.type_name == "Scale" and np.allclose(layer.blobs[0], 1, rtol=2e-7, atol=0)
         if ones and _remove(w, layer, keep):
             return True
         before = _before(w, layer, keep, ("Scale", "Power"))
         if (
             before is None
             or not _only_factor(before)
-            or (before.kind, layer.kind) == ("Power",) * 2
+            or (before.type_name, layer.type_name) == ("Power",) * 2
         ):
             continue
         a, b = layer.param.scale_param, before.param.scale_param
-        if before.kind == layer.kind and (a.axis, a.num_axes) != (b.axis, b.num_axes):
+        if before.type_name == layer.type_name and (a.axis, a.num_axes) != (b.axis, b.num_axes):
             continue
-        kept, gone = (before, layer) if layer.kind == "Power" else (layer, before)
+        kept, gone = (before, layer) if layer.type_name == "Power" else (layer, before)
         other: Array | float = (
-            gone.blobs[0] if gone.kind == "Scale" else gone.param.power_param.scale
+            gone.blobs[0] if gone.type_name == "Scale" else gone.param.power_param.scale
         )
         product = np.asarray(kept.blobs[0], np.float64) * other
         kept.blobs[0] = product.astype(np.float32)
@@ -216,7 +216,7 @@ def _scales(w: Writer, keep: set[str]) -> bool:
 
 
 def _only_factor(layer: CaffeLayer) -> bool:
-    if layer.kind == "Power":
+    if layer.type_name == "Power":
         p = layer.param.power_param
         return bool(p.power == 1 and p.shift == 0 and p.scale != 0)
     return len(layer.bottoms) == 1 and len(layer.blobs) == 1
@@ -225,8 +225,8 @@ def _only_factor(layer: CaffeLayer) -> bool:
 def _logarithms(w: Writer, keep: set[str]) -> bool:
     """A line in front of an Exp or Log, and a factor behind, are fields of it."""
     for layer in w.layers:
-        if layer.kind in ("Exp", "Log"):
-            p = layer.param.exp_param if layer.kind == "Exp" else layer.param.log_param
+        if layer.type_name in ("Exp", "Log"):
+            p = layer.param.exp_param if layer.type_name == "Exp" else layer.param.log_param
             before = _before(w, layer, keep, ("Power",))
             if before is not None and before.param.power_param.power == 1 and not p.ListFields():
                 q = before.param.power_param
@@ -234,14 +234,16 @@ def _logarithms(w: Writer, keep: set[str]) -> bool:
                 layer.param.bottom[0] = before.bottoms[0]
                 w.layers.remove(before)
                 return True
-        elif layer.kind == "Power" and layer.param.power_param.scale > 0 and _only_factor(layer):
+        elif (
+            layer.type_name == "Power" and layer.param.power_param.scale > 0 and _only_factor(layer)
+        ):
             inner = _before(w, layer, keep, ("Exp", "Log"))
             factor = layer.param.power_param.scale
             if inner is None:
                 continue
-            if inner.kind == "Exp" and inner.param.exp_param.base == -1:
+            if inner.type_name == "Exp" and inner.param.exp_param.base == -1:
                 inner.param.exp_param.shift += math.log(factor)
-            elif inner.kind == "Log" and inner.param.log_param.base == -1 and factor != 1:
+            elif inner.type_name == "Log" and inner.param.log_param.base == -1 and factor != 1:
                 inner.param.log_param.base = math.exp(1 / factor)
             else:
                 continue
@@ -254,7 +256,7 @@ def _logarithms(w: Writer, keep: set[str]) -> bool:
 def _reductions(w: Writer, keep: set[str]) -> bool:
     """A factor behind a Reduction is its coefficient."""
     for layer in w.layers:
-        if layer.kind != "Power" or not _only_factor(layer):
+        if layer.type_name != "Power" or not _only_factor(layer):
             continue
         before = _before(w, layer, keep, ("Reduction",))
         if before is not None:
@@ -268,7 +270,7 @@ def _reductions(w: Writer, keep: set[str]) -> bool:
 def _sums(w: Writer, keep: set[str]) -> bool:
     """Eltwise of Eltwise is one with more bottoms, in the same order of adding."""
     for layer in w.layers:
-        if layer.kind != "Eltwise":
+        if layer.type_name != "Eltwise":
             continue
         p = layer.param.eltwise_param
         before = _before(w, layer, keep, ("Eltwise",))
@@ -295,11 +297,11 @@ def _coefficients(w: Writer, keep: set[str]) -> bool:
     makers, reads = _makers(w), readers(w)
     for layer in w.layers:
         p = layer.param.eltwise_param
-        if layer.kind != "Eltwise" or p.operation != p.SUM:
+        if layer.type_name != "Eltwise" or p.operation != p.SUM:
             continue
         for i, name in enumerate(layer.bottoms):
             maker = makers.get(name)
-            if maker is None or maker.kind != "Power" or name in keep or len(reads[name]) != 1:
+            if maker is None or maker.type_name != "Power" or name in keep or len(reads[name]) != 1:
                 continue
             q = maker.param.power_param
             if q.power != 1 or q.shift != 0:
@@ -323,22 +325,22 @@ def _drop_unread(w: Writer, keep: set[str]) -> None:
     """Layers whose tops nobody reads go; a Silence reads what is left of others."""
     while True:
         reads = readers(w)
-        quiet = {n for layer in w.layers if layer.kind == "Silence" for n in layer.bottoms}
+        quiet = {n for layer in w.layers if layer.type_name == "Silence" for n in layer.bottoms}
 
         def used(name: str, reads: dict[str, Any] = reads, quiet: set[str] = quiet) -> bool:
-            return name in keep or any(r.kind != "Silence" for r in reads.get(name, []))
+            return name in keep or any(r.type_name != "Silence" for r in reads.get(name, []))
 
         gone = [
             layer
             for layer in w.layers
-            if layer.kind != "Input" and layer.tops and not any(map(used, layer.tops))
+            if layer.type_name != "Input" and layer.tops and not any(map(used, layer.tops))
         ]
         if not gone:
             break
         tops = {top for layer in gone for top in layer.tops}
         w.layers = [layer for layer in w.layers if layer not in gone]
         for layer in list(w.layers):
-            if layer.kind == "Silence":
+            if layer.type_name == "Silence":
                 rest = [name for name in layer.bottoms if name not in tops]
                 del layer.param.bottom[:]
                 layer.param.bottom.extend(rest)
@@ -350,14 +352,14 @@ def _in_place(w: Writer, keep: set[str]) -> None:
     """ReLU, BatchNorm and Scale write over their bottom where nobody else reads it."""
     reads, makers = readers(w), _makers(w)
     for layer in w.layers:
-        if layer.kind not in _IN_PLACE or len(layer.bottoms) != 1:
+        if layer.type_name not in _IN_PLACE or len(layer.bottoms) != 1:
             continue
         name, top = layer.bottoms[0], layer.tops[0]
         maker = makers.get(name)
-        fits = maker is not None and maker.kind in _OWN_MEMORY + _IN_PLACE
+        fits = maker is not None and maker.type_name in _OWN_MEMORY + _IN_PLACE
         if not fits or name in keep or len(reads[name]) != 1:
             continue
-        if maker is not None and maker.kind == "Concat" and len(maker.bottoms) == 1:
+        if maker is not None and maker.type_name == "Concat" and len(maker.bottoms) == 1:
             continue
         layer.param.top[0] = name
         makers[name] = layer
@@ -392,6 +394,6 @@ def name_blob(w: Writer, blob: str, wanted: str) -> str:
         blob = name
     last = [layer for layer in w.layers if blob in layer.tops][-1]
     names = {layer.param.name for layer in w.layers}
-    if len(last.tops) == 1 and last.kind != "Input" and blob not in names:
+    if len(last.tops) == 1 and last.type_name != "Input" and blob not in names:
         last.param.name = blob
     return blob

@@ -101,7 +101,7 @@ def build_net(compiled: Compiled, batch: int | None = None) -> Net:
             if layer.type == "Input":
                 layer.input_param.shape[0].dim[0] = batch
     profile = profile_of_dialect(compiled.target.dialect)
-    net = Net(build_graph(message, phase="TEST"), profile=profile).materialize()
+    net = Net(build_graph(message, phase="TEST"), profile=profile).initialize()
     arrays = {layer.param.name: layer.blobs for layer in compiled.layers}
     with torch.no_grad():
         for step in net.steps:

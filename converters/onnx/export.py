@@ -82,7 +82,7 @@ def export_onnx(
     if wanted.pictures is not None:
         notes.append(_add_pictures(built, net, file, chosen, wanted.pictures, props))
     notes += finish(built, net, wanted)
-    if any(node.kind in OWN for node in built.graph.nodes):
+    if any(node.op_type in OWN for node in built.graph.nodes):
         props["caffe:for"] = wanted.client
         notes.append("the model has an operator of OpenCV's own: other runtimes refuse it")
     notes += _labelled(net, built, wanted.labels, props)
@@ -282,7 +282,7 @@ def _nodes(built: Built) -> list[Any]:
     out, used = [], set()
     numbers: dict[str, int] = {}  # the first that may be free, by stem
     for node in nodes:
-        name = stem = node.layer if count[node.layer] == 1 else f"{node.layer}/{node.kind}"
+        name = stem = node.layer if count[node.layer] == 1 else f"{node.layer}/{node.op_type}"
         number = numbers.get(stem, 1)
         while name in used:
             name, number = f"{stem}:{number}", number + 1
