@@ -3,7 +3,7 @@
 The layer types' own classes are asked. Only what decides counts: an InnerProduct, whose number of
 inputs is written in its weights, an Eltwise or Concat, whose bottoms must agree, and windows that
 do not fit into what they are moved over. Where the input's size is not in the file, every square up
-to 1024 is tried. `caffeio.proto.dialect.detection` names this module and imports it when two
+to 1024 is tried. `caffeio.proto.dialect.detect_dialect` names this module and imports it when two
 readings of a file are equally good.
 """
 
@@ -19,7 +19,7 @@ from caffeio.layers.dims import UnknownDimError, with_unknown, without_unknown
 from caffeio.layers.sources import PictureLayer, SourceLayer
 from caffeio.net.shapes import class_asked, is_known
 from caffeio.profiles import Profile, profile_of_dialect
-from caffeio.proto.dialect.detection import Walk
+from caffeio.proto.dialect.detect_dialect import Walk
 from caffeio.proto.upgrade.upgrade import upgrade_net
 
 _LARGEST = 1024

@@ -40,7 +40,7 @@ class Outcome:
 
 
 @dataclass
-class NetCoverage:
+class NetCheck:
     """One file; `phases` has those that the net is written for."""
 
     path: str
@@ -63,10 +63,10 @@ class NetCoverage:
 
 
 @dataclass
-class Coverage:
-    """All files."""
+class NetChecks:
+    """What became of each net."""
 
-    nets: list[NetCoverage]
+    nets: list[NetCheck]
 
     @property
     def built(self) -> int:
@@ -84,31 +84,31 @@ class Coverage:
         )
 
 
-def coverage(paths: Iterable[str | os.PathLike[str]]) -> Coverage:
+def check_nets(paths: Iterable[str | os.PathLike[str]]) -> NetChecks:
     """Try to build each net of the files and folders `paths` on the meta device.
 
     Text files without layers (solvers, label maps) of folders are passed over. Nothing is read but
     the prototxts, and no code of Python layers runs.
     """
-    return Coverage([net for path in paths for net in _nets(Path(path))])
+    return NetChecks([net for path in paths for net in _nets(Path(path))])
 
 
-def _nets(path: Path) -> Iterator[NetCoverage]:
+def _nets(path: Path) -> Iterator[NetCheck]:
     if not path.is_dir():
-        net = cover(path)
+        net = check_net(path)
         if not net.phases and not net.reason:
             net.reason = "this is no net: it has no layers"
         yield net
         return
     for file in sorted(p for p in path.rglob("*") if p.suffix in SUFFIXES and p.is_file()):
-        net = cover(file)
+        net = check_net(file)
         if net.phases or net.reason:
             yield net
 
 
-def cover(path: str | os.PathLike[str]) -> NetCoverage:
+def check_net(path: str | os.PathLike[str]) -> NetCheck:
     """Try to build the net of one file in its phases."""
-    result = NetCoverage(os.fspath(path))
+    result = NetCheck(os.fspath(path))
     try:
         file = read_net(path)
     except CaffeIOError as error:
