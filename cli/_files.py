@@ -55,6 +55,16 @@ def require_picture(path: str | None) -> None:
         raise CaffeIOError(message, where=path)
 
 
+def require_readable_picture(path: str) -> None:
+    """Raise DataError, before any work, for a file that begins as no kind of picture does."""
+    import cv2
+
+    if not cv2.haveImageReader(path):
+        from caffeio.data.transform.image import read_image
+
+        read_image(path, color=True)  # which has the words
+
+
 def write_picture(path: str, pixels: Any) -> None:
     """Write BGR pixels as an image file; the suffix says which, and png where there is none."""
     from caffeio.data.transform.image import encode

@@ -10,6 +10,7 @@ from pathlib import Path
 from caffeio.errors import CaffeIOError
 
 SOLVER = ("solver",)
+PHASES = ("phases",)  # a solver file of several phases
 NET = ("net",)
 WEIGHTS = ("caffemodel", "caffemodel.h5")
 STATE = ("solverstate", "solverstate.h5")
@@ -19,6 +20,7 @@ _OPEN = ("text",)
 _CALLED = {
     "net": "a net",
     "solver": "a solver",
+    "phases": "a solver of several phases (params_pair)",
     "labelmap": "a label map",
     "caffemodel": "weights",
     "caffemodel.h5": "weights (HDF5)",
@@ -59,6 +61,26 @@ def require_kind(path: str, kinds: Sequence[str], taker: str, *, hint: str = "")
     )
 
 
+# Files that are never pictures or labels; others (.h5, .npz, texts, folders) may be.
+_MODELS = (*SOLVER, *PHASES, *NET, WEIGHTS[0], STATE[0], "mean", "onnx", "safetensors", "pt")
+_NAMES = (".prototxt", ".pbtxt", ".caffemodel", ".solverstate", ".binaryproto", ".onnx",
+          ".safetensors", ".pt", ".pth")  # fmt: skip
+
+
+def refuse(path: str, taker: str) -> None:
+    """Raise CaffeIOError for a model's file, or a database, where data are wanted."""
+    from caffeio.converters.kinds import kind_of
+
+    if not path.endswith(_NAMES) and not Path(path).is_dir():
+        return
+    try:
+        kind = kind_of(path)
+    except CaffeIOError:
+        return
+    if kind in (*_MODELS, "lmdb", "leveldb"):
+        raise CaffeIOError(f"{path} is {_CALLED[kind]}; {taker}")
+
+
 def there(*paths: str) -> None:
     """Raise CaffeIOError for the first file that is not there, with what may have been meant."""
     from caffeio.proto.files import why_missing
@@ -93,7 +115,7 @@ def _listed(names: Sequence[str]) -> str:
 
 def _meant(path: Path, kind: str, kinds: Sequence[str]) -> Iterator[str]:
     """The files that may have been meant in place of this one."""
-    if kind == "net" and kinds == SOLVER:
+    if kind == "net" and "solver" in kinds:
         yield from _solvers_of(path)
     elif kind == "solver" and "net" in kinds:
         yield from _nets_of(path)
@@ -137,8 +159,9 @@ def _nets_of(solver: Path) -> Iterator[str]:
 
 
 def require_solver(path: str, command: str = "train") -> None:
-    """A command takes a solver prototxt."""
-    require_kind(path, SOLVER, f"{command} takes a solver")
+    """A command takes a solver prototxt; `train` takes several phases in one file, too."""
+    kinds = SOLVER + PHASES if command == "train" else SOLVER
+    require_kind(path, kinds, f"{command} takes a solver")
 
 
 def require_net(path: str, command: str, *, example: str = "") -> None:
@@ -155,6 +178,23 @@ def require_weights(path: str, command: str = "--weights") -> None:
         path, WEIGHTS, f"{command} takes a .caffemodel", hint=hint if is_one(path, STATE) else ""
     )
     load_weights(path)
+
+
+def require_blobs(model: str, blobs: Sequence[str]) -> None:
+    """An option takes blobs of a net; raises CaffeIOError for one that no layer makes."""
+    if not blobs:
+        return
+    from difflib import get_close_matches
+
+    from caffeio.proto.files import read_net
+
+    net = read_net(model).message
+    known = dict.fromkeys([*net.input, *(top for layer in net.layer for top in layer.top)])
+    for blob in blobs:
+        if blob not in known:
+            close = get_close_matches(blob, known, 2)
+            hint = f": did you mean {_listed(close)}?" if close else ""
+            raise CaffeIOError(f"the net has no blob {blob!r}{hint}", where=model)
 
 
 def require_state(path: str) -> None:

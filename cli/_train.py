@@ -17,6 +17,7 @@ from caffeio.cli import _given
 from caffeio.cli._python import permit
 from caffeio.cli._signals import Signals
 from caffeio.errors import CaffeIOError, SolverError
+from caffeio.gpus import require_gpu
 from caffeio.layers.registry import is_loss_type
 from caffeio.log.glog import NULL_LOG, Log
 from caffeio.profiles import get_profile
@@ -146,6 +147,14 @@ def _refuse_inputs(job: Job, inputs: Sequence[str]) -> None:
             "train, it needs data layers and a loss",
             where=job.train.title,
         )
+
+
+def require_device(made: Plan) -> None:
+    """Raise CaffeIOError, before torch is loaded, for a GPU where there is surely none."""
+    if made.options.device:
+        require_gpu(made.options.device)
+    elif not made.chain:
+        require_gpu(made.jobs[0].requested_device, made.jobs[0].device_reason)
 
 
 def dry_run(made: Plan, options: dict[str, Any]) -> None:

@@ -24,6 +24,7 @@ def command(gpu: str) -> None:
     Without -gpu no device is asked, as in Caffe.
     """
     from caffeio.errors import CaffeIOError
+    from caffeio.gpus import may_be_there
     from caffeio.log.glog import Log
 
     log = Log(lambda line: say(line, err=True))
@@ -33,10 +34,13 @@ def command(gpu: str) -> None:
     numbers = [] if gpu == "all" else gpu.split(",")
     if not all(text.strip().isdigit() for text in numbers):
         raise click.BadParameter(f"{gpu!r}: all, or numbers like 0,1", param_hint="-gpu")
+    nothing = CaffeIOError(f"-gpu {gpu}: this machine has no GPU that torch can use")
+    if not may_be_there():
+        raise nothing
     import torch
 
     if not torch.cuda.is_available():
-        raise CaffeIOError(f"-gpu {gpu}: this machine has no GPU that torch can use")
+        raise nothing
     count = torch.cuda.device_count()
     chosen = range(count) if gpu == "all" else [int(text) for text in numbers]
     for device in chosen:

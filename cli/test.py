@@ -70,13 +70,15 @@ def command(ctx: click.Context, /, **options: Any) -> None:
     weights = [w.strip() for entry in listed for w in entry.split(",") if w.strip()]
     recipe = _recipe(ctx, model, weights, options)
     from caffeio.cli._device import choose
+
+    device = choose(options["device"], options["gpu"])
     from caffeio.data.base import Options as DataOptions
     from caffeio.log.glog import Log
     from caffeio.tools.score import score
     from caffeio.training.distributed import World
 
     log = Log(lambda line: say(line, err=True))
-    world = World.join(choose(options["device"], options["gpu"]))
+    world = World.join(device)
     log.info("caffe.cpp:275", "Use CPU." if world.device.type == "cpu" else f"Use {world.device}.")
     scores = score(
         recipe, weights, iterations=options["iterations"], world=world, log=log,

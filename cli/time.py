@@ -57,10 +57,11 @@ def command(ctx: click.Context, /, **options: Any) -> None:
         raise click.UsageError("Need a model definition to time.", ctx)
     recipe = _recipe(model, options)
     from caffeio.cli._device import choose
+
+    chosen = choose(options["device"], options["gpu"])
     from caffeio.log.glog import Log
     from caffeio.tools.benchmark import time_net
 
-    chosen = choose(options["device"], options["gpu"])
     log = Log(lambda line: say(line, err=True))
     log.info("caffe.cpp:339", "Use CPU." if chosen == "cpu" else f"Use {chosen}.")
     timing = time_net(
