@@ -187,7 +187,8 @@ def blob_for(
     """The blob as an array or as the bytes of a BlobProto, for a dialect's BlobProto fields.
 
     `source_numbers` and `target_numbers` are those of BlobProto's fields in the file's dialect
-    and in the target's; if they agree the bytes stay as they are. Raw and packed numbers become floats;
+    and in the target's; if they agree the bytes stay as they are. Raw and packed numbers become
+    floats;
     `floats` makes floats of doubles too. `shape` replaces a legacy shape.
     """
     raw = blob.raw()
