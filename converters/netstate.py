@@ -188,8 +188,7 @@ def blob_for(
 
     `source_numbers` and `target_numbers` are those of BlobProto's fields in the file's dialect
     and in the target's; if they agree the bytes stay as they are. Raw and packed numbers become
-    floats;
-    `floats` makes floats of doubles too. `shape` replaces a legacy shape.
+    floats; `floats` makes floats of doubles too. `shape` replaces a legacy shape.
     """
     raw = blob.raw()
     if raw is not None and shape is None:
