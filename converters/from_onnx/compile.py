@@ -130,10 +130,10 @@ def _tell_batch(w: Writer, value: str, blob: str) -> None:
     """Hold the batch's axis as it was written against what two runs of the model tell."""
     if w.graph.larger is None:
         return
-    wanted = w.graph.batch_axis(value)
-    if w.batch.get(blob) != wanted:
+    goal = w.graph.batch_axis(value)
+    if w.batch.get(blob) != goal:
         w.fix_batch()
-        w.batch[blob] = wanted
+        w.batch[blob] = goal
 
 
 def _input(w: Writer, name: str) -> None:

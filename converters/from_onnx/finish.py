@@ -36,12 +36,12 @@ def _part_lines(w: Writer) -> None:
     reads = readers(w)
     for index, layer in reversed(list(enumerate(w.layers))):
         p, top = layer.param.power_param, layer.tops[:1]
-        if layer.kind != "Power" or p.power == 1 or len(reads.get(top[0], [])) != 1:
+        if layer.type_name != "Power" or p.power == 1 or len(reads.get(top[0], [])) != 1:
             continue
         behind = reads[top[0]][0]
-        line = behind.kind == "Power" and behind.param.power_param.power == 1
+        line = behind.type_name == "Power" and behind.param.power_param.power == 1
         if not line and not (
-            behind.kind in ("Scale", "BatchNorm") and w.shape(top[0])[1:2] == (1,)
+            behind.type_name in ("Scale", "BatchNorm") and w.shape(top[0])[1:2] == (1,)
         ):
             continue
         behind.param.bottom[0] = _same(w, index + 1, top[0], w.unique(f"{top[0]}_apart"))
@@ -70,22 +70,22 @@ def _drop_unread(w: Writer, keep: set[str]) -> None:
     """Layers whose tops nobody reads go; a Silence reads what is left of others."""
     while True:
         reads = readers(w)
-        quiet = {n for layer in w.layers if layer.kind == "Silence" for n in layer.bottoms}
+        quiet = {n for layer in w.layers if layer.type_name == "Silence" for n in layer.bottoms}
 
         def used(name: str, reads: dict[str, Any] = reads, quiet: set[str] = quiet) -> bool:
-            return name in keep or any(r.kind != "Silence" for r in reads.get(name, []))
+            return name in keep or any(r.type_name != "Silence" for r in reads.get(name, []))
 
         gone = [
             layer
             for layer in w.layers
-            if layer.kind != "Input" and layer.tops and not any(map(used, layer.tops))
+            if layer.type_name != "Input" and layer.tops and not any(map(used, layer.tops))
         ]
         if not gone:
             break
         tops = {top for layer in gone for top in layer.tops}
         w.layers = [layer for layer in w.layers if layer not in gone]
         for layer in list(w.layers):
-            if layer.kind == "Silence":
+            if layer.type_name == "Silence":
                 rest = [name for name in layer.bottoms if name not in tops]
                 del layer.param.bottom[:]
                 layer.param.bottom.extend(rest)
@@ -97,14 +97,14 @@ def _in_place(w: Writer, keep: set[str]) -> None:
     """ReLU, BatchNorm and Scale write over their bottom where nobody else reads it."""
     reads, made_by = readers(w), makers(w)
     for layer in w.layers:
-        if layer.kind not in _IN_PLACE or len(layer.bottoms) != 1:
+        if layer.type_name not in _IN_PLACE or len(layer.bottoms) != 1:
             continue
         name, top = layer.bottoms[0], layer.tops[0]
         maker = made_by.get(name)
-        fits = maker is not None and maker.kind in _OWN_MEMORY + _IN_PLACE
+        fits = maker is not None and maker.type_name in _OWN_MEMORY + _IN_PLACE
         if not fits or name in keep or len(reads[name]) != 1:
             continue
-        if maker is not None and maker.kind == "Concat" and len(maker.bottoms) == 1:
+        if maker is not None and maker.type_name == "Concat" and len(maker.bottoms) == 1:
             continue
         layer.param.top[0] = name
         made_by[name] = layer
@@ -118,18 +118,18 @@ def _in_place(w: Writer, keep: set[str]) -> None:
             made_by[top], reads[top] = layer, []
 
 
-def name_blob(w: Writer, blob: str, wanted: str) -> str:
+def name_blob(w: Writer, blob: str, expected: str) -> str:
     """Call an output's blob, and the layer that makes it, as the model does; returns the name.
 
     A name that is taken leaves the blob's as it is.
     """
-    name = plain(wanted)
+    name = plain(expected)
     taken = {n for layer in w.layers for n in (*layer.bottoms, *layer.tops)}
     if name != blob and name not in taken:
         rename(w, blob, name)
         blob = name
     last = [layer for layer in w.layers if blob in layer.tops][-1]
     names = {layer.param.name for layer in w.layers}
-    if len(last.tops) == 1 and last.kind != "Input" and blob not in names:
+    if len(last.tops) == 1 and last.type_name != "Input" and blob not in names:
         last.param.name = blob
     return blob

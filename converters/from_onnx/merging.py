@@ -28,7 +28,7 @@ _SHAPES = ("Reshape", "Flatten")
 def _reshapes(w: Writer, keep: set[str]) -> bool:
     """A Reshape of a Reshape is one, or none."""
     for index, layer in enumerate(w.layers):
-        if layer.kind not in _SHAPES:
+        if layer.type_name not in _SHAPES:
             continue
         before = only_maker(w, layer, keep, _SHAPES)
         if before is None:
@@ -68,7 +68,7 @@ def _rewrite(w: Writer, index: int, layer: CaffeLayer, source: str) -> None:
 def _flat_products(w: Writer, keep: set[str]) -> bool:
     """An InnerProduct flattens by itself."""
     for layer in w.layers:
-        if layer.kind != "InnerProduct" or layer.param.inner_product_param.axis != 1:
+        if layer.type_name != "InnerProduct" or layer.param.inner_product_param.axis != 1:
             continue
         before = only_maker(w, layer, keep, _SHAPES)
         if before is None:
@@ -85,7 +85,7 @@ def _flat_products(w: Writer, keep: set[str]) -> bool:
 def _powers(w: Writer, keep: set[str]) -> bool:
     """Lines of lines are lines; what changes nothing goes."""
     for layer in w.layers:
-        if layer.kind != "Power":
+        if layer.type_name != "Power":
             continue
         p = layer.param.power_param
         if (p.power, p.scale, p.shift) == (1, 1, 0) and remove(w, layer, keep):
@@ -109,7 +109,7 @@ def _powers(w: Writer, keep: set[str]) -> bool:
 def _scale_bias(w: Writer, keep: set[str]) -> bool:
     """A Bias behind a Scale over the same axes is the Scale's own."""
     for layer in w.layers:
-        if layer.kind != "Bias" or len(layer.bottoms) != 1:
+        if layer.type_name != "Bias" or len(layer.bottoms) != 1:
             continue
         before = only_maker(w, layer, keep, ("Scale",))
         if before is None or len(before.bottoms) != 1 or len(before.blobs) != 1:
@@ -129,24 +129,24 @@ def _scale_bias(w: Writer, keep: set[str]) -> bool:
 def _scales(w: Writer, keep: set[str]) -> bool:
     """Factors one behind the other are one; factors of 1 go."""
     for layer in w.layers:
-        if layer.kind not in ("Scale", "Power") or not _only_factor(layer):
+        if layer.type_name not in ("Scale", "Power") or not _only_factor(layer):
             continue
-        ones = layer.kind == "Scale" and np.allclose(layer.blobs[0], 1, rtol=2e-7, atol=0)
+        ones = layer.type_name == "Scale" and np.allclose(layer.blobs[0], 1, rtol=2e-7, atol=0)
         if ones and remove(w, layer, keep):
             return True
         before = only_maker(w, layer, keep, ("Scale", "Power"))
         if (
             before is None
             or not _only_factor(before)
-            or (before.kind, layer.kind) == ("Power",) * 2
+            or (before.type_name, layer.type_name) == ("Power",) * 2
         ):
             continue
         a, b = layer.param.scale_param, before.param.scale_param
-        if before.kind == layer.kind and (a.axis, a.num_axes) != (b.axis, b.num_axes):
+        if before.type_name == layer.type_name and (a.axis, a.num_axes) != (b.axis, b.num_axes):
             continue
-        kept, gone = (before, layer) if layer.kind == "Power" else (layer, before)
+        kept, gone = (before, layer) if layer.type_name == "Power" else (layer, before)
         other: Array | float = (
-            gone.blobs[0] if gone.kind == "Scale" else gone.param.power_param.scale
+            gone.blobs[0] if gone.type_name == "Scale" else gone.param.power_param.scale
         )
         product = np.asarray(kept.blobs[0], np.float64) * other
         kept.blobs[0] = product.astype(np.float32)
@@ -160,7 +160,7 @@ def _scales(w: Writer, keep: set[str]) -> bool:
 
 
 def _only_factor(layer: CaffeLayer) -> bool:
-    if layer.kind == "Power":
+    if layer.type_name == "Power":
         p = layer.param.power_param
         return bool(p.power == 1 and p.shift == 0 and p.scale != 0)
     return len(layer.bottoms) == 1 and len(layer.blobs) == 1
@@ -169,8 +169,8 @@ def _only_factor(layer: CaffeLayer) -> bool:
 def _logarithms(w: Writer, keep: set[str]) -> bool:
     """A line in front of an Exp or Log, and a factor behind, are fields of it."""
     for layer in w.layers:
-        if layer.kind in ("Exp", "Log"):
-            p = layer.param.exp_param if layer.kind == "Exp" else layer.param.log_param
+        if layer.type_name in ("Exp", "Log"):
+            p = layer.param.exp_param if layer.type_name == "Exp" else layer.param.log_param
             before = only_maker(w, layer, keep, ("Power",))
             if before is not None and before.param.power_param.power == 1 and not p.ListFields():
                 q = before.param.power_param
@@ -178,14 +178,16 @@ def _logarithms(w: Writer, keep: set[str]) -> bool:
                 layer.param.bottom[0] = before.bottoms[0]
                 w.layers.remove(before)
                 return True
-        elif layer.kind == "Power" and layer.param.power_param.scale > 0 and _only_factor(layer):
+        elif (
+            layer.type_name == "Power" and layer.param.power_param.scale > 0 and _only_factor(layer)
+        ):
             inner = only_maker(w, layer, keep, ("Exp", "Log"))
             factor = layer.param.power_param.scale
             if inner is None:
                 continue
-            if inner.kind == "Exp" and inner.param.exp_param.base == -1:
+            if inner.type_name == "Exp" and inner.param.exp_param.base == -1:
                 inner.param.exp_param.shift += math.log(factor)
-            elif inner.kind == "Log" and inner.param.log_param.base == -1 and factor != 1:
+            elif inner.type_name == "Log" and inner.param.log_param.base == -1 and factor != 1:
                 inner.param.log_param.base = math.exp(1 / factor)
             else:
                 continue
@@ -198,7 +200,7 @@ def _logarithms(w: Writer, keep: set[str]) -> bool:
 def _reductions(w: Writer, keep: set[str]) -> bool:
     """A factor behind a Reduction is its coefficient."""
     for layer in w.layers:
-        if layer.kind != "Power" or not _only_factor(layer):
+        if layer.type_name != "Power" or not _only_factor(layer):
             continue
         before = only_maker(w, layer, keep, ("Reduction",))
         if before is not None:
@@ -212,7 +214,7 @@ def _reductions(w: Writer, keep: set[str]) -> bool:
 def _sums(w: Writer, keep: set[str]) -> bool:
     """Eltwise of Eltwise is one with more bottoms, in the same order of adding."""
     for layer in w.layers:
-        if layer.kind != "Eltwise":
+        if layer.type_name != "Eltwise":
             continue
         p = layer.param.eltwise_param
         before = only_maker(w, layer, keep, ("Eltwise",))
@@ -239,11 +241,11 @@ def _coefficients(w: Writer, keep: set[str]) -> bool:
     made_by, reads = makers(w), readers(w)
     for layer in w.layers:
         p = layer.param.eltwise_param
-        if layer.kind != "Eltwise" or p.operation != p.SUM:
+        if layer.type_name != "Eltwise" or p.operation != p.SUM:
             continue
         for i, name in enumerate(layer.bottoms):
             maker = made_by.get(name)
-            if maker is None or maker.kind != "Power" or name in keep or len(reads[name]) != 1:
+            if maker is None or maker.type_name != "Power" or name in keep or len(reads[name]) != 1:
                 continue
             q = maker.param.power_param
             if q.power != 1 or q.shift != 0:

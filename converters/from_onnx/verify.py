@@ -106,7 +106,7 @@ def build_net(compiled: Compiled, batch: int | None = None, *, own: bool = False
     profile = profile_of_dialect(compiled.target.dialect)
     net = Net(build_graph(message, phase="TEST"), profile=profile)
     every = {id(blob) for step in net.steps for blob in step.layer.blobs}
-    net.materialize(replaced=every)
+    net.initialize(replaced=every)
     arrays = {layer.param.name: layer.blobs for layer in compiled.layers}
     with torch.no_grad():
         for step in net.steps:

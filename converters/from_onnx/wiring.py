@@ -23,7 +23,7 @@ def may_go(w: Writer, source: str, keep: set[str]) -> bool:
     """Whether a blob may take the name of an output that equals it."""
     maker = makers(w).get(source)
     alone = len(readers(w).get(source, [])) == 1 and source not in keep
-    return maker is not None and maker.kind != "Input" and alone
+    return maker is not None and maker.type_name != "Input" and alone
 
 
 def remove(w: Writer, layer: CaffeLayer, keep: set[str]) -> bool:
@@ -54,7 +54,7 @@ def only_maker(
     """The layer that makes the only bottom, if nothing else reads it and it is of those kinds."""
     name = layer.bottoms[0]
     maker = makers(w).get(name)
-    if maker is None or maker.kind not in kinds or name in keep:
+    if maker is None or maker.type_name not in kinds or name in keep:
         return None
     return maker if len(readers(w).get(name, [])) == 1 and len(maker.tops) == 1 else None
 

@@ -109,7 +109,7 @@ def made_here(path: Path) -> bool:
 
 def unverified(compiled: Compiled) -> list[str]:
     """A line for each thing that is used and that nobody has checked with the target itself."""
-    target, used = compiled.target, {layer.kind for layer in compiled.layers}
+    target, used = compiled.target, {layer.type_name for layer in compiled.layers}
     rows = [row for kind, row in sorted(target.layers.items()) if kind in used]
     rows += list(target.rules.values())
     hearsay = [_fact(row) for row in rows if row.state == "hearsay"]
