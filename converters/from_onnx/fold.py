@@ -12,8 +12,7 @@ from typing import Any
 import numpy as np
 
 from caffeio.converters.from_onnx.graph import Array, Dims, Graph, Node
-from caffeio.converters.from_onnx.load import opset_of
-from caffeio.converters.from_onnx.model import Model, array_of
+from caffeio.converters.from_onnx.model import Model, array_of, opset_of
 from caffeio.converters.onnx.runtime import Runner
 from caffeio.errors import UnsupportedError
 

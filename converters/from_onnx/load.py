@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
 
-from caffeio.converters.from_onnx.model import Model, mapped
-from caffeio.errors import CaffeIOError, UnsupportedError
-
-OLDEST = 7  # the first opset with today's broadcasting
+from caffeio.converters.from_onnx.model import Model, checked, mapped
+from caffeio.errors import CaffeIOError
 
 
 def load_model(path: str | os.PathLike[str]) -> Model:
@@ -37,36 +34,3 @@ def load_model(path: str | os.PathLike[str]) -> Model:
         said = str(error).strip().split("\n")[0][:300]
         raise CaffeIOError(f"is no valid ONNX model: {said}", where=str(path)) from None
     return checked(model, str(path))
-
-
-def checked(model: Model, where: str) -> Model:
-    """The model, if its opset is one that we read. Raises UnsupportedError."""
-    if not _is_text(model.proto):
-        raise CaffeIOError("has names that are not UTF-8: it is damaged", where=where)
-    if not model.graph.node:
-        raise CaffeIOError("is no ONNX model with operators in it", where=where)
-    opset = opset_of(model.proto)
-    if opset < OLDEST:
-        raise UnsupportedError(
-            f"the model is of opset {opset}; those from {OLDEST} on are read: export it anew, or "
-            "use onnx.version_converter",
-            where=where,
-        )
-    return model
-
-
-def _is_text(message: Any) -> bool:
-    """Whether every string is one; protobuf hands out as bytes what is not UTF-8."""
-    for field, value in message.ListFields():
-        many = value if field.is_repeated else (value,)
-        if field.type == field.TYPE_STRING and any(isinstance(text, bytes) for text in many):
-            return False
-        if field.type == field.TYPE_MESSAGE and not all(map(_is_text, many)):
-            return False
-    return True
-
-
-def opset_of(model: Any) -> int:
-    """The version of ONNX's own operators that the model uses."""
-    versions = [item.version for item in model.opset_import if item.domain in ("", "ai.onnx")]
-    return int(max(versions, default=1))

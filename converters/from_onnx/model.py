@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 
 from caffeio.converters.from_onnx.graph import Array
-from caffeio.errors import CaffeIOError
+from caffeio.errors import CaffeIOError, UnsupportedError
 
+OLDEST = 7  # the first opset with today's broadcasting
 LARGE = 1 << 20  # bytes: initializers from this size on lie beside the message
 _WHOLE = (1, 2, 3, 4, 5, 6, 7, 10, 11, 12, 13, 16)  # TensorProto's types of whole bytes
 
@@ -200,3 +201,36 @@ def _copy_fields(source: Any, target: Any, without: str) -> None:
             getattr(target, entry.name).CopyFrom(value)
         else:
             setattr(target, entry.name, value)
+
+
+def checked(model: Model, where: str) -> Model:
+    """The model, if its opset is one that we read. Raises UnsupportedError."""
+    if not _is_text(model.proto):
+        raise CaffeIOError("has names that are not UTF-8: it is damaged", where=where)
+    if not model.graph.node:
+        raise CaffeIOError("is no ONNX model with operators in it", where=where)
+    opset = opset_of(model.proto)
+    if opset < OLDEST:
+        raise UnsupportedError(
+            f"the model is of opset {opset}; those from {OLDEST} on are read: export it anew, or "
+            "use onnx.version_converter",
+            where=where,
+        )
+    return model
+
+
+def _is_text(message: Any) -> bool:
+    """Whether every string is one; protobuf hands out as bytes what is not UTF-8."""
+    for field, value in message.ListFields():
+        many = value if field.is_repeated else (value,)
+        if field.type == field.TYPE_STRING and any(isinstance(text, bytes) for text in many):
+            return False
+        if field.type == field.TYPE_MESSAGE and not all(map(_is_text, many)):
+            return False
+    return True
+
+
+def opset_of(model: Any) -> int:
+    """The version of ONNX's own operators that the model uses."""
+    versions = [item.version for item in model.opset_import if item.domain in ("", "ai.onnx")]
+    return int(max(versions, default=1))

@@ -14,8 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from caffeio.converters.from_onnx import model as models
-from caffeio.converters.from_onnx.load import checked
-from caffeio.converters.from_onnx.model import Model, mapped, model_of
+from caffeio.converters.from_onnx.model import Model, checked, mapped, model_of
 from caffeio.errors import CaffeIOError, UnsupportedError
 
 _TOO_LARGE = 1_900_000_000  # bytes; protobuf cannot serialize 2 GiB
