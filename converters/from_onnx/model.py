@@ -221,11 +221,11 @@ def checked(model: Model, where: str) -> Model:
 
 def _is_text(message: Any) -> bool:
     """Whether every string is one; protobuf hands out as bytes what is not UTF-8."""
-    for field, value in message.ListFields():
-        many = value if field.is_repeated else (value,)
-        if field.type == field.TYPE_STRING and any(isinstance(text, bytes) for text in many):
+    for entry, value in message.ListFields():
+        many = value if entry.is_repeated else (value,)
+        if entry.type == entry.TYPE_STRING and any(isinstance(text, bytes) for text in many):
             return False
-        if field.type == field.TYPE_MESSAGE and not all(map(_is_text, many)):
+        if entry.type == entry.TYPE_MESSAGE and not all(map(_is_text, many)):
             return False
     return True
 

@@ -13,7 +13,9 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable
+from contextlib import suppress
 from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -77,13 +79,13 @@ class Out(nn.Module):
 
 def torchvision_models() -> Any:
     """torchvision.models; its operators in C++ are not needed, and a wheel for CUDA lacks them."""
-    try:
-        return import_module("torchvision.models")
-    except RuntimeError:  # torch has no CUDA: only the declaration of one operator is missing
-        library = torch.library.Library("torchvision", "DEF")
-        library.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+    if find_spec("torchvision") is not None and not torch.cuda.is_available():
+        library = torch.library.Library("torchvision", "FRAGMENT")
+        for name in ("nms", "qnms"):  # which its import asks for
+            with suppress(RuntimeError):  # it is there
+                library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
         _KEPT.append(library)
-        return import_module("torchvision.models")
+    return import_module("torchvision.models")
 
 
 def of_torchvision(name: str) -> nn.Module:
