@@ -152,7 +152,7 @@ MODULES: dict[str, tuple[nn.Module, int]] = {
     "deconv_more_padding": (nn.ConvTranspose2d(8, 6, 4, 3, 0, 2, groups=2), 1),
     "deconv_dilated_groups": (
         nn.ConvTranspose2d(8, 12, (3, 2), (2, 3), (1, 0), (1, 2), 4, dilation=(2, 1)),
-        1,
+        3,
     ),
     "deconv": (nn.ConvTranspose2d(8, 6, 2, 2), 1),
     "prelu": (nn.PReLU(8), 1),
