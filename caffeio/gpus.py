@@ -24,7 +24,7 @@ def no_gpu(reason: str | None) -> CaffeIOError:
     )
 
 
-def want_gpu(device: str | None, reason: str | None = None) -> None:
+def require_gpu(device: str | None, reason: str | None = None) -> None:
     """Raise CaffeIOError at once for a torch device of CUDA where there is surely no GPU."""
     if device is not None and device.startswith("cuda") and not may_be_there():
         raise no_gpu(reason)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from caffeio.gpus import may_be_there, want_gpu
+from caffeio.gpus import may_be_there, require_gpu
 
 
 def choose(device: str | None, gpu: str | None) -> str:
@@ -19,5 +19,5 @@ def choose(device: str | None, gpu: str | None) -> str:
     chosen = device or "cpu"
     if gpu:
         chosen = f"cuda:{gpu.split(',')[0]}" if gpu != "all" else "cuda"
-    want_gpu(chosen)
+    require_gpu(chosen)
     return chosen

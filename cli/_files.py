@@ -43,7 +43,7 @@ def write_output(path: str, parts: list[Any], *, unless_same: Any = None) -> Non
             file.write(part)
 
 
-def want_picture(path: str | None) -> None:
+def require_picture(path: str | None) -> None:
     """Raise CaffeIOError, before any work, for a name whose suffix tells no kind of picture."""
     suffix = os.path.splitext(path or "")[1].lower()
     if suffix in ("", ".png"):
@@ -55,7 +55,7 @@ def want_picture(path: str | None) -> None:
         raise CaffeIOError(message, where=path)
 
 
-def want_readable_picture(path: str) -> None:
+def require_readable_picture(path: str) -> None:
     """Raise DataError, before any work, for a file that begins as no kind of picture does."""
     import cv2
 

@@ -37,7 +37,7 @@ _CALLED = {
 }
 
 
-def want(path: str, kinds: Sequence[str], taker: str, *, hint: str = "") -> None:
+def require_kind(path: str, kinds: Sequence[str], taker: str, *, hint: str = "") -> None:
     """Raise CaffeIOError if `path` is surely of none of `kinds`; `taker` says what takes what.
 
     "net.prototxt is a net; train takes a solver: did you mean solver.prototxt?". A file that is not
@@ -158,27 +158,29 @@ def _nets_of(solver: Path) -> Iterator[str]:
                 return
 
 
-def want_solver(path: str, command: str = "train") -> None:
+def require_solver(path: str, command: str = "train") -> None:
     """A command takes a solver prototxt; `train` takes several phases in one file, too."""
     kinds = SOLVER + PHASES if command == "train" else SOLVER
-    want(path, kinds, f"{command} takes a solver")
+    require_kind(path, kinds, f"{command} takes a solver")
 
 
-def want_net(path: str, command: str, *, example: str = "") -> None:
+def require_net(path: str, command: str, *, example: str = "") -> None:
     """A command takes a net prototxt."""
-    want(path, NET, f"{command} takes a net", hint=example)
+    require_kind(path, NET, f"{command} takes a net", hint=example)
 
 
-def want_weights(path: str, command: str = "--weights") -> None:
+def require_weights(path: str, command: str = "--weights") -> None:
     """An option takes a .caffemodel; it is opened, so that a damaged one is told at once."""
     from caffeio.proto.weights.load import load_weights
 
     hint = "or --snapshot, to go on from this state" if command == "--weights" else ""
-    want(path, WEIGHTS, f"{command} takes a .caffemodel", hint=hint if is_one(path, STATE) else "")
+    require_kind(
+        path, WEIGHTS, f"{command} takes a .caffemodel", hint=hint if is_one(path, STATE) else ""
+    )
     load_weights(path)
 
 
-def want_blobs(model: str, blobs: Sequence[str]) -> None:
+def require_blobs(model: str, blobs: Sequence[str]) -> None:
     """An option takes blobs of a net; raises CaffeIOError for one that no layer makes."""
     if not blobs:
         return
@@ -195,12 +197,12 @@ def want_blobs(model: str, blobs: Sequence[str]) -> None:
             raise CaffeIOError(f"the net has no blob {blob!r}{hint}", where=model)
 
 
-def want_state(path: str) -> None:
+def require_state(path: str) -> None:
     """--snapshot takes a .solverstate; it is opened, so that a damaged one is told at once."""
     from caffeio.proto.weights.solverstate import read_solverstate
 
     hint = "or --weights, to start from the weights alone" if is_one(path, WEIGHTS) else ""
-    want(path, STATE, "--snapshot takes a .solverstate", hint=hint)
+    require_kind(path, STATE, "--snapshot takes a .solverstate", hint=hint)
     read_solverstate(path)
 
 

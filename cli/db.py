@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from caffeio.cli import image_mean
-from caffeio.cli._files import read_names, want_picture, write_picture
+from caffeio.cli._files import read_names, require_picture, write_picture
 from caffeio.cli._options import forms, max_pixels
 from caffeio.cli._terminal import say, say_json
 
@@ -167,7 +167,7 @@ def show(
     from caffeio.tools.db_stats import db_stats
 
     apart(sheet)
-    want_picture(sheet)
+    require_picture(sheet)
     names = read_names(classes)
     found = db_stats(database, backend.upper())
     (_say_json if form == "json" else _say)(database, found, names)

@@ -42,8 +42,8 @@ def command(gpu: str) -> None:
     if not torch.cuda.is_available():
         raise nothing
     count = torch.cuda.device_count()
-    wanted = range(count) if gpu == "all" else [int(text) for text in numbers]
-    for device in wanted:
+    chosen = range(count) if gpu == "all" else [int(text) for text in numbers]
+    for device in chosen:
         if not 0 <= device < count:
             raise CaffeIOError(f"-gpu {device}: there are {count} GPUs, from 0 to {count - 1}")
         for label, value in facts(device):

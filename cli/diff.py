@@ -78,7 +78,7 @@ def command(left: str, right: str, **options: Any) -> None:
         compare,
         compare_revisions,
         plot_rates,
-        want_rates,
+        require_rates,
     )
     from caffeio.converters.source import open_revisions, open_source, scratch_folder
     from caffeio.errors import CaffeIOError
@@ -100,7 +100,7 @@ def command(left: str, right: str, **options: Any) -> None:
         revisions = open_revisions(left, right, scratch)
         sources = revisions or (open_source(left, scratch), open_source(right, scratch))
         if options["plot"]:
-            want_rates(*sources, options["plot"])
+            require_rates(*sources, options["plot"])
         report = (compare_revisions if revisions else compare)(*sources, settings)
         if options["plot"]:
             plot_rates(*sources, settings, options["plot"])

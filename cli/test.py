@@ -102,7 +102,9 @@ def _recipe(
 
     nets = [name for name in weights if _given.is_one(name, _given.NET)]
     swapped = f"caffeio test {nets[0] if nets else 'NET.prototxt'} --weights {model}"
-    _given.want_net(model, "test", example=swapped if _given.is_one(model, _given.WEIGHTS) else "")
+    _given.require_net(
+        model, "test", example=swapped if _given.is_one(model, _given.WEIGHTS) else ""
+    )
     if not weights:
         raise click.UsageError("Need model weights to score.", ctx)
     recipe = NetRecipe.of_tool(
@@ -111,6 +113,6 @@ def _recipe(
         allow_python=permit(options["allow_python"]), ignore_unknown=options["ignore_unknown"],
     )  # fmt: skip
     for name in weights:
-        _given.want_weights(name)
+        _given.require_weights(name)
     recipe.check_sources()
     return recipe

@@ -76,11 +76,11 @@ def command(ctx: click.Context, /, **options: Any) -> None:
 
 def _recipe(model: str, options: dict[str, Any]) -> NetRecipe:
     """The net that is to be timed, read and looked at; no torch is needed."""
-    from caffeio.cli._given import want
+    from caffeio.cli._given import require_kind
     from caffeio.errors import DataError
     from caffeio.net.recipe import NetRecipe
 
-    want(model, ("net", "caffemodel"), "time takes a net")
+    require_kind(model, ("net", "caffemodel"), "time takes a net")
     recipe = NetRecipe.of_tool(
         model, phase=options["phase"], level=options["level"], stages=options["stages"],
         profile=options["profile"], overrides=options["overrides"],

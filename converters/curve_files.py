@@ -10,7 +10,7 @@ from caffeio.errors import UnsupportedError
 PICTURES = (".png", ".svg", ".pdf")
 
 
-def want_suffix(path: str | os.PathLike[str]) -> str:
+def require_suffix(path: str | os.PathLike[str]) -> str:
     """The suffix of a file for curves. Raises UnsupportedError, before any work, for another."""
     suffix = Path(path).suffix.lower()
     if suffix != ".csv" and suffix not in PICTURES:

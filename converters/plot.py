@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from caffeio.converters.curve_files import want_suffix
+from caffeio.converters.curve_files import require_suffix
 from caffeio.errors import CaffeIOError, SolverError, UnsupportedError
 from caffeio.profiles import Profile
 from caffeio.proto.files import SolverFile
@@ -160,7 +160,7 @@ def write_as(
 
     Raises UnsupportedError for another suffix.
     """
-    suffix = want_suffix(path)
+    suffix = require_suffix(path)
     content = text().encode() if suffix == ".csv" else draw(suffix[1:])
     with atomic_write(path, sync=False) as file:
         file.write(content)

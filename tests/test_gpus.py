@@ -26,6 +26,6 @@ def test_only_cuda_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.platform", "linux")
     monkeypatch.setattr("caffeio.gpus.DEVICES", ())
     for device in (None, "cpu", "auto"):
-        gpus.want_gpu(device)
+        gpus.require_gpu(device)
     with pytest.raises(CaffeIOError, match=r"solver_mode: GPU.*--device cpu"):
-        gpus.want_gpu("cuda", "solver_mode: GPU")
+        gpus.require_gpu("cuda", "solver_mode: GPU")

@@ -366,7 +366,7 @@ class Net(nn.Module):
         self._free_early()
         return self
 
-    def prepare(self, wanted: bool = True) -> Net:
+    def prepare(self, enabled: bool = True) -> Net:
         """Let forwards without gradients run a form made for inference, from the next one on.
 
         It counts for TEST nets on the CPU under `torch.no_grad()` or `torch.inference_mode()`:
@@ -376,9 +376,9 @@ class Net(nn.Module):
         `blobs` are computed by the layers as written when they are asked for. Blobs that change are
         noticed, but for a few single values of a large one written past PyTorch (through `.data`
         or NumPy): call this again then. Nets with random or stateful layers, with hooks, and
-        forwards with gradients run as written. `wanted=False` runs all as written.
+        forwards with gradients run as written. `enabled=False` runs all as written.
         """
-        self.prepared, self._inference = wanted, None
+        self.prepared, self._inference = enabled, None
         return self
 
     def _set_plan(self, steps: Sequence[Step]) -> None:

@@ -31,8 +31,8 @@ class _Call(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         needs = list(ctx.needs_input_grad[2:])
         found = _backward(ctx.owner, ctx.call, grads, needs[: ctx.count])
-        wanted = (g if need else None for g, need in zip(found, needs, strict=True))
-        return None, None, *wanted
+        needs_gradient = (g if need else None for g, need in zip(found, needs, strict=True))
+        return None, None, *needs_gradient
 
 
 @outside_graphs

@@ -30,7 +30,7 @@ SIZES: tuple[Shape, ...] = (  # images that nets are made for, where the paramet
 
 
 @dataclass
-class Outcome:
+class PhaseCheck:
     """Whether one phase of a net builds."""
 
     built: bool
@@ -44,7 +44,7 @@ class NetCheck:
     """One file; `phases` has those that the net is written for."""
 
     path: str
-    phases: dict[str, Outcome] = field(default_factory=dict)
+    phases: dict[str, PhaseCheck] = field(default_factory=dict)
     reason: str = ""  # why the file cannot be read
 
     @property
@@ -117,7 +117,7 @@ def check_net(path: str | os.PathLike[str]) -> NetCheck:
         return result
     for phase in PHASES:
         if len(file.message.layer) and written_for(file.message, phase):
-            result.phases[phase] = _outcome(file, phase)
+            result.phases[phase] = _check_phase(file, phase)
     return result
 
 
@@ -145,7 +145,7 @@ def written_for(net: pb.NetParameter, phase: str) -> bool:
     return True
 
 
-def _outcome(file: NetFile, phase: str) -> Outcome:
+def _check_phase(file: NetFile, phase: str) -> PhaseCheck:
     """Build the net of `file` in `phase`, if need be with other shapes of its data."""
     state = net_state(file.message, phase, 0, ())
     known = set(known_types())
@@ -154,18 +154,18 @@ def _outcome(file: NetFile, phase: str) -> Outcome:
     try:
         recipe = NetRecipe.of_file(file, phase=phase)
         recipe.build(device="meta")
-        return Outcome(True)
+        return PhaseCheck(True)
     except CaffeIOError as error:
         reason = str(error)
         if unknown or not isinstance(error, LayerError | NetError):
-            return Outcome(False, reason, unknown)
+            return PhaseCheck(False, reason, unknown)
     for shapes in _candidates(file.message, phase):
         try:
             replace(recipe, input_shapes=shapes).build(device="meta")
-            return Outcome(True, guess=shapes)
+            return PhaseCheck(True, guess=shapes)
         except CaffeIOError:
             continue
-    return Outcome(False, reason)
+    return PhaseCheck(False, reason)
 
 
 def _candidates(net: pb.NetParameter, phase: str) -> Iterator[dict[str, Shape]]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
-from caffeio.converters.curve_files import want_suffix
+from caffeio.converters.curve_files import require_suffix
 from caffeio.converters.kinds import KINDS, kind_of, members
 from caffeio.converters.report.model import Cell, Line, Report, count, short_names
 from caffeio.converters.source import Source
@@ -85,11 +85,11 @@ def solver_diff_of(left: Source, right: Source, settings: Settings) -> SolverDif
     return solver_diff.diff_solvers(sides[0], sides[1], options)
 
 
-def want_rates(left: Source, right: Source, target: str) -> None:
+def require_rates(left: Source, right: Source, target: str) -> None:
     """Raise CaffeIOError, before any work, where `plot_rates` could draw nothing."""
     if (left.kind, right.kind) != ("solver", "solver"):
         raise CaffeIOError("--plot draws learning rates: both sides must be solvers")
-    want_suffix(target)
+    require_suffix(target)
 
 
 def plot_rates(left: Source, right: Source, settings: Settings, target: str) -> None:

@@ -33,33 +33,33 @@ def _in_hsv(image: Pixels, channel: int, factor: float, offset: float) -> Pixels
     return np.asarray(cv2.cvtColor(cv2.merge(planes), cv2.COLOR_HSV2BGR))
 
 
-def _wanted(thread_rng: Word, probability: float) -> bool:
+def _happens(thread_rng: Word, probability: float) -> bool:
     return bool(uniform(thread_rng, 0, 1) < _F(probability))
 
 
 def _brightness(image: Pixels, p: pb.DistortionParameter, thread_rng: Word) -> Pixels:
-    if not _wanted(thread_rng, p.brightness_prob):
+    if not _happens(thread_rng, p.brightness_prob):
         return image
     delta = uniform(thread_rng, -p.brightness_delta, p.brightness_delta)
     return linear(image, 1, float(delta)) if delta else image
 
 
 def _contrast(image: Pixels, p: pb.DistortionParameter, thread_rng: Word) -> Pixels:
-    if not _wanted(thread_rng, p.contrast_prob):
+    if not _happens(thread_rng, p.contrast_prob):
         return image
     factor = uniform(thread_rng, p.contrast_lower, p.contrast_upper)
     return linear(image, float(factor), 0) if abs(factor - _F(1)) > 1e-3 else image
 
 
 def _saturation(image: Pixels, p: pb.DistortionParameter, thread_rng: Word) -> Pixels:
-    if not _wanted(thread_rng, p.saturation_prob):
+    if not _happens(thread_rng, p.saturation_prob):
         return image
     factor = uniform(thread_rng, p.saturation_lower, p.saturation_upper)
     return _in_hsv(image, 1, float(factor), 0)
 
 
 def _hue(image: Pixels, p: pb.DistortionParameter, thread_rng: Word) -> Pixels:
-    if not _wanted(thread_rng, p.hue_prob):
+    if not _happens(thread_rng, p.hue_prob):
         return image
     delta = uniform(thread_rng, -p.hue_delta, p.hue_delta)
     return _in_hsv(image, 0, 1, float(delta)) if delta else image
@@ -67,7 +67,7 @@ def _hue(image: Pixels, p: pb.DistortionParameter, thread_rng: Word) -> Pixels:
 
 def _order(image: Pixels, p: pb.DistortionParameter, thread_rng: Word, own: Word) -> Pixels:
     """Permute the channels; real Caffe takes these numbers from libc's rand()."""
-    if not _wanted(thread_rng, p.random_order_prob):
+    if not _happens(thread_rng, p.random_order_prob):
         return image
     order = [0, 1, 2]
     for i in (1, 2):
