@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from caffeio.ops.tracing import uncompiled
+
 if TYPE_CHECKING:
     from caffeio.layers.python.layer import PythonLayer
 
@@ -33,7 +35,7 @@ class _Call(torch.autograd.Function):
         return None, None, *wanted
 
 
-@torch.compiler.disable  # type: ignore[untyped-decorator]
+@uncompiled
 def run_code(layer: PythonLayer, *bottoms: Tensor) -> Tensor | tuple[Tensor, ...]:
     """Run the user's reshape and forward; return the tops."""
     if any(x.is_meta for x in bottoms) or any(x.is_meta for x in layer.blobs):
