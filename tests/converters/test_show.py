@@ -171,7 +171,8 @@ TINY = [5e-324, 0, 1e-323]
 @pytest.mark.parametrize("values", [
     np.random.RandomState(0).randn(200_000).astype(np.float32),  # several pieces
     np.arange(41, dtype=np.float32), np.arange(-128, 128).astype(np.float16),
-    np.float32([np.inf, 1, 2, np.nan, -3]), np.array(HUGE), np.array(TINY), np.nextafter([1, 1], [1, 2]),
+    np.float32([np.inf, 1, 2, np.nan, -3]), np.array(HUGE), np.array(TINY),
+    np.nextafter([1, 1], [1, 2]),
 ])  # fmt: skip
 def test_histograms_are_numpy_s(values):
     stats = stats_of(values)
