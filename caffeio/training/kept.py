@@ -50,7 +50,7 @@ class Kept:
             (number, i)
             for number, layer in enumerate(self._net.layers)
             for i, spec in enumerate(layer.blob_specs)
-            if spec.statistic or layer.kind == "Python"
+            if spec.statistic or layer.type_name == "Python"
         ]
         layers = list(self._net.layers)
         self._blobs = [raw_blobs(layers[number])[i] for number, i in self._places]
