@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict, deque
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from caffeio.converters.diff.matching import matching
 from caffeio.converters.diff.messages import layer_fields, rules_text
@@ -25,10 +26,14 @@ class Alignment:
 def align(left: Layers, right: Layers) -> Alignment:
     """Pair the layers of two nets; no layer has two partners."""
     partner: dict[int, int] = {}
-    _pair_by_key(left, right, partner, lambda p: (p.name, rules_text(p)))
-    _pair_by_key(left, right, partner, lambda p: p.name)
-    _pair_by_structure(left, right, partner, _structure)
-    _pair_by_wiring(left, right, partner)
+    for pair in (
+        partial(_pair_by_key, key=lambda p: (p.name, rules_text(p))),
+        partial(_pair_by_key, key=lambda p: p.name),
+        partial(_pair_by_structure, key=_structure),
+        _pair_by_wiring,
+    ):
+        if len(partner) < min(len(left), len(right)):
+            pair(left, right, partner)
     taken = set(partner.values())
     return Alignment(
         sorted(partner.items()),
