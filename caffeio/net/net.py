@@ -50,7 +50,6 @@ from caffeio.net.step import (
     fuse_steps,
     raw_blobs,
     register_layer,
-    shape_text,
     shown,
 )
 from caffeio.ops.batch_norm import fused_batch_norm_scale
@@ -62,6 +61,7 @@ from caffeio.ops.tracing import is_exporting
 from caffeio.profiles import BVLC, Profile
 from caffeio.proto import caffe_pb2 as pb
 from caffeio.proto.weights.load import Weights
+from caffeio.shape_text import caffe_shape
 
 __all__ = ["DataSource", "LearnableParam", "Net", "Step", "Trace"]
 
@@ -294,7 +294,7 @@ class Net(nn.Module):
                 if there != here:
                     raise NetError(
                         f"cannot share param {i} weights from layer {step.node.name!r}; shape "
-                        f"mismatch: {shape_text(there)} in the train net, {shape_text(here)} in "
+                        f"mismatch: {caffe_shape(there)} in the train net, {caffe_shape(here)} in "
                         "this one"
                     )
                 own = raw_blobs(step.layer)[i]

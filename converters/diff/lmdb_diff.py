@@ -11,6 +11,7 @@ from typing import Any
 from caffeio.converters.report.model import Cell, Report, count
 from caffeio.data.db.buffer import Buffer
 from caffeio.proto.caffe_pb2 import Datum
+from caffeio.shape_text import format_shape
 
 SHOWN = 10
 
@@ -98,7 +99,7 @@ def _words(left: bytes, right: bytes) -> str:
         out.append(f"label {a.label} -> {b.label}")
     shapes = [(d.channels, d.height, d.width) for d in (a, b)]
     if shapes[0] != shapes[1]:
-        out.append(" -> ".join("x".join(map(str, shape)) for shape in shapes))
+        out.append(" -> ".join(format_shape(shape) for shape in shapes))
     if a.encoded != b.encoded:
         out.append("encoded" if b.encoded else "no longer encoded")
     if a.data != b.data or a.float_data != b.float_data:

@@ -10,6 +10,7 @@ from google.protobuf.message import Message
 
 from caffeio.converters.report.model import number
 from caffeio.proto.caffe_pb2 import LayerParameter
+from caffeio.shape_text import format_shape
 
 Flat = dict[str, Any]
 
@@ -106,7 +107,7 @@ def _one_spelling(p: Any, prefix: str, out: Flat) -> None:
         if len(set(values)) == 1:
             values = values[:1]
         if values and values != [_WINDOW_DEFAULTS[name]]:
-            out[f"{prefix}.{name}"] = " x ".join(map(str, values))
+            out[f"{prefix}.{name}"] = format_shape(values, " x ")
 
 
 def default_text(message: Message, path: str) -> str:

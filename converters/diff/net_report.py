@@ -17,7 +17,7 @@ from caffeio.converters.diff.net_diff import (
 )
 from caffeio.converters.report.model import Cell, Report, Section, listed, scaled, size
 from caffeio.layers.registry import reads_data
-from caffeio.net.shapes import format_shape
+from caffeio.shape_text import format_shape
 
 LIMIT = 40  # rows of one list
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from caffeio.converters.diff.weights_diff import BINS, BlobDiff, WeightsDiff, as_data
 from caffeio.converters.report.model import Cell, Report, Section, Tone, count, listed, scaled
-from caffeio.net.shapes import format_shape
+from caffeio.shape_text import format_shape
 
 
 def report(diff: WeightsDiff, *, show_all: bool = False) -> Report:

@@ -20,6 +20,7 @@ from caffeio.converters.from_onnx.targets import Target, get_target
 from caffeio.converters.onnx.told import told_layers
 from caffeio.errors import CaffeIOError, UnsupportedError
 from caffeio.proto import caffe_pb2 as pb
+from caffeio.shape_text import format_shape
 
 DEFAULT_TARGET = "bvlc-1.0"
 _ORDINARY = ("", "ai.onnx")
@@ -227,4 +228,4 @@ def _finished(w: Writer, model: Any) -> Compiled:
 
 def shapes_text(shapes: Sequence[Dims]) -> str:
     """Shapes for people: (1, 3, 8, 8)."""
-    return ", ".join("(" + ", ".join(map(str, shape)) + ")" for shape in shapes)
+    return ", ".join(f"({format_shape(shape, ', ')})" for shape in shapes)

@@ -19,11 +19,12 @@ from caffeio.converters.source import Source
 from caffeio.errors import CaffeIOError, NetError
 from caffeio.memory import free_bytes
 from caffeio.net.graph import Graph, build_graph, is_included, net_state
-from caffeio.net.shapes import NetShapes, format_shape, infer_net, is_known
+from caffeio.net.shapes import NetShapes, infer_net, is_known
 from caffeio.profiles import BVLC, Profile, choose_profile
 from caffeio.proto import caffe_pb2 as pb
 from caffeio.proto.files import NetFile, read_net
 from caffeio.proto.io.mapped import map_file
+from caffeio.shape_text import format_shape
 
 
 @dataclass(frozen=True)

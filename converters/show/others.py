@@ -109,8 +109,8 @@ def _net_line(net: Any, out: Report) -> None:
 def show_state(source: Source) -> Report:
     """A solver state: iteration, weights, history blobs."""
     from caffeio.converters.show.stats import stats_of
-    from caffeio.net.shapes import format_shape
     from caffeio.proto.weights.solverstate import read_solverstate
+    from caffeio.shape_text import format_shape
 
     state = read_solverstate(source.path)
     out = Report(f"{source.label}: {KINDS[source.kind]}")
@@ -140,8 +140,8 @@ def show_state(source: Source) -> Report:
 def show_mean(source: Source) -> Report:
     """A mean image: its shape, and the mean of each channel."""
     from caffeio.converters.show.stats import stats_of
-    from caffeio.net.shapes import format_shape
     from caffeio.proto.weights.blobproto import read_blobproto
+    from caffeio.shape_text import format_shape
 
     blob = read_blobproto(source.path)
     out = Report(f"{source.label}: {KINDS['mean']}")
@@ -197,8 +197,8 @@ def _records(records: Iterator[tuple[Buffer, Buffer]], limit: int) -> dict[str, 
     from google.protobuf.message import DecodeError
 
     from caffeio.data.first_record import datum_shape
-    from caffeio.net.shapes import format_shape
     from caffeio.proto.caffe_pb2 import Datum
+    from caffeio.shape_text import format_shape
 
     shapes: Counter[str] = Counter()
     encodings: Counter[str] = Counter()

@@ -14,7 +14,7 @@ from caffeio.converters.show import graphics
 from caffeio.converters.show.nets import ShownNet
 from caffeio.converters.show.stats import Stats
 from caffeio.converters.show.view import Part, Row, shape_words
-from caffeio.net.shapes import format_shape
+from caffeio.shape_text import format_shape
 from caffeio.visible import escaped
 
 STYLE = """

@@ -14,7 +14,7 @@ from caffeio.converters.report.model import Report, count, listed, size
 from caffeio.converters.show.stats import stats_of
 from caffeio.converters.source import Source
 from caffeio.errors import CaffeIOError, WeightsError
-from caffeio.net.shapes import format_shape
+from caffeio.shape_text import format_shape
 
 
 def show_onnx(source: Source) -> Report:

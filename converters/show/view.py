@@ -8,7 +8,8 @@ from typing import Any
 
 from caffeio.converters.show.words import layer_words
 from caffeio.net.graph import Graph, Node
-from caffeio.net.shapes import LayerShapes, NetShapes, Shape, format_shape, parameters_of, product
+from caffeio.net.shapes import LayerShapes, NetShapes, Shape, parameters_of, product
+from caffeio.shape_text import format_shape
 
 
 @dataclass

@@ -10,6 +10,7 @@ from google.protobuf.message import Message
 from caffeio.converters.diff.messages import flatten
 from caffeio.converters.report.model import number
 from caffeio.proto.caffe_pb2 import EltwiseParameter, LayerParameter, PoolingParameter
+from caffeio.shape_text import format_shape
 
 
 def layer_words(param: LayerParameter) -> str:
@@ -26,7 +27,7 @@ def _pair(p: Any, name: str, default: int) -> str:
         values = [getattr(p, f"{stem}_h"), getattr(p, f"{stem}_w")]
     if len(values) == 1:
         values *= 2
-    return "" if not values or set(values) == {default} else "x".join(map(str, values))
+    return "" if not values or set(values) == {default} else format_shape(values)
 
 
 def _short(pair: str) -> str:
@@ -49,7 +50,7 @@ def _convolution(param: LayerParameter) -> str:
     p = param.convolution_param
     words = _window(p)
     if list(p.dilation) not in ([], [1]):
-        words.append(f"dilation {_short('x'.join(map(str, p.dilation)))}")
+        words.append(f"dilation {_short(format_shape(p.dilation))}")
     if p.group > 1:
         words.append(f"{p.group} groups")
     words.append(f"-> {p.num_output}")

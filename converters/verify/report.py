@@ -16,6 +16,7 @@ from caffeio.converters.verify.row import LayerRow
 from caffeio.converters.verify.samples import sample_inputs
 from caffeio.converters.verify.sides import NetSide, Side
 from caffeio.errors import CaffeIOError
+from caffeio.shape_text import format_shape
 
 
 def inputs_for(
@@ -94,9 +95,9 @@ def _table(out: Report, title: str, rows: Sequence[LayerRow], tolerance: float) 
         right=(4, 5, 6),
     )  # fmt: skip
     for row in rows:
-        shape = "x".join(map(str, row.shape)) or "scalar"
+        shape = format_shape(row.shape)
         if row.other is not None:
-            shape += f" / {'x'.join(map(str, row.other))}"
+            shape += f" / {format_shape(row.other)}"
         bad = not row.relative <= tolerance
         own = "" if row.own is None else f"{row.own:.2g}"
         relative = Cell(f"{row.relative:.2g}", "bad" if bad else "")
