@@ -50,7 +50,7 @@ class Preprocessing:
 class Seen:
     """What a net made of a picture."""
 
-    words: str  # how the picture was prepared
+    preparation: str  # how the picture was prepared
     classes: list[tuple[int, str, float]] = field(default_factory=list)  # number, name, score
     boxes: list[tuple[Box, float, str]] = field(default_factory=list)  # with score and name
     maps: dict[str, list[int]] = field(default_factory=dict)  # blob -> the channels that are drawn

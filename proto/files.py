@@ -161,7 +161,7 @@ def decode_text(data: bytes) -> str:
     return data.decode("utf-8", "surrogateescape")
 
 
-def text_of(data: Any, path: str) -> str:
+def decode_file_text(data: Any, path: str) -> str:
     """The text in a file's bytes; CaffeIOError if they are binary."""
     if is_binary(data[:HEAD]):
         raise CaffeIOError("is a binary file, not a prototxt", where=path)

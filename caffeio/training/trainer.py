@@ -19,7 +19,7 @@ from caffeio.boost_random import CaffeRng
 from caffeio.data import Options
 from caffeio.data.draws import entropy
 from caffeio.log.debug_info import log_forward
-from caffeio.log.glog import NULL_LOG, Log, number
+from caffeio.log.glog import NULL_LOG, Log, stream_float
 from caffeio.net.net import Net
 from caffeio.net.room import estimate, warn_of
 from caffeio.profiles import Profile
@@ -262,7 +262,7 @@ class Trainer:
         self.log.info("solver.cpp:381", "Initial Test started...")
         began = perf_counter()
         self.tests.run_all(batches=1)
-        seconds = number(perf_counter() - began)
+        seconds = stream_float(perf_counter() - began)
         self.log.info("solver.cpp:385", f"Initial Test completed in {seconds}s")
 
     def _extra_forward(self) -> None:
@@ -272,7 +272,7 @@ class Trainer:
         if self.net.keep_trace:
             log_forward(self.log, self.net)
         self.smoothed.add(self.net.loss.detach())
-        loss = number(self.smoothed.value)
+        loss = stream_float(self.smoothed.value)
         self.log.info("solver.cpp:327", f"Iteration {self.iter}, loss = {loss}")
 
     def step(self, count: int) -> bool:

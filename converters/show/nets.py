@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from caffeio.converters.diff.weights_diff import blob_name
 from caffeio.converters.preprocessing import Recipe, recipe_of
 from caffeio.converters.report.model import Cell, Report, Section, Tone, count, listed, scaled, size
+from caffeio.converters.show.layer_summary import short_type
 from caffeio.converters.show.stats import Stats, stats_of
 from caffeio.converters.show.view import Row, View, as_data, make_view, shape_words
-from caffeio.converters.show.words import short_type
 from caffeio.converters.source import Source
 from caffeio.errors import CaffeIOError, NetError
 from caffeio.memory import free_bytes
@@ -196,7 +196,7 @@ def report(shown: ShownNet, options: Options) -> Report:
     out.data = data_of(shown)
     _head(shown, out)
     for warning in shown.warnings:
-        out.say(warning, tone="warn")
+        out.add_paragraph(warning, tone="warn")
     _preprocessing(shown, out)
     if shown.view is not None:
         _layers(shown, out.section("Layers"), options)
@@ -293,7 +293,7 @@ def _layers(shown: ShownNet, section: Section, options: Options) -> None:
                 "" if row.parts[0].shapes.known_type else "bad",
                 short_type(row.type_name),
             ),
-            Cell(row.words, "dim"),
+            Cell(row.summary, "dim"),
             shape_words(row.tops),
             "?" if row.parameters is None else f"{row.parameters:,}" if row.parameters else "",
             _macs(row, batch),

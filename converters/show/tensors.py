@@ -85,7 +85,7 @@ def show_tensors(source: Source) -> Report:
     titles = {"safetensors": "safetensors", "pt": "PyTorch file", "npz": "NumPy archive"}
     if source.kind == "pt" and (program := _program(source)):
         out = Report(f"{source.label}: {program}")
-        out.say(f"A program, not only tensors; size {size(source.path.stat().st_size)}.")
+        out.add_paragraph(f"A program, not only tensors; size {size(source.path.stat().st_size)}.")
         out.data = {"kind": "pt", "file": source.label, "program": program}
         return out
     tensors = _READERS[source.kind](source)

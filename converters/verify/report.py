@@ -63,14 +63,14 @@ def _report(first: Side, second: Side, found: Comparison, given: bool) -> Report
     out = Report("Two models, layer by layer")
     what = "the given inputs" if given else f"{found.samples} inputs"
     good = found.same
-    out.say(
+    out.add_paragraph(
         f"{'The same' if good else 'NOT the same'} on {what}: the outputs differ by at most "
         f"{found.worst:.2g} of the largest value (limit {found.tolerance:g}).",
         tone="good" if good else "bad",
     )
     if found.first is not None:
         row = found.first
-        out.say(
+        out.add_paragraph(
             f"First layer that differs: {row.layer!r} ({row.kind}), blob {row.blob!r}: "
             f"{row.relative:.2g}. Likely cause: {found.cause or 'not known'}.",
             tone="warn",
@@ -82,7 +82,7 @@ def _report(first: Side, second: Side, found: Comparison, given: bool) -> Report
     _table(out, "Outputs", found.outputs, found.tolerance)
     _table(out, "Layers", found.rows, found.tolerance)
     if found.hidden:
-        out.section("Not compared").say(
+        out.section("Not compared").add_paragraph(
             f"The other model does not show {listed(found.hidden, 40)}."
         )
     out.data = _data(first, second, found)
@@ -105,7 +105,7 @@ def _table(out: Report, title: str, rows: Sequence[LayerRow], tolerance: float) 
 
 
 def _data(first: Side, second: Side, found: Comparison) -> dict[str, Any]:
-    def number(value: float | None) -> float | str | None:
+    def number_or_text(value: float | None) -> float | str | None:
         return value if value is None or np.isfinite(value) else str(value)
 
     return {
@@ -114,7 +114,7 @@ def _data(first: Side, second: Side, found: Comparison) -> dict[str, Any]:
         "a": first.files.hashes(),
         "b": second.files.hashes(),
         "same": found.same,
-        "largest": number(found.worst),
+        "largest": number_or_text(found.worst),
         "tolerance": found.tolerance,
         "inputs": found.samples,
         "first": found.first.layer if found.first is not None else None,
@@ -126,9 +126,9 @@ def _data(first: Side, second: Side, found: Comparison) -> dict[str, Any]:
                 "type": row.kind,
                 "blob": row.blob,
                 "shape": list(row.shape),
-                "absolute": number(row.absolute),
-                "relative": number(row.relative),
-                "own": number(row.own),
+                "absolute": number_or_text(row.absolute),
+                "relative": number_or_text(row.relative),
+                "own": number_or_text(row.own),
             }
             for row in found.rows
         ],
