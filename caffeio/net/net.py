@@ -224,9 +224,9 @@ class Net(nn.Module):
                 values = torch.empty(spec.shape)
                 stale = id(old) in made and keeps_later(layer, i)
                 if id(old) in replaced and exact is None and not stale:
-                    check_filler(spec.shape, spec.filler, where=layer)
+                    check_filler(spec.shape, spec.filler, owner=layer)
                 else:
-                    fill(values, spec.filler, spec.default, rng, where=layer)
+                    fill(values, spec.filler, spec.default, rng, owner=layer)
                     if spec.initial is not None:
                         values.copy_(torch.as_tensor(spec.initial))
                 if spec.kept_shape is not None:
@@ -238,7 +238,7 @@ class Net(nn.Module):
                 layer.blobs[i] = made[id(old)]
             for i in layer.filled_again if exact is not None else ():
                 spec = layer.blob_specs[i]
-                fill(torch.empty(spec.shape), spec.filler, spec.default, rng, where=layer)
+                fill(torch.empty(spec.shape), spec.filler, spec.default, rng, owner=layer)
             for module in layer.modules():
                 for key, buffer in module._buffers.items():
                     if buffer is not None:

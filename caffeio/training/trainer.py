@@ -100,7 +100,7 @@ class Trainer:
         if world.size > 1:
             world.check_same(facts_of(job, options))
         param, profile = job.param, job.profile
-        self.schedule = Schedule(param, profile, where=job.where)
+        self.schedule = Schedule(param, profile, locate=job.locate)
         if world.is_root:
             job.probe_prefix()
         rng = self._random_numbers(param.random_seed, world)
@@ -109,7 +109,7 @@ class Trainer:
             data = replace(data, shared_seed=shared_seed(param.random_seed, world))
         nets = self.builder(job, world, log, rng, data).build()
         opened.enter_context(nets.closing)
-        optimizer = make_optimizer(param, profile, nets.train.learnable, where=job.where)
+        optimizer = make_optimizer(param, profile, nets.train.learnable, locate=job.locate)
         if not profile.clips_gradients:
             optimizer.clip_gradients = -1.0
         needed = estimate(

@@ -138,7 +138,7 @@ def dialect_words(file: NetFile, source: Source, given: str | None) -> str:
 def _graph(shown: ShownNet, options: Options) -> Graph | None:
     """Build the net for the phase that was asked for, else for the first that works."""
     assert shown.file is not None
-    message, where = shown.file.message, shown.file.where
+    message, locate = shown.file.message, shown.file.locate
     phases = [options.phase] if options.phase else ["TEST", "TRAIN"]
     errors = []
     for add_inputs in (False, True):
@@ -148,7 +148,7 @@ def _graph(shown: ShownNet, options: Options) -> Graph | None:
                 net = _with_inputs(message, phase, options, shown)
 
             def place(index: int, shift: int = len(net.layer) - len(message.layer)) -> str:
-                return where("layer", index - shift) if index >= shift else ""
+                return locate("layer", index - shift) if index >= shift else ""
 
             try:
                 return build_graph(
@@ -156,7 +156,7 @@ def _graph(shown: ShownNet, options: Options) -> Graph | None:
                     phase=phase,
                     level=options.level,
                     stages=options.stages,
-                    where=place,
+                    locate=place,
                 )
             except NetError as error:
                 errors.append(f"cannot be built for {phase}: {error}")
