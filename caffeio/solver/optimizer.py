@@ -93,6 +93,11 @@ class CaffeOptimizer(Optimizer):
                 name: torch.zeros_like(blob.tensor, requires_grad=False) for name in self._names
             }
 
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Add a group as torch does, without the compiler that torch loads to leave this out."""
+        plain = getattr(Optimizer.add_param_group, "__wrapped__", Optimizer.add_param_group)
+        plain(self, param_group)
+
     # The state.
 
     @property

@@ -126,7 +126,7 @@ class Trainer:
         self.snapshots = Snapshots(self.state, background=options.async_snapshots)
         opened.callback(self.snapshots.close)
         if world.watchdog is not None:
-            world.watchdog.rescue = self.snapshots.rescue
+            world.watchdog.rescue = self.snapshots.rescue_in_time
         self.tests = Tests(self.state, self.snapshots)
         self.iteration = self.loop(self.state, module, self.schedule, self.display)
 
@@ -267,11 +267,13 @@ class Trainer:
 
     def _extra_forward(self) -> None:
         """Caffe runs one more batch for the last loss line: BatchNorm statistics move with it."""
+        self.state.kept.begin()
         with torch.no_grad():  # debug_info stays as the last trained iteration had it
             self.net()
         if self.net.keep_trace:
             log_forward(self.log, self.net)
         self.smoothed.add(self.net.loss.detach())
+        self.state.kept.end()
         loss = stream_float(self.smoothed.value)
         self.log.info("solver.cpp:327", f"Iteration {self.iter}, loss = {loss}")
 
@@ -306,9 +308,11 @@ class Trainer:
             state.smoothed.add(loss)
             if self.display.due:
                 self.display.show(self.iteration.outputs)
-            rate = self.iteration.update()
-            state.iter += 1
-            state.whole = True
+            with state.kept.guard:
+                rate = self.iteration.update()
+                state.iter += 1
+                state.whole = True
+                state.kept.end()
             if state.events.iteration is not None:
                 ended = self._report(loss, rate, ended)
             waits = state.iter == stop or self._test_due(began)  # a test may take long

@@ -34,8 +34,9 @@ def totals(side: NetSide, phase: str) -> dict[str, str]:
     if shapes.macs and batch:
         per_image = scaled(shapes.macs / batch)
         out["MACs an image"] = per_image + ("" if shapes.macs_known else " or more")
-    if shapes.data_bytes:
-        out["memory of blobs"] = size(shapes.data_bytes) + (f" for {batch} images" if batch else "")
+    held = shapes.data_bytes
+    if held:
+        out["memory of blobs"] = size(held) + (f" for {batch} images" if batch else "")
     inputs = [
         f"{top} {format_shape(shapes.blobs.get(top))}"
         for node in shapes.graph.nodes
