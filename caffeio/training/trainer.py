@@ -19,7 +19,7 @@ from caffeio.boost_random import CaffeRng
 from caffeio.data import Options
 from caffeio.data.draws import entropy
 from caffeio.log.debug_info import log_forward
-from caffeio.log.glog import NULL_LOG, Log, number
+from caffeio.log.glog import NULL_LOG, Log, stream_float
 from caffeio.net.net import Net
 from caffeio.net.room import estimate, warn_of
 from caffeio.profiles import Profile
@@ -100,7 +100,7 @@ class Trainer:
         if world.size > 1:
             world.check_same(facts_of(job, options))
         param, profile = job.param, job.profile
-        self.schedule = Schedule(param, profile, where=job.where)
+        self.schedule = Schedule(param, profile, locate=job.locate)
         if world.is_root:
             job.probe_prefix()
         rng = self._random_numbers(param.random_seed, world)
@@ -109,7 +109,7 @@ class Trainer:
             data = replace(data, shared_seed=shared_seed(param.random_seed, world))
         nets = self.builder(job, world, log, rng, data).build()
         opened.enter_context(nets.closing)
-        optimizer = make_optimizer(param, profile, nets.train.learnable, where=job.where)
+        optimizer = make_optimizer(param, profile, nets.train.learnable, locate=job.locate)
         if not profile.clips_gradients:
             optimizer.clip_gradients = -1.0
         needed = estimate(
@@ -262,7 +262,7 @@ class Trainer:
         self.log.info("solver.cpp:381", "Initial Test started...")
         began = perf_counter()
         self.tests.run_all(batches=1)
-        seconds = number(perf_counter() - began)
+        seconds = stream_float(perf_counter() - began)
         self.log.info("solver.cpp:385", f"Initial Test completed in {seconds}s")
 
     def _extra_forward(self) -> None:
@@ -274,7 +274,7 @@ class Trainer:
             log_forward(self.log, self.net)
         self.smoothed.add(self.net.loss.detach())
         self.state.kept.end()
-        loss = number(self.smoothed.value)
+        loss = stream_float(self.smoothed.value)
         self.log.info("solver.cpp:327", f"Iteration {self.iter}, loss = {loss}")
 
     def step(self, count: int) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from caffeio.converters.report.model import number
+from caffeio.converters.report.model import short_float
 from caffeio.visible import escaped
 
 _WIDE, _HIGH = 720, 220
@@ -49,7 +49,7 @@ def _axes(longest: int, low: float, high: float) -> list[str]:
         out.append(f'<line x1="{_LEFT}" x2="{_WIDE - _RIGHT}" y1="{y:.1f}" y2="{y:.1f}" '
                    'stroke="currentColor" stroke-opacity=".15"/>')  # fmt: skip
         out.append(f'<text x="{_LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">'
-                   f"{number(float(f'{value:.3g}'))}</text>")  # fmt: skip
+                   f"{short_float(float(f'{value:.3g}'))}</text>")  # fmt: skip
     for at in map(round, ticks(0, max(longest - 1, 1), least=1)):
         anchor = "start" if at == 0 else "end" if at == longest - 1 else "middle"
         out.append(f'<text x="{_x(at, longest):.1f}" y="{_HIGH - 8}" text-anchor="{anchor}">'
