@@ -57,6 +57,11 @@ def set_ipp(on: bool) -> bool:
     return before
 
 
+def uses_ipp() -> bool:
+    """Whether OpenCV uses Intel IPP in this thread."""
+    return hasattr(cv2, "ipp") and bool(cv2.ipp.useIPP())
+
+
 def decode(data: Buffer, flag: int = NATIVE) -> Pixels:
     """Decode an image file to uint8 (H, W) or (H, W, C), BGR(A).
 
@@ -125,10 +130,15 @@ def read_image(path: str, *, color: bool) -> Pixels:
         raise DataError(f"could not load {path!r}: {error.message}") from None
 
 
-def resize(image: Pixels, width: int, height: int, interpolation: int = cv2.INTER_LINEAR) -> Pixels:
-    """OpenCV's resize, as Caffe calls it."""
+def check_size(width: int, height: int) -> None:
+    """Raise DataError for a size that no image can have."""
     if width <= 0 or height <= 0:
         raise DataError(f"cannot resize an image to width {width}, height {height}")
+
+
+def resize(image: Pixels, width: int, height: int, interpolation: int = cv2.INTER_LINEAR) -> Pixels:
+    """OpenCV's resize, as Caffe calls it."""
+    check_size(width, height)
     return np.asarray(cv2.resize(image, (width, height), interpolation=interpolation))
 
 
