@@ -220,6 +220,8 @@ _TENSORS = [name for name in FORMATS if name != "caffemodel"]
 CONVERSIONS: dict[tuple[str, str], Converter] = {
     ("onnx", "caffemodel"): _TO_CAFFE,
     ("pt2", "caffemodel"): _TO_CAFFE,
+    ("onnx", "h5"): _TO_CAFFE,
+    ("pt2", "h5"): _TO_CAFFE,
     (NET, "onnx"): _TO_ONNX,
     (NET, "caffemodel"): Converter(
         conversions.to_caffemodel, (*_STATE, "to_dialect", "input_shape", "caffe", "map")

@@ -11,6 +11,7 @@ from caffeio.converters.from_onnx.verify import check, verify
 from caffeio.converters.from_onnx.write import (
     made_here,
     prototxt_beside,
+    refuse_size,
     unverified,
     write_files,
 )
@@ -33,6 +34,9 @@ def to_caffe(job: Conversion) -> Outcome:
         outputs=r.output_blob,
         where=str(source),
     )
+    hdf5 = job.target_format == "h5"
+    if not hdf5:
+        refuse_size(compiled, str(job.target))
     outcome = Outcome(warnings=[*compiled.notes, *unverified(compiled)])
     if r.no_verify:
         outcome.warnings.append("NOT COMPARED with the model: --no-verify")
@@ -44,7 +48,7 @@ def to_caffe(job: Conversion) -> Outcome:
         outcome.warnings += report.notes
     beside = prototxt.parent.resolve() == job.target.parent.resolve()
     written = job.out.parent / prototxt.name if beside else prototxt
-    outcome.warnings += write_files(compiled, job.out, written, source.name)
+    outcome.warnings += write_files(compiled, job.out, written, source.name, hdf5=hdf5)
     outcome.messages.append(
         f"{len(compiled.layers)} layers for {compiled.target.name}, in {prototxt}"
     )

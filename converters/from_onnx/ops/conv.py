@@ -91,12 +91,19 @@ def convolve(
         kernels.append((front, back))
         reach = one[1] * (weight.shape[2 + i] - 1) + 1
         sizes.append((size + one[2] + one[3] - reach) // one[0] + 1)
-    weight = np.pad(weight, [(0, 0), (0, 0), *kernels])
+    weight = _with_zeros(weight, kernels)
     fields = _fields(weight.shape[0], weight.shape[2:], window, pads, group, bias)
     out = (shape[0], weight.shape[0], *sizes)
     blobs = [weight] if bias is None else [weight, bias]
     top: str = w.layer("Convolution", [x], out, blobs=blobs, convolution_param=fields)
     return w.reshape(top, out[:3], hint="as_1d") if flat else top
+
+
+def _with_zeros(weight: Array, kernels: list[tuple[int, int]]) -> Array:
+    """The weights with zeros around each kernel; the same array where there are none."""
+    if not any(front or back for front, back in kernels):
+        return weight
+    return np.pad(weight, [(0, 0), (0, 0), *kernels])
 
 
 def _fields(
@@ -191,7 +198,7 @@ def deconvolve(
         pads.append(pad)
         kernels.append((front, back))
         sizes.append(reach + gap * (front + back) - 2 * pad)
-    weight = np.pad(weight, [(0, 0), (0, 0), *kernels])
+    weight = _with_zeros(weight, kernels)
     fields = _fields(weight.shape[1] * group, weight.shape[2:], window, pads, group, bias)
     blobs = [weight] if bias is None else [weight, bias]
     out = (shape[0], weight.shape[1] * group, *sizes)
