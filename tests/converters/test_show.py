@@ -10,6 +10,7 @@ import re
 import shutil
 import subprocess
 from html.parser import HTMLParser
+from itertools import pairwise
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -119,8 +120,17 @@ def test_layout_has_no_overlaps_and_flows_down(graph):
     for start, end in edges:
         assert boxes[start].y < boxes[end].y
         route = drawing.routes[start, end]
-        assert route[0] == (boxes[start].x, boxes[start].y)
-        assert route[-1] == (boxes[end].x, boxes[end].y)
+        assert route[0][:2] == (boxes[start].x, boxes[start].y + boxes[start].height / 2)
+        assert (route[-1][0], route[-1][2]) == (boxes[end].x, boxes[end].y - boxes[end].height / 2)
+        for x, top, bottom in route:  # straight down, behind no box; bends are between ranks
+            assert top <= bottom
+            assert not [
+                b
+                for b in boxes
+                if abs(b.x - x) < b.width / 2 and top < b.y + b.height / 2 and bottom > b.y - 5
+            ]
+        for (_, _, low), (_, high, _) in pairwise(route):
+            assert low < high
     for i, a in enumerate(boxes):
         assert a.x - a.width / 2 >= -1e-6 and a.x + a.width / 2 <= drawing.width + 1e-6
         for b in boxes[i + 1 :]:
