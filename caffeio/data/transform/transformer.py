@@ -16,7 +16,7 @@ from caffeio.data.draws import Draws, Word
 from caffeio.data.records.datum import Datum
 from caffeio.data.transform import augment, nvidia
 from caffeio.data.transform.cubic import Part
-from caffeio.data.transform.image import COLOR, GRAY, NATIVE, Pixels, decode
+from caffeio.data.transform.image import COLOR, GRAY, NATIVE, Encoded, Pixels, decode
 from caffeio.data.transform.noise import apply_noise
 from caffeio.data.transform.normalize import Fail, Image, Normalizer, Window, default_fail
 from caffeio.layers.transforms import check_transform, crop_of, transformed
@@ -29,6 +29,11 @@ class Plan(NamedTuple):
 
     cut: augment.Cut | None  # what is resized; None: nothing
     window: Window  # of the resized image
+
+    def rows(self) -> int:
+        """How many rows of the image are needed, from its top."""
+        end = self.window.y + self.window.height
+        return end if self.cut is None else self.cut.rows(end)
 
 
 class Transformer(Normalizer):
@@ -69,6 +74,8 @@ class Transformer(Normalizer):
         self.lookahead = 0
         if self.randomly_resized or self.resizes:
             self.lookahead = 13 if param.HasField("random_aspect_ratio_param") else 2
+        # where samples share a generator, a file that turns out to be broken must draw nothing
+        self._by_rows = not self.resizes and self.thread_draws() is not None
 
     def needs_exact_cubic(self) -> bool:
         """Whether any resizing may be CUBIC, where OpenCV's IPP gives other pixels."""
@@ -137,8 +144,13 @@ class Transformer(Normalizer):
                 "crop_size",
             )
 
-    def place(self, image: Image, draws: Draws) -> tuple[Image, Window]:
+    def place(self, image: Image | Encoded, draws: Draws) -> tuple[Image, Window]:
         """Resize `image`, choose the window that is written; pixels beside it may be left out."""
+        if isinstance(image, Encoded):
+            if self._by_rows:
+                plan = self.plan(image.height, image.width, draws)
+                return self.follow(Image(image.top(plan.rows()), False), plan)
+            image = Image(image.top(image.height), False)
         if self.resizes:
             return self._place_resized(image, draws)
         _, height, width = image.shape
