@@ -63,7 +63,7 @@ def _explain(names: tuple[str, ...], as_json: bool) -> None:
         _json([page.as_json() for page in pages])
         return
     for page in pages:
-        say(f"{page.kind}: {page.bottoms} bottoms, {page.tops} tops\n\n{page.text}\n")
+        say(f"{page.type_name}: {page.bottoms} bottoms, {page.tops} tops\n\n{page.text}\n")
         wide = max((len(field) for _, field, _, _ in page.fields), default=0)
         message = ""
         for owner, field, kind, default in page.fields:
@@ -79,11 +79,11 @@ def _types(as_json: bool) -> None:
 
     types = layer_types()
     if as_json:
-        _json([kind.as_json() for kind in types])
+        _json([row.as_json() for row in types])
         return
     families: dict[str, list[str]] = {}
-    for kind in types:
-        families.setdefault(kind.family, []).append(kind.name)
+    for row in types:
+        families.setdefault(row.family, []).append(row.name)
     width = max(map(len, families))
     for family, names in sorted(families.items()):
         say(click.wrap_text(
@@ -94,9 +94,9 @@ def _types(as_json: bool) -> None:
 
 
 def _coverage(paths: tuple[str, ...], failed: bool, as_json: bool) -> None:
-    from caffeio.tools.layer_support import coverage
+    from caffeio.tools.layer_support import check_nets
 
-    result = coverage(paths)
+    result = check_nets(paths)
     nets = [net for net in result.nets if not (failed and net.built)]
     if as_json:
         totals = {"nets": len(result.nets), "built": result.built, "unknown": dict(result.unknown)}
@@ -117,7 +117,7 @@ def _coverage(paths: tuple[str, ...], failed: bool, as_json: bool) -> None:
     share = 100 * result.built / len(result.nets) if result.nets else 100.0
     say(f"{result.built} of {len(result.nets)} nets build ({share:.1f} %)")
     if result.unknown:
-        listed = ", ".join(f"{kind} ({n})" for kind, n in result.unknown.most_common())
+        listed = ", ".join(f"{name} ({n})" for name, n in result.unknown.most_common())
         say(f"types that nobody defines, with their nets: {listed}")
 
 

@@ -52,11 +52,11 @@ def command(
     if output and in_place:
         raise click.UsageError("--in-place and --output exclude each other.")
     from caffeio.cli._files import show_diff, write_output
-    from caffeio.cli._given import want_solver
+    from caffeio.cli._given import require_solver
     from caffeio.proto.files import encode_text
 
     for name in solvers:
-        want_solver(name, "scale")
+        require_solver(name, "scale")
     if output and len({Path(name).name for name in solvers}) < len(solvers):
         raise click.UsageError("two of the solvers have one file name: --output would mix them up")
     scaled = [

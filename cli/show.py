@@ -63,7 +63,7 @@ FORMS = {
 def command(files: tuple[str, ...], **options: Any) -> None:
     """Say what a Caffe file is, on one screen; --all shows every row of long tables.
 
-    FILE is a prototxt (net, solver or label map), a .caffemodel or .solverstate (binary or HDF5), a
+    FILE is a prototxt (net, solver, label map), a .caffemodel or .solverstate (binary or HDF5), a
     mean .binaryproto, an ONNX model, a safetensors, PyTorch or NumPy file, an LMDB or another
     folder, `-` for standard input, or REVISION:PATH of a git repository. A net may be
     followed by its weights. Several solvers are the phases of one training, whose images, epochs
@@ -79,7 +79,7 @@ def command(files: tuple[str, ...], **options: Any) -> None:
         )  # fmt: skip
         if net_and_weights and options["weights"] is None:
             options["weights"] = sources.pop().path
-        if len(sources) > 1:
+        if len(sources) > 1 or sources[0].kind == "phases":
             _write(None, _chain(sources, options), options)
             return
         [source] = sources
@@ -145,6 +145,8 @@ def _run(options: dict[str, Any]) -> Any:
 def _chain(sources: list[Any], options: dict[str, Any]) -> Any:
     from caffeio.converters.show.chain import show_chain
 
+    if options["script"]:
+        raise click.UsageError("--script is for one net")
     if options["form"] not in ("text", "json", "html"):
         raise click.UsageError(f"--{options['form']} shows one net")
     return show_chain(sources, _run(options), dialect=options["dialect"], caffe=options["caffe"])

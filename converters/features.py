@@ -112,7 +112,7 @@ def see(
 def _input(net: Net) -> tuple[str, tuple[int, ...]]:
     """The name and shape of the one picture that a net takes."""
     if len(net.inputs) != 1:
-        raise NetError(f"the net has the inputs {', '.join(net.inputs)}: one picture is wanted")
+        raise NetError(f"the net has the inputs {', '.join(net.inputs)}: one picture is options")
     name = net.inputs[0]
     shape = next(
         tuple(map(int, step.layer.top_shapes[step.tops.index(name)]))
@@ -129,7 +129,7 @@ def _input(net: Net) -> tuple[str, tuple[int, ...]]:
 Chosen = tuple[NDArray[Any] | None, float, bool]
 
 
-def _prepared(model: str | os.PathLike[str], wanted: Preprocessing) -> tuple[Chosen, str]:
+def _prepared(model: str | os.PathLike[str], options: Preprocessing) -> tuple[Chosen, str]:
     """Mean, scale and order of colours: what is asked for, else what the net's data layer says."""
     file = read_net(model)
     param, where = pb.TransformationParameter(), "nothing is subtracted or scaled"
@@ -138,18 +138,18 @@ def _prepared(model: str | os.PathLike[str], wanted: Preprocessing) -> tuple[Cho
         if layer.HasField("transform_param") and not layer.bottom and is_included(layer, state):
             param, where = layer.transform_param, f"as layer {layer.name!r} says"
             break
-    scale = wanted.scale if wanted.scale is not None else float(param.scale)
+    scale = options.scale if options.scale is not None else float(param.scale)
     mean: NDArray[Any] | None = None
-    if isinstance(wanted.mean, str):
-        mean = read_mean(wanted.mean)
-    elif wanted.mean is not None:
-        mean = np.array(wanted.mean, np.float32).reshape(-1, 1, 1)
+    if isinstance(options.mean, str):
+        mean = read_mean(options.mean)
+    elif options.mean is not None:
+        mean = np.array(options.mean, np.float32).reshape(-1, 1, 1)
     elif param.mean_file:
         places = [Path(folder) / param.mean_file for folder in ("", *folders_of(file.path))]
         mean = read_mean(str(next((p for p in places if p.exists()), places[0])))
     elif param.mean_value:
         mean = np.array(param.mean_value, np.float32).reshape(-1, 1, 1)
-    if wanted.mean is not None or wanted.scale is not None:
+    if options.mean is not None or options.scale is not None:
         where = "as you said"
     said = []
     if mean is not None:
@@ -157,7 +157,7 @@ def _prepared(model: str | os.PathLike[str], wanted: Preprocessing) -> tuple[Cho
     if scale != 1:
         said.append(f"times {scale:g}")
     words = f"{where}: {', '.join(said)}" if said else where
-    return (mean, scale, wanted.rgb), words + ("; RGB" if wanted.rgb else "")
+    return (mean, scale, options.rgb), words + ("; RGB" if options.rgb else "")
 
 
 def _as_input(

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -114,29 +114,35 @@ def state_of(data: Buffer, decoded: Decoded) -> NetState:
     name = "layers" if net.layers else "layer"
     if net.layers and net.layer:
         raise UnsupportedError("the net has both `layer` and `layers`, which no Caffe reads")
-    if any(path[:1] != (name,) or path[2:3] != ("blobs",) for path in decoded.blobs):
+    if any(path[:1] != (name,) or not _of_layer(path) for path in decoded.blobs):
         raise UnsupportedError("the net has nets with weights inside its layers")
     layers = []
     for index, message in enumerate(getattr(net, name)):
         param = type(message)()
         param.CopyFrom(message)
         layer = Layer(param, source=index)
-        for k in range(len(param.blobs)):
-            path = (name, index, "blobs", k)
-            names = {entry.name for entry, _ in message.blobs[k].ListFields()}
+        v0 = name == "layers" and bool(param.layer.blobs)
+        for k, blob in enumerate(message.layer.blobs if v0 else message.blobs):
+            path = (name, index, *(("layer",) if v0 else ()), "blobs", k)
+            names = {entry.name for entry, _ in blob.ListFields()}
             names |= {place.name for place in decoded.payload.get(path, ())}
             layer.blobs.append(Blob(data, decoded.blobs[path], frozenset(names)))
             layer.origin.append((index, k))
-        param.ClearField("blobs")
+        (param.layer if v0 else param).ClearField("blobs")
         layers.append(layer)
     rest = []
     for item in decoded.unknown:
         if item.path[:1] != (name,):
             rest.append(item)
-        elif item.path[2:3] != ("blobs",):  # what is in a blob goes with its bytes
+        elif not _of_layer(item.path):  # what is in a blob goes with its bytes
             layers[int(item.path[1])].unknown.append(item._replace(path=item.path[2:]))
     net.ClearField(name)
     return NetState(net, layers, name, rest)
+
+
+def _of_layer(path: Sequence[str | int]) -> bool:
+    """Whether a path leads to a blob of a layer, or of the V0 layer within it."""
+    return path[2:3] == ("blobs",) or path[2:4] == ("layer", "blobs")
 
 
 def located(error: CaffeIOError, path: str | os.PathLike[str]) -> CaffeIOError:
@@ -172,26 +178,26 @@ def _owners(state: NetState) -> Iterable[tuple[Layer, int]]:
 
 def blob_for(
     blob: Blob,
-    known: Mapping[str, int],
-    wanted: Mapping[str, int],
+    source_numbers: Mapping[str, int],
+    target_numbers: Mapping[str, int],
     *,
     floats: bool = False,
     shape: tuple[int, ...] | None = None,
 ) -> Array | memoryview | bytes:
     """The blob as an array or as the bytes of a BlobProto, for a dialect's BlobProto fields.
 
-    `known` and `wanted` give the numbers of BlobProto's fields in the file's and in the target's
-    dialect; if they agree the bytes stay as they are. Raw and packed numbers become floats;
-    `floats` makes floats of doubles too. `shape` replaces a legacy shape.
+    `source_numbers` and `target_numbers` are those of BlobProto's fields in the file's dialect
+    and in the target's; if they agree the bytes stay as they are. Raw and packed numbers become
+    floats; `floats` makes floats of doubles too. `shape` replaces a legacy shape.
     """
     raw = blob.raw()
     if raw is not None and shape is None:
-        same = all(known[name] == wanted.get(name) for name in blob.names)
+        same = all(source_numbers[name] == target_numbers.get(name) for name in blob.names)
         doubles = floats and bool(blob.names & {"double_data", "double_diff"})
         if same and not doubles:
             return raw
     array, info = blob.array(), blob.info
-    keep = array.dtype == np.float64 and not floats and "double_data" in wanted
+    keep = array.dtype == np.float64 and not floats and "double_data" in target_numbers
     if array.dtype == np.float64 and not keep:
         array = array.astype(np.float32)  # other types become floats while they are written
     array = array.reshape(shape) if shape is not None else array
@@ -235,8 +241,8 @@ def modern_shape(layer_type: str, index: int, legacy: tuple[int, ...]) -> tuple[
     if layer_type in ("InnerProduct", "Embed") and index == 0 and legacy[:2] == (1, 1):
         return legacy[2:]
     is_vector = index == 1 or layer_type == "PReLU"
-    known = ("Convolution", "Deconvolution", "InnerProduct", "Embed", "PReLU")
-    if layer_type in known and is_vector and len(ones) <= 1:
+    source_numbers = ("Convolution", "Deconvolution", "InnerProduct", "Embed", "PReLU")
+    if layer_type in source_numbers and is_vector and len(ones) <= 1:
         return (math.prod(legacy),)
     return None
 

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from caffeio.converters.netstate import modern_shape
 from caffeio.errors import UnsupportedError, WeightsError
 from caffeio.net.graph import Graph
 from caffeio.proto import caffe_pb2 as pb
 from caffeio.proto.files import read_net
 from caffeio.proto.io.blobs import NOTHING, Array, BlobInfo, Values
+from caffeio.proto.upgrade.upgrade import V1_TYPES
+from caffeio.proto.upgrade.v0 import V0_TYPES
 from caffeio.proto.weights.load import Weights, load_weights, write_caffemodel_h5
 from caffeio.proto.weights.mapping import LayerEntry
 
@@ -39,12 +43,34 @@ FORMATS = {
 
 
 def read_weights(path: PathLike, kind: str, *, dialect: str | None = None) -> Weights:
-    """Open weights of a format of FORMATS. Raises WeightsError."""
+    """Open weights of a format of FORMATS, old shapes of four axes as today's.
+
+    Raises WeightsError.
+    """
     module = FORMATS[kind].module
     if module is None:
-        return load_weights(path, dialect=dialect)
+        return _modern(load_weights(path, dialect=dialect))
     weights: Weights = _module(module).read(path)
     return weights
+
+
+def _modern(weights: Weights) -> Weights:
+    """Weights whose legacy shapes are those of today's Caffe, where the layer's type tells them."""
+    if not any(blob.legacy for entry in weights.layers for blob in entry.blobs):
+        return weights
+    layers = []
+    for entry in weights.layers:
+        kind = V1_TYPES.get(V0_TYPES.get(entry.type, ""), entry.type)
+        blobs = [_modern_blob(kind, i, blob) for i, blob in enumerate(entry.blobs)]
+        layers.append(entry._replace(blobs=blobs))
+    return replace(weights, layers=layers)
+
+
+def _modern_blob(kind: str, index: int, blob: BlobInfo) -> BlobInfo:
+    if not blob.legacy or (kind == "PReLU" and blob.count == 1):  # that one may have no axis
+        return blob
+    shape = modern_shape(kind, index, blob.shape)
+    return blob if shape is None else replace(blob, shape=shape, legacy=False)
 
 
 def write_weights(path: PathLike, kind: str, weights: Weights) -> list[str]:

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from caffeio.boost_random import CaffeRng
-from caffeio.data.draws import SetupDraws, draw_setup, entropy
+from caffeio.data.draws import LayerSeeds, draw_setup, entropy
 from caffeio.data.foreign_fields import foreign_fields
 from caffeio.data.transform.transformer import Transformer
 from caffeio.errors import CaffeIOError, DataError, LayerError
@@ -207,10 +207,10 @@ class DataSource(ABC):
             self.layer.param, self.layer.phase, rng, reader_thread=profile.data_reader_thread
         )
         # on a CPU the fork loads in the main thread, BVLC in one whose generator it has just seeded
-        self.use_setup(draws, rng if draws.thread is None or profile.data_reader_thread
+        self.use_seeds(draws, rng if draws.thread is None or profile.data_reader_thread
                        else CaffeRng(draws.thread))  # fmt: skip
 
-    def use_setup(self, draws: SetupDraws, thread: CaffeRng) -> None:  # noqa: B027
+    def use_seeds(self, draws: LayerSeeds, thread: CaffeRng) -> None:  # noqa: B027
         """Seed the source's generators; sources without randomness have none.
 
         `thread` is the generator of the thread that loads.

@@ -169,7 +169,7 @@ class LayerType:
     def __init__(self, param: LayerParameter, context: LayerContext | None = None) -> None:
         self.param = param
         self.name: str = param.name
-        self.kind: str = param.type
+        self.type_name: str = param.type
         self.context = context or LayerContext()
         self.blob_specs: list[BlobSpec] = []
         self.rng: CaffeRng | None = None  # Caffe's own generator, when a seed was given
@@ -200,10 +200,10 @@ class LayerType:
         """
         for i in sorted(self.label_bottoms):
             if i < len(needs) and needs[i]:
-                kind = "label inputs" if self.is_loss else "such an input"
+                what = "label inputs" if self.is_loss else "such an input"
                 name = self.context.bottom_names[i] if self.context.bottom_names else ""
                 return (
-                    f"{self.kind} cannot backpropagate to {kind}: bottom {i} ({name!r}) needs "
+                    f"{self.type_name} cannot backpropagate to {what}: bottom {i} ({name!r}) needs "
                     "propagate_down: false"
                 )
         return ""
@@ -216,7 +216,9 @@ class LayerType:
         """Say that one of these bottoms has more axes than num, channels, height and width."""
         for i in indices:
             if i < len(self.bottom_shapes) and len(self.bottom_shapes[i]) > 4:
-                return f"{self.kind} takes bottoms of at most 4 axes, not {self.bottom_shapes[i]}"
+                return (
+                    f"{self.type_name} takes bottoms of at most 4 axes, not {self.bottom_shapes[i]}"
+                )
         return ""
 
     @property
@@ -260,7 +262,7 @@ class LayerType:
     def onnx(self, g: OnnxGraph, *bottoms: str) -> str | tuple[str, ...]:
         """Add this layer to the ONNX graph `g`; return the names of the tops' values."""
         raise UnsupportedError(
-            f"layer {self.name!r}: type {self.kind} has no ONNX form",
+            f"layer {self.name!r}: type {self.type_name} has no ONNX form",
             where=self.context.where or None,
         )
 
@@ -296,17 +298,18 @@ class LayerType:
         setattr(self, name, values)
 
     @classmethod
-    def count_problem(cls, kind: str, bottoms: int, tops: int) -> str | None:
+    def count_problem(cls, type_name: str, bottoms: int, tops: int) -> str | None:
         """Say what is wrong with these numbers of bottoms and tops, as CheckBlobCounts does."""
         if cls.is_source and bottoms:
-            return f"{kind} makes data and takes no bottom blobs"
+            return f"{type_name} makes data and takes no bottom blobs"
         if bottoms not in cls.bottoms and not cls.is_source:
-            return f"{kind} takes {cls.bottoms} bottom blob(s), not {bottoms}"
+            return f"{type_name} takes {cls.bottoms} bottom blob(s), not {bottoms}"
         if tops not in cls.tops:
-            return f"{kind} produces {cls.tops} top blob(s), not {tops}"
+            return f"{type_name} produces {cls.tops} top blob(s), not {tops}"
         if cls.equal_bottoms_tops and tops != bottoms:
             return (
-                f"{kind} produces one top blob for each bottom blob: {bottoms} bottoms, {tops} tops"
+                f"{type_name} produces one top blob for each bottom blob: {bottoms} bottoms, "
+                f"{tops} tops"
             )
         return None
 
@@ -329,7 +332,7 @@ class LayerType:
 
     def error(self, message: str, *, field: str | None = None) -> LayerError:
         """Make an error of this layer, ready to be raised; `field` is the wrong field's path."""
-        place = f"layer {self.name!r} (type {self.kind})"
+        place = f"layer {self.name!r} (type {self.type_name})"
         if field:
             place += f", {field}"
         return LayerError(f"{place}: {message}", where=self.context.where or None)

@@ -193,7 +193,7 @@ class Convolution(BaseConvolution):
     family = "conv"
 
     def _groups(self, p: pb.ConvolutionParameter, channels: int) -> int:
-        depthwise = self.kind == "DepthwiseConvolution" and not p.HasField("group")
+        depthwise = self.type_name == "DepthwiseConvolution" and not p.HasField("group")
         return channels if depthwise else p.group
 
 

@@ -234,7 +234,7 @@ class Threshold(LayerType):
 
     def dies_backward(self, needs: Sequence[bool]) -> str:
         """Say that there is no backward pass."""
-        return f"{self.kind} has no backward pass, and a gradient would go through it"
+        return f"{self.type_name} has no backward pass, and a gradient would go through it"
 
     def onnx(self, g: OnnxGraph, *bottoms: str) -> str:
         """Greater."""

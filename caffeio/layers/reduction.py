@@ -114,7 +114,7 @@ class ArgMax(LayerType):
 
     def dies_backward(self, needs: Sequence[bool]) -> str:
         """Say that there is no backward pass."""
-        return f"{self.kind} has no backward pass, and a gradient would go through it"
+        return f"{self.type_name} has no backward pass, and a gradient would go through it"
 
     def onnx(self, g: OnnxGraph, *bottoms: str) -> str:
         """ArgMax of the mirrored bottom: of equal values Caffe takes the last."""

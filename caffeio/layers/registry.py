@@ -19,14 +19,16 @@ REGISTRY: dict[str, type[LayerType]] = {}
 ENTRY_POINTS = "caffeio.layers"  # third parties name a module or a layer class here
 
 
-def layer(*kinds: str) -> Callable[[L], L]:
-    """Register the class that defines the Caffe layer types `kinds`."""
+def layer(*type_names: str) -> Callable[[L], L]:
+    """Register the class that defines the Caffe layer types `type_names`."""
 
     def add(cls: L) -> L:
-        for kind in kinds:
-            if kind in REGISTRY:
-                raise ValueError(f"layer type {kind!r} is already defined by {REGISTRY[kind]}")
-            REGISTRY[kind] = cls
+        for type_name in type_names:
+            if type_name in REGISTRY:
+                raise ValueError(
+                    f"layer type {type_name!r} is already defined by {REGISTRY[type_name]}"
+                )
+            REGISTRY[type_name] = cls
         return cls
 
     return add
@@ -69,13 +71,13 @@ def load_plugins() -> None:
     _Loaded.plugins = True
 
 
-def find(kind: str) -> type[LayerType] | None:
-    """Return the class of type `kind`, None if there is none.
+def find(type_name: str) -> type[LayerType] | None:
+    """Return the class of a layer type, None if there is none.
 
     The types of third parties count where something else has imported them.
     """
     load_own()
-    return REGISTRY.get(kind)
+    return REGISTRY.get(type_name)
 
 
 def types_without_torch() -> list[str]:
@@ -84,42 +86,44 @@ def types_without_torch() -> list[str]:
     return sorted(REGISTRY)
 
 
-def reads_data(kind: str) -> bool:
-    """Whether layers of type `kind` make the blobs that they read from a file or a database."""
-    cls = find(kind)
+def reads_data(type_name: str) -> bool:
+    """Whether layers of this type make the blobs that they read from a file or a database."""
+    cls = find(type_name)
     return cls is not None and cls.reads_data
 
 
-def is_loss_type(kind: str) -> bool:
-    """Whether layers of type `kind` are losses; of a type that nobody knows its name decides."""
-    cls = find(kind)
-    return cls.is_loss if cls is not None else kind.endswith(("Loss", "LossOHEM"))
+def is_loss_type(type_name: str) -> bool:
+    """Whether layers of this type are losses; the name of an unknown type decides."""
+    cls = find(type_name)
+    return cls.is_loss if cls is not None else type_name.endswith(("Loss", "LossOHEM"))
 
 
-def is_data_type(kind: str) -> bool:
-    """Whether layers of type `kind` make data of their own; else its name decides."""
-    cls = find(kind)
-    return cls.is_data if cls is not None else kind.endswith("Data")
+def is_data_type(type_name: str) -> bool:
+    """Whether layers of this type make data; the name of an unknown type decides."""
+    cls = find(type_name)
+    return cls.is_data if cls is not None else type_name.endswith("Data")
 
 
-def is_metric_type(kind: str) -> bool:
-    """Whether a net for use does without layers of type `kind`; else its name decides."""
-    cls = find(kind)
-    return cls.is_metric if cls is not None else kind.endswith(("Accuracy", "Evaluate"))
+def is_metric_type(type_name: str) -> bool:
+    """Whether a deployed net leaves such layers out; the name of an unknown type decides."""
+    cls = find(type_name)
+    return cls.is_metric if cls is not None else type_name.endswith(("Accuracy", "Evaluate"))
 
 
-def may_end_type(kind: str) -> bool:
-    """Whether nobody has to read the tops of layers of type `kind`; else its name decides."""
-    cls = find(kind)
-    return is_metric_type(kind) or (cls.may_end if cls is not None else kind.endswith("Write"))
+def may_end_type(type_name: str) -> bool:
+    """Whether tops of this type may stay unread; the name of an unknown type decides."""
+    cls = find(type_name)
+    return is_metric_type(type_name) or (
+        cls.may_end if cls is not None else type_name.endswith("Write")
+    )
 
 
-def family_of(kind: str) -> str:
+def family_of(type_name: str) -> str:
     """Return the group of layer types that drawings colour alike: data, loss, or a class's own."""
-    cls = find(kind)
+    cls = find(type_name)
     if cls is not None and cls.is_source:
         return "data"
-    if is_loss_type(kind) or is_metric_type(kind):
+    if is_loss_type(type_name) or is_metric_type(type_name):
         return "loss"
     return cls.family if cls is not None else "other"
 
@@ -132,27 +136,27 @@ def owners_of(message: str) -> frozenset[str]:
 
 @cache
 def _owners_of(message: str, known: int) -> frozenset[str]:
-    return frozenset(kind for kind, cls in REGISTRY.items() if message in cls.fields)
+    return frozenset(type_name for type_name, cls in REGISTRY.items() if message in cls.fields)
 
 
-def lookup(kind: str, name: str, where: str | None = None) -> type[LayerType]:
-    """Return the class of layer `name`, whose type is `kind`.
+def lookup(type_name: str, name: str, where: str | None = None) -> type[LayerType]:
+    """Return the class of layer `name`, whose type is `type_name`.
 
     Raises UnknownLayerError with the types whose names are close and how to register one.
     """
     load_own()
-    if kind not in REGISTRY:
+    if type_name not in REGISTRY:
         load_plugins()
     try:
-        return REGISTRY[kind]
+        return REGISTRY[type_name]
     except KeyError:
         folded = {known.lower(): known for known in REGISTRY}
-        close = [folded[name] for name in get_close_matches(kind.lower(), folded, 3)]
+        close = [folded[name] for name in get_close_matches(type_name.lower(), folded, 3)]
         hint = f" (did you mean {' or '.join(map(repr, close))}?)" if close else ""
         raise UnknownLayerError(
-            f"layer {name!r}: unknown layer type {kind!r}{hint}; known are {len(REGISTRY)} types. "
-            f"Define it with @caffeio.layers.layer({kind!r}) in a package that names it in the "
-            f"entry-point group {ENTRY_POINTS!r} (see CONTRIBUTING.md)",
+            f"layer {name!r}: unknown layer type {type_name!r}{hint}; known are {len(REGISTRY)} "
+            f"types. Define it with @caffeio.layers.layer({type_name!r}) in a package that names "
+            f"it in the entry-point group {ENTRY_POINTS!r} (see CONTRIBUTING.md)",
             where=where,
         ) from None
 

@@ -43,14 +43,14 @@ def log_backward(log: Log, net: Net) -> None:
         if not entry.step.needs_backward:
             continue
         name = entry.step.node.name
-        flags = entry.step.bottom_needs or (False,) * len(entry.bottoms)
+        flags = entry.step.bottom_needs_gradient or (False,) * len(entry.bottoms)
         for bottom, value, flag in zip(entry.step.bottoms, entry.bottoms, flags, strict=True):
             if flag:
                 text = _mean_abs(value.grad, value)
                 line = f"    [Backward] Layer {name}, bottom blob {bottom} diff: {text}"
                 log.info("net.cpp:621", line)
         for i, blob in enumerate(entry.step.layer.blobs):
-            if entry.step.learns[i] or net.graph.force_backward:
+            if entry.step.param_needs_gradient[i] or net.graph.force_backward:
                 text = _mean_abs(entry.step.layer.blobs.raw(i).grad, blob)
                 line = f"    [Backward] Layer {name}, param blob {i} diff: {text}"
                 log.info("net.cpp:632", line)

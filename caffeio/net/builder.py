@@ -155,7 +155,7 @@ def _without_numbers(step: Step) -> str:
 def refusal_backward(steps: Sequence[Step]) -> NetError | None:
     """Find what Caffe would die of in Backward, which begins with the last layer."""
     for step in reversed(steps):
-        reason = step.layer.dies_backward(step.bottom_needs) if step.needs_backward else ""
+        reason = step.layer.dies_backward(step.bottom_needs_gradient) if step.needs_backward else ""
         if reason:
             return NetError(f"layer {step.node.name!r}: {reason}", where=step.node.where or None)
     return None
@@ -212,7 +212,7 @@ def mark_backward(steps: Sequence[Step], *, force: bool = False) -> None:
     flags: list[list[bool]] = []
     for step in steps:
         bottoms = [needs[name] for name in step.bottoms]
-        step.needs_backward = any(bottoms) or any(step.learns)
+        step.needs_backward = any(bottoms) or any(step.param_needs_gradient)
         flags.append(step.node.propagate_down or bottoms)
         for top in step.tops:
             needs[top] = step.needs_backward
@@ -226,8 +226,8 @@ def mark_backward(steps: Sequence[Step], *, force: bool = False) -> None:
             bottoms = [False] * len(bottoms)
         step.needs_backward = step.needs_backward and contributes
         step.logged_backward = step.needs_backward
-        step.bottom_needs = tuple(contributes and bool(flag) for flag in bottoms)
-        for name, flag in zip(step.bottoms, step.bottom_needs, strict=True):
+        step.bottom_needs_gradient = tuple(contributes and bool(flag) for flag in bottoms)
+        for name, flag in zip(step.bottoms, step.bottom_needs_gradient, strict=True):
             if contributes:
                 under_loss.add(name)
             if not flag:
@@ -235,7 +235,7 @@ def mark_backward(steps: Sequence[Step], *, force: bool = False) -> None:
     if force:
         for step in steps:
             step.needs_backward = True
-            step.bottom_needs = tuple(
+            step.bottom_needs_gradient = tuple(
                 flag or step.layer.allows_force_backward(i)
-                for i, flag in enumerate(step.bottom_needs)
+                for i, flag in enumerate(step.bottom_needs_gradient)
             )

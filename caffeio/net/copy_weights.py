@@ -147,9 +147,9 @@ def _plan_hdf5(net: Target, weights: Weights, index: int, entry: LayerEntry, ste
     return _match(weights, entry, index, step, targets, [place[i] for i in present], present)
 
 
-def _count_error(weights: Weights, name: str, have: int, want: int) -> WeightsError:
+def _count_error(weights: Weights, name: str, have: int, expected: int) -> WeightsError:
     return WeightsError(
-        f"incompatible number of blobs for layer {name!r}: the file has {have}, the net {want}",
+        f"incompatible number of blobs for layer {name!r}: the file has {have}, the net {expected}",
         where=str(weights.path),
     )
 

@@ -86,7 +86,7 @@ class Net(nn.Module):
         allow_python: bool = False,
         search_path: Iterable[str] = (),
     ) -> None:
-        """Build all layers on the meta device; `materialize` gives the blobs memory and values.
+        """Build all layers on the meta device; `initialize` gives the blobs memory and values.
 
         `sources` maps names of data layers to what they read from; without one a data layer's
         tops must be given to `forward`, and their shapes come from `input_shapes` (by blob name)
@@ -201,7 +201,7 @@ class Net(nn.Module):
 
     # -- memory and values -----------------------------------------------------------------
 
-    def materialize(
+    def initialize(
         self,
         device: torch.device | str = "cpu",
         rng: torch.Generator | CaffeRng | None = None,
@@ -370,7 +370,7 @@ class Net(nn.Module):
         self._free_early()
         return self
 
-    def prepare(self, wanted: bool = True) -> Net:
+    def prepare(self, enabled: bool = True) -> Net:
         """Let forwards without gradients run a form made for inference, from the next one on.
 
         It counts for TEST nets on the CPU under `torch.no_grad()` or `torch.inference_mode()`:
@@ -380,9 +380,9 @@ class Net(nn.Module):
         `blobs` are computed by the layers as written when they are asked for. Blobs that change are
         noticed, but for a few single values of a large one written past PyTorch (through `.data`
         or NumPy): call this again then. Nets with random or stateful layers, with hooks, and
-        forwards with gradients run as written. `wanted=False` runs all as written.
+        forwards with gradients run as written. `enabled=False` runs all as written.
         """
-        self.prepared, self._inference = wanted, None
+        self.prepared, self._inference = enabled, None
         return self
 
     def _set_plan(self, steps: Sequence[Step]) -> None:
@@ -396,7 +396,7 @@ class Net(nn.Module):
         self._constants = [
             (step, i, name)
             for step in self._plan
-            if step.layer.kind == "DummyData"
+            if step.layer.type_name == "DummyData"
             for i, name in enumerate(step.tops)
             if written.count(name) > 1 or name in self._memory.stale
         ]
@@ -416,7 +416,7 @@ class Net(nn.Module):
             if name not in keep:
                 free.setdefault(i, []).append(name)
         for i, step in enumerate(self._plan):
-            step.free = tuple(free.get(i, ()))
+            step.free_after = tuple(free.get(i, ()))
 
     def forward(self, inputs: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
         """Run all layers; returns the net's outputs by name.
@@ -463,7 +463,7 @@ class Net(nn.Module):
                     term = self._loss_term(step, value, weight)
                     loss = term if loss is None else loss + term
             if not keep:
-                for name in step.free:
+                for name in step.free_after:
                     del env[name]
         for name, writer in self._memory.stale.items():
             if name in env:
@@ -513,10 +513,10 @@ class Net(nn.Module):
         else:
             bottoms = tuple(
                 env[name].detach() if stop else env[name]
-                for name, stop in zip(step.bottoms, step.stop, strict=True)
+                for name, stop in zip(step.bottoms, step.stop_gradient, strict=True)
             )
             if self.keep_trace and torch.is_grad_enabled():
-                bottoms = _with_gradients(bottoms, step.bottom_needs)
+                bottoms = _with_gradients(bottoms, step.bottom_needs_gradient)
             if step.memory is None:
                 tops = self._compute(step, bottoms)
             else:

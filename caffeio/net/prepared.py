@@ -93,7 +93,7 @@ class Prepared:
         _write_over(self.program)
         _call_directly(self.program)
         self.program.set_free()
-        self._calls = [(o.run, o.reads, o.writes, o.free) for o in self.program.operations]
+        self._calls = [(o.run, o.reads, o.writes, o.free_after) for o in self.program.operations]
         self.watch = Watch([step.layer for step in steps if len(step.layer.blobs)])
 
     def run(self, sources: Sequence[tuple[Tensor, ...]]) -> tuple[dict[str, Tensor], Tensor | None]:
@@ -128,7 +128,7 @@ def _is_fresh(operation: Operation) -> bool:
 def _only_reader(program: Program, value: int, readers: Mapping[int, list[Operation]]) -> Any:
     """The operation that alone reads `value`, or None."""
     found = readers.get(value, [])
-    return found[0] if len(found) == 1 and value not in program.wanted else None
+    return found[0] if len(found) == 1 and value not in program.requested else None
 
 
 def _fold_chains(program: Program) -> None:
@@ -152,22 +152,22 @@ def _fold_chains(program: Program) -> None:
 
 def _take_in(made: FoldedConvolution, step: Step) -> bool:
     """Fold the layer of `step` if it can be; returns whether it was."""
-    kind, layer = step.node.type, step.layer
+    type_name, layer = step.node.type, step.layer
     unknown: Any = layer
-    if kind == "ReLU":
+    if type_name == "ReLU":
         made.slope = unknown.slope
         return True
     free = made.scale is None and len(step.bottoms) == 1
-    if kind == "BatchNorm" and free and made.norm is None:
+    if type_name == "BatchNorm" and free and made.norm is None:
         made.norm = unknown
-    elif kind == "Scale" and free and unknown.fusible:
+    elif type_name == "Scale" and free and unknown.fusible:
         made.scale = unknown
     else:
         return False
     if not made.is_finite():
-        setattr(made, "norm" if kind == "BatchNorm" else "scale", None)
+        setattr(made, "norm" if type_name == "BatchNorm" else "scale", None)
         return False
-    if kind == "BatchNorm" and unknown.relu:
+    if type_name == "BatchNorm" and unknown.relu:
         made.slope = 0.0
     return True
 
@@ -207,7 +207,7 @@ def _fold_sum(program: Program, add: Operation) -> None:
         and _is_fresh(maker)
         and all(_is_fresh(reader) for reader in readers[other])  # none looks into its memory
         and max(readers[other], key=order.__getitem__) is add
-        and other not in (*program.wanted, conv.reads[0])
+        and other not in (*program.requested, conv.reads[0])
     )
     relu = _only_reader(program, add.writes[0], readers)
     gone = [conv]
@@ -268,10 +268,10 @@ def _call_directly(program: Program) -> None:
     """
     for operation in program.operations:
         layer: Any = operation.step.layer
-        kind = operation.step.node.type
-        if kind == "Softmax":
+        type_name = operation.step.node.type
+        if type_name == "Softmax":
             operation.run = partial(torch.softmax, dim=layer.dim)
-        plain = kind == "InnerProduct" and not layer.transpose and not layer.relu
+        plain = type_name == "InnerProduct" and not layer.transpose and not layer.relu
         if plain and layer.start == 1:
             bias = layer.blobs[1] if len(layer.blobs) > 1 else None
             operation.run = partial(_dense, layer=layer, weight=layer.blobs[0], bias=bias)

@@ -197,7 +197,7 @@ class NetRecipe:
             if str(device) != "meta":
                 given = list(weights)  # opened here: an error of the net or its data comes first
                 found = [replaced_blobs(net, item) for item in given] if rng is None else []
-                net.materialize(device, rng, replaced=set().union(*found))
+                net.initialize(device, rng, replaced=set().union(*found))
                 for item in given:
                     net.copy_trained_layers_from(item)
         except BaseException:

@@ -76,8 +76,8 @@ def check_weights(net: Sized) -> None:
     ]
     if not sizes:
         return
-    largest, name, kind = max(sizes)
-    where = f"net {net.name!r}, the largest blob is layer {name!r}'s (type {kind}): "
+    largest, name, type_name = max(sizes)
+    where = f"net {net.name!r}, the largest blob is layer {name!r}'s (type {type_name}): "
     check_room(sum(size for size, _, _ in sizes), f"{where}{bytes_text(largest)}")
 
 

@@ -66,7 +66,7 @@ def format_shape(shape: Shape | None) -> str:
 
 
 def infer(
-    kind: str,
+    type_name: str,
     param: pb.LayerParameter,
     bottoms: Sequence[Shape | None],
     profile: Profile = BVLC,
@@ -77,29 +77,31 @@ def infer(
     search_path: Sequence[str] = (),
     record: Record | None = None,
 ) -> LayerShapes:
-    """Ask the class of layer type `kind` for the shapes of the tops and blobs, and for the MACs.
+    """Ask the class of a layer type for the shapes of the tops and blobs, and for the MACs.
 
     `bottoms`: the bottoms' shapes in order, None for an unknown one. `top_count` defaults to the
     tops that `param` names. `record`: of a data layer, what its first record is. Layers of unknown
     types, and layers whose bottoms are not known well enough, get None for every top. Raises
     LayerError if the parameters do not fit the bottoms.
     """
-    cls = class_asked(param, kind)
+    cls = class_asked(param, type_name)
     count = len(param.top) if top_count is None else top_count
     if cls is not None and top_count is None and not count:
         count = len(bottoms) if cls.equal_bottoms_tops else cls.tops.low
     if cls is None or cls.runs_code or hasattr(cls, "forward"):
-        return LayerShapes((None,) * count, macs=None, known_type=kind == "Python", set_up=False)
+        return LayerShapes(
+            (None,) * count, macs=None, known_type=type_name == "Python", set_up=False
+        )
     return infer_layer(
         cls, param, bottoms, profile, top_count=count, phase=phase, where=where,
         search_path=search_path, record=record,
     )  # fmt: skip
 
 
-def class_asked(param: pb.LayerParameter, kind: str = "") -> type[LayerType] | None:
+def class_asked(param: pb.LayerParameter, type_name: str = "") -> type[LayerType] | None:
     """Find the class that is asked for a layer: its type's, or that of a known Python module."""
-    cls = find(kind or param.type)
-    if (kind or param.type) == "Python":
+    cls = find(type_name or param.type)
+    if (type_name or param.type) == "Python":
         cls = NATIVE.get((param.python_param.module, param.python_param.layer), cls)
     return cls
 

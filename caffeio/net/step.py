@@ -41,12 +41,14 @@ class Step:
     bottoms: tuple[str, ...]
     tops: tuple[str, ...]
     loss_weights: tuple[float, ...]  # one a top
-    stop: tuple[bool, ...]  # bottoms that get no gradient (propagate_down: false)
-    learns: tuple[bool, ...] = ()  # blobs whose gradient Caffe computes: by the specs as written
+    stop_gradient: tuple[bool, ...]  # bottoms that get no gradient (propagate_down: false)
+    param_needs_gradient: tuple[
+        bool, ...
+    ] = ()  # which blobs get one in Caffe: by the written specs
     needs_backward: bool = False  # as Caffe decides it: some top is under a loss, something learns
     logged_backward: bool = False  # needs_backward before force_backward: what the log tells
-    bottom_needs: tuple[bool, ...] = ()  # which bottoms get a gradient in Caffe
-    free: tuple[str, ...] = ()  # blobs that nobody reads after this layer
+    bottom_needs_gradient: tuple[bool, ...] = ()  # which bottoms get a gradient in Caffe
+    free_after: tuple[str, ...] = ()  # not read by any later layer
     fused: tuple[Step, ...] = ()  # BatchNorm, Scale(, ReLU), or a layer and its ReLU: run as one
     memory: Use | None = None  # None: nothing that it reads or writes is overwritten (nearly all)
 
@@ -131,7 +133,8 @@ def fuse_steps(steps: Sequence[Step]) -> list[Step]:
         first, last = group[0], group[-1]
         out.append(
             Step(
-                last.node, first.layer, first.bottoms, last.tops, last.loss_weights, first.stop,
+                last.node, first.layer, first.bottoms, last.tops, last.loss_weights,
+                first.stop_gradient,
                 fused=tuple(group),
             )
         )  # fmt: skip
@@ -147,7 +150,7 @@ def _with_relu(steps: Sequence[Step]) -> list[Step] | None:
         return None
     in_place = len(maker.tops) == 1 and relu.bottoms == maker.tops == relu.tops
     slope = relu.node.param.relu_param.negative_slope
-    alone = maker.memory is None and relu.memory is None and not any(relu.stop)
+    alone = maker.memory is None and relu.memory is None and not any(relu.stop_gradient)
     return [maker, relu] if in_place and slope >= 0 and alone else None
 
 
@@ -157,7 +160,11 @@ def _group(steps: Sequence[Step]) -> list[Step] | None:
     norm, scale = steps[0], steps[1]
     if len(scale.bottoms) != 1 or scale.tops != norm.tops or scale.bottoms != norm.tops:
         return None
-    if any(norm.loss_weights) or any(scale.stop) or not getattr(norm.layer, "fusible", False):
+    if (
+        any(norm.loss_weights)
+        or any(scale.stop_gradient)
+        or not getattr(norm.layer, "fusible", False)
+    ):
         return None
     if not getattr(scale.layer, "fusible", False):
         return None
@@ -167,6 +174,6 @@ def _group(steps: Sequence[Step]) -> list[Step] | None:
         in_place = relu.bottoms == scale.tops == relu.tops
         plain = not relu.node.param.relu_param.negative_slope and not any(scale.loss_weights)
         changed = relu.memory is not None and relu.memory.overwritten
-        if in_place and plain and not any(relu.stop) and not changed:
+        if in_place and plain and not any(relu.stop_gradient) and not changed:
             group.append(relu)
     return group

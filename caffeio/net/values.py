@@ -21,7 +21,7 @@ class Operation:
     writes: list[int]
     step: Step
     fresh: bool = False  # its result is new memory that nobody else has
-    free: tuple[int, ...] = ()  # values that nobody reads afterwards
+    free_after: tuple[int, ...] = ()  # not read by any later layer
 
 
 @dataclass(eq=False)
@@ -40,7 +40,7 @@ class Program:
         return list(range(self.count - n, self.count))
 
     @property
-    def wanted(self) -> set[int]:
+    def requested(self) -> set[int]:
         """Values that are read when all operations have run."""
         return {*self.outputs.values(), *(value for value, _ in self.losses)}
 
@@ -63,10 +63,12 @@ class Program:
             for operation in self.operations
             for value in (*operation.reads, *operation.writes)
         }
-        wanted = self.wanted
+        requested = self.requested
         for operation in self.operations:
             touched = dict.fromkeys((*operation.reads, *operation.writes))
-            operation.free = tuple(v for v in touched if last[v] is operation and v not in wanted)
+            operation.free_after = tuple(
+                v for v in touched if last[v] is operation and v not in requested
+            )
 
 
 def program_of(

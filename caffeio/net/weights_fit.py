@@ -3,7 +3,7 @@
 The layer types' own classes are asked. Only what decides counts: an InnerProduct, whose number of
 inputs is written in its weights, an Eltwise or Concat, whose bottoms must agree, and windows that
 do not fit into what they are moved over. Where the input's size is not in the file, every square up
-to 1024 is tried. `caffeio.proto.dialect.detection` names this module and imports it when two
+to 1024 is tried. `caffeio.proto.dialect.detect_dialect` names this module and imports it when two
 readings of a file are equally good.
 """
 
@@ -19,7 +19,7 @@ from caffeio.layers.dims import UnknownDimError, with_unknown, without_unknown
 from caffeio.layers.sources import PictureLayer, SourceLayer
 from caffeio.net.shapes import class_asked, is_known
 from caffeio.profiles import Profile, profile_of_dialect
-from caffeio.proto.dialect.detection import Walk
+from caffeio.proto.dialect.detect_dialect import Walk
 from caffeio.proto.upgrade.upgrade import upgrade_net
 
 _LARGEST = 1024
@@ -150,8 +150,10 @@ class _Step:
         return found
 
     def _ask(self, bottoms: tuple[Shape, ...]) -> _Found:
-        layer, name, kind = self.layer, self.param.name, self.param.type
-        if layer is None or layer.count_problem(kind, len(bottoms), len(layer.context.top_names)):
+        layer, name, type_name = self.layer, self.param.name, self.param.type
+        if layer is None or layer.count_problem(
+            type_name, len(bottoms), len(layer.context.top_names)
+        ):
             return _Found()
         if type(layer).shapes is LayerType.shapes and not layer.is_loss:
             return _Found([bottoms[0]] * len(layer.context.top_names))
@@ -166,14 +168,14 @@ class _Step:
         except LayerError as error:
             if layer.family == "join" and len(bottoms) > 1:
                 shapes = " and ".join(" x ".join(map(str, shape[1:])) for shape in bottoms)
-                return _Found(misfit=f"layer {name!r} ({kind}) would join {shapes}")
+                return _Found(misfit=f"layer {name!r} ({type_name}) would join {shapes}")
             return _Found(misfit=error.message if layer.family in _DECIDES else "")
         if not fits:
             return _Found(misfit=f"layer {name!r} would have no output")
         if layer.family == "join" and len(bottoms) > 1 and all(is_known(s[2:]) for s in bottoms):
             together = len(bottoms[0]) == 4
             return _Found(tops, [f"the bottoms of layer {name!r} agree"] if together else [])
-        return self._weights(tops) if kind == "InnerProduct" else _Found(tops)
+        return self._weights(tops) if type_name == "InnerProduct" else _Found(tops)
 
     def _weights(self, tops: list[Shape]) -> _Found:
         """Compare an InnerProduct's number of inputs with its weights."""

@@ -29,8 +29,8 @@ def batch_reindex(layer: BatchReindex, *bottoms: Tensor) -> Tensor:
         if bool(outside.any()):
             place = int(outside.nonzero()[0])
             raise DataError(
-                f"layer {layer.name!r} (type {layer.kind}): index {int(wanted[place])} at item "
-                f"{place} is outside 0..{x.shape[0] - 1}",
+                f"layer {layer.name!r} (type {layer.type_name}): index {int(wanted[place])} at "
+                f"item {place} is outside 0..{x.shape[0] - 1}",
                 where=layer.context.where or None,
             )
         return x.index_select(0, index)

@@ -65,7 +65,7 @@ def _outside(layer: LayerType, label: Tensor, invalid: Tensor, classes: int) -> 
         at += f", position {' '.join(map(str, place[1:]))}"
     value = float(label.detach().flatten()[flat])
     return DataError(
-        f"layer {layer.name!r} (type {layer.kind}): label {value:g} at {at} "
+        f"layer {layer.name!r} (type {layer.type_name}): label {value:g} at {at} "
         f"is outside 0..{classes - 1}",
         where=layer.context.where or None,
     )

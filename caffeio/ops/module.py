@@ -92,7 +92,7 @@ class LayerModule(nn.Module):
     param: LayerParameter
     context: LayerContext
     name: str
-    kind: str
+    type_name: str
     blob_specs: list[BlobSpec]
     blob_names: ClassVar[tuple[str, ...]]
     if TYPE_CHECKING:
@@ -122,7 +122,7 @@ class LayerModule(nn.Module):
         default: float = 0.0,
         statistic: bool = False,
     ) -> nn.Parameter:
-        """Declare the next blob: float32, on the meta device until the net is materialized."""
+        """Declare the next blob: float32, on the meta device until the net is initialized."""
         self.check_blob(name, shape)
         spec = BlobSpec(name, tuple(int(n) for n in shape), filler, default, statistic)
         parameter = nn.Parameter(meta(spec.shape), requires_grad=not statistic)
@@ -139,7 +139,7 @@ class LayerModule(nn.Module):
 
     def extra_repr(self) -> str:
         """Show name and type."""
-        return f"{self.name!r}, {self.kind}"
+        return f"{self.name!r}, {self.type_name}"
 
     def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
         super()._save_to_state_dict(destination, prefix, keep_vars)

@@ -38,8 +38,8 @@ def _check_places(layer: Upsample, x: Tensor, places: Tensor, size: int) -> tupl
     if bool(wrong.any()):
         place = int(places[wrong][0])
         raise DataError(
-            f"layer {layer.name!r} (type {layer.kind}): the mask's place {place} is outside the "
-            f"top of {size} places: do the sizes fit the pooling layer's bottom?",
+            f"layer {layer.name!r} (type {layer.type_name}): the mask's place {place} is outside "
+            f"the top of {size} places: do the sizes fit the pooling layer's bottom?",
             where=layer.context.where or None,
         )
     return x, places

@@ -38,7 +38,7 @@ class FormulaRunner(Runner):
 
     def backward(self, device: torch.device) -> None:
         """Compute the diffs of the bottoms."""
-        if not self.bottom_needs[0]:
+        if not self.bottom_needs_gradient[0]:
             return
         bottom, top = self.bottoms[0], self.tops[0]
         grad = top.gradient(device)
@@ -66,7 +66,7 @@ class SwishRunner(Runner):
 
     def backward(self, device: torch.device) -> None:
         """Compute the diffs of the bottoms."""
-        if not self.bottom_needs[0]:
+        if not self.bottom_needs_gradient[0]:
             return
         beta = self.layer.param.swish_param.beta
         sigmoid = self.sigmoid
@@ -111,7 +111,7 @@ class EltwiseRunner(Runner):
 
     def backward(self, device: torch.device) -> None:
         """Compute the diffs of the bottoms."""
-        for i, need in enumerate(self.bottom_needs):
+        for i, need in enumerate(self.bottom_needs_gradient):
             if need:
                 self.bottoms[i].set_gradient(self._gradient(i, device))
 

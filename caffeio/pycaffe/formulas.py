@@ -136,15 +136,15 @@ OF_TOP: dict[str, Formula] = {"LRN": lrn, "MVN": mvn}
 
 def formula_of(layer: Any) -> Formula | None:
     """The formula of `layer`, if Caffe's Backward reads its blobs."""
-    if layer.kind == "ELU" and getattr(layer.param.elu_param, "lambda") != 1:
+    if layer.type_name == "ELU" and getattr(layer.param.elu_param, "lambda") != 1:
         return None
-    return FORMULAS.get(layer.kind)
+    return FORMULAS.get(layer.type_name)
 
 
 def formula_of_top(layer: Any) -> Formula | None:
     """The formula of a layer whose Backward reads its top, if it may have changed."""
-    if layer.kind == "LRN" and not layer.across:
+    if layer.type_name == "LRN" and not layer.across:
         return None
-    if layer.kind == "MVN" and not layer.param.mvn_param.normalize_variance:
+    if layer.type_name == "MVN" and not layer.param.mvn_param.normalize_variance:
         return None
-    return OF_TOP.get(layer.kind)
+    return OF_TOP.get(layer.type_name)

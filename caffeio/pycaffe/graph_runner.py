@@ -34,8 +34,8 @@ class GraphRunner(Runner):
         self.graph: tuple[list[Tensor], tuple[Tensor, ...]] | None = None
         self.seen: list[int] = []
         self.seen_tops: list[int] = []
-        kept_here = self.in_place and self.kind in KEPT_IN_PLACE
-        self.kept = self.kind in KEPT or kept_here or self.layer.is_loss
+        kept_here = self.in_place and self.type_name in KEPT_IN_PLACE
+        self.kept = self.type_name in KEPT or kept_here or self.layer.is_loss
         self.top_formula = formula_of_top(self.layer)
 
     def forward(self, device: torch.device, record: bool) -> None:
@@ -67,7 +67,7 @@ class GraphRunner(Runner):
         What it keeps of them must not change later: `guard` sees to it.
         """
         leaves = []
-        for blob, value, need in zip(self.bottoms, values, self.bottom_needs, strict=True):
+        for blob, value, need in zip(self.bottoms, values, self.bottom_needs_gradient, strict=True):
             if self.kept and guard:
                 memory = blob.memory["data"]
                 if memory.held:
@@ -84,9 +84,9 @@ class GraphRunner(Runner):
     def stateful(self) -> bool:
         """Whether another forward would not give the same: it draws, or moves something on."""
         layer: Any = self.layer
-        if self.kind in ("BatchNorm", "BN"):
+        if self.type_name in ("BatchNorm", "BN"):
             return not getattr(layer, "use_global", False)
-        if self.kind == "Dropout":
+        if self.type_name == "Dropout":
             return bool(layer.drops)
         return hasattr(layer, "reset_state")
 
@@ -95,7 +95,7 @@ class GraphRunner(Runner):
         assert self.graph is not None
         if self.kept or self.stateful:
             return False
-        if self.kind in HOLDS_BOTTOM:
+        if self.type_name in HOLDS_BOTTOM:
             now = self.bottoms[0].values(self.graph[0][0].device)
             return now.data_ptr() != self.graph[0][0].data_ptr()
         return self.seen != [blob.memory["data"].version for blob in self.bottoms]
@@ -126,24 +126,24 @@ class GraphRunner(Runner):
         assert self.graph is not None
         leaves, tops = self.graph
         pairs = [(o, t) for o, t in zip(tops, self.tops, strict=True) if o.requires_grad]
-        wanted = [i for i, leaf in enumerate(leaves) if leaf.requires_grad]
-        learned = [i for i, need in enumerate(self.param_needs) if need]
-        inputs = [leaves[i] for i in wanted] + [self.layer.blobs[i] for i in learned]
+        places = [i for i, leaf in enumerate(leaves) if leaf.requires_grad]
+        learned = [i for i, need in enumerate(self.param_needs_gradient) if need]
+        inputs = [leaves[i] for i in places] + [self.layer.blobs[i] for i in learned]
         if not pairs or not inputs:
-            self.give(wanted, [None] * len(wanted), [])
+            self.give(places, [None] * len(places), [])
             return
         outs = [out for out, _ in pairs]
         given = [top.gradient(device) for _, top in pairs]
         found = torch.autograd.grad(outs, inputs, given, retain_graph=True, allow_unused=True)
-        self.give(wanted, found[: len(wanted)], given)
-        self.learn(learned, found[len(wanted) :])
+        self.give(places, found[: len(places)], given)
+        self.learn(learned, found[len(places) :])
 
     def give(
-        self, wanted: Sequence[int], found: Sequence[Tensor | None], given: Sequence[Tensor]
+        self, places: Sequence[int], found: Sequence[Tensor | None], given: Sequence[Tensor]
     ) -> None:
         """Let the gradients found be the diffs of the bottoms."""
         taken = {place(value) for value in given}
-        for i, value in zip(wanted, found, strict=True):
+        for i, value in zip(places, found, strict=True):
             blob = self.bottoms[i]
             if value is None:
                 blob.memory["diff"].zero(blob.count)

@@ -24,7 +24,7 @@ class BuiltInLayer:
     @property
     def type(self) -> str:
         """The layer's type."""
-        return self._runner.kind
+        return self._runner.type_name
 
     def setup(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
         """Do nothing: the layer is set up."""
@@ -43,7 +43,7 @@ class BuiltInLayer:
     ) -> None:
         """Compute the diff of `bottom` from that of `top`; those of the blobs are added to."""
         runner = self._on(bottom, top)
-        runner.bottom_needs = list(propagate_down)
+        runner.bottom_needs_gradient = list(propagate_down)
         with torch.no_grad():
             runner.backward(compute_device())
 
@@ -52,7 +52,7 @@ class BuiltInLayer:
         if list(bottom) == mine.bottoms and list(top) == mine.tops:
             return mine
         made = make_runner(mine.step, bottom, top, mine.params)
-        made.needed, made.param_needs = True, mine.param_needs
+        made.needed, made.param_needs_gradient = True, mine.param_needs_gradient
         return made
 
 

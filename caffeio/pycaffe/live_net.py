@@ -122,7 +122,7 @@ class LiveNet(Net):
         self._assembler = LiveAssembler(**options)
         return self._assembler
 
-    def materialize(
+    def initialize(
         self,
         device: torch.device | str = "cpu",
         rng: torch.Generator | CaffeRng | None = None,
@@ -130,7 +130,7 @@ class LiveNet(Net):
         replaced: Collection[int] = (),
     ) -> LiveNet:
         """Fill the blobs of the layers as the prototxt says, and wire the runners."""
-        super().materialize("cpu", rng, replaced=replaced)
+        super().initialize("cpu", rng, replaced=replaced)
         self.live = self._assembler.live
         memories: dict[int, Blob] = {}
         self.blob_of = memories  # by the id of the layers' own tensors
@@ -178,19 +178,19 @@ class LiveNet(Net):
         for step, runner in zip(self.steps, self.runners, strict=True):
             layer = step.layer
             runner.needed = step.needs_backward
-            runner.bottom_needs = list(step.bottom_needs)
+            runner.bottom_needs_gradient = list(step.bottom_needs_gradient)
             runner.dies_forward = layer.dies_forward()
             if runner.needed:
-                runner.dies_backward = layer.dies_backward(step.bottom_needs)
-            runner.param_needs = [
+                runner.dies_backward = layer.dies_backward(step.bottom_needs_gradient)
+            runner.param_needs_gradient = [
                 (learn or force) and not spec.statistic
-                for learn, spec in zip(step.learns, layer.blob_specs, strict=True)
+                for learn, spec in zip(step.param_needs_gradient, layer.blob_specs, strict=True)
             ]
             if runner.needed and step.node.type in HEEDLESS:
-                runner.bottom_needs = [i != 1 for i in range(len(runner.bottoms))]
+                runner.bottom_needs_gradient = [i != 1 for i in range(len(runner.bottoms))]
                 if step.node.type != "BatchNorm":
-                    runner.param_needs = [True] * len(runner.params)
-            for i, need in enumerate(runner.param_needs):
+                    runner.param_needs_gradient = [True] * len(runner.params)
+            for i, need in enumerate(runner.param_needs_gradient):
                 raw_blobs(layer)[i].requires_grad_(need)
 
     def _begin(self) -> None:
@@ -297,7 +297,7 @@ class LiveNet(Net):
         return [chain for chain in chains.values() if chain[1]]
 
     def _mark_unrepeatable(self) -> None:
-        """Find the layers whose graphs must be kept by every forward, wanted or not."""
+        """Find the layers whose graphs must be kept by every forward, asked for or not."""
         shared = any(isinstance(runner, ShareRunner) for runner in self.runners)
         for maker, rest in self._chains():
             kept = any(isinstance(r, (GraphRunner, SwishRunner, ScaleRunner)) for r in rest)
@@ -386,6 +386,6 @@ class LiveNet(Net):
             for i, tensor in enumerate(raw_blobs(source.layer)[: len(runner.params)]):
                 raw_blobs(runner.layer)[i].data = tensor.data
 
-    def names(self, wanted: Iterable[str]) -> Sequence[int]:
+    def names(self, chosen: Iterable[str]) -> Sequence[int]:
         """The indices of layers by name."""
-        return [self.layer_names.index(name) for name in wanted]
+        return [self.layer_names.index(name) for name in chosen]

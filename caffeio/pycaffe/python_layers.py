@@ -81,7 +81,7 @@ class PythonRunner(Runner):
     def backward(self, device: torch.device) -> None:
         """Compute the diffs of the bottoms."""
         with torch.enable_grad():
-            self.layer.code.backward(self.tops, list(self.bottom_needs), self.bottoms)
+            self.layer.code.backward(self.tops, list(self.bottom_needs_gradient), self.bottoms)
 
 
 def is_users(param: LayerParameter, search_path: Sequence[str]) -> bool:

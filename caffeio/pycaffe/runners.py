@@ -42,12 +42,12 @@ class Runner:
     def __init__(
         self, step: Step, bottoms: Sequence[Blob], tops: Sequence[Blob], params: Sequence[Blob]
     ) -> None:
-        self.step, self.layer, self.kind = step, step.layer, step.node.type
+        self.step, self.layer, self.type_name = step, step.layer, step.node.type
         self.bottoms, self.tops, self.params = list(bottoms), list(tops), list(params)
         self.needed = False  # whether Caffe runs its backward
         self.dies_forward = self.dies_backward = ""  # why Caffe would end there
-        self.bottom_needs: list[bool] = [False] * len(self.bottoms)
-        self.param_needs: list[bool] = [False] * len(self.params)
+        self.bottom_needs_gradient: list[bool] = [False] * len(self.bottoms)
+        self.param_needs_gradient: list[bool] = [False] * len(self.params)
         self.in_place = bool(self.tops) and any(t is b for t in self.tops for b in self.bottoms)
         self.must_record = False  # its forward cannot be repeated when a backward comes
         self.losses = [(i, w) for i, w in enumerate(step.loss_weights) if w]
@@ -72,7 +72,7 @@ class Runner:
         if isinstance(self.layer, Layer):
             # its `shapes` runs the layer, whose blobs have memory by now
             found = infer(
-                self.kind, self.layer.param, shapes, self.layer.profile, top_count=len(tops)
+                self.type_name, self.layer.param, shapes, self.layer.profile, top_count=len(tops)
             ).tops
         else:
             found = self.layer.shapes(*shapes)

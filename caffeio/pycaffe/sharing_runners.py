@@ -28,7 +28,7 @@ class SplitRunner(Runner):
 
     def backward(self, device: torch.device) -> None:
         """Compute the diffs of the bottoms."""
-        if not self.bottom_needs[0]:
+        if not self.bottom_needs_gradient[0]:
             return
         grads = [top.gradient(device) for top in self.tops]
         if len(grads) == 1:
@@ -97,7 +97,7 @@ class SourceRunner(InputRunner):
     def begin(self) -> None:
         """Do what Caffe's SetUp does to the blobs."""
         # DummyData fills its constants once: a script may write over them
-        if self.kind == "DummyData":
+        if self.type_name == "DummyData":
             made = self.source.constants()
             self.constant = [value is not None for value in made]
             for blob, value in zip(self.tops, made, strict=True):
@@ -112,7 +112,7 @@ class SourceRunner(InputRunner):
         for blob, value, constant in zip(self.tops, batch, self.constant, strict=True):
             if constant:
                 continue
-            if self.kind == "MemoryData":  # the script's own arrays
+            if self.type_name == "MemoryData":  # the script's own arrays
                 blob.reshape(*value.shape)
                 blob.memory["data"].point_at(value)
             else:

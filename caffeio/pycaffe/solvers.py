@@ -185,7 +185,7 @@ class Solver:
     Raises RuntimeError where Caffe's process would end.
     """
 
-    kind = ""
+    type_name = ""
 
     def __init__(self, file: str | os.PathLike[str], *, _kind: str | None = None) -> None:
         path = os.fsdecode(file)
@@ -193,9 +193,9 @@ class Solver:
             raise RuntimeError(f"Could not open file {path}")
         try:
             job = read_job(path, TrainOptions(allow_python=True))
-            kind = _kind or self.kind
-            if job.param.type != kind:
-                job.param.type = kind
+            type_name = _kind or self.type_name
+            if job.param.type != type_name:
+                job.param.type = type_name
             log = glog if not state.solver_rank else NULL_LOG
             self._trainer = LiveTrainer(job, world=World(device=compute_device()), log=log)
         except CaffeIOError as error:
@@ -281,41 +281,41 @@ class Solver:
 class SGDSolver(Solver):
     """Stochastic gradient descent with momentum."""
 
-    kind = "SGD"
+    type_name = "SGD"
 
 
 class NesterovSolver(SGDSolver):
     """Nesterov's accelerated gradient."""
 
-    kind = "Nesterov"
+    type_name = "Nesterov"
 
 
 class AdaGradSolver(SGDSolver):
     """AdaGrad."""
 
-    kind = "AdaGrad"
+    type_name = "AdaGrad"
 
 
 class RMSPropSolver(SGDSolver):
     """RMSProp."""
 
-    kind = "RMSProp"
+    type_name = "RMSProp"
 
 
 class AdaDeltaSolver(SGDSolver):
     """AdaDelta."""
 
-    kind = "AdaDelta"
+    type_name = "AdaDelta"
 
 
 class AdamSolver(SGDSolver):
     """Adam."""
 
-    kind = "Adam"
+    type_name = "Adam"
 
 
 _CLASSES = {
-    cls.kind: cls
+    cls.type_name: cls
     for cls in (SGDSolver, NesterovSolver, AdaGradSolver, RMSPropSolver, AdaDeltaSolver, AdamSolver)
 }
 
@@ -328,9 +328,9 @@ def get_solver(file: str | os.PathLike[str]) -> Solver:
     if not os.path.exists(path):
         raise RuntimeError(f"Could not open file {path}")
     try:
-        kind = read_solver(path).message.type
+        type_name = read_solver(path).message.type
     except CaffeIOError as error:
         raise CaffeError(str(error)) from None
-    if kind in _CLASSES:
-        return _CLASSES[kind](path)
-    return Solver(path, _kind=kind)
+    if type_name in _CLASSES:
+        return _CLASSES[type_name](path)
+    return Solver(path, _kind=type_name)

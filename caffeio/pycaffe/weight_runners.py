@@ -44,7 +44,7 @@ class ConvolutionRunner(GraphRunner):
             return
         self.ready(device)
         weight = layer.blobs[0]
-        mask = [*self.bottom_needs, *self.param_needs, False][:3]
+        mask = [*self.bottom_needs_gradient, *self.param_needs_gradient, False][:3]
         if not any(mask):
             return
         found = torch.ops.aten.convolution_backward(
@@ -54,7 +54,7 @@ class ConvolutionRunner(GraphRunner):
         )  # fmt: skip
         if mask[0]:
             self.bottoms[0].set_gradient(found[0])
-        for i, need in enumerate(self.param_needs):
+        for i, need in enumerate(self.param_needs_gradient):
             if need:
                 add_gradient(self.params[i], found[1 + i])
 
@@ -87,13 +87,13 @@ class InnerProductRunner(Runner):
         weight = layer.blobs[0]
         rows = math.prod(bottom.shape[: layer.start])
         grad = top.gradient(device).reshape(rows, layer.num_output)
-        if self.param_needs[0]:
+        if self.param_needs_gradient[0]:
             value = bottom.values(device).reshape(rows, layer.inputs)
             pair = (value.t(), grad) if layer.transpose else (grad.t(), value)
             add_gradient(self.params[0], pair[0] @ pair[1])
-        if len(self.params) > 1 and self.param_needs[1]:
+        if len(self.params) > 1 and self.param_needs_gradient[1]:
             add_gradient(self.params[1], grad.sum(0))
-        if self.bottom_needs[0]:
+        if self.bottom_needs_gradient[0]:
             found = grad @ (weight.t() if layer.transpose else weight)
             bottom.set_gradient(found.view(bottom.shape))
 
@@ -129,12 +129,12 @@ class ScaleRunner(Runner):
         start: int = self.layer.start  # type: ignore[assignment]
         spanned = range(start, start + scale.dim())
         others = [axis for axis in range(grad.dim()) if axis not in spanned]
-        if self.param_needs[0]:
+        if self.param_needs_gradient[0]:
             value = bottom.values(device) if self.kept is None else self.kept
             add_gradient(self.params[0], _sum(grad * value, others))
-        if len(self.params) > 1 and self.param_needs[1]:
+        if len(self.params) > 1 and self.param_needs_gradient[1]:
             add_gradient(self.params[1], _sum(grad, others).clone())
-        if self.bottom_needs[0]:
+        if self.bottom_needs_gradient[0]:
             spread = scale.view(*scale.shape, *[1] * (grad.dim() - start - scale.dim()))
             bottom.set_gradient(grad * spread)
 

@@ -16,7 +16,7 @@ from caffeio.proto import caffe_pb2 as pb
 class LayerPage:
     """A type with its fields: (message, field, type, default, an enum's values)."""
 
-    kind: str
+    type_name: str
     text: str
     bottoms: str
     tops: str
@@ -27,20 +27,20 @@ class LayerPage:
         names = ("message", "field", "type", "default")
         rows = [dict(zip(names, row, strict=True)) for row in self.fields]
         return {
-            "type": self.kind, "text": self.text, "bottoms": self.bottoms, "tops": self.tops,
+            "type": self.type_name, "text": self.text, "bottoms": self.bottoms, "tops": self.tops,
             "fields": rows,
         }  # fmt: skip
 
 
-def layer_page(kind: str) -> LayerPage:
+def layer_page(type_name: str) -> LayerPage:
     """The page of a layer type. Raises UnknownLayerError with the types that may be meant."""
-    cls = find(kind)
+    cls = find(type_name)
     if cls is None:
         folded = {known.lower(): known for known in types_without_torch()}
-        close = [folded[name] for name in get_close_matches(kind.lower(), folded, 3)]
+        close = [folded[name] for name in get_close_matches(type_name.lower(), folded, 3)]
         hint = f": did you mean {' or '.join(close)}?" if close else ": caffeio layers lists them"
-        raise UnknownLayerError(f"there is no file and no layer type {kind!r}{hint}")
-    page = LayerPage(kind, inspect.getdoc(cls) or "", str(cls.bottoms), str(cls.tops))
+        raise UnknownLayerError(f"there is no file and no layer type {type_name!r}{hint}")
+    page = LayerPage(type_name, inspect.getdoc(cls) or "", str(cls.bottoms), str(cls.tops))
     for message, known in cls.fields.items():
         inner = pb.LayerParameter.DESCRIPTOR.fields_by_name[message].message_type
         for entry in inner.fields if inner is not None else ():

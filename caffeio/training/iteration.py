@@ -69,7 +69,7 @@ class Iteration:
         """Parameter's top is its blob: a backward pass writes the gradient, it does not add."""
         blobs = [blob for layer in self.state.net.layers for blob in raw_blobs(layer)]
         for layer in self.state.net.layers:
-            for blob in raw_blobs(layer) if layer.kind == "Parameter" else ():
+            for blob in raw_blobs(layer) if layer.type_name == "Parameter" else ():
                 if sum(blob is other for other in blobs) == 1:
                     blob.grad = None
 

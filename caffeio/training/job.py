@@ -115,7 +115,7 @@ class Job:
             ) from None
 
     @property
-    def wanted_device(self) -> str:
+    def requested_device(self) -> str:
         """The device that solver_mode asks for: "cpu" or "cuda[:device_id]".
 
         BVLC uses a GPU only where solver_mode says so; Intel's default is the enum's, GPU.
@@ -129,7 +129,7 @@ class Job:
 
     @property
     def device_reason(self) -> str:
-        """Why `wanted_device` is what it is, for messages."""
+        """Why `requested_device` is what it is, for messages."""
         if self.param.HasField("solver_mode"):
             place = self.where("solver_mode")
             return f"solver_mode: GPU{f' at {place}' if place else ''}"

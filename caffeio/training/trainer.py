@@ -80,7 +80,7 @@ class Trainer:
         with ExitStack() as opened:
             if world is None:
                 reason = None if options.device else job.device_reason
-                world = World.join(options.device or job.wanted_device, reason=reason)
+                world = World.join(options.device or job.requested_device, reason=reason)
                 opened.callback(world.leave)
             log = log if world.is_root else NULL_LOG
             self._images: int | None = None

@@ -179,12 +179,12 @@ def _ends(loss: Any, *, last: bool) -> list[Any]:
     if loss.type == "MultiBoxLoss" and len(loss.bottom) > 2:
         return _detections(loss)
     cls = find(loss.type)
-    kind = cls.predicts if cls is not None else ""
-    if not kind or not loss.bottom:
+    type_name = cls.predicts if cls is not None else ""
+    if not type_name or not loss.bottom:
         return []
     name = "prob" if last else f"prob_{loss.name}"
-    layer = pb.LayerParameter(name=name, type=kind, bottom=loss.bottom[:1], top=[name])
-    if kind == "Softmax" and loss.HasField("softmax_param") and loss.softmax_param.axis != 1:
+    layer = pb.LayerParameter(name=name, type=type_name, bottom=loss.bottom[:1], top=[name])
+    if type_name == "Softmax" and loss.HasField("softmax_param") and loss.softmax_param.axis != 1:
         layer.softmax_param.axis = loss.softmax_param.axis
     return [layer]
 
@@ -194,9 +194,9 @@ def _detections(loss: Any) -> list[Any]:
     p = loss.multibox_loss_param
     places, scores, priors = loss.bottom[:3]
 
-    def after(kind: str, suffix: str, bottom: str) -> Any:
+    def after(type_name: str, suffix: str, bottom: str) -> Any:
         name = f"{scores}_{suffix}"
-        return pb.LayerParameter(name=name, type=kind, bottom=[bottom], top=[name])
+        return pb.LayerParameter(name=name, type=type_name, bottom=[bottom], top=[name])
 
     reshape = after("Reshape", "reshape", scores)
     reshape.reshape_param.shape.dim.extend((0, -1, p.num_classes))

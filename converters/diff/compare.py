@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
+from caffeio.converters.curve_files import require_suffix
 from caffeio.converters.kinds import KINDS, kind_of, members
 from caffeio.converters.report.model import Cell, Line, Report, count, short_names
 from caffeio.converters.source import Source
@@ -84,12 +85,17 @@ def solver_diff_of(left: Source, right: Source, settings: Settings) -> SolverDif
     return solver_diff.diff_solvers(sides[0], sides[1], options)
 
 
+def require_rates(left: Source, right: Source, target: str) -> None:
+    """Raise CaffeIOError, before any work, where `plot_rates` could draw nothing."""
+    if (left.kind, right.kind) != ("solver", "solver"):
+        raise CaffeIOError("--plot draws learning rates: both sides must be solvers")
+    require_suffix(target)
+
+
 def plot_rates(left: Source, right: Source, settings: Settings, target: str) -> None:
     """Draw the learning rates of two solvers (PNG, SVG, PDF), or list them (CSV)."""
     from caffeio.converters import plot as lr_plot
 
-    if (left.kind, right.kind) != ("solver", "solver"):
-        raise CaffeIOError("--plot draws learning rates: both sides must be solvers")
     diff = solver_diff_of(left, right, settings).rates
     names = short_names((left.label, right.label))
     curves = []
@@ -224,10 +230,11 @@ def _folders(
     found = [dict(members(source.path)) for source in (left, right)]
     out = Report(f"{left.label} -> {right.label} ({kind})")
     data: dict[str, Any] = {"kind": "directory", "files": []}
-    section = out.section("")
-    table = section.table("file", "", "")
+    names = sorted({*found[0], *found[1]})
+    table = out.section("").table("file", "", "") if names else None
     parts: list[tuple[str, Report]] = []
-    for name in sorted({*found[0], *found[1]}):
+    for name in names:
+        assert table is not None
         if name not in found[1]:
             table.add(name, Cell("only left", "left"), "")
             data["files"].append({"file": name, "same": False, "only": "left"})

@@ -118,12 +118,12 @@ def compare(left: Curve, right: Curve, marks: set[int]) -> RateDiff:
     return diff
 
 
-def _marks(diff: RateDiff, left: int, right: int, wanted: set[int]) -> list[int]:
+def _marks(diff: RateDiff, left: int, right: int, extra: set[int]) -> list[int]:
     """Iterations worth a row: where something happens, and the quarters."""
     longest = max(left, right)
     marks = {0, longest - 1, left - 1, right - 1, diff.first, diff.largest_at}
     marks |= {longest * i // 4 for i in range(1, 4)}
-    marks |= wanted if len(wanted) <= 8 else set(sorted(wanted)[:4])
+    marks |= extra if len(extra) <= 8 else set(sorted(extra)[:4])
     return sorted(t for t in marks if t is not None and 0 <= t < longest)
 
 

@@ -17,7 +17,7 @@ from caffeio.converters.source import Source
 from caffeio.errors import CaffeIOError
 from caffeio.profiles import BVLC, Profile, choose_profile
 from caffeio.proto.caffe_pb2 import NetParameter, SolverParameter
-from caffeio.proto.files import read_net, read_solver
+from caffeio.proto.files import SolverFile, read_net, read_solver
 from caffeio.proto.io.regular import read_regular
 from caffeio.proto.upgrade.upgrade import upgrade_net
 
@@ -59,15 +59,22 @@ def load_pair(left: Source, right: Source, dialect: str | None = None) -> list[S
     sides: list[SolverSide] = []
     for source in (left, right):
         file = read_solver(source.path, dialect=dialect)
-        profile = choose_profile(None, file.dialect, file.message)
-        side = SolverSide(source.label, file.message, profile, source, file.unknown, file.dialect)
-        _load_net(side, dialect, sides[0] if sides else None)
-        sides.append(side)
+        sides.append(load_side(source, file, dialect, sides[0] if sides else None))
     a, b = sides
     if BVLC in (a.profile, b.profile) and a.profile != b.profile:
         teller, taker = (a, b) if b.profile is BVLC else (b, a)
         taker.profile = teller.profile
     return sides
+
+
+def load_side(
+    source: Source, file: SolverFile, dialect: str | None = None, other: SolverSide | None = None
+) -> SolverSide:
+    """Make a side of a solver that is read, with its net, which `other` may have read already."""
+    profile = choose_profile(None, file.dialect, file.message)
+    side = SolverSide(source.label, file.message, profile, source, file.unknown, file.dialect)
+    _load_net(side, dialect, other)
+    return side
 
 
 def _load_net(side: SolverSide, dialect: str | None, other: SolverSide | None) -> None:

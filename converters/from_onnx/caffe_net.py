@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -31,7 +32,7 @@ class CaffeLayer:
     blobs: list[Array] = field(default_factory=list)
 
     @property
-    def kind(self) -> str:
+    def type_name(self) -> str:
         """The layer's type."""
         return self.param.type
 
@@ -87,7 +88,7 @@ class Writer:
 
     def layer(
         self,
-        kind: str,
+        type_name: str,
         bottoms: Sequence[str],
         shape: Dims | Sequence[Dims],
         *,
@@ -103,7 +104,7 @@ class Writer:
         lacks is said by others where there is an exact form. Raises Refused if there is none.
         """
         param = pb.LayerParameter(name=self.unique(self.stem + (f"_{hint}" if hint else "")))
-        param.type = kind
+        param.type = type_name
         param.bottom.extend(bottoms)
         for name, fields in params.items():
             if isinstance(fields, dict):
@@ -124,7 +125,7 @@ class Writer:
             try:
                 return rewritten(self, form, param, blobs, shapes[0], batch)
             except CannotRewriteError as error:
-                raise Refused(f"{self.target.name} has no such {kind}, and {error}") from None
+                raise Refused(f"{self.target.name} has no such {type_name}, and {error}") from None
         bottom_shapes = [self.shape(name) for name in bottoms]
         for complaint in complaints(self.target, param, bottom_shapes, shapes):
             raise Refused(complaint)
@@ -162,7 +163,7 @@ class Writer:
     def constant(self, array: Array, hint: str = "constant") -> str:
         """A blob that holds numbers of the model: a Parameter layer. Raises Refused."""
         array = np.ascontiguousarray(array, np.float32)
-        key = repr(array.shape).encode() + array.tobytes()
+        key = repr(array.shape).encode() + hashlib.sha256(array.data).digest()
         if key not in self._constants:
             shape = {"shape": {"dim": list(array.shape)}}
             self._constants[key] = self.layer(
@@ -206,9 +207,9 @@ class Writer:
             x = self.layer("Scale", [x], self.shape(x), blobs=blobs, hint=hint, scale_param=fields)
         return x if power == 1 else self.eltwise("PROD", [x, x], hint=hint)
 
-    def unary(self, kind: str, x: str, hint: str = "", **params: Any) -> str:
+    def unary(self, type_name: str, x: str, hint: str = "", **params: Any) -> str:
         """A layer whose top has its bottom's shape."""
-        top: str = self.layer(kind, [x], self.shape(x), hint=hint, **params)
+        top: str = self.layer(type_name, [x], self.shape(x), hint=hint, **params)
         return top
 
     def eltwise(

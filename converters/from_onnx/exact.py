@@ -137,12 +137,12 @@ def permute(w: Writer, x: str, order: Sequence[int]) -> str:
     groups = _groups(shape, wide, batch)
     places = sorted(range(len(groups)), key=lambda i: groups[i][0])
     sizes = tuple(math.prod(shape[a] for a in groups[i]) for i in places)
-    wanted = [places.index(i) for i in range(len(groups))]
+    goal = [places.index(i) for i in range(len(groups))]
     current = list(range(len(groups)))
     at = None if batch is None else next(k for k, i in enumerate(places) if batch in groups[i])
     y = w.reshape(x, sizes, hint="axes", batch=at)
-    while current != wanted:
-        y, current = _move_one(w, y, current, wanted)
+    while current != goal:
+        y, current = _move_one(w, y, current, goal)
     return w.reshape(y, new, batch=to)
 
 
@@ -164,7 +164,7 @@ def _groups(shape: Dims, order: Sequence[int], batch: int | None) -> list[list[i
     return groups
 
 
-def _move_one(w: Writer, x: str, current: list[int], wanted: list[int]) -> tuple[str, list[int]]:
+def _move_one(w: Writer, x: str, current: list[int], goal: list[int]) -> tuple[str, list[int]]:
     """Move the one axis that is best moved next: nearest to the goal, then cheapest in tops."""
     shape = w.shape(x)
     best: tuple[tuple[int, int], int, int, list[int]] | None = None
@@ -172,8 +172,8 @@ def _move_one(w: Writer, x: str, current: list[int], wanted: list[int]) -> tuple
         for j in range(len(current)):
             after = current[:i] + current[i + 1 :]
             after.insert(j, current[i])
-            left = _disorder(after, wanted)
-            if i == j or left >= _disorder(current, wanted):
+            left = _disorder(after, goal)
+            if i == j or left >= _disorder(current, goal):
                 continue
             pieces = shape[i] if w.batch.get(x) != i else MOST_PIECES * 2  # the batch is any
             if best is None or (left, pieces) < best[0]:
@@ -190,9 +190,9 @@ def _move_one(w: Writer, x: str, current: list[int], wanted: list[int]) -> tuple
     return _insert(w, x, i, j), after
 
 
-def _disorder(current: list[int], wanted: list[int]) -> int:
+def _disorder(current: list[int], goal: list[int]) -> int:
     """The moves that are left: the axes that are not in the longest part in the right order."""
-    rank = [wanted.index(axis) for axis in current]
+    rank = [goal.index(axis) for axis in current]
     longest = [1] * len(rank)
     for i in range(len(rank)):
         for j in range(i):

@@ -37,7 +37,7 @@ class Writer(Protocol):
 
     def layer(
         self,
-        kind: str,
+        type_name: str,
         bottoms: Sequence[str],
         shape: Dims | Sequence[Dims],
         *,

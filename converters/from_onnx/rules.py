@@ -23,8 +23,8 @@ def complaints(
     if not target.has(param.type):
         yield f"{target.name} has no layer {param.type}"
         return
-    for kind, message, field, name in _FIELDS:
-        has = param.type == kind and getattr(param, message).HasField(field)
+    for type_name, message, field, name in _FIELDS:
+        has = param.type == type_name and getattr(param, message).HasField(field)
         if has and not target.has_field(name):
             yield f"{target.name} knows no {message}.{field}"
     for shape in (*bottoms, *tops):
@@ -43,21 +43,21 @@ def _statistics(target: Target, param: Any) -> Iterator[str]:
 
 
 def _axes(target: Target, param: Any) -> Iterator[str]:
-    kind = param.type
-    if kind == "InnerProduct" and target.rule("product_axis_1"):
+    type_name = param.type
+    if type_name == "InnerProduct" and target.rule("product_axis_1"):
         if param.inner_product_param.axis != 1:
             yield f"an InnerProduct over axis {param.inner_product_param.axis}: only axis 1 is read"
-    elif kind in ("Scale", "Bias") and target.rule("channel_scale") and len(param.bottom) == 1:
-        p = param.scale_param if kind == "Scale" else param.bias_param
+    elif type_name in ("Scale", "Bias") and target.rule("channel_scale") and len(param.bottom) == 1:
+        p = param.scale_param if type_name == "Scale" else param.bias_param
         if p.axis != 1 or p.num_axes != 1:
-            yield f"a {kind} over other axes than the channels"
-    elif kind == "Softmax" and target.rule("softmax_axis_1") and param.softmax_param.axis != 1:
+            yield f"a {type_name} over other axes than the channels"
+    elif type_name == "Softmax" and target.rule("softmax_axis_1") and param.softmax_param.axis != 1:
         yield f"a Softmax over axis {param.softmax_param.axis}: only axis 1 is read"
-    elif kind == "Permute" and (row := target.rule("permute_order")):
+    elif type_name == "Permute" and (row := target.rule("permute_order")):
         order = ",".join(map(str, param.permute_param.order))
         if order != row.value:
             yield f"a Permute of the order {order}: only {row.value} is taken"
-    elif kind == "Deconvolution" and target.rule("deconvolution_group"):
+    elif type_name == "Deconvolution" and target.rule("deconvolution_group"):
         p = param.convolution_param
         if p.group not in (1, p.num_output):
             yield f"a Deconvolution of {p.group} groups: only 1, or one for each channel"

@@ -112,7 +112,7 @@ def _longer(shape: Shape, axis: int, more: int) -> Shape:
 
 def _resized(net: Net, shapes: Mapping[str, Shape], name: str) -> Net:
     other = Net(net.graph, profile=net.profile, input_shapes=shapes)
-    return other if name == "batch" else other.materialize()
+    return other if name == "batch" else other.initialize()
 
 
 def _rebuilt(net: Net, other: Net, built: Built, outputs: Sequence[str] | None) -> Built:
@@ -149,8 +149,8 @@ def _compare(net: Net, mine: Built, other: Built, shapes: Mapping[str, Shape]) -
 
 
 def _same(a: OnnxNode, b: OnnxNode) -> bool:
-    return (a.kind, a.inputs, a.outputs, str(a.attributes)) == (
-        b.kind, b.inputs, b.outputs, str(b.attributes))  # fmt: skip
+    return (a.op_type, a.inputs, a.outputs, str(a.attributes)) == (
+        b.op_type, b.inputs, b.outputs, str(b.attributes))  # fmt: skip
 
 
 def _same_constants(mine: Built, other: Built, node: OnnxNode) -> bool:

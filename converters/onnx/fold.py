@@ -46,7 +46,7 @@ def _compute(graph: OnnxGraph, types: Mapping[str, Type], ends: set[str]) -> Non
     """Make constants of what depends on constants and on fixed shapes only."""
     for node in graph.nodes:
         dims = types[node.inputs[0]].dims if node.inputs and node.inputs[0] in types else None
-        if node.kind == "Shape" and dims is not None and None not in dims:
+        if node.op_type == "Shape" and dims is not None and None not in dims:
             part = dims[node.attributes.get("start", 0) : node.attributes.get("end")]
             graph.constants[node.outputs[0]] = np.array(part, np.int64)
             graph.shapes[node.outputs[0]] = (len(part),)
@@ -105,7 +105,7 @@ def _key(node: OnnxNode) -> Any:
         (k, v.tobytes() if isinstance(v, np.ndarray) else str(v))
         for k, v in sorted(node.attributes.items())
     )
-    return (node.kind, tuple(node.inputs), attributes, len(node.outputs))
+    return (node.op_type, tuple(node.inputs), attributes, len(node.outputs))
 
 
 def _drop_nothings(graph: OnnxGraph, types: Mapping[str, Type], ends: set[str]) -> None:
@@ -128,14 +128,14 @@ def _drop_nothings(graph: OnnxGraph, types: Mapping[str, Type], ends: set[str]) 
 def _same(graph: OnnxGraph, node: OnnxNode, types: Mapping[str, Type]) -> str:
     """The input that the output of `node` is; "" if it is another value."""
     first = node.inputs[0] if node.inputs else ""
-    if node.kind == "Identity":
+    if node.op_type == "Identity":
         return first
-    if node.kind == "Transpose":
+    if node.op_type == "Transpose":
         order = list(node.attributes["perm"])
         return first if order == sorted(order) else ""
-    if node.kind in ("Mul", "Div", "Add", "Sub"):
-        neutral = 1 if node.kind in ("Mul", "Div") else 0
-        sides = [node.inputs] + ([node.inputs[::-1]] if node.kind in ("Mul", "Add") else [])
+    if node.op_type in ("Mul", "Div", "Add", "Sub"):
+        neutral = 1 if node.op_type in ("Mul", "Div") else 0
+        sides = [node.inputs] + ([node.inputs[::-1]] if node.op_type in ("Mul", "Add") else [])
         for value, other in sides:
             operand = graph.constants.get(other)
             if operand is None or not (operand == neutral).all():
@@ -144,7 +144,7 @@ def _same(graph: OnnxGraph, node: OnnxNode, types: Mapping[str, Type]) -> str:
             if small or operand.ndim == 0 or _keeps_shape(types, value, node.outputs[0]):
                 return value
         return ""
-    keeps = node.kind in ("Reshape", "Flatten", "Expand")
+    keeps = node.op_type in ("Reshape", "Flatten", "Expand")
     return first if keeps and _keeps_shape(types, first, node.outputs[0]) else ""
 
 
@@ -165,15 +165,15 @@ def _join(
     if before is None:
         return
     shapes = ("Reshape", "Flatten")
-    if node.kind == before.kind == "Transpose":
+    if node.op_type == before.op_type == "Transpose":
         order = before.attributes["perm"]
         node.attributes = {"perm": [order[i] for i in node.attributes["perm"]]}
         node.inputs = list(before.inputs)
-    elif node.kind in shapes and before.kind in shapes:
+    elif node.op_type in shapes and before.op_type in shapes:
         after = _dims(types, node.outputs[0])
         if after is not None and None not in after:
             name = graph.fresh(f"{node.layer}.shape")
             graph.constants[name] = np.array(after, np.int64)
             graph.shapes[name] = (len(after),)
-            node.kind, node.attributes = "Reshape", {}
+            node.op_type, node.attributes = "Reshape", {}
             node.inputs = [before.inputs[0], name]

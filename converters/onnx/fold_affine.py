@@ -31,7 +31,7 @@ def fold_affine(graph: OnnxGraph, types: Mapping[str, Type], ends: set[str]) -> 
         else:
             kept.append(node)
             maker = node
-        if maker.kind in (*_WEIGHTED, "BatchNormalization"):
+        if maker.op_type in (*_WEIGHTED, "BatchNormalization"):
             makers[maker.outputs[0]] = maker
     graph.nodes = kept
 
@@ -46,14 +46,14 @@ def fold_chains(graph: OnnxGraph, ends: set[str]) -> None:
         before = makers.get(source)
         if (
             before is None
-            or before.kind != node.kind
+            or before.op_type != node.op_type
             or readers[source] != 1
             or source in ends
             or not _join(graph, before, node)
         ):
             kept.append(node)
             before = node
-        if node.kind in ("Mul", "Add") and _constant(graph, before) is not None:
+        if node.op_type in ("Mul", "Add") and _constant(graph, before) is not None:
             makers[before.outputs[0]] = before
     graph.nodes = kept
 
@@ -77,13 +77,13 @@ def _join(graph: OnnxGraph, first: OnnxNode, second: OnnxNode) -> bool:
         return False
     pair = a.astype(np.float64), b.astype(np.float64)
     try:
-        value = pair[0] * pair[1] if first.kind == "Mul" else pair[0] + pair[1]
+        value = pair[0] * pair[1] if first.op_type == "Mul" else pair[0] + pair[1]
     except ValueError:
         return False
     new = value.astype(np.float32)
     if new.size > max(a.size, b.size) or not np.isfinite(new).all():
         return False
-    if first.kind == "Mul" and ((new == 0) != (value == 0)).any():
+    if first.op_type == "Mul" and ((new == 0) != (value == 0)).any():
         return False
     name = graph.fresh(f"{first.layer}.factor")
     graph.constants[name], graph.shapes[name] = new, new.shape
@@ -94,7 +94,7 @@ def _join(graph: OnnxGraph, first: OnnxNode, second: OnnxNode) -> bool:
 
 def _operand(graph: OnnxGraph, node: OnnxNode) -> str:
     """The input of a node that may be no constant."""
-    if node.kind in ("Mul", "Add") and node.inputs[0] in graph.constants:
+    if node.op_type in ("Mul", "Add") and node.inputs[0] in graph.constants:
         return node.inputs[1]
     return node.inputs[0] if node.inputs else ""
 
@@ -106,9 +106,9 @@ def _channels(graph: OnnxGraph, maker: OnnxNode) -> int | None:
         return None
     first = blobs[0]
     assert first is not None
-    if maker.kind == "ConvTranspose":
+    if maker.op_type == "ConvTranspose":
         return int(first.shape[1]) * int(maker.attributes.get("group", 1))
-    if maker.kind == "Gemm":
+    if maker.op_type == "Gemm":
         return int(first.shape[0 if maker.attributes.get("transB") else 1])
     return int(first.shape[0])
 
@@ -119,25 +119,25 @@ def _pair(
     """Factors and offsets of `node` for each channel of `source`; None if it is something else."""
     if channels is None:
         return None
-    if node.kind == "BatchNormalization":
+    if node.op_type == "BatchNormalization":
         blobs = [graph.constants.get(name) for name in node.inputs[1:]]
         if any(blob is None for blob in blobs):
             return None
         scale, bias, mean, variance = (np.asarray(blob, np.float64) for blob in blobs)
         factor = scale / np.sqrt(variance + node.attributes.get("epsilon", 1e-5))
         return factor, bias - mean * factor
-    if node.kind not in ("Mul", "Div", "Add", "Sub"):
+    if node.op_type not in ("Mul", "Div", "Add", "Sub"):
         return None
     other = node.inputs[1] if node.inputs[0] == source else node.inputs[0]
     dims = types[source].dims if source in types else None
     if other not in graph.constants or dims is None:
         return None
     found = _per_channel(graph.constants[other], len(dims), channels)
-    if found is None or (node.kind == "Div" and not (found != 0).all()):
+    if found is None or (node.op_type == "Div" and not (found != 0).all()):
         return None
-    if node.kind in ("Mul", "Div"):
-        return (found if node.kind == "Mul" else 1 / found), np.zeros(channels)
-    return np.ones(channels), found if node.kind == "Add" else -found
+    if node.op_type in ("Mul", "Div"):
+        return (found if node.op_type == "Mul" else 1 / found), np.zeros(channels)
+    return np.ones(channels), found if node.op_type == "Add" else -found
 
 
 def _per_channel(array: np.ndarray, ndim: int, channels: int) -> Any | None:
@@ -155,7 +155,7 @@ def _put(graph: OnnxGraph, maker: OnnxNode, pair: Pair) -> bool:
     """Change the blobs of `maker`; False if they cannot hold the new numbers."""
     blobs = [np.asarray(graph.constants[name], np.float64) for name in maker.inputs[1:]]
     factor, offset = pair
-    if maker.kind == "BatchNormalization":
+    if maker.op_type == "BatchNormalization":
         scale, bias, mean, variance = blobs
         new = [scale * factor, bias * factor + offset, mean, variance]
     else:
@@ -178,11 +178,11 @@ def _put(graph: OnnxGraph, maker: OnnxNode, pair: Pair) -> bool:
 
 def _scaled(maker: OnnxNode, weight: np.ndarray, factor: Any) -> np.ndarray:
     """Weights whose outputs are multiplied by `factor`."""
-    if maker.kind == "ConvTranspose":
+    if maker.op_type == "ConvTranspose":
         group = int(maker.attributes.get("group", 1))
         parts = weight.reshape(group, -1, *weight.shape[1:])
         spread = factor.reshape(group, 1, -1, *[1] * (weight.ndim - 2))
         return np.asarray(parts * spread).reshape(weight.shape)
-    if maker.kind == "Gemm" and not maker.attributes.get("transB"):
+    if maker.op_type == "Gemm" and not maker.attributes.get("transB"):
         return np.asarray(weight * factor[None])
     return np.asarray(weight * factor.reshape(-1, *[1] * (weight.ndim - 1)))

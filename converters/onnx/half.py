@@ -60,7 +60,7 @@ class _Halves:
         self.copies: dict[tuple[str, bool], str] = {}  # (value, half) -> the value in that type
         self.narrow: dict[str, str] = {}  # constants -> their copies in half
         for node in graph.nodes:
-            if node.kind in _PRECISE or not self._fits(node):
+            if node.op_type in _PRECISE or not self._fits(node):
                 self.wide.add(node.layer)
 
     def _fits(self, node: OnnxNode) -> bool:
@@ -74,7 +74,7 @@ class _Halves:
                 continue
             if not float(np.abs(array).max(initial=0.0)) <= _LARGEST:
                 return False
-            alone = array.size == 1 or (node.kind == "BatchNormalization" and i == 4)
+            alone = array.size == 1 or (node.op_type == "BatchNormalization" and i == 4)
             lost = alone and ((array.astype(np.float16) == 0) & (array != 0)).any()
             if lost:
                 return False
@@ -88,11 +88,11 @@ class _Halves:
         """Add a node, in half unless its layer stays float32."""
         floats = [n for n in node.inputs if n and self.is_float(n)]
         half = node.layer not in self.wide and bool(floats)
-        if half and node.kind in _MOVES:
+        if half and node.op_type in _MOVES:
             moved = [n for n in floats if n not in self.graph.constants] or floats
             half = any(n in self.is_half for n in moved)
         node.inputs = [
-            self.typed(node, name, half and i not in _WIDE_INPUTS.get(node.kind, ()))
+            self.typed(node, name, half and i not in _WIDE_INPUTS.get(node.op_type, ()))
             for i, name in enumerate(node.inputs)
         ]
         self.nodes.append(node)

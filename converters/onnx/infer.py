@@ -60,7 +60,7 @@ def proto(node: OnnxNode, name: str = "") -> Any:
     tensor = onnx.numpy_helper.from_array
     given = node.attributes.items()
     attributes = {key: tensor(v) if isinstance(v, np.ndarray) else v for key, v in given}
-    return onnx.helper.make_node(node.kind, node.inputs, node.outputs, name=name, **attributes)
+    return onnx.helper.make_node(node.op_type, node.inputs, node.outputs, name=name, **attributes)
 
 
 def _type(item: Any) -> Type:

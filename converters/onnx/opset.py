@@ -31,12 +31,18 @@ class Rewriter:
         self.nodes: list[OnnxNode] = []
 
     def add(
-        self, like: OnnxNode, kind: str, inputs: Sequence[str], *, last: bool = False, **given: Any
+        self,
+        like: OnnxNode,
+        op_type: str,
+        inputs: Sequence[str],
+        *,
+        last: bool = False,
+        **given: Any,
     ) -> str:
         """Add a node of the layer of `like`, with its outputs if it is the `last`; its output."""
-        names = list(like.outputs) if last else [self.graph.fresh(f"{like.layer}/{kind}")]
+        names = list(like.outputs) if last else [self.graph.fresh(f"{like.layer}/{op_type}")]
         kept = {key: value for key, value in given.items() if value is not None}
-        node = OnnxNode(kind, list(inputs), names, kept, like.layer)
+        node = OnnxNode(op_type, list(inputs), names, kept, like.layer)
         if last:
             self.put(node)
         else:
@@ -49,8 +55,8 @@ class Rewriter:
 
     def rewrite(self, node: OnnxNode) -> None:
         """Add a node in the form of the opset."""
-        for kind, least, most, form in _FORMS:
-            if kind == node.kind and least <= self.opset <= most:
+        for op_type, least, most, form in _FORMS:
+            if op_type == node.op_type and least <= self.opset <= most:
                 form(self, node)
                 return
         self.put(node)
@@ -69,7 +75,7 @@ class Rewriter:
         if not name:
             return None
         if name not in self.graph.constants:
-            raise self.refusal(node, f"input {index} of {node.kind} must be known beforehand")
+            raise self.refusal(node, f"input {index} of {node.op_type} must be known beforehand")
         return self.graph.constants[name]
 
     def dims(self, node: OnnxNode, name: str) -> Dims:
@@ -98,8 +104,8 @@ def to_opset(
     """
     if not LEAST <= opset <= MOST:
         raise UnsupportedError(f"opset {opset} is not written: give one from {LEAST} to {MOST}")
-    formed = {kind for kind, least, most, _ in _FORMS if least <= opset <= most}
-    _check([node for node in graph.nodes if node.kind not in formed], opset, known_only=True)
+    formed = {op_type for op_type, least, most, _ in _FORMS if least <= opset <= most}
+    _check([node for node in graph.nodes if node.op_type not in formed], opset, known_only=True)
     if opset != OPSET:
         out = Rewriter(graph, infer(graph, inputs, elements), opset)
         for node in graph.nodes:
@@ -114,27 +120,29 @@ def _check(nodes: Sequence[OnnxNode], opset: int, *, known_only: bool = False) -
     """Hold every node against its schema of the opset; `known_only`: only that there is one."""
     defs = import_module("onnx").defs
     for node in nodes:
-        if node.kind in OWN:
+        if node.op_type in OWN:
             continue
         where = f"layer {node.layer!r} cannot be written for opset {opset}: "
         try:
-            schema = defs.get_schema(node.kind, opset, "")
+            schema = defs.get_schema(node.op_type, opset, "")
         except defs.SchemaError:
             schema = None
         if schema is None or schema.deprecated:
             known = [s for s in defs.get_all_schemas_with_history()
-                     if s.name == node.kind and s.domain == "" and not s.deprecated]  # fmt: skip
+                     if s.name == node.op_type and s.domain == "" and not s.deprecated]  # fmt: skip
             first = min((s.since_version for s in known), default=0)
-            words = f"it needs {node.kind}" + (f", which is there from opset {first} on"
+            words = f"it needs {node.op_type}" + (f", which is there from opset {first} on"
                                                if first > opset else "")  # fmt: skip
             raise UnsupportedError(where + words)
         if known_only:
             continue
         odd = sorted(set(node.attributes) - set(schema.attributes))
         if odd:
-            raise UnsupportedError(f"{where}{node.kind} has no attribute {odd[0]!r} there")
+            raise UnsupportedError(f"{where}{node.op_type} has no attribute {odd[0]!r} there")
         if not schema.min_input <= len(node.inputs) <= schema.max_input:
-            raise UnsupportedError(f"{where}{node.kind} takes no {len(node.inputs)} inputs there")
+            raise UnsupportedError(
+                f"{where}{node.op_type} takes no {len(node.inputs)} inputs there"
+            )
 
 
 def _positive(p: Rewriter, node: OnnxNode) -> OnnxNode:
@@ -148,7 +156,7 @@ def _positive(p: Rewriter, node: OnnxNode) -> OnnxNode:
         key: [n % ndim for n in v] if isinstance(v, (tuple, list)) else v % ndim
         for key, v in given.items()
     }
-    return OnnxNode(node.kind, node.inputs, node.outputs, {**node.attributes, **changed},
+    return OnnxNode(node.op_type, node.inputs, node.outputs, {**node.attributes, **changed},
                     node.layer)  # fmt: skip
 
 
@@ -161,7 +169,7 @@ def _as_attributes(*names: str) -> Form:
             array = p.value(node, index)
             if array is not None:
                 given[name] = array.tolist()
-        p.add(node, node.kind, node.inputs[:1], last=True, **given)
+        p.add(node, node.op_type, node.inputs[:1], last=True, **given)
 
     return form
 
@@ -186,7 +194,7 @@ def _axes_as_input(p: Rewriter, node: OnnxNode) -> None:
     given = dict(node.attributes)
     axes = given.pop("axes", None)
     more = [] if axes is None else [p.const(node, np.asarray(axes, np.int64), "axes")]
-    p.add(node, node.kind, [node.inputs[0], *more], last=True, **given)
+    p.add(node, node.op_type, [node.inputs[0], *more], last=True, **given)
 
 
 def _padded(p: Rewriter, node: OnnxNode) -> None:
@@ -264,7 +272,7 @@ def _windows(p: Rewriter, node: OnnxNode) -> None:
                 raise p.refusal(node, "MaxPool rounds sizes down there, and they are not fixed")
             behind.append(max(0, -(-(n - k) // s) * s + k - n))
         given["pads"] = (*[0] * len(behind), *behind)
-    p.add(node, node.kind, node.inputs, last=True, **given)
+    p.add(node, node.op_type, node.inputs, last=True, **given)
 
 
 def _blocks(p: Rewriter, node: OnnxNode) -> None:
@@ -295,8 +303,8 @@ def _resize(p: Rewriter, node: OnnxNode) -> None:
         inputs = [x, empty, node.inputs[2] or empty, *node.inputs[3:]]
         p.add(node, "Resize", inputs, last=True, **node.attributes)
     elif node.attributes["mode"] == "nearest" and scales is not None:
-        kind = "Resize" if p.opset == 10 else "Upsample"
-        p.add(node, kind, [x, node.inputs[2]], last=True, mode="nearest")
+        op_type = "Resize" if p.opset == 10 else "Upsample"
+        p.add(node, op_type, [x, node.inputs[2]], last=True, mode="nearest")
     else:
         _bilinear(p, node)
 

@@ -13,6 +13,7 @@ from caffeio.net.graph import build_graph
 from caffeio.net.shapes import infer_net
 from caffeio.proto import caffe_pb2 as pb
 from caffeio.proto.dialect.schema import Schema
+from caffeio.proto.upgrade.upgrade import upgrade_net
 
 Shapes = Mapping[str, Sequence[int]]
 
@@ -80,7 +81,7 @@ def _shapes(state: NetState, given: Shapes | None) -> dict[str, tuple[int, ...] 
             net.layer[index].blobs.add().shape.dim.extend(blob.shape)
     from_snapshot(net)
     try:
-        graph = build_graph(net, phase="TEST")
+        graph = build_graph(upgrade_net(net, batch_norm=False).message, phase="TEST")
     except CaffeIOError:
         return {}
     found = dict(infer_net(graph, given).blobs)

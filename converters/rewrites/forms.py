@@ -139,7 +139,7 @@ def _fixed_convolution(
     piece: Piece,
     kernel: np.ndarray,
     stride: int = 1,
-    kind: str = "Convolution",
+    type_name: str = "Convolution",
     *,
     bottom: str = "",
     top: str = "",
@@ -150,10 +150,10 @@ def _fixed_convolution(
     bottom, top = bottom or piece.old.bottom[0], top or piece.old.top[0]
     if bottom == top:
         raise CannotRewriteError("it works in place")
-    layer = piece.add(kind, [bottom], top, suffix, [kernel])
+    layer = piece.add(type_name, [bottom], top, suffix, [kernel])
     layer.param.add(lr_mult=0, decay_mult=0)
     p = layer.convolution_param
-    p.num_output = kernel.shape[0] if kind == "Convolution" else kernel.shape[1] * group
+    p.num_output = kernel.shape[0] if type_name == "Convolution" else kernel.shape[1] * group
     p.kernel_size.append(kernel.shape[2])
     if stride != 1:
         p.stride.append(stride)

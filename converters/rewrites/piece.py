@@ -37,7 +37,7 @@ class Piece:
 
     def add(
         self,
-        kind: str,
+        type_name: str,
         bottoms: Sequence[str],
         top: str | Sequence[str],
         suffix: str = "",
@@ -46,7 +46,7 @@ class Piece:
         """Append a layer; without a suffix it has the old one's name. Returns its message."""
         name = self.free(f"{self.old.name}_{suffix}") if suffix else self.old.name
         tops = [top] if isinstance(top, str) else list(top)
-        layer = pb.LayerParameter(name=name, type=kind, bottom=list(bottoms), top=tops)
+        layer = pb.LayerParameter(name=name, type=type_name, bottom=list(bottoms), top=tops)
         if self.old.HasField("phase"):
             layer.phase = self.old.phase
         layer.include.extend(self.old.include)
@@ -74,9 +74,9 @@ class Piece:
             return int(self.arrays[0].shape[0])
         raise CannotRewriteError("its channels are not known (give --input-shape)")
 
-    def has(self, kind: str) -> bool:
+    def has(self, type_name: str) -> bool:
         """Whether the target has a layer type."""
-        return kind in self.target.layer_types
+        return type_name in self.target.layer_types
 
 
 Rewrite = Callable[[Piece], None]

@@ -84,7 +84,7 @@ def plan_phases(
     before = ""
     for job in jobs:
         start = _start(job, list(weights), before, snapshot, chain)
-        plan = PhasePlan(job, start, workers, device or job.wanted_device)
+        plan = PhasePlan(job, start, workers, device or job.requested_device)
         plan.feeds = [feed for spec in job.specs for feed in _feeds(spec)]
         plan.memory, plan.unknown_shapes = _memory(job)
         phases.append(plan)

@@ -32,7 +32,7 @@ _SHAPE_ONLY = {"PriorBox", "Crop"}  # their last bottom gives a size and no valu
 
 def label(row: Row) -> list[str]:
     """The lines of a box: name, types, words, shape and size."""
-    lines = [row.name, row.kind]
+    lines = [row.name, row.type_name]
     if row.words:
         lines.append(row.words if len(row.words) <= 40 else row.words[:37] + "...")
     facts = [shape_words(row.tops)] if row.tops else []

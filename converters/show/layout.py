@@ -123,21 +123,21 @@ def _place_x(boxes: list[Box], ranks: list[list[int]], gap: float) -> None:
     for sweep in range(2 * SWEEPS):
         down = sweep % 2 == 0
         for rank in ranks if down else reversed(ranks):
-            wanted = []
+            centres = []
             for index in rank:
                 near = boxes[index].above if down else boxes[index].below
                 centre = sum(boxes[n].x for n in near) / len(near) if near else boxes[index].x
-                wanted.append(centre)
-            _spread(boxes, rank, wanted, gap)
+                centres.append(centre)
+            _spread(boxes, rank, centres, gap)
 
 
-def _spread(boxes: list[Box], rank: list[int], wanted: list[float], gap: float) -> None:
+def _spread(boxes: list[Box], rank: list[int], centres: list[float], gap: float) -> None:
     """Least-squares places in order with least distances (pool adjacent violators)."""
     offsets = [0.0]
     for a, b in pairwise(rank):
         offsets.append(offsets[-1] + (boxes[a].width + boxes[b].width) / 2 + gap)
-    blocks: list[tuple[float, int]] = []  # mean of (wanted - offset), members
-    for target, offset in zip(wanted, offsets, strict=True):
+    blocks: list[tuple[float, int]] = []  # mean of (centres - offset), members
+    for target, offset in zip(centres, offsets, strict=True):
         mean, members = target - offset, 1
         while blocks and blocks[-1][0] > mean:
             before, count = blocks.pop()
@@ -192,12 +192,12 @@ def _starts(boxes: list[Box], ranks: list[list[int]], crossing: list[int], count
     whole = sum(heights)
     starts, slack = [0], whole / count / 4
     for column in range(1, count):
-        wanted = whole * column / count
+        centres = whole * column / count
         costs = {}
         done = 0.0
         for i, height in enumerate(heights):
-            if i > starts[-1] and abs(done - wanted) <= slack:
-                costs[i] = crossing[i - 1] + 2 * abs(done - wanted) / slack
+            if i > starts[-1] and abs(done - centres) <= slack:
+                costs[i] = crossing[i - 1] + 2 * abs(done - centres) / slack
             done += height
         if costs:
             starts.append(min(costs, key=costs.__getitem__))

@@ -287,7 +287,11 @@ def _layers(shown: ShownNet, section: Section, options: Options) -> None:
     for row in rows:
         table.add(
             row.name,
-            Cell(row.kind, "" if row.parts[0].shapes.known_type else "bad", short_type(row.kind)),
+            Cell(
+                row.type_name,
+                "" if row.parts[0].shapes.known_type else "bad",
+                short_type(row.type_name),
+            ),
             Cell(row.words, "dim"),
             shape_words(row.tops),
             "?" if row.parameters is None else f"{row.parameters:,}" if row.parameters else "",

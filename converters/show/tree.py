@@ -59,7 +59,7 @@ def _common(a: int | None, b: int | None, parted: list[int | None], level: list[
 
 def _line(row: Row, view: View, depth: int, section: Section) -> None:
     parts: list[Cell | str] = [Cell("│ " * depth, "dim"), Cell(row.name, "strong"), "  "]
-    parts.append(row.kind)
+    parts.append(row.type_name)
     if row.words:
         parts.append(Cell(f"  {row.words}", "dim"))
     if row.tops:

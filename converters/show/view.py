@@ -45,7 +45,7 @@ class Row:
         return self.node.name
 
     @property
-    def kind(self) -> str:
+    def type_name(self) -> str:
         """`Convolution+BatchNorm+Scale+ReLU`."""
         return "+".join(part.node.type for part in self.parts)
 

@@ -60,8 +60,8 @@ def _convolution(param: LayerParameter) -> str:
 
 def _pooling(param: LayerParameter) -> str:
     p = param.pooling_param
-    kind = PoolingParameter.PoolMethod.Name(p.pool).lower()
-    words = ["global", kind] if p.global_pooling else [kind, *_window(p)]
+    method = PoolingParameter.PoolMethod.Name(p.pool).lower()
+    words = ["global", method] if p.global_pooling else [method, *_window(p)]
     if p.round_mode == PoolingParameter.FLOOR:
         words.append("floor")
     return " ".join(filter(None, words))
@@ -150,6 +150,6 @@ _SHORT = {
 }
 
 
-def short_type(kind: str) -> str:
+def short_type(type_name: str) -> str:
     """`Conv+BN+Scale+ReLU` for Convolution+BatchNorm+Scale+ReLU: for narrow screens."""
-    return "+".join(_SHORT.get(name, name) for name in kind.split("+"))
+    return "+".join(_SHORT.get(name, name) for name in type_name.split("+"))

@@ -110,7 +110,7 @@ class TorchText:
         layer = self.layer
         assert layer is not None
         return UnsupportedError(
-            f"layer {layer.name!r} (type {layer.kind}) has no PyTorch form: {reason}",
+            f"layer {layer.name!r} (type {layer.type_name}) has no PyTorch form: {reason}",
             where=layer.context.where or None,
         )
 

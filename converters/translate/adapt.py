@@ -11,6 +11,7 @@ from caffeio.layers.registry import is_data_type
 from caffeio.proto import caffe_pb2 as pb
 from caffeio.proto.dialect.dialect import Lost
 from caffeio.proto.dialect.schema import Field, Schema
+from caffeio.proto.upgrade.upgrade import V1_TYPES
 
 # Fields that change speed, memory or messages, but no number.
 HINTS = frozenset(
@@ -200,6 +201,8 @@ def _only_training(message: Any, item: Lost) -> bool:
     if len(item.path) < 2 or not isinstance(item.path[1], int):
         return False
     kind = getattr(message, str(item.path[0]))[item.path[1]].type
+    if not isinstance(kind, str):
+        kind = V1_TYPES.get(pb.V1LayerParameter.LayerType.Name(kind), "")
     return is_data_type(kind)
 
 

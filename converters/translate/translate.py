@@ -26,6 +26,7 @@ from caffeio.converters.netstate import (
 )
 from caffeio.converters.rewrites.apply import rewrite_layers
 from caffeio.converters.translate import adapt, batchnorm
+from caffeio.converters.translate.modern import modernise, says_all
 from caffeio.errors import CaffeIOError, UnsupportedError, WeightsError
 from caffeio.proto import caffe_pb2 as pb
 from caffeio.proto.dialect import schema
@@ -119,10 +120,16 @@ def adapt_state(
     merge: bool = False,
     input_shapes: Mapping[str, Sequence[int]] | None = None,
 ) -> None:
-    """Change what the two Caffes have otherwise; V1 nets are older than all such differences."""
-    if state.field == "layers":
-        return
+    """Change what the two Caffes have otherwise.
+
+    V1 nets are older than most such differences: they become today's only if they must.
+    """
     source, target = schema.load(result.source), schema.load(result.target)
+    if state.field == "layers":
+        if says_all(state, target):
+            return
+        result.lost += modernise(state, result.source)
+        result.done.append("the net is written with today's `layer` entries")
     mine, theirs = batchnorm.merged_form(source), batchnorm.merged_form(target)
     done = result.done
     if mine != theirs:
@@ -191,10 +198,10 @@ def _shape(layer: Layer, index: int) -> tuple[int, ...] | None:
     info = layer.blobs[index].info
     if info is None or not info.legacy:
         return None
-    kind = layer.param.type
+    type_name = layer.param.type
     if isinstance(layer.param, pb.V1LayerParameter):
-        kind = V1_TYPES.get(pb.V1LayerParameter.LayerType.Name(kind), "")
-    return modern_shape(kind, index, info.shape)
+        type_name = V1_TYPES.get(pb.V1LayerParameter.LayerType.Name(type_name), "")
+    return modern_shape(type_name, index, info.shape)
 
 
 def _unknown_to_keep(state: NetState, result: Translation, target: Schema) -> list[Unknown]:

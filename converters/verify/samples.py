@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from caffeio.net.net import Net
 
 _CONTINUES = ("LSTM", "RNN")
+_POOLS_REGIONS = ("ROIPooling", "PSROIPooling")
 _RENAMES = ("Split", "Reshape", "Flatten", "Permute", "Slice")
 
 
@@ -14,7 +17,8 @@ def sample_inputs(net: Net, seed: int = 0, scale: float = 1.0) -> dict[str, np.n
     """An array for every top of the net's data and Input layers, by name.
 
     Normal numbers times `scale`; what Embed and BatchReindex look up are valid indices, what marks
-    the beginning of sequences (bottom 1 of LSTM and RNN) is 0 in the first step and then 1.
+    the beginning of sequences (bottom 1 of LSTM and RNN) is 0 in the first step and then 1, regions
+    lie in an image of the batch, and what Proposal reads of images is their size and the scale 1.
     """
     rng = np.random.default_rng(seed)
     out: dict[str, np.ndarray] = {}
@@ -24,6 +28,10 @@ def sample_inputs(net: Net, seed: int = 0, scale: float = 1.0) -> dict[str, np.n
                 out[top] = (rng.standard_normal(shape) * scale).astype(np.float32)
     for name, high in _indices(net).items():
         out[name] = rng.integers(0, high, out[name].shape).astype(np.float32)
+    for name, (images, height, width) in _regions(net).items():
+        out[name] = _boxes(rng, out[name].shape, images, height, width)
+    for name, size in _image_sizes(net).items():
+        out[name] = np.resize(np.asarray(size, np.float32), out[name].shape)
     for name in _marks(net):
         out[name] = np.ones(out[name].shape, np.float32)
         out[name][:1] = 0
@@ -56,3 +64,38 @@ def _marks(net: Net) -> list[str]:
     origin = _origin(net)
     steps = [step for step in net.steps if step.node.type in _CONTINUES]
     return [origin[step.bottoms[1]] for step in steps if step.bottoms[1] in origin]
+
+
+def _regions(net: Net) -> dict[str, tuple[int, float, float]]:
+    """Inputs that are regions -> the number of images, their height and width."""
+    origin, out = _origin(net), {}
+    for step in net.steps:
+        if step.node.type in _POOLS_REGIONS and step.bottoms[1] in origin:
+            layer: Any = step.layer
+            images, _, height, width = layer.bottom_shapes[0]
+            out[origin[step.bottoms[1]]] = (images, height / layer.scale, width / layer.scale)
+    return out
+
+
+def _boxes(
+    rng: np.random.Generator, shape: tuple[int, ...], images: int, height: float, width: float
+) -> np.ndarray:
+    """Regions as (R, 5) or (R, 5, 1, 1): the image, then left, top, right and bottom."""
+    count = shape[0]
+    x = np.sort(rng.uniform(0, max(width - 1, 0), (count, 2)))
+    y = np.sort(rng.uniform(0, max(height - 1, 0), (count, 2)))
+    image = rng.integers(0, images, count)
+    rows = np.stack((image, x[:, 0], y[:, 0], x[:, 1], y[:, 1]), 1)
+    return rows.reshape(shape).astype(np.float32)
+
+
+def _image_sizes(net: Net) -> dict[str, tuple[float, float, float]]:
+    """Inputs that tell Proposal of images -> height, width and scale."""
+    origin, out = _origin(net), {}
+    for step in net.steps:
+        if step.node.type in ("Proposal", "Python") and len(step.bottoms) == 3:
+            stride = getattr(step.layer, "stride", None)
+            if stride and step.bottoms[2] in origin:
+                _, _, height, width = step.layer.bottom_shapes[0]
+                out[origin[step.bottoms[2]]] = (height * stride, width * stride, 1.0)
+    return out

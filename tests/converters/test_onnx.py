@@ -67,7 +67,7 @@ def case_net(path: Path, arrays: dict[str, np.ndarray]) -> Net:
     message.CopyFrom(file.message)
     del message.layer[:]
     message.layer.extend(x for x in file.message.layer if not x.name.startswith("obj_"))
-    net = Net(build_graph(message, phase=str(arrays["phase"]))).materialize()
+    net = Net(build_graph(message, phase=str(arrays["phase"]))).initialize()
     step = next(step for step in net.steps if step.node.name == "x")
     with torch.no_grad():
         for key, value in part(arrays, "param/").items():

@@ -64,7 +64,7 @@ def shown_net(path: Path, **options) -> nets.ShownNet:
 def test_in_place_layers_are_folded():
     view = view_of(RESIDUAL)
     assert [row.name for row in view.rows] == ["data", "a", "b1", "b2", "sum", "fc", "loss"]
-    assert view.rows[1].kind == "Convolution+BatchNorm+ReLU"
+    assert view.rows[1].type_name == "Convolution+BatchNorm+ReLU"
     assert view.rows[1].parameters == 4 * 27 + 4 + 4 + 4 + 1
     assert [row.sources for row in view.rows] == [[], [0], [1], [1], [2, 3], [4], [5, 0]]
     assert [row.readers for row in view.rows][1] == [2, 3]

@@ -66,6 +66,6 @@ def test_blobs_are_let_go_when_their_last_reader_has_run() -> None:
     data = {"data": torch.randn(2, 3)}
     outputs = net(data)
     assert set(net.blobs) == set(outputs) == {"power"}
-    freed = [name for step in net._plan for name in step.free]
+    freed = [name for step in net._plan for name in step.free_after]
     assert freed == ["data", "norm"]
     assert torch.equal(net(data)["power"], outputs["power"])

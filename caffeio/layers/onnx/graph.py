@@ -22,7 +22,7 @@ class OnnxLayer(Protocol):
     """What a graph asks of the layer that is being added."""
 
     name: str
-    kind: str
+    type_name: str
 
     @property
     def context(self) -> Any:
@@ -39,9 +39,9 @@ class OnnxLayer(Protocol):
 
 @dataclass
 class OnnxNode:
-    """One operator: `kind` as ONNX calls it, names of values in and out, attributes."""
+    """One operator: `op_type` as ONNX calls it, names of values in and out, attributes."""
 
-    kind: str
+    op_type: str
     inputs: list[str]
     outputs: list[str]
     attributes: dict[str, Any]
@@ -84,15 +84,15 @@ class OnnxGraph:
                 self._count.setdefault(name, 1)
                 return name
 
-    def op(self, kind: str, inputs: Sequence[str], outputs: int = 1, **attributes: Any) -> Any:
-        """Add operator `kind`; returns the name of its output (a tuple of names if several).
+    def op(self, op_type: str, inputs: Sequence[str], outputs: int = 1, **attributes: Any) -> Any:
+        """Add operator `op_type`; returns the name of its output (a tuple of names if several).
 
         An empty input name leaves an optional input out; attributes of None are left out.
         """
         owner = self.layer.name if self.layer is not None else "net"
-        names = [self.fresh(f"{owner}/{kind}") for _ in range(outputs)]
+        names = [self.fresh(f"{owner}/{op_type}") for _ in range(outputs)]
         kept = {key: value for key, value in attributes.items() if value is not None}
-        self.nodes.append(OnnxNode(kind, list(inputs), names, kept, owner))
+        self.nodes.append(OnnxNode(op_type, list(inputs), names, kept, owner))
         return names[0] if outputs == 1 else tuple(names)
 
     def const(self, value: Any, hint: str = "const", dtype: Any = None) -> str:
@@ -149,7 +149,7 @@ class OnnxGraph:
         if self.layer is None:
             return UnsupportedError(f"no ONNX form: {reason}")
         return UnsupportedError(
-            f"layer {self.layer.name!r} (type {self.layer.kind}) has no ONNX form: {reason}",
+            f"layer {self.layer.name!r} (type {self.layer.type_name}) has no ONNX form: {reason}",
             where=self.layer.context.where or None,
         )
 

@@ -32,7 +32,7 @@ def image_of(owner: LayerType, rois: Tensor, num: int) -> Tensor:
     if image.device.type == "cpu" and bool((inside != image).any()):
         place = int((inside != image).nonzero()[0])
         raise DataError(
-            f"layer {owner.name!r} (type {owner.kind}): region {place} is of image "
+            f"layer {owner.name!r} (type {owner.type_name}): region {place} is of image "
             f"{int(image[place])}, the batch has {num}",
             where=owner.context.where or None,
         )

@@ -52,8 +52,8 @@ def ground_truth(
         wrong = (label == background) | (label < 0) | (label >= classes)
         if bool(wrong.any()):
             raise DataError(
-                f"layer {layer.name!r} (type {layer.kind}): label {int(label[wrong][0])} of a box "
-                f"is the background ({background}) or outside 0..{classes - 1}",
+                f"layer {layer.name!r} (type {layer.type_name}): label {int(label[wrong][0])} of a "
+                f"box is the background ({background}) or outside 0..{classes - 1}",
                 where=layer.context.where or None,
             )
     order = item.argsort(stable=True)

@@ -51,13 +51,13 @@ def equal_pads(
 
     Raises Refused if no few zeros do.
     """
-    wanted = (size + begin + end - dilation * (kernel - 1) - 1) // stride
+    out_size = (size + begin + end - dilation * (kernel - 1) - 1) // stride
     for total in range(abs(end - begin) + stride + 1):
         for front in range(total + 1):
             back = total - front
             pad = begin + dilation * front
             count = size + 2 * pad - dilation * (kernel + total - 1) - 1
-            if pad >= 0 and count >= 0 and count // stride == wanted:
+            if pad >= 0 and count >= 0 and count // stride == out_size:
                 return pad, front, back
     raise Refused(f"pads {begin} and {end} have no equal form")
 
@@ -91,12 +91,19 @@ def convolve(
         kernels.append((front, back))
         reach = one[1] * (weight.shape[2 + i] - 1) + 1
         sizes.append((size + one[2] + one[3] - reach) // one[0] + 1)
-    weight = np.pad(weight, [(0, 0), (0, 0), *kernels])
+    weight = _with_zeros(weight, kernels)
     fields = _fields(weight.shape[0], weight.shape[2:], window, pads, group, bias)
     out = (shape[0], weight.shape[0], *sizes)
     blobs = [weight] if bias is None else [weight, bias]
     top: str = w.layer("Convolution", [x], out, blobs=blobs, convolution_param=fields)
     return w.reshape(top, out[:3], hint="as_1d") if flat else top
+
+
+def _with_zeros(weight: Array, kernels: list[tuple[int, int]]) -> Array:
+    """The weights with zeros around each kernel; the same array where there are none."""
+    if not any(front or back for front, back in kernels):
+        return weight
+    return np.pad(weight, [(0, 0), (0, 0), *kernels])
 
 
 def _fields(
@@ -131,24 +138,24 @@ def conv_transpose(w: Writer, node: Node) -> str:
     """A Deconvolution; the kernel gets zeros behind for output_padding, and what is over is cut."""
     weight, bias = weights_of(w, node)
     x = w.blob(node.inputs[0])
-    shape, wanted = w.shape(x), w.graph.shapes[node.outputs[0]]
+    shape, out_size = w.shape(x), w.graph.shapes[node.outputs[0]]
     if len(shape) not in (3, 4):
         raise Refused(f"a transposed convolution over {len(shape) - 2} axes")
     flat = len(shape) == 3
     group = int(node.attrs.get("group", 1))
     window = window_of(node, shape[2:], weight.shape[2:])
-    begin = _begins(node, shape, wanted, weight.shape[2:], window)
+    begin = _begins(node, shape, out_size, weight.shape[2:], window)
     if flat:
         x = w.reshape(x, (*shape, 1), hint="as_2d")
         weight, begin = weight[..., None], [*begin, 0]
         window = {k: [*v, 0 if k in ("begin", "end") else 1] for k, v in window.items()}
-        wanted = (*wanted, 1)
-    top = deconvolve(w, x, weight, bias, group, window, begin, wanted[2:])
-    return w.reshape(top, wanted[:3], hint="as_1d") if flat else top
+        out_size = (*out_size, 1)
+    top = deconvolve(w, x, weight, bias, group, window, begin, out_size[2:])
+    return w.reshape(top, out_size[:3], hint="as_1d") if flat else top
 
 
 def _begins(
-    node: Node, shape: Dims, wanted: Dims, kernel: Dims, window: dict[str, list[int]]
+    node: Node, shape: Dims, out_size: Dims, kernel: Dims, window: dict[str, list[int]]
 ) -> list[int]:
     """The pads at the beginning; those that follow from an output shape are split as ONNX does."""
     auto = node.attrs.get("auto_pad", "NOTSET")
@@ -159,7 +166,7 @@ def _begins(
     begins = []
     for i, size in enumerate(shape[2:]):
         reach = window["dilation"][i] * (kernel[i] - 1) + 1
-        total = window["stride"][i] * (size - 1) + extra[i] + reach - wanted[2 + i]
+        total = window["stride"][i] * (size - 1) + extra[i] + reach - out_size[2 + i]
         total = max(total, 0)
         begins.append(total // 2 if auto == "SAME_UPPER" or not explicit and auto == "NOTSET"
                       else total - total // 2)  # fmt: skip
@@ -174,16 +181,16 @@ def deconvolve(
     group: int,
     window: dict[str, list[int]],
     begin: Sequence[int],
-    wanted: Sequence[int],
+    out_size: Sequence[int],
 ) -> str:
-    """A Deconvolution whose output begins `begin` in and has the size `wanted` (two axes)."""
+    """A Deconvolution whose output begins `begin` in and has the size `out_size` (two axes)."""
     shape = w.shape(x)
     pads, sizes, kernels = [], [], []
     for i, size in enumerate(shape[2:]):
         step, gap = window["stride"][i], window["dilation"][i]
         reach = step * (size - 1) + gap * (weight.shape[2 + i] - 1) + 1
         pad = max(begin[i], 0)
-        short = wanted[i] + pad - (reach - pad)  # what the end lacks with the pad at both ends
+        short = out_size[i] + pad - (reach - pad)  # what the end lacks with the pad at both ends
         back = max(-(-short // gap), 0)
         front = max(-(-(pad - begin[i]) // gap), 0)
         if front and (pad - begin[i]) % gap:
@@ -191,14 +198,14 @@ def deconvolve(
         pads.append(pad)
         kernels.append((front, back))
         sizes.append(reach + gap * (front + back) - 2 * pad)
-    weight = np.pad(weight, [(0, 0), (0, 0), *kernels])
+    weight = _with_zeros(weight, kernels)
     fields = _fields(weight.shape[1] * group, weight.shape[2:], window, pads, group, bias)
     blobs = [weight] if bias is None else [weight, bias]
     out = (shape[0], weight.shape[1] * group, *sizes)
     top: str = w.layer("Deconvolution", [x], out, blobs=blobs, convolution_param=fields)
     for i in range(2):
-        if sizes[i] > wanted[i]:
-            top = crop(w, top, 2 + i, 0, wanted[i])
+        if sizes[i] > out_size[i]:
+            top = crop(w, top, 2 + i, 0, out_size[i])
     return top
 
 

@@ -58,7 +58,7 @@ def report_of(model: Any, target: str = "bvlc-1.0") -> Report:
 
 
 def kinds(net: Compiled) -> list[str]:
-    return [layer.kind for layer in net.layers]
+    return [layer.type_name for layer in net.layers]
 
 
 def randomize(module: nn.Module, seed: int = 0) -> nn.Module:

@@ -168,6 +168,36 @@ def test_modules(name: str) -> None:
     assert len(net.layers) - 1 <= most, kinds(net)
 
 
+V = torch.randn(1, 2, 6, 7, 8, generator=torch.Generator().manual_seed(2))
+
+
+@pytest.mark.parametrize(
+    ("module", "most"),
+    [
+        (nn.MaxPool2d(3, 1, dilation=2), 14),
+        (nn.MaxPool2d(3, 2, 1, dilation=2), 20),
+        (nn.MaxPool2d((2, 3), (1, 3), 1, dilation=(3, 2)), 20),
+        (nn.MaxPool2d(3, 2, 1, dilation=2, ceil_mode=True), 20),
+        (nn.MaxPool2d((1, 2), 1, dilation=(1, 2)), 6),
+    ],
+)
+def test_dilated_windows_hold_no_padding(module: nn.Module, most: int) -> None:
+    net = compiled(export(module, X - 5), near=0)  # all below 0: a zero in a window would be seen
+    assert len(net.layers) - 1 <= most, kinds(net)
+
+
+@pytest.mark.parametrize("ceil", [False, True])
+@pytest.mark.parametrize("window", [(2, 2, 0), (3, 2, 1), ((1, 3, 2), (1, 2, 2), (0, 1, 1))])
+@pytest.mark.parametrize("kind", ["max", "average", "average without pads"])
+def test_pooling_over_three_axes(kind: str, window: tuple[Any, ...], ceil: bool) -> None:
+    if kind == "max":
+        module: nn.Module = nn.MaxPool3d(*window, ceil_mode=ceil)
+    else:
+        module = nn.AvgPool3d(*window, ceil_mode=ceil, count_include_pad=kind == "average")
+    net = compiled(export(module, V))
+    assert len(net.layers) - 1 <= 11, kinds(net)
+
+
 @pytest.mark.parametrize(
     ("opset", "inputs", "attributes"),
     [

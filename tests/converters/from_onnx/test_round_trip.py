@@ -63,7 +63,7 @@ def of_net(net: Net) -> Counter[str]:
 
 
 def of_compiled(back: Compiled) -> Counter[str]:
-    return counts(layer.kind for layer in back.layers)
+    return counts(layer.type_name for layer in back.layers)
 
 
 @pytest.mark.parametrize("case", CASES)
