@@ -275,7 +275,7 @@ def _call_directly(program: Program) -> None:
         if plain and layer.start == 1:
             bias = layer.blobs[1] if len(layer.blobs) > 1 else None
             operation.run = partial(_dense, layer=layer, weight=layer.blobs[0], bias=bias)
-        if kind == "Pooling" and not (layer.is_global and layer.method == "AVE"):
+        if type_name == "Pooling" and not (layer.is_global and layer.method == "AVE"):
             operation.run = PoolAtShape(layer)
 
 
