@@ -76,6 +76,7 @@ test-sdist: wheel
 
 # The whole suite with what is too long for every push: other random examples, many more of them.
 test-nightly: $(STAMP)
+	$(PIP) --constraint constraints.txt --group definitions
 	CAFFEIO_NIGHTLY=1 $(if $(CAFFEIO_MNIST),CAFFEIO_MNIST=$(CAFFEIO_MNIST)) $(BIN)/python -m pytest -q $(WORKERS)
 
 # torchvision's models at full size as Caffe nets: its wheel must fit torch's, so it is no extra.

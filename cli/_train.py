@@ -100,7 +100,7 @@ def plan(solvers: list[str], options: dict[str, Any]) -> Plan:
     for solver in solvers:
         _given.require_solver(solver)
     made = _plan(solvers, chosen, options["snapshot"])
-    nets = [re.sub(r"(:\d+)+$", "", spec.where(0)) for job in made.jobs for spec in job.specs]
+    nets = [re.sub(r"(:\d+)+$", "", spec.locate(0)) for job in made.jobs for spec in job.specs]
     _given.apart(*(options[name] for name in ("report", "profile_to", "metrics")), read=nets)
     return made
 
@@ -133,7 +133,7 @@ def _check(job: Job, weights: Sequence[str | os.PathLike[str]]) -> None:
         _given.require_weights(job.find_weights(os.fspath(name)))
     for spec in job.specs:
         spec.check_sources()
-    Schedule(job.param, job.profile, where=job.where)
+    Schedule(job.param, job.profile, locate=job.locate)
     graph = job.train.graph()
     if not any(is_loss_type(node.type) or node.param.loss_weight for node in graph.nodes):
         _refuse_inputs(job, graph.inputs)

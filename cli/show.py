@@ -154,7 +154,8 @@ def _chain(sources: list[Any], options: dict[str, Any]) -> Any:
 
 def _other(source: Any, options: dict[str, Any]) -> tuple[str | None, Any]:
     from caffeio.converters.kinds import KINDS
-    from caffeio.converters.show import others, tensors
+    from caffeio.converters.show import solver_and_data_views as views
+    from caffeio.converters.show import tensors
     from caffeio.errors import CaffeIOError
 
     form, kind = options["form"], source.kind
@@ -168,7 +169,7 @@ def _other(source: Any, options: dict[str, Any]) -> tuple[str | None, Any]:
             f"only nets can be shown so: this is a {KINDS[kind]}", where=source.label
         )
     if kind == "solver":
-        report = others.show_solver(
+        report = views.show_solver(
             source,
             dialect=options["dialect"],
             caffe=options["caffe"],
@@ -176,15 +177,15 @@ def _other(source: Any, options: dict[str, Any]) -> tuple[str | None, Any]:
             run=_run(options),
         )
     elif kind in ("solverstate", "solverstate.h5"):
-        report = others.show_state(source)
+        report = views.show_state(source)
     elif kind == "mean":
-        report = others.show_mean(source)
+        report = views.show_mean(source)
     elif kind == "lmdb":
-        report = others.show_lmdb(source, show_all=options["show_all"])
+        report = views.show_lmdb(source, show_all=options["show_all"])
     elif kind == "labelmap":
-        report = others.show_label_map(source)
+        report = views.show_label_map(source)
     elif kind == "directory":
-        report = others.show_folder(source)
+        report = views.show_folder(source)
     elif kind == "onnx":
         report = tensors.show_onnx(source)
     elif kind in ("safetensors", "pt", "npz"):

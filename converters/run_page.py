@@ -49,7 +49,7 @@ def render(run: Run, facts: RunFacts, predictions: Predictions | None) -> str:
     """The whole page; nothing in it is loaded from elsewhere."""
     report = Report(facts.title)
     for text in facts.warnings:
-        report.say(text, tone="warn")
+        report.add_paragraph(text, tone="warn")
     _facts(report, run, facts)
     parts = [html.body(report), _curves(run)]
     if predictions is not None and predictions.images:

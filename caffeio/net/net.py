@@ -50,7 +50,6 @@ from caffeio.net.step import (
     fuse_steps,
     raw_blobs,
     register_layer,
-    shape_text,
     shown,
 )
 from caffeio.ops.batch_norm import fused_batch_norm_scale
@@ -62,6 +61,7 @@ from caffeio.ops.tracing import is_exporting
 from caffeio.profiles import BVLC, Profile
 from caffeio.proto import caffe_pb2 as pb
 from caffeio.proto.weights.load import Weights
+from caffeio.shape_text import caffe_shape
 
 __all__ = ["DataSource", "LearnableParam", "Net", "Step", "Trace"]
 
@@ -228,9 +228,9 @@ class Net(nn.Module):
                 values = torch.empty(spec.shape)
                 stale = id(old) in made and keeps_later(layer, i)
                 if id(old) in replaced and exact is None and not stale:
-                    check_filler(spec.shape, spec.filler, where=layer)
+                    check_filler(spec.shape, spec.filler, owner=layer)
                 else:
-                    fill(values, spec.filler, spec.default, rng, where=layer)
+                    fill(values, spec.filler, spec.default, rng, owner=layer)
                     if spec.initial is not None:
                         values.copy_(torch.as_tensor(spec.initial))
                 if spec.kept_shape is not None:
@@ -242,7 +242,7 @@ class Net(nn.Module):
                 layer.blobs[i] = made[id(old)]
             for i in layer.filled_again if exact is not None else ():
                 spec = layer.blob_specs[i]
-                fill(torch.empty(spec.shape), spec.filler, spec.default, rng, where=layer)
+                fill(torch.empty(spec.shape), spec.filler, spec.default, rng, owner=layer)
             for module in layer.modules():
                 for key, buffer in module._buffers.items():
                     if buffer is not None:
@@ -298,7 +298,7 @@ class Net(nn.Module):
                 if there != here:
                     raise NetError(
                         f"cannot share param {i} weights from layer {step.node.name!r}; shape "
-                        f"mismatch: {shape_text(there)} in the train net, {shape_text(here)} in "
+                        f"mismatch: {caffe_shape(there)} in the train net, {caffe_shape(here)} in "
                         "this one"
                     )
                 own = raw_blobs(step.layer)[i]

@@ -27,16 +27,21 @@ class Box:
     rank: int = 0
     x: float = 0.0
     y: float = 0.0
+    row: float = 0.0  # height of its rank, whose boxes have their centres in line
     above: list[int] = field(default_factory=list)
     below: list[int] = field(default_factory=list)
 
 
 @dataclass
 class Drawing:
-    """Boxes (the first ones are the given nodes), routes of the edges, the whole size."""
+    """Boxes (the first ones are the given nodes), routes of the edges, the whole size.
+
+    A route goes straight down through each rank and bends between ranks only, where no box is: its
+    pieces are (x, from, to), one a rank.
+    """
 
     boxes: list[Box]
-    routes: dict[tuple[int, int], list[tuple[float, float]]]
+    routes: dict[tuple[int, int], list[tuple[float, float, float]]]
     width: float
     height: float
     # edge -> where its route goes to the next column: the piece behind this point -> the heights
@@ -72,10 +77,18 @@ def layout(
     for box in boxes:
         box.x -= left
     turns = {e: {i: (b, t, x - left) for i, (b, t, x) in at.items()} for e, at in turns.items()}
-    routes = {edge: [(boxes[i].x, boxes[i].y) for i in chain] for edge, chain in chains.items()}
+    routes = {edge: list(_route([boxes[i] for i in chain])) for edge, chain in chains.items()}
     width = max((b.x + b.width / 2 for b in boxes), default=0.0)
     height = max((b.y + b.height / 2 for b in boxes), default=0.0)
     return Drawing(boxes, routes, width, height, turns)
+
+
+def _route(chain: Sequence[Box]) -> Iterator[tuple[float, float, float]]:
+    """The pieces of an edge's route, from its first box's bottom to its last one's top."""
+    for i, box in enumerate(chain):
+        start = box.height / 2 if i == 0 else -box.row / 2
+        end = -box.height / 2 if i == len(chain) - 1 else box.row / 2
+        yield box.x, box.y + start, box.y + end
 
 
 def _chain(boxes: list[Box], edge: tuple[int, int]) -> list[int]:
@@ -157,6 +170,7 @@ def _place_y(boxes: list[Box], ranks: list[list[int]], gap: float) -> None:
         height = max((boxes[i].height for i in rank), default=0.0)
         for index in rank:
             boxes[index].y = y + height / 2
+            boxes[index].row = height
         y += height + gap
 
 

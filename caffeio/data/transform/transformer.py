@@ -19,6 +19,7 @@ from caffeio.data.transform.normalize import Fail, Image, Normalizer, Window, de
 from caffeio.layers.transforms import check_transform, crop_of, transformed
 from caffeio.profiles import BVLC, Profile
 from caffeio.proto import caffe_pb2 as pb
+from caffeio.shape_text import format_shape
 
 
 class Transformer(Normalizer):
@@ -121,7 +122,7 @@ class Transformer(Normalizer):
     def _check_crop(self, height: int, width: int) -> None:
         assert self.crop_size is not None
         if height < self.crop_size[0] or width < self.crop_size[1]:
-            size = " x ".join(map(str, dict.fromkeys(self.crop_size)))
+            size = format_shape(dict.fromkeys(self.crop_size), " x ")
             self._fail(
                 f"{size} is larger than the image, whose height is {height} and width {width}",
                 "crop_size",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -139,8 +138,6 @@ def conv_transpose(w: Writer, node: Node) -> str:
     weight, bias = weights_of(w, node)
     x = w.blob(node.inputs[0])
     shape, out_size = w.shape(x), w.graph.shapes[node.outputs[0]]
-    if len(shape) not in (3, 4):
-        raise Refused(f"a transposed convolution over {len(shape) - 2} axes")
     flat = len(shape) == 3
     group = int(node.attrs.get("group", 1))
     window = window_of(node, shape[2:], weight.shape[2:])
@@ -203,89 +200,7 @@ def deconvolve(
     blobs = [weight] if bias is None else [weight, bias]
     out = (shape[0], weight.shape[1] * group, *sizes)
     top: str = w.layer("Deconvolution", [x], out, blobs=blobs, convolution_param=fields)
-    for i in range(2):
+    for i in range(len(sizes)):
         if sizes[i] > out_size[i]:
             top = crop(w, top, 2 + i, 0, out_size[i])
     return top
-
-
-@operator("Pad")
-def pad(w: Writer, node: Node) -> str:
-    """Zeros by a convolution with 1, other numbers in the same way, edges and mirrors by pieces."""
-    x = w.blob(node.inputs[0])
-    shape = w.shape(x)
-    pads = w.graph.ints(node, "pads", 1)
-    if pads is None:
-        raise Refused("its pads are computed")
-    axes = w.graph.ints(node, "axes", 3) or list(range(len(shape)))
-    ends = {a % len(shape): (pads[i], pads[len(axes) + i]) for i, a in enumerate(axes)}
-    ends = {a: pair for a, pair in ends.items() if pair != (0, 0)}
-    mode = node.attrs.get("mode", "constant")
-    for axis, (low, high) in list(ends.items()):
-        begin, end = max(-low, 0), shape[axis] - max(-high, 0)
-        if (begin, end) != (0, shape[axis]):
-            x = crop(w, x, axis, begin, end)
-        ends[axis] = (max(low, 0), max(high, 0))
-    ends = {a: pair for a, pair in ends.items() if pair != (0, 0)}
-    if mode != "constant":
-        for axis, (low, high) in ends.items():
-            x = mirror(w, x, axis, low, high, mode)
-        return x
-    value = w.graph.number(node, "value", 2, 0.0)
-    if value is None or not math.isfinite(value):
-        raise Refused("it pads with a number that is computed or not finite")
-    return _constant_pad(w, x, ends, value)
-
-
-def mirror(w: Writer, x: str, axis: int, low: int, high: int, mode: str) -> str:
-    """Repeat the edge, mirror at it, or go round, by Slice and Concat."""
-    from caffeio.converters.from_onnx.exact import take
-
-    size = w.shape(x)[axis]
-    if size == 1:
-        mode = "edge"
-    names = {"edge": "edge", "reflect": "reflect", "wrap": "wrap"}
-    if mode not in names:
-        raise Refused(f"pad mode {mode!r}")
-    indices = np.pad(np.arange(size), (low, high), mode=mode)  # type: ignore[call-overload]
-    return take(w, x, axis, [int(i) for i in indices], hint="pad")
-
-
-def _constant_pad(w: Writer, x: str, ends: dict[int, tuple[int, int]], value: float) -> str:
-    if not ends:
-        return x
-    rank = len(w.shape(x))
-    if rank != 4 or not set(ends) <= {1, 2, 3}:
-        if rank == 3 and set(ends) <= {1, 2}:
-            shape = w.shape(x)
-            x = w.reshape(x, (*shape, 1), hint="as_2d")
-            y = _constant_pad(w, x, ends, value)
-            return w.reshape(y, w.shape(y)[:3], hint="as_1d")
-        raise Refused(f"it pads axes {sorted(ends)} of a blob of {rank} axes with a constant")
-    x = w.power(x, shift=-value, hint="from")
-    if 1 in ends:
-        x = _more_channels(w, x, *ends[1])
-    if set(ends) & {2, 3}:
-        x = _border(w, x, ends.get(2, (0, 0)), ends.get(3, (0, 0)))
-    return w.power(x, shift=value, hint="to")
-
-
-def _more_channels(w: Writer, x: str, low: int, high: int) -> str:
-    from caffeio.converters.from_onnx.exact import mix_channels
-
-    channels = w.shape(x)[1]
-    matrix = np.zeros((low + channels + high, channels), np.float32)
-    matrix[low : low + channels] = np.eye(channels)
-    return mix_channels(w, x, matrix, hint="channels")
-
-
-def _border(w: Writer, x: str, rows: tuple[int, int], columns: tuple[int, int]) -> str:
-    """Zeros around a map: a convolution of every channel with 1."""
-    from caffeio.converters.from_onnx.exact import window as depthwise
-
-    _, _, height, width = w.shape(x)
-    ph, fh, bh = equal_pads(height, 1, 1, 1, *rows)
-    pw, fw, bw = equal_pads(width, 1, 1, 1, *columns)
-    kernel = np.zeros((fh + 1 + bh, fw + 1 + bw))
-    kernel[fh, fw] = 1
-    return depthwise(w, x, kernel, hint="border", pad_h=ph, pad_w=pw)

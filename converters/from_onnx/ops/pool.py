@@ -15,8 +15,9 @@ from caffeio.converters.from_onnx.caffe_net import Refused, Writer
 from caffeio.converters.from_onnx.exact import crop
 from caffeio.converters.from_onnx.exact import window as depthwise
 from caffeio.converters.from_onnx.graph import Array, Dims, Node
-from caffeio.converters.from_onnx.ops.conv import equal_pads, mirror, window_of
+from caffeio.converters.from_onnx.ops.conv import equal_pads, window_of
 from caffeio.converters.from_onnx.ops.dilated import PADDING, Windows, dilated_max
+from caffeio.converters.from_onnx.ops.pad import mirror
 from caffeio.converters.from_onnx.table import operator
 from caffeio.converters.onnx.runtime import evaluate
 

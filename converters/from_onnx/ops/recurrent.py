@@ -39,6 +39,8 @@ def _directions(w: Writer, node: Node, gates: int, states: int) -> list[Directio
     ws, rs = g.constant(node.inputs[1]), g.constant(node.inputs[2])
     if ws is None or rs is None or (node.input(3) and g.constant(node.inputs[3]) is None):
         raise Refused("its weights are computed")
+    if w.batch.get(w.blob(node.inputs[0])) == 0:  # the axis of time
+        w.fix_batch()
     steps, batch, _ = g.shape(node.inputs[0])
     lengths = g.constant(node.input(4)) if node.input(4) else np.full(batch, steps)
     if lengths is None or not np.all(lengths == steps):

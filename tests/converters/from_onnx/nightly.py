@@ -105,14 +105,15 @@ def prepared(name: str) -> tuple[nn.Module, Tensor]:
         module, _ = make(name)
         return module, torch.randn(*OURS[name])
     torch.manual_seed(0)
-    module = of_torchvision(name).eval()
+    module, size = of_torchvision(name).train(), SIZES.get(name, 224)
     for part in module.modules():  # as after a training: nothing is 0 or 1 by chance
         if isinstance(part, nn.BatchNorm2d):
             nn.init.uniform_(part.weight, 0.7, 1.3)
-            assert part.running_var is not None
-            part.running_var.uniform_(0.5, 2)
-    size = SIZES.get(name, 224)
-    return module, torch.randn(1, 3, size, size)
+            nn.init.normal_(part.bias, 0, 0.2)
+            part.momentum = None  # the statistics are those of the pictures that follow
+    with torch.no_grad():
+        module(torch.randn(4, 3, size, size))
+    return module.eval(), torch.randn(1, 3, size, size)
 
 
 def by_opencv(net: Compiled, x: Tensor, wanted: list[Tensor]) -> float:
