@@ -29,7 +29,6 @@ LONG_FILES = {
     "caffeio/training/trainer.py": "the training loop",
     "converters/convert/conversions.py": "one function for each pair of kinds",
     "converters/deploy/deploy_net.py": "the net of a deploy prototxt, cut and filled",
-    "converters/from_onnx/exact.py": "one exact form for each layer that BVLC lacks",
     "converters/from_onnx/finish.py": "passes over the finished Caffe net",
     "converters/from_onnx/load.py": "what is read: ONNX, torch.export, modules",
     "converters/from_onnx/ops/pointwise.py": "one converter for each operator",
