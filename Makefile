@@ -76,12 +76,14 @@ test-sdist: wheel
 
 # The whole suite with what is too long for every push: other random examples, many more of them.
 test-nightly: $(STAMP)
+	$(PIP) --constraint constraints.txt --group definitions
 	CAFFEIO_NIGHTLY=1 $(if $(CAFFEIO_MNIST),CAFFEIO_MNIST=$(CAFFEIO_MNIST)) $(BIN)/python -m pytest -q $(WORKERS)
 
 # torchvision's models at full size as Caffe nets: its wheel must fit torch's, so it is no extra.
 nightly-models:
 	$(PYTHON) -m venv .venv-models
-	.venv-models/bin/python -m pip install --quiet $(PIP_ARGS) --editable '.[onnx,torch-export]' torchvision
+	.venv-models/bin/python -m pip install --quiet $(PIP_ARGS) --constraint constraints.txt \
+	  --editable '.[onnx,torch-export]' torchvision
 	.venv-models/bin/python tests/converters/from_onnx/nightly.py
 
 # What other programs make of converted models: each in an environment of its own, since OpenCV 4

@@ -99,7 +99,7 @@ class Records(torch.utils.data.Dataset[tuple[torch.Tensor, int]]):
             self.word = lambda: int(self.random.integers(0, 1 << 32))
         datum = scan_datum(self.db.get(self.keys[index]))
         t = self.transformer
-        fixed = [self.word() for _ in range(t.fixed_draws)]
+        fixed = [self.word() for _ in range(t.predrawn)]
         image, window = t.place(t.load(datum), Draws(fixed, self.word, self.word))
         out = np.empty((image.shape[0], window.height, window.width), np.float32)
         t.write(image, window, out)

@@ -146,9 +146,9 @@ def layer_case(path: Path, device: torch.device) -> dict[str, float] | None:
             step.layer.blobs[int(key)].copy_(torch.from_numpy(value))
     net.to(device)
     net.keep_trace = True
-    wanted = any(key.startswith(("bottom_diff/", "param_diff/")) for key in arrays)
+    on = any(key.startswith(("bottom_diff/", "param_diff/")) for key in arrays)
     given = {
-        key: torch.tensor(value, device=device, requires_grad=wanted)
+        key: torch.tensor(value, device=device, requires_grad=on)
         for key, value in under(arrays, "in/").items()
     }
     net(given)
@@ -302,9 +302,9 @@ def modes(bench: Bench) -> dict[str, Row]:
 
 
 @contextlib.contextmanager
-def tf32(wanted: bool) -> Iterator[None]:
+def tf32(on: bool) -> Iterator[None]:
     """Allow TF32 in products and convolutions, or not."""
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = wanted
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = on
     try:
         yield
     finally:

@@ -1,4 +1,4 @@
-"""Memory that is not there: how much is free, and one error that says what wanted how much."""
+"""Memory that is not there: how much is free, and one error that names what needs how much."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def keep_freed_memory() -> bool:
     glibc gives large blocks back to the system at once, and gets them again page by page, each
     cleared: 5 % and more of a training step whose blobs have the same sizes in every iteration.
     For commands only: a program that caffeio is a part of decides for itself. Does nothing where
-    there is no glibc, or where MALLOC_* variables or GLIBC_TUNABLES say what is wanted.
+    there is no glibc, or where MALLOC_* variables or GLIBC_TUNABLES have set it already.
     Source: mallopt(3).
     """
     if any(name.startswith(("MALLOC_", "GLIBC_TUNABLES")) for name in os.environ):
@@ -65,8 +65,8 @@ def keep_freed_memory() -> bool:
     except (OSError, AttributeError, TypeError):
         return False
     trim_threshold, top_pad, mmap_max = -1, -2, -4
-    wanted = ((mmap_max, 0), (trim_threshold, -1), (top_pad, 64 << 20))
-    return all(mallopt(name, value) for name, value in wanted)
+    settings = ((mmap_max, 0), (trim_threshold, -1), (top_pad, 64 << 20))
+    return all(mallopt(name, value) for name, value in settings)
 
 
 def free_bytes() -> int | None:
@@ -133,7 +133,7 @@ def is_memory_error(error: BaseException) -> bool:
     )
 
 
-def wanted_bytes(error: BaseException) -> int | None:
+def bytes_of_error(error: BaseException) -> int | None:
     """The bytes that an allocation asked for, by its message."""
     text = str(error)
     if found := _TORCH.search(text):
@@ -144,16 +144,16 @@ def wanted_bytes(error: BaseException) -> int | None:
 
 
 def memory_error(
-    error: BaseException, where: str | None = None, *, wanted: int | None = None
+    error: BaseException, where: str | None = None, *, needed_bytes: int | None = None
 ) -> OutOfMemoryError:
-    """The user's error: what did not fit, the bytes it wanted, the bytes that are free."""
-    wanted = wanted if wanted is not None else wanted_bytes(error)
+    """The user's error: what did not fit, the bytes it needs and the bytes that are free."""
+    needed_bytes = needed_bytes if needed_bytes is not None else bytes_of_error(error)
     free = free_bytes()
     text = "not enough memory"
-    facts = [f"{bytes_text(wanted)} are wanted"] if wanted is not None else []
+    facts = [f"{bytes_text(needed_bytes)} are wanted"] if needed_bytes is not None else []
     if free is not None and "CUDA" not in str(error):
         facts.append(f"{bytes_text(free)} are free")
-    if wanted is None and str(error) and not isinstance(error, MemoryError):
+    if needed_bytes is None and str(error) and not isinstance(error, MemoryError):
         facts.insert(0, str(error).splitlines()[0].strip())
     return OutOfMemoryError(f"{text}: {', '.join(facts)}" if facts else text, where=where)
 
@@ -169,15 +169,15 @@ def memory_named(where: str) -> Iterator[None]:
         raise memory_error(error, where) from None
 
 
-def check_room(wanted: int, where: str) -> None:
+def check_room(needed_bytes: int, where: str) -> None:
     """Raise OutOfMemoryError for more bytes than are free: before anything is touched.
 
     Linux gives memory that it does not have and kills the process later, so sizes that a file
     claims are compared with what is free beforehand.
     """
     free = free_bytes()
-    if free is not None and wanted > free:
-        raise memory_error(MemoryError(), where, wanted=wanted)
+    if free is not None and needed_bytes > free:
+        raise memory_error(MemoryError(), where, needed_bytes=needed_bytes)
 
 
 def layer_of(error: BaseException) -> str | None:

@@ -1,4 +1,4 @@
-"""Named differences between the Caffes: which Caffe's numbers are wanted.
+"""Named differences between the Caffes: which Caffe's numbers to compute.
 
 A profile is a frozen record of named choices; code asks it by name and never compares fork names.
 """
@@ -217,7 +217,7 @@ def get_profile(name: str) -> Profile:
 
 
 def choose_profile(
-    wanted: str | Profile | None,
+    chosen: str | Profile | None,
     dialect: str | None,
     solver: SolverParameter | None = None,
     net_dialect: str | None = None,
@@ -227,8 +227,8 @@ def choose_profile(
     The one place where this is decided: by the dialect of a net; for a solver by its own dialect,
     else that of its training net, else by its fields. Raises CaffeIOError for an unknown name.
     """
-    if wanted is not None:
-        return get_profile(wanted) if isinstance(wanted, str) else wanted
+    if chosen is not None:
+        return get_profile(chosen) if isinstance(chosen, str) else chosen
     if dialect in (None, "bvlc"):
         dialect = net_dialect
     return profile_of_dialect(dialect) if solver is None else profile_of_solver(solver, dialect)

@@ -43,7 +43,7 @@ def write_output(path: str, parts: list[Any], *, unless_same: Any = None) -> Non
             file.write(part)
 
 
-def want_picture(path: str | None) -> None:
+def require_picture(path: str | None) -> None:
     """Raise CaffeIOError, before any work, for a name whose suffix tells no kind of picture."""
     suffix = os.path.splitext(path or "")[1].lower()
     if suffix in ("", ".png"):
@@ -53,6 +53,16 @@ def want_picture(path: str | None) -> None:
     if not cv2.haveImageWriter(f"x{suffix}"):
         message = f"the suffix {suffix!r} tells no kind of picture: .png, .jpg, .webp ..."
         raise CaffeIOError(message, where=path)
+
+
+def require_readable_picture(path: str) -> None:
+    """Raise DataError, before any work, for a file that begins as no kind of picture does."""
+    import cv2
+
+    if not cv2.haveImageReader(path):
+        from caffeio.data.transform.image import read_image
+
+        read_image(path, color=True)  # which has the words
 
 
 def write_picture(path: str, pixels: Any) -> None:

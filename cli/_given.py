@@ -10,6 +10,7 @@ from pathlib import Path
 from caffeio.errors import CaffeIOError
 
 SOLVER = ("solver",)
+PHASES = ("phases",)  # a solver file of several phases
 NET = ("net",)
 WEIGHTS = ("caffemodel", "caffemodel.h5")
 STATE = ("solverstate", "solverstate.h5")
@@ -19,6 +20,7 @@ _OPEN = ("text",)
 _CALLED = {
     "net": "a net",
     "solver": "a solver",
+    "phases": "a solver of several phases (params_pair)",
     "labelmap": "a label map",
     "caffemodel": "weights",
     "caffemodel.h5": "weights (HDF5)",
@@ -35,7 +37,7 @@ _CALLED = {
 }
 
 
-def want(path: str, kinds: Sequence[str], taker: str, *, hint: str = "") -> None:
+def require_kind(path: str, kinds: Sequence[str], taker: str, *, hint: str = "") -> None:
     """Raise CaffeIOError if `path` is surely of none of `kinds`; `taker` says what takes what.
 
     "net.prototxt is a net; train takes a solver: did you mean solver.prototxt?". A file that is not
@@ -57,6 +59,26 @@ def want(path: str, kinds: Sequence[str], taker: str, *, hint: str = "") -> None
         f"{path} is {_CALLED[kind]}; {taker}{end}{f' ({hint})' if hint and meant else ''}"
         f"{f': {hint}' if hint and not meant else ''}"
     )
+
+
+# Files that are never pictures or labels; others (.h5, .npz, texts, folders) may be.
+_MODELS = (*SOLVER, *PHASES, *NET, WEIGHTS[0], STATE[0], "mean", "onnx", "safetensors", "pt")
+_NAMES = (".prototxt", ".pbtxt", ".caffemodel", ".solverstate", ".binaryproto", ".onnx",
+          ".safetensors", ".pt", ".pth")  # fmt: skip
+
+
+def refuse(path: str, taker: str) -> None:
+    """Raise CaffeIOError for a model's file, or a database, where data are wanted."""
+    from caffeio.converters.kinds import kind_of
+
+    if not path.endswith(_NAMES) and not Path(path).is_dir():
+        return
+    try:
+        kind = kind_of(path)
+    except CaffeIOError:
+        return
+    if kind in (*_MODELS, "lmdb", "leveldb"):
+        raise CaffeIOError(f"{path} is {_CALLED[kind]}; {taker}")
 
 
 def there(*paths: str) -> None:
@@ -93,7 +115,7 @@ def _listed(names: Sequence[str]) -> str:
 
 def _meant(path: Path, kind: str, kinds: Sequence[str]) -> Iterator[str]:
     """The files that may have been meant in place of this one."""
-    if kind == "net" and kinds == SOLVER:
+    if kind == "net" and "solver" in kinds:
         yield from _solvers_of(path)
     elif kind == "solver" and "net" in kinds:
         yield from _nets_of(path)
@@ -136,31 +158,51 @@ def _nets_of(solver: Path) -> Iterator[str]:
                 return
 
 
-def want_solver(path: str, command: str = "train") -> None:
-    """A command takes a solver prototxt."""
-    want(path, SOLVER, f"{command} takes a solver")
+def require_solver(path: str, command: str = "train") -> None:
+    """A command takes a solver prototxt; `train` takes several phases in one file, too."""
+    kinds = SOLVER + PHASES if command == "train" else SOLVER
+    require_kind(path, kinds, f"{command} takes a solver")
 
 
-def want_net(path: str, command: str, *, example: str = "") -> None:
+def require_net(path: str, command: str, *, example: str = "") -> None:
     """A command takes a net prototxt."""
-    want(path, NET, f"{command} takes a net", hint=example)
+    require_kind(path, NET, f"{command} takes a net", hint=example)
 
 
-def want_weights(path: str, command: str = "--weights") -> None:
+def require_weights(path: str, command: str = "--weights") -> None:
     """An option takes a .caffemodel; it is opened, so that a damaged one is told at once."""
     from caffeio.proto.weights.load import load_weights
 
     hint = "or --snapshot, to go on from this state" if command == "--weights" else ""
-    want(path, WEIGHTS, f"{command} takes a .caffemodel", hint=hint if is_one(path, STATE) else "")
+    require_kind(
+        path, WEIGHTS, f"{command} takes a .caffemodel", hint=hint if is_one(path, STATE) else ""
+    )
     load_weights(path)
 
 
-def want_state(path: str) -> None:
+def require_blobs(model: str, blobs: Sequence[str]) -> None:
+    """An option takes blobs of a net; raises CaffeIOError for one that no layer makes."""
+    if not blobs:
+        return
+    from difflib import get_close_matches
+
+    from caffeio.proto.files import read_net
+
+    net = read_net(model).message
+    known = dict.fromkeys([*net.input, *(top for layer in net.layer for top in layer.top)])
+    for blob in blobs:
+        if blob not in known:
+            close = get_close_matches(blob, known, 2)
+            hint = f": did you mean {_listed(close)}?" if close else ""
+            raise CaffeIOError(f"the net has no blob {blob!r}{hint}", where=model)
+
+
+def require_state(path: str) -> None:
     """--snapshot takes a .solverstate; it is opened, so that a damaged one is told at once."""
     from caffeio.proto.weights.solverstate import read_solverstate
 
     hint = "or --weights, to start from the weights alone" if is_one(path, WEIGHTS) else ""
-    want(path, STATE, "--snapshot takes a .solverstate", hint=hint)
+    require_kind(path, STATE, "--snapshot takes a .solverstate", hint=hint)
     read_solverstate(path)
 
 

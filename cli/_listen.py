@@ -16,7 +16,7 @@ class Listener:
     """
 
     reads_losses = False
-    wants_iterations = True
+    reads_iterations = True
 
     def prepare(self, job: Job) -> None:
         """A phase is about to be built."""

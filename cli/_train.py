@@ -17,6 +17,7 @@ from caffeio.cli import _given
 from caffeio.cli._python import permit
 from caffeio.cli._signals import Signals
 from caffeio.errors import CaffeIOError, SolverError
+from caffeio.gpus import require_gpu
 from caffeio.layers.registry import is_loss_type
 from caffeio.log.glog import NULL_LOG, Log
 from caffeio.profiles import get_profile
@@ -97,9 +98,9 @@ def plan(solvers: list[str], options: dict[str, Any]) -> Plan:
             raise CaffeIOError(f"{option}: its folder is not there", where=path)
     chosen = train_options(options)
     for solver in solvers:
-        _given.want_solver(solver)
+        _given.require_solver(solver)
     made = _plan(solvers, chosen, options["snapshot"])
-    nets = [re.sub(r"(:\d+)+$", "", spec.where(0)) for job in made.jobs for spec in job.specs]
+    nets = [re.sub(r"(:\d+)+$", "", spec.locate(0)) for job in made.jobs for spec in job.specs]
     _given.apart(*(options[name] for name in ("report", "profile_to", "metrics")), read=nets)
     return made
 
@@ -121,7 +122,7 @@ def _plan(solvers: list[str], chosen: TrainOptions, snapshot: str | None) -> Pla
 def _plan_one(solver: str, chosen: TrainOptions, snapshot: str | None) -> Plan:
     job = read_job(solver, chosen)
     if snapshot and snapshot != "auto":
-        _given.want_state(snapshot)
+        _given.require_state(snapshot)
     _check(job, () if snapshot else job.weights)
     return Plan([job], chosen, chain=False)
 
@@ -129,10 +130,10 @@ def _plan_one(solver: str, chosen: TrainOptions, snapshot: str | None) -> Plan:
 def _check(job: Job, weights: Sequence[str | os.PathLike[str]]) -> None:
     """Look at the weights and data that a phase will read first."""
     for name in weights:
-        _given.want_weights(job.find_weights(os.fspath(name)))
+        _given.require_weights(job.find_weights(os.fspath(name)))
     for spec in job.specs:
         spec.check_sources()
-    Schedule(job.param, job.profile, where=job.where)
+    Schedule(job.param, job.profile, locate=job.locate)
     graph = job.train.graph()
     if not any(is_loss_type(node.type) or node.param.loss_weight for node in graph.nodes):
         _refuse_inputs(job, graph.inputs)
@@ -146,6 +147,14 @@ def _refuse_inputs(job: Job, inputs: Sequence[str]) -> None:
             "train, it needs data layers and a loss",
             where=job.train.title,
         )
+
+
+def require_device(made: Plan) -> None:
+    """Raise CaffeIOError, before torch is loaded, for a GPU where there is surely none."""
+    if made.options.device:
+        require_gpu(made.options.device)
+    elif not made.chain:
+        require_gpu(made.jobs[0].requested_device, made.jobs[0].device_reason)
 
 
 def dry_run(made: Plan, options: dict[str, Any]) -> None:
@@ -197,7 +206,7 @@ def run(made: Plan, solvers: list[str], options: dict[str, Any], opened: ExitSta
         )
         chosen = replace(made.options, data_options=data)
         events = Events(
-            iteration=watcher.iteration if watcher.wants_iterations else None,
+            iteration=watcher.iteration if watcher.reads_iterations else None,
             test=watcher.test if root else None,
             snapshot=watcher.snapshot if root else None,
             poll=signals.poll,
@@ -266,8 +275,8 @@ def _run_one(
     from caffeio.training.distributed import World
     from caffeio.training.trainer import Trainer
 
-    wanted = options.device or job.wanted_device
-    world = World.join(wanted, reason=None if options.device else job.device_reason)
+    requested = options.device or job.requested_device
+    world = World.join(requested, reason=None if options.device else job.device_reason)
     log = log if world.is_root else NULL_LOG
     try:
         if snapshot == "auto":

@@ -59,16 +59,16 @@ class Watcher:
         self.scores = ""
 
     @property
-    def wants_iterations(self) -> bool:
+    def reads_iterations(self) -> bool:
         """Whether anything is to be done after every iteration."""
-        wanted = any(listener.wants_iterations for listener in self.listeners)
-        return self.reads_losses or self.progress is not None or wanted
+        asked = any(listener.reads_iterations for listener in self.listeners)
+        return self.reads_losses or self.progress is not None or asked
 
     @property
     def reads_losses(self) -> bool:
         """Whether the loss of every iteration is looked at."""
-        wanted = any(listener.reads_losses for listener in self.listeners)
-        return self.file is not None or self.board is not None or wanted
+        asked = any(listener.reads_losses for listener in self.listeners)
+        return self.file is not None or self.board is not None or asked
 
     def __enter__(self) -> Self:
         if self.progress:

@@ -152,9 +152,9 @@ def command(
             sys.stdout.buffer.flush()
     if quiet:
         return
-    for line in outcome.notes:
+    for line in outcome.warnings:
         say(f"{output}: {line}", err=True)
-    for line in outcome.said:
+    for line in outcome.messages:
         say(f"{output}: {line}", err=output == "-")
 
 

@@ -7,9 +7,10 @@ from typing import Any
 import click
 
 from caffeio.cli import image_mean
-from caffeio.cli._files import read_names, want_picture, write_picture
-from caffeio.cli._options import max_pixels
+from caffeio.cli._files import read_names, require_picture, write_picture
+from caffeio.cli._options import forms, max_pixels
 from caffeio.cli._terminal import say, say_json
+from caffeio.shape_text import format_shape
 
 BACKEND = click.option(
     "--backend", type=click.Choice(["lmdb", "leveldb"]), default="lmdb", show_default=True,
@@ -50,7 +51,7 @@ def command() -> None:
 @click.option("--annotated", is_flag=True, help="The records are AnnotatedDatums (SSD).")
 @click.option("--threads", type=click.IntRange(1), help="Default: as many as there are cores.")
 @max_pixels
-@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+@forms(json="Print the result as JSON.")
 @click.pass_context
 def verify(
     ctx: click.Context,
@@ -58,7 +59,7 @@ def verify(
     backend: str,
     annotated: bool,
     threads: int | None,
-    as_json: bool,
+    form: str,
 ) -> None:
     """Read and decode every record of DB; list the bad ones by key.
 
@@ -68,9 +69,9 @@ def verify(
 
     found = verify_db(database, backend.upper(), threads=threads, annotated=annotated)
     names = [(key.decode("utf-8", "backslashreplace"), reason) for key, reason in found.bad]
-    if as_json:
+    if form == "json":
         rows = [{"key": key, "reason": reason} for key, reason in names]
-        shapes = {"x".join(map(str, shape)): n for shape, n in found.shapes.most_common()}
+        shapes = {format_shape(shape): n for shape, n in found.shapes.most_common()}
         say_json({"records": found.records, "shapes": shapes, "bad": rows})
     else:
         for key, reason in names:
@@ -92,8 +93,8 @@ def _size(ctx: click.Context, param: click.Parameter, value: str | None) -> tupl
 @command.command(epilog=CREATE, no_args_is_help=True)
 @click.argument("sources", metavar="SOURCE...", nargs=-1, required=True)
 @click.argument("database", metavar="DB", type=click.Path())
-@click.option("--format", type=click.Choice(["list", "folders", "idx", "cifar", "npz", "hdf5"]),
-              help="What SOURCE is. Default: told by its content.")  # fmt: skip
+@click.option("--from", "--format", "format", help="What SOURCE is. Default: told by its content.",
+              type=click.Choice(["list", "folders", "idx", "cifar", "npz", "hdf5"]))  # fmt: skip
 @BACKEND
 @click.option("--root", metavar="PREFIX",
               help="Of a list: put before each path as it is (default: its folder).")  # fmt: skip
@@ -121,7 +122,13 @@ def create(sources: tuple[str, ...], database: str, backend: str, **options: Any
     image file of MNIST's format (IDX, gzipped or not; the labels' file lies beside it), all binary
     batches of CIFAR-10 or CIFAR-100, an .npz or an HDF5 file. DB is a new folder.
     """
+    from caffeio.cli._given import refuse
     from caffeio.tools.create_db import create_db
+
+    for source in sources:
+        refuse(
+            source, "db create takes a list of images, a folder of classes, IDX, CIFAR, .npz, HDF5"
+        )
 
     def skipped(message: str) -> None:
         say(f"warning: {message}", err=True)
@@ -143,7 +150,7 @@ def create(sources: tuple[str, ...], database: str, backend: str, **options: Any
 @click.option("--classes", metavar="FILE", type=click.Path(),
               help="Names of the labels, one a line, from label 0 on.")  # fmt: skip
 @max_pixels
-@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+@forms(json="Print the result as JSON.")
 @click.pass_context
 def show(
     ctx: click.Context,
@@ -151,7 +158,7 @@ def show(
     backend: str,
     sheet: str | None,
     classes: str | None,
-    as_json: bool,
+    form: str,
 ) -> None:
     """Say what DB holds: records, shapes, how often each label comes; draw samples of it.
 
@@ -161,15 +168,15 @@ def show(
     from caffeio.tools.db_stats import db_stats
 
     apart(sheet)
-    want_picture(sheet)
+    require_picture(sheet)
     names = read_names(classes)
     found = db_stats(database, backend.upper())
-    (_say_json if as_json else _say)(database, found, names)
+    (_say_json if form == "json" else _say)(database, found, names)
     if sheet:
         from caffeio.tools.sheet import sheet_of
 
         write_picture(sheet, sheet_of(found, names))
-        if not as_json:
+        if form != "json":
             say(f"Written: {sheet}")
     if found.bad:
         ctx.exit(1)

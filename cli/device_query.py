@@ -24,6 +24,7 @@ def command(gpu: str) -> None:
     Without -gpu no device is asked, as in Caffe.
     """
     from caffeio.errors import CaffeIOError
+    from caffeio.gpus import may_be_there
     from caffeio.log.glog import Log
 
     log = Log(lambda line: say(line, err=True))
@@ -33,13 +34,16 @@ def command(gpu: str) -> None:
     numbers = [] if gpu == "all" else gpu.split(",")
     if not all(text.strip().isdigit() for text in numbers):
         raise click.BadParameter(f"{gpu!r}: all, or numbers like 0,1", param_hint="-gpu")
+    nothing = CaffeIOError(f"-gpu {gpu}: this machine has no GPU that torch can use")
+    if not may_be_there():
+        raise nothing
     import torch
 
     if not torch.cuda.is_available():
-        raise CaffeIOError(f"-gpu {gpu}: this machine has no GPU that torch can use")
+        raise nothing
     count = torch.cuda.device_count()
-    wanted = range(count) if gpu == "all" else [int(text) for text in numbers]
-    for device in wanted:
+    chosen = range(count) if gpu == "all" else [int(text) for text in numbers]
+    for device in chosen:
         if not 0 <= device < count:
             raise CaffeIOError(f"-gpu {device}: there are {count} GPUs, from 0 to {count - 1}")
         for label, value in facts(device):

@@ -73,7 +73,13 @@ def command(left: str, right: str, **options: Any) -> None:
 
     Exit code: 0; with --exit-code 0 if they are the same, 1 if not; 2 in case of trouble.
     """
-    from caffeio.converters.diff.compare import Settings, compare, compare_revisions, plot_rates
+    from caffeio.converters.diff.compare import (
+        Settings,
+        compare,
+        compare_revisions,
+        plot_rates,
+        require_rates,
+    )
     from caffeio.converters.source import open_revisions, open_source, scratch_folder
     from caffeio.errors import CaffeIOError
 
@@ -93,6 +99,8 @@ def command(left: str, right: str, **options: Any) -> None:
             raise CaffeIOError("only one side can be standard input")
         revisions = open_revisions(left, right, scratch)
         sources = revisions or (open_source(left, scratch), open_source(right, scratch))
+        if options["plot"]:
+            require_rates(*sources, options["plot"])
         report = (compare_revisions if revisions else compare)(*sources, settings)
         if options["plot"]:
             plot_rates(*sources, settings, options["plot"])

@@ -57,18 +57,20 @@ def command(
 
     order = "the weights go first, then the net"
     if _given.is_one(weights, _given.NET):
-        _given.want(weights, _given.WEIGHTS, f"extract-features takes WEIGHTS NET: {order}")
-    _given.want_net(model, "extract-features", example=order)
+        _given.require_kind(weights, _given.WEIGHTS, f"extract-features takes WEIGHTS NET: {order}")
+    _given.require_net(model, "extract-features", example=order)
+    from caffeio.gpus import require_gpu
     from caffeio.proto.files import read_net
     from caffeio.proto.weights.load import load_weights
 
     read_net(model)
     load_weights(weights)
+    on_gpu = options["mode"] == "GPU"
+    require_gpu("cuda" if on_gpu else None, "mode GPU")
     from caffeio.log.glog import Log
     from caffeio.tools.extract_features import extract_features
 
     log = Log(lambda line: say(line, err=True))
-    on_gpu = options["mode"] == "GPU"
     log.error("extract_features.cpp:62", "Using GPU" if on_gpu else "Using CPU")
     extract_features(
         model, weights, dict(zip(names, files, strict=True)), batches,

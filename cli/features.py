@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from caffeio.cli._files import read_names, want_picture, write_picture
+from caffeio.cli._files import read_names, require_picture, require_readable_picture, write_picture
 from caffeio.cli._options import caffe, forms, input_shape, max_pixels
 from caffeio.cli._python import permit
 from caffeio.cli._terminal import say, say_json
@@ -66,21 +66,25 @@ def command(model: str, weights: str, picture: str, output: str, form: str, **op
     from caffeio.cli import _given
 
     example = f"caffeio features {weights} {model} {picture}"
-    _given.there(model, weights, picture)
+    mean = options["mean"]
+    named = [name for name in (mean, options["classes"]) if isinstance(name, str)]
+    _given.there(model, weights, picture, *named)
     _given.apart(output)
-    want_picture(output)
+    require_picture(output)
     swapped = _given.is_one(model, _given.WEIGHTS) and _given.is_one(weights, _given.NET)
-    _given.want_net(model, "features", example=example if swapped else "")
-    _given.want_weights(weights, "features")
+    _given.require_net(model, "features", example=example if swapped else "")
+    _given.require_weights(weights, "features")
+    _given.require_blobs(model, options["blobs"])
     from caffeio.converters.prototxt import parse_input_shape
 
     shapes = dict(map(parse_input_shape, options["shapes"]))
+    require_readable_picture(picture)
+    names = read_names(options["classes"])
     from caffeio.converters.features import Preprocessing, see
 
-    names = read_names(options["classes"])
     seen = see(
         model, weights, picture,
-        preprocessing=Preprocessing(options["mean"], options["scale"], options["rgb"]),
+        preprocessing=Preprocessing(mean, options["scale"], options["rgb"]),
         blobs=options["blobs"], names=names, top=options["top"], threshold=options["threshold"],
         saliency=options["saliency"], input_shapes=shapes,
         profile=options["profile"], allow_python=permit(options["allow_python"]),
@@ -90,7 +94,7 @@ def command(model: str, weights: str, picture: str, output: str, form: str, **op
     if form == "json":
         say_json(_data(seen, output))
         return
-    say(f"{picture}: {seen.words}")
+    say(f"{picture}: {seen.preparation}")
     for note in seen.notes:
         say(f"note: {note}", err=True)
     for number, name, score in seen.classes:
@@ -103,7 +107,7 @@ def command(model: str, weights: str, picture: str, output: str, form: str, **op
 
 def _data(seen: Any, output: str) -> dict[str, Any]:
     return {
-        "prepared": seen.words,
+        "prepared": seen.preparation,
         "classes": [{"class": i, "name": n, "score": s} for i, n, s in seen.classes],
         "boxes": [
             {"label": box.group_label, "name": name, "score": score,

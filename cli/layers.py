@@ -94,9 +94,9 @@ def _types(as_json: bool) -> None:
 
 
 def _coverage(paths: tuple[str, ...], failed: bool, as_json: bool) -> None:
-    from caffeio.tools.layer_support import coverage
+    from caffeio.tools.layer_support import check_nets
 
-    result = coverage(paths)
+    result = check_nets(paths)
     nets = [net for net in result.nets if not (failed and net.built)]
     if as_json:
         totals = {"nets": len(result.nets), "built": result.built, "unknown": dict(result.unknown)}

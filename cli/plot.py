@@ -58,9 +58,12 @@ def command(files: tuple[str, ...], output: str | None, log: bool, **options: An
     TensorBoard folder; several are drawn over each other.
     """
     from caffeio.cli._given import apart
+    from caffeio.converters.curve_files import require_suffix
     from caffeio.log.runs import is_run
 
     apart(output)
+    if output and output != "-":
+        require_suffix(output)
     runs = [name for name in files if is_run(name)]
     if not runs:
         _draw_rates(files, output or "lr.png", log, options)
@@ -72,10 +75,12 @@ def command(files: tuple[str, ...], output: str | None, log: bool, **options: An
 
 
 def _draw_rates(solvers: Sequence[str], output: str, log: bool, options: dict[str, Any]) -> None:
-    from caffeio.cli._given import want
+    from caffeio.cli._given import require_kind
 
     for name in solvers:
-        want(name, ("solver",), "plot takes solvers, or logs and metrics of trainings")
+        require_kind(
+            name, ("solver", "phases"), "plot takes solvers, or logs and metrics of trainings"
+        )
     from caffeio.converters import plot as lr_plot
     from caffeio.profiles import get_profile
 

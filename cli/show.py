@@ -63,7 +63,7 @@ FORMS = {
 def command(files: tuple[str, ...], **options: Any) -> None:
     """Say what a Caffe file is, on one screen; --all shows every row of long tables.
 
-    FILE is a prototxt (net, solver or label map), a .caffemodel or .solverstate (binary or HDF5), a
+    FILE is a prototxt (net, solver, label map), a .caffemodel or .solverstate (binary or HDF5), a
     mean .binaryproto, an ONNX model, a safetensors, PyTorch or NumPy file, an LMDB or another
     folder, `-` for standard input, or REVISION:PATH of a git repository. A net may be
     followed by its weights. Several solvers are the phases of one training, whose images, epochs
@@ -79,7 +79,7 @@ def command(files: tuple[str, ...], **options: Any) -> None:
         )  # fmt: skip
         if net_and_weights and options["weights"] is None:
             options["weights"] = sources.pop().path
-        if len(sources) > 1:
+        if len(sources) > 1 or sources[0].kind == "phases":
             _write(None, _chain(sources, options), options)
             return
         [source] = sources
@@ -145,6 +145,8 @@ def _run(options: dict[str, Any]) -> Any:
 def _chain(sources: list[Any], options: dict[str, Any]) -> Any:
     from caffeio.converters.show.chain import show_chain
 
+    if options["script"]:
+        raise click.UsageError("--script is for one net")
     if options["form"] not in ("text", "json", "html"):
         raise click.UsageError(f"--{options['form']} shows one net")
     return show_chain(sources, _run(options), dialect=options["dialect"], caffe=options["caffe"])
@@ -152,7 +154,8 @@ def _chain(sources: list[Any], options: dict[str, Any]) -> Any:
 
 def _other(source: Any, options: dict[str, Any]) -> tuple[str | None, Any]:
     from caffeio.converters.kinds import KINDS
-    from caffeio.converters.show import others, tensors
+    from caffeio.converters.show import solver_and_data_views as views
+    from caffeio.converters.show import tensors
     from caffeio.errors import CaffeIOError
 
     form, kind = options["form"], source.kind
@@ -166,7 +169,7 @@ def _other(source: Any, options: dict[str, Any]) -> tuple[str | None, Any]:
             f"only nets can be shown so: this is a {KINDS[kind]}", where=source.label
         )
     if kind == "solver":
-        report = others.show_solver(
+        report = views.show_solver(
             source,
             dialect=options["dialect"],
             caffe=options["caffe"],
@@ -174,15 +177,15 @@ def _other(source: Any, options: dict[str, Any]) -> tuple[str | None, Any]:
             run=_run(options),
         )
     elif kind in ("solverstate", "solverstate.h5"):
-        report = others.show_state(source)
+        report = views.show_state(source)
     elif kind == "mean":
-        report = others.show_mean(source)
+        report = views.show_mean(source)
     elif kind == "lmdb":
-        report = others.show_lmdb(source, show_all=options["show_all"])
+        report = views.show_lmdb(source, show_all=options["show_all"])
     elif kind == "labelmap":
-        report = others.show_label_map(source)
+        report = views.show_label_map(source)
     elif kind == "directory":
-        report = others.show_folder(source)
+        report = views.show_folder(source)
     elif kind == "onnx":
         report = tensors.show_onnx(source)
     elif kind in ("safetensors", "pt", "npz"):

@@ -70,13 +70,15 @@ def command(ctx: click.Context, /, **options: Any) -> None:
     weights = [w.strip() for entry in listed for w in entry.split(",") if w.strip()]
     recipe = _recipe(ctx, model, weights, options)
     from caffeio.cli._device import choose
+
+    device = choose(options["device"], options["gpu"])
     from caffeio.data.base import Options as DataOptions
     from caffeio.log.glog import Log
     from caffeio.tools.score import score
     from caffeio.training.distributed import World
 
     log = Log(lambda line: say(line, err=True))
-    world = World.join(choose(options["device"], options["gpu"]))
+    world = World.join(device)
     log.info("caffe.cpp:275", "Use CPU." if world.device.type == "cpu" else f"Use {world.device}.")
     scores = score(
         recipe, weights, iterations=options["iterations"], world=world, log=log,
@@ -100,7 +102,9 @@ def _recipe(
 
     nets = [name for name in weights if _given.is_one(name, _given.NET)]
     swapped = f"caffeio test {nets[0] if nets else 'NET.prototxt'} --weights {model}"
-    _given.want_net(model, "test", example=swapped if _given.is_one(model, _given.WEIGHTS) else "")
+    _given.require_net(
+        model, "test", example=swapped if _given.is_one(model, _given.WEIGHTS) else ""
+    )
     if not weights:
         raise click.UsageError("Need model weights to score.", ctx)
     recipe = NetRecipe.of_tool(
@@ -109,6 +113,6 @@ def _recipe(
         allow_python=permit(options["allow_python"]), ignore_unknown=options["ignore_unknown"],
     )  # fmt: skip
     for name in weights:
-        _given.want_weights(name)
+        _given.require_weights(name)
     recipe.check_sources()
     return recipe

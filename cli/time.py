@@ -57,10 +57,11 @@ def command(ctx: click.Context, /, **options: Any) -> None:
         raise click.UsageError("Need a model definition to time.", ctx)
     recipe = _recipe(model, options)
     from caffeio.cli._device import choose
+
+    chosen = choose(options["device"], options["gpu"])
     from caffeio.log.glog import Log
     from caffeio.tools.benchmark import time_net
 
-    chosen = choose(options["device"], options["gpu"])
     log = Log(lambda line: say(line, err=True))
     log.info("caffe.cpp:339", "Use CPU." if chosen == "cpu" else f"Use {chosen}.")
     timing = time_net(
@@ -75,11 +76,11 @@ def command(ctx: click.Context, /, **options: Any) -> None:
 
 def _recipe(model: str, options: dict[str, Any]) -> NetRecipe:
     """The net that is to be timed, read and looked at; no torch is needed."""
-    from caffeio.cli._given import want
+    from caffeio.cli._given import require_kind
     from caffeio.errors import DataError
     from caffeio.net.recipe import NetRecipe
 
-    want(model, ("net", "caffemodel"), "time takes a net")
+    require_kind(model, ("net", "caffemodel"), "time takes a net")
     recipe = NetRecipe.of_tool(
         model, phase=options["phase"], level=options["level"], stages=options["stages"],
         profile=options["profile"], overrides=options["overrides"],

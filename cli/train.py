@@ -146,6 +146,7 @@ def _start(
     """Train in this process, or launch the workers that do."""
     from caffeio.cli import _train
 
+    _train.require_device(made)
     workers = _train.worker_count(options)
     if workers > 1 and "RANK" not in os.environ:
         from caffeio.training.launch import launch

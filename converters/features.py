@@ -28,6 +28,7 @@ from caffeio.net.net import Net
 from caffeio.net.recipe import folders_of
 from caffeio.proto import caffe_pb2 as pb
 from caffeio.proto.files import read_net
+from caffeio.shape_text import format_shape
 from caffeio.tools.sheet import draw_boxes, grid, headed
 from caffeio.tools.tiles import Picture, to_bgr
 
@@ -49,7 +50,7 @@ class Preprocessing:
 class Seen:
     """What a net made of a picture."""
 
-    words: str  # how the picture was prepared
+    preparation: str  # how the picture was prepared
     classes: list[tuple[int, str, float]] = field(default_factory=list)  # number, name, score
     boxes: list[tuple[Box, float, str]] = field(default_factory=list)  # with score and name
     maps: dict[str, list[int]] = field(default_factory=dict)  # blob -> the channels that are drawn
@@ -112,7 +113,7 @@ def see(
 def _input(net: Net) -> tuple[str, tuple[int, ...]]:
     """The name and shape of the one picture that a net takes."""
     if len(net.inputs) != 1:
-        raise NetError(f"the net has the inputs {', '.join(net.inputs)}: one picture is wanted")
+        raise NetError(f"the net has the inputs {', '.join(net.inputs)}: one picture is options")
     name = net.inputs[0]
     shape = next(
         tuple(map(int, step.layer.top_shapes[step.tops.index(name)]))
@@ -121,7 +122,7 @@ def _input(net: Net) -> tuple[str, tuple[int, ...]]:
     )
     if len(shape) != 4 or shape[1] not in (1, 3):
         raise NetError(
-            f"input {name!r} has shape {'x'.join(map(str, shape))}: no picture of 1 or 3 channels"
+            f"input {name!r} has shape {format_shape(shape)}: no picture of 1 or 3 channels"
         )
     return name, (1, *shape[1:])
 
@@ -129,7 +130,7 @@ def _input(net: Net) -> tuple[str, tuple[int, ...]]:
 Chosen = tuple[NDArray[Any] | None, float, bool]
 
 
-def _prepared(model: str | os.PathLike[str], wanted: Preprocessing) -> tuple[Chosen, str]:
+def _prepared(model: str | os.PathLike[str], options: Preprocessing) -> tuple[Chosen, str]:
     """Mean, scale and order of colours: what is asked for, else what the net's data layer says."""
     file = read_net(model)
     param, where = pb.TransformationParameter(), "nothing is subtracted or scaled"
@@ -138,18 +139,18 @@ def _prepared(model: str | os.PathLike[str], wanted: Preprocessing) -> tuple[Cho
         if layer.HasField("transform_param") and not layer.bottom and is_included(layer, state):
             param, where = layer.transform_param, f"as layer {layer.name!r} says"
             break
-    scale = wanted.scale if wanted.scale is not None else float(param.scale)
+    scale = options.scale if options.scale is not None else float(param.scale)
     mean: NDArray[Any] | None = None
-    if isinstance(wanted.mean, str):
-        mean = read_mean(wanted.mean)
-    elif wanted.mean is not None:
-        mean = np.array(wanted.mean, np.float32).reshape(-1, 1, 1)
+    if isinstance(options.mean, str):
+        mean = read_mean(options.mean)
+    elif options.mean is not None:
+        mean = np.array(options.mean, np.float32).reshape(-1, 1, 1)
     elif param.mean_file:
         places = [Path(folder) / param.mean_file for folder in ("", *folders_of(file.path))]
         mean = read_mean(str(next((p for p in places if p.exists()), places[0])))
     elif param.mean_value:
         mean = np.array(param.mean_value, np.float32).reshape(-1, 1, 1)
-    if wanted.mean is not None or wanted.scale is not None:
+    if options.mean is not None or options.scale is not None:
         where = "as you said"
     said = []
     if mean is not None:
@@ -157,7 +158,7 @@ def _prepared(model: str | os.PathLike[str], wanted: Preprocessing) -> tuple[Cho
     if scale != 1:
         said.append(f"times {scale:g}")
     words = f"{where}: {', '.join(said)}" if said else where
-    return (mean, scale, wanted.rgb), words + ("; RGB" if wanted.rgb else "")
+    return (mean, scale, options.rgb), words + ("; RGB" if options.rgb else "")
 
 
 def _as_input(
@@ -262,7 +263,7 @@ def _rows(
         if value is None:
             raise NetError(f"the net has no blob {blob!r}")
         if not _has_maps(value):
-            shape = "x".join(map(str, value.shape))
+            shape = format_shape(value.shape)
             raise NetError(f"blob {blob!r} of shape {shape} has no maps to draw")
         maps = value.detach()[0].float().numpy()
         strongest = np.argsort(-np.abs(maps).mean((1, 2)), kind="stable")[:COLUMNS]

@@ -14,6 +14,7 @@ from caffeio.proto.io.wire import BYTES, FIXED32, VARINT, read_field, read_tag, 
 
 KINDS = {
     "solver": "solver prototxt",
+    "phases": "solver of several phases (params_pair)",
     "net": "net prototxt",
     "labelmap": "label map",
     "text": "text that is no net, solver or label map",
@@ -37,6 +38,7 @@ _SOLVER = re.compile(
     r"solver_type|stepsize|stepvalue|test_iter|test_interval|momentum|weight_decay)\s*:"
 )
 _NET = re.compile(r"\b(layers?|input_dim|input_shape)\s*(?::\s*)?\{|\binput(_dim)?\s*:")
+_PHASES = re.compile(r"\bparams_pair\s*(?::\s*)?\{")  # Intel's MultiPhaseSolverParameter
 _LABELMAP = re.compile(r"\bitem\s*(?::\s*)?\{")
 # A string that is not closed ends with its line: to look for its end again and again is quadratic.
 _COMMENT = re.compile(r"#[^\n]*|\"(?:[^\"\\\n]|\\.)*\"?|'(?:[^'\\\n]|\\.)*'?")
@@ -150,8 +152,10 @@ def _as_text(head: bytes) -> str | None:
 
 
 def kind_of_text(text: str, name: str = "") -> str:
-    """solver, net, labelmap or text, by the fields at the top level."""
+    """solver, phases, net, labelmap or text, by the fields at the top level."""
     flat = _top_level(_COMMENT.sub(lambda m: '""' if m[0][0] != "#" else "", text))
+    if _PHASES.search(flat):
+        return "phases"
     if _NET.search(flat):
         return "net"
     if _SOLVER.search(flat):

@@ -178,26 +178,26 @@ def _owners(state: NetState) -> Iterable[tuple[Layer, int]]:
 
 def blob_for(
     blob: Blob,
-    known: Mapping[str, int],
-    wanted: Mapping[str, int],
+    source_numbers: Mapping[str, int],
+    target_numbers: Mapping[str, int],
     *,
     floats: bool = False,
     shape: tuple[int, ...] | None = None,
 ) -> Array | memoryview | bytes:
     """The blob as an array or as the bytes of a BlobProto, for a dialect's BlobProto fields.
 
-    `known` and `wanted` give the numbers of BlobProto's fields in the file's and in the target's
-    dialect; if they agree the bytes stay as they are. Raw and packed numbers become floats;
-    `floats` makes floats of doubles too. `shape` replaces a legacy shape.
+    `source_numbers` and `target_numbers` are those of BlobProto's fields in the file's dialect
+    and in the target's; if they agree the bytes stay as they are. Raw and packed numbers become
+    floats; `floats` makes floats of doubles too. `shape` replaces a legacy shape.
     """
     raw = blob.raw()
     if raw is not None and shape is None:
-        same = all(known[name] == wanted.get(name) for name in blob.names)
+        same = all(source_numbers[name] == target_numbers.get(name) for name in blob.names)
         doubles = floats and bool(blob.names & {"double_data", "double_diff"})
         if same and not doubles:
             return raw
     array, info = blob.array(), blob.info
-    keep = array.dtype == np.float64 and not floats and "double_data" in wanted
+    keep = array.dtype == np.float64 and not floats and "double_data" in target_numbers
     if array.dtype == np.float64 and not keep:
         array = array.astype(np.float32)  # other types become floats while they are written
     array = array.reshape(shape) if shape is not None else array
@@ -241,8 +241,8 @@ def modern_shape(layer_type: str, index: int, legacy: tuple[int, ...]) -> tuple[
     if layer_type in ("InnerProduct", "Embed") and index == 0 and legacy[:2] == (1, 1):
         return legacy[2:]
     is_vector = index == 1 or layer_type == "PReLU"
-    known = ("Convolution", "Deconvolution", "InnerProduct", "Embed", "PReLU")
-    if layer_type in known and is_vector and len(ones) <= 1:
+    source_numbers = ("Convolution", "Deconvolution", "InnerProduct", "Embed", "PReLU")
+    if layer_type in source_numbers and is_vector and len(ones) <= 1:
         return (math.prod(legacy),)
     return None
 

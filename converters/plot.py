@@ -16,18 +16,20 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from caffeio.converters.curve_files import require_suffix
 from caffeio.errors import CaffeIOError, SolverError, UnsupportedError
 from caffeio.profiles import Profile
+from caffeio.proto.files import SolverFile
 from caffeio.proto.io.atomic import atomic_write
 from caffeio.proto.io.regular import read_utf8
 from caffeio.solver.schedule import load_schedule
+from caffeio.training.multiphase import read_phases
 from caffeio.visible import visible
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-PICTURES = (".png", ".svg", ".pdf")
 _POINTS = 4000  # a curve: more are not to be seen
 _INK = ("#1a1a1a", "#0b62a4", "#c44e00", "#2a7f3b", "#8a2be2", "#8c6d31", "#b3003b", "#007a87")
 _LINES = list(zip(_INK, ("-", "--", "-.", ":") * 2, strict=True))
@@ -64,8 +66,10 @@ def read_curves(
     """
     curves: list[Curve] = []
     start = 0
-    for solver, name in zip(solvers, phase_names(solvers), strict=True):
-        schedule = load_schedule(os.fspath(solver), profile)
+    named = list(zip(solvers, phase_names(solvers), strict=True))
+    files = [(solver, name, file) for solver, name in named for name, file in _phases(solver, name)]
+    for solver, name, file in files:
+        schedule = load_schedule(file, profile)
         count = schedule.solver.max_iter if iterations is None else iterations
         if count < 1:
             raise SolverError(
@@ -74,6 +78,14 @@ def read_curves(
         curves.append(Curve(name, schedule.array(count, losses=losses), start))
         start += 0 if overlay else count
     return curves
+
+
+def _phases(solver: str | os.PathLike[str], name: str) -> list[tuple[str, SolverFile]]:
+    """The solvers in a file with a name of each: Intel's params_pair hold several."""
+    files = [file for file, _ in read_phases(solver)]
+    if len(files) == 1:
+        return [(name, files[0])]
+    return [(f"{name} {number}", file) for number, file in enumerate(files, 1)]
 
 
 def phase_names(solvers: Sequence[str | os.PathLike[str]]) -> list[str]:
@@ -148,15 +160,8 @@ def write_as(
 
     Raises UnsupportedError for another suffix.
     """
-    suffix = Path(path).suffix.lower()
-    if suffix == ".csv":
-        content = text().encode()
-    elif suffix in PICTURES:
-        content = draw(suffix[1:])
-    else:
-        raise UnsupportedError(
-            f"curves are written as .csv, {', '.join(PICTURES)}", where=os.fspath(path)
-        )
+    suffix = require_suffix(path)
+    content = text().encode() if suffix == ".csv" else draw(suffix[1:])
     with atomic_write(path, sync=False) as file:
         file.write(content)
 

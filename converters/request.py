@@ -53,18 +53,18 @@ class Request:
 
 @dataclass
 class Outcome:
-    """`said` is the result in words, `notes` what was left out or changed on the way.
+    """`messages` is the result in words, `warnings` tells what was left out or changed on the way.
 
     `checked` is what was compared with the net as given, if it was.
     """
 
-    said: list[str] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
+    messages: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
     checked: Checked | None = None
 
 
 @dataclass
-class Job:
+class Conversion:
     """One conversion: the net's file first, then the weights'; `kinds` are the sources' formats.
 
     `out` is the path to write to; what is there in the end takes the place of `target`. `own` says
@@ -74,7 +74,7 @@ class Job:
     sources: list[Path]
     kinds: list[str]
     target: Path
-    wanted: str
+    target_format: str
     request: Request
     out: Path
     own: bool = False

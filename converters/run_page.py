@@ -49,7 +49,7 @@ def render(run: Run, facts: RunFacts, predictions: Predictions | None) -> str:
     """The whole page; nothing in it is loaded from elsewhere."""
     report = Report(facts.title)
     for text in facts.warnings:
-        report.say(text, tone="warn")
+        report.add_paragraph(text, tone="warn")
     _facts(report, run, facts)
     parts = [html.body(report), _curves(run)]
     if predictions is not None and predictions.images:
@@ -129,13 +129,13 @@ def _confusions(predictions: Predictions) -> str:
     np.fill_diagonal(wrong, 0)
     order = np.argsort(wrong, axis=None, kind="stable")[::-1][:10]
     report = Report("")
-    heads = ("label", "said", "pictures", "of the label's")
+    heads = ("label", "predicted", "pictures", "of the label's")
     table = report.section("").table(*heads, right=range(4))
     for at in order:
-        label, said = divmod(int(at), len(matrix))
-        if wrong[label, said]:
-            table.add(str(label), str(said), f"{wrong[label, said]:,}",
-                      share(wrong[label, said], matrix[label].sum()))  # fmt: skip
+        label, predicted = divmod(int(at), len(matrix))
+        if wrong[label, predicted]:
+            table.add(str(label), str(predicted), f"{wrong[label, predicted]:,}",
+                      share(wrong[label, predicted], matrix[label].sum()))  # fmt: skip
     out.append(html.body(report))
     return "".join([*out, "</section>"])
 
@@ -151,14 +151,16 @@ def _matrix(matrix: NDArray[np.int64]) -> str:
     ]
     rows = matrix.sum(1)
     for label in range(count):
-        for said in range(count):
-            number = int(matrix[label, said])
+        for predicted in range(count):
+            number = int(matrix[label, predicted])
             part = number / rows[label] if rows[label] else 0.0
-            x, y = 30 + said * cell, 20 + label * cell
-            colour = "var(--right)" if label == said else "var(--left)"
-            out.append(f'<rect x="{x}" y="{y}" width="{cell - 1}" height="{cell - 1}" '
-                       f'fill="{colour}" fill-opacity="{0.04 + 0.9 * math.sqrt(part):.2f}"><title>'
-                       f"label {label}, said {said}: {number}</title></rect>")  # fmt: skip
+            x, y = 30 + predicted * cell, 20 + label * cell
+            colour = "var(--right)" if label == predicted else "var(--left)"
+            out.append(
+                f'<rect x="{x}" y="{y}" width="{cell - 1}" height="{cell - 1}" '
+                f'fill="{colour}" fill-opacity="{0.04 + 0.9 * math.sqrt(part):.2f}"><title>'
+                f"label {label}, predicted {predicted}: {number}</title></rect>"
+            )
             if count <= _NUMBERS and number:
                 out.append(f'<text x="{x + cell / 2:.0f}" y="{y + cell / 2 + 4:.0f}" '
                            f'text-anchor="middle">{number}</text>')  # fmt: skip
@@ -166,7 +168,7 @@ def _matrix(matrix: NDArray[np.int64]) -> str:
             middle = label * cell + cell / 2
             out.append(f'<text x="26" y="{20 + middle + 4:.0f}" text-anchor="end">{label}</text>')
             out.append(f'<text x="{30 + middle:.0f}" y="14" text-anchor="middle">{label}</text>')
-    return "".join([*out, "</svg><p class=dim>Rows: labels; columns: what the net said.</p>"])
+    return "".join([*out, "</svg><p class=dim>Rows: labels; columns: what the net predicted.</p>"])
 
 
 def _sheet(predictions: Predictions) -> str:
@@ -179,8 +181,9 @@ def _sheet(predictions: Predictions) -> str:
         assert mistake.image is not None
         out.append(
             f'<figure><img alt="test picture {mistake.number}" src="{png(mistake.image)}">'
-            f"<figcaption>label <b>{mistake.label}</b>: {100 * mistake.probability:.1f} %<br>said "
-            f"<b>{mistake.said}</b>: {100 * mistake.sure:.1f} %</figcaption></figure>"
+            f"<figcaption>label <b>{mistake.label}</b>: {100 * mistake.probability:.1f} "
+            f"%<br>predicted <b>{mistake.predicted}</b>: {100 * mistake.sure:.1f} "
+            "%</figcaption></figure>"
         )
     return "".join([*out, "</div></section>"])
 

@@ -92,18 +92,23 @@ def open_source(name: str, scratch: Path) -> Source:
 def open_revisions(left: str, right: str, scratch: Path) -> tuple[Source, Source] | None:
     """Two git revisions as folders of the Caffe files that differ between them.
 
-    None if one of the names is a file, or no revision.
+    None if neither name is a revision. Raises CaffeIOError if only one of them is.
     """
     names = (left, right)
-    if any(Path(name).exists() or ":" in name or name == "-" for name in names):
+    known = [_is_revision(name) for name in names]
+    if not any(known):
         return None
-    try:
-        if any(
-            _git("rev-parse", "--verify", "--quiet", f"{n}^{{commit}}").returncode for n in names
-        ):
-            return None
-    except CaffeIOError:
-        return None
+    if not all(known):
+        other, revision = (left, right) if known[1] else (right, left)
+        if Path(other).exists() or ":" in other or other == "-":
+            inside = other.partition(":")[2] or (other if other != "-" else "FILE")
+            raise CaffeIOError(
+                f"is a revision of git, and {other} is none: did you mean {revision}:{inside}?",
+                where=revision,
+            )
+        raise CaffeIOError(
+            f"is neither a file nor a revision of git, as {revision} is", where=other
+        )
     listed = _git("diff", "--no-renames", "--name-only", "-z", left, right).stdout
     changed = [os.fsdecode(name) for name in listed.split(b"\0") if name]
     sources = []
@@ -118,6 +123,16 @@ def open_revisions(left: str, right: str, scratch: Path) -> tuple[Source, Source
         folder.mkdir(exist_ok=True)
         sources.append(Source(revision, folder, "directory", revision, "", scratch))
     return sources[0], sources[1]
+
+
+def _is_revision(name: str) -> bool:
+    """Whether a name that is no file is a commit."""
+    if Path(name).exists() or ":" in name or name == "-":
+        return False
+    try:
+        return not _git("rev-parse", "--verify", "--quiet", f"{name}^{{commit}}").returncode
+    except CaffeIOError:
+        return False
 
 
 def _open_in_git(name: str, revision: str, inside: str, scratch: Path) -> Source:

@@ -7,11 +7,12 @@ from dataclasses import dataclass, field
 
 from caffeio.errors import CaffeIOError, WeightsError
 from caffeio.net.graph import Graph, Node, build_graph
-from caffeio.net.shapes import Shape, agree, format_shape, infer_net
+from caffeio.net.shapes import Shape, agree, infer_net
 from caffeio.profiles import profile_of_dialect
 from caffeio.proto.files import NetFile
 from caffeio.proto.io.blobs import BlobInfo
 from caffeio.proto.weights.load import Weights
+from caffeio.shape_text import format_shape
 
 
 @dataclass
@@ -97,22 +98,22 @@ def _merged(node: Node, graph: Graph, weights: Weights) -> bool:
 def _wrong(
     node: Node,
     have: Sequence[BlobInfo],
-    want: Sequence[Shape],
+    expected: Sequence[Shape],
     weights: Weights,
 ) -> list[str]:
     """What does not fit in a layer of the file."""
-    if not want:
+    if not expected:
         return []
     where = f"{weights.path}: layer {node.name!r}"
     count = len(have)
-    if node.type == "BatchNorm" and len(want) == 3 and count in (4, 5):
+    if node.type == "BatchNorm" and len(expected) == 3 and count in (4, 5):
         have = have[:3]
-    elif count != len(want):
-        return [f"{where}: the file has {count} blobs, the net {len(want)}"]
+    elif count != len(expected):
+        return [f"{where}: the file has {count} blobs, the net {len(expected)}"]
     return [
         f"{where}, blob {i}: the file's shape is {format_shape(blob.shape)}, the net's "
         f"{format_shape(shape)}"
-        for i, (blob, shape) in enumerate(zip(have, want, strict=True))
+        for i, (blob, shape) in enumerate(zip(have, expected, strict=True))
         if not _fits(blob, shape)
         and not (node.type == "BatchNorm" and _fits(blob, (1, *shape, 1, 1)))  # NVIDIA's
     ]

@@ -38,7 +38,7 @@ class _File:
     parsed: ParsedText | None = field(default=None, repr=False)
     upgraded: Upgraded[Any] | None = field(default=None, repr=False)
 
-    def where(self, *path: str | int) -> str:
+    def locate(self, *path: str | int) -> str:
         """The place "file:line:column" of a field; of a binary file its path.
 
         The path is that of the message as it is now: names and indices in turn, such as
@@ -47,7 +47,7 @@ class _File:
         """
         if self.parsed is None:
             return str(self.path or "<net>")
-        return self.parsed.where(*self._original(path))
+        return self.parsed.locate(*self._original(path))
 
     def __getattr__(self, name: str) -> Any:
         """A field of the message: `solver.base_lr` is `solver.message.base_lr`."""
@@ -118,7 +118,7 @@ def read_solver(source: str | os.PathLike[str], *, dialect: str | None = None) -
         raise CaffeIOError("a solver must be text, and this is a binary file", where=str(path))
     parsed, guess = parse_file(data, pb.SolverParameter, str(path or "<text>"), dialect)
     file = SolverFile(path, guess.dialect, data, parsed.unknown, guess, parsed)
-    file.upgraded = upgrade_solver(parsed.message, path=parsed.path, where=parsed.where)
+    file.upgraded = upgrade_solver(parsed.message, path=parsed.path, locate=parsed.locate)
     file.message = file.upgraded.message
     return file
 
@@ -161,7 +161,7 @@ def decode_text(data: bytes) -> str:
     return data.decode("utf-8", "surrogateescape")
 
 
-def text_of(data: Any, path: str) -> str:
+def decode_file_text(data: Any, path: str) -> str:
     """The text in a file's bytes; CaffeIOError if they are binary."""
     if is_binary(data[:HEAD]):
         raise CaffeIOError("is a binary file, not a prototxt", where=path)
@@ -174,9 +174,9 @@ def encode_text(text: str) -> bytes:
 
 
 def _upgrade(file: NetFile) -> None:
-    place = file.parsed.where if file.parsed is not None else None
+    place = file.parsed.locate if file.parsed is not None else None
     path = str(file.path or "<text>")
-    file.upgraded = upgrade_net(file.message, dialect=file.dialect, path=path, where=place)
+    file.upgraded = upgrade_net(file.message, dialect=file.dialect, path=path, locate=place)
     file.message = file.upgraded.message
 
 

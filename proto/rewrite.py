@@ -21,7 +21,9 @@ from caffeio.proto.text.text_format import ParsedText, UnknownField, parse
 from caffeio.proto.upgrade.upgrade import Upgraded, upgrade_net, upgrade_solver
 
 _TYPE = re.compile(r"type\s*:\s*([A-Za-z_]\w*)")  # a V1 layer's type
-TEXT_TYPES: tuple[type[Message], ...] = (pb.NetParameter, pb.SolverParameter, pb.LabelMap)
+TEXT_TYPES: tuple[type[Message], ...] = (
+    pb.NetParameter, pb.SolverParameter, pb.LabelMap, pb.MultiPhaseSolverParameter,
+)  # fmt: skip
 
 
 @dataclass
@@ -91,11 +93,15 @@ def upgrade_text(text: str, path: str, dialect: str | None = None) -> Rewritten:
         raise ParseError("is a label map, neither net nor solver", where=path)
     parsed, guess = parse_file(text, kind, path, dialect)
     upgraded: Upgraded[Any]
-    if kind is pb.SolverParameter:
-        upgraded = upgrade_solver(parsed.message, path=path, where=parsed.where)
+    if kind is pb.MultiPhaseSolverParameter:
+        upgraded = _upgrade_phases(parsed, path)
+    elif kind is pb.SolverParameter:
+        upgraded = upgrade_solver(parsed.message, path=path, locate=parsed.locate)
     else:
-        upgraded = upgrade_net(parsed.message, dialect=guess.dialect, path=path, where=parsed.where)
-    name = "solver" if kind is pb.SolverParameter else "net"
+        upgraded = upgrade_net(
+            parsed.message, dialect=guess.dialect, path=path, locate=parsed.locate
+        )
+    name = "net" if kind is pb.NetParameter else "solver"
     out = Rewritten(name, guess.dialect, [text], upgraded.done, list(upgraded.problems))
     if upgraded.done:
         new = format_message(upgraded.message, dialect=guess.dialect)
@@ -103,6 +109,20 @@ def upgrade_text(text: str, path: str, dialect: str | None = None) -> Rewritten:
         out.parts = [new]
     out.parts = [encode_text(part) for part in out.parts]
     return out
+
+
+def _upgrade_phases(parsed: ParsedText, path: str) -> Upgraded[Any]:
+    """Upgrade each solver of a file that holds several (Intel's params_pair)."""
+    message = pb.MultiPhaseSolverParameter()
+    message.CopyFrom(parsed.message)
+    done: list[str] = []
+    for number, pair in enumerate(message.params_pair, 1):
+        if not pair.HasField("solver_params"):
+            continue
+        one = upgrade_solver(pair.solver_params, path=path)
+        pair.solver_params.CopyFrom(one.message)
+        done += [f"phase {number}: {line}" for line in one.done]
+    return Upgraded(message, done)
 
 
 def _carry(text: str, parsed: ParsedText, upgraded: Upgraded[Any], problems: list[str]) -> str:

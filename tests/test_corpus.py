@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from caffeio import load_net
-from caffeio.tools.layer_support import Coverage, coverage
+from caffeio.tools.layer_support import NetChecks, check_nets
 from tests.harness import assert_close
 from tests.paths import SHARED
 
@@ -39,8 +39,8 @@ MODELS = (
 
 
 @pytest.fixture(scope="module")
-def corpus() -> Coverage:
-    return coverage([CORPUS / "prototxt"])
+def corpus() -> NetChecks:
+    return check_nets([CORPUS / "prototxt"])
 
 
 def name(path: str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from caffeio.boost_random import CaffeRng
-from caffeio.data.draws import SetupDraws, draw_setup, entropy
+from caffeio.data.draws import LayerSeeds, draw_setup, entropy
 from caffeio.data.foreign_fields import foreign_fields
 from caffeio.data.transform.transformer import Transformer
 from caffeio.errors import CaffeIOError, DataError, LayerError
@@ -24,6 +24,7 @@ from caffeio.profiles import BVLC, Profile
 from caffeio.proto import caffe_pb2 as pb
 from caffeio.proto.io.regular import read_regular
 from caffeio.proto.weights.blobproto import read_blobproto
+from caffeio.shape_text import format_shape
 
 if TYPE_CHECKING:
     import torch
@@ -165,7 +166,9 @@ def read_mean(path: str) -> NDArray[np.float32]:
     if values.ndim == 4 and values.shape[0] == 1:
         values = values[0]
     if values.ndim != 3:
-        raise DataError(f"mean image {path!r} is {shapes_text(values.shape)}, not 1 x C x H x W")
+        raise DataError(
+            f"mean image {path!r} is {format_shape(values.shape, ' x ')}, not 1 x C x H x W"
+        )
     return np.array(values, np.float32)
 
 
@@ -207,10 +210,10 @@ class DataSource(ABC):
             self.layer.param, self.layer.phase, rng, reader_thread=profile.data_reader_thread
         )
         # on a CPU the fork loads in the main thread, BVLC in one whose generator it has just seeded
-        self.use_setup(draws, rng if draws.thread is None or profile.data_reader_thread
+        self.use_seeds(draws, rng if draws.thread is None or profile.data_reader_thread
                        else CaffeRng(draws.thread))  # fmt: skip
 
-    def use_setup(self, draws: SetupDraws, thread: CaffeRng) -> None:  # noqa: B027
+    def use_seeds(self, draws: LayerSeeds, thread: CaffeRng) -> None:  # noqa: B027
         """Seed the source's generators; sources without randomness have none.
 
         `thread` is the generator of the thread that loads.
@@ -241,8 +244,3 @@ def batch_of(layer: SourceContext, size: int, field: str) -> int:
     """A batch size, which must be positive."""
     layer.check(size > 0, "a positive batch size is required", f"{field}.batch_size")
     return size
-
-
-def shapes_text(shapes: Sequence[int]) -> str:
-    """'3 x 224 x 224'."""
-    return " x ".join(map(str, shapes))

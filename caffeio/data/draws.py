@@ -24,18 +24,19 @@ Word = Callable[[], int]  # the next 32-bit number
 class Draws:
     """What one sample may draw: numbers drawn beforehand, then as many more as it needs.
 
-    `more` is the transformer's generator, `die` that of the thread (interpolation, noise, SSD).
+    `transformer_rng` is the generator of Caffe's DataTransformer, `thread_rng` that of its thread,
+    which decides interpolation, noise and SSD's samples.
     """
 
-    fixed: Sequence[int]
-    more: Word
-    die: Word
+    predrawn: Sequence[int]
+    transformer_rng: Word
+    thread_rng: Word
     _at: int = 0
 
-    def word(self) -> int:
+    def next_word(self) -> int:
         """The next of the numbers drawn beforehand."""
         self._at += 1
-        return self.fixed[self._at - 1]
+        return self.predrawn[self._at - 1]
 
 
 def _nothing() -> int:
@@ -46,7 +47,7 @@ NO_DRAWS = Draws((), _nothing, _nothing)
 
 
 @dataclass(frozen=True)
-class SetupDraws:
+class LayerSeeds:
     """The words that a data layer takes from the main generator while it is set up."""
 
     transformer: int | None = None  # seed of the transformer's generator
@@ -68,7 +69,7 @@ def needs_random(transform: pb.TransformationParameter, phase: str) -> bool:
 
 def draw_setup(
     param: pb.LayerParameter, phase: str, rng: CaffeRng, *, reader_thread: bool = False
-) -> SetupDraws:
+) -> LayerSeeds:
     """Draw what setting up layer `param` draws, in Caffe's order, from the main generator.
 
     Sources: base_data_layer.cpp, image_data_layer.cpp, window_data_layer.cpp, internal_thread.cpp.
@@ -76,11 +77,11 @@ def draw_setup(
     thread follows on a CPU.
     """
     if param.type == "HDF5Data":  # no transformer, no thread
-        return SetupDraws()
+        return LayerSeeds()
     needed = needs_random(param.transform_param, phase)
     word: Callable[[], int] = rng.raw
     if param.type == "MemoryData":  # a transformer that is set up once, no thread
-        return SetupDraws(word() if needed else None)
+        return LayerSeeds(word() if needed else None)
     reading = reader_thread and param.type in ("Data", "AnnotatedData")
     thread = word() if reading else None
     if needed:
@@ -97,7 +98,7 @@ def draw_setup(
         thread = word()
     if reading and param.data_param.shuffle and thread is not None:
         shuffle = int(CaffeRng(thread).raw())
-    return SetupDraws(transformer, shuffle, skip, windows, thread)
+    return LayerSeeds(transformer, shuffle, skip, windows, thread)
 
 
 # -- a stream for each sample ----------------------------------------------------------------
@@ -152,25 +153,26 @@ class SampleStream:
 class SampleRandom:
     """Draws for batches: exact (one generator, in order) or by sample (Philox)."""
 
-    def __init__(self, fixed: int, key: int, *, lookahead: int = 0) -> None:
-        self.fixed = fixed  # words each sample draws beforehand
+    def __init__(self, predrawn: int, key: int, *, lookahead: int = 0) -> None:
+        self.predrawn = predrawn  # words each sample draws beforehand
         self.key = key
-        self._blocks = -(-(fixed + lookahead) // 4)
-        self.own: CaffeRng | None = None  # the transformer's generator, in exact mode
-        self.die: Word | None = None  # the thread's, in exact mode
+        self._blocks = -(-(predrawn + lookahead) // 4)
+        self.transformer_rng: CaffeRng | None = None  # Caffe's DataTransformer's, in exact mode
+        self.thread_rng: Word | None = None  # that of Caffe's thread, in exact mode
 
     def repeat(self, seed: int | None, thread: CaffeRng) -> None:
         """From now on repeat real Caffe, whose transformer (if it draws at all) had this seed."""
-        self.own = None if seed is None else CaffeRng(seed)
-        self.die = thread.raw
+        self.transformer_rng = None if seed is None else CaffeRng(seed)
+        self.thread_rng = thread.raw
 
     def batch(self, samples: Sequence[int]) -> list[Draws]:
         """The draws of the samples with these numbers, in order."""
-        if self.die is not None:
-            fixed, more = self.fixed, self.own.raw if self.own else self.die
-            words = self.own.raw(fixed * len(samples)).tolist() if self.own and fixed else []
+        if self.thread_rng is not None:
+            n, rng = self.predrawn, self.transformer_rng
+            words = rng.raw(n * len(samples)).tolist() if rng and n else []
+            more = rng.raw if rng else self.thread_rng
             return [
-                Draws(words[i * fixed : (i + 1) * fixed], more, self.die)
+                Draws(words[i * n : (i + 1) * n], more, self.thread_rng)
                 for i in range(len(samples))
             ]
         rows: list[list[int]] = [[]] * len(samples)
@@ -179,8 +181,8 @@ class SampleRandom:
         return [self._draws(s, row) for s, row in zip(samples, rows, strict=True)]
 
     def _draws(self, sample: int, row: list[int]) -> Draws:
-        stream = SampleStream(self.key, sample, row[self.fixed :], self._blocks)
-        return Draws(row[: self.fixed], stream, stream)
+        stream = SampleStream(self.key, sample, row[self.predrawn :], self._blocks)
+        return Draws(row[: self.predrawn], stream, stream)
 
 
 def entropy() -> int:

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from caffeio.boost_random import CaffeRng
-from caffeio.data.base import DataSource, Shape, SourceContext, shapes_text
+from caffeio.data.base import DataSource, Shape, SourceContext
 from caffeio.data.batch import Delivery, Result, SampleTask, Slot
 from caffeio.data.draws import Draws, SampleRandom, Word
 from caffeio.data.transform.image import set_ipp
@@ -29,6 +29,7 @@ from caffeio.data.transform.transformer import Transformer
 from caffeio.errors import CaffeIOError, DataError
 from caffeio.layers.sources import PictureLayer, Record
 from caffeio.memory import memory_error
+from caffeio.shape_text import format_shape
 
 CHUNK = 8  # samples a task
 _PATIENCE = 1000  # bad records one behind the other
@@ -61,9 +62,9 @@ class LoaderSource(DataSource):
         self._pending: deque[tuple[Slot, Future[list[Future[list[Result]]]]]] = deque()
         self._given: Slot | None = None
         self._closed = False
-        self._rehearsed = False
+        self._predrawn = False
         self._skipped: set[str] = set()  # names of bad records that were told
-        self._dice, self._thread = 0, CaffeRng(0)
+        self._thread_draws, self._thread = 0, CaffeRng(0)
 
     # -- for subclasses --------------------------------------------------------------------
 
@@ -114,30 +115,30 @@ class LoaderSource(DataSource):
         load them; only where the thread's generator decides something are they loaded one by one.
         """
         self.random.repeat(seed, thread)
-        dice = self.transformer.dice()
-        if dice is None:
+        draws = self.transformer.thread_draws()
+        if draws is None:
             self.threads = 0
         elif self.transformer.lookahead:
-            self._rehearsed = True
+            self._predrawn = True
             if self.layer.profile.data_reader_thread:  # the main thread's generator
-                self._dice, self._thread = dice * self.batch_size, thread
+                self._thread_draws, self._thread = draws * self.batch_size, thread
 
-    def rehearse(
+    def predraw(
         self, jobs: list[SampleTask], size: Callable[[SampleTask], tuple[int, int]]
     ) -> None:
         """Draw for the jobs what they will draw; `size` tells an image's height and width."""
-        if not self._rehearsed:
+        if not self._predrawn:
             return
         for job in jobs:
             words: list[int] = []
 
-            def word(more: Word = job.draws.more, words: list[int] = words) -> int:
-                words.append(more())
+            def next_word(draw: Word = job.draws.transformer_rng, words: list[int] = words) -> int:
+                words.append(draw())
                 return words[-1]
 
             with suppress(DataError):  # a broken image: the one that loads it will say so
-                self.transformer.rehearse(*size(job), word)
-            job.draws = Draws(job.draws.fixed, iter(words).__next__, _zero)
+                self.transformer.predraw(*size(job), next_word)
+            job.draws = Draws(job.draws.predrawn, iter(words).__next__, _zero)
 
     # -- running ---------------------------------------------------------------------------
 
@@ -168,8 +169,8 @@ class LoaderSource(DataSource):
         """The next batch; raises DataError for a sample that cannot be loaded."""
         if self._closed:
             raise self.layer.error("the data source is closed")
-        if self._dice:
-            self._thread.raw(self._dice)  # real Caffe takes these while it loads the batch
+        if self._thread_draws:
+            self._thread.raw(self._thread_draws)  # real Caffe takes these while it loads the batch
         if self.threads == 0:
             return self._next_here()
         if self._pool is None:
@@ -262,7 +263,7 @@ class LoaderSource(DataSource):
             self._tell(place, first)
             place = self.following(place)
             if place is not None:  # real Caffe stops here, so there are no draws to repeat
-                keyed = SampleRandom(self.random.fixed, self.key, lookahead=2)
+                keyed = SampleRandom(self.random.predrawn, self.key, lookahead=2)
                 place.draws = keyed.batch([job.number])[0]
         raise self.layer.error(f"no good record in {_PATIENCE} tries; the last one: {first}")
 
@@ -319,9 +320,9 @@ class LoaderSource(DataSource):
         for i, result in enumerate(results):
             if result.shape != shape:
                 raise self.layer.error(
-                    f"sample {i} of the batch is {shapes_text(result.shape)}, the first one is "
-                    f"{shapes_text(shape)} (channels, height, width): all samples of a batch must "
-                    "be of one size; use crop_size or resize them, or batch_size 1"
+                    f"sample {i} of the batch is {format_shape(result.shape, ' x ')}, the first "
+                    f"one is {format_shape(shape, ' x ')} (channels, height, width): all samples "
+                    "of a batch must be of one size; use crop_size or resize them, or batch_size 1"
                 )
         values = [r.values for r in results if r.values is not None]
         if not values:

@@ -22,6 +22,7 @@ from torch.autograd.function import once_differentiable
 
 from caffeio.net.step import Step, raw_blobs
 from caffeio.ops.backward import Backward, Memory, autograd
+from caffeio.ops.tracing import outside_graphs
 
 if TYPE_CHECKING:
     from caffeio.ops.module import Layer
@@ -121,7 +122,7 @@ def kernel_of(layer: Layer) -> type[Backward] | None:
     return kernel
 
 
-@torch.compiler.disable  # type: ignore[untyped-decorator]
+@outside_graphs
 def on_memory(step: Step, bottoms: Sequence[Tensor], contents: Contents) -> tuple[Tensor, ...]:
     """Run a step whose gradient depends on what later layers leave in its blobs' memory."""
     params = [blob for blob in raw_blobs(step.layer) if blob.requires_grad]

@@ -50,7 +50,6 @@ from caffeio.net.step import (
     fuse_steps,
     raw_blobs,
     register_layer,
-    shape_text,
     shown,
 )
 from caffeio.ops.batch_norm import fused_batch_norm_scale
@@ -62,6 +61,7 @@ from caffeio.ops.tracing import is_exporting
 from caffeio.profiles import BVLC, Profile
 from caffeio.proto import caffe_pb2 as pb
 from caffeio.proto.weights.load import Weights
+from caffeio.shape_text import caffe_shape
 
 __all__ = ["DataSource", "LearnableParam", "Net", "Step", "Trace"]
 
@@ -224,9 +224,9 @@ class Net(nn.Module):
                 values = torch.empty(spec.shape)
                 stale = id(old) in made and keeps_later(layer, i)
                 if id(old) in replaced and exact is None and not stale:
-                    check_filler(spec.shape, spec.filler, where=layer)
+                    check_filler(spec.shape, spec.filler, owner=layer)
                 else:
-                    fill(values, spec.filler, spec.default, rng, where=layer)
+                    fill(values, spec.filler, spec.default, rng, owner=layer)
                     if spec.initial is not None:
                         values.copy_(torch.as_tensor(spec.initial))
                 if spec.kept_shape is not None:
@@ -238,7 +238,7 @@ class Net(nn.Module):
                 layer.blobs[i] = made[id(old)]
             for i in layer.filled_again if exact is not None else ():
                 spec = layer.blob_specs[i]
-                fill(torch.empty(spec.shape), spec.filler, spec.default, rng, where=layer)
+                fill(torch.empty(spec.shape), spec.filler, spec.default, rng, owner=layer)
             for module in layer.modules():
                 for key, buffer in module._buffers.items():
                     if buffer is not None:
@@ -294,7 +294,7 @@ class Net(nn.Module):
                 if there != here:
                     raise NetError(
                         f"cannot share param {i} weights from layer {step.node.name!r}; shape "
-                        f"mismatch: {shape_text(there)} in the train net, {shape_text(here)} in "
+                        f"mismatch: {caffe_shape(there)} in the train net, {caffe_shape(here)} in "
                         "this one"
                     )
                 own = raw_blobs(step.layer)[i]
@@ -366,7 +366,7 @@ class Net(nn.Module):
         self._free_early()
         return self
 
-    def prepare(self, wanted: bool = True) -> Net:
+    def prepare(self, enabled: bool = True) -> Net:
         """Let forwards without gradients run a form made for inference, from the next one on.
 
         It counts for TEST nets on the CPU under `torch.no_grad()` or `torch.inference_mode()`:
@@ -376,9 +376,9 @@ class Net(nn.Module):
         `blobs` are computed by the layers as written when they are asked for. Blobs that change are
         noticed, but for a few single values of a large one written past PyTorch (through `.data`
         or NumPy): call this again then. Nets with random or stateful layers, with hooks, and
-        forwards with gradients run as written. `wanted=False` runs all as written.
+        forwards with gradients run as written. `enabled=False` runs all as written.
         """
-        self.prepared, self._inference = wanted, None
+        self.prepared, self._inference = enabled, None
         return self
 
     def _set_plan(self, steps: Sequence[Step]) -> None:

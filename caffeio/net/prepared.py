@@ -107,7 +107,7 @@ def _is_fresh(operation: Operation) -> bool:
 def _only_reader(program: Program, value: int, readers: Mapping[int, list[Operation]]) -> Any:
     """The operation that alone reads `value`, or None."""
     found = readers.get(value, [])
-    return found[0] if len(found) == 1 and value not in program.wanted else None
+    return found[0] if len(found) == 1 and value not in program.requested else None
 
 
 def _fold_chains(program: Program) -> None:
@@ -186,7 +186,7 @@ def _fold_sum(program: Program, add: Operation) -> None:
         and _is_fresh(maker)
         and all(_is_fresh(reader) for reader in readers[other])  # none looks into its memory
         and max(readers[other], key=order.__getitem__) is add
-        and other not in (*program.wanted, conv.reads[0])
+        and other not in (*program.requested, conv.reads[0])
     )
     relu = _only_reader(program, add.writes[0], readers)
     gone = [conv]

@@ -40,7 +40,7 @@ class Program:
         return list(range(self.count - n, self.count))
 
     @property
-    def wanted(self) -> set[int]:
+    def requested(self) -> set[int]:
         """Values that are read when all operations have run."""
         return {*self.outputs.values(), *(value for value, _ in self.losses)}
 
@@ -63,11 +63,11 @@ class Program:
             for operation in self.operations
             for value in (*operation.reads, *operation.writes)
         }
-        wanted = self.wanted
+        requested = self.requested
         for operation in self.operations:
             touched = dict.fromkeys((*operation.reads, *operation.writes))
             operation.free_after = tuple(
-                v for v in touched if last[v] is operation and v not in wanted
+                v for v in touched if last[v] is operation and v not in requested
             )
 
 

@@ -40,7 +40,7 @@ class Memory:
     tops: list[Tensor]
     top_diffs: list[Tensor]
     bottom_diffs: list[Tensor]  # to be written; in place the same tensor as the top's
-    wanted: Sequence[bool]  # propagate_down
+    propagate_down: Sequence[bool]  # propagate_down
     kept: Any
 
 
@@ -271,8 +271,10 @@ class Eltwise(Backward):
     @staticmethod
     def run(m: Memory) -> None:
         grad, layer = m.top_diffs[0], m.layer
-        for i, (diff, wanted) in enumerate(zip(m.bottom_diffs, m.wanted, strict=True)):
-            if not wanted:
+        for i, (diff, propagate_down) in enumerate(
+            zip(m.bottom_diffs, m.propagate_down, strict=True)
+        ):
+            if not propagate_down:
                 continue
             if layer.operation == "SUM":
                 diff.copy_(grad * layer.coeff[i])
@@ -309,7 +311,8 @@ def autograd(m: Memory, params: Sequence[Tensor]) -> list[Tensor | None]:
     """Gradients of bottoms and params by autograd, at what lies in the bottoms' memory."""
     with torch.enable_grad():
         bottoms = [
-            x.detach().requires_grad_(wanted) for x, wanted in zip(m.bottoms, m.wanted, strict=True)
+            x.detach().requires_grad_(propagate_down)
+            for x, propagate_down in zip(m.bottoms, m.propagate_down, strict=True)
         ]
         tops = m.layer(*bottoms)
         tops = tops if isinstance(tops, tuple) else (tops,)

@@ -36,17 +36,23 @@ class _Exact(Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Any, ...]:
         *bottoms, y = ctx.saved_tensors
-        wanted = ctx.needs_input_grad[2:]
+        needs_gradient = ctx.needs_input_grad[2:]
         if torch.is_grad_enabled():  # the gradient itself will be differentiated
             again = ctx.plain(ctx.layer, *bottoms)
-            sources = [x for x, want in zip(bottoms, wanted, strict=True) if want]
+            sources = [x for x, want in zip(bottoms, needs_gradient, strict=True) if want]
             found = iter(torch.autograd.grad(again, sources, grads[0], create_graph=True))
-            return (None, None, *[next(found) if want else None for want in wanted])
+            return (None, None, *[next(found) if want else None for want in needs_gradient])
         diffs = [torch.zeros_like(x, memory_format=torch.contiguous_format) for x in bottoms]
         ctx.kernel.run(
-            Memory(ctx.layer, bottoms, [y], [grads[0].contiguous()], diffs, wanted, ctx.kept)
+            Memory(
+                ctx.layer, bottoms, [y], [grads[0].contiguous()], diffs, needs_gradient, ctx.kept
+            )
         )
-        return (None, None, *[d if want else None for d, want in zip(diffs, wanted, strict=True)])
+        return (
+            None,
+            None,
+            *[d if want else None for d, want in zip(diffs, needs_gradient, strict=True)],
+        )
 
 
 def exactly(

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from caffeio.ops.tracing import outside_graphs
+
 if TYPE_CHECKING:
     from caffeio.layers.python.layer import PythonLayer
 
@@ -29,11 +31,11 @@ class _Call(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         needs = list(ctx.needs_input_grad[2:])
         found = _backward(ctx.owner, ctx.call, grads, needs[: ctx.count])
-        wanted = (g if need else None for g, need in zip(found, needs, strict=True))
-        return None, None, *wanted
+        needs_gradient = (g if need else None for g, need in zip(found, needs, strict=True))
+        return None, None, *needs_gradient
 
 
-@torch.compiler.disable  # type: ignore[untyped-decorator]
+@outside_graphs
 def run_code(layer: PythonLayer, *bottoms: Tensor) -> Tensor | tuple[Tensor, ...]:
     """Run the user's reshape and forward; return the tops."""
     if any(x.is_meta for x in bottoms) or any(x.is_meta for x in layer.blobs):

@@ -43,13 +43,17 @@ class _Times(Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
         x, factor = ctx.saved_tensors
         wide = spread(factor, ctx.axis, x.dim())
-        wanted = ctx.needs_input_grad
-        product = grads[0] * x if wanted[1] else None
+        needs_gradient = ctx.needs_input_grad
+        product = grads[0] * x if needs_gradient[1] else None
         if product is not None:
             sums = product.sum_to_size(wide.shape).reshape(factor.shape)
             if not torch.is_grad_enabled():
                 sums = _factor_sums(product, ctx.axis, factor)
-        return grads[0] * wide if wanted[0] else None, sums if wanted[1] else None, None
+        return (
+            grads[0] * wide if needs_gradient[0] else None,
+            sums if needs_gradient[1] else None,
+            None,
+        )
 
 
 def _factor_sums(product: Tensor, axis: int, factor: Tensor) -> Tensor:
@@ -87,7 +91,7 @@ class _Plus(Function):
 
 
 def _apart(x: Tensor, operand: Tensor) -> bool:
-    """Whether the operand's gradient is wanted with Caffe's digits."""
+    """Whether the operand's gradient is computed with Caffe's digits."""
     return operand.requires_grad and torch.is_grad_enabled() and is_exact(x) and x.numel() > 0
 
 

@@ -126,24 +126,24 @@ class GraphRunner(Runner):
         assert self.graph is not None
         leaves, tops = self.graph
         pairs = [(o, t) for o, t in zip(tops, self.tops, strict=True) if o.requires_grad]
-        wanted = [i for i, leaf in enumerate(leaves) if leaf.requires_grad]
+        places = [i for i, leaf in enumerate(leaves) if leaf.requires_grad]
         learned = [i for i, need in enumerate(self.param_needs_gradient) if need]
-        inputs = [leaves[i] for i in wanted] + [self.layer.blobs[i] for i in learned]
+        inputs = [leaves[i] for i in places] + [self.layer.blobs[i] for i in learned]
         if not pairs or not inputs:
-            self.give(wanted, [None] * len(wanted), [])
+            self.give(places, [None] * len(places), [])
             return
         outs = [out for out, _ in pairs]
         given = [top.gradient(device) for _, top in pairs]
         found = torch.autograd.grad(outs, inputs, given, retain_graph=True, allow_unused=True)
-        self.give(wanted, found[: len(wanted)], given)
-        self.learn(learned, found[len(wanted) :])
+        self.give(places, found[: len(places)], given)
+        self.learn(learned, found[len(places) :])
 
     def give(
-        self, wanted: Sequence[int], found: Sequence[Tensor | None], given: Sequence[Tensor]
+        self, places: Sequence[int], found: Sequence[Tensor | None], given: Sequence[Tensor]
     ) -> None:
         """Let the gradients found be the diffs of the bottoms."""
         taken = {place(value) for value in given}
-        for i, value in zip(wanted, found, strict=True):
+        for i, value in zip(places, found, strict=True):
             blob = self.bottoms[i]
             if value is None:
                 blob.memory["diff"].zero(blob.count)

@@ -297,7 +297,7 @@ class LiveNet(Net):
         return [chain for chain in chains.values() if chain[1]]
 
     def _mark_unrepeatable(self) -> None:
-        """Find the layers whose graphs must be kept by every forward, wanted or not."""
+        """Find the layers whose graphs must be kept by every forward, asked for or not."""
         shared = any(isinstance(runner, ShareRunner) for runner in self.runners)
         for maker, rest in self._chains():
             kept = any(isinstance(r, (GraphRunner, SwishRunner, ScaleRunner)) for r in rest)
@@ -386,6 +386,6 @@ class LiveNet(Net):
             for i, tensor in enumerate(raw_blobs(source.layer)[: len(runner.params)]):
                 raw_blobs(runner.layer)[i].data = tensor.data
 
-    def names(self, wanted: Iterable[str]) -> Sequence[int]:
+    def names(self, chosen: Iterable[str]) -> Sequence[int]:
         """The indices of layers by name."""
-        return [self.layer_names.index(name) for name in wanted]
+        return [self.layer_names.index(name) for name in chosen]

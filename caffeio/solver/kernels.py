@@ -147,7 +147,7 @@ def _try_sgd(w: Tensor, g: Tensor, h: Tensor, scale: Tensor) -> tuple[Tensor, Te
     return w, h
 
 
-def _want_sgd(w: Tensor, g: Tensor, h: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
+def _expect_sgd(w: Tensor, g: Tensor, h: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
     g = g / scale
     h = 0.5 * (g + 0.25 * w)
     w = w - 2 * h
@@ -160,7 +160,7 @@ def _try_nesterov(w: Tensor, g: Tensor, h: Tensor, scale: Tensor) -> tuple[Tenso
     return w, h
 
 
-def _want_nesterov(w: Tensor, g: Tensor, h: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
+def _expect_nesterov(w: Tensor, g: Tensor, h: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
     u = g / scale + 0.25 * w
     h = 0.5 * h + u
     return w - (u + 0.5 * h), h
@@ -173,7 +173,7 @@ def _try_adam(w: Tensor, g: Tensor, h: Tensor, scale: Tensor) -> tuple[Tensor, T
     return w, h + first + g
 
 
-def _want_adam(w: Tensor, g: Tensor, h: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
+def _expect_adam(w: Tensor, g: Tensor, h: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
     g = g / scale + 0.25 * w
     h = 0.75 * h + 0.25 * g * g
     w = w - 0.5 * g / (h.sqrt() + 0.125)
@@ -187,7 +187,7 @@ def _try_adagrad(w: Tensor, g: Tensor, h: Tensor, scale: Tensor) -> tuple[Tensor
     return w, h
 
 
-def _want_adagrad(w: Tensor, g: Tensor, h: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
+def _expect_adagrad(w: Tensor, g: Tensor, h: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
     g = g / scale + 0.25 * w
     h = h + g * g
     return w - 0.5 * g / (h.sqrt() + 0.125), h
@@ -195,10 +195,10 @@ def _want_adagrad(w: Tensor, g: Tensor, h: Tensor, scale: Tensor) -> tuple[Tenso
 
 _Trial = Callable[[Tensor, Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
 _TRIALS: dict[str, tuple[_Trial, _Trial]] = {
-    "sgd": (_try_sgd, _want_sgd),
-    "nesterov": (_try_nesterov, _want_nesterov),
-    "adam": (_try_adam, _want_adam),
-    "adagrad": (_try_adagrad, _want_adagrad),
+    "sgd": (_try_sgd, _expect_sgd),
+    "nesterov": (_try_nesterov, _expect_nesterov),
+    "adam": (_try_adam, _expect_adam),
+    "adagrad": (_try_adagrad, _expect_adagrad),
 }
 
 
@@ -216,9 +216,12 @@ def available(kernel: str, device: torch.device, dtype: torch.dtype) -> bool:
         got = attempt(*data())
     except (AttributeError, RuntimeError, NotImplementedError, TypeError):
         return False
-    want = expected(*data())
+    expected_values = expected(*data())
     close = torch.finfo(dtype).eps * 16
-    return all(torch.allclose(a, b, rtol=close, atol=close) for a, b in zip(got, want, strict=True))
+    return all(
+        torch.allclose(a, b, rtol=close, atol=close)
+        for a, b in zip(got, expected_values, strict=True)
+    )
 
 
 def flat(tensor: Tensor) -> Tensor | None:

@@ -30,7 +30,7 @@ SIZES: tuple[Shape, ...] = (  # images that nets are made for, where the paramet
 
 
 @dataclass
-class Outcome:
+class PhaseCheck:
     """Whether one phase of a net builds."""
 
     built: bool
@@ -40,11 +40,11 @@ class Outcome:
 
 
 @dataclass
-class NetCoverage:
+class NetCheck:
     """One file; `phases` has those that the net is written for."""
 
     path: str
-    phases: dict[str, Outcome] = field(default_factory=dict)
+    phases: dict[str, PhaseCheck] = field(default_factory=dict)
     reason: str = ""  # why the file cannot be read
 
     @property
@@ -63,10 +63,10 @@ class NetCoverage:
 
 
 @dataclass
-class Coverage:
-    """All files."""
+class NetChecks:
+    """What became of each net."""
 
-    nets: list[NetCoverage]
+    nets: list[NetCheck]
 
     @property
     def built(self) -> int:
@@ -84,31 +84,31 @@ class Coverage:
         )
 
 
-def coverage(paths: Iterable[str | os.PathLike[str]]) -> Coverage:
+def check_nets(paths: Iterable[str | os.PathLike[str]]) -> NetChecks:
     """Try to build each net of the files and folders `paths` on the meta device.
 
     Text files without layers (solvers, label maps) of folders are passed over. Nothing is read but
     the prototxts, and no code of Python layers runs.
     """
-    return Coverage([net for path in paths for net in _nets(Path(path))])
+    return NetChecks([net for path in paths for net in _nets(Path(path))])
 
 
-def _nets(path: Path) -> Iterator[NetCoverage]:
+def _nets(path: Path) -> Iterator[NetCheck]:
     if not path.is_dir():
-        net = cover(path)
+        net = check_net(path)
         if not net.phases and not net.reason:
             net.reason = "this is no net: it has no layers"
         yield net
         return
     for file in sorted(p for p in path.rglob("*") if p.suffix in SUFFIXES and p.is_file()):
-        net = cover(file)
+        net = check_net(file)
         if net.phases or net.reason:
             yield net
 
 
-def cover(path: str | os.PathLike[str]) -> NetCoverage:
+def check_net(path: str | os.PathLike[str]) -> NetCheck:
     """Try to build the net of one file in its phases."""
-    result = NetCoverage(os.fspath(path))
+    result = NetCheck(os.fspath(path))
     try:
         file = read_net(path)
     except CaffeIOError as error:
@@ -117,7 +117,7 @@ def cover(path: str | os.PathLike[str]) -> NetCoverage:
         return result
     for phase in PHASES:
         if len(file.message.layer) and written_for(file.message, phase):
-            result.phases[phase] = _outcome(file, phase)
+            result.phases[phase] = _check_phase(file, phase)
     return result
 
 
@@ -145,7 +145,7 @@ def written_for(net: pb.NetParameter, phase: str) -> bool:
     return True
 
 
-def _outcome(file: NetFile, phase: str) -> Outcome:
+def _check_phase(file: NetFile, phase: str) -> PhaseCheck:
     """Build the net of `file` in `phase`, if need be with other shapes of its data."""
     state = net_state(file.message, phase, 0, ())
     known = set(known_types())
@@ -154,18 +154,18 @@ def _outcome(file: NetFile, phase: str) -> Outcome:
     try:
         recipe = NetRecipe.of_file(file, phase=phase)
         recipe.build(device="meta")
-        return Outcome(True)
+        return PhaseCheck(True)
     except CaffeIOError as error:
         reason = str(error)
         if unknown or not isinstance(error, LayerError | NetError):
-            return Outcome(False, reason, unknown)
+            return PhaseCheck(False, reason, unknown)
     for shapes in _candidates(file.message, phase):
         try:
             replace(recipe, input_shapes=shapes).build(device="meta")
-            return Outcome(True, guess=shapes)
+            return PhaseCheck(True, guess=shapes)
         except CaffeIOError:
             continue
-    return Outcome(False, reason)
+    return PhaseCheck(False, reason)
 
 
 def _candidates(net: pb.NetParameter, phase: str) -> Iterator[dict[str, Shape]]:

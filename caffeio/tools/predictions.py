@@ -20,14 +20,14 @@ class Mistake:
     probability: float  # of the label
     number: int  # which picture of the test it is
     label: int = field(compare=False)
-    said: int = field(compare=False)
-    sure: float = field(compare=False)  # probability of what was said
+    predicted: int = field(compare=False)
+    sure: float = field(compare=False)  # probability of what was predicted
     image: NDArray[np.uint8] | None = field(compare=False, default=None)
 
 
 @dataclass
 class Predictions:
-    """`confusion[label, said]` counts pictures [classes, classes] int64."""
+    """`confusion[label, predicted]` counts pictures [classes, classes] int64."""
 
     confusion: NDArray[np.int64]
     mistakes: list[Mistake]
@@ -70,10 +70,10 @@ def predict(net: Net, batches: int, *, worst: int = 24) -> Predictions | None:
                 seen += 1
                 if not 0 <= label < len(confusion):
                     continue
-                said = int(shares[i].argmax())
-                confusion[label, said] += 1
-                if said != label:
-                    _note(heap, worst, shares[i], int(label), said, seen - 1,
+                predicted = int(shares[i].argmax())
+                confusion[label, predicted] += 1
+                if predicted != label:
+                    _note(heap, worst, shares[i], int(label), predicted, seen - 1,
                           None if images is None else images[i])  # fmt: skip
     finally:
         net.keep_blobs = keeps
@@ -112,7 +112,7 @@ def _note(
     worst: int,
     shares: NDArray[np.float32],
     label: int,
-    said: int,
+    predicted: int,
     number: int,
     image: torch.Tensor | None,
 ) -> None:
@@ -121,7 +121,7 @@ def _note(
     if len(heap) >= worst and -probability <= heap[0][0]:
         return
     picture = None if image is None else as_picture(image.float().cpu().numpy())
-    mistake = Mistake(probability, number, label, said, float(shares[said]), picture)
+    mistake = Mistake(probability, number, label, predicted, float(shares[predicted]), picture)
     entry = (-probability, number, mistake)
     if len(heap) < worst:
         heapq.heappush(heap, entry)

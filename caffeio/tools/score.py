@@ -16,7 +16,7 @@ from torch import Tensor
 
 from caffeio.data import Options
 from caffeio.errors import NetError
-from caffeio.log.glog import NULL_LOG, Log, number
+from caffeio.log.glog import NULL_LOG, Log, stream_float
 from caffeio.net.net import Net
 from caffeio.net.recipe import NetRecipe
 from caffeio.net.step import Step
@@ -139,7 +139,7 @@ def _report(
     for i, row in enumerate(rows):
         for name, value in row.items():
             for element in value.reshape(-1):
-                log.info("caffe.cpp:304", f"Batch {i}, {name} = {number(float(element))}")
+                log.info("caffe.cpp:304", f"Batch {i}, {name} = {stream_float(float(element))}")
             sums[name] = value.copy() if name not in sums else sums[name] + value
     count = np.float32(len(rows))
     total = np.float32(0)
@@ -147,15 +147,15 @@ def _report(
         total += np.float32(loss)
     # 0 / 0 of an x86 processor, and of glog's print, has a sign
     mean_loss = float(total / count) if count else -math.nan
-    log.info("caffe.cpp:309", f"Loss: {number(mean_loss)}")
+    log.info("caffe.cpp:309", f"Loss: {stream_float(mean_loss)}")
     means = {name: value / count for name, value in sums.items()}
     for name, value in means.items():
         weight = net.loss_weight_of(name)
         for element in value.reshape(-1):
-            text = f"{name} = {number(float(element))}"
+            text = f"{name} = {stream_float(float(element))}"
             if weight:
-                product = number(float(np.float32(weight) * element))
-                text += f" (* {number(weight)} = {product} loss)"
+                product = stream_float(float(np.float32(weight) * element))
+                text += f" (* {stream_float(weight)} = {product} loss)"
             log.info("caffe.cpp:321", text)
     return Score(title, mean_loss, means, rows)
 

@@ -16,6 +16,7 @@ from caffeio.data import Options
 from caffeio.log.glog import Log
 from caffeio.net.net import Net
 from caffeio.net.recipe import NetRecipe
+from caffeio.net.step import raw_blobs
 from caffeio.proto.io.opened import opened_once
 from caffeio.proto.text.text_format import format_message
 from caffeio.proto.weights.load import Weights, load_weights
@@ -128,11 +129,8 @@ class NetBuilder:
     def _finetune(self, nets: Sequence[Net], loaded: Sequence[tuple[str, str, Weights]]) -> None:
         """Copy the files into the nets, as BVLC does for each net, Intel's and NVIDIA's for all."""
         log, profile = self.log, self.job.profile
-        if loaded and nets[0].phase == "TRAIN":
-            found = {name for _, _, weights in loaded for name in weights}
-            learned = [step.node.name for step in nets[0].steps if step.layer.blob_specs]
-            if left := [name for name in learned if name not in found]:
-                log.note(f"Not in the file, start from their fillers: {', '.join(left)}")
+        if loaded and nets[0].phase == "TRAIN" and (left := _not_in(loaded, nets[0])):
+            log.note(f"Not in the file, start from their fillers: {', '.join(left)}")
         for name, path, weights in loaded:
             place = "solver.cpp:72" if profile.weights_in_solver else "caffe.cpp:219"
             log.info(place, f"Finetuning from {name}")
@@ -141,6 +139,14 @@ class NetBuilder:
                 log_folding_of_weights(log, path, net)
                 for ignored in net.copy_trained_layers_from(weights):
                     log.info("net.cpp:744", f"Ignoring source layer {ignored}")
+
+
+def _not_in(loaded: Sequence[tuple[str, str, Weights]], net: Net) -> list[str]:
+    """The layers with a blob that no file gives: neither under their name, nor to a sharer."""
+    found = {name for _, _, weights in loaded for name in weights}
+    blobs = [(step.node.name, {id(blob) for blob in raw_blobs(step.layer)}) for step in net.steps]
+    given = set[int]().union(*(ids for name, ids in blobs if name in found))
+    return [name for name, ids in blobs if name not in found and ids - given]
 
 
 def fill_placeholders(job: Job, world: World) -> None:

@@ -61,16 +61,16 @@ def run_chain(
     device = options.device
     owner: World | None = None
     world = ALONE
-    wanted = ""
+    requested = ""
     phases: list[Phase] = []
     start = [os.fspath(path) for path in options.weights]
     try:
         for number, job in enumerate(jobs, 1):
-            if owner is None or wanted != (device or job.wanted_device):
-                wanted = device or job.wanted_device
+            if owner is None or requested != (device or job.requested_device):
+                requested = device or job.requested_device
                 reason = None if device else job.device_reason
-                owner = owner or World.join(wanted, reason=reason)
-                world = owner.on(wanted, reason=reason)
+                owner = owner or World.join(requested, reason=reason)
+                world = owner.on(requested, reason=reason)
             title = f"phase {number} of {len(jobs)} ({name_of(job)})"
             done, resume = world.broadcast(progress(job) if world.is_root else (False, None))
             if done:

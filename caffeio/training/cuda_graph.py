@@ -84,11 +84,11 @@ class GraphedStep(nn.Module):
         self._gradients = [(blob, torch.zeros_like(blob)) for blob in blobs]
         try:
             self._warm_up(before)
-            wanted = self._two(self._run, before, random)
+            expected = self._two(self._run, before, random)
             for blob, grad in self._gradients:
                 blob.grad = grad
             self._replay = self._record(self._run)
-            self._compare(wanted, self._two(self._replay, before, random))
+            self._compare(expected, self._two(self._replay, before, random))
         except RuntimeError as error:
             said = str(error).strip().split("\n")[0][:200]
             raise SolverError(
@@ -123,10 +123,10 @@ class GraphedStep(nn.Module):
             found += [float(self._loss), float(sum(norms))]
         return found
 
-    def _compare(self, wanted: list[float], found: list[float]) -> None:
+    def _compare(self, expected: list[float], found: list[float]) -> None:
         """Raise RuntimeError where a recorded iteration differs; dropped units may be others."""
         near = 0.5 if any(map(_draws, self.net.layers)) else NEAR
-        for a, b in zip(wanted, found, strict=True):
+        for a, b in zip(expected, found, strict=True):
             if not abs(a - b) <= near * max(1.0, abs(a)) and not math.isnan(a):
                 raise RuntimeError(f"recorded it gives {b:.7g}, not {a:.7g}")
 

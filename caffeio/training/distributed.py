@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from caffeio.errors import CaffeIOError
+from caffeio.gpus import no_gpu
 from caffeio.net.net import Net
 from caffeio.training.connection import TIMEOUT, connect, worker_timeout
 from caffeio.training.cuda_graph import GraphedStep
@@ -252,10 +253,7 @@ def _place(device: str, size: int, reason: str | None) -> torch.device:
     if not device.startswith("cuda"):
         return torch.device("cpu")
     if not torch.cuda.is_available():
-        raise CaffeIOError(
-            f"a GPU is asked for ({reason or '-gpu or --device cuda'}), but PyTorch sees none: say "
-            "--device cpu to run on the CPU"
-        )
+        raise no_gpu(reason)
     local = int(os.environ.get("LOCAL_RANK", "0"))
     place = torch.device(device if ":" in device and size == 1 else f"cuda:{local}")
     if (place.index or 0) >= torch.cuda.device_count():

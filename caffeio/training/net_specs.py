@@ -145,7 +145,7 @@ def _spec(
         title, inline, is_text = name, True, True
 
         def where(i: int) -> str:
-            return solver.where(*prefix, "layer", i)
+            return solver.locate(*prefix, "layer", i)
     else:
         path = find_file(value, folder, what="net file", where=_place(solver, name, index))
         file: NetFile = read_net(path)
@@ -156,7 +156,7 @@ def _spec(
         search = (*search, near) if near not in search else search
 
         def where(i: int) -> str:
-            return file.where("layer", i)
+            return file.locate("layer", i)
 
     message = _copy(message)
     merged = pb.NetState()
@@ -172,7 +172,7 @@ def _spec(
 def _place(solver: SolverFile, name: str, index: int | None) -> str | None:
     if solver.path is None:
         return None
-    return solver.where(name) if index is None else solver.where(name, index)
+    return solver.locate(name) if index is None else solver.locate(name, index)
 
 
 def _copy(message: pb.NetParameter) -> pb.NetParameter:

@@ -11,11 +11,11 @@ from caffeio.errors import CaffeIOError, UnsupportedError
 from caffeio.proto.io.atomic import atomic_write
 
 if TYPE_CHECKING:
-    from caffeio.converters.request import Job, Outcome
+    from caffeio.converters.request import Conversion, Outcome
     from caffeio.converters.verify.sides import Files
 
 
-def write_certificate(job: Job, outcome: Outcome) -> None:
+def write_certificate(job: Conversion, outcome: Outcome) -> None:
     """Compare the user's files with the result, layer by layer, and write that as HTML or JSON.
 
     Raises UnsupportedError if one of them cannot be run.
@@ -50,10 +50,10 @@ def write_certificate(job: Job, outcome: Outcome) -> None:
     page = page.replace(str(job.out), str(job.target))
     with atomic_write(place, error=CaffeIOError) as file:
         file.write(page.encode())
-    outcome.said.append(f"certificate: {place}")
+    outcome.messages.append(f"certificate: {place}")
 
 
-def _given(job: Job) -> Files:
+def _given(job: Conversion) -> Files:
     from caffeio.converters.verify.sides import Files
 
     if job.kinds[0] in ("onnx", "pt2"):
@@ -65,18 +65,18 @@ def _given(job: Job) -> Files:
     return Files(weights=job.sources[0])
 
 
-def _made(job: Job) -> Files:
+def _made(job: Conversion) -> Files:
     """The result as something that runs: with the user's net, or with the user's weights."""
     from caffeio.converters.verify.sides import Files
 
     own_net = job.sources[0] if job.kinds[0] == "prototxt" else None
-    if job.wanted in ("onnx", "pt2"):
+    if job.target_format in ("onnx", "pt2"):
         return Files(whole=job.out)
-    if job.wanted == "prototxt":
+    if job.target_format == "prototxt":
         weights = None if job.kinds[-1] == "prototxt" else job.sources[-1]
         return Files(job.out, weights)
-    if job.wanted == "caffemodel":
+    if job.target_format == "caffemodel":
         return Files(weights=job.out)
-    if job.wanted in ("pt", "safetensors", "npz", "h5") and own_net is not None:
+    if job.target_format in ("pt", "safetensors", "npz", "h5") and own_net is not None:
         return Files(own_net, job.out)
     raise UnsupportedError("the result cannot be run, so there is no certificate for it")

@@ -18,7 +18,7 @@ from caffeio.converters.convert.proof import (
     prove_nets,
     random_weights,
 )
-from caffeio.converters.request import Job, Outcome, Request
+from caffeio.converters.request import Conversion, Outcome, Request
 from caffeio.converters.translate.adapt import sort_lost
 from caffeio.converters.translate.net_text import translate_net
 from caffeio.converters.weight_names import match_net
@@ -49,7 +49,7 @@ if TYPE_CHECKING:
 UNTRAINED = "UNTRAINED"  # how a net without weights is announced
 
 
-def to_tensors(job: Job) -> Outcome:
+def to_tensors(job: Conversion) -> Outcome:
     """Weights of any format in one that holds tensors only."""
     r, outcome = job.request, Outcome()
     weights = _weights_for(job)
@@ -59,16 +59,16 @@ def to_tensors(job: Job) -> Outcome:
         weights.layers = [e._replace(type=types.get(e.name, e.type)) for e in weights.layers]
         match = match_net(file, weights)
         match.refuse(str(weights.path), untrained=True)
-        outcome.notes += match.notes()
+        outcome.warnings += match.notes()
     if r.names == "torch":
         return _to_module(job, outcome, weights)
-    outcome.notes += write_weights(job.out, job.wanted, weights)
+    outcome.warnings += write_weights(job.out, job.target_format, weights)
     if not r.no_verify:
-        outcome.said.append(prove_arrays(weights, job.out, job.wanted, job.target))
+        outcome.messages.append(prove_arrays(weights, job.out, job.target_format, job.target))
     return outcome
 
 
-def _weights_for(job: Job) -> Weights:
+def _weights_for(job: Conversion) -> Weights:
     """The weights of a conversion; those of a PyTorch module as the net's layers have them."""
     path, kind = job.sources[-1], job.kinds[-1]
     if kind not in ("pt", "safetensors") or len(job.sources) < 2:
@@ -85,12 +85,12 @@ def _weights_for(job: Job) -> Weights:
     return module_to_caffe(tensors, net, read_map(job.request.map), path)
 
 
-def _to_module(job: Job, outcome: Outcome, weights: Weights) -> Outcome:
+def _to_module(job: Conversion, outcome: Outcome, weights: Weights) -> Outcome:
     """Weights under the names that a PyTorch module has."""
     from caffeio.converters.torch_names.convert import caffe_to_module, module_to_caffe
     from caffeio.converters.torch_names.mapfile import read_map
 
-    if job.wanted not in ("pt", "safetensors"):
+    if job.target_format not in ("pt", "safetensors"):
         raise UnsupportedError("--names torch is for .pt and .safetensors")
     if job.kinds[0] not in ("prototxt", "caffemodel"):
         raise UnsupportedError("--names torch needs the net: give the prototxt too")
@@ -100,17 +100,17 @@ def _to_module(job: Job, outcome: Outcome, weights: Weights) -> Outcome:
     )
     tensors, notes = caffe_to_module(weights, net, names)
     module = import_module(
-        f"caffeio.proto.weights.{'pytorch' if job.wanted == 'pt' else 'safetensors'}"
+        f"caffeio.proto.weights.{'pytorch' if job.target_format == 'pt' else 'safetensors'}"
     )
     module.write_tensors(job.out, tensors)
-    outcome.notes += notes
+    outcome.warnings += notes
     if not (job.request.no_verify or any("PyTorch form" in note for note in notes)):
         back = module_to_caffe(module.read_tensors(job.out), net, names, job.out)
-        outcome.said.append(prove_module(weights, back, net, names.fold, job.target))
+        outcome.messages.append(prove_module(weights, back, net, names.fold, job.target))
     return outcome
 
 
-def to_caffemodel(job: Job) -> Outcome:
+def to_caffemodel(job: Conversion) -> Outcome:
     """Weights of any format as a .caffemodel with the layers of a prototxt, in its TRAIN phase."""
     r = job.request
     file = read_net(job.sources[0], dialect=r.dialect)
@@ -122,7 +122,7 @@ def to_caffemodel(job: Job) -> Outcome:
     with suppress(CaffeIOError):  # setting layers up notes in them what snapshots show
         recipe.build(device="meta", graph=graph)
     net, blobs = with_blobs(graph, weights, job.out)
-    outcome = Outcome(notes=match.notes())
+    outcome = Outcome(warnings=match.notes())
     dialect = r.to_dialect or file.dialect
     net, matters = _write_net(job, outcome, (net, blobs), file.dialect, dialect)
     if r.to_dialect is None and dialect != "bvlc" and not _clear(job.out, dialect):
@@ -130,7 +130,7 @@ def to_caffemodel(job: Job) -> Outcome:
         if not plain.matters:  # else it cannot be helped: --dialect reads it
             dialect = "bvlc"
             net, matters = _write_net(job, outcome, (net, blobs), file.dialect, dialect)
-            outcome.notes.append(
+            outcome.warnings.append(
                 "written for bvlc, which can say the same: several Caffes would read the numbers "
                 f"of {file.dialect} otherwise (--to-dialect names another)"
             )
@@ -151,7 +151,7 @@ def to_caffemodel(job: Job) -> Outcome:
 
 
 def _write_net(
-    job: Job, outcome: Outcome, given: tuple[Any, Any], source: str, target: str
+    job: Conversion, outcome: Outcome, given: tuple[Any, Any], source: str, target: str
 ) -> tuple[Any, list[str]]:
     """Write a net and its blobs for `target`; returns the net, and what numbers that changes."""
     net, blobs = given
@@ -159,11 +159,11 @@ def _write_net(
     if source == target:
         write_caffemodel(job.out, net, blobs, dialect=target, lost=lost)
         found, notes = sort_lost(lost, net)
-        outcome.notes += notes
+        outcome.warnings += notes
         return net, [str(item) for item in found]
     new = translate_net(net, blobs, source, target, job.request.input_shape)
     write_caffemodel(job.out, new.message, new.blobs, dialect=target, lost=lost)
-    outcome.notes += new.done
+    outcome.warnings += new.done
     return new.message, new.matters
 
 
@@ -176,7 +176,7 @@ def _clear(path: Path, dialect: str) -> bool:
     return dialect in (found.dialect, *found.also)
 
 
-def translate_dialect(job: Job) -> Outcome:
+def translate_dialect(job: Conversion) -> Outcome:
     """A caffemodel in another dialect."""
     from caffeio.converters.translate.translate import translate
 
@@ -202,7 +202,7 @@ def translate_dialect(job: Job) -> Outcome:
     return outcome
 
 
-def _report_lost(outcome: Outcome, lost: Sequence[Any], job: Job) -> None:
+def _report_lost(outcome: Outcome, lost: Sequence[Any], job: Conversion) -> None:
     """What changes numbers is an error unless the user allows it."""
     lines = [f"lost: {item}" for item in lost]
     if lines and not job.request.allow_loss:
@@ -211,12 +211,12 @@ def _report_lost(outcome: Outcome, lost: Sequence[Any], job: Job) -> None:
             "all the same):\n  " + "\n  ".join(lines),
             where=str(job.target),
         )
-    outcome.notes += lines
+    outcome.warnings += lines
     if lines:
-        outcome.notes.append("NOT COMPARED with the net as given: it computes something else")
+        outcome.warnings.append("NOT COMPARED with the net as given: it computes something else")
 
 
-def _compare_translation(job: Job, outcome: Outcome, source: str, target: str) -> None:
+def _compare_translation(job: Conversion, outcome: Outcome, source: str, target: str) -> None:
     """Run both caffemodels, each as its own Caffe would."""
     options = _export_options(job.request)
     first, second = replace(options, dialect=source), replace(options, dialect=target)
@@ -235,7 +235,7 @@ def _dialect_of(path: Path, request: Request) -> str:
     return request.dialect or read_net(path).dialect
 
 
-def to_prototxt(job: Job) -> Outcome:
+def to_prototxt(job: Conversion) -> Outcome:
     """The prototxt that a caffemodel holds."""
     from caffeio.converters import prototxt
 
@@ -244,14 +244,14 @@ def to_prototxt(job: Job) -> Outcome:
         job.sources[0], job.out, dialect=r.dialect, deploy=r.deploy, input_shapes=r.input_shape
     )
     unknown = [f"field {item.number} of {item.message} has no name" for item in rebuilt.unknown]
-    outcome = Outcome(notes=[*rebuilt.notes, *unknown])
+    outcome = Outcome(warnings=[*rebuilt.notes, *unknown])
     if r.deploy and not r.no_verify:
         file = read_net(job.sources[0], dialect=r.dialect)
         _compare_deploy(job, outcome, file, read_weights(job.sources[0], "caffemodel"))
     return outcome
 
 
-def to_deploy(job: Job) -> Outcome:
+def to_deploy(job: Conversion) -> Outcome:
     """A deploy prototxt of a training one; the weights tell shapes that it does not."""
     from caffeio.converters.deploy.deploy import drop_fillers
     from caffeio.converters.deploy.deploy_net import deployed
@@ -269,7 +269,7 @@ def to_deploy(job: Job) -> Outcome:
         drop_fillers(message, weights)
     else:
         message, notes = file.message, []
-    outcome = Outcome(notes=notes)
+    outcome = Outcome(warnings=notes)
     if r.to_dialect and r.to_dialect != file.dialect:
         return _translate_text(job, outcome, file, weights, message)
     _write_text(job, format_message(message, dialect=file.dialect))
@@ -278,28 +278,28 @@ def to_deploy(job: Job) -> Outcome:
     return outcome
 
 
-def _write_text(job: Job, text: str) -> None:
+def _write_text(job: Conversion, text: str) -> None:
     with atomic_write(job.out, error=CaffeIOError) as out:
         out.write(text.encode("utf-8", "surrogateescape"))
 
 
 def _translate_text(
-    job: Job, outcome: Outcome, file: NetFile, weights: Weights | None, message: Any
+    job: Conversion, outcome: Outcome, file: NetFile, weights: Weights | None, message: Any
 ) -> Outcome:
     """A prototxt for another Caffe; `message` is the net that is wanted."""
     r = job.request
     assert r.to_dialect is not None
     blobs = [list((weights or {}).get(layer.name, ())) for layer in message.layer]
     new = translate_net(message, blobs, file.dialect, r.to_dialect, r.input_shape)
-    outcome.notes += new.done
+    outcome.warnings += new.done
     unknown = [f"{item} (no known Caffe has it)" for item in file.unknown]
     _report_lost(outcome, [*new.matters, *unknown], job)
     text = format_message(new.message, dialect=r.to_dialect)
     _write_text(job, text)
-    outcome.said.append(f"translated: {file.dialect} to {r.to_dialect}")
+    outcome.messages.append(f"translated: {file.dialect} to {r.to_dialect}")
     made = [a for a in new.arrays() if a not in (weights or {})] if weights else []
     if made:
-        outcome.notes.append(
+        outcome.warnings.append(
             f"the new layers {', '.join(made)} have weights: `caffeio convert {job.sources[0]} "
             f"{job.sources[-1]} OUT.caffemodel --to-dialect {r.to_dialect}` writes them"
         )
@@ -318,18 +318,20 @@ def _translate_text(
     return outcome
 
 
-def _compare_deploy(job: Job, outcome: Outcome, file: NetFile, weights: Weights | None) -> None:
+def _compare_deploy(
+    job: Conversion, outcome: Outcome, file: NetFile, weights: Weights | None
+) -> None:
     text = job.out.read_text(encoding="utf-8", errors="surrogateescape")
     options = _export_options(job.request)
     attempt(outcome, lambda: prove_deploy(file, weights, options, text), job.target, "the result")
 
 
-def to_binary(job: Job) -> Outcome:
+def to_binary(job: Conversion) -> Outcome:
     """A prototxt as a binary net without weights."""
     from caffeio.converters import prototxt
 
     dialect, outcome = job.request.to_dialect or job.request.dialect, Outcome()
-    if job.wanted == "caffemodel":
+    if job.target_format == "caffemodel":
         if not job.request.untrained:
             net = job.sources[0]
             raise UnsupportedError(
@@ -337,13 +339,13 @@ def to_binary(job: Job) -> Outcome:
                 f"`caffeio convert {net} {job.target} OUTPUT` (weights that are there) or "
                 f"`caffeio convert {net} WEIGHTS {job.target}`; --untrained writes the net alone"
             )
-        outcome.notes.append(f"{UNTRAINED}: the file has layers, but no weights")
+        outcome.warnings.append(f"{UNTRAINED}: the file has layers, but no weights")
     lost = prototxt.write_binary(job.sources[0], job.out, dialect=dialect)
     _report_lost(outcome, lost, job)
     return outcome
 
 
-def to_onnx(job: Job) -> Outcome:
+def to_onnx(job: Conversion) -> Outcome:
     """An ONNX model, verified before it takes its place."""
     from caffeio.converters.convert.to_onnx import to_onnx
 
@@ -351,13 +353,13 @@ def to_onnx(job: Job) -> Outcome:
     return to_onnx(job, weights, _export_options(job.request))
 
 
-def to_module(job: Job) -> Outcome:
+def to_module(job: Conversion) -> Outcome:
     """A PyTorch module as a Python file beside its weights, verified by running it."""
     from caffeio.converters.torch_code.write import check_module, write_module
 
     options, weights = _use_options(job)
     written, notes = write_module(job.sources[0], weights, job.out, options, job.target)
-    outcome = Outcome(notes=notes)
+    outcome = Outcome(warnings=notes)
     if not job.request.no_verify:
 
         def run() -> Checked:
@@ -367,13 +369,13 @@ def to_module(job: Job) -> Outcome:
     return outcome
 
 
-def to_program(job: Job) -> Outcome:
+def to_program(job: Conversion) -> Outcome:
     """A torch.export program, verified by running it."""
     from caffeio.converters.torch_code.write import check_program, write_program
 
     options, weights = _use_options(job)
     *ends, notes = write_program(job.sources[0], weights, job.out, options)
-    outcome = Outcome(notes=notes)
+    outcome = Outcome(warnings=notes)
     if not job.request.no_verify:
 
         def run() -> Checked:
@@ -383,7 +385,7 @@ def to_program(job: Job) -> Outcome:
     return outcome
 
 
-def _use_options(job: Job) -> tuple[Options, Weights | None]:
+def _use_options(job: Conversion) -> tuple[Options, Weights | None]:
     """How the net is built for use, and its weights if there are any."""
     weights = read_weights(job.sources[-1], job.kinds[-1]) if job.kinds[-1] in FORMATS else None
     return replace(_export_options(job.request), need_weights=True), weights
@@ -405,14 +407,14 @@ def _export_options(request: Request) -> Options:
     )
 
 
-def to_caffe(job: Job) -> Outcome:
+def to_caffe(job: Conversion) -> Outcome:
     """An ONNX model or a torch.export program as a caffemodel and its prototxt."""
-    from caffeio.converters.from_onnx.job import to_caffe
+    from caffeio.converters.from_onnx.conversion import to_caffe
 
     return to_caffe(job)
 
 
-def mean_to_npy(job: Job) -> Outcome:
+def mean_to_npy(job: Conversion) -> Outcome:
     """A mean image as a NumPy array."""
     import numpy as np
 
@@ -424,7 +426,7 @@ def mean_to_npy(job: Job) -> Outcome:
     return Outcome([f"an array of shape {mean.shape}"])
 
 
-def npy_to_mean(job: Job) -> Outcome:
+def npy_to_mean(job: Conversion) -> Outcome:
     """A NumPy array as a mean image."""
     import numpy as np
 

@@ -17,7 +17,7 @@ from caffeio.converters.convert.certificate import write_certificate
 from caffeio.converters.convert.pictures import told_preprocessing
 from caffeio.converters.convert.place import staged
 from caffeio.converters.kinds import kind_of
-from caffeio.converters.request import Job, Outcome, Request
+from caffeio.converters.request import Conversion, Outcome, Request
 from caffeio.converters.weightfiles import FORMATS
 from caffeio.errors import CaffeIOError, UnsupportedError
 from caffeio.proto.io.opened import opened_once
@@ -65,25 +65,27 @@ def convert(
     _check_order(paths, Path(target))
     kinds = [format_of(path) for path in paths[:-1]]
     kinds.append(_known(source_format) if source_format else format_of(paths[-1]))
-    wanted = _known(target_format) if target_format else _by_suffix(Path(target))
-    job = Job(*_arrange(paths, kinds), Path(target), wanted, request or Request(), Path(target))
-    if (job.kinds, wanted) == (["npy"], "binary"):
-        job.wanted = "mean"
+    target_format = _known(target_format) if target_format else _by_suffix(Path(target))
+    job = Conversion(
+        *_arrange(paths, kinds), Path(target), target_format, request or Request(), Path(target)
+    )
+    if (job.kinds, target_format) == (["npy"], "binary"):
+        job.target_format = "mean"
     start = NET if len(job.kinds) == 2 else job.kinds[0]
-    if (start, job.wanted) not in CONVERSIONS:
-        raise UnsupportedError(_refusal(start, job.wanted))
-    chosen, default = CONVERSIONS[start, job.wanted], Request()
+    if (start, job.target_format) not in CONVERSIONS:
+        raise UnsupportedError(_refusal(start, job.target_format))
+    chosen, default = CONVERSIONS[start, job.target_format], Request()
     for name, value in vars(job.request).items():
         if value != getattr(default, name) and name not in (*chosen.takes, *_ALWAYS):
             option = name.replace("_", "-")
             raise UnsupportedError(
-                f"{_title(start)} to {_title(job.wanted)} takes no option --{option}"
+                f"{_title(start)} to {_title(job.target_format)} takes no option --{option}"
             )
-    with staged(job.target, job.wanted, lambda: job.request.force or job.own) as job.out:
+    with staged(job.target, job.target_format, lambda: job.request.force or job.own) as job.out:
         try:
             outcome = chosen.run(job)
-            if job.wanted in _FOR_PICTURES and job.kinds[0] in ("prototxt", "caffemodel"):
-                outcome.said += told_preprocessing(job)
+            if job.target_format in _FOR_PICTURES and job.kinds[0] in ("prototxt", "caffemodel"):
+                outcome.messages += told_preprocessing(job)
             if job.request.certificate:
                 write_certificate(job, outcome)
             return outcome
@@ -105,13 +107,13 @@ def _check_order(paths: Sequence[Path], target: Path) -> None:
         )
 
 
-def _refusal(start: str, wanted: str) -> str:
-    if wanted == "caffemodel" and start in FORMATS:
+def _refusal(start: str, target_format: str) -> str:
+    if target_format == "caffemodel" and start in FORMATS:
         return (
             f"{_title(start)} holds no net, which a .caffemodel needs: give the prototxt too, "
             "as in `caffeio convert MODEL.prototxt WEIGHTS OUT.caffemodel`"
         )
-    return f"{_title(start)} cannot become {_title(wanted)}; {listing()}"
+    return f"{_title(start)} cannot become {_title(target_format)}; {listing()}"
 
 
 def format_of(path: Path) -> str:
@@ -177,10 +179,10 @@ def listing() -> str:
     return "\n".join(lines)
 
 
-class Conversion(NamedTuple):
+class Converter(NamedTuple):
     """What does it, and the fields of Request that it looks at."""
 
-    run: Callable[[Job], Outcome]
+    run: Callable[[Conversion], Outcome]
     takes: tuple[str, ...] = ()
 
 
@@ -200,26 +202,28 @@ _ONNX = (
     "labels",
     *_PICTURES,
 )
-_TO_ONNX = Conversion(
+_TO_ONNX = Converter(
     conversions.to_onnx,
     (*_STATE, "input_shape", "caffe", "dynamic_batch", "output_blob", *_ONNX),
 )
 _USE = (*_STATE, "input_shape", "caffe", "output_blob")
-_TO_MODULE = Conversion(conversions.to_module, _USE)
-_TO_PROGRAM = Conversion(conversions.to_program, _USE)
-_TO_DEPLOY = Conversion(
+_TO_MODULE = Converter(conversions.to_module, _USE)
+_TO_PROGRAM = Converter(conversions.to_program, _USE)
+_TO_DEPLOY = Converter(
     conversions.to_deploy, (*_STATE, "deploy", "to_dialect", "input_shape", "caffe")
 )
-_TO_BINARY = Conversion(conversions.to_binary, ("dialect", "to_dialect"))
-_TO_CAFFE = Conversion(
+_TO_BINARY = Converter(conversions.to_binary, ("dialect", "to_dialect"))
+_TO_CAFFE = Converter(
     conversions.to_caffe, ("input_shape", "output_blob", "no_verify", "target", "prototxt")
 )
 _TENSORS = [name for name in FORMATS if name != "caffemodel"]
-CONVERSIONS: dict[tuple[str, str], Conversion] = {
+CONVERSIONS: dict[tuple[str, str], Converter] = {
     ("onnx", "caffemodel"): _TO_CAFFE,
     ("pt2", "caffemodel"): _TO_CAFFE,
+    ("onnx", "h5"): _TO_CAFFE,
+    ("pt2", "h5"): _TO_CAFFE,
     (NET, "onnx"): _TO_ONNX,
-    (NET, "caffemodel"): Conversion(
+    (NET, "caffemodel"): Converter(
         conversions.to_caffemodel, (*_STATE, "to_dialect", "input_shape", "caffe", "map")
     ),
     (NET, "prototxt"): _TO_DEPLOY,
@@ -227,26 +231,26 @@ CONVERSIONS: dict[tuple[str, str], Conversion] = {
     ("prototxt", "prototxt"): _TO_DEPLOY,
     ("prototxt", "binary"): _TO_BINARY,
     ("prototxt", "caffemodel"): _TO_BINARY,
-    ("caffemodel", "caffemodel"): Conversion(
+    ("caffemodel", "caffemodel"): Converter(
         conversions.translate_dialect,
         ("dialect", "to_dialect", "merge_batch_norm", "float32", "modern_shapes", "input_shape"),
     ),
-    ("caffemodel", "prototxt"): Conversion(
+    ("caffemodel", "prototxt"): Converter(
         conversions.to_prototxt, ("dialect", "deploy", "input_shape")
     ),
     ("caffemodel", "onnx"): _TO_ONNX,
     **{
-        (a, b): Conversion(conversions.to_tensors, ("dialect", "names", "map"))
+        (a, b): Converter(conversions.to_tensors, ("dialect", "names", "map"))
         for a in FORMATS
         for b in _TENSORS
         if a != b
     },
     **{
-        (NET, end): Conversion(conversions.to_tensors, ("dialect", "names", "map"))
+        (NET, end): Converter(conversions.to_tensors, ("dialect", "names", "map"))
         for end in _TENSORS
     },
     **{(start, "py"): _TO_MODULE for start in (NET, "prototxt", "caffemodel")},
     **{(start, "pt2"): _TO_PROGRAM for start in (NET, "prototxt", "caffemodel")},
-    ("mean", "npy"): Conversion(conversions.mean_to_npy),
-    ("npy", "mean"): Conversion(conversions.npy_to_mean),
+    ("mean", "npy"): Converter(conversions.mean_to_npy),
+    ("npy", "mean"): Converter(conversions.npy_to_mean),
 }

@@ -5,12 +5,12 @@ from __future__ import annotations
 from contextlib import suppress
 
 from caffeio.converters.preprocessing import recipe_of
-from caffeio.converters.request import Job
+from caffeio.converters.request import Conversion
 from caffeio.errors import CaffeIOError
 from caffeio.proto.files import read_net
 
 
-def told_preprocessing(job: Job) -> list[str]:
+def told_preprocessing(job: Conversion) -> list[str]:
     """One line a step of the preprocessing, where the net's file tells it."""
     from caffeio.net.graph import build_graph
     from caffeio.net.shapes import infer_net

@@ -18,11 +18,11 @@ from caffeio.proto.io.atomic import write_error
 
 
 @contextmanager
-def staged(target: Path, wanted: str, force: Callable[[], bool]) -> Iterator[Path]:
+def staged(target: Path, target_format: str, force: Callable[[], bool]) -> Iterator[Path]:
     """A path in a new folder beside `target`; what lies there in the end takes its place.
 
     A file that is there already and holds something else is not replaced unless `force()`, or
-    it is of format `wanted` and says itself that caffeio has made it. A device or a pipe is written
+    it is of that format and says itself that caffeio has made it. A device or a pipe is written
     to directly. Raises CaffeIOError.
     """
     if target.exists() and not target.is_file() and not target.is_dir():
@@ -37,7 +37,7 @@ def staged(target: Path, wanted: str, force: Callable[[], bool]) -> Iterator[Pat
             yield path
             made = sorted(Path(folder).iterdir(), key=lambda p: p == path)  # the model last
             for new in made:
-                _check(new, real.parent / new.name, wanted, force(), target)
+                _check(new, real.parent / new.name, target_format, force(), target)
             for new in made:
                 if (real.parent / new.name).exists():
                     shutil.copymode(real.parent / new.name, new)
@@ -46,9 +46,14 @@ def staged(target: Path, wanted: str, force: Callable[[], bool]) -> Iterator[Pat
         raise write_error(target, problem, error=CaffeIOError) from problem
 
 
-def _check(new: Path, old: Path, wanted: str, force: bool, target: Path) -> None:
+def _check(new: Path, old: Path, target_format: str, force: bool, target: Path) -> None:
     """Refuse to replace what somebody else may need."""
-    if force or not old.exists() or is_own(old, wanted) or filecmp.cmp(new, old, shallow=False):
+    if (
+        force
+        or not old.exists()
+        or is_own(old, target_format)
+        or filecmp.cmp(new, old, shallow=False)
+    ):
         return
     raise CaffeIOError(
         "is there already and holds something else: nothing is written (--force replaces it; "
@@ -57,23 +62,25 @@ def _check(new: Path, old: Path, wanted: str, force: bool, target: Path) -> None
     )
 
 
-def is_own(path: Path, wanted: str) -> bool:
-    """Whether the file at `path` is of format `wanted` and names caffeio as its maker."""
+def is_own(path: Path, target_format: str) -> bool:
+    """Whether the file at `path` is of that format and names caffeio as its maker."""
     try:
-        if wanted == "onnx":
+        if target_format == "onnx":
             import onnx
 
             return bool(onnx.load(path, load_external_data=False).producer_name == "caffeio")
-        if wanted == "pt2":
+        if target_format == "pt2":
             with zipfile.ZipFile(path) as archive:
                 return any(name.endswith("/caffeio") for name in archive.namelist())
-        if wanted == "py" and path.suffix == ".py":
+        if target_format == "py" and path.suffix == ".py":
             with path.open(errors="replace") as file:
                 return "written by caffeio" in file.readline()
-        if wanted == "safetensors" or (wanted == "py" and path.suffix == ".safetensors"):
+        if target_format == "safetensors" or (
+            target_format == "py" and path.suffix == ".safetensors"
+        ):
             from caffeio.proto.weights.safetensors import made_here
 
-            return made_here(path, module=wanted == "py")
+            return made_here(path, module=target_format == "py")
     except (CaffeIOError, ValueError, OSError, DecodeError, zipfile.BadZipFile):
         return False  # whatever it is, it is not ours
     return False

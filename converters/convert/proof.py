@@ -38,8 +38,8 @@ def conclude(
             f"{limit:g}); nothing is written (--no-verify writes it all the same)\n{table}",
             where=str(target),
         )
-    outcome.said += checked.lines()
-    outcome.said.append(f"largest relative difference against {who}: {checked.worst:.2g}")
+    outcome.messages += checked.lines()
+    outcome.messages.append(f"largest relative difference against {who}: {checked.worst:.2g}")
 
 
 def attempt(
@@ -64,7 +64,7 @@ def attempt(
     except CaffeIOError as error:
         if strict and isinstance(error, NetError):
             raise
-        outcome.notes.append(f"NOT COMPARED with the net as given: {error}")
+        outcome.warnings.append(f"NOT COMPARED with the net as given: {error}")
         return
     conclude(outcome, checked, target, who, limit)
 

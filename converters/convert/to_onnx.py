@@ -11,9 +11,9 @@ from caffeio.converters.deploy.deploy_net import Options
 from caffeio.converters.onnx.choices import Choices
 from caffeio.converters.onnx.dynamic import AXES
 from caffeio.converters.onnx.export import export_onnx
-from caffeio.converters.onnx.pictures import Wanted
+from caffeio.converters.onnx.pictures import PictureOptions
 from caffeio.converters.onnx.verify import check_onnx
-from caffeio.converters.request import Job, Outcome, Request
+from caffeio.converters.request import Conversion, Outcome, Request
 from caffeio.converters.verify.check import LIMIT_HALF, Checked
 from caffeio.errors import CaffeIOError, UnsupportedError
 from caffeio.proto.io.atomic import atomic_write
@@ -32,7 +32,7 @@ def choices_of(r: Request) -> Choices:
     told = (r.mean, r.scale, r.order, r.size)
     pictures = None
     if r.preprocess or any(value is not None for value in told):
-        pictures = Wanted(r.mean or "", r.scale, r.order or "bgr", r.size)
+        pictures = PictureOptions(r.mean or "", r.scale, r.order or "bgr", r.size)
     return Choices(
         opset=r.opset,
         fold=r.fold,
@@ -55,12 +55,12 @@ def _labels(path: str | None) -> list[str]:
     return names
 
 
-def to_onnx(job: Job, weights: Weights | None, options: Options) -> Outcome:
+def to_onnx(job: Conversion, weights: Weights | None, options: Options) -> Outcome:
     """Write the model of a job and compare it with the net of the user's files."""
     r, outcome = job.request, Outcome()
     choices = choices_of(r)
     given = vars(replace(options, need_weights=True))
-    outcome.notes = export_onnx(
+    outcome.warnings = export_onnx(
         job.sources[0],
         weights,
         job.out,

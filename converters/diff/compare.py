@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
+from caffeio.converters.curve_files import require_suffix
 from caffeio.converters.kinds import KINDS, kind_of, members
 from caffeio.converters.report.model import Cell, Line, Report, count, short_names
 from caffeio.converters.source import Source
@@ -84,12 +85,17 @@ def solver_diff_of(left: Source, right: Source, settings: Settings) -> SolverDif
     return solver_diff.diff_solvers(sides[0], sides[1], options)
 
 
+def require_rates(left: Source, right: Source, target: str) -> None:
+    """Raise CaffeIOError, before any work, where `plot_rates` could draw nothing."""
+    if (left.kind, right.kind) != ("solver", "solver"):
+        raise CaffeIOError("--plot draws learning rates: both sides must be solvers")
+    require_suffix(target)
+
+
 def plot_rates(left: Source, right: Source, settings: Settings, target: str) -> None:
     """Draw the learning rates of two solvers (PNG, SVG, PDF), or list them (CSV)."""
     from caffeio.converters import plot as lr_plot
 
-    if (left.kind, right.kind) != ("solver", "solver"):
-        raise CaffeIOError("--plot draws learning rates: both sides must be solvers")
     diff = solver_diff_of(left, right, settings).rates
     names = short_names((left.label, right.label))
     curves = []
@@ -143,7 +149,7 @@ def _weights(left: Source, right: Source, settings: Settings) -> Report:
     try:
         nets = net_diff.diff_nets(net_side(left, settings), net_side(right, settings))
     except CaffeIOError as error:
-        out.say(f"The nets in the files were not compared: {error}", tone="warn")
+        out.add_paragraph(f"The nets in the files were not compared: {error}", tone="warn")
         return out
     out.data["nets"] = net_diff.as_data(nets)
     if not nets.same:
@@ -199,9 +205,9 @@ def _label_maps(left: Source, right: Source) -> Report:
     rows = [(k, *(" / ".join(m.get(k, ("-",))) for m in maps)) for k in changed]
     out.data = {"kind": "labelmap", "same": not changed, "changed": rows}
     if not changed:
-        out.say(Cell("The same labels.", "good"))
+        out.add_paragraph(Cell("The same labels.", "good"))
         return out
-    out.say(f"{count(len(changed), 'label')} differ.")
+    out.add_paragraph(f"{count(len(changed), 'label')} differ.")
     table = out.section("").table("label", left.label, right.label)
     for key, a, b in rows:
         table.add(str(key), Cell(a, "left"), Cell(b, "right"))
@@ -224,10 +230,11 @@ def _folders(
     found = [dict(members(source.path)) for source in (left, right)]
     out = Report(f"{left.label} -> {right.label} ({kind})")
     data: dict[str, Any] = {"kind": "directory", "files": []}
-    section = out.section("")
-    table = section.table("file", "", "")
+    names = sorted({*found[0], *found[1]})
+    table = out.section("").table("file", "", "") if names else None
     parts: list[tuple[str, Report]] = []
-    for name in sorted({*found[0], *found[1]}):
+    for name in names:
+        assert table is not None
         if name not in found[1]:
             table.add(name, Cell("only left", "left"), "")
             data["files"].append({"file": name, "same": False, "only": "left"})
@@ -240,14 +247,14 @@ def _folders(
     data["same"] = same
     out.data = data
     differ = sum(not item["same"] for item in data["files"])
-    out.say(
+    out.add_paragraph(
         Cell(f"The same {count(len(data['files']), 'file')}.", "good")
         if same
         else f"{differ} of {count(len(data['files']), 'file')} differ."
     )
     if kind == "revisions" and not data["files"]:
         out.headline.clear()
-        out.say(Cell("No solver, net or weights changed.", "good"))
+        out.add_paragraph(Cell("No solver, net or weights changed.", "good"))
     for name, report in parts if details or settings.show_all else ():
         for part in report.sections:
             part.title = f"{name}: {part.title}" if part.title else name

@@ -9,7 +9,7 @@ from typing import Any
 
 from google.protobuf.message import Message
 
-from caffeio.converters.diff.messages import is_repeated, text_of
+from caffeio.converters.diff.messages import format_value, is_repeated
 from caffeio.converters.diff.net_diff import NetSide
 from caffeio.converters.diff.training import Feed, feed_of
 from caffeio.converters.report.model import count
@@ -17,7 +17,7 @@ from caffeio.converters.source import Source
 from caffeio.errors import CaffeIOError
 from caffeio.profiles import BVLC, Profile, choose_profile
 from caffeio.proto.caffe_pb2 import NetParameter, SolverParameter
-from caffeio.proto.files import read_net, read_solver
+from caffeio.proto.files import SolverFile, read_net, read_solver
 from caffeio.proto.io.regular import read_regular
 from caffeio.proto.upgrade.upgrade import upgrade_net
 
@@ -59,15 +59,22 @@ def load_pair(left: Source, right: Source, dialect: str | None = None) -> list[S
     sides: list[SolverSide] = []
     for source in (left, right):
         file = read_solver(source.path, dialect=dialect)
-        profile = choose_profile(None, file.dialect, file.message)
-        side = SolverSide(source.label, file.message, profile, source, file.unknown, file.dialect)
-        _load_net(side, dialect, sides[0] if sides else None)
-        sides.append(side)
+        sides.append(load_side(source, file, dialect, sides[0] if sides else None))
     a, b = sides
     if BVLC in (a.profile, b.profile) and a.profile != b.profile:
         teller, taker = (a, b) if b.profile is BVLC else (b, a)
         taker.profile = teller.profile
     return sides
+
+
+def load_side(
+    source: Source, file: SolverFile, dialect: str | None = None, other: SolverSide | None = None
+) -> SolverSide:
+    """Make a side of a solver that is read, with its net, which `other` may have read already."""
+    profile = choose_profile(None, file.dialect, file.message)
+    side = SolverSide(source.label, file.message, profile, source, file.unknown, file.dialect)
+    _load_net(side, dialect, other)
+    return side
 
 
 def _load_net(side: SolverSide, dialect: str | None, other: SolverSide | None) -> None:
@@ -154,7 +161,7 @@ def shown(name: str, side: SolverSide) -> str:
     descriptor = side.message.DESCRIPTOR.fields_by_name[name]
     if name in ("solver_mode", "test_initialization") and not side.message.HasField(name):
         value: Any = value_of(name, side)
-        return text_of(descriptor, value)
+        return format_value(descriptor, value)
     if name == "snapshot_prefix" and not side.message.snapshot_prefix:
         return str(value_of(name, side)) or "-"
     if descriptor.message_type is not None and not is_repeated(descriptor):
@@ -166,5 +173,5 @@ def shown(name: str, side: SolverSide) -> str:
     if is_repeated(descriptor):
         if descriptor.message_type is not None and descriptor.message_type.name == "NetParameter":
             return count(len(value), "inline net") if len(value) else "-"
-        return ", ".join(text_of(descriptor, [item])[1:-1] for item in value) or "-"
-    return text_of(descriptor, value) or "-"
+        return ", ".join(format_value(descriptor, [item])[1:-1] for item in value) or "-"
+    return format_value(descriptor, value) or "-"

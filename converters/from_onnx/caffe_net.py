@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -162,7 +163,7 @@ class Writer:
     def constant(self, array: Array, hint: str = "constant") -> str:
         """A blob that holds numbers of the model: a Parameter layer. Raises Refused."""
         array = np.ascontiguousarray(array, np.float32)
-        key = repr(array.shape).encode() + array.tobytes()
+        key = repr(array.shape).encode() + hashlib.sha256(array.data).digest()
         if key not in self._constants:
             shape = {"shape": {"dim": list(array.shape)}}
             self._constants[key] = self.layer(

@@ -8,9 +8,10 @@ from typing import Any
 
 from caffeio.converters.from_onnx.caffe_net import CaffeLayer, Refused, Writer
 from caffeio.converters.from_onnx.finish import finish, name_blob
+from caffeio.converters.from_onnx.fix import fixed
 from caffeio.converters.from_onnx.fold import fold
 from caffeio.converters.from_onnx.graph import Dims, Graph, Node
-from caffeio.converters.from_onnx.load import fixed
+from caffeio.converters.from_onnx.model import Model, model_of
 from caffeio.converters.from_onnx.names import plain, stem_of
 from caffeio.converters.from_onnx.ops import load_operators
 from caffeio.converters.from_onnx.patterns import fuse
@@ -20,6 +21,7 @@ from caffeio.converters.from_onnx.targets import Target, get_target
 from caffeio.converters.onnx.told import told_layers
 from caffeio.errors import CaffeIOError, UnsupportedError
 from caffeio.proto import caffe_pb2 as pb
+from caffeio.shape_text import format_shape
 
 DEFAULT_TARGET = "bvlc-1.0"
 _ORDINARY = ("", "ai.onnx")
@@ -37,7 +39,7 @@ class Compiled:
     layers: list[CaffeLayer]
     inputs: dict[str, str]
     outputs: dict[str, str]
-    model: Any
+    model: Model
     any_batch: bool
     notes: list[str] = field(default_factory=list)
 
@@ -56,7 +58,7 @@ def compile_model(
     outputs: Sequence[str] = (),
     where: str = "model",
 ) -> Compiled:
-    """Compile an ONNX ModelProto for a target.
+    """Compile an ONNX model (a ModelProto, or what `load_model` gives) for a target.
 
     `input_shapes` fixes shapes by input name, `outputs` are values or nodes to stop at. Raises
     UnsupportedError that lists every operator which the target cannot do.
@@ -64,14 +66,13 @@ def compile_model(
     chosen = get_target(target)
     try:
         count = len(model.graph.node)
-        ready = fixed(model, input_shapes or {}, outputs)
-        del model  # weights of gigabytes are not kept twice
+        ready = fixed(model_of(model), input_shapes or {}, outputs)
         _refuse_foreign(ready, chosen)
         graph = fold(ready)
     except CaffeIOError as error:
         raise type(error)(error.message, where=error.where or where) from None
     refuse_inputs(graph, ready, where)
-    restore(graph, told_layers(ready), chosen)
+    restore(graph, told_layers(ready.proto), chosen)
     fuse(graph)
     w = Writer(graph, chosen)
     problems = _write_layers(w)
@@ -80,7 +81,7 @@ def compile_model(
     return _finished(w, ready)
 
 
-def refuse_inputs(graph: Graph, model: Any, where: str) -> None:
+def refuse_inputs(graph: Graph, model: Model, where: str) -> None:
     """Raise UnsupportedError if nothing is left to compute, or an input is unused."""
     if not graph.inputs:
         raise UnsupportedError("the model has no inputs: all of it is constant", where=where)
@@ -130,10 +131,10 @@ def _tell_batch(w: Writer, value: str, blob: str) -> None:
     """Hold the batch's axis as it was written against what two runs of the model tell."""
     if w.graph.larger is None:
         return
-    wanted = w.graph.batch_axis(value)
-    if w.batch.get(blob) != wanted:
+    goal = w.graph.batch_axis(value)
+    if w.batch.get(blob) != goal:
         w.fix_batch()
-        w.batch[blob] = wanted
+        w.batch[blob] = goal
 
 
 def _input(w: Writer, name: str) -> None:
@@ -182,11 +183,11 @@ def _described(node: Node, graph: Graph | None) -> str:
     if graph is not None:
         known = [[graph.shape(n) for n in names if n in graph.shapes or n in graph.constants]
                  for names in (node.inputs, node.outputs)]  # fmt: skip
-        shapes = f" {shapes_text(known[0])} -> {shapes_text(known[1])}"
+        shapes = f" {format_shapes(known[0])} -> {format_shapes(known[1])}"
     return f"node {node.place}{name} ({node.op}{shapes})"
 
 
-def _refuse_foreign(model: Any, target: Target) -> None:
+def _refuse_foreign(model: Model, target: Target) -> None:
     """Refuse operators that no runtime of ONNX knows: they cannot even be run for their shapes."""
     foreign = [
         (number, node)
@@ -207,7 +208,7 @@ def _refuse_foreign(model: Any, target: Target) -> None:
     raise UnsupportedError(_listing(problems, len(model.graph.node), target))
 
 
-def _finished(w: Writer, model: Any) -> Compiled:
+def _finished(w: Writer, model: Model) -> Compiled:
     graph = w.graph
     for value in graph.outputs:  # an output is a blob of its own
         blob = w.values[value]
@@ -225,6 +226,6 @@ def _finished(w: Writer, model: Any) -> Compiled:
     return Compiled(name, w.target, w.layers, inputs, outputs, model, any_batch, w.notes)
 
 
-def shapes_text(shapes: Sequence[Dims]) -> str:
+def format_shapes(shapes: Sequence[Dims]) -> str:
     """Shapes for people: (1, 3, 8, 8)."""
-    return ", ".join("(" + ", ".join(map(str, shape)) + ")" for shape in shapes)
+    return ", ".join(f"({format_shape(shape, ', ')})" for shape in shapes)

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from caffeio.converters.from_onnx.graph import Array, Dims, Graph, Node
-from caffeio.converters.from_onnx.load import array_of, opset_of
+from caffeio.converters.from_onnx.model import Model, array_of, opset_of
 from caffeio.converters.onnx.runtime import Runner
 from caffeio.errors import UnsupportedError
 
@@ -23,7 +23,7 @@ _NOTHING = ("Identity", "Dropout")  # in inference
 _ORDINARY = ("", "ai.onnx")
 
 
-def fold(model: Any) -> Graph:
+def fold(model: Model) -> Graph:
     """The graph of a fixed model without constants' makers.
 
     Raises UnsupportedError if the model cannot be run.
@@ -39,7 +39,7 @@ def fold(model: Any) -> Graph:
     return graph
 
 
-def larger_shapes(model: Any) -> dict[str, Dims] | None:
+def larger_shapes(model: Model) -> dict[str, Dims] | None:
     """All shapes with one example more; None if the model fixes its batch."""
     other = with_batch(model, 1)
     if other is None:
@@ -50,27 +50,25 @@ def larger_shapes(model: Any) -> dict[str, Dims] | None:
         return None
 
 
-def with_batch(model: Any, more: int) -> Any | None:
+def with_batch(model: Model, more: int) -> Model | None:
     """The fixed model with `more` examples; None if its inputs have no common first axis."""
-    import onnx
-
     first = {
         item.type.tensor_type.shape.dim[0].dim_value if item.type.tensor_type.shape.dim else 0
         for item in model.graph.input
     }
     if len(first) != 1 or first == {0}:
         return None
-    other = onnx.ModelProto()
-    other.CopyFrom(model)
+    other = model.copy()
     for item in other.graph.input:
         item.type.tensor_type.shape.dim[0].dim_value += more
     return other
 
 
-def lookups(model: Any) -> dict[str, int]:
+def lookups(model: Model) -> dict[str, int]:
     """Inputs that are indices of rows -> the number of rows."""
     origin = {item.name: item.name for item in model.graph.input}
     rows = {t.name: int(t.dims[0]) for t in model.graph.initializer if t.dims}
+    rows |= {name: len(array) for name, array in model.weights.items()}
     shapes = {
         item.name: [dim.dim_value for dim in item.type.tensor_type.shape.dim]
         for item in model.graph.input
@@ -91,7 +89,7 @@ def lookups(model: Any) -> dict[str, int]:
     return out
 
 
-def sample(model: Any) -> dict[str, Array]:
+def sample(model: Model) -> dict[str, Array]:
     """Inputs of the model's shapes and types for the run that tells shapes."""
     import onnx
 
@@ -106,17 +104,16 @@ def sample(model: Any) -> dict[str, Array]:
     return out
 
 
-def _run(model: Any) -> tuple[set[str], dict[str, Array], dict[str, Dims]]:
+def _run(model: Model) -> tuple[set[str], dict[str, Array], dict[str, Dims]]:
     """Names of constant values, their values, and all shapes."""
     import onnx
 
     constant, made = _constant_names(model)
-    probe = onnx.ModelProto()
-    probe.CopyFrom(model)
+    probe = model.copy()
     have = {item.name for item in probe.graph.output}
     probe.graph.output.extend(onnx.ValueInfoProto(name=name) for name in made if name not in have)
-    found = Runner(probe)(sample(model))
-    values = {t.name: array_of(t) for t in model.graph.initializer}
+    found = Runner(probe.runnable(), weights=probe.weights)(sample(model))
+    values = {t.name: array_of(t) for t in model.graph.initializer} | model.weights
     shapes: dict[str, Dims] = {}
     for name, value in found.items():
         if not isinstance(value, np.ndarray | np.generic):
@@ -129,8 +126,8 @@ def _run(model: Any) -> tuple[set[str], dict[str, Array], dict[str, Dims]]:
     return constant, values, shapes
 
 
-def _constant_names(model: Any) -> tuple[set[str], list[str]]:
-    constant = {tensor.name for tensor in model.graph.initializer} | {""}
+def _constant_names(model: Model) -> tuple[set[str], list[str]]:
+    constant = {tensor.name for tensor in model.graph.initializer} | {"", *model.weights}
     made = []
     for node in model.graph.node:
         made += [name for name in node.output if name]
@@ -155,7 +152,7 @@ def _outer(node: Any) -> set[str]:
     return out
 
 
-def _inline_ifs(model: Any, constant: set[str], values: Mapping[str, Array]) -> bool:
+def _inline_ifs(model: Model, constant: set[str], values: Mapping[str, Array]) -> bool:
     """Replace an If whose condition is known by its branch; true if there was one."""
     nodes, changed = [], False
     for number, node in enumerate(model.graph.node):
@@ -174,7 +171,7 @@ def _inline_ifs(model: Any, constant: set[str], values: Mapping[str, Array]) -> 
     return changed
 
 
-def _branch_nodes(model: Any, branch: Any, node: Any, prefix: str) -> list[Any]:
+def _branch_nodes(model: Model, branch: Any, node: Any, prefix: str) -> list[Any]:
     import onnx
 
     inside = {name for inner in branch.node for name in inner.output if name}
@@ -197,7 +194,7 @@ def _branch_nodes(model: Any, branch: Any, node: Any, prefix: str) -> list[Any]:
 
 
 def _graph(
-    model: Any, constant: set[str], values: dict[str, Array], shapes: dict[str, Dims]
+    model: Model, constant: set[str], values: dict[str, Array], shapes: dict[str, Dims]
 ) -> Graph:
     import onnx
 
@@ -219,11 +216,11 @@ def _graph(
         shapes,
         [item.name for item in model.graph.input],
         [item.name for item in model.graph.output],
-        opset_of(model),
+        opset_of(model.proto),
     )
 
 
-def _drop_nothings(graph: Graph, model: Any) -> None:
+def _drop_nothings(graph: Graph, model: Model) -> None:
     """Take out what does nothing in inference, unless it makes an output of an input."""
     produced = {name for node in graph.nodes for name in node.outputs}
     kept = []

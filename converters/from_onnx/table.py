@@ -19,31 +19,27 @@ Converter = Callable[[Writer, Node], str | Sequence[str]]
 OPERATORS: dict[str, Converter] = {}
 
 # Why an operator that has no converter cannot be said in Caffe, and what could be done.
-_CUT = (
-    "cut the graph in front of it with --output-blob, and do the rest in the program that runs it"
-)
+CUT = "cut the graph in front of it with --output-blob, and do the rest in the program that runs it"
 REASONS: dict[str, tuple[str, str]] = {
-    "NonMaxSuppression": ("its result has a size that depends on the data", _CUT),
-    "NonZero": ("its result has a size that depends on the data", _CUT),
-    "TopK": ("Caffe sorts nothing", _CUT),
-    "GatherND": ("Caffe picks nothing by computed indices", _CUT),
-    "GatherElements": ("Caffe picks nothing by computed indices", _CUT),
-    "ScatterND": ("Caffe writes nothing at computed places", _CUT),
-    "ScatterElements": ("Caffe writes nothing at computed places", _CUT),
-    "GridSample": ("Caffe samples nothing at computed places", _CUT),
-    "RoiAlign": ("Caffe samples nothing at computed places", _CUT),
+    "NonMaxSuppression": ("its result has a size that depends on the data", CUT),
+    "NonZero": ("its result has a size that depends on the data", CUT),
+    "TopK": ("Caffe sorts nothing", CUT),
+    "GatherND": ("Caffe picks nothing by computed indices", CUT),
+    "GatherElements": ("Caffe picks nothing by computed indices", CUT),
+    "ScatterND": ("Caffe writes nothing at computed places", CUT),
+    "ScatterElements": ("Caffe writes nothing at computed places", CUT),
+    "GridSample": ("Caffe samples nothing at computed places", CUT),
+    "RoiAlign": ("Caffe samples nothing at computed places", CUT),
     "Loop": ("Caffe has no loops", "export with fixed shapes, so that the loop is unrolled"),
     "Scan": ("Caffe has no loops", "export with fixed shapes, so that the loop is unrolled"),
     "If": ("Caffe has no branches", "export with fixed shapes, so that one branch is chosen"),
-    "Erf": ("Caffe has no error function (but GELU as a whole has a form)", _CUT),
-    "Attention": ("Caffe multiplies no two computed matrices", _CUT),
-    "Einsum": ("Caffe multiplies no two computed matrices", _CUT),
+    "Erf": ("Caffe has no error function (but GELU as a whole has a form)", CUT),
+    "Attention": ("Caffe multiplies no two computed matrices", CUT),
     "QuantizeLinear": ("Caffe's blobs are floats", "export the model before quantisation"),
     "DequantizeLinear": ("Caffe's blobs are floats", "export the model before quantisation"),
     "QLinearConv": ("Caffe's blobs are floats", "export the model before quantisation"),
-    "CumSum": ("Caffe has no running sums", _CUT),
 }
-NO_CONVERTER = ("Caffe has no layer for it", _CUT)
+NO_CONVERTER = ("Caffe has no layer for it", CUT)
 
 
 def operator(*kinds: str) -> Callable[[Converter], Converter]:

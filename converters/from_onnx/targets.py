@@ -27,6 +27,8 @@ RULES = {
     "channel_scale": "Scale and Bias hold one number for each channel",
     "softmax_axis_1": "Softmax has axis 1",
     "permute_order": "Permute has this order only",
+    "line_behind_power": "a Power of power 1 behind another Power is computed wrongly",
+    "outputs_are_layers": "an output is asked for by the name of its layer",
     "deconvolution_group": "Deconvolution has one group, or one for each channel",
 }
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import torch
@@ -12,6 +11,8 @@ import torch
 from caffeio.converters.from_onnx.compile import Compiled
 from caffeio.converters.from_onnx.fold import lookups, with_batch
 from caffeio.converters.from_onnx.graph import Array
+from caffeio.converters.from_onnx.model import Model
+from caffeio.converters.from_onnx.truth import LIMIT, Truth, nearer
 from caffeio.converters.onnx.runtime import Runner
 from caffeio.converters.verify.check import Checked, Row
 from caffeio.converters.verify.numbers import absolute_difference
@@ -20,7 +21,6 @@ from caffeio.net.graph import build_graph
 from caffeio.net.net import Net
 from caffeio.profiles import profile_of_dialect
 
-LIMIT = 1e-4
 _PROBABILITIES = ("Softmax", "Sigmoid")
 
 
@@ -93,15 +93,20 @@ class Report:
         return Checked(rows, [f"inputs {', '.join(self.runs)}"], list(self.notes))
 
 
-def build_net(compiled: Compiled, batch: int | None = None) -> Net:
-    """Our Net of a compiled one, with its weights; `batch` replaces axis 0 of the inputs."""
+def build_net(compiled: Compiled, batch: int | None = None, *, own: bool = False) -> Net:
+    """Our Net of a compiled one, with its weights; `batch` replaces axis 0 of the inputs.
+
+    The net's blobs are the compiled one's arrays unless it shall have its `own`, to be changed.
+    """
     message = compiled.message()
     if batch is not None:
         for layer in message.layer:
             if layer.type == "Input":
                 layer.input_param.shape[0].dim[0] = batch
     profile = profile_of_dialect(compiled.target.dialect)
-    net = Net(build_graph(message, phase="TEST"), profile=profile).initialize()
+    net = Net(build_graph(message, phase="TEST"), profile=profile)
+    every = {id(blob) for step in net.steps for blob in step.layer.blobs}
+    net.initialize(replaced=every)
     arrays = {layer.param.name: layer.blobs for layer in compiled.layers}
     with torch.no_grad():
         for step in net.steps:
@@ -117,7 +122,11 @@ def build_net(compiled: Compiled, batch: int | None = None) -> Net:
                         f"layer {step.node.name!r} wants a blob {tuple(mine.shape)}, and "
                         f"{made.shape} was made for it: the net fits one batch only"
                     )
-                mine.copy_(torch.from_numpy(np.require(made, requirements="W")))
+                theirs = torch.from_numpy(np.require(made, requirements="W"))
+                if own:
+                    mine.copy_(theirs)
+                else:
+                    mine.data = theirs
     return net
 
 
@@ -142,10 +151,13 @@ def verify(compiled: Compiled, seed: int = 0) -> Report:
     return report
 
 
-def _runs(compiled: Compiled, model: Any, net: Net, report: Report, suffix: str, seed: int) -> None:
-    runner = Runner(_with_logits(model), need_runtime=True)
+def _runs(
+    compiled: Compiled, model: Model, net: Net, report: Report, suffix: str, seed: int
+) -> None:
+    more = _with_logits(model)
+    runner = Runner(more.runnable(), need_runtime=True, weights=more.weights)
     for kind, inputs in _samples(model, seed, few=bool(suffix)):
-        theirs = runner(inputs)
+        theirs, truth = runner(inputs), Truth(more, inputs)
         net.reset_state()  # an LSTM would begin where the last run ended
         with torch.no_grad():
             net(
@@ -156,19 +168,31 @@ def _runs(compiled: Compiled, model: Any, net: Net, report: Report, suffix: str,
             )
         report.runs.append(kind + suffix)
         for item in report.outputs:
-            _compare(compiled, net, theirs, item, kind + suffix)
+            _compare(compiled, net, theirs, item, kind + suffix, truth, report)
 
 
 def _compare(
-    compiled: Compiled, net: Net, theirs: dict[str, Array], item: Compared, run: str
+    compiled: Compiled,
+    net: Net,
+    theirs: dict[str, Array],
+    item: Compared,
+    run: str,
+    truth: Truth,
+    report: Report,
 ) -> None:
     """Compare an output; what goes into a last Softmax or Sigmoid counts as well."""
     blob = compiled.outputs[item.output]
-    wanted = np.asarray(theirs[item.output])
+    mine, wanted = net.blobs[blob].numpy(), np.asarray(theirs[item.output])
     item.shape = wanted.shape
     maker = next((s for s in reversed(net.steps) if blob in s.tops), net.steps[-1])
     probability = maker.node.type in _PROBABILITIES
-    item.add(run, net.blobs[blob].numpy(), wanted, 1.0 if probability else None)
+    wanted, off = nearer(item.output, mine, wanted, truth)
+    if off:
+        report.notes.append(
+            f"{item.output!r} ({run} inputs) was compared with float64 numbers of the model by "
+            f"onnx's reference evaluator, since onnxruntime's float32 is {off:.2g} from them"
+        )
+    item.add(run, mine, wanted, 1.0 if probability else None)
     logits = theirs.get(f"caffeio:logits:{item.output}")
     if logits is not None and probability and maker.bottoms[0] != maker.tops[0]:
         before = net.blobs[maker.bottoms[0]].numpy()
@@ -176,12 +200,9 @@ def _compare(
             item.add(f"{run}, before the {maker.node.type}", before.reshape(logits.shape), logits)
 
 
-def _with_logits(model: Any) -> Any:
+def _with_logits(model: Model) -> Model:
     """The model with the inputs of its last Softmax and Sigmoid as further outputs."""
-    import onnx
-
-    other = onnx.ModelProto()
-    other.CopyFrom(model)
+    other = model.copy()
     outputs = {item.name for item in other.graph.output}
     for node in list(other.graph.node):
         made = outputs.intersection(node.output)
@@ -192,7 +213,7 @@ def _with_logits(model: Any) -> Any:
     return other
 
 
-def _samples(model: Any, seed: int, *, few: bool) -> Iterator[tuple[str, dict[str, Array]]]:
+def _samples(model: Model, seed: int, *, few: bool) -> Iterator[tuple[str, dict[str, Array]]]:
     """Names of runs and their inputs."""
     rng = np.random.default_rng(seed)
     indices = lookups(model)

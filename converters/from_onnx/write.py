@@ -7,13 +7,16 @@ from pathlib import Path
 
 from caffeio import __version__
 from caffeio.converters.from_onnx.compile import Compiled
+from caffeio.converters.from_onnx.graph import Array
 from caffeio.converters.from_onnx.targets import Row, Target
-from caffeio.errors import CaffeIOError
+from caffeio.errors import CaffeIOError, UnsupportedError
 from caffeio.proto.dialect.dialect import Lost
-from caffeio.proto.io.atomic import atomic_write
+from caffeio.proto.io.atomic import atomic_write, size_text
 from caffeio.proto.text.printer import format_message
+from caffeio.proto.weights.hdf5 import write_caffemodel_h5
 from caffeio.proto.weights.write import write_caffemodel
 
+_MOST = (1 << 31) - 1  # bytes of a protobuf message
 MADE_BY = "# Made by caffeio "
 
 
@@ -31,23 +34,67 @@ def write_files(
     caffemodel: str | os.PathLike[str],
     prototxt: str | os.PathLike[str],
     source: str,
+    *,
+    hdf5: bool = False,
 ) -> list[str]:
     """Write both files, each whole or not at all; returns notes on what the caffemodel lacks.
 
-    Raises CaffeIOError and SnapshotError if they cannot be written.
+    Raises UnsupportedError for weights that no caffemodel holds (unless it shall be `hdf5`),
+    CaffeIOError and SnapshotError if the files cannot be written.
     """
     lost: list[Lost] = []
-    blobs = [layer.blobs for layer in compiled.layers]
-    write_caffemodel(
-        caffemodel, compiled.message(), blobs, dialect=compiled.target.dialect, lost=lost
-    )
+    message = compiled.message()
+    if hdf5:
+        write_caffemodel_h5(caffemodel, message, _owned(compiled))
+    else:
+        refuse_size(compiled, str(caffemodel))
+        blobs = [layer.blobs for layer in compiled.layers]
+        write_caffemodel(caffemodel, message, blobs, dialect=compiled.target.dialect, lost=lost)
     with atomic_write(prototxt, error=CaffeIOError) as file:
         file.write(prototxt_text(compiled, source).encode("utf-8"))
     return [f"the caffemodel cannot say {item}; the prototxt does" for item in lost]
 
 
+def is_hdf5(path: str | os.PathLike[str]) -> bool:
+    """Whether weights of that name are written as HDF5: Caffe goes by the same suffix."""
+    return Path(path).suffix.lower() in (".h5", ".hdf5")
+
+
+def refuse_size(compiled: Compiled, where: str) -> None:
+    """Raise UnsupportedError if the weights do not fit into a caffemodel that Caffe reads.
+
+    Protobuf stops at 2^31 - 1 bytes, in Caffe's ReadProtoFromBinaryFile (src/caffe/util/io.cpp,
+    kProtoReadBytesLimit) as in every other reader; HDF5 has no such limit.
+    """
+    size = sum(array.nbytes for layer in compiled.layers for array in layer.blobs)
+    if size + compiled.message().ByteSize() <= _MOST:
+        return
+    raise UnsupportedError(
+        f"the weights are {size_text(size)}, and a caffemodel may have {_MOST} bytes: Caffe reads "
+        "it by protobuf, which stops there. Write HDF5, which Caffe reads as well (vendors' "
+        f"compilers and OpenCV do not): name the output {Path(where).stem}.caffemodel.h5",
+        where=where,
+    )
+
+
+def _owned(compiled: Compiled) -> list[list[Array | None]]:
+    """The blobs of each layer; of shared ones the first layer's only, as Caffe writes HDF5."""
+    seen: set[str] = set()
+    out = []
+    for layer in compiled.layers:
+        blobs: list[Array | None] = list(layer.blobs)
+        for i, spec in enumerate(layer.param.param):
+            if spec.name in seen and i < len(blobs):
+                blobs[i] = None
+            seen |= {spec.name} - {""}
+        out.append(blobs)
+    return out
+
+
 def prototxt_beside(caffemodel: Path) -> Path:
     """The prototxt that goes with a caffemodel when none is named."""
+    if is_hdf5(caffemodel):  # net.caffemodel.h5, or net.h5
+        caffemodel = caffemodel.with_suffix("")
     return caffemodel.with_suffix(".prototxt")
 
 

@@ -1,4 +1,4 @@
-"""Rules about layers in place that change the gradients of others."""
+"""Rules about memory: layers in place that change others' gradients, steps that share nothing."""
 
 from __future__ import annotations
 
@@ -6,11 +6,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from caffeio.converters.lint.model import Finding, NetContext, net_rule
+from caffeio.converters.lint.model import Finding, NetContext, is_loss, net_rule
 from caffeio.errors import CaffeIOError
 from caffeio.layers.base import LayerContext, LayerType, Shape
 from caffeio.layers.dims import UnknownDimError, with_unknown
 from caffeio.layers.registry import lookup
+from caffeio.net.checks import SharedParams
 from caffeio.net.graph import Node
 from caffeio.net.overwritten import plan_memory
 from caffeio.net.shapes import NetShapes
@@ -64,6 +65,35 @@ def overwritten_top(context: NetContext) -> Iterator[Finding]:
                 f"layer {writer.name!r} ({writer.type}), in place, overwrites what the backward "
                 f"pass of {place.node.type} layer {place.node.name!r} reads: Caffe's gradient is "
                 "not that of the net",
+            )  # fmt: skip
+
+
+@net_rule("CIO210", "first-step-shares")
+def first_step_shares(context: NetContext) -> Iterator[Finding]:
+    """An LSTM or RNN takes its recurrent weights from another layer: only its first step does.
+
+    Caffe unrolls the layer before it shares weights by name, so that in TRAIN all further steps
+    keep what the layer's own fillers drew: nothing trains these values and no file holds them. In
+    TEST all steps share. caffeio does the same. Share the input's weights only, let one layer see
+    both sequences, or train with `--caffe bvlc,math`, where all steps share.
+    """
+    shapes = context.shapes.get("TRAIN")
+    if shapes is None or not context.profile.recurrent_steps_keep_own:
+        return
+    if not any(is_loss(node.param) for node in shapes.graph.nodes):
+        return  # a net for use
+    shared = SharedParams()
+    for place, found in zip(_places(context, shapes), shapes.layers, strict=True):
+        node, blobs = place.node, dict(enumerate(found.blobs))
+        own = set(place.layer.filled_again)
+        hits = [(i, owner.node) for i, owner, _ in shared.add(node, blobs) if i in own]
+        if hits and node.source_index is not None and hits[0][1] is not node:
+            i, owner = hits[0]
+            yield context.layer(
+                "CIO210", node.source_index,
+                f"only the first time step uses the recurrent weights of layer {owner.name!r} in "
+                "TRAIN; the others keep what their own fillers drew",
+                "param", i,
             )  # fmt: skip
 
 

@@ -34,7 +34,8 @@ from caffeio.converters.lint.model import (
 from caffeio.converters.source import Source
 from caffeio.errors import CaffeIOError, NetError, ParseError, SolverError
 from caffeio.profiles import choose_profile
-from caffeio.proto.files import read_net, read_solver
+from caffeio.proto.files import SolverFile, read_net, read_solver
+from caffeio.training.multiphase import read_phases
 
 _IGNORE = re.compile(r"#\s*caffeio:\s*ignore\b(?:[\s=:]*([A-Z0-9, ]+))?")
 
@@ -68,32 +69,45 @@ def rules() -> list[Rule]:
 
 def lint(source: Source, selection: Selection) -> list[Finding]:
     """Run the rules over one prototxt. Raises CaffeIOError if it is none."""
-    if source.kind not in ("net", "solver"):
+    if source.kind not in ("net", "solver", "phases"):
         raise CaffeIOError(f"lint reads nets and solvers, and this is a {KINDS[source.kind]}",
                            where=source.label)  # fmt: skip
     try:
-        context = _context(source, selection)
+        contexts = _contexts(source, selection)
     except (ParseError, NetError, SolverError) as error:
         message = str(error).removeprefix(f"{error.where}: ")
         path, line, column = place_of((error.where or source.label).splitlines()[0])
         return [Finding("CIO100", ERROR, message, _label(path, source), line, column)]
     found: list[Finding] = []
-    kinds = ("text", "net" if isinstance(context, NetContext) else "solver")
-    for one in rules():
-        if one.kind in kinds and selection.takes(one.code):
-            found += one.check(context)
+    kinds = ("text", "net" if isinstance(contexts[0], NetContext) else "solver")
+    for context in contexts:
+        for one in rules():
+            if one.kind in kinds and selection.takes(one.code):
+                found += one.check(context)
+    if source.kind == "phases":  # the fixes' keys are those of a file with one solver
+        found = [replace(f, fix=None) for f in found]
     found = [replace(f, path=_label(f.path, source)) for f in found]
-    return sorted(set(_not_ignored(found, context)), key=lambda f: f.order)
+    return sorted(set(_not_ignored(found, contexts[0])), key=lambda f: f.order)
 
 
 def _label(path: str, source: Source) -> str:
     return source.label if path == str(source.path) else path
 
 
-def _context(source: Source, selection: Selection) -> NetContext | SolverContext:
+def _contexts(
+    source: Source, selection: Selection
+) -> Sequence[NetContext] | Sequence[SolverContext]:
+    """What the rules look at: a net, a solver, or all solvers of a file of several phases."""
     if source.kind == "net":
-        return _net_context(source, selection)
-    file = read_solver(source.path, dialect=selection.dialect)
+        return [_net_context(source, selection)]
+    if source.kind == "phases":
+        files = [file for file, _ in read_phases(source.path)]
+    else:
+        files = [read_solver(source.path, dialect=selection.dialect)]
+    return [_solver_context(source, file, selection) for file in files]
+
+
+def _solver_context(source: Source, file: SolverFile, selection: Selection) -> SolverContext:
     profile = choose_profile(selection.caffe, file.dialect, file.message)
     context = SolverContext(source.label, profile, file.dialect, selection.dialect, file=file)
     name = file.message.net or file.message.train_net

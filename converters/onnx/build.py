@@ -51,8 +51,8 @@ def build(
     """
     made = {top for step in net.steps if not step.layer.is_source for top in step.tops}
     fed = [top for step in net.steps if step.layer.is_source for top in step.tops]
-    wanted = list(outputs) if outputs is not None else [b for b in net.outputs if b in made]
-    if not wanted:
+    outputs = list(outputs) if outputs is not None else [b for b in net.outputs if b in made]
+    if not outputs:
         raise UnsupportedError(f"net {net.name!r} has no output to export")
     graph = OnnxGraph(
         dynamic_batch=dynamic_batch, dynamic_size=dynamic_size, unroll=unroll, client=client
@@ -60,18 +60,18 @@ def build(
     for name in (*fed, *made):
         graph.reserve(name)
     told: list[Told] = []
-    values = _run(net, graph, wanted, told)
+    values = _run(net, graph, outputs, told)
     built = Built(graph, told=told)
-    _name_blobs(built, values, fed, wanted)
+    _name_blobs(built, values, fed, outputs)
     sweep(built)
     used = {name for node in graph.nodes for name in node.inputs}
     built.inputs = [name for name in fed if name in used]
     return built
 
 
-def needed_steps(net: Net, wanted: Sequence[str]) -> set[int]:
-    """Indices of the steps that the blobs `wanted` are computed by."""
-    alive, steps = set(wanted), set()
+def needed_steps(net: Net, outputs: Sequence[str]) -> set[int]:
+    """Find the steps that compute the blobs `outputs`, by their indices."""
+    alive, steps = set(outputs), set()
     for i in reversed(range(len(net.steps))):
         step = net.steps[i]
         if alive.intersection(step.tops):
@@ -81,11 +81,11 @@ def needed_steps(net: Net, wanted: Sequence[str]) -> set[int]:
     return steps
 
 
-def _run(net: Net, graph: OnnxGraph, wanted: Sequence[str], told: list[Told]) -> dict[str, str]:
+def _run(net: Net, graph: OnnxGraph, outputs: Sequence[str], told: list[Told]) -> dict[str, str]:
     """Add the layers in order; returns the value of every blob in the end."""
     values: dict[str, str] = {}
-    needed = needed_steps(net, wanted)
-    merged = dict(batch_norm_pairs(net, needed, wanted))
+    needed = needed_steps(net, outputs)
+    merged = dict(batch_norm_pairs(net, needed, outputs))
     scales = set(merged.values())
     held: dict[str, tuple[Step, str]] = {}  # blob -> the BatchNorm that waits, its bottom's value
     for i, step in enumerate(net.steps):
@@ -157,7 +157,7 @@ def _merged(graph: OnnxGraph, scale: Step, norm: Step, bottom: str) -> str:
 
 
 def batch_norm_pairs(
-    net: Net, needed: set[int], wanted: Sequence[str]
+    net: Net, needed: set[int], outputs: Sequence[str]
 ) -> Iterator[tuple[int, int]]:
     """Steps (BatchNorm, Scale) where nothing but the Scale reads what the BatchNorm makes."""
     readers = Readers([step.node.param for step in net.steps])
@@ -169,26 +169,26 @@ def batch_norm_pairs(
         if reader is None or reader not in needed:
             continue
         scale = net.steps[reader]
-        shown = top in wanted and top not in scale.tops
+        shown = top in outputs and top not in scale.tops
         if isinstance(scale.layer, Scale) and scale.layer.fusible and not shown:
             yield i, reader
 
 
 def _name_blobs(
-    built: Built, values: Mapping[str, str], fed: Sequence[str], wanted: Sequence[str]
+    built: Built, values: Mapping[str, str], fed: Sequence[str], outputs: Sequence[str]
 ) -> None:
     """Give the last value of each blob the blob's name; make every output a value of its own."""
     graph, taken = built.graph, set(fed)
     names: dict[str, str] = {}  # of values, as they were made -> as they are called in the end
     constants = graph.constants.keys()
-    order = [*wanted, *(blob for blob in values if blob not in wanted)]
+    order = [*outputs, *(blob for blob in values if blob not in outputs)]
     for blob in order:
         value = values.get(blob)
         if value is None:
             raise CaffeIOError(f"there is no blob {blob!r} in the net")
         free = value not in names and value not in fed and value not in constants
         name = blob if blob not in taken else ""
-        if not free and blob in wanted:
+        if not free and blob in outputs:
             graph.layer, source = None, value
             value = graph.op("Identity", [names.get(source, source)])
             graph.shapes[value] = graph.shapes[source]
@@ -197,7 +197,7 @@ def _name_blobs(
         if free:
             names[value] = name or value
             taken.add(names[value])
-        if blob in wanted:
+        if blob in outputs:
             built.outputs[blob] = names[value]
     for node in graph.nodes:
         node.inputs = [names.get(name, name) for name in node.inputs]

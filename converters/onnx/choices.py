@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from caffeio.layers.onnx.graph import OPSET
 
 if TYPE_CHECKING:
-    from caffeio.converters.onnx.pictures import Wanted
+    from caffeio.converters.onnx.pictures import PictureOptions
 
 
 @dataclass(frozen=True)
@@ -22,5 +22,5 @@ class Choices:
     half: bool = False  # weights and most of the arithmetic in float16
     client: str = ""  # "opencv": version 4, with its own DetectionOutput
     unroll: bool = False  # LSTM and RNN step by step
-    pictures: Wanted | None = None  # preprocessing becomes part of the model
+    pictures: PictureOptions | None = None  # preprocessing becomes part of the model
     labels: Sequence[str] = ()  # names of the classes, for the metadata

@@ -27,7 +27,7 @@ from caffeio.converters.onnx.fold import fold
 from caffeio.converters.onnx.half import to_half
 from caffeio.converters.onnx.infer import proto
 from caffeio.converters.onnx.opset import OWN, to_opset
-from caffeio.converters.onnx.pictures import Wanted, find_pictures
+from caffeio.converters.onnx.pictures import PictureOptions, find_pictures
 from caffeio.converters.onnx.verify import verify_onnx
 from caffeio.errors import CaffeIOError, UnsupportedError
 from caffeio.net.net import Net
@@ -61,8 +61,8 @@ def export_onnx(
     that has no ONNX form, and CaffeIOError.
     """
     chosen = Options(**{"outputs": tuple(outputs or ()), **options})
-    wanted = choices or Choices()
-    axes = {*wanted.dynamic, *(("batch",) if dynamic_batch else ())}
+    choices = choices or Choices()
+    axes = {*choices.dynamic, *(("batch",) if dynamic_batch else ())}
     net, notes = load_deploy_net(prototxt, weights, chosen)
     size = bool(axes & {"height", "width"})
     built = build(
@@ -70,8 +70,8 @@ def export_onnx(
         outputs or None,
         dynamic_batch="batch" in axes,
         dynamic_size=size,
-        unroll=wanted.unroll,
-        client=wanted.client,
+        unroll=choices.unroll,
+        client=choices.client,
     )
     sizes = find_sizes(net, built, outputs or None, axes)
     built.declared, built.tried = dict(sizes.declared), sizes.tried
@@ -79,23 +79,23 @@ def export_onnx(
     props = digests(prototxt, weights)
     file = read_net(prototxt, dialect=chosen.dialect)
     props["caffe:dialect"] = file.dialect
-    if wanted.pictures is not None:
-        notes.append(_add_pictures(built, net, file, chosen, wanted.pictures, props))
-    notes += finish(built, net, wanted)
+    if choices.pictures is not None:
+        notes.append(_add_pictures(built, net, file, chosen, choices.pictures, props))
+    notes += finish(built, net, choices)
     if any(node.op_type in OWN for node in built.graph.nodes):
-        props["caffe:for"] = wanted.client
+        props["caffe:for"] = choices.client
         notes.append("the model has an operator of OpenCV's own: other runtimes refuse it")
-    notes += _labelled(net, built, wanted.labels, props)
+    notes += _labelled(net, built, choices.labels, props)
     write(built, net, out_path, external_data=external_data, sources=props)
     return notes
 
 
 def _add_pictures(
-    built: Built, net: Net, file: NetFile, options: Options, wanted: Wanted, props: Props
+    built: Built, net: Net, file: NetFile, options: Options, choices: PictureOptions, props: Props
 ) -> str:
     """Put the preprocessing before the net; tells what goes in."""
     shapes = {name: built.graph.shapes[name] for name in built.inputs}
-    pictures = find_pictures(file, options, wanted, net.profile, shapes)
+    pictures = find_pictures(file, options, choices, net.profile, shapes)
     dims = built.declared[pictures.blob]
     any_size = not all(isinstance(n, int) for n in dims[1:])
     if any_size and not pictures.takes_any_size:

@@ -26,12 +26,13 @@ from caffeio.net.recipe import folders_of
 from caffeio.profiles import Profile
 from caffeio.proto import caffe_pb2 as pb
 from caffeio.proto.files import NetFile
+from caffeio.shape_text import format_shape
 
 Shape = tuple[int, ...]
 
 
 @dataclass(frozen=True)
-class Wanted:
+class PictureOptions:
     """What the user says of the pictures; what is not said is in transform_param of the net."""
 
     mean: str = ""  # numbers in the net's order of channels, or a .binaryproto
@@ -103,7 +104,7 @@ class Pictures:
     def note(self) -> str:
         """What goes in, for people."""
         d = self.describe()
-        size = "x".join(map(str, self.shape))
+        size = format_shape(self.shape)
         how = {"BGR": " (as cv2.imread gives them)", "RGB": "", "gray": ""}[d["channels"]]
         return f"pictures go in: uint8 {size} (NHWC), {d['channels']}{how}; resize them beforehand"
 
@@ -156,7 +157,11 @@ class Pictures:
 
 
 def find_pictures(
-    file: NetFile, options: Options, wanted: Wanted, profile: Profile, inputs: dict[str, Shape]
+    file: NetFile,
+    options: Options,
+    choices: PictureOptions,
+    profile: Profile,
+    inputs: dict[str, Shape],
 ) -> Pictures:
     """The preprocessing of the net of `file`, whose `inputs` have these shapes.
 
@@ -167,7 +172,7 @@ def find_pictures(
         (x for x in message.layer if x.HasField("transform_param") and set(x.top) & set(inputs)),
         None,
     )
-    told = bool(wanted.mean) or wanted.scale is not None
+    told = bool(choices.mean) or choices.scale is not None
     if layer is None and not told:
         raise UnsupportedError(
             "no layer of the net has a transform_param: say what is done with pictures, as in "
@@ -185,13 +190,13 @@ def find_pictures(
         )
     for name in (*DRAWING, "resize_param", "noise_param", "mirror"):
         param.ClearField(name)
-    _override(param, wanted)
+    _override(param, choices)
     mean = _mean(param, file)
     shape = inputs[blob]
-    size = wanted.size or (mean.shape[1:] if mean is not None else shape[2:])
+    size = choices.size or (mean.shape[1:] if mean is not None else shape[2:])
     transformer = Transformer(param, "TEST", profile=profile, mean=mean)
-    found = Pictures(blob, transformer, (shape[0], *map(int, size), shape[1]), wanted.order)
-    _check(found, shape, wanted)
+    found = Pictures(blob, transformer, (shape[0], *map(int, size), shape[1]), choices.order)
+    _check(found, shape, choices)
     return found
 
 
@@ -199,24 +204,24 @@ def _picture_input(inputs: dict[str, Shape], tops: Sequence[str]) -> str:
     fit = [n for n, s in inputs.items() if len(s) == 4 and s[1] in (1, 3)]
     fit = [n for n in fit if n in tops] or fit
     if len(fit) != 1:
-        shapes = ", ".join(f"{n} {'x'.join(map(str, s))}" for n, s in inputs.items())
+        shapes = ", ".join(f"{n} {format_shape(s)}" for n, s in inputs.items())
         raise UnsupportedError(f"which input pictures go into is not clear: there are {shapes}")
     return fit[0]
 
 
-def _override(param: pb.TransformationParameter, wanted: Wanted) -> None:
+def _override(param: pb.TransformationParameter, choices: PictureOptions) -> None:
     """Let what the user says stand in place of what the net says."""
-    if wanted.scale is not None:
-        param.scale = wanted.scale
-    if not wanted.mean:
+    if choices.scale is not None:
+        param.scale = choices.scale
+    if not choices.mean:
         return
     param.ClearField("mean_file")
     param.ClearField("mean_value")
     try:
-        param.mean_value.extend(float(text) for text in wanted.mean.split(","))
+        param.mean_value.extend(float(text) for text in choices.mean.split(","))
     except ValueError:
         param.ClearField("mean_value")
-        param.mean_file = wanted.mean
+        param.mean_file = choices.mean
 
 
 def _mean(param: pb.TransformationParameter, file: NetFile) -> np.ndarray | None:
@@ -231,16 +236,16 @@ def _mean(param: pb.TransformationParameter, file: NetFile) -> np.ndarray | None
     raise UnsupportedError(f"the mean cannot be read: {problem}")
 
 
-def _check(pictures: Pictures, shape: Shape, wanted: Wanted) -> None:
+def _check(pictures: Pictures, shape: Shape, choices: PictureOptions) -> None:
     """Refuse pictures that do not become the net's input."""
     try:
         made = pictures.made[1:]
     except CaffeIOError as error:
         raise UnsupportedError(str(error)) from None
     if made != tuple(shape[1:]):
-        size = "x".join(map(str, pictures.shape[1:3]))
-        sizes = "x".join(map(str, made)), "x".join(map(str, shape[1:]))
+        size = format_shape(pictures.shape[1:3])
+        sizes = format_shape(made), format_shape(shape[1:])
         raise UnsupportedError(
             f"pictures of {size} become {sizes[0]}, but input {pictures.blob!r} is {sizes[1]}"
-            + ("" if wanted.size else ": give the size of the pictures with --size")
+            + ("" if choices.size else ": give the size of the pictures with --size")
         )

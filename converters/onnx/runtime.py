@@ -20,8 +20,18 @@ LARGE = 1_900_000_000  # bytes; protobuf cannot serialize 2 GiB
 class Runner:
     """A model that is ready to run."""
 
-    def __init__(self, model: Any, *, need_runtime: bool = False) -> None:
-        """Raises UnsupportedError if nothing here can run the model."""
+    def __init__(
+        self,
+        model: Any,
+        *,
+        need_runtime: bool = False,
+        weights: Mapping[str, Array] | None = None,
+    ) -> None:
+        """Load a ModelProto; `weights` are inputs of it that are the same in every run.
+
+        Raises UnsupportedError if nothing here can run the model.
+        """
+        self._weights = dict(weights or {})
         self.names = [item.name for item in model.graph.output]
         if find_spec("onnxruntime") is not None:
             self._session = self._load(model)
@@ -67,7 +77,7 @@ class Runner:
     def __call__(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         """Every output by name. Raises UnsupportedError with the runtime's first line."""
         try:
-            found: Sequence[Any] = self._session.run(None, dict(inputs))
+            found: Sequence[Any] = self._session.run(None, {**self._weights, **inputs})
         except Exception as error:  # noqa: BLE001  (onnxruntime's own)
             said = str(error).strip().split("\n")[0][:300]
             raise UnsupportedError(f"the model does not run: {said}") from None

@@ -12,7 +12,7 @@ import numpy as np
 
 from caffeio.converters.deploy.deploy_net import Options, PathLike
 from caffeio.converters.onnx.half import HALF
-from caffeio.converters.onnx.pictures import Pictures, Wanted, find_pictures
+from caffeio.converters.onnx.pictures import PictureOptions, Pictures, find_pictures
 from caffeio.converters.verify.check import Checked, before_probabilities, check
 from caffeio.converters.verify.models import Model, OnnxModel
 from caffeio.converters.verify.reference import own_data, predictions, reference_net
@@ -51,7 +51,7 @@ def check_onnx(
     onnx_path: PathLike,
     *,
     batch: int | None = None,
-    pictures: Wanted | None = None,
+    pictures: PictureOptions | None = None,
     client: str = "",
     **given: Any,
 ) -> Checked:
@@ -88,7 +88,7 @@ class _Job:
     weights: Weights | None
     options: Options
     blobs: list[str]
-    pictures: Wanted | None
+    pictures: PictureOptions | None
     client: str
     props: dict[str, str]
     half: set[str]  # the values of a model in float16; of others none

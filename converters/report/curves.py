@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from caffeio.converters.report.model import number
+from caffeio.converters.report.model import short_float
 from caffeio.visible import escaped
 
 _WIDE, _HIGH = 720, 220
@@ -50,7 +50,7 @@ def _axes(longest: int, low: float, high: float) -> list[str]:
         out.append(f'<line x1="{_LEFT}" x2="{_WIDE - _RIGHT}" y1="{y:.1f}" y2="{y:.1f}" '
                    'stroke="currentColor" stroke-opacity=".15"/>')  # fmt: skip
         out.append(f'<text x="{_LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">'
-                   f"{number(float(f'{value:.3g}'))}</text>")  # fmt: skip
+                   f"{short_float(float(f'{value:.3g}'))}</text>")  # fmt: skip
     for i in range(5):
         at = round((longest - 1) * i / 4)
         anchor = ("start", "middle", "middle", "middle", "end")[i]

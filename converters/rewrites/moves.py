@@ -59,12 +59,12 @@ def permute_steps(shape: Dims, order: Sequence[int], batch: int | None = None) -
     groups = _groups(shape, wide, batch)
     places = sorted(range(len(groups)), key=lambda i: groups[i][0])
     sizes = tuple(math.prod(shape[a] for a in groups[i]) for i in places)
-    wanted = [places.index(i) for i in range(len(groups))]
+    goal = [places.index(i) for i in range(len(groups))]
     at = None if batch is None else next(k for k, i in enumerate(places) if batch in groups[i])
     steps: list[Step] = [Reshaped(sizes, at, "axes")]
     current = list(range(len(groups)))
-    while current != wanted:
-        i, j = _best_move(sizes, current, wanted, at)
+    while current != goal:
+        i, j = _best_move(sizes, current, goal, at)
         current.insert(j, current.pop(i))
         steps += _insertion(sizes, i, j, at)
         moved = list(range(len(sizes)))
@@ -92,7 +92,7 @@ def _groups(shape: Dims, order: Sequence[int], batch: int | None) -> list[list[i
 
 
 def _best_move(
-    sizes: Dims, current: list[int], wanted: list[int], batch: int | None
+    sizes: Dims, current: list[int], goal: list[int], batch: int | None
 ) -> tuple[int, int]:
     """The axis to move next, and to where: nearest to the goal, then cheapest in tops."""
     best: tuple[tuple[int, int], int, int] | None = None
@@ -100,8 +100,8 @@ def _best_move(
         for j in range(len(current)):
             after = current[:i] + current[i + 1 :]
             after.insert(j, current[i])
-            left = _disorder(after, wanted)
-            if i == j or left >= _disorder(current, wanted):
+            left = _disorder(after, goal)
+            if i == j or left >= _disorder(current, goal):
                 continue
             pieces = sizes[i] if batch != i else MOST_PIECES * 2  # the batch is any
             if best is None or (left, pieces) < best[0]:
@@ -110,9 +110,9 @@ def _best_move(
     return best[1:]
 
 
-def _disorder(current: list[int], wanted: list[int]) -> int:
+def _disorder(current: list[int], goal: list[int]) -> int:
     """The moves that are left: the axes that are not in the longest part in the right order."""
-    rank = [wanted.index(axis) for axis in current]
+    rank = [goal.index(axis) for axis in current]
     longest = [1] * len(rank)
     for i in range(len(rank)):
         for j in range(i):

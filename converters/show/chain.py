@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from caffeio.converters.diff.training import Seen, snapshot_iterations
 from caffeio.converters.kinds import KINDS
-from caffeio.converters.report.model import Cell, Report, count, number
+from caffeio.converters.report.model import Cell, Report, count, short_float
 from caffeio.converters.source import Source
 from caffeio.errors import CaffeIOError
 
@@ -42,10 +42,12 @@ def duration(hours: float) -> str:
 
 def rows(seen: Seen, run: Run) -> dict[str, str]:
     """The rows of a table about one solver."""
-    out = seen.words()
+    out = seen.summary_rows()
     hours = run.hours(seen.images)
     if hours is not None:
-        out[f"time at {number(run.speed or 0)} images/s"] = f"{duration(hours)} (without tests)"
+        out[f"time at {short_float(run.speed or 0)} images/s"] = (
+            f"{duration(hours)} (without tests)"
+        )
     return out
 
 
@@ -80,12 +82,18 @@ class _Phase:
 def show_chain(
     sources: Sequence[Source], run: Run, *, dialect: str | None, caffe: str | None
 ) -> Report:
-    """Several solvers as the phases of one training. Raises CaffeIOError if one is no solver."""
-    phases = [_read(source, run, dialect, caffe) for source in sources]
-    out = Report(f"A chain of {count(len(sources), 'solver')}")
+    """Show solvers as the phases of one training; a file may hold several (Intel's params_pair).
+
+    Raises CaffeIOError if one is no solver.
+    """
+    phases = [phase for source in sources for phase in _read(source, run, dialect, caffe)]
+    what = f"A chain of {count(len(phases), 'solver')}"
+    if len(sources) == 1:
+        what = f"{sources[0].label}: {KINDS[sources[0].kind]}"
+    out = Report(what)
     for phase in phases:
         if phase.side.net_problem:
-            out.say(f"{phase.side.label}: {phase.side.net_problem}", tone="warn")
+            out.add_paragraph(f"{phase.side.label}: {phase.side.net_problem}", tone="warn")
     _table(phases, out, run)
     numbers = [phase.seen.images for phase in phases]
     images = sum(n or 0 for n in numbers) if None not in numbers else None
@@ -104,10 +112,17 @@ def show_chain(
     return out
 
 
-def _read(source: Source, run: Run, dialect: str | None, caffe: str | None) -> _Phase:
-    from caffeio.converters.diff.solver_side import load_pair
-    from caffeio.profiles import get_profile
+def _read(source: Source, run: Run, dialect: str | None, caffe: str | None) -> Iterator[_Phase]:
+    from caffeio.converters.diff.solver_side import load_pair, load_side
+    from caffeio.training.multiphase import read_phases
 
+    if source.kind == "phases":
+        side = None
+        for number, (file, batch) in enumerate(read_phases(source.path), 1):
+            side = load_side(source, file, dialect, side)
+            side.label = f"{source.label}, phase {number}"
+            yield _phase(side, run, caffe, batch or side.feed.batch)
+        return
     if source.kind not in ("solver", "text"):
         raise CaffeIOError(
             f"several files are shown together as a chain of solvers: this is a "
@@ -115,11 +130,18 @@ def _read(source: Source, run: Run, dialect: str | None, caffe: str | None) -> _
             where=source.label,
         )
     side = load_pair(source, source, dialect)[0]
+    yield _phase(side, run, caffe, side.feed.batch)
+
+
+def _phase(side: SolverSide, run: Run, caffe: str | None, batch: int | None) -> _Phase:
+    """A phase, with the batch size that its pair says, or its net."""
+    from caffeio.profiles import get_profile
+
     if caffe:
         side.profile = get_profile(caffe)
     dataset = run.dataset or side.feed.entries
     iter_size, iterations = max(side.message.iter_size, 1), side.message.max_iter
-    return _Phase(side, Seen(side.feed.batch, run.workers, iter_size, iterations, dataset))
+    return _Phase(side, Seen(batch, run.workers, iter_size, iterations, dataset))
 
 
 def _table(phases: Sequence[_Phase], out: Report, run: Run) -> None:
@@ -127,7 +149,7 @@ def _table(phases: Sequence[_Phase], out: Report, run: Run) -> None:
     more = [*(["epochs"] if epochs else []), *(["time"] if run.speed else [])]
     heads = ("solver", "iterations", "an update", "images", *more, "rate")
     table = out.section("Phases").table(*heads, right=range(1, len(heads) - 1))
-    names = [Path(phase.side.label).stem for phase in phases]
+    names = [_short(phase.side.label) for phase in phases]
     for phase, name in zip(phases, names, strict=True):
         seen = phase.seen
         cells = [name if names.count(name) == 1 else phase.side.label, f"{seen.iterations:,}"]
@@ -140,6 +162,11 @@ def _table(phases: Sequence[_Phase], out: Report, run: Run) -> None:
         table.add(*cells, phase.rate())
 
 
+def _short(label: str) -> str:
+    path, comma, phase = label.partition(", phase ")
+    return f"phase {phase}" if comma else Path(path).stem
+
+
 def _total(out: Report, images: int | None, dataset: int | None, iterations: int, run: Run) -> None:
     section = out.section("Together")
     table = section.table("", "", heads=False)
@@ -150,10 +177,10 @@ def _total(out: Report, images: int | None, dataset: int | None, iterations: int
         table.add("epochs", Cell(f"{images / dataset:.4g} of {dataset:,} images", "strong"))
     hours = run.hours(images)
     if hours is not None:
-        table.add(f"time at {number(run.speed or 0)} images/s",
+        table.add(f"time at {short_float(run.speed or 0)} images/s",
                   Cell(f"{duration(hours)} (without tests)", "strong"))  # fmt: skip
     if not dataset:
-        section.say("Epochs are not known: give --dataset-size.", tone="dim")
+        section.add_paragraph("Epochs are not known: give --dataset-size.", tone="dim")
     if not run.speed:
-        section.say("Time is not known: give --speed IMAGES, which `caffeio train` shows.",
-                    tone="dim")  # fmt: skip
+        hint = "Time is not known: give --speed IMAGES, which `caffeio train` shows."
+        section.add_paragraph(hint, tone="dim")

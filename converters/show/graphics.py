@@ -33,8 +33,8 @@ _SHAPE_ONLY = {"PriorBox", "Crop"}  # their last bottom gives a size and no valu
 def label(row: Row) -> list[str]:
     """The lines of a box: name, types, words, shape and size."""
     lines = [row.name, row.type_name]
-    if row.words:
-        lines.append(row.words if len(row.words) <= 40 else row.words[:37] + "...")
+    if row.summary:
+        lines.append(row.summary if len(row.summary) <= 40 else row.summary[:37] + "...")
     facts = [shape_words(row.tops)] if row.tops else []
     if row.parameters:
         facts.append(scaled(row.parameters))
@@ -71,7 +71,7 @@ def svg(view: View, *, standalone: bool = True) -> str:
         ),
         f"<title>{escaped(view.graph.name)}</title><style>{STYLE}</style>",
     ]
-    out += [_edge(drawing, sizes, edge) for edge in drawing.routes]
+    out += [_edge(drawing, edge) for edge in drawing.routes]
     out += [_aside(drawing, edge) for edge in edges if edge in aside]
     out += [_box(drawing, row, lines) for row, lines in zip(view.rows, labels, strict=True)]
     return "\n".join([*out, "</svg>"])
@@ -87,20 +87,20 @@ def _is_label(view: View, start: int, end: int) -> bool:
     )
 
 
-def _edge(drawing: Drawing, sizes: Sequence[tuple[float, float]], edge: tuple[int, int]) -> str:
-    points = list(drawing.routes[edge])
-    start, end = points[0], points[-1]
-    points[0] = (start[0], start[1] + sizes[edge[0]][1] / 2)
-    points[-1] = (end[0], end[1] - sizes[edge[1]][1] / 2)
-    path = [f"M{points[0][0]:.1f} {points[0][1]:.1f}"]
+def _edge(drawing: Drawing, edge: tuple[int, int]) -> str:
+    """Straight down through the ranks, in curves between them."""
+    pieces = drawing.routes[edge]
+    x, top, bottom = pieces[0]
+    path = [f"M{x:.1f} {top:.1f}V{bottom:.1f}"]
     turns = drawing.turns.get(edge, {})
-    for i, ((x0, y0), (x1, y1)) in enumerate(pairwise(points)):
+    for i, ((x0, _, y0), (x1, y1, end)) in enumerate(pairwise(pieces)):
         if i in turns:
-            low, top, x = turns[i]
-            path.append(_corners([(x0, y0), (x0, low), (x, low), (x, top), (x1, top), (x1, y1)]))
-            continue
-        middle = (y0 + y1) / 2
-        path.append(f"C{x0:.1f} {middle:.1f} {x1:.1f} {middle:.1f} {x1:.1f} {y1:.1f}")
+            low, high, x = turns[i]
+            path.append(_corners([(x0, y0), (x0, low), (x, low), (x, high), (x1, high), (x1, y1)]))
+        else:
+            middle = (y0 + y1) / 2
+            path.append(f"C{x0:.1f} {middle:.1f} {x1:.1f} {middle:.1f} {x1:.1f} {y1:.1f}")
+        path.append(f"V{end:.1f}")
     return f'<path class="edge" d="{"".join(path)}"/>'
 
 

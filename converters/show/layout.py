@@ -27,16 +27,21 @@ class Box:
     rank: int = 0
     x: float = 0.0
     y: float = 0.0
+    row: float = 0.0  # height of its rank, whose boxes have their centres in line
     above: list[int] = field(default_factory=list)
     below: list[int] = field(default_factory=list)
 
 
 @dataclass
 class Drawing:
-    """Boxes (the first ones are the given nodes), routes of the edges, the whole size."""
+    """Boxes (the first ones are the given nodes), routes of the edges, the whole size.
+
+    A route goes straight down through each rank and bends between ranks only, where no box is: its
+    pieces are (x, from, to), one a rank.
+    """
 
     boxes: list[Box]
-    routes: dict[tuple[int, int], list[tuple[float, float]]]
+    routes: dict[tuple[int, int], list[tuple[float, float, float]]]
     width: float
     height: float
     # edge -> where its route goes to the next column: the piece behind this point -> the heights
@@ -72,10 +77,18 @@ def layout(
     for box in boxes:
         box.x -= left
     turns = {e: {i: (b, t, x - left) for i, (b, t, x) in at.items()} for e, at in turns.items()}
-    routes = {edge: [(boxes[i].x, boxes[i].y) for i in chain] for edge, chain in chains.items()}
+    routes = {edge: list(_route([boxes[i] for i in chain])) for edge, chain in chains.items()}
     width = max((b.x + b.width / 2 for b in boxes), default=0.0)
     height = max((b.y + b.height / 2 for b in boxes), default=0.0)
     return Drawing(boxes, routes, width, height, turns)
+
+
+def _route(chain: Sequence[Box]) -> Iterator[tuple[float, float, float]]:
+    """The pieces of an edge's route, from its first box's bottom to its last one's top."""
+    for i, box in enumerate(chain):
+        start = box.height / 2 if i == 0 else -box.row / 2
+        end = -box.height / 2 if i == len(chain) - 1 else box.row / 2
+        yield box.x, box.y + start, box.y + end
 
 
 def _chain(boxes: list[Box], edge: tuple[int, int]) -> list[int]:
@@ -123,21 +136,21 @@ def _place_x(boxes: list[Box], ranks: list[list[int]], gap: float) -> None:
     for sweep in range(2 * SWEEPS):
         down = sweep % 2 == 0
         for rank in ranks if down else reversed(ranks):
-            wanted = []
+            centres = []
             for index in rank:
                 near = boxes[index].above if down else boxes[index].below
                 centre = sum(boxes[n].x for n in near) / len(near) if near else boxes[index].x
-                wanted.append(centre)
-            _spread(boxes, rank, wanted, gap)
+                centres.append(centre)
+            _spread(boxes, rank, centres, gap)
 
 
-def _spread(boxes: list[Box], rank: list[int], wanted: list[float], gap: float) -> None:
+def _spread(boxes: list[Box], rank: list[int], centres: list[float], gap: float) -> None:
     """Least-squares places in order with least distances (pool adjacent violators)."""
     offsets = [0.0]
     for a, b in pairwise(rank):
         offsets.append(offsets[-1] + (boxes[a].width + boxes[b].width) / 2 + gap)
-    blocks: list[tuple[float, int]] = []  # mean of (wanted - offset), members
-    for target, offset in zip(wanted, offsets, strict=True):
+    blocks: list[tuple[float, int]] = []  # mean of (centres - offset), members
+    for target, offset in zip(centres, offsets, strict=True):
         mean, members = target - offset, 1
         while blocks and blocks[-1][0] > mean:
             before, count = blocks.pop()
@@ -157,6 +170,7 @@ def _place_y(boxes: list[Box], ranks: list[list[int]], gap: float) -> None:
         height = max((boxes[i].height for i in rank), default=0.0)
         for index in rank:
             boxes[index].y = y + height / 2
+            boxes[index].row = height
         y += height + gap
 
 
@@ -192,12 +206,12 @@ def _starts(boxes: list[Box], ranks: list[list[int]], crossing: list[int], count
     whole = sum(heights)
     starts, slack = [0], whole / count / 4
     for column in range(1, count):
-        wanted = whole * column / count
+        centres = whole * column / count
         costs = {}
         done = 0.0
         for i, height in enumerate(heights):
-            if i > starts[-1] and abs(done - wanted) <= slack:
-                costs[i] = crossing[i - 1] + 2 * abs(done - wanted) / slack
+            if i > starts[-1] and abs(done - centres) <= slack:
+                costs[i] = crossing[i - 1] + 2 * abs(done - centres) / slack
             done += height
         if costs:
             starts.append(min(costs, key=costs.__getitem__))

@@ -10,9 +10,9 @@ from caffeio.converters.torch_code.text import (
     TorchText,
     form,
     literal,
-    number,
     options,
     pair,
+    python_number,
     relu,
 )
 from caffeio.layers.base import LayerType
@@ -141,8 +141,8 @@ def norm_module(
         raise t.unsupported(f"BatchNorm of {rank(layer)} axes")
     channels = layer.bottom_shapes[0][1]
     more = options(
-        eps=(number(eps), "1e-05"),
-        momentum=(number(round(momentum, 6)) if statistics else "0.1", "0.1"),
+        eps=(python_number(eps), "1e-05"),
+        momentum=(python_number(round(momentum, 6)) if statistics else "0.1", "0.1"),
         affine=(str(bool(affine)), "True"),
         track_running_stats=(str(statistics is not None), "True"),
     )

@@ -6,6 +6,7 @@ models=()
 for snapshot in "$@"; do
     prefix=${snapshot%.caffemodel}_collapsed
     caffeio train solver_collapse.prototxt --weights "$snapshot" --set snapshot_prefix="$prefix"
-    models+=("$(ls -t "$prefix"_iter_*.caffemodel | head -n 1)")
+    found=("$prefix"_iter_*.caffemodel) # the collapse writes one
+    models+=("${found[-1]}")
 done
 (IFS=,; caffeio test train_val_noaug.prototxt --weights "${models[*]}" --iterations 1000)

@@ -19,7 +19,7 @@ from google.protobuf.message import DecodeError, Message
 from caffeio.errors import DialectError, ParseError
 from caffeio.proto import caffe_pb2
 from caffeio.proto.dialect import schema
-from caffeio.proto.dialect.detection import KINDS, Detection, detect
+from caffeio.proto.dialect.detect_dialect import KINDS, Detection, detect
 from caffeio.proto.dialect.plan import CANONICAL
 from caffeio.proto.dialect.transcode import (
     Insert,

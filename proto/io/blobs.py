@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from caffeio.errors import ParseError
 from caffeio.proto.io.wire import BYTES, Buffer, fail, packed_varints, read_field, signed
+from caffeio.shape_text import format_shape
 
 Array = NDArray[Any]
 Piece = tuple[int, int, int]  # offset of the first value, how many, bytes from one to the next
@@ -290,7 +291,7 @@ def _check_shape(shape: tuple[int, ...], count: int, offset: int) -> None:
 
 
 def _text(shape: tuple[int, ...]) -> str:
-    return " x ".join(map(str, shape)) if shape else "() (none given)"
+    return format_shape(shape, " x ", unknown=None) if shape else "() (none given)"
 
 
 def view(buf: Buffer, shape: tuple[int, ...], values: Values) -> Array:

@@ -111,6 +111,13 @@ def test_bad_records_are_named(tmp_path: Path) -> None:
     assert run("db", "show", tmp_path / "none").exit_code == 2
 
 
+def test_forms(tmp_path: Path) -> None:
+    run("db", "create", mnist(tmp_path), tmp_path / "db", "--format", "idx")
+    for name in ("show", "verify"):
+        words = ["db", name, tmp_path / "db"]
+        assert run(*words, "--format", "json").stdout == run(*words, "--json").stdout
+
+
 def test_mean_is_image_mean(tmp_path: Path) -> None:
     run("db", "create", mnist(tmp_path), tmp_path / "db")
     assert run("db", "mean", tmp_path / "db", tmp_path / "a", "-q").exit_code == 0
@@ -123,7 +130,7 @@ def test_mean_is_image_mean(tmp_path: Path) -> None:
     [
         (("--resize", "5"), "is not of the form WIDTHxHEIGHT"),
         (("--layout", "NHW"), "--layout means nothing for a source of kind idx"),
-        (("--format", "npz"), "damaged or no .npz"),
+        (("--from", "npz"), "damaged or no .npz"),
     ],
 )
 def test_user_errors(tmp_path: Path, arguments: tuple[str, ...], words: str) -> None:

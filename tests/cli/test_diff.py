@@ -210,6 +210,14 @@ def test_two_revisions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     markdown = run("HEAD~1", "HEAD", "--format", "markdown").output
     assert markdown.startswith("### HEAD\\~1 -> HEAD (revisions)")
     assert "| solver\\_cyc1.prototxt | differs |" in markdown and "<details>" in markdown
+    nothing = run("HEAD", "HEAD").output
+    assert nothing.split("\n", 1)[1].strip() == "No solver, net or weights changed."
+    for names in (("HEAD", "nosuch"), ("nosuch", "HEAD")):
+        wrong = run(*names)
+        assert wrong.exit_code == 2
+        assert "nosuch: is neither a file nor a revision of git, as HEAD is" in wrong.stderr
+    wrong = run("HEAD", "notes.txt")
+    assert "notes.txt is none: did you mean HEAD:notes.txt?" in wrong.stderr
     monkeypatch.chdir(tmp_path.parent)
     assert "there is no such file" in run("HEAD~1", "HEAD").stderr
 

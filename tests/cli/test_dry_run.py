@@ -144,6 +144,27 @@ def test_layers_that_the_weights_do_not_have_are_named(demo: Path) -> None:
     assert result.stderr.count("Not in the file, start from their fillers: fc_new\n") == 1
 
 
+def test_a_layer_that_shares_what_the_weights_have_is_not_missing(demo: Path) -> None:
+    """Its blobs are those of a layer that is in the file; no filler's values are kept."""
+    write_pair("demo/w", 7)
+    net = Path("demo/train_val.prototxt")
+    text = net.read_text()
+    at = text.index('layer {\n  name: "fc"')
+    end = text.index("\n}\n", at) + 3
+    named = text[at:end].replace(
+        'type: "InnerProduct"', 'type: "InnerProduct"\n  param { name: "w" } param { name: "b" }'
+    )
+    twin = named.replace('name: "fc"', 'name: "twin"').replace('top: "fc"', 'top: "twin"')
+    silent = 'layer { name: "silent" type: "Silence" bottom: "twin" }\n'
+    net.write_text(text[:at] + named + twin + silent + text[end:])
+    arguments = ["train", "demo/solver_init.prototxt", "--weights", "demo/w_iter_7.caffemodel"]
+    batch = "layer[data].data_param.batch_size=2"
+    result = CliRunner().invoke(main, [*arguments, "--set", "max_iter=1", "--set", batch])
+    assert result.exit_code == 0, result.output
+    assert "Sharing parameters" not in result.stderr or "twin" in result.stderr
+    assert "Not in the file" not in result.stderr
+
+
 def test_a_state_of_another_solver_is_guessed(demo: Path) -> None:
     write_pair("demo/init", 7)
     arguments = ["train", "demo/solver_init.prototxt", "--set", "type=Adam"]

@@ -41,9 +41,9 @@ COMMANDS = (
 COUNT = """
 import json, sys
 from caffeio.cli.main import main
-from caffeio.proto.dialect import detection
+from caffeio.proto.dialect import detect_dialect
 
-opens, detections, real = [], [], detection._detect
+opens, detections, real = [], [], detect_dialect._detect
 
 def hook(event, arguments):
     if event == "open" and str(arguments[0]).endswith("w.caffemodel"):
@@ -54,7 +54,7 @@ def detect(data, name):
     return real(data, name)
 
 sys.addaudithook(hook)
-detection._detect = detect
+detect_dialect._detect = detect
 out = {}
 for line in sys.argv[1:]:
     opens.clear()

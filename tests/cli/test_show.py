@@ -103,6 +103,43 @@ def test_other_kinds(name, tmp_path):
     assert run(str(path), "--svg").exit_code == 2
 
 
+PHASES = """
+params_pair { batch_size: 8 solver_params { net: "net.prototxt" base_lr: 0.1 lr_policy: "fixed"
+  max_iter: 10 snapshot_prefix: "m" solver_mode: CPU } }
+params_pair { batch_size: 16 }
+params_pair { solver_params { base_lr: 0.01 lr_policy: "step" stepsize: 2 gamma: 0.1 max_iter: 4
+  solver_mode: CPU } }
+"""
+
+
+def test_a_solver_file_of_several_phases(tmp_path, monkeypatch):
+    """Intel's params_pair: each is a phase of a chain, with its own batch and iterations."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "net.prototxt").write_text((RECIPE / "net.prototxt").read_text())
+    (tmp_path / "multi.prototxt").write_text(PHASES)
+    data = json.loads(run("multi.prototxt", "--json", "--dataset-size", "40").output)
+    assert [phase["run"]["images"] for phase in data["phases"]] == [80, 160, 64]
+    assert [phase["file"] for phase in data["phases"]][1] == "multi.prototxt, phase 2"
+    assert data["phases"][2]["final_weights"] == "m_phase_2_iter_4.caffemodel"
+    assert (data["iterations"], data["epochs"]) == (24, 304 / 40)
+    text = run("multi.prototxt").output
+    assert "multi.prototxt: solver of several phases" in text and "0.01 to 0.001" in text
+    assert "phase 3           4      16      64" in text
+    chain = run("multi.prototxt", str(RECIPE / "cyc2.prototxt"), "--json")
+    assert len(json.loads(chain.output)["phases"]) == 4
+    invoke = CliRunner().invoke
+    assert "multi 3: 4 iterations" in invoke(main, ["plot", "multi.prototxt"]).output
+    edit = "params_pair[2].solver_params.regularization_type=L3"
+    assert invoke(main, ["edit", "multi.prototxt", edit]).exit_code == 0
+    found = json.loads(invoke(main, ["lint", "multi.prototxt", "--json"]).output)
+    assert {item["code"] for item in found} == {"CIO522"}, found
+    old = PHASES.replace("base_lr: 0.1 ", "base_lr: 0.1 solver_type: ADAM ")
+    (tmp_path / "old.prototxt").write_text(old)
+    assert invoke(main, ["upgrade", "old.prototxt", "new.prototxt"]).exit_code == 0
+    new = (tmp_path / "new.prototxt").read_text()
+    assert 'type: "Adam"' in new and "solver_type" not in new
+
+
 def test_errors_go_to_stderr(tmp_path):
     result = run(str(tmp_path / "none"))
     assert result.exit_code == 2 and not result.stdout and "no such file" in result.stderr

@@ -103,11 +103,11 @@ def test_each_phase_of_a_chain_has_its_log_and_the_page_has_all() -> None:
 
 
 def test_warnings_are_shown_and_a_log_that_cannot_be_written_stops_nothing() -> None:
-    said: list[str] = []
-    summary = Summary(said.append, steps=False)
+    lines: list[str] = []
+    summary = Summary(lines.append, steps=False)
     summary.line("I1127 12:00:00.000000 1 x.cpp:1] quiet")
     summary.line("W1127 12:00:00.000000 1 caffeio:1] loss is nan since iteration 4")
-    assert said == ["warning: loss is nan since iteration 4"]
+    assert lines == ["warning: loss is nan since iteration 4"]
     Path("demo/init.log").mkdir()
     err = train("--log", "short").stderr
     assert "demo/init.log: Caffe's log cannot be written (Is a directory)" in err
@@ -159,9 +159,9 @@ def test_the_page_holds_what_the_training_told() -> None:
     last = [row["loss"] for row in rows if "loss" in row][-1]
     assert f"{last:.5g}" in page and "demo/init_iter_3.caffemodel" in page
     assert page.count('class="curves"') == 3 and "torch" in page
-    cells = re.findall(r"<title>label (\d+), said (\d+): (\d+)</title>", page)
+    cells = re.findall(r"<title>label (\d+), predicted (\d+): (\d+)</title>", page)
     assert sum(int(n) for _, _, n in cells) == images
-    assert sum(int(n) for label, said, n in cells if label == said) == right
+    assert sum(int(n) for label, predicted, n in cells if label == predicted) == right
 
 
 def test_a_training_without_tests_has_a_page_too() -> None:
@@ -184,7 +184,7 @@ def test_predictions_are_the_nets_own() -> None:
         shares = [mistake.probability for mistake in found.mistakes]
         assert shares == sorted(shares)
         for mistake in found.mistakes:
-            assert mistake.label != mistake.said and mistake.sure >= mistake.probability
+            assert mistake.label != mistake.predicted and mistake.sure >= mistake.probability
             assert mistake.image is not None and mistake.image.shape == (32, 32, 3)
 
 

@@ -19,6 +19,11 @@ from tests.paths import ROOT
 
 
 @pytest.fixture(autouse=True)
+def no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("caffeio.gpus.DEVICES", ())
+
+
+@pytest.fixture(autouse=True)
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with a net, its solvers, weights and a state, and no data."""
     from caffeio.proto.weights.solverstate import SolverState, write_solverstate
@@ -34,6 +39,10 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     )
     rest = "base_lr: 0.1 max_iter: 3 solver_mode: CPU"
     (odd / "no_policy.prototxt").write_text(f'net: "demo/train_val.prototxt" {rest}')
+    (odd / "phases.prototxt").write_text(
+        f'params_pair {{ solver_params {{ net: "demo/train_val.prototxt" {rest} }} }}'
+    )
+    (odd / "p.png").write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(40))
     (odd / "of_deploy.prototxt").write_text(f'net: "deploy.prototxt" lr_policy: "fixed" {rest}')
     (demo / "train_lmdb").mkdir()
     (demo / "test_lmdb").mkdir()
@@ -110,6 +119,17 @@ CASES = {
     ("time", NET, "--set", "layer[data].data_param.source=no"): "--synthetic",
     ("features", NET, WEIGHTS, "no.jpg"): "no.jpg: there is no such file",
     ("features", WEIGHTS, NET, NET): f"caffeio features {NET} {WEIGHTS}",
+    ("features", NET, WEIGHTS, NET): "cannot decode the image",
+    ("features", NET, WEIGHTS, "odd/p.png", "--mean", "no.bin"): "no.bin: there is no such file",
+    ("features", NET, WEIGHTS, "odd/p.png", "--classes", "no.txt"): "no.txt: there is no such file",
+    ("features", NET, WEIGHTS, "odd/p.png", "--blob", "res3"): "no blob 'res3': did you mean res3a",
+    ("db", "create", WEIGHTS, "db"): f"{WEIGHTS} is weights; db create takes a list of images, a",
+    ("db", "create", NET, "db"): f"{NET} is a net; db create takes",
+    ("scale", "odd/phases.prototxt", "--workers", "2"): "several phases (params_pair); scale takes",
+    ("diff", "odd/phases.prototxt", SOLVER): "is a solver of several phases (params_pair)",
+    ("diff", NET, NET, "--plot", "x.png"): "--plot draws learning rates: both sides must be solv",
+    ("diff", SOLVER, SOLVER, "--plot", "x.gif"): "curves are written as .csv, .png, .svg, .pdf",
+    ("plot", SOLVER, "-o", "x.gif"): "x.gif: curves are written as .csv, .png, .svg, .pdf",
     ("lint", "demo/solver_cyc1.prototxtt"): f"did you mean {SOLVER}?",
     ("convert", "no.prototxt", "x.onnx"): "no.prototxt: there is no such file",
     ("convert", NET, "-o", "x.tflite"): "the suffix '.tflite' tells no format",
@@ -141,6 +161,15 @@ CASES = {
     ("show", NET, "--input", "data=1,x"): "'data=1,x' is no input shape; one looks like data=1,3",
     ("features", NET, WEIGHTS, NET, "--input", "data=-1,3"): "'data=-1,3' is no input shape",
     ("device-query", "-gpu", "x"): "all, or numbers like 0,1",
+    **dict.fromkeys(
+        (
+            ("train", SOLVER, "-gpu", "0"),
+            ("train", SOLVER, "--device", "cuda"),
+            ("time", NET, "-gpu", "0", "--synthetic"),
+        ),
+        "a GPU is asked for (-gpu or --device cuda), but PyTorch sees none: say --device cpu",
+    ),
+    ("device-query", "-gpu", "0"): "-gpu 0: this machine has no GPU that torch can use",
     ("time", NET, "--iterations", "0"): "0 is not in the range x>=1",
     ("test", NET, "--weights", WEIGHTS, "--iterations", "-1"): "-1 is not in the range x>=0",
     ("train", SOLVER, "--caffe", "torch"): "unknown profile 'torch': known are bvlc, intel",
@@ -192,6 +221,8 @@ def test_wrong_arguments_import_no_torch(folder: Path) -> None:
     wrong = [[name, "--nonsense"] for name in sorted(COMMANDS)]
     code = (
         "import sys\n"
+        "import caffeio.gpus\n"
+        "caffeio.gpus.DEVICES = ()\n"
         "from click.testing import CliRunner\n"
         "from caffeio.cli.main import main\n"
         f"for words in {cases + wrong!r}:\n"

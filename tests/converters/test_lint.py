@@ -57,6 +57,22 @@ def net(middle: str = "", *, data: str = "", conv: str = CONV, head: str = HEAD)
 
 
 # code -> (text of a net or solver, a piece of the message)
+def lstms(kind: str = "LSTM", blobs: int = 3, names: str = "012345") -> str:
+    """Two recurrent layers that share the blobs called `names`."""
+    text = INPUT.replace("x", "seq") % "dim: 3 dim: 2 dim: 4" + INPUT.replace("x", "c") % (
+        "dim: 3 dim: 2"
+    )
+    for name in ("one", "two"):
+        own = [f"w{i}" if str(i) in names else "" for i in range(blobs)]
+        specs = " ".join(f'param {{ name: "{w}" }}' if w else "param { lr_mult: 1 }" for w in own)
+        text += (
+            f'layer {{ name: "{name}" type: "{kind}" bottom: "seq" bottom: "c" top: "{name}" '
+            f"recurrent_param {{ num_output: 5 }} {specs} }}\n"
+        )
+    loss = 'layer { name: "l" type: "EuclideanLoss" bottom: "one" bottom: "two" top: "l" }\n'
+    return text + loss
+
+
 CASES: dict[str, list[tuple[str, str]]] = {
     "CIO100": [("layer { name: ", ""), (solver("base_lr: x"), "number")],
     "CIO101": [
@@ -118,6 +134,7 @@ CASES: dict[str, list[tuple[str, str]]] = {
         f'layer {{ name: "{n}" type: "InnerProduct" bottom: "x" top: "{n}" '
         f'param {{ name: "w" }} inner_product_param {{ num_output: {m} }} }}\n'
         for n, m in (("a", 1), ("b", 2))), "the owner's is 1 192")],
+    "CIO210": [(lstms(), "of layer 'one' in TRAIN"), (lstms("RNN", 5), "of layer 'one' in TRAIN")],
     "CIO301": [(net().replace("kernel_size: 3", "kernel_size: 30"), "larger than the bottom")],
     "CIO302": [(IMAGE + 'layer { type: "Pooling" bottom: "x" top: "y" '
                         "pooling_param { kernel_size: 1 stride: 2 } }", "starts at 8")],
@@ -359,6 +376,19 @@ def test_the_profile_counts(tmp_path):
     )
     assert "CIO302" in {f.code for f in found_in(text, tmp_path)}
     assert "CIO302" not in {f.code for f in found_in(text, tmp_path, caffe="intel")}
+
+
+def test_only_recurrent_weights_that_are_trained_are_no_good_to_share(tmp_path):
+    def codes(text, **selection):
+        return {f.code for f in found_in(text, tmp_path, select=("CIO210",), **selection)}
+
+    assert codes(lstms()) == {"CIO210"}
+    assert not codes(lstms(), caffe="bvlc,math")  # all steps share
+    assert not codes(lstms(names="01"))  # the input's weights: every step uses them
+    assert not codes(lstms().replace("dim: 3 dim: 2", "dim: 1 dim: 2"))  # one step
+    assert not codes(lstms().rpartition("layer {")[0])  # a net for use, without a loss
+    assert not codes(lstms("RNN", 5, names="01"))
+    assert codes(lstms("RNN", 5, names="4")) == {"CIO210"}
 
 
 def test_outputs(tmp_path):

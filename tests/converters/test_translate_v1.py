@@ -60,8 +60,8 @@ def test_types_of_forks(
     head = ROI if name == "roi" else INPUT
     write(src, f"{head} {CONV} {layer}", source)
     done = convert([src], dst, Request(dialect=source, to_dialect=target))
-    assert any("largest relative difference" in line for line in done.said), done
-    assert not any("NOT COMPARED" in line for line in done.notes)
+    assert any("largest relative difference" in line for line in done.messages), done
+    assert not any("NOT COMPARED" in line for line in done.warnings)
     net = decode(dst.read_bytes(), "NetParameter", target).message
     assert not net.layers
     assert [x.type for x in net.layer] == ["Convolution", *types.split()]
@@ -106,7 +106,7 @@ def test_v0_layers_become_todays(tmp_path: Path) -> None:
     src, dst = tmp_path / "v0.caffemodel", tmp_path / "new.caffemodel"
     v0(src)
     done = convert([src], dst, Request(to_dialect="intel"))
-    assert any("largest relative difference" in line for line in done.said), done
+    assert any("largest relative difference" in line for line in done.messages), done
     net = decode(dst.read_bytes(), "NetParameter", "intel").message
     assert [x.type for x in net.layer] == ["Convolution", "InnerProduct"]
 

@@ -83,7 +83,7 @@ def test_every_path_is_caffes_loop(
     if mean == "file":
         image_mean = np.random.default_rng(1).random((channels, height, width), np.float32) * 200
     t = transformer(text, "TRAIN" if train else "TEST", image_mean)
-    used = list(words[: t.fixed_draws])
+    used = list(words[: t.predrawn])
     flip = mirror and used[0] % 2 != 0
     y, x = (height - crop) // 2, (width - crop) // 2
     if crop and train:

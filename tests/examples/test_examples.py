@@ -15,7 +15,6 @@ from pathlib import Path
 import cv2
 import pytest
 
-from caffeio.demo import glyphs, recipe
 from caffeio.training.trainer import Trainer
 from tests.data.helpers import photo
 from tests.paths import ROOT, SHARED, needs_shared
@@ -156,21 +155,6 @@ def test_face_detector(tmp_path: Path) -> None:
     check_pictures(tmp_path / "face-detector", "found.jpg", "seen.png")
 
 
-@pytest.fixture
-def resnet(tmp_path: Path) -> Path:
-    """The example beside the demo's recipe, whose files have the large recipe's names."""
-    here = tmp_path / "imagenet-resnet50"
-    shutil.copytree(EXAMPLES / "imagenet-resnet50", here)
-    for name, count in (("train_lmdb", 40), ("test_lmdb", 64)):
-        glyphs.make_lmdb(here / name, count, seed=1)
-    for path in recipe.write(here).values():
-        text = re.sub(r"(max_iter|snapshot): \d+", r"\1: 2", path.read_text())
-        path.write_text(text)
-    for path in here.glob("train_val*.prototxt"):
-        path.write_text(path.read_text().replace("batch_size: 32", "batch_size: 4"))
-    return here
-
-
 @nightly
 @pytest.mark.timeout(900)
 def test_imagenet_scripts(resnet: Path) -> None:
@@ -193,19 +177,6 @@ def test_imagenet_scripts(resnet: Path) -> None:
     (resnet / "score.sh").write_text(text.replace("--iterations 1000", "--iterations 2"))
     said = run("bash score.sh cyc1_iter_2.caffemodel cyc2_iter_2.caffemodel", resnet)
     assert "cyc1_iter_2_collapsed_iter_2.caffemodel" in said and "nsemble" in said
-
-
-def test_the_ways_to_start_the_recipe_agree() -> None:
-    """All scripts are whole, and name the five solvers in their order."""
-    here = EXAMPLES / "imagenet-resnet50"
-    wanted = ["init", "cyc1", "cyc2", "cyc3", "collapse"]
-    for name in ("train.sh", "torchrun.sh", "train.sbatch", "train-job.yaml"):
-        text = (here / name).read_text()
-        assert re.findall(r"solver_(\w+)\.prototxt", text) == wanted, name
-    for path in (*here.glob("*.sh"), here / "train.sbatch"):
-        subprocess.run(["bash", "-n", path], check=True, timeout=30)
-    jobs = (here / "train-job.yaml").read_text()
-    assert jobs.count("\n---\n") == 1 and "\t" not in jobs
 
 
 def test_the_tables_of_the_recipe_are_what_show_says(resnet: Path) -> None:

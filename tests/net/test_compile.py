@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 import torch
 
@@ -75,3 +78,23 @@ def test_resnet50():
     torch.manual_seed(1)
     net = load_net(small, phase="TRAIN", input_shapes=shapes)
     check(net, {"data": torch.randn(shapes["data"]), "label": torch.tensor([1.0, 3.0])})
+
+
+def test_the_compiler_is_loaded_by_those_who_compile() -> None:
+    """torch._dynamo takes as long to import as the rest of torch: no net that runs needs it."""
+    code = (
+        "import sys, torch\n"
+        "before = set(sys.modules)\n"
+        "import caffeio, caffeio.converters.features, caffeio.ops.python, caffeio.tools.score\n"
+        "import caffeio.training.trainer\n"
+        'text = \'input: "x" input_dim: [1, 1, 4, 4] layer { name: "r" type: "ReLU" \'\n'
+        'net = caffeio.load_net(text + \'bottom: "x" top: "y" }\')\n'
+        "net({'x': torch.ones(1, 1, 4, 4)})\n"
+        "found = sorted(n for n in set(sys.modules) - before if n.startswith('torch._dynamo'))\n"
+        "assert not found, found[:3]\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=120,
+        env={"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr

@@ -19,7 +19,7 @@ from caffeio.proto import caffe_pb2 as pb
 from caffeio.proto.files import read_net
 from caffeio.proto.weights.load import write_caffemodel
 from caffeio.tools.benchmark import time_net
-from caffeio.tools.layer_support import coverage
+from caffeio.tools.layer_support import check_nets
 from caffeio.tools.score import score
 
 NET = """
@@ -43,7 +43,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def _coverage(path: str) -> None:
-    result = coverage([path]).nets[0]
+    result = check_nets([path]).nets[0]
     for outcome in result.phases.values():
         if not outcome.built:
             raise CaffeIOError(outcome.reason)

@@ -5,7 +5,7 @@ from google.protobuf import text_format
 
 from caffeio.net.weights_fit import walk_shapes
 from caffeio.proto import caffe_pb2 as pb
-from caffeio.proto.dialect.detection import Walk
+from caffeio.proto.dialect.detect_dialect import Walk
 
 
 def walk(text: str) -> Walk:

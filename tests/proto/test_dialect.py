@@ -423,7 +423,7 @@ def test_the_number_of_fields_has_an_end(monkeypatch: pytest.MonkeyPatch) -> Non
     run = Transcoder(data, "bvlc", "canonical", budget=49)
     with pytest.raises(ParseError, match="more than 1000000 fields"):
         run.message(0, len(data), "NetParameter", "NetParameter")
-    monkeypatch.setattr("caffeio.proto.dialect.assess.MAX_FIELDS", 49)
+    monkeypatch.setattr("caffeio.proto.dialect.scorer.MAX_FIELDS", 49)
     with pytest.raises(ParseError, match="more than 49 fields"):
         detect(data)
 

@@ -12,7 +12,7 @@ import pytest
 from caffeio import load_solver, read_net
 from caffeio.errors import CaffeIOError
 from caffeio.proto import caffe_pb2 as pb
-from caffeio.proto.dialect import detection, rules, schema
+from caffeio.proto.dialect import detect_dialect, rules, schema
 from caffeio.proto.text import tables
 
 SOLVERS = [
@@ -91,10 +91,10 @@ def test_dialects_know_all_their_fields_in_threads_that_start_cold(
     for _ in range(6):
         for name, empty in (("_RULES", []), ("_KNOWN", {}), ("_BLOBS", set()), ("_OF_DIALECT", {})):
             monkeypatch.setattr(rules, name, empty)
-        detection._rules_for.cache_clear()
+        detect_dialect._rules_for.cache_clear()
         assert together([count] * 4) == [wanted] * 4
     monkeypatch.undo()
-    detection._rules_for.cache_clear()
+    detect_dialect._rules_for.cache_clear()
 
 
 def test_the_rules_do_not_depend_on_which_are_asked_for_first(

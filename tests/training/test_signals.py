@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -19,8 +17,9 @@ from caffeio.cli._signals import Signals
 from caffeio.log.glog import Log
 from caffeio.training.distributed import World
 from caffeio.training.trainer import Action, Events
+from tests import warm
 from tests.log.test_log import normalized
-from tests.paths import GOLDEN, ROOT
+from tests.paths import GOLDEN
 
 LOGS = GOLDEN / "logs"
 
@@ -41,11 +40,9 @@ class Process:
     """`caffeio train` in a process of its own, and the lines that it has written."""
 
     def __init__(self, *arguments: str) -> None:
-        env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-        command = [sys.executable, "-m", "caffeio.cli", "train", *arguments]
         self.log = Path("own.log")
         with self.log.open("w") as out:
-            self.process = subprocess.Popen(command, env=env, stderr=out)
+            self.process = subprocess.Popen(**warm.caffeio("train", *arguments), stderr=out)
 
     def wait_for(self, word: str, count: int = 1) -> None:
         """Wait until the log has `word` that many times."""

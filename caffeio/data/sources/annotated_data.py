@@ -17,7 +17,7 @@ from caffeio.boost_random import CaffeRng
 from caffeio.data.base import SourceContext
 from caffeio.data.batch import Result, SampleTask, Slot
 from caffeio.data.db.buffer import Buffer
-from caffeio.data.draws import Draws, SetupDraws
+from caffeio.data.draws import Draws, LayerSeeds
 from caffeio.data.records.annotated_datum import scan_annotated
 from caffeio.data.records.datum import Datum
 from caffeio.data.sources.data import DatabaseSource
@@ -86,37 +86,37 @@ class AnnotatedSource(DatabaseSource):
         self._typed = first.has_type or self.anno.HasField("anno_type")
         self.label_rows = max(1, len(first.boxes)) if self._typed else None
         super()._set_up()
-        self.random.fixed += 1  # which sample
+        self.random.predrawn += 1  # which sample
         self.random._blocks = max(self.random._blocks, 8)
 
     @staticmethod
     def _datum(value: Buffer) -> Datum:
         return scan_annotated(value).datum
 
-    def use_setup(self, draws: SetupDraws, thread: CaffeRng) -> None:
+    def use_seeds(self, draws: LayerSeeds, thread: CaffeRng) -> None:
         """Repeat real Caffe's draws: all images one by one, in two rounds a batch."""
-        super().use_setup(draws, thread)
-        self.threads = self._dice = 0
-        self._rehearsed, self._prepared_in_plan = False, True
+        super().use_seeds(draws, thread)
+        self.threads = self._thread_draws = 0
+        self._predrawn, self._prepared_in_plan = False, True
         self._thread = thread
 
     def plan(self) -> list[SampleTask]:
         """The next records; in exact mode already distorted, expanded and sampled."""
         if not self._prepared_in_plan:
             return super().plan()
-        fixed, self.random.fixed = self.random.fixed, 0
+        fixed, self.random.predrawn = self.random.predrawn, 0
         try:
             jobs = super().plan()
         finally:
-            self.random.fixed = fixed
+            self.random.predrawn = fixed
         for job in jobs:
             job.record = self._prepare(job)
-        if self.random.own is None:  # real Caffe gives the transformer one now, needed or not
-            self.random.own = CaffeRng(int(self._thread.raw()))
+        if self.random.transformer_rng is None:  # real Caffe gives it one now, needed or not
+            self.random.transformer_rng = CaffeRng(int(self._thread.raw()))
         for job in jobs:
             count = fixed if job.record.samples else fixed - 1
-            words = self.random.own.raw(count).tolist()
-            job.draws = Draws(words, job.draws.more, job.draws.die)
+            words = self.random.transformer_rng.raw(count).tolist()
+            job.draws = Draws(words, job.draws.transformer_rng, job.draws.thread_rng)
         return jobs
 
     # -- one image -------------------------------------------------------------------------
@@ -125,13 +125,13 @@ class AnnotatedSource(DatabaseSource):
         """Load one image into its row; the boxes are the result's extra."""
         item = job.record if self._prepared_in_plan else self._prepare(job)
         if item.samples:
-            chosen = job.draws.word() % len(item.samples)
+            chosen = job.draws.next_word() % len(item.samples)
             self._crop(item, item.samples[chosen])
         elif not self._prepared_in_plan:
-            job.draws.word()  # drawn beforehand for a choice that there is not
+            job.draws.next_word()  # drawn beforehand for a choice that there is not
         t = self.transformer
         before = item.image
-        mirror_word = job.draws.fixed[job.draws._at] if t.mirror else 0
+        mirror_word = job.draws.predrawn[job.draws._at] if t.mirror else 0
         image, window = t.place(item.image, job.draws)
         full = window.full
         crop = np.array(
@@ -167,14 +167,19 @@ class AnnotatedSource(DatabaseSource):
             self.transformer.load(datum), (datum.height, datum.width), facts.reshape(-1, 3),
             corners.reshape(-1, 4), datum.label, datum.encoded, [],
         )  # fmt: skip
-        param, die = self.transformer.param, job.draws.die
+        param, thread_rng = self.transformer.param, job.draws.thread_rng
         if param.HasField("distort_param"):
             if not item.encoded:
                 raise DataError("distort_param needs encoded images")
-            self._take(item, distort(item.image.pixels, param.distort_param, die, job.draws.more))
+            self._take(
+                item,
+                distort(
+                    item.image.pixels, param.distort_param, thread_rng, job.draws.transformer_rng
+                ),
+            )
         if param.HasField("expand_param"):
             self._expand(item, param.expand_param, job.draws)
-        item.samples = bx.batch_samples(item.corners, self._samplers, die)
+        item.samples = bx.batch_samples(item.corners, self._samplers, thread_rng)
         return item
 
     def _take(self, item: Annotated, pixels: Pixels) -> None:
@@ -196,14 +201,17 @@ class AnnotatedSource(DatabaseSource):
 
     def _expand(self, item: Annotated, param: pb.ExpansionParameter, draws: Draws) -> None:
         """Put the image somewhere on a larger canvas of the mean's colour."""
-        if uniform(draws.die, 0, 1) > _F(param.prob) or abs(param.max_expand_ratio - 1) < 1e-2:
+        if (
+            uniform(draws.thread_rng, 0, 1) > _F(param.prob)
+            or abs(param.max_expand_ratio - 1) < 1e-2
+        ):
             return
-        factor = uniform(draws.die, 1, param.max_expand_ratio)
+        factor = uniform(draws.thread_rng, 1, param.max_expand_ratio)
         pixels = self._pixels(item)
         height, width = pixels.shape[:2]
         new_h, new_w = int(_F(height) * factor), int(_F(width) * factor)
-        top = math.floor(uniform(draws.die, 0, new_h - height))
-        left = math.floor(uniform(draws.die, 0, new_w - width))
+        top = math.floor(uniform(draws.thread_rng, 0, new_h - height))
+        left = math.floor(uniform(draws.thread_rng, 0, new_w - width))
         canvas = self._canvas((new_h, new_w, *pixels.shape[2:]), item.encoded)
         canvas[top : top + height, left : left + width] = pixels
         source = np.array(

@@ -16,7 +16,7 @@ from caffeio.data.batch import SampleTask
 from caffeio.data.db.buffer import Buffer
 from caffeio.data.db.database import Database, KeyTable, open_db
 from caffeio.data.db.lmdb import LmdbDatabase
-from caffeio.data.draws import SampleRandom, SetupDraws
+from caffeio.data.draws import LayerSeeds, SampleRandom
 from caffeio.data.loader import LoaderSource
 from caffeio.data.records.datum import Datum, scan_datum
 from caffeio.data.transform.image import encoded_size
@@ -125,7 +125,7 @@ class DatabaseSource(LoaderSource):
         self._iterator: Iterator[Record] | None = None
         self._taken = 0  # records, by all ranks
         t = self.transformer
-        self.random = SampleRandom(t.fixed_draws, self.key, lookahead=t.lookahead)
+        self.random = SampleRandom(t.predrawn, self.key, lookahead=t.lookahead)
         self._peek()
         self.start()
 
@@ -154,7 +154,7 @@ class DatabaseSource(LoaderSource):
     def _datum(value: Buffer) -> Datum:
         return scan_datum(value)
 
-    def use_setup(self, draws: SetupDraws, thread: CaffeRng) -> None:
+    def use_seeds(self, draws: LayerSeeds, thread: CaffeRng) -> None:
         """Repeat real Caffe's crops, mirrors and shuffles. Call it before the first `next`."""
         self.layer.check(self._iterator is None, "cannot be seeded after its first batch")
         self.repeat(draws.transformer, thread)
@@ -171,7 +171,7 @@ class DatabaseSource(LoaderSource):
             SampleTask(value, d, key, number)
             for (number, key, value), d in zip(found, draws, strict=True)
         ]
-        self.rehearse(jobs, self._size)
+        self.predraw(jobs, self._size)
         return jobs
 
     def _size(self, job: SampleTask) -> tuple[int, int]:

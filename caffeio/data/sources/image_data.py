@@ -10,7 +10,7 @@ import numpy as np
 from caffeio.boost_random import CaffeRng
 from caffeio.data.base import SourceContext, batch_of
 from caffeio.data.batch import SampleTask
-from caffeio.data.draws import NO_DRAWS, SampleRandom, SetupDraws
+from caffeio.data.draws import NO_DRAWS, LayerSeeds, SampleRandom
 from caffeio.data.loader import LoaderSource
 from caffeio.data.records.image_list import parse_list
 from caffeio.data.transform.image import Pixels, read_image, resize
@@ -50,12 +50,12 @@ class ImageSource(LoaderSource):
         self._exact: CaffeRng | None = None
         self._last: dict[str, int] | None = None  # the last line of every name
         self.random = SampleRandom(
-            self.transformer.fixed_draws, self.key, lookahead=self.transformer.lookahead
+            self.transformer.predrawn, self.key, lookahead=self.transformer.lookahead
         )
         if p.shuffle:
             self._shuffle()
         if p.rand_skip:
-            self._skip(int(self.random.batch([2**64 - 1])[0].more()))
+            self._skip(int(self.random.batch([2**64 - 1])[0].transformer_rng()))
         self._peek()
         self.start()
 
@@ -91,7 +91,7 @@ class ImageSource(LoaderSource):
         name, label = self._lines[(self._last[job.record] + 1) % len(self._lines)]
         return SampleTask(name, job.draws, name, job.number, label)
 
-    def use_setup(self, draws: SetupDraws, thread: CaffeRng) -> None:
+    def use_seeds(self, draws: LayerSeeds, thread: CaffeRng) -> None:
         """Repeat real Caffe's shuffles, skips, crops and mirrors."""
         self.layer.check(self._number == 0, "cannot be seeded after its first batch")
         self._order = list(range(len(self._lines)))
@@ -120,7 +120,7 @@ class ImageSource(LoaderSource):
                 if self.param.shuffle:
                     self._shuffle()
         self._number += self.batch_size
-        self.rehearse(jobs, self._size)
+        self.predraw(jobs, self._size)
         return jobs
 
     def _size(self, job: SampleTask) -> tuple[int, int]:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from caffeio.boost_random import CaffeRng
 from caffeio.data.base import DataSource, SourceContext, batch_of
-from caffeio.data.draws import SampleRandom, SetupDraws
+from caffeio.data.draws import LayerSeeds, SampleRandom
 from caffeio.data.transform.image import Pixels
 from caffeio.data.transform.normalize import Image
 from caffeio.errors import CaffeIOError
@@ -37,14 +37,14 @@ class MemorySource(DataSource):
         self.transformer = layer.transformer()
         self.top_shapes = list(layer.source_layer().top_shapes)
         self._random = SampleRandom(
-            self.transformer.fixed_draws, self.key, lookahead=self.transformer.lookahead
+            self.transformer.predrawn, self.key, lookahead=self.transformer.lookahead
         )
         self._data = torch.empty(0)
         self._labels = torch.empty(0)
         self._at = self._number = 0
         self._fresh = False  # images were added and are not all used yet
 
-    def use_setup(self, draws: SetupDraws, thread: CaffeRng) -> None:
+    def use_seeds(self, draws: LayerSeeds, thread: CaffeRng) -> None:
         """Repeat real Caffe's crops and mirrors of added images."""
         self._random.repeat(draws.transformer, thread)
 
@@ -134,7 +134,7 @@ class DummySource(DataSource):
 
     def _make(self, index: int) -> Tensor:
         out = torch.empty(self.top_shapes[index])
-        fill(out, self._fillers[index], 0.0, self._rng, where=_Owner(self.layer))
+        fill(out, self._fillers[index], 0.0, self._rng, owner=_Owner(self.layer))
         device = self.layer.options.device
         return out.to(device) if device else out
 

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from caffeio.boost_random import CaffeRng
 from caffeio.data.base import SourceContext, batch_of
 from caffeio.data.batch import Result, SampleTask, Slot
-from caffeio.data.draws import NO_DRAWS, SampleRandom, SetupDraws
+from caffeio.data.draws import NO_DRAWS, LayerSeeds, SampleRandom
 from caffeio.data.loader import LoaderSource
 from caffeio.data.transform.image import COLOR, Pixels, decode, read_image, resize
 from caffeio.data.transform.normalize import Image
@@ -193,7 +193,7 @@ class WindowSource(LoaderSource):
         self.start()
         self.delivery.bare = False  # what lies outside of the image is 0 after the mean
 
-    def use_setup(self, draws: SetupDraws, thread: CaffeRng) -> None:
+    def use_seeds(self, draws: LayerSeeds, thread: CaffeRng) -> None:
         """Repeat real Caffe's choice of windows."""
         self.layer.check(self._number == 0, "cannot be seeded after its first batch")
         if draws.windows is not None:
@@ -207,7 +207,7 @@ class WindowSource(LoaderSource):
         streams = [] if self._exact else self.random.batch(numbers)
         jobs = []
         for i, number in enumerate(numbers):
-            word = self._exact.raw if self._exact else streams[i].word
+            word = self._exact.raw if self._exact else streams[i].next_word
             kind = self.windows.foreground
             if i < self.batch_size - foreground:
                 kind = self.windows.background

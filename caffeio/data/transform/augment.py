@@ -2,7 +2,7 @@
 
 Sources: sara-nl src/caffe/data_transformer.cpp (RandomResizeImage, RandomAlterAspectRatio),
 src/caffe/util/im_transforms.cpp (ApplyResize). Real arithmetic is float32 throughout.
-`word` draws from the transformer's generator, `die` from that of the thread: two streams in Caffe.
+Caffe has two streams: `transformer_rng` is the DataTransformer's, `thread_rng` its thread's.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ _PAD_MODES = {
 }
 
 
-def pick(word: Word, n: int) -> int:
-    """`word % n`; n must be positive, as Caffe checks."""
+def pick(next_word: Word, n: int) -> int:
+    """`next_word % n`; n must be positive, as Caffe checks."""
     if n <= 0:
         raise DataError(f"a random choice among {n}: the bounds are the wrong way round")
-    return word() % n
+    return next_word() % n
 
 
 @cache
@@ -53,14 +53,14 @@ def float32(value: float) -> float:
     return _FLOAT.unpack(_FLOAT.pack(value))[0]  # type: ignore[no-any-return]
 
 
-def uniform(word: Word, low: float, high: float) -> np.float32:
+def uniform(next_word: Word, low: float, high: float) -> np.float32:
     """One value of Caffe's uniform(low, high) (see caffeio.boost_random)."""
     a = _F(low)
     top = np.nextafter(_F(high), _F(np.inf), dtype=_F)
     if not a < top:
         raise DataError(f"a random number between {low:g} and {high:g}: the wrong way round")
     while True:
-        value = _F(word()) / _F(4294967296) * (top - a) + a
+        value = _F(next_word()) / _F(4294967296) * (top - a) + a
         if value < top:
             return _F(value)
 
@@ -73,23 +73,23 @@ def _cumulative(n: int) -> NDArray[np.float32]:
     return np.cumsum(np.full(n, _F(1) / _F(n)), dtype=_F)
 
 
-def interpolation(param: pb.ResizeParameter, die: Word) -> int:
-    """OpenCV's code: LINEAR if none is listed, else one of the list by a roll of the die."""
+def interpolation(param: pb.ResizeParameter, thread_rng: Word) -> int:
+    """OpenCV's code: LINEAR if none is listed, else one of the list at random."""
     modes = param.interp_mode
     if not modes:
         return INTERPOLATION["LINEAR"]
-    value = uniform(die, 0, float(_cumulative(len(modes))[-1]))
+    value = uniform(thread_rng, 0, float(_cumulative(len(modes))[-1]))
     index = int(np.searchsorted(_cumulative(len(modes)), value, side="left"))
     name = pb.ResizeParameter.Interp_mode.Name(modes[min(index, len(modes) - 1)])
     return INTERPOLATION[name]
 
 
 def apply_resize(
-    image: Pixels, param: pb.ResizeParameter, die: Word, size: tuple[int, int] | None = None
+    image: Pixels, param: pb.ResizeParameter, thread_rng: Word, size: tuple[int, int] | None = None
 ) -> Pixels:
     """Resize as `param` says; `size` (width, height) replaces its own."""
     width, height = size or (param.width, param.height)
-    mode = interpolation(param, die)
+    mode = interpolation(param, thread_rng)
     if param.resize_mode == pb.ResizeParameter.WARP:
         return resize(image, width, height, mode)
     if width <= 0 or height <= 0:
@@ -130,31 +130,33 @@ def _fit_and_pad(
     )
 
 
-def shorter_side(image: Pixels, size: int, param: pb.ResizeParameter, die: Word) -> Pixels:
+def shorter_side(image: Pixels, size: int, param: pb.ResizeParameter, thread_rng: Word) -> Pixels:
     """Resize so that the shorter side is `size`; the other is cut to an int in float32."""
     height, width = image.shape[:2]
     if height < width:
         target = (int(_F(width) / _F(height) * _F(size)), size)
     else:
         target = (size, int(_F(height) / _F(width) * _F(size)))
-    return apply_resize(image, param, die, target)
+    return apply_resize(image, param, thread_rng, target)
 
 
-def random_size(height: int, width: int, param: pb.RandomResizeParameter, word: Word) -> int:
+def random_size(height: int, width: int, param: pb.RandomResizeParameter, next_word: Word) -> int:
     """A size for the shorter side in [min_size, max_size]; 0 stands for the image's own sides."""
     low = param.min_size or min(height, width)
     high = param.max_size or max(height, width)
-    return pick(word, high - low + 1) + low
+    return pick(next_word, high - low + 1) + low
 
 
-def random_resize(image: Pixels, param: pb.RandomResizeParameter, word: Word, die: Word) -> Pixels:
+def random_resize(
+    image: Pixels, param: pb.RandomResizeParameter, transformer_rng: Word, thread_rng: Word
+) -> Pixels:
     """Resize so that the shorter side is a random size in [min_size, max_size]."""
-    size = random_size(image.shape[0], image.shape[1], param, word)
-    return shorter_side(image, size, param.resize_param, die)
+    size = random_size(image.shape[0], image.shape[1], param, transformer_rng)
+    return shorter_side(image, size, param.resize_param, thread_rng)
 
 
 def random_window(
-    height: int, width: int, param: pb.RandomAspectRatioParameter, word: Word
+    height: int, width: int, param: pb.RandomAspectRatioParameter, next_word: Word
 ) -> tuple[int, int, int, int, int] | None:
     """A window (x, y, width, height, attempt) of random area and aspect; None if none fitted."""
     area = float32(height * width)
@@ -163,32 +165,36 @@ def random_window(
     aspects = grid(change, float(_F(1) / _F(change)))
     swaps = grid(0, 1)
     for attempt in range(1, param.max_attempt + 1):
-        share = shares[word() % len(shares)]
-        aspect = aspects[word() % len(aspects)]
+        share = shares[next_word() % len(shares)]
+        aspect = aspects[next_word() % len(aspects)]
         # products, quotients and roots of float32 numbers, taken in double and rounded once
         side = float32(math.sqrt(float32(share * area)))
         h, w = int(float32(side * aspect)), int(float32(side / aspect))
-        if swaps[word() % len(swaps)] < 0.5:
+        if swaps[next_word() % len(swaps)] < 0.5:
             h, w = w, h
         if h <= height and w <= width:
-            y = word() % (height - h + 1)
-            x = word() % (width - w + 1)
+            y = next_word() % (height - h + 1)
+            x = next_word() % (width - w + 1)
             return x, y, w, h, attempt
     return None
 
 
 def random_aspect_ratio(
-    image: Pixels, param: pb.RandomAspectRatioParameter, crop: int, word: Word, die: Word
+    image: Pixels,
+    param: pb.RandomAspectRatioParameter,
+    crop: int,
+    transformer_rng: Word,
+    thread_rng: Word,
 ) -> Pixels:
     """Resize a random window to crop x crop; if none fits, the shorter side to `crop`."""
     if param.max_area_ratio < param.min_area_ratio:
         raise DataError("random_aspect_ratio_param.max_area_ratio is below min_area_ratio")
-    window = random_window(image.shape[0], image.shape[1], param, word)
+    window = random_window(image.shape[0], image.shape[1], param, transformer_rng)
     if window is None:
-        return shorter_side(image, crop, param.resize_param, die)
+        return shorter_side(image, crop, param.resize_param, thread_rng)
     x, y, width, height, _ = window
     part = image[y : y + height, x : x + width]
-    return apply_resize(part, param.resize_param, die, (crop, crop))
+    return apply_resize(part, param.resize_param, thread_rng, (crop, crop))
 
 
 # -- NVIDIA ----------------------------------------------------------------------------------
@@ -204,34 +210,34 @@ def nvidia_resizes(param: pb.TransformationParameter) -> bool:
     return bool(sizes) or any(param.HasField(field) for field in fields)
 
 
-def _between(word: Word, a: float, b: float) -> np.float32:
+def _between(next_word: Word, a: float, b: float) -> np.float32:
     """A float32 in [a, b]; no draw if they are equal."""
     if a == b:
         return _F(a)
     low, high = min(a, b), max(a, b)
-    return _F(low + (high - low) * word() / 4294967295.0)
+    return _F(low + (high - low) * next_word() / 4294967295.0)
 
 
 def nvidia_size(
-    height: int, width: int, p: pb.TransformationParameter, word: Word
+    height: int, width: int, p: pb.TransformationParameter, next_word: Word
 ) -> tuple[int, int]:
     """Height and width to which NVIDIA's image_random_resize brings an image."""
     size = min(height, width)
     if p.img_rand_resize_lower and p.img_rand_resize_upper:
         steps = p.img_rand_resize_upper - p.img_rand_resize_lower + 1
-        size = p.img_rand_resize_lower + pick(word, steps)
+        size = p.img_rand_resize_lower + pick(next_word, steps)
     scale = _F(size) / _F(min(height, width))
     new_h, new_w = scale * _F(height), scale * _F(width)
     if p.rand_resize_ratio_lower >= 1 and p.rand_resize_ratio_upper > 1:
-        factor = _between(word, p.rand_resize_ratio_lower, p.rand_resize_ratio_upper)
-        if new_w > new_h or (new_w == new_h and word() % 2):
+        factor = _between(next_word, p.rand_resize_ratio_lower, p.rand_resize_ratio_upper)
+        if new_w > new_h or (new_w == new_h and next_word() % 2):
             new_w = new_h * factor
         else:
             new_h = new_w * factor
     if p.vertical_stretch_lower > 0 and p.vertical_stretch_upper > 0:
-        new_h = new_h * _between(word, p.vertical_stretch_lower, p.vertical_stretch_upper)
+        new_h = new_h * _between(next_word, p.vertical_stretch_lower, p.vertical_stretch_upper)
     if p.horizontal_stretch_lower > 0 and p.horizontal_stretch_upper > 0:
-        new_w = new_w * _between(word, p.horizontal_stretch_lower, p.horizontal_stretch_upper)
+        new_w = new_w * _between(next_word, p.horizontal_stretch_lower, p.horizontal_stretch_upper)
     rows = max(p.crop_size, math.floor(float(new_h) + 0.5))
     cols = max(p.crop_size, math.floor(float(new_w) + 0.5))
     if not p.allow_upscale:
@@ -239,10 +245,10 @@ def nvidia_size(
     return rows, cols
 
 
-def nvidia_resize(image: Pixels, p: pb.TransformationParameter, word: Word) -> Pixels:
+def nvidia_resize(image: Pixels, p: pb.TransformationParameter, next_word: Word) -> Pixels:
     """NVIDIA's random resize: shorter side, aspect ratio, stretches; never beneath crop_size."""
     height, width = image.shape[:2]
-    rows, cols = nvidia_size(height, width, p, word)
+    rows, cols = nvidia_size(height, width, p, next_word)
     if (rows, cols) == (height, width):
         return image
     down = rows <= height and cols <= width

@@ -68,17 +68,17 @@ def project(source: Boxes, boxes: Boxes) -> tuple[Boxes, NDArray[np.bool_]]:
 # -- sampling --------------------------------------------------------------------------------
 
 
-def sample_box(sampler: pb.Sampler, word: Word) -> Boxes:
+def sample_box(sampler: pb.Sampler, next_word: Word) -> Boxes:
     """One random box in the unit square: four draws (scale, aspect, x, y)."""
-    scale = uniform(word, sampler.min_scale, sampler.max_scale)
-    aspect = uniform(word, sampler.min_aspect_ratio, sampler.max_aspect_ratio)
+    scale = uniform(next_word, sampler.min_scale, sampler.max_scale)
+    aspect = uniform(next_word, sampler.min_aspect_ratio, sampler.max_aspect_ratio)
     square = float(scale) ** 2
     aspect = max(aspect, _F(square))
     aspect = min(aspect, _F(1 / square))
     root = math.sqrt(aspect)  # in double: in float32 a side can come out above 1
     width, height = _F(float(scale) * root), _F(float(scale) / root)
-    x = uniform(word, 0, float(_F(1) - width))
-    y = uniform(word, 0, float(_F(1) - height))
+    x = uniform(next_word, 0, float(_F(1) - width))
+    y = uniform(next_word, 0, float(_F(1) - height))
     return np.array([x, y, x + width, y + height], _F)
 
 
@@ -115,7 +115,7 @@ def check_sampler(sampler: pb.Sampler) -> None:
         )
 
 
-def batch_samples(objects: Boxes, samplers: list[pb.BatchSampler], word: Word) -> list[Boxes]:
+def batch_samples(objects: Boxes, samplers: list[pb.BatchSampler], next_word: Word) -> list[Boxes]:
     """The sampled boxes of all samplers that use the original image."""
     found: list[Boxes] = []
     for sampler in samplers:
@@ -125,7 +125,7 @@ def batch_samples(objects: Boxes, samplers: list[pb.BatchSampler], word: Word) -
         for _ in range(sampler.max_trials):
             if sampler.HasField("max_sample") and count >= sampler.max_sample:
                 break
-            box = sample_box(sampler.sampler, word)
+            box = sample_box(sampler.sampler, next_word)
             if satisfies(box, objects, sampler.sample_constraint):
                 count += 1
                 found.append(box)

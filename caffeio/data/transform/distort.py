@@ -33,41 +33,41 @@ def _in_hsv(image: Pixels, channel: int, factor: float, offset: float) -> Pixels
     return np.asarray(cv2.cvtColor(cv2.merge(planes), cv2.COLOR_HSV2BGR))
 
 
-def _wanted(die: Word, probability: float) -> bool:
-    return bool(uniform(die, 0, 1) < _F(probability))
+def _happens(thread_rng: Word, probability: float) -> bool:
+    return bool(uniform(thread_rng, 0, 1) < _F(probability))
 
 
-def _brightness(image: Pixels, p: pb.DistortionParameter, die: Word) -> Pixels:
-    if not _wanted(die, p.brightness_prob):
+def _brightness(image: Pixels, p: pb.DistortionParameter, thread_rng: Word) -> Pixels:
+    if not _happens(thread_rng, p.brightness_prob):
         return image
-    delta = uniform(die, -p.brightness_delta, p.brightness_delta)
+    delta = uniform(thread_rng, -p.brightness_delta, p.brightness_delta)
     return linear(image, 1, float(delta)) if delta else image
 
 
-def _contrast(image: Pixels, p: pb.DistortionParameter, die: Word) -> Pixels:
-    if not _wanted(die, p.contrast_prob):
+def _contrast(image: Pixels, p: pb.DistortionParameter, thread_rng: Word) -> Pixels:
+    if not _happens(thread_rng, p.contrast_prob):
         return image
-    factor = uniform(die, p.contrast_lower, p.contrast_upper)
+    factor = uniform(thread_rng, p.contrast_lower, p.contrast_upper)
     return linear(image, float(factor), 0) if abs(factor - _F(1)) > 1e-3 else image
 
 
-def _saturation(image: Pixels, p: pb.DistortionParameter, die: Word) -> Pixels:
-    if not _wanted(die, p.saturation_prob):
+def _saturation(image: Pixels, p: pb.DistortionParameter, thread_rng: Word) -> Pixels:
+    if not _happens(thread_rng, p.saturation_prob):
         return image
-    factor = uniform(die, p.saturation_lower, p.saturation_upper)
+    factor = uniform(thread_rng, p.saturation_lower, p.saturation_upper)
     return _in_hsv(image, 1, float(factor), 0)
 
 
-def _hue(image: Pixels, p: pb.DistortionParameter, die: Word) -> Pixels:
-    if not _wanted(die, p.hue_prob):
+def _hue(image: Pixels, p: pb.DistortionParameter, thread_rng: Word) -> Pixels:
+    if not _happens(thread_rng, p.hue_prob):
         return image
-    delta = uniform(die, -p.hue_delta, p.hue_delta)
+    delta = uniform(thread_rng, -p.hue_delta, p.hue_delta)
     return _in_hsv(image, 0, 1, float(delta)) if delta else image
 
 
-def _order(image: Pixels, p: pb.DistortionParameter, die: Word, own: Word) -> Pixels:
+def _order(image: Pixels, p: pb.DistortionParameter, thread_rng: Word, own: Word) -> Pixels:
     """Permute the channels; real Caffe takes these numbers from libc's rand()."""
-    if not _wanted(die, p.random_order_prob):
+    if not _happens(thread_rng, p.random_order_prob):
         return image
     order = [0, 1, 2]
     for i in (1, 2):
@@ -86,13 +86,13 @@ def check_distort(p: pb.DistortionParameter) -> None:
         raise DataError("brightness_delta and hue_delta must not be negative")
 
 
-def distort(image: Pixels, p: pb.DistortionParameter, die: Word, own: Word) -> Pixels:
-    """Distort a BGR image; `die` is the thread's generator, `own` one for the channels' order."""
+def distort(image: Pixels, p: pb.DistortionParameter, thread_rng: Word, own: Word) -> Pixels:
+    """Distort a BGR image by draws of `thread_rng`; `own` draws the order of the channels."""
     if image.ndim != 3 or image.shape[2] != 3:
         raise DataError("distort_param needs images of three channels")
     steps = [_brightness, _contrast, _saturation, _hue]
-    if not uniform(die, 0, 1) > 0.5:
+    if not uniform(thread_rng, 0, 1) > 0.5:
         steps = [_brightness, _saturation, _hue, _contrast]
     for step in steps:
-        image = step(image, p, die)
-    return _order(image, p, die, own)
+        image = step(image, p, thread_rng)
+    return _order(image, p, thread_rng, own)

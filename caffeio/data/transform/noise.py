@@ -19,7 +19,7 @@ Word = Callable[[], int]
 _F = np.float32
 
 
-def apply_noise(image: Pixels, param: pb.NoiseParameter, die: Word) -> Pixels:
+def apply_noise(image: Pixels, param: pb.NoiseParameter, thread_rng: Word) -> Pixels:
     """The image effects of SSD's noise_param, in its order."""
     if param.decolorize:
         image = cv2.cvtColor(cv2.cvtColor(image, cv2.COLOR_BGR2GRAY), cv2.COLOR_GRAY2BGR)  # type: ignore[assignment]
@@ -41,7 +41,7 @@ def apply_noise(image: Pixels, param: pb.NoiseParameter, die: Word) -> Pixels:
     if param.inverse:
         image = cv2.bitwise_not(image)  # type: ignore[assignment]
     if param.saltpepper:
-        image = _salt_and_pepper(image, param.saltpepper_param, die)
+        image = _salt_and_pepper(image, param.saltpepper_param, thread_rng)
     if param.convert_to_hsv:
         image = cv2.cvtColor(image, cv2.COLOR_BGR2HSV)  # type: ignore[assignment]
     if param.convert_to_lab:
@@ -57,7 +57,7 @@ def _on_luma(image: Pixels, change: Callable[[Pixels], Pixels]) -> Pixels:
     return np.asarray(cv2.cvtColor(cv2.merge(planes), cv2.COLOR_YCrCb2BGR))
 
 
-def _salt_and_pepper(image: Pixels, param: pb.SaltPepperParameter, die: Word) -> Pixels:
+def _salt_and_pepper(image: Pixels, param: pb.SaltPepperParameter, thread_rng: Word) -> Pixels:
     height, width = image.shape[:2]
     channels = 1 if image.ndim == 2 else image.shape[2]
     values = np.array([int(v) & 255 for v in param.value], np.uint8)
@@ -68,6 +68,6 @@ def _salt_and_pepper(image: Pixels, param: pb.SaltPepperParameter, die: Word) ->
     image = image.copy()
     count = math.floor(_F(param.fraction) * _F(width) * _F(height))
     for _ in range(count):
-        x = die() % width
-        image[die() % height, x] = values if image.ndim == 3 else values[0]
+        x = thread_rng() % width
+        image[thread_rng() % height, x] = values if image.ndim == 3 else values[0]
     return image

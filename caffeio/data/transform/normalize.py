@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from caffeio.errors import DataError
 from caffeio.profiles import Profile
 from caffeio.proto import caffe_pb2 as pb
+from caffeio.shape_text import format_shape
 
 Array = NDArray[Any]
 Fail = Callable[[str, str], DataError]  # (message, field) -> error that names the layer
@@ -140,8 +141,8 @@ class Normalizer:
         """Raise DataError unless the mean image is of this size."""
         assert self.mean is not None
         if (channels, *full) != self.mean.shape:
-            want = " x ".join(map(str, self.mean.shape))
-            have = " x ".join(map(str, (channels, *full)))
+            want = format_shape(self.mean.shape, " x ")
+            have = format_shape((channels, *full), " x ")
             self._fail(f"the mean is {want} (channels, height, width), the image {have}",
                        "mean_file")  # fmt: skip
 

@@ -19,6 +19,7 @@ from caffeio.data.transform.normalize import Fail, Image, Normalizer, Window, de
 from caffeio.layers.transforms import check_transform, crop_of, transformed
 from caffeio.profiles import BVLC, Profile
 from caffeio.proto import caffe_pb2 as pb
+from caffeio.shape_text import format_shape
 
 
 class Transformer(Normalizer):
@@ -55,7 +56,7 @@ class Transformer(Normalizer):
             or augment.nvidia_resizes(param)
         )
         # words that a sample draws beforehand, and a guess of how many more it will want
-        self.fixed_draws = int(self.mirror) + 2 * int(self.train and self.crop_size is not None)
+        self.predrawn = int(self.mirror) + 2 * int(self.train and self.crop_size is not None)
         self.lookahead = 0
         if self.randomly_resized or self.resizes:
             self.lookahead = 13 if param.HasField("random_aspect_ratio_param") else 2
@@ -74,7 +75,7 @@ class Transformer(Normalizer):
             augment.nvidia_resizes(p) and "INTER_CUBIC" in nvidia
         )
 
-    def dice(self) -> int | None:
+    def thread_draws(self) -> int | None:
         """Draws from the thread's generator a sample takes; None if they decide anything."""
         p = self.param
         resizes = [*p.resize_param]
@@ -85,15 +86,15 @@ class Transformer(Normalizer):
             return None
         return sum(len(r.interp_mode) for r in resizes)
 
-    def rehearse(self, height: int, width: int, word: Word) -> None:
-        """Take from `word` what resizing an image of this size takes, and do nothing else."""
+    def predraw(self, height: int, width: int, next_word: Word) -> None:
+        """Take from `next_word` what resizing an image of this size takes, and do nothing else."""
         p = self.param
         if augment.nvidia_resizes(p):
-            augment.nvidia_size(height, width, p, word)
+            augment.nvidia_size(height, width, p, next_word)
         elif p.HasField("random_resize_param"):
-            augment.random_size(height, width, p.random_resize_param, word)
+            augment.random_size(height, width, p.random_resize_param, next_word)
         elif p.HasField("random_aspect_ratio_param"):
-            augment.random_window(height, width, p.random_aspect_ratio_param, word)
+            augment.random_window(height, width, p.random_aspect_ratio_param, next_word)
 
     # -- image -> window -------------------------------------------------------------------
 
@@ -121,7 +122,7 @@ class Transformer(Normalizer):
     def _check_crop(self, height: int, width: int) -> None:
         assert self.crop_size is not None
         if height < self.crop_size[0] or width < self.crop_size[1]:
-            size = " x ".join(map(str, dict.fromkeys(self.crop_size)))
+            size = format_shape(dict.fromkeys(self.crop_size), " x ")
             self._fail(
                 f"{size} is larger than the image, whose height is {height} and width {width}",
                 "crop_size",
@@ -129,16 +130,16 @@ class Transformer(Normalizer):
 
     def place(self, image: Image, draws: Draws) -> tuple[Image, Window]:
         """Resize `image` and choose the window that is written."""
-        mirror = self.mirror and draws.word() % 2 != 0
+        mirror = self.mirror and draws.next_word() % 2 != 0
         if self.randomly_resized:
             image = self._random_resize(image, draws)
         before = image
         if self.resizes and not image.planar:
             pixels = image.pixels
             for resize in self.param.resize_param:
-                pixels = augment.apply_resize(pixels, resize, draws.die)
+                pixels = augment.apply_resize(pixels, resize, draws.thread_rng)
             for noise in self.param.noise_param:
-                pixels = apply_noise(pixels, noise, draws.die)
+                pixels = apply_noise(pixels, noise, draws.thread_rng)
             image = Image(pixels, False)
         _, height, width = image.shape
         if self.crop_size is None:
@@ -146,8 +147,8 @@ class Transformer(Normalizer):
         self._check_crop(height, width)
         rows, cols = self.crop_size
         if self.train:
-            y = draws.word() % (height - rows + 1)
-            x = draws.word() % (width - cols + 1)
+            y = draws.next_word() % (height - rows + 1)
+            x = draws.next_word() % (width - cols + 1)
         else:
             y, x = (height - rows) // 2, (width - cols) // 2
         window = Window(y, x, rows, cols, mirror, (height, width))
@@ -177,12 +178,14 @@ class Transformer(Normalizer):
             channels, height, width = image.shape
             pixels = np.ascontiguousarray(pixels).reshape(height, width, channels)
         if augment.nvidia_resizes(self.param):
-            out = augment.nvidia_resize(pixels, self.param, draws.more)
+            out = augment.nvidia_resize(pixels, self.param, draws.transformer_rng)
         elif self.param.HasField("random_resize_param"):
             out = augment.random_resize(
-                pixels, self.param.random_resize_param, draws.more, draws.die
+                pixels, self.param.random_resize_param, draws.transformer_rng, draws.thread_rng
             )
         else:
             p = self.param.random_aspect_ratio_param
-            out = augment.random_aspect_ratio(pixels, p, self.crop, draws.more, draws.die)
+            out = augment.random_aspect_ratio(
+                pixels, p, self.crop, draws.transformer_rng, draws.thread_rng
+            )
         return Image(out, False)

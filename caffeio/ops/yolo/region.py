@@ -110,11 +110,11 @@ def _gradient(layer: RegionLoss, x: Tensor, truths: Truths) -> Tensor:
     place = ((truths.image * side + row) * side + column) * layer.boxes + anchor
     kept = last_of(place, there.numel())
     at = tuple(t[kept] for t in (truths.image, row, column, anchor))
-    diff[at] = _wanted(layer, x[at], truths.box[kept], truths.label[kept], at)
+    diff[at] = _truth_gradients(layer, x[at], truths.box[kept], truths.label[kept], at)
     return diff
 
 
-def _wanted(
+def _truth_gradients(
     layer: RegionLoss, x: Tensor, box: Tensor, label: Tensor, at: tuple[Tensor, ...]
 ) -> Tensor:
     """Gradients (T, 5 + classes) of the boxes that a truth belongs to."""

@@ -29,8 +29,8 @@ def _relu(net: NetSpec, bottom: str, number: str) -> str:
     return _add(net, bottom, f"relu{number}", L.ReLU, in_place=True)
 
 
-def _drop(net: NetSpec, bottom: str, number: int, wanted: bool) -> None:
-    if wanted:
+def _drop(net: NetSpec, bottom: str, number: int, on: bool) -> None:
+    if on:
         _add(net, bottom, f"drop{number}", L.Dropout, dropout_ratio=0.5, in_place=True)
 
 
@@ -78,7 +78,7 @@ def ZFNetBody(  # noqa: N802
     need_fc8: bool = False,
     freeze_layers: Sequence[str] = (),
 ) -> NetSpec:
-    """Add ZFNet: conv1 to conv5 and, as wanted, fc6, fc7 and fc8 with prob."""
+    """Add ZFNet: conv1 to conv5 and, as on, fc6, fc7 and fc8 with prob."""
     assert from_layer in net.tops
     plain = _plain()
     top = from_layer
@@ -130,7 +130,7 @@ def VGGNetBody(  # noqa: N802
     freeze_layers: Sequence[str] = (),
     dilate_pool4: bool = False,
 ) -> NetSpec:
-    """Add VGG-16: conv1_1 to conv5_3 and, as wanted, fc6 and fc7.
+    """Add VGG-16: conv1_1 to conv5_3 and, as on, fc6 and fc7.
 
     `nopool` puts convolutions of stride 2 in place of poolings.
     """

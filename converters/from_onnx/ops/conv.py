@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -51,13 +50,13 @@ def equal_pads(
 
     Raises Refused if no few zeros do.
     """
-    wanted = (size + begin + end - dilation * (kernel - 1) - 1) // stride
+    out_size = (size + begin + end - dilation * (kernel - 1) - 1) // stride
     for total in range(abs(end - begin) + stride + 1):
         for front in range(total + 1):
             back = total - front
             pad = begin + dilation * front
             count = size + 2 * pad - dilation * (kernel + total - 1) - 1
-            if pad >= 0 and count >= 0 and count // stride == wanted:
+            if pad >= 0 and count >= 0 and count // stride == out_size:
                 return pad, front, back
     raise Refused(f"pads {begin} and {end} have no equal form")
 
@@ -91,12 +90,19 @@ def convolve(
         kernels.append((front, back))
         reach = one[1] * (weight.shape[2 + i] - 1) + 1
         sizes.append((size + one[2] + one[3] - reach) // one[0] + 1)
-    weight = np.pad(weight, [(0, 0), (0, 0), *kernels])
+    weight = _with_zeros(weight, kernels)
     fields = _fields(weight.shape[0], weight.shape[2:], window, pads, group, bias)
     out = (shape[0], weight.shape[0], *sizes)
     blobs = [weight] if bias is None else [weight, bias]
     top: str = w.layer("Convolution", [x], out, blobs=blobs, convolution_param=fields)
     return w.reshape(top, out[:3], hint="as_1d") if flat else top
+
+
+def _with_zeros(weight: Array, kernels: list[tuple[int, int]]) -> Array:
+    """The weights with zeros around each kernel; the same array where there are none."""
+    if not any(front or back for front, back in kernels):
+        return weight
+    return np.pad(weight, [(0, 0), (0, 0), *kernels])
 
 
 def _fields(
@@ -131,24 +137,22 @@ def conv_transpose(w: Writer, node: Node) -> str:
     """A Deconvolution; the kernel gets zeros behind for output_padding, and what is over is cut."""
     weight, bias = weights_of(w, node)
     x = w.blob(node.inputs[0])
-    shape, wanted = w.shape(x), w.graph.shapes[node.outputs[0]]
-    if len(shape) not in (3, 4):
-        raise Refused(f"a transposed convolution over {len(shape) - 2} axes")
+    shape, out_size = w.shape(x), w.graph.shapes[node.outputs[0]]
     flat = len(shape) == 3
     group = int(node.attrs.get("group", 1))
     window = window_of(node, shape[2:], weight.shape[2:])
-    begin = _begins(node, shape, wanted, weight.shape[2:], window)
+    begin = _begins(node, shape, out_size, weight.shape[2:], window)
     if flat:
         x = w.reshape(x, (*shape, 1), hint="as_2d")
         weight, begin = weight[..., None], [*begin, 0]
         window = {k: [*v, 0 if k in ("begin", "end") else 1] for k, v in window.items()}
-        wanted = (*wanted, 1)
-    top = deconvolve(w, x, weight, bias, group, window, begin, wanted[2:])
-    return w.reshape(top, wanted[:3], hint="as_1d") if flat else top
+        out_size = (*out_size, 1)
+    top = deconvolve(w, x, weight, bias, group, window, begin, out_size[2:])
+    return w.reshape(top, out_size[:3], hint="as_1d") if flat else top
 
 
 def _begins(
-    node: Node, shape: Dims, wanted: Dims, kernel: Dims, window: dict[str, list[int]]
+    node: Node, shape: Dims, out_size: Dims, kernel: Dims, window: dict[str, list[int]]
 ) -> list[int]:
     """The pads at the beginning; those that follow from an output shape are split as ONNX does."""
     auto = node.attrs.get("auto_pad", "NOTSET")
@@ -159,7 +163,7 @@ def _begins(
     begins = []
     for i, size in enumerate(shape[2:]):
         reach = window["dilation"][i] * (kernel[i] - 1) + 1
-        total = window["stride"][i] * (size - 1) + extra[i] + reach - wanted[2 + i]
+        total = window["stride"][i] * (size - 1) + extra[i] + reach - out_size[2 + i]
         total = max(total, 0)
         begins.append(total // 2 if auto == "SAME_UPPER" or not explicit and auto == "NOTSET"
                       else total - total // 2)  # fmt: skip
@@ -174,16 +178,16 @@ def deconvolve(
     group: int,
     window: dict[str, list[int]],
     begin: Sequence[int],
-    wanted: Sequence[int],
+    out_size: Sequence[int],
 ) -> str:
-    """A Deconvolution whose output begins `begin` in and has the size `wanted` (two axes)."""
+    """A Deconvolution whose output begins `begin` in and has the size `out_size` (two axes)."""
     shape = w.shape(x)
     pads, sizes, kernels = [], [], []
     for i, size in enumerate(shape[2:]):
         step, gap = window["stride"][i], window["dilation"][i]
         reach = step * (size - 1) + gap * (weight.shape[2 + i] - 1) + 1
         pad = max(begin[i], 0)
-        short = wanted[i] + pad - (reach - pad)  # what the end lacks with the pad at both ends
+        short = out_size[i] + pad - (reach - pad)  # what the end lacks with the pad at both ends
         back = max(-(-short // gap), 0)
         front = max(-(-(pad - begin[i]) // gap), 0)
         if front and (pad - begin[i]) % gap:
@@ -191,94 +195,12 @@ def deconvolve(
         pads.append(pad)
         kernels.append((front, back))
         sizes.append(reach + gap * (front + back) - 2 * pad)
-    weight = np.pad(weight, [(0, 0), (0, 0), *kernels])
+    weight = _with_zeros(weight, kernels)
     fields = _fields(weight.shape[1] * group, weight.shape[2:], window, pads, group, bias)
     blobs = [weight] if bias is None else [weight, bias]
     out = (shape[0], weight.shape[1] * group, *sizes)
     top: str = w.layer("Deconvolution", [x], out, blobs=blobs, convolution_param=fields)
-    for i in range(2):
-        if sizes[i] > wanted[i]:
-            top = crop(w, top, 2 + i, 0, wanted[i])
+    for i in range(len(sizes)):
+        if sizes[i] > out_size[i]:
+            top = crop(w, top, 2 + i, 0, out_size[i])
     return top
-
-
-@operator("Pad")
-def pad(w: Writer, node: Node) -> str:
-    """Zeros by a convolution with 1, other numbers in the same way, edges and mirrors by pieces."""
-    x = w.blob(node.inputs[0])
-    shape = w.shape(x)
-    pads = w.graph.ints(node, "pads", 1)
-    if pads is None:
-        raise Refused("its pads are computed")
-    axes = w.graph.ints(node, "axes", 3) or list(range(len(shape)))
-    ends = {a % len(shape): (pads[i], pads[len(axes) + i]) for i, a in enumerate(axes)}
-    ends = {a: pair for a, pair in ends.items() if pair != (0, 0)}
-    mode = node.attrs.get("mode", "constant")
-    for axis, (low, high) in list(ends.items()):
-        begin, end = max(-low, 0), shape[axis] - max(-high, 0)
-        if (begin, end) != (0, shape[axis]):
-            x = crop(w, x, axis, begin, end)
-        ends[axis] = (max(low, 0), max(high, 0))
-    ends = {a: pair for a, pair in ends.items() if pair != (0, 0)}
-    if mode != "constant":
-        for axis, (low, high) in ends.items():
-            x = mirror(w, x, axis, low, high, mode)
-        return x
-    value = w.graph.number(node, "value", 2, 0.0)
-    if value is None or not math.isfinite(value):
-        raise Refused("it pads with a number that is computed or not finite")
-    return _constant_pad(w, x, ends, value)
-
-
-def mirror(w: Writer, x: str, axis: int, low: int, high: int, mode: str) -> str:
-    """Repeat the edge, mirror at it, or go round, by Slice and Concat."""
-    from caffeio.converters.from_onnx.exact import take
-
-    size = w.shape(x)[axis]
-    if size == 1:
-        mode = "edge"
-    names = {"edge": "edge", "reflect": "reflect", "wrap": "wrap"}
-    if mode not in names:
-        raise Refused(f"pad mode {mode!r}")
-    indices = np.pad(np.arange(size), (low, high), mode=mode)  # type: ignore[call-overload]
-    return take(w, x, axis, [int(i) for i in indices], hint="pad")
-
-
-def _constant_pad(w: Writer, x: str, ends: dict[int, tuple[int, int]], value: float) -> str:
-    if not ends:
-        return x
-    rank = len(w.shape(x))
-    if rank != 4 or not set(ends) <= {1, 2, 3}:
-        if rank == 3 and set(ends) <= {1, 2}:
-            shape = w.shape(x)
-            x = w.reshape(x, (*shape, 1), hint="as_2d")
-            y = _constant_pad(w, x, ends, value)
-            return w.reshape(y, w.shape(y)[:3], hint="as_1d")
-        raise Refused(f"it pads axes {sorted(ends)} of a blob of {rank} axes with a constant")
-    x = w.power(x, shift=-value, hint="from")
-    if 1 in ends:
-        x = _more_channels(w, x, *ends[1])
-    if set(ends) & {2, 3}:
-        x = _border(w, x, ends.get(2, (0, 0)), ends.get(3, (0, 0)))
-    return w.power(x, shift=value, hint="to")
-
-
-def _more_channels(w: Writer, x: str, low: int, high: int) -> str:
-    from caffeio.converters.from_onnx.exact import mix_channels
-
-    channels = w.shape(x)[1]
-    matrix = np.zeros((low + channels + high, channels), np.float32)
-    matrix[low : low + channels] = np.eye(channels)
-    return mix_channels(w, x, matrix, hint="channels")
-
-
-def _border(w: Writer, x: str, rows: tuple[int, int], columns: tuple[int, int]) -> str:
-    """Zeros around a map: a convolution of every channel with 1."""
-    from caffeio.converters.from_onnx.exact import window as depthwise
-
-    _, _, height, width = w.shape(x)
-    ph, fh, bh = equal_pads(height, 1, 1, 1, *rows)
-    pw, fw, bw = equal_pads(width, 1, 1, 1, *columns)
-    kernel = np.zeros((fh + 1 + bh, fw + 1 + bw))
-    kernel[fh, fw] = 1
-    return depthwise(w, x, kernel, hint="border", pad_h=ph, pad_w=pw)

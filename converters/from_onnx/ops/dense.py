@@ -22,7 +22,7 @@ def gemm(w: Writer, node: Node) -> str:
     if b is None or a is not None:
         raise Refused(_TWO if a is None else "its first matrix is the constant one")
     alpha, beta = float(node.attrs.get("alpha", 1.0)), float(node.attrs.get("beta", 1.0))
-    weight = b.astype(np.float64) * alpha
+    weight = b if alpha == 1 else b.astype(np.float64) * alpha
     weight = weight if node.attrs.get("transB", 0) else weight.T
     x = w.blob(node.inputs[0])
     if node.attrs.get("transA", 0):

@@ -8,7 +8,7 @@ import numpy as np
 
 from caffeio.converters.from_onnx.caffe_net import Refused, Writer
 from caffeio.converters.from_onnx.graph import Dims, Node
-from caffeio.converters.from_onnx.ops.pointwise import combined, times_constant
+from caffeio.converters.from_onnx.ops.pointwise import combined, plus_constant, times_constant
 from caffeio.converters.from_onnx.table import operator
 
 COMPARISONS = ("Greater", "Less", "GreaterOrEqual", "LessOrEqual", "Equal", "Not", "And", "Or",
@@ -16,12 +16,20 @@ COMPARISONS = ("Greater", "Less", "GreaterOrEqual", "LessOrEqual", "Equal", "Not
 
 
 def _against(w: Writer, node: Node) -> tuple[str, float, bool]:
-    """The blob, the number it is compared with, and whether the blob stands on the left."""
+    """The blob, the number it is compared with, and whether the blob stands on the left.
+
+    Of two blobs it is their difference, which is 0 only if they are equal (IEEE 754 rounds so).
+    """
     for left, (name, other) in ((True, node.inputs), (False, node.inputs[::-1])):
         value = w.graph.constant(other)
         if value is not None and value.size == 1:
             return w.blob(name), float(value.reshape(())), left
-    raise Refused("it compares two computed values")
+    out = w.graph.shapes[node.outputs[0]]
+    for left, (name, other) in ((True, node.inputs), (False, node.inputs[::-1])):
+        value = w.graph.constant(other)
+        if value is not None:
+            return plus_constant(w, w.blob(name), -value.astype(np.float64), out), 0.0, left
+    return combined(w, [w.blob(name) for name in node.inputs], [1.0, -1.0], out, "SUM"), 0.0, True
 
 
 def _above(w: Writer, x: str, number: float, hint: str = "") -> str:

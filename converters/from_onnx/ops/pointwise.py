@@ -122,8 +122,17 @@ def clip(w: Writer, node: Node) -> str:
     if low is None or high is None:
         raise Refused("its bounds are computed")
     x = w.blob(node.inputs[0])
+    own = w.target.has("Clip") or (high == 6 and w.target.has("ReLU6"))
+    if low == 0 < high < LIMIT and not own:
+        return _capped(w, w.unary("ReLU", x, hint="relu"), high)
     y = exact.clip(w, x, low, high)
     return w.unary("Power", y, power_param={}) if y == x else y
+
+
+def _capped(w: Writer, x: str, high: float) -> str:
+    """x less what is above `high`: bit for bit up to twice that, where 6 - (6 - x) is not."""
+    over = w.unary("ReLU", w.power(x, shift=-high, hint="over"), hint="excess")
+    return w.eltwise("SUM", [x, over], (1, -1))
 
 
 @operator("HardSigmoid")
@@ -334,8 +343,10 @@ def div(w: Writer, node: Node) -> str:
 
 @operator("Pow")
 def pow_(w: Writer, node: Node) -> str:
-    """Power with a constant exponent."""
-    exponent = _scalar(w, node.inputs[1])
+    """Power with a constant exponent, Exp with a constant base."""
+    base, exponent = (_scalar(w, name) for name in node.inputs)
+    if base is not None and base > 0 and exponent is None:
+        return w.unary("Exp", w.blob(node.inputs[1]), exp_param={"base": base})
     if exponent is None:
         raise Refused("its exponent is computed, or is not one number")
     return w.power(w.blob(node.inputs[0]), power=exponent)

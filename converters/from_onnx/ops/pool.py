@@ -6,6 +6,7 @@ Where ONNX has fewer windows, the target's own field says so, or a Slice cuts th
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,9 @@ from caffeio.converters.from_onnx.caffe_net import Refused, Writer
 from caffeio.converters.from_onnx.exact import crop
 from caffeio.converters.from_onnx.exact import window as depthwise
 from caffeio.converters.from_onnx.graph import Array, Dims, Node
-from caffeio.converters.from_onnx.ops.conv import equal_pads, mirror, window_of
+from caffeio.converters.from_onnx.ops.conv import equal_pads, window_of
+from caffeio.converters.from_onnx.ops.dilated import PADDING, Windows, dilated_max
+from caffeio.converters.from_onnx.ops.pad import mirror
 from caffeio.converters.from_onnx.table import operator
 from caffeio.converters.onnx.runtime import evaluate
 
@@ -42,46 +45,71 @@ def max_pool(w: Writer, node: Node) -> str:
     """A Pooling, cut to ONNX's number of windows."""
     if len(node.outputs) > 1 and node.outputs[1]:
         raise Refused("its indices are used", "a vendor's Upsample layer with a mask")
-    x, sizes, window, out = _prepared(w, node)
-    if any(d != 1 for d in window["dilation"]):
-        raise Refused("its windows are dilated")
-    begin = list(window["begin"])
-    for i in range(2):
-        kernel, stride, size = sizes[i], window["stride"][i], w.shape(x)[2 + i]
-        last = (out[2 + i] - 1) * stride - begin[i]
-        if begin[i] >= kernel or last >= size:
-            raise Refused("some of its windows lie in the padding alone")
-        if _windows(size, kernel, stride, begin[i]) < out[2 + i]:
-            # a window that reaches over the edge holds the edge, so repeating it changes nothing
-            x = mirror(w, x, 2 + i, begin[i], max(last + kernel - size, 0), "edge")
-            begin[i] = 0
-    return _back(w, _pooling(w, x, "MAX", sizes, window["stride"], begin, out), node)
+    return _over_maps(w, node, _max_of_map)
 
 
 @operator("AveragePool")
 def average_pool(w: Writer, node: Node) -> str:
     """A Pooling; other divisors than Caffe's by a Scale with one number for each place."""
-    x, sizes, window, out = _prepared(w, node)
+    return _over_maps(w, node, _average_of_map)
+
+
+def _over_maps(w: Writer, node: Node, pool: Callable[..., str]) -> str:
+    """The pooling of one or two axes, or of three as first two and then one."""
+    if len(w.graph.shape(node.inputs[0])) != 5 or _of_channels(w, node):
+        x, sizes, window, out = _prepared(w, node)
+        return _back(w, pool(w, x, node, sizes, window, out), node)
+    x, out = w.blob(node.inputs[0]), w.graph.shapes[node.outputs[0]]
+    n, channels, depth, *spatial = w.shape(x)
+    sizes = [int(size) for size in node.attrs["kernel_shape"]]
+    window = window_of(node, (depth, *spatial), sizes)
+    x = w.reshape(x, (n, channels * depth, *spatial), hint="maps")
+    maps = {key: values[1:] for key, values in window.items()}
+    x = pool(w, x, node, sizes[1:], maps, (n, channels * depth, *out[3:]))
+    x = w.reshape(x, (n, channels, depth, out[3] * out[4]), hint="depth")
+    line = {k: [v[0], 0 if k in ("begin", "end") else 1] for k, v in window.items()}
+    x = pool(w, x, node, [sizes[0], 1], line, (n, channels, out[2], out[3] * out[4]))
+    return _back(w, x, node)
+
+
+def _max_of_map(w: Writer, x: str, node: Node, sizes: list[int], window: Windows, out: Dims) -> str:
+    if any(d != 1 and k != 1 for d, k in zip(window["dilation"], sizes, strict=True)):
+        return dilated_max(w, x, sizes, window, out)
+    begin = list(window["begin"])
+    for i in range(2):
+        kernel, stride, size = sizes[i], window["stride"][i], w.shape(x)[2 + i]
+        last = (out[2 + i] - 1) * stride - begin[i]
+        if begin[i] >= kernel or last >= size:
+            raise Refused(PADDING)
+        if _windows(size, kernel, stride, begin[i]) < out[2 + i]:
+            # a window that reaches over the edge holds the edge, so repeating it changes nothing
+            x = mirror(w, x, 2 + i, begin[i], max(last + kernel - size, 0), "edge")
+            begin[i] = 0
+    return _pooling(w, x, "MAX", sizes, window["stride"], begin, out)
+
+
+def _average_of_map(
+    w: Writer, x: str, node: Node, sizes: list[int], window: Windows, out: Dims
+) -> str:
     theirs = _divisors(w, node, sizes, window, w.shape(x), out)
-    begin = window["begin"]
-    shape = w.shape(x)
+    begin, shape = window["begin"], w.shape(x)
     plain = all(d == 1 for d in window["dilation"]) and all(
         b < k and _windows(shape[2 + i], k, s, b) >= out[2 + i]
         for i, (b, k, s) in enumerate(zip(begin, sizes, window["stride"], strict=True))
     )
-    if plain:
-        y = _pooling(w, x, "AVE", sizes, window["stride"], begin, out)
-        ours = np.outer(
-            *(
-                _counts(shape[2 + i], sizes[i], window["stride"][i], begin[i], out[2 + i])
-                for i in range(2)
-            )
+    if not plain:
+        return _by_convolution(w, x, sizes, window, out, theirs)
+    y = _pooling(w, x, "AVE", sizes, window["stride"], begin, out)
+    ours = np.outer(
+        *(
+            _counts(shape[2 + i], sizes[i], window["stride"][i], begin[i], out[2 + i])
+            for i in range(2)
         )
-        return _back(w, _rescaled(w, y, ours / theirs), node)
-    return _back(w, _by_convolution(w, x, sizes, window, out, theirs), node)
+    )
+    return _rescaled(w, y, ours / theirs)
 
 
-def _prepared(w: Writer, node: Node) -> tuple[str, list[int], dict[str, list[int]], Dims]:
+def _prepared(w: Writer, node: Node) -> tuple[str, list[int], Windows, Dims]:
     """The bottom as a map, kernel, window, and the shape of the result as a map."""
     x = w.blob(node.inputs[0])
     shape, out = w.shape(x), w.graph.shapes[node.outputs[0]]
@@ -91,7 +119,7 @@ def _prepared(w: Writer, node: Node) -> tuple[str, list[int], dict[str, list[int
         x = w.reshape(x, (*shape, 1), hint="as_2d")
         sizes, out = [*sizes, 1], (*out, 1)
         window = {k: [*v, 0 if k in ("begin", "end") else 1] for k, v in window.items()}
-    elif len(shape) == 5 and sizes[1:] == [1, 1] and _trivial(window):  # over channels, as LRN
+    elif _of_channels(w, node):
         x = w.reshape(x, (*shape[:3], shape[3] * shape[4]), hint="rows")
         sizes, out = [sizes[0], 1], (*out[:3], out[3] * out[4])
         window = {k: v[:2] for k, v in window.items()}
@@ -100,8 +128,12 @@ def _prepared(w: Writer, node: Node) -> tuple[str, list[int], dict[str, list[int
     return x, sizes, window, out
 
 
-def _trivial(window: dict[str, list[int]]) -> bool:
-    """Whether the second and third of three axes have neither strides nor pads."""
+def _of_channels(w: Writer, node: Node) -> bool:
+    """Whether the first of three axes alone has windows, as exporters write LRN."""
+    shape, sizes = w.graph.shape(node.inputs[0]), list(node.attrs["kernel_shape"])
+    if len(shape) != 5 or sizes[1:] != [1, 1]:
+        return False
+    window = window_of(node, shape[2:], sizes)
     ones = all(window[k][1:] == [1, 1] for k in ("stride", "dilation"))
     return ones and all(window[k][1:] == [0, 0] for k in ("begin", "end"))
 
@@ -160,7 +192,7 @@ def _counts(size: int, kernel: int, stride: int, pad: int, count: int) -> Array:
 
 
 def _divisors(
-    w: Writer, node: Node, sizes: list[int], window: dict[str, list[int]], shape: Dims, out: Dims
+    w: Writer, node: Node, sizes: list[int], window: Windows, shape: Dims, out: Dims
 ) -> Array:
     """ONNX's divisors (H, W): what the runtime itself makes of ones tells them."""
     ones = np.ones((1, 1, *shape[2:]), np.float32)
@@ -184,7 +216,7 @@ def _divisors(
     with np.errstate(divide="ignore", invalid="ignore"):
         result = np.outer(*map(np.asarray, covered)) / found.astype(np.float64)
     if not np.isfinite(result).all():
-        raise Refused("some of its windows lie in the padding alone")
+        raise Refused(PADDING)
     return np.asarray(np.rint(result))
 
 
@@ -199,7 +231,7 @@ def _rescaled(w: Writer, y: str, factor: Array) -> str:
 
 
 def _by_convolution(
-    w: Writer, x: str, sizes: list[int], window: dict[str, list[int]], out: Dims, divisor: Array
+    w: Writer, x: str, sizes: list[int], window: Windows, out: Dims, divisor: Array
 ) -> str:
     """Averages as a convolution of every channel with ones, divided place by place."""
     spans, fields = [], {}

@@ -39,6 +39,8 @@ def _directions(w: Writer, node: Node, gates: int, states: int) -> list[Directio
     ws, rs = g.constant(node.inputs[1]), g.constant(node.inputs[2])
     if ws is None or rs is None or (node.input(3) and g.constant(node.inputs[3]) is None):
         raise Refused("its weights are computed")
+    if w.batch.get(w.blob(node.inputs[0])) == 0:  # the axis of time
+        w.fix_batch()
     steps, batch, _ = g.shape(node.inputs[0])
     lengths = g.constant(node.input(4)) if node.input(4) else np.full(batch, steps)
     if lengths is None or not np.all(lengths == steps):
@@ -97,26 +99,26 @@ def _ends(w: Writer, y: str) -> str:
 
 @operator("LSTM")
 def lstm(w: Writer, node: Node) -> list[str]:
-    """One LSTM layer a direction; the last states by expose_hidden where they are wanted."""
+    """One LSTM layer a direction; the last states by expose_hidden where they are read."""
     _activations(node, ["Sigmoid", "Tanh", "Tanh"])
     if node.input(7) or node.attrs.get("input_forget", 0):
         raise Refused("it has peepholes or coupled gates")
     x = w.blob(node.inputs[0])
     used = {name for other in w.graph.nodes for name in other.inputs} | set(w.graph.outputs)
-    wants = [i < len(node.outputs) and node.outputs[i] in used for i in range(3)]
+    used_tops = [i < len(node.outputs) and node.outputs[i] in used for i in range(3)]
     if not w.target.has("LSTM"):
         return _unrolled(w, node, 4, _lstm_steps, both=True)
     ys: list[str] = []
     lasts: list[list[str]] = []
     for d in _directions(w, node, 4, 2):
         into = _turned(w, x, "reverse") if d.backward else x
-        y, last = _lstm(w, into, d, wants)
+        y, last = _lstm(w, into, d, used_tops)
         lasts.append(last)
-        ys.append(_turned(w, y, "reverse") if d.backward and wants[0] else y)
+        ys.append(_turned(w, y, "reverse") if d.backward and used_tops[0] else y)
     return _outputs(w, node, ys, lasts)
 
 
-def _lstm(w: Writer, x: str, d: Direction, wants: list[bool]) -> tuple[str, list[str]]:
+def _lstm(w: Writer, x: str, d: Direction, used_tops: list[bool]) -> tuple[str, list[str]]:
     steps, batch, _ = w.shape(x)
     hidden = d.r.shape[1]
     order = [0, 2, 1, 3]  # input, forget, output, cell of ONNX's i, o, f, c
@@ -125,7 +127,7 @@ def _lstm(w: Writer, x: str, d: Direction, wants: list[bool]) -> tuple[str, list
         return np.concatenate([np.split(v, 4)[i] for i in order])
 
     blobs = [gates(d.w), gates(d.wb.astype(np.float64) + d.rb), gates(d.r)]
-    expose = wants[2] or any(state is not None for state in d.initial)
+    expose = used_tops[2] or any(state is not None for state in d.initial)
     marks = _continues(w, steps, batch, fresh=not expose)
     bottoms = [x, marks]
     fields: dict[str, object] = {"num_output": hidden}
@@ -137,9 +139,9 @@ def _lstm(w: Writer, x: str, d: Direction, wants: list[bool]) -> tuple[str, list
         shapes += [(1, batch, hidden)] * 2
     tops = w.layer("LSTM", bottoms, shapes, blobs=blobs, batch=1, recurrent_param=fields)
     if expose:
-        w.silence([top for top, want in zip(tops[1:], wants[1:], strict=True) if not want])
+        w.silence([top for top, used in zip(tops[1:], used_tops[1:], strict=True) if not used])
         return tops[0], tops[1:]
-    return tops[0], [_ends(w, tops[0]) if wants[1] else "", ""]
+    return tops[0], [_ends(w, tops[0]) if used_tops[1] else "", ""]
 
 
 def _continues(w: Writer, steps: int, batch: int, *, fresh: bool) -> str:
@@ -157,11 +159,11 @@ def _continues(w: Writer, steps: int, batch: int, *, fresh: bool) -> str:
     return w.constant(marks, hint="cont")
 
 
-def _activations(node: Node, wanted: list[str]) -> None:
+def _activations(node: Node, usual: list[str]) -> None:
     given = node.attrs.get("activations")
     names = [v.decode() if isinstance(v, bytes) else v for v in given or []]
-    count = max(len(names) // len(wanted), 1)
-    if names and names != wanted * count:
+    count = max(len(names) // len(usual), 1)
+    if names and names != usual * count:
         raise Refused(f"its activations are {', '.join(names)}")
 
 

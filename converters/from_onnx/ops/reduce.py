@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from caffeio.converters.from_onnx import exact
 from caffeio.converters.from_onnx.caffe_net import Refused, Writer
 from caffeio.converters.from_onnx.graph import Dims, Node
 from caffeio.converters.from_onnx.ops.pool import over_map
@@ -53,7 +54,7 @@ def _shaped(w: Writer, y: str, node: Node) -> str:
 
 
 @operator("ReduceMean", "ReduceSum", "ReduceMax", "ReduceMin", "ReduceL1", "ReduceL2",
-          "ReduceSumSquare", "ReduceLogSum", "ReduceLogSumExp")  # fmt: skip
+          "ReduceSumSquare", "ReduceLogSum", "ReduceLogSumExp", "ReduceProd")  # fmt: skip
 def reduce(w: Writer, node: Node) -> str:
     """Means and sums, or the largest, over axes that may be any."""
     x = w.blob(node.inputs[0])
@@ -67,6 +68,8 @@ def reduce(w: Writer, node: Node) -> str:
         axes = list(range(len(shape)))
     axes = sorted(axis % len(shape) for axis in axes)
     kind = node.op.removeprefix("Reduce")
+    if kind == "Prod":
+        return _shaped(w, _product(w, x, axes), node)
     whole = axes == list(range(axes[0], len(shape)))
     if whole and kind in ("L1", "SumSquare") and w.target.has("Reduction"):
         operation: dict[str, Any] = {
@@ -91,6 +94,15 @@ def reduce(w: Writer, node: Node) -> str:
     if kind in ("LogSum", "LogSumExp"):
         y = w.unary("Log", y, hint="log")
     return _shaped(w, y, node)
+
+
+def _product(w: Writer, x: str, axes: list[int]) -> str:
+    """The product over axes, which have size 1 then: slices, and an Eltwise of them."""
+    for axis in axes:
+        if w.shape(x)[axis] > 1:
+            parts = exact.slices(w, x, axis, range(1, w.shape(x)[axis]), hint="factors")
+            x = w.eltwise("PROD", parts, hint="product")
+    return x
 
 
 def reduced(w: Writer, x: str, axes: list[int], method: str) -> str:

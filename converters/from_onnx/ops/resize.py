@@ -9,8 +9,8 @@ import numpy as np
 from caffeio.converters.from_onnx.caffe_net import Refused, Writer
 from caffeio.converters.from_onnx.exact import mix_channels
 from caffeio.converters.from_onnx.graph import Array, Node
-from caffeio.converters.from_onnx.ops.conv import mirror
 from caffeio.converters.from_onnx.ops.dense import inner_product
+from caffeio.converters.from_onnx.ops.pad import mirror
 from caffeio.converters.from_onnx.table import operator
 from caffeio.converters.onnx.runtime import evaluate
 

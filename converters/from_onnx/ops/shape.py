@@ -70,7 +70,7 @@ def slice_(w: Writer, node: Node) -> str:
     shape = w.shape(x)
     steps = {axis: r for axis, r in ranges.items() if r.step > 1 and len(r) > 1}
     if len(shape) == 4 and steps and set(steps) <= {2, 3}:
-        x = _strided(w, x, steps)
+        x = strided(w, x, steps)
         ranges = {axis: r for axis, r in ranges.items() if axis not in steps}
     for axis, r in ranges.items():
         if w.batch.get(x) == axis and len(r) != w.shape(x)[axis]:
@@ -89,7 +89,7 @@ def _given(w: Writer, node: Node) -> tuple[list[int] | None, ...]:
     )
 
 
-def _strided(w: Writer, x: str, steps: dict[int, range]) -> str:
+def strided(w: Writer, x: str, steps: dict[int, range]) -> str:
     """Every n-th row or column: a convolution of every channel with one 1 in the kernel."""
     shape = w.shape(x)
     kernel, fields, counts = [], {}, []

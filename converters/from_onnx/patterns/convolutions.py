@@ -13,6 +13,8 @@ from caffeio.converters.from_onnx.patterns.base import (
     replace,
 )
 
+_NOTHING = -1e9  # what exporters pad with in front of a MaxPool, if not with -inf
+
 
 @pattern
 def conv_batch_norm(graph: Graph) -> None:
@@ -68,10 +70,10 @@ def matmul_add(graph: Graph) -> None:
 
 @pattern
 def pad_conv(graph: Graph) -> None:
-    """A Pad with zeros in front of a convolution becomes its pads."""
+    """A Pad with zeros goes into a convolution, one with next to -inf into a MaxPool."""
     maker = alone(graph)
     for node in list(graph.nodes):
-        if node.op not in ("Conv", "AveragePool"):
+        if node.op not in ("Conv", "AveragePool", "MaxPool"):
             continue
         pad = maker(node.inputs[0])
         if pad is None or pad.op != "Pad" or pad.attrs.get("mode", "constant") != "constant":
@@ -80,7 +82,9 @@ def pad_conv(graph: Graph) -> None:
             continue
         pads, value = graph.ints(pad, "pads", 1), graph.number(pad, "value", 2, 0.0)
         rank = len(graph.shape(pad.inputs[0]))
-        if pads is None or value != 0 or graph.ints(pad, "axes", 3) is not None:
+        if pads is None or value is None or graph.ints(pad, "axes", 3) is not None:
+            continue
+        if value > _NOTHING if node.op == "MaxPool" else value != 0:
             continue
         if node.attrs.get("auto_pad", "NOTSET") not in ("NOTSET", "VALID") or min(pads) < 0:
             continue

@@ -1,55 +1,183 @@
-"""torchvision's own models at full size: converted for Caffe 1.0 and compared.
+"""torchvision's own models at full size: converted for Caffe 1.0, compared, and read by OpenCV.
 
 Run as `python tests/converters/from_onnx/nightly.py [MODEL...]` where a torchvision that fits torch
-is installed; the suite does not import it. Weights are random. Exits with 1 if a model is refused
-or off.
+is installed; the suite does not import it. Weights are random. What torchvision lacks is ours, in
+larger pictures than the suite's. Prints a table, a row a model and exporter; exits with 1 if a
+model is refused or off.
 """
 
 from __future__ import annotations
 
 import sys
+import tempfile
+import time
+import warnings
+from collections.abc import Callable
+from contextlib import suppress
 from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
-from caffeio.converters.from_onnx.compile import compile_model
-from caffeio.converters.from_onnx.load import model_of_module
+import cv2
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
+
+from caffeio.converters.from_onnx.compile import Compiled, compile_model
+from caffeio.converters.from_onnx.torch_export import by_dynamo, by_torchscript
 from caffeio.converters.from_onnx.verify import verify
+from caffeio.converters.from_onnx.write import write_files
 from caffeio.errors import CaffeIOError
+from tests.converters.from_onnx.nets import make
 
-MODELS = (
-    "resnet18", "resnet50", "vgg11_bn", "mobilenet_v2", "mobilenet_v3_small", "densenet121",
-    "squeezenet1_1", "shufflenet_v2_x1_0", "efficientnet_b0", "mnasnet1_0", "regnet_y_400mf",
-    "googlenet", "inception_v3",
+SIZES = {"inception_v3": 299, "ssdlite320_mobilenet_v3_large": 320}
+CLASSIFIERS = (
+    "resnet18", "resnet50", "vgg11_bn", "mobilenet_v2", "mobilenet_v3_small",
+    "mobilenet_v3_large", "densenet121", "squeezenet1_1", "shufflenet_v2_x1_0", "efficientnet_b0",
+    "mnasnet1_0", "regnet_y_400mf", "googlenet", "inception_v3",
 )  # fmt: skip
+OTHERS = ("ssdlite320_mobilenet_v3_large", "lraspp_mobilenet_v3_large", "fcn_resnet50")
+OURS = {
+    "unet_transpose": (1, 3, 256, 256), "unet_resize": (1, 3, 256, 256),
+    "unet_bilinear": (1, 3, 256, 256), "yolo5": (1, 3, 320, 320), "yolo8": (1, 3, 320, 320),
+    "crnn": (1, 1, 16, 100), "paddle_ocr_rec": (1, 1, 16, 160),
+}  # fmt: skip
+EXPORTERS: dict[str, Callable[..., Any]] = {"TorchScript": by_torchscript, "dynamo": by_dynamo}
+_KEPT: list[Any] = []  # what lives as long as the process
 NEAR = 1e-5
+HEAD = (
+    "| model | exporter | layers | off onnxruntime by | off torch in OpenCV by | seconds |\n"
+    "|---|---|---|---|---|---|"
+)
 
 
-def check(name: str) -> str:
-    """Convert one model; the line that says how it went."""
-    import torch
+class Heads(nn.Module):
+    """A detector of torchvision up to its scores and offsets: what follows them is host code."""
 
-    models: Any = import_module("torchvision.models")
+    def __init__(self, whole: Any) -> None:
+        super().__init__()
+        self.backbone, self.head = whole.backbone, whole.head
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        found = self.head(list(self.backbone(x).values()))
+        return found["cls_logits"], found["bbox_regression"]
+
+
+class Out(nn.Module):
+    """The first of the outputs that a segmentation model has by name."""
+
+    def __init__(self, whole: nn.Module) -> None:
+        super().__init__()
+        self.whole = whole
+
+    def forward(self, x: Tensor) -> Any:
+        return self.whole(x)["out"]
+
+
+def torchvision_models() -> Any:
+    """torchvision.models; its operators in C++ are not needed, and a wheel for CUDA lacks them."""
+    if find_spec("torchvision") is not None and not torch.cuda.is_available():
+        library = torch.library.Library("torchvision", "FRAGMENT")
+        for name in ("nms", "qnms"):  # which its import asks for
+            with suppress(RuntimeError):  # it is there
+                library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+        _KEPT.append(library)
+    return import_module("torchvision.models")
+
+
+def of_torchvision(name: str) -> nn.Module:
+    """A model with random weights."""
+    models, more = torchvision_models(), {}
+    if name in ("googlenet", "inception_v3"):
+        more = {"aux_logits": False, "init_weights": False}
+    if name in CLASSIFIERS:
+        return models.get_model(name, weights=None, **more)
+    whole = models.get_model(name, weights=None, weights_backbone=None)
+    return Heads(whole) if name.startswith("ssd") else Out(whole)
+
+
+def prepared(name: str) -> tuple[nn.Module, Tensor]:
+    """A model in evaluation, and an input for it."""
+    if name in OURS:
+        module, _ = make(name)
+        return module, torch.randn(*OURS[name])
     torch.manual_seed(0)
-    module = getattr(models, name)(weights=None).eval()
+    module, size = of_torchvision(name).train(), SIZES.get(name, 224)
     for part in module.modules():  # as after a training: nothing is 0 or 1 by chance
-        if isinstance(part, torch.nn.BatchNorm2d):
-            torch.nn.init.uniform_(part.weight, 0.7, 1.3)
-            assert part.running_var is not None
-            part.running_var.uniform_(0.5, 2)
-    size = 299 if name == "inception_v3" else 224
+        if isinstance(part, nn.BatchNorm2d):
+            nn.init.uniform_(part.weight, 0.7, 1.3)
+            nn.init.normal_(part.bias, 0, 0.2)
+            part.momentum = None  # the statistics are those of the pictures that follow
+    with torch.no_grad():
+        module(torch.randn(4, 3, size, size))
+    return module.eval(), torch.randn(1, 3, size, size)
+
+
+def by_opencv(net: Compiled, x: Tensor, wanted: list[Tensor]) -> float:
+    """How far OpenCV's numbers of the two files are from torch's, of the largest value."""
+    with tempfile.TemporaryDirectory() as folder:
+        files = [str(Path(folder) / f"net.{kind}") for kind in ("prototxt", "caffemodel")]
+        write_files(net, files[1], files[0], "a nightly run")
+        reader = cv2.dnn.readNetFromCaffe(*files)
+    reader.setInput(x.numpy(), next(iter(net.inputs.values())))
+    found = reader.forward(list(net.outputs.values()))
+    return max(
+        float(np.abs(mine.reshape(-1) - theirs.numpy().reshape(-1)).max() / theirs.abs().max())
+        for mine, theirs in zip(found, wanted, strict=True)
+    )
+
+
+def opencv_cell(model: Any, net: Compiled, x: Tensor, wanted: list[Tensor]) -> tuple[str, bool]:
+    """What OpenCV makes of the net for Caffe 1.0, else of the one for OpenCV; whether it fits."""
     try:
-        net = compile_model(model_of_module(module, torch.randn(1, 3, size, size)), where=name)
+        off = by_opencv(net, x, wanted)
+        return f"{off:.1g}", off <= NEAR
+    except cv2.error:
+        pass
+    try:
+        off = by_opencv(compile_model(model, target="opencv"), x, wanted)
+        return f"{off:.1g} (`--target opencv`)", off <= NEAR
+    except (CaffeIOError, cv2.error) as error:
+        return f"not read: {str(error).strip().splitlines()[0][:120]}", False
+
+
+def check(name: str, exporter: str) -> tuple[str, bool]:
+    """Convert one model; its row of the table, and whether all is well."""
+    module, x = prepared(name)
+    with torch.no_grad():
+        found = module(x)
+    wanted = list(found) if isinstance(found, tuple) else [found]
+    began = time.monotonic()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            model = EXPORTERS[exporter](module, (x,))
+        net = compile_model(model, where=name)
+        worst = verify(net).worst
     except CaffeIOError as error:
-        return f"FAILED {error}"
-    worst = verify(net).worst
-    return f"{'ok' if worst <= NEAR else 'FAILED'} {name}: {len(net.layers)} layers, {worst:.2g}"
+        return f"| {name} | {exporter} | refused: {error.message[:300]} | | | |", False
+    seconds = time.monotonic() - began
+    cell, fits = opencv_cell(model, net, x, wanted)
+    row = f"| {name} | {exporter} | {len(net.layers)} | {worst:.1g} | {cell} | {seconds:.0f} |"
+    return row, worst <= NEAR and fits
 
 
 def main(names: list[str]) -> int:
     """Check the models; returns the exit code."""
-    lines = [check(name) for name in names or MODELS]
-    print("\n".join(lines))
-    return int(any(line.startswith("FAILED") for line in lines))
+    print(HEAD, flush=True)
+    bad = []
+    for name in names or (*CLASSIFIERS, *OTHERS, *OURS):
+        for exporter in EXPORTERS:
+            row, fits = check(name, exporter)
+            print(row, flush=True)
+            if not fits:
+                bad.append(f"{name} ({exporter})")
+    if bad:
+        print(f"FAILED: {', '.join(bad)}", file=sys.stderr)
+    return int(bool(bad))
 
 
 if __name__ == "__main__":

@@ -14,12 +14,13 @@ import torch
 from torch import nn
 
 import caffeio
-from caffeio.converters.from_onnx.compile import Compiled
-from caffeio.converters.from_onnx.load import exported, model_of_module
+from caffeio.converters.from_onnx.compile import Compiled, compile_model
+from caffeio.converters.from_onnx.torch_export import by_torchscript, model_of_module
 from caffeio.converters.from_onnx.write import write_files
 from caffeio.net.net import load_net
-from tests.converters.from_onnx.helpers import NEAR, compiled, export, kinds
+from tests.converters.from_onnx.helpers import NEAR, Of, compiled, export, kinds
 from tests.converters.from_onnx.nets import NETS, make
+from tests.converters.from_onnx.test_operators import FUNCTIONS, X
 
 pytest.importorskip("onnxruntime")
 # OpenCV's reader has no Bias, Parameter and LSTM: these nets are written for it
@@ -58,6 +59,29 @@ def test_torchscript_export_and_opencv(name: str, tmp_path: Path) -> None:
     found = ours({next(iter(net.inputs.values())): x})
     for blob, theirs in zip(net.outputs.values(), wanted, strict=True):
         assert off(found[blob].detach().numpy(), theirs) < NEAR
+
+
+LACKING = {"argmax", "minus_mean", "equal", "hardshrink", "masks", "sign", "softshrink",
+           "threshold", "where_line", "where_number", "where_numbers", "where_wide",
+           "where_zero"}  # fmt: skip
+QUICK = ("normalize", "norm", "slice", "max_pool_floor", "hardswish", "minimum")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=() if name in QUICK else pytest.mark.slow)
+        for name in FUNCTIONS
+        if name not in LACKING
+    ],
+)
+def test_opencv_computes_every_function_that_its_table_allows(name: str, tmp_path: Path) -> None:
+    module = Of(lambda m, x: FUNCTIONS[name][0](x))
+    net = compile_model(export(module, X), target="opencv")
+    with torch.no_grad():
+        wanted = outputs(module(X))
+    for mine, theirs in zip(by_opencv(net, tmp_path, X), wanted, strict=True):
+        assert off(mine, theirs) < NEAR
 
 
 @pytest.mark.parametrize("name", sorted(FOR_OPENCV))
@@ -117,12 +141,9 @@ def test_two_inputs_have_the_names_of_the_parameters() -> None:
 
 def test_torchscript_alone_is_enough() -> None:
     """Without onnxscript the older exporter is used."""
-    from caffeio.converters.from_onnx import load
-
     module, x = make("resnet18")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        model = load._by_torchscript(module, (x,))
+        model = by_torchscript(module, (x,))
     assert model.graph.node
-    assert exported is not None
     compiled(model)

@@ -127,6 +127,20 @@ FUNCTIONS: dict[str, tuple[Callable[[torch.Tensor], Any], int]] = {
     "expand": (lambda x: x.mean((2, 3), keepdim=True).expand(-1, -1, 5, 6), 3),
     "stack": (lambda x: torch.stack([x, x * 2], 2), 4),
     "glu": (lambda x: F.glu(x, 1), 3),
+    "cumsum_channels": (lambda x: x.cumsum(1), 1),
+    "cumsum_rows": (lambda x: x.cumsum(2), 3),
+    "cumsum_columns": (lambda x: x.cumsum(3), 1),
+    "triangle": (lambda x: x.tril() + x.triu(2), 3),
+    "product": (lambda x: x.prod(1), 3),
+    "two_to_the_x": (lambda x: 2**x, 1),
+    "above_another": (lambda x: (x > x.mean(1, keepdim=True)).float(), 7),
+    "above_numbers": (lambda x: (torch.linspace(-1, 1, 11) >= x).float(), 5),
+    "same_as_another": (lambda x: (x.sign() == x.flip(3).sign()).float(), 16),
+    "pad_exactly": (lambda x: F.pad(x, (1, 2, 0, 3), value=-1e9), 2),
+    "pad_channels_and_rows": (lambda x: F.pad(x, (1, 0, 0, 2, 2, 1), value=-0.3), 4),
+    "pad_max_pool": (
+        lambda x: F.max_pool2d(F.pad(x, (0, 1, 2, 0), value=-float("inf")), 3, 2), 6
+    ),
     "several_outputs": (lambda x: (x, x * 2, F.relu(x)), 3),
     "relu_over_a_view": (relu_over_a_view, 3),
 }  # fmt: skip
@@ -136,6 +150,10 @@ MODULES: dict[str, tuple[nn.Module, int]] = {
     "conv_same": (nn.Conv2d(8, 4, 4, padding="same"), 1),
     "deconv_output_padding": (nn.ConvTranspose2d(8, 6, 3, 2, 1, 1), 1),
     "deconv_more_padding": (nn.ConvTranspose2d(8, 6, 4, 3, 0, 2, groups=2), 1),
+    "deconv_dilated_groups": (
+        nn.ConvTranspose2d(8, 12, (3, 2), (2, 3), (1, 0), (1, 2), 4, dilation=(2, 1)),
+        3,
+    ),
     "deconv": (nn.ConvTranspose2d(8, 6, 2, 2), 1),
     "prelu": (nn.PReLU(8), 1),
     "prelu_shared": (nn.PReLU(), 1),
@@ -166,6 +184,56 @@ def test_modules(name: str) -> None:
         module.running_var.uniform_(0.5, 2)
     net = compiled(export(module, X))
     assert len(net.layers) - 1 <= most, kinds(net)
+
+
+def test_small_numbers_keep_their_digits_under_a_cap() -> None:
+    """6 - (6 - x) would round them to multiples of 5e-7."""
+    compiled(export(nn.ReLU6(), X * 1e-6), near=0)
+
+
+EINSUMS = {
+    "nchw,dc->ndhw": (5, 8), "nchw,wk->nchk": (11, 3), "nchw,hk->nckw": (9, 3), "nchw,c->nhw": (8,),
+    "nchw,c->nchw": (8,), "nchw,chw->n": (8, 9, 11), "nchw,hwk->nkc": (9, 11, 3), "nchw->nwc": None,
+    "nchw,dw->cndh": (2, 11), "nchw,kc": (3, 8),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("equation", EINSUMS)
+def test_einsum_with_a_constant(equation: str) -> None:
+    shape = EINSUMS[equation]
+    generator = torch.Generator().manual_seed(0)
+    others = [] if shape is None else [torch.randn(*shape, generator=generator)]
+    compiled(export(Of(lambda m, x: torch.einsum(equation, x, *others)), X))
+
+
+V = torch.randn(1, 2, 6, 7, 8, generator=torch.Generator().manual_seed(2))
+
+
+@pytest.mark.parametrize(
+    ("module", "most"),
+    [
+        (nn.MaxPool2d(3, 1, dilation=2), 14),
+        (nn.MaxPool2d(3, 2, 1, dilation=2), 20),
+        (nn.MaxPool2d((2, 3), (1, 3), 1, dilation=(3, 2)), 20),
+        (nn.MaxPool2d(3, 2, 1, dilation=2, ceil_mode=True), 20),
+        (nn.MaxPool2d((1, 2), 1, dilation=(1, 2)), 6),
+    ],
+)
+def test_dilated_windows_hold_no_padding(module: nn.Module, most: int) -> None:
+    net = compiled(export(module, X - 5), near=0)  # all below 0: a zero in a window would be seen
+    assert len(net.layers) - 1 <= most, kinds(net)
+
+
+@pytest.mark.parametrize("ceil", [False, True])
+@pytest.mark.parametrize("window", [(2, 2, 0), (3, 2, 1), ((1, 3, 2), (1, 2, 2), (0, 1, 1))])
+@pytest.mark.parametrize("kind", ["max", "average", "average without pads"])
+def test_pooling_over_three_axes(kind: str, window: tuple[Any, ...], ceil: bool) -> None:
+    if kind == "max":
+        module: nn.Module = nn.MaxPool3d(*window, ceil_mode=ceil)
+    else:
+        module = nn.AvgPool3d(*window, ceil_mode=ceil, count_include_pad=kind == "average")
+    net = compiled(export(module, V))
+    assert len(net.layers) - 1 <= 11, kinds(net)
 
 
 @pytest.mark.parametrize(
@@ -240,3 +308,17 @@ def test_a_larger_batch_is_compared() -> None:
 def test_statistics_of_the_input_do_not_mix_examples() -> None:
     report = report_of(export(nn.InstanceNorm2d(8), X))
     assert any("does not fit a batch" in note for note in report.notes)
+
+
+def test_a_transposed_convolution_over_three_axes() -> None:
+    torch.manual_seed(0)
+    module = nn.ConvTranspose3d(2, 4, (3, 2, 2), (2, 1, 2), (1, 0, 1), (1, 0, 1), groups=2)
+    assert kinds(compiled(export(module, V))) == ["Input", "Deconvolution"]
+
+
+@pytest.mark.parametrize("kind", [nn.RNN, nn.GRU, nn.LSTM])
+def test_steps_that_may_be_any_number_are_fixed(kind: Any) -> None:
+    """The axis that is left open may be that of time: then the net is for these steps only."""
+    torch.manual_seed(0)
+    net = compiled(export(Of(lambda m, x: m[0](x)[0], kind(3, 4)), torch.randn(2, 5, 3)))
+    assert net.any_batch is False

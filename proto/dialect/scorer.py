@@ -1,4 +1,4 @@
-"""How well each dialect explains the bytes of a net.
+"""Score how well each dialect explains the bytes of a net.
 
 The file is walked on the wire. For every dialect, each field is judged by that dialect's table:
 is its number known, has it the right wire type, is a text readable, an enum value known; does a
@@ -31,6 +31,7 @@ from caffeio.proto.io.wire import (
     read_field,
     signed,
 )
+from caffeio.shape_text import format_shape
 
 UNKNOWN, MISREAD, IMPOSSIBLE, ODD = 2.0, 3.0, 4.0, 1.0  # weights of problems
 _SMALL = 4096  # messages up to this size are judged once for all places where they occur
@@ -44,7 +45,7 @@ class Problem(NamedTuple):
     sample: str = ""
 
 
-class Verdict(NamedTuple):
+class Interpretation(NamedTuple):
     """What one dialect makes of a message: meaning, problems, and (field, sample) of its own."""
 
     digest: int
@@ -63,8 +64,8 @@ class Raw(NamedTuple):
 
 
 @dataclass(slots=True)
-class Reading:
-    """A dialect's account of a file; `score` is the weight of all problems, less is better."""
+class Candidate:
+    """A dialect and how it reads a file; `score` is the weight of all problems, less is better."""
 
     dialect: str
     digest: int = 0
@@ -80,13 +81,13 @@ class Reading:
             weight * (1 + min(count - 1, 20) / 40) for weight, count, _ in self.problems.values()
         )
 
-    def note(self, verdict: Verdict, place: str) -> None:
+    def note(self, one: Interpretation, place: str) -> None:
         """Add what was found in a place."""
-        for weight, what, sample in verdict.problems:
+        for weight, what, sample in one.problems:
             first = f"{sample} in {place}" if sample else f"in {place}"
             _, count, first = self.problems.get(what, (0.0, 0, first))
             self.problems[what] = (weight, count + 1, first)
-        for name, sample in verdict.special:
+        for name, sample in one.special:
             count, sample = self.special.get(name, (0, sample))
             self.special[name] = (count + 1, sample)
 
@@ -106,12 +107,12 @@ class Reading:
         ]
 
 
-class Assessor:
+class Scorer:
     """The bytes of one message, and what has been found out about parts of it."""
 
     def __init__(self, buf: Buffer) -> None:
         self.buf = buf
-        self.memo: dict[tuple[int, object], Verdict] = {}
+        self.memo: dict[tuple[int, object], Interpretation] = {}
         self.budget = MAX_FIELDS
 
     def fields(self, start: int, end: int) -> Iterator[Raw]:
@@ -125,7 +126,7 @@ class Assessor:
             yield Raw(number, kind, value, pos, stop)
             pos = stop
 
-    def message(self, rules: int, start: int, end: int, depth: int = 1) -> Verdict:
+    def message(self, rules: int, start: int, end: int, depth: int = 1) -> Interpretation:
         """Judge the message in buf[start:end] by the rules."""
         check_depth(depth, start)
         small = end - start <= _SMALL and not is_blob(rules)
@@ -134,7 +135,7 @@ class Assessor:
             self.memo[key] = self._message(rules, start, end, depth)
         return self.memo[key]
 
-    def _message(self, rules: int, start: int, end: int, depth: int) -> Verdict:
+    def _message(self, rules: int, start: int, end: int, depth: int) -> Interpretation:
         table = rule_table(rules)
         digests: list[tuple[str, int]] = []
         problems: list[Problem] = []
@@ -150,9 +151,9 @@ class Assessor:
         digests.sort(key=lambda item: item[0])
         name = name or _name_of(table)
         problems += _suspicions(name, self._named(table, start, end)) if name in _CHECKED else ()
-        return Verdict(hash((name, tuple(digests))), tuple(problems), tuple(special))
+        return Interpretation(hash((name, tuple(digests))), tuple(problems), tuple(special))
 
-    def judge(self, rule: Rule | None, message: str, raw: Raw, depth: int = 1) -> Verdict:
+    def judge(self, rule: Rule | None, message: str, raw: Raw, depth: int = 1) -> Interpretation:
         """Judge one field of a message by its rule (None: the dialect does not know it)."""
         if rule is None:
             what = f"{message} has no field {raw.number}"
@@ -164,7 +165,7 @@ class Assessor:
             return self._wrong(raw, Problem(MISREAD, what, self.sample(raw)))
         special = ((label, self.sample(raw)),) if rule.special else ()
         if message == "BlobProto" and entry.name in PAYLOAD:  # the numbers are not read
-            return Verdict(hash(entry.name), (), special)
+            return Interpretation(hash(entry.name), (), special)
         if entry.message is not None:
             return self._inner(rule, label, raw, special, depth)
         if wire_type(entry) == VARINT:
@@ -174,12 +175,12 @@ class Assessor:
             what = f"{label} would be a text"
             return self._wrong(raw, Problem(MISREAD, what, self.sample(raw)), special)
         own = hash((raw.kind, data))
-        return Verdict(own, tuple(self._out_of_range(rule, label, raw)), special)
+        return Interpretation(own, tuple(self._out_of_range(rule, label, raw)), special)
 
     def _wrong(
         self, raw: Raw, problem: Problem, special: tuple[tuple[str, str], ...] = ()
-    ) -> Verdict:
-        return Verdict(hash((raw.kind, self._bytes(raw))), (problem,), special)
+    ) -> Interpretation:
+        return Interpretation(hash((raw.kind, self._bytes(raw))), (problem,), special)
 
     def _out_of_range(self, rule: Rule, label: str, raw: Raw) -> Iterator[Problem]:
         """A float that does not occur in this field, as far as the dialect's table knows."""
@@ -191,20 +192,20 @@ class Assessor:
 
     def _inner(
         self, rule: Rule, label: str, raw: Raw, special: tuple[tuple[str, str], ...], depth: int
-    ) -> Verdict:
+    ) -> Interpretation:
         assert isinstance(raw.value, tuple)
         if rule.inner < 0:
-            return Verdict(hash(self._bytes(raw)), (), special)
+            return Interpretation(hash(self._bytes(raw)), (), special)
         try:
             part = self.message(rule.inner, *raw.value, depth + 1)
         except ParseError:
             problem = Problem(MISREAD, f"{label} would be a message", self.sample(raw))
             return self._wrong(raw, problem, special)
-        return Verdict(part.digest, part.problems, special or part.special)
+        return Interpretation(part.digest, part.problems, special or part.special)
 
     def _varints(
         self, rule: Rule, label: str, raw: Raw, special: tuple[tuple[str, str], ...]
-    ) -> Verdict:
+    ) -> Interpretation:
         value = raw.value
         numbers = [value] if isinstance(value, int) else packed_varints(self.buf, *value)
         entry = rule.entry
@@ -218,7 +219,7 @@ class Assessor:
                 wrong = [n for n in numbers if n > 1]
         what = f"{label} would be {_article(entry.type)}"
         problems = (Problem(UNKNOWN, what, str(wrong[0])),) if wrong else ()
-        return Verdict(hash(names), problems, special)
+        return Interpretation(hash(names), problems, special)
 
     def _named(self, table: dict[int, Rule], start: int, end: int) -> dict[str, list[int | str]]:
         """The varints of a message by the names of its fields, enum values by theirs."""
@@ -322,4 +323,4 @@ def _extents(
 
 
 def _pair(values: list[int | None]) -> str:
-    return str(values[0]) if values[0] == values[1] else " x ".join(map(str, values))
+    return str(values[0]) if values[0] == values[1] else format_shape(values, " x ")

@@ -11,16 +11,17 @@ from caffeio.converters.from_onnx.verify import check, verify
 from caffeio.converters.from_onnx.write import (
     made_here,
     prototxt_beside,
+    refuse_size,
     unverified,
     write_files,
 )
 from caffeio.errors import CaffeIOError
 
 if TYPE_CHECKING:
-    from caffeio.converters.request import Job, Outcome
+    from caffeio.converters.request import Conversion, Outcome
 
 
-def to_caffe(job: Job) -> Outcome:
+def to_caffe(job: Conversion) -> Outcome:
     """A caffemodel and its prototxt, verified before they take their places."""
     from caffeio.converters.request import Outcome
 
@@ -33,23 +34,28 @@ def to_caffe(job: Job) -> Outcome:
         outputs=r.output_blob,
         where=str(source),
     )
-    outcome = Outcome(notes=[*compiled.notes, *unverified(compiled)])
+    hdf5 = job.target_format == "h5"
+    if not hdf5:
+        refuse_size(compiled, str(job.target))
+    outcome = Outcome(warnings=[*compiled.notes, *unverified(compiled)])
     if r.no_verify:
-        outcome.notes.append("NOT COMPARED with the model: --no-verify")
+        outcome.warnings.append("NOT COMPARED with the model: --no-verify")
     else:
         report = verify(compiled)
         check(report, str(job.target))
         outcome.checked = report.checked()
-        outcome.said += report.lines()
-        outcome.notes += report.notes
+        outcome.messages += report.lines()
+        outcome.warnings += report.notes
     beside = prototxt.parent.resolve() == job.target.parent.resolve()
     written = job.out.parent / prototxt.name if beside else prototxt
-    outcome.notes += write_files(compiled, job.out, written, source.name)
-    outcome.said.append(f"{len(compiled.layers)} layers for {compiled.target.name}, in {prototxt}")
+    outcome.warnings += write_files(compiled, job.out, written, source.name, hdf5=hdf5)
+    outcome.messages.append(
+        f"{len(compiled.layers)} layers for {compiled.target.name}, in {prototxt}"
+    )
     return outcome
 
 
-def _prototxt_of(job: Job) -> Path:
+def _prototxt_of(job: Conversion) -> Path:
     """Where the prototxt goes: as told, or beside the caffemodel; nobody else's is replaced."""
     if not job.request.prototxt and not job.target.suffix:
         raise CaffeIOError("say where the prototxt goes: --prototxt PATH", where=str(job.target))

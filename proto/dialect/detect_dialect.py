@@ -1,4 +1,4 @@
-"""Which Caffe wrote these bytes: every dialect reads the file, the best account wins.
+"""Find which Caffe wrote a file: all dialects read it, and the one with the fewest problems wins.
 
 Dialects that read a file alike are one candidate. If two candidates explain it equally well and
 mean different things, the shapes of the weights may tell (`WALK`); otherwise it is the user
@@ -16,18 +16,18 @@ from typing import Any, NamedTuple
 from caffeio.errors import DialectError, ParseError
 from caffeio.proto import caffe_pb2
 from caffeio.proto.dialect import schema
-from caffeio.proto.dialect.assess import (
-    ODD,
-    UNKNOWN,
-    Assessor,
-    Problem,
-    Raw,
-    Reading,
-    Verdict,
-)
 from caffeio.proto.dialect.plan import CANONICAL
 from caffeio.proto.dialect.rules import Rule, rule_table, rules_of
 from caffeio.proto.dialect.schema import Schema
+from caffeio.proto.dialect.scorer import (
+    ODD,
+    UNKNOWN,
+    Candidate,
+    Interpretation,
+    Problem,
+    Raw,
+    Scorer,
+)
 from caffeio.proto.dialect.transcode import Transcoder
 from caffeio.proto.io.blobs import scan_blob
 from caffeio.proto.io.opened import found_once
@@ -58,13 +58,13 @@ class Detection(NamedTuple):
     also: list[str]
 
 
-# Who follows the shapes of a net to its weights: the layer types are asked, which are floors above.
-# It is imported when two readings are equally good, as a layer's arithmetic is when a net runs.
+# Who follows the shapes of a net to its weights: it asks the layer types, which this package may
+# not import. Imported when two candidates are equally good.
 WALK = "caffeio.net.weights_fit:walk_shapes"
 
 
 class Walk(NamedTuple):
-    """What shapes say of a reading; `possible` is whether some input fits all weights."""
+    """What shapes say of a candidate; `possible` is whether some input fits all weights."""
 
     possible: bool
     confirmed: list[str]
@@ -75,14 +75,14 @@ def detect(data: Buffer, kind: str = "net") -> Detection:
     """Find the dialect of a binary net, solver, solverstate or blob.
 
     Works on an mmap; the numbers of blobs are not read. `kind` is one of `KINDS`.
-    Raises ParseError for broken bytes, DialectError (with both readings) if the file fits
+    Raises ParseError for broken bytes, DialectError (with both candidates) if the file fits
     dialects that read it differently.
     """
     return found_once(data, ("dialect", kind), lambda: _detect(data, KINDS[kind]))
 
 
 def _detect(data: Buffer, name: str) -> Detection:
-    groups = _group(_assess(data, name))
+    groups = _group(score_dialects(data, name))
     best = groups[0]
     rivals = [g for g in groups[1:] if g[0].score - best[0].score < _MARGIN]
     if _is_family(best):  # a private fork that explains no more is no rival
@@ -94,15 +94,17 @@ def _detect(data: Buffer, name: str) -> Detection:
     return _report(best, others, evidence)
 
 
-def _report(best: list[Reading], others: list[list[Reading]], shapes: list[str]) -> Detection:
+def _report(best: list[Candidate], others: list[list[Candidate]], shapes: list[str]) -> Detection:
     chosen = best[0]
     also = [r for r in best[1:] if r.score - chosen.score < _MARGIN]
     worse = [r for r in best[1:] if r not in also] + [group[0] for group in others]
     evidence = [*shapes, *chosen.special_texts()]
-    for reading in worse:
-        near = reading is worse[0] or reading.dialect in schema.FAMILIES
-        if near and reading.score > chosen.score:
-            evidence += [f"not {reading.dialect}: {text}" for text in reading.problem_texts()[:3]]
+    for candidate in worse:
+        near = candidate is worse[0] or candidate.dialect in schema.FAMILIES
+        if near and candidate.score > chosen.score:
+            evidence += [
+                f"not {candidate.dialect}: {text}" for text in candidate.problem_texts()[:3]
+            ]
     if not evidence:
         evidence = ["nothing in it differs between the dialects"]
     margin = others[0][0].score - chosen.score if others else float("inf")
@@ -111,11 +113,11 @@ def _report(best: list[Reading], others: list[list[Reading]], shapes: list[str])
     return Detection(chosen.dialect, confidence, evidence, alternatives, [r.dialect for r in also])
 
 
-def _group(readings: Iterable[Reading]) -> list[list[Reading]]:
+def _group(candidates: Iterable[Candidate]) -> list[list[Candidate]]:
     """Readings that mean the same, together; the best group and the best of a group first."""
-    groups: dict[int, list[Reading]] = {}
-    for reading in sorted(readings, key=lambda r: (r.score, _rank(r.dialect))):
-        groups.setdefault(reading.digest, []).append(reading)
+    groups: dict[int, list[Candidate]] = {}
+    for candidate in sorted(candidates, key=lambda r: (r.score, _rank(r.dialect))):
+        groups.setdefault(candidate.digest, []).append(candidate)
     return list(groups.values())
 
 
@@ -126,7 +128,7 @@ def _rank(dialect: str) -> tuple[int, int, str]:
     return index, _extent(dialect), dialect
 
 
-def _is_family(group: list[Reading]) -> bool:
+def _is_family(group: list[Candidate]) -> bool:
     return group[0].dialect in schema.FAMILIES
 
 
@@ -140,19 +142,20 @@ def _extent(dialect: str) -> int:
     )
 
 
-# --- the account of each dialect
+# --- a candidate for each dialect
 
 
-def _assess(data: Buffer, message: str) -> list[Reading]:
-    assessor = Assessor(data)
+def score_dialects(data: Buffer, message: str) -> list[Candidate]:
+    """Let each dialect read the bytes of a message: one candidate a dialect, in no order."""
+    scorer = Scorer(data)
     if message == "NetParameter":
-        return _Net(assessor).readings
-    readings = []
+        return _Net(scorer).candidates
+    candidates = []
     for dialect in schema.dialect_names():
-        verdict = assessor.message(rules_of(dialect, message), 0, len(data))
-        readings.append(Reading(dialect, verdict.digest))
-        readings[-1].note(verdict, f"the {message}")
-    return readings
+        one = scorer.message(rules_of(dialect, message), 0, len(data))
+        candidates.append(Candidate(dialect, one.digest))
+        candidates[-1].note(one, f"the {message}")
+    return candidates
 
 
 @cache
@@ -178,41 +181,39 @@ def _strangers(layer_type: str) -> list[int]:
 
 
 class _Net:
-    """The account that each dialect gives of a net: fields are judged once for equal rules."""
+    """Score a net for all dialects; dialects with equal rules for a field are judged once."""
 
-    def __init__(self, assessor: Assessor) -> None:
-        self.assessor = assessor
-        self.readings = [Reading(dialect) for dialect in schema.dialect_names()]
-        self.digests: list[list[tuple[object, int]]] = [[] for _ in self.readings]
-        for index, raw in enumerate(list(assessor.fields(0, len(assessor.buf)))):
+    def __init__(self, scorer: Scorer) -> None:
+        self.scorer = scorer
+        self.candidates = [Candidate(dialect) for dialect in schema.dialect_names()]
+        self.digests: list[list[tuple[object, int]]] = [[] for _ in self.candidates]
+        for index, raw in enumerate(list(scorer.fields(0, len(scorer.buf)))):
             if raw.number in _LAYERS and raw.kind == BYTES:
                 self._layer(index, raw)
             else:
                 self._field("NetParameter", raw, "the net")
-        for reading, digest in zip(self.readings, self.digests, strict=True):
-            reading.digest = hash(tuple(digest))
+        for candidate, digest in zip(self.candidates, self.digests, strict=True):
+            candidate.digest = hash(tuple(digest))
 
     def _field(self, message: str, raw: Raw, place: str, layer_type: str = "") -> None:
         rules = _rules_for(message, raw.number)
         for rule, members in rules:
-            verdict = self.assessor.judge(rule, message, raw)
+            one = self.scorer.judge(rule, message, raw)
             if rule is not None and _is_misplaced(rule, layer_type):
                 what = f"a layer of type {layer_type} would have a {rule.entry.name}"
-                verdict = verdict._replace(problems=(*verdict.problems, Problem(ODD, what)))
+                one = one._replace(problems=(*one.problems, Problem(ODD, what)))
             name = rule.entry.name if rule else raw.number
             for member in members:
                 if len(rules) > 1:
-                    self.digests[member].append((name, verdict.digest))
-                if verdict.problems or verdict.special:
-                    self.readings[member].note(verdict, place)
+                    self.digests[member].append((name, one.digest))
+                if one.problems or one.special:
+                    self.candidates[member].note(one, place)
 
     def _layer(self, index: int, raw: Raw) -> None:
         message, name_number, blobs = _LAYERS[raw.number]
         assert isinstance(raw.value, tuple)
-        fields = list(self.assessor.fields(*raw.value))
-        texts = {
-            f.number: self.assessor.text(f) for f in fields if f.kind == BYTES and f.number < 5
-        }
+        fields = list(self.scorer.fields(*raw.value))
+        texts = {f.number: self.scorer.text(f) for f in fields if f.kind == BYTES and f.number < 5}
         kind = texts.get(2, "") if raw.number == 100 else ""
         title = texts.get(name_number)
         place = f"layer {title!r}" if title else f"layer {index}"
@@ -220,15 +221,15 @@ class _Net:
             self._field(message, entry, place, kind)
         if not kind:
             return
-        unknown = Verdict(0, (Problem(ODD, "unknown layer type", kind),))
+        unknown = Interpretation(0, (Problem(ODD, "unknown layer type", kind),))
         for member in _strangers(kind):
-            self.readings[member].note(unknown, place)
+            self.candidates[member].note(unknown, place)
         spans = [f.value for f in fields if f.number == blobs and isinstance(f.value, tuple)]
         if kind == "BatchNorm" and len(spans) in (4, 5):
-            for reading in self.readings:
-                own = schema.load(reading.dialect)
-                found = tuple(_merged_problems(self.assessor.buf, own, spans))
-                reading.note(Verdict(0, found), place)
+            for candidate in self.candidates:
+                own = schema.load(candidate.dialect)
+                found = tuple(_merged_problems(self.scorer.buf, own, spans))
+                candidate.note(Interpretation(0, found), place)
 
 
 def _is_misplaced(rule: Rule, layer_type: str) -> bool:
@@ -272,9 +273,9 @@ def _single(buf: Buffer, span: tuple[int, int]) -> float | None:
 
 
 def _by_shapes(
-    data: Buffer, message: str, groups: list[list[Reading]]
-) -> tuple[list[Reading], list[str]]:
-    """The one group whose reading agrees with the shapes of the weights, and the evidence."""
+    data: Buffer, message: str, groups: list[list[Candidate]]
+) -> tuple[list[Candidate], list[str]]:
+    """Choose the one group of candidates that agrees with the shapes of the weights; say why."""
     if message == "NetParameter":
         walks = [_walk(data, group[0].dialect) for group in groups]
         good = [i for i, walk in enumerate(walks) if walk.possible and walk.confirmed]
@@ -307,11 +308,11 @@ def _message(data: Buffer, name: str, dialect: str) -> Any:
 
 
 def side_by_side(data: Buffer, message: str, dialects: list[str]) -> str:
-    """The first places where dialects read the bytes differently, in each one's reading."""
-    readings = {name: _message(data, message, name) for name in dialects}
+    """Show the first places where dialects read the bytes differently, as each reads them."""
+    messages = {name: _message(data, message, name) for name in dialects}
     width = max(map(len, dialects))
     lines = []
-    for place, texts in _differences(list(readings.values())):
+    for place, texts in _differences(list(messages.values())):
         lines.append(f"  {place}")
         lines += [f"    {n:{width}}  {t}" for n, t in zip(dialects, texts, strict=True)]
         if len(lines) > 12:

@@ -1,0 +1,186 @@
+"""Models of gigabytes, by small ones: nothing copies large weights, and no file is too large."""
+
+from __future__ import annotations
+
+import tracemalloc
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import caffeio
+from caffeio.converters.from_onnx import model as models
+from caffeio.converters.from_onnx import torch_export, write
+from caffeio.converters.from_onnx.compile import Compiled, compile_model
+from caffeio.converters.from_onnx.load import load_model
+from caffeio.converters.from_onnx.model import mapped
+from caffeio.converters.from_onnx.verify import build_net, verify
+from caffeio.errors import CaffeIOError, UnsupportedError
+from caffeio.net.net import load_net
+from tests.converters.from_onnx.helpers import NEAR, graph_of, onnx
+
+pytest.importorskip("onnxruntime")
+WIDTH = 1536  # a matrix of 9.4 MB
+BYTES = 2 * 4 * WIDTH**2
+
+
+def net_of(width: int) -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, width)).eval()
+
+
+def model_file(folder: Path, width: int = WIDTH) -> Path:
+    """Two products by matrices in a file beside the model."""
+    rng = np.random.default_rng(0)
+    weights = {
+        name: (rng.standard_normal((width, width)) / width**0.5).astype(np.float32)
+        for name in ("w1", "w2")
+    }
+    nodes = [
+        onnx.helper.make_node("Gemm", ["x", "w1"], ["a"], transB=1),
+        onnx.helper.make_node("Relu", ["a"], ["b"]),
+        onnx.helper.make_node("Gemm", ["b", "w2"], ["y"], transB=1),
+    ]
+    model = graph_of(nodes, {"x": ["N", width]}, ["y"], weights)
+    model.graph.output[0].CopyFrom(onnx.helper.make_tensor_value_info("y", 1, ["N", width]))
+    onnx.save(model, folder / "m.onnx", save_as_external_data=True, location="m.data")
+    return folder / "m.onnx"
+
+
+def arrays_of(net: Compiled) -> list[np.ndarray]:
+    return [blob for layer in net.layers for blob in layer.blobs]
+
+
+def test_weights_in_a_file_are_mapped_and_shared(tmp_path: Path) -> None:
+    path = model_file(tmp_path)
+    tracemalloc.start()
+    try:
+        model = load_model(path)
+        net = compile_model(model)
+        assert verify(net).worst <= NEAR
+        most = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert most < BYTES / 8  # no copy of either matrix, in numpy or as bytes
+    assert model.proto.ByteSize() < 5000  # nor in a message
+    places = [array.ctypes.data for array in model.weights.values()]
+    assert [array.ctypes.data for array in arrays_of(net)] == places
+    built = build_net(net)
+    assert [blob.data_ptr() for step in built.steps for blob in step.layer.blobs] == places
+
+
+def test_weights_of_a_module_are_its_own_until_the_net_is_handed_out() -> None:
+    pytest.importorskip("onnxscript")
+    module: Any = net_of(WIDTH)
+    x = torch.randn(1, WIDTH)
+    model = torch_export.model_of_module(module, x)
+    own = {module[0].weight.data_ptr(), module[2].weight.data_ptr()}
+    assert {array.ctypes.data for array in model.weights.values()} == own
+    assert own <= {array.ctypes.data for array in arrays_of(compile_model(model))}
+    net = caffeio.from_torch(module, x)
+    with torch.no_grad():
+        wanted = module(x)
+        for blob in net.parameters():
+            blob.zero_()
+        assert torch.equal(module(x), wanted)
+
+
+@pytest.mark.parametrize("width", [8, 1536])
+def test_the_old_exporter_writes_to_a_file_what_is_too_large(
+    monkeypatch: pytest.MonkeyPatch, width: int
+) -> None:
+    monkeypatch.setattr(torch_export, "_TOO_LARGE", 1000)
+    monkeypatch.setattr(models, "LARGE", 200)
+    module, x = net_of(width), torch.randn(2, width)
+    with pytest.MonkeyPatch.context() as patch, np.errstate(all="ignore"):
+        patch.setattr(torch_export, "find_spec", lambda _: None)
+        net = caffeio.from_torch(module, x)
+    with torch.no_grad():
+        [mine] = net({"data": x}).values()
+        assert torch.allclose(mine, module(x), atol=1e-5)
+
+
+def test_what_no_caffemodel_can_hold_is_written_as_hdf5(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("h5py")
+    monkeypatch.setattr(write, "_MOST", 2000)
+    module, x = net_of(32), torch.randn(1, 32)
+    with pytest.raises(UnsupportedError, match=r"by protobuf, which stops there\. Write HDF5"):
+        caffeio.from_torch(module, x, caffemodel=tmp_path / "net.caffemodel")
+    assert not list(tmp_path.iterdir())
+    caffeio.from_torch(module, x, caffemodel=tmp_path / "net.caffemodel.h5")
+    net = load_net(tmp_path / "net.prototxt", tmp_path / "net.caffemodel.h5")
+    with torch.no_grad():
+        [mine] = net({"data": x}).values()
+        assert torch.allclose(mine, module(x), atol=1e-5)
+
+
+def test_shared_blobs_are_in_hdf5_once(tmp_path: Path) -> None:
+    h5py: Any = pytest.importorskip("h5py")
+    pytest.importorskip("onnxscript")
+    torch.manual_seed(0)
+    module, x = nn.GRU(4, 3), torch.randn(3, 1, 4)
+    net = caffeio.from_torch(module, x, caffemodel=tmp_path / "net.h5")
+    again = load_net(tmp_path / "net.prototxt", tmp_path / "net.h5")
+    with torch.no_grad():
+        for name, value in net({"data": x}).items():
+            assert torch.equal(again({"data": x})[name], value)
+    with h5py.File(tmp_path / "net.h5") as file:
+        counts = [len(group) for group in file["data"].values()]
+    assert sum(counts) == 6  # three products, though there are three steps of each
+
+
+@pytest.mark.parametrize(
+    ("entry", "value", "said"),
+    [
+        ("location", "../m.data", "points outside of the model's folder"),
+        ("location", "", "points outside of the model's folder"),
+        ("location", "none.data", r"its weights are not at .*none\.data"),
+        ("offset", "99999999999", r"lies at bytes 99999999999 to \d+ of .*m\.data, which has"),
+        ("offset", "-4", "lies at bytes -4"),
+        ("offset", "x", "cannot be found"),
+        ("length", "8", r"has 8 bytes in .*m\.data; \(16, 16\) are 1024"),
+    ],
+)
+def test_damaged_external_data(tmp_path: Path, entry: str, value: str, said: str) -> None:
+    path = model_file(tmp_path, 16)
+    proto = onnx.load(path, load_external_data=False)
+    tensor = proto.graph.initializer[0]
+    if tensor.data_location != tensor.EXTERNAL:  # so small that onnx keeps them inside
+        onnx.save(
+            onnx.load(path), path, save_as_external_data=True, location="m.data", size_threshold=0
+        )
+        proto = onnx.load(path, load_external_data=False)
+        tensor = proto.graph.initializer[0]
+    for item in tensor.external_data:
+        if item.key == entry:
+            item.value = value
+    path.write_bytes(proto.SerializeToString())
+    with pytest.raises(CaffeIOError, match=said) as caught:
+        load_model(path)
+    assert str(path) in str(caught.value)
+
+
+def test_halves_and_unaligned_tensors_of_a_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is no float32 at a multiple of its size is read instead of mapped."""
+    monkeypatch.setattr(models, "LARGE", 16)
+    rng = np.random.default_rng(1)
+    w = rng.standard_normal((4, 4)).astype(np.float16)
+    nodes = [onnx.helper.make_node("Gemm", ["x", "w"], ["y"])]
+    proto = graph_of(nodes, {"x": [1, 4]}, ["y"], {"w": w})
+    proto.graph.input[0].type.tensor_type.elem_type = onnx.TensorProto.FLOAT16
+    tensor = proto.graph.initializer[0]
+    (tmp_path / "m.data").write_bytes(b"?" + tensor.raw_data)
+    tensor.ClearField("raw_data")
+    tensor.data_location = tensor.EXTERNAL
+    for key, value in (("location", "m.data"), ("offset", "1"), ("length", "32")):
+        tensor.external_data.add(key=key, value=value)
+    net = compile_model(mapped(proto, tmp_path))
+    np.testing.assert_array_equal(arrays_of(net)[0], w.astype(np.float32).T)
+    assert verify(net).worst <= NEAR

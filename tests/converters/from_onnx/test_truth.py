@@ -1,0 +1,60 @@
+"""Where two float32 disagree, float64 decides."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from caffeio.converters.from_onnx import truth as truths
+from caffeio.converters.from_onnx.compile import compile_model
+from caffeio.converters.from_onnx.model import model_of
+from caffeio.converters.from_onnx.truth import Truth, nearer
+from caffeio.converters.from_onnx.verify import check, verify
+from caffeio.errors import CaffeIOError
+from tests.converters.from_onnx.helpers import NEAR, Of, export
+
+pytest.importorskip("onnxruntime")
+X = torch.randn(1, 8, 9, 11, generator=torch.Generator().manual_seed(1))
+
+
+def log_sigmoid(_: object, x: torch.Tensor) -> torch.Tensor:
+    return torch.log(torch.sigmoid(x))
+
+
+def test_a_logarithm_of_a_sigmoid_is_nearer_than_onnxruntimes() -> None:
+    report = verify(compile_model(export(Of(log_sigmoid), X)))
+    assert report.worst <= NEAR
+    [note] = report.notes
+    assert "(large inputs) was compared with float64 numbers of the model" in note
+    assert "since onnxruntime's float32 is 0.0" in note
+
+
+def test_a_wrong_net_does_not_become_right() -> None:
+    net = compile_model(export(Of(log_sigmoid), X))
+    net.layers[-1].param.log_param.scale = 1.001
+    with pytest.raises(CaffeIOError, match="differ"):
+        check(verify(net), "net")
+
+
+def test_who_is_believed(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = model_of(export(Of(lambda _, x: x.abs()), X))
+    inputs = {"data": X.numpy()}
+    truth, right = Truth(model, inputs), np.abs(X.numpy())
+    name = model.graph.output[0].name
+    rough, wrong = right * 1.01, right * 2
+    found, off = nearer(name, right, rough, truth)
+    np.testing.assert_array_equal(found, right)
+    assert found.dtype == np.float64
+    assert off == pytest.approx(0.01, rel=1e-3)
+    assert nearer(name, rough, right, truth)[0] is right  # mine is the rough one
+    assert nearer(name, right, wrong, truth)[0] is wrong  # no rounding explains that
+    assert nearer("another", right, rough, truth)[0] is rough
+    monkeypatch.setattr(truths, "_MOST", 10)
+    assert nearer(name, right, rough, Truth(model, inputs))[0] is rough
+
+
+def test_what_the_evaluator_cannot_run_decides_nothing() -> None:
+    model = model_of(export(Of(lambda _, x: x.abs()), X))
+    model.graph.node[0].op_type = "Nothing"
+    assert Truth(model, {"data": X.numpy()}).of(model.graph.output[0].name) is None
