@@ -79,7 +79,7 @@ def command(
 def _scaled(path: str, factor: float, rule: str, *, starts: bool) -> tuple[str, Any, Any, Any]:
     """The file's name, its text before and after, and what deserves a word."""
     from caffeio.profiles import profile_of_solver
-    from caffeio.proto.files import read_bytes, read_solver, text_of
+    from caffeio.proto.files import decode_file_text, read_bytes, read_solver
     from caffeio.proto.rewrite import edit_text
     from caffeio.solver.scaling import scale_solver
 
@@ -92,7 +92,7 @@ def _scaled(path: str, factor: float, rule: str, *, starts: bool) -> tuple[str, 
         starts=starts and not solver.weights,
         tests_shared=profile.tests_on_all_workers,
     )
-    old = text_of(read_bytes(path), path)
+    old = decode_file_text(read_bytes(path), path)
     new, _ = edit_text(old, [change.assignment() for change in changes], path=path)
     notes = [f"{change.key}: {change.note}" for change in changes if change.note]
     grown = next((c.new / c.old for c in changes if c.field == "base_lr"), 1.0)

@@ -24,7 +24,6 @@ __all__ = [
     "NetShapes",
     "Shape",
     "agree",
-    "format_shape",
     "infer",
     "infer_net",
     "is_known",
@@ -56,13 +55,6 @@ def is_known(shape: Shape | None) -> bool:
 def agree(a: int, b: int) -> bool:
     """Whether two dimensions are equal, as far as they are known."""
     return a == b or a < 0 or b < 0
-
-
-def format_shape(shape: Shape | None) -> str:
-    """`32x3x224x224`; `scalar` for [], `?` for what is not known."""
-    if shape is None:
-        return "?"
-    return "x".join("?" if dim < 0 else str(dim) for dim in shape) or "scalar"
 
 
 def infer(

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from caffeio.log.debug_info import log_backward, log_forward
-from caffeio.log.glog import number
+from caffeio.log.glog import stream_float
 from caffeio.memory import is_memory_error
 from caffeio.net.room import named
 from caffeio.net.step import raw_blobs
@@ -51,12 +51,12 @@ class Iteration:
             return self._one_batch(trace)
         total: Tensor | None = None
         world = self.state.world
-        stops = world.begin_any(False)
+        stops = world.all_reduce_any_async(False)
         for i in range(size):
             if stops():  # all workers ask in the same batch
                 self.state.kept.put_back()
                 return None
-            stops = world.begin_any(self.state.events.hurry())
+            stops = world.all_reduce_any_async(self.state.events.hurry())
             if i and self.state.profile.parameter_keeps_last:
                 self._forget_parameters()
             with self.state.world.accumulate(self.module, last=i == size - 1):
@@ -106,8 +106,9 @@ class Iteration:
             norm, scale = clipped
             state.log.info(
                 "sgd_solver.cpp:99",
-                f"Gradient clipping: scaling down gradients (L2 norm {number(norm)} > "
-                f"{number(state.param.clip_gradients)}) by scale factor {number(scale)}",
+                f"Gradient clipping: scaling down gradients (L2 norm {stream_float(norm)} > "
+                f"{stream_float(state.param.clip_gradients)}) by scale factor "
+                f"{stream_float(scale)}",
             )
         used = rates.used if isinstance(rates.used, np.ndarray) else float(rates.used)
         state.whole = False

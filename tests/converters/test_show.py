@@ -22,10 +22,10 @@ from hypothesis import strategies as st
 
 from caffeio.converters.kinds import kind_of, kind_of_text
 from caffeio.converters.show import graphics, nets, page, tree
+from caffeio.converters.show.layer_summary import layer_summary
 from caffeio.converters.show.layout import layout
 from caffeio.converters.show.stats import stats_of
 from caffeio.converters.show.view import make_view
-from caffeio.converters.show.words import layer_words
 from caffeio.converters.source import Source
 from caffeio.errors import CaffeIOError
 from caffeio.net.graph import build_graph
@@ -99,7 +99,7 @@ CONV = 'type: "Convolution" convolution_param { %s }'
     ],
 )  # fmt: skip
 def test_words(text, words):
-    assert layer_words(parse(text, pb.LayerParameter).message) == words
+    assert layer_summary(parse(text, pb.LayerParameter).message) == words
 
 
 graphs = st.integers(1, 30).flatmap(
