@@ -563,7 +563,7 @@ def train(bench: Bench) -> Row:
         for name, background in (("at once", False), ("in the background", True)):
             if bench.cuda:
                 torch.cuda.reset_peak_memory_stats()
-            with Trainer("solver.prototxt", device=str(bench.device), world=World.join(
+            with Trainer("solver.prototxt", device=str(bench.device), world=World.init(
                          str(bench.device)), async_snapshots=background) as trainer:  # fmt: skip
                 trainer.step(2)
                 bench.sync()

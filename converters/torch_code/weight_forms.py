@@ -59,7 +59,7 @@ def convolution(t: TorchText, layer: BaseConvolution, x: Names) -> Expressions:
         kind = f"nn.Conv{'Transpose' if layer.transposed else ''}{spatial}d"
         sizes = f"{layer.channels}, {layer.num_output}, {pair(layer.kernel)}"
         call = t.module(layer, f"{kind}({sizes}{more}{_bias(bias)})", weight=weight, bias=bias)
-    tops = tuple(_run(layer, call, name) for name in x)
+    tops = tuple(_convolution_form(layer, call, name) for name in x)
     return tops[0] if len(tops) == 1 else tops
 
 
@@ -67,7 +67,7 @@ def _bias(bias: Tensor | None) -> str:
     return "" if bias is not None else ", bias=False"
 
 
-def _run(layer: BaseConvolution, call: str, x: str) -> str:
+def _convolution_form(layer: BaseConvolution, call: str, x: str) -> str:
     start, shape = layer.start, layer.bottom_shapes[0]
     sizes = shape[start + 1 :]
     y = x
