@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
+Locator = Callable[..., str]  # the path of a field or a layer -> "file:line:column"
+
 
 class CaffeIOError(Exception):
     """Base of all caffeio errors; its text is shown to the user as it is, exit code 2.

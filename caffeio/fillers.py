@@ -94,10 +94,10 @@ class NoSource:
         """Leave `out` as it is."""
 
 
-def check_filler(shape: Sequence[int], filler: pb.FillerParameter | None, *, where: Owner) -> None:
+def check_filler(shape: Sequence[int], filler: pb.FillerParameter | None, *, owner: Owner) -> None:
     """Raise what `fill` would raise for a blob of `shape`, without drawing or taking memory."""
     if filler is not None:
-        _fill(torch.empty(tuple(shape), device="meta"), filler, NoSource(), where)
+        _fill(torch.empty(tuple(shape), device="meta"), filler, NoSource(), owner)
 
 
 def fill(
@@ -106,7 +106,7 @@ def fill(
     default: float,
     rng: torch.Generator | CaffeRng | None,
     *,
-    where: Owner,
+    owner: Owner,
 ) -> None:
     """Fill float32 tensor `out` in place as `filler` says; without one with `default`."""
     if filler is None:
@@ -114,38 +114,38 @@ def fill(
         return
     torch_made = rng is None or isinstance(rng, torch.Generator)
     source: Source = TorchSource(rng) if torch_made else CaffeSource(rng)  # type: ignore[arg-type]
-    _fill(out, filler, source, where)
+    _fill(out, filler, source, owner)
 
 
-def _fill(out: Tensor, filler: pb.FillerParameter, source: Source, where: Owner) -> None:
+def _fill(out: Tensor, filler: pb.FillerParameter, source: Source, owner: Owner) -> None:
     kind = filler.type
     if kind not in FILLERS:
-        raise where.error(
+        raise owner.error(
             f"unknown filler type {kind!r}: known are {', '.join(sorted(FILLERS))}", field="filler"
         )
     if filler.sparse != -1 and kind != "gaussian":
-        raise where.error(f"filler {kind!r} does not support sparse", field="filler.sparse")
+        raise owner.error(f"filler {kind!r} does not support sparse", field="filler.sparse")
     if out.numel():
-        FILLERS[kind](out, filler, source, where)
+        FILLERS[kind](out, filler, source, owner)
 
 
-def _constant(out: Tensor, filler: pb.FillerParameter, source: Source, where: Owner) -> None:
+def _constant(out: Tensor, filler: pb.FillerParameter, source: Source, owner: Owner) -> None:
     out.fill_(filler.value)
 
 
-def _uniform(out: Tensor, filler: pb.FillerParameter, source: Source, where: Owner) -> None:
+def _uniform(out: Tensor, filler: pb.FillerParameter, source: Source, owner: Owner) -> None:
     if filler.min > filler.max:
-        raise where.error("filler min must not be above max", field="filler.min")
+        raise owner.error("filler min must not be above max", field="filler.min")
     source.uniform(out, filler.min, filler.max)
 
 
-def _gaussian(out: Tensor, filler: pb.FillerParameter, source: Source, where: Owner) -> None:
+def _gaussian(out: Tensor, filler: pb.FillerParameter, source: Source, owner: Owner) -> None:
     if filler.std <= 0:
-        raise where.error("filler std must be above 0", field="filler.std")
+        raise owner.error("filler std must be above 0", field="filler.std")
     source.gaussian(out, filler.mean, filler.std)
     if filler.sparse >= 0:
         if filler.sparse > out.shape[0]:
-            raise where.error(
+            raise owner.error(
                 f"{filler.sparse} inputs of {out.shape[0]} cannot be kept", field="filler.sparse"
             )
         mask = torch.empty_like(out)
@@ -154,7 +154,7 @@ def _gaussian(out: Tensor, filler: pb.FillerParameter, source: Source, where: Ow
 
 
 def _positive_unitball(
-    out: Tensor, filler: pb.FillerParameter, source: Source, where: Owner
+    out: Tensor, filler: pb.FillerParameter, source: Source, owner: Owner
 ) -> None:
     source.uniform(out, 0, 1)
     rows = out.view(out.shape[0], -1) if out.dim() else out.view(1, 1)
@@ -171,19 +171,19 @@ def fan(out: Tensor, filler: pb.FillerParameter) -> float:
     return fan_out if filler.variance_norm == pb.FillerParameter.FAN_OUT else fan_in
 
 
-def _xavier(out: Tensor, filler: pb.FillerParameter, source: Source, where: Owner) -> None:
+def _xavier(out: Tensor, filler: pb.FillerParameter, source: Source, owner: Owner) -> None:
     scale = _float32(math.sqrt(_float32(3 / _float32(fan(out, filler)))))
     source.uniform(out, -scale, scale)
 
 
-def _msra(out: Tensor, filler: pb.FillerParameter, source: Source, where: Owner) -> None:
+def _msra(out: Tensor, filler: pb.FillerParameter, source: Source, owner: Owner) -> None:
     std = _float32(math.sqrt(_float32(2 / _float32(fan(out, filler)))))
     source.gaussian(out, 0, std * filler.scale)
 
 
-def _bilinear(out: Tensor, filler: pb.FillerParameter, source: Source, where: Owner) -> None:
+def _bilinear(out: Tensor, filler: pb.FillerParameter, source: Source, owner: Owner) -> None:
     if out.dim() != 4 or out.shape[2] != out.shape[3]:
-        raise where.error("filler 'bilinear' needs a 4-D blob with a square kernel", field="filler")
+        raise owner.error("filler 'bilinear' needs a 4-D blob with a square kernel", field="filler")
     width = out.shape[3]
     f = math.ceil(width / 2)
     centre = (width - 1) / (2 * f)

@@ -97,7 +97,7 @@ class Signals:
         if trainer is not None:
             if trainer.snapshots.writing or not trainer.state.whole:
                 return
-            trainer.snapshots.rescue("Told to stop")
+            trainer.snapshots.rescue_in_time("Told to stop")
             saved = not trainer.world.is_root or trainer.snapshots.last == trainer.iter
         if self._over.is_set():
             return

@@ -10,6 +10,7 @@ from caffeio.cli import image_mean
 from caffeio.cli._files import read_names, require_picture, write_picture
 from caffeio.cli._options import forms, max_pixels
 from caffeio.cli._terminal import say, say_json
+from caffeio.shape_text import format_shape
 
 BACKEND = click.option(
     "--backend", type=click.Choice(["lmdb", "leveldb"]), default="lmdb", show_default=True,
@@ -70,7 +71,7 @@ def verify(
     names = [(key.decode("utf-8", "backslashreplace"), reason) for key, reason in found.bad]
     if form == "json":
         rows = [{"key": key, "reason": reason} for key, reason in names]
-        shapes = {"x".join(map(str, shape)): n for shape, n in found.shapes.most_common()}
+        shapes = {format_shape(shape): n for shape, n in found.shapes.most_common()}
         say_json({"records": found.records, "shapes": shapes, "bad": rows})
     else:
         for key, reason in names:

@@ -56,12 +56,12 @@ def command(
     if in_place and output:
         raise click.UsageError("--in-place and --output exclude each other.")
     from caffeio.cli._files import read_input, show_diff, write_output
-    from caffeio.proto.files import encode_text, text_of
+    from caffeio.proto.files import decode_file_text, encode_text
     from caffeio.proto.rewrite import edit_text
 
     data = read_input(file)
     path = "<stdin>" if file == "-" else file
-    old = text_of(data, path)
+    old = decode_file_text(data, path)
     new, count = edit_text(old, changes, remove, path=path)
     if diff:
         show_diff(old, new, path)

@@ -94,7 +94,7 @@ def command(model: str, weights: str, picture: str, output: str, form: str, **op
     if form == "json":
         say_json(_data(seen, output))
         return
-    say(f"{picture}: {seen.words}")
+    say(f"{picture}: {seen.preparation}")
     for note in seen.notes:
         say(f"note: {note}", err=True)
     for number, name, score in seen.classes:
@@ -107,7 +107,7 @@ def command(model: str, weights: str, picture: str, output: str, form: str, **op
 
 def _data(seen: Any, output: str) -> dict[str, Any]:
     return {
-        "prepared": seen.words,
+        "prepared": seen.preparation,
         "classes": [{"class": i, "name": n, "score": s} for i, n, s in seen.classes],
         "boxes": [
             {"label": box.group_label, "name": name, "score": score,

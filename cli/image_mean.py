@@ -7,6 +7,7 @@ import click
 from caffeio.cli._gflags import GflagsCommand
 from caffeio.cli._options import max_pixels
 from caffeio.cli._terminal import say
+from caffeio.shape_text import format_shape
 
 EPILOG = """
 \b
@@ -38,7 +39,7 @@ def command(database: str, target: str | None, backend: str, quiet: bool) -> Non
     if target:
         log.info("compute_image_mean.cpp:108", f"Write to {target}")
         write_blobproto(target, mean)
-        say(f"{target}: {' x '.join(map(str, mean.shape))} (channels, height, width)")
+        say(f"{target}: {format_shape(mean.shape, ' x ')} (channels, height, width)")
     log.info("compute_image_mean.cpp:114", f"Number of channels: {len(mean)}")
     for channel, value in enumerate(mean_values(mean)):
         text = f"mean_value channel [{channel}]: {value:.6g}"

@@ -80,14 +80,14 @@ def command(files: tuple[str, ...], **options: Any) -> None:
         if net_and_weights and options["weights"] is None:
             options["weights"] = sources.pop().path
         if len(sources) > 1 or sources[0].kind == "phases":
-            _write(None, _chain(sources, options), options)
+            _write_report(None, _chain(sources, options), options)
             return
         [source] = sources
         if source.kind in ("net", "caffemodel", "caffemodel.h5"):
             text, report = _net(source, options)
         else:
             text, report = _other(source, options)
-        _write(text, report, options)
+        _write_report(text, report, options)
 
 
 def _net(source: Any, options: dict[str, Any]) -> tuple[str | None, Any]:
@@ -136,7 +136,7 @@ def _net(source: Any, options: dict[str, Any]) -> tuple[str | None, Any]:
     return None, report
 
 
-def _run(options: dict[str, Any]) -> Any:
+def _run_options(options: dict[str, Any]) -> Any:
     from caffeio.converters.show.chain import Run
 
     return Run(options["workers"], options["dataset_size"], options["speed"])
@@ -149,12 +149,15 @@ def _chain(sources: list[Any], options: dict[str, Any]) -> Any:
         raise click.UsageError("--script is for one net")
     if options["form"] not in ("text", "json", "html"):
         raise click.UsageError(f"--{options['form']} shows one net")
-    return show_chain(sources, _run(options), dialect=options["dialect"], caffe=options["caffe"])
+    return show_chain(
+        sources, _run_options(options), dialect=options["dialect"], caffe=options["caffe"]
+    )
 
 
 def _other(source: Any, options: dict[str, Any]) -> tuple[str | None, Any]:
     from caffeio.converters.kinds import KINDS
-    from caffeio.converters.show import others, tensors
+    from caffeio.converters.show import solver_and_data_views as views
+    from caffeio.converters.show import tensors
     from caffeio.errors import CaffeIOError
 
     form, kind = options["form"], source.kind
@@ -168,23 +171,23 @@ def _other(source: Any, options: dict[str, Any]) -> tuple[str | None, Any]:
             f"only nets can be shown so: this is a {KINDS[kind]}", where=source.label
         )
     if kind == "solver":
-        report = others.show_solver(
+        report = views.show_solver(
             source,
             dialect=options["dialect"],
             caffe=options["caffe"],
             show_all=options["show_all"],
-            run=_run(options),
+            run=_run_options(options),
         )
     elif kind in ("solverstate", "solverstate.h5"):
-        report = others.show_state(source)
+        report = views.show_state(source)
     elif kind == "mean":
-        report = others.show_mean(source)
+        report = views.show_mean(source)
     elif kind == "lmdb":
-        report = others.show_lmdb(source, show_all=options["show_all"])
+        report = views.show_lmdb(source, show_all=options["show_all"])
     elif kind == "labelmap":
-        report = others.show_label_map(source)
+        report = views.show_label_map(source)
     elif kind == "directory":
-        report = others.show_folder(source)
+        report = views.show_folder(source)
     elif kind == "onnx":
         report = tensors.show_onnx(source)
     elif kind in ("safetensors", "pt", "npz"):
@@ -194,7 +197,7 @@ def _other(source: Any, options: dict[str, Any]) -> tuple[str | None, Any]:
     return None, report
 
 
-def _write(text: str | None, report: Any, options: dict[str, Any]) -> None:
+def _write_report(text: str | None, report: Any, options: dict[str, Any]) -> None:
     if text is None:
         most = None if options["show_all"] else SCREEN
         form = "text" if options["form"] == "tree" else options["form"]

@@ -78,7 +78,7 @@ def command(ctx: click.Context, /, **options: Any) -> None:
     from caffeio.training.distributed import World
 
     log = Log(lambda line: say(line, err=True))
-    world = World.join(device)
+    world = World.init(device)
     log.info("caffe.cpp:275", "Use CPU." if world.device.type == "cpu" else f"Use {world.device}.")
     scores = score(
         recipe, weights, iterations=options["iterations"], world=world, log=log,

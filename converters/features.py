@@ -28,6 +28,7 @@ from caffeio.net.net import Net
 from caffeio.net.recipe import folders_of
 from caffeio.proto import caffe_pb2 as pb
 from caffeio.proto.files import read_net
+from caffeio.shape_text import format_shape
 from caffeio.tools.sheet import draw_boxes, grid, headed
 from caffeio.tools.tiles import Picture, to_bgr
 
@@ -49,7 +50,7 @@ class Preprocessing:
 class Seen:
     """What a net made of a picture."""
 
-    words: str  # how the picture was prepared
+    preparation: str  # how the picture was prepared
     classes: list[tuple[int, str, float]] = field(default_factory=list)  # number, name, score
     boxes: list[tuple[Box, float, str]] = field(default_factory=list)  # with score and name
     maps: dict[str, list[int]] = field(default_factory=dict)  # blob -> the channels that are drawn
@@ -121,7 +122,7 @@ def _input(net: Net) -> tuple[str, tuple[int, ...]]:
     )
     if len(shape) != 4 or shape[1] not in (1, 3):
         raise NetError(
-            f"input {name!r} has shape {'x'.join(map(str, shape))}: no picture of 1 or 3 channels"
+            f"input {name!r} has shape {format_shape(shape)}: no picture of 1 or 3 channels"
         )
     return name, (1, *shape[1:])
 
@@ -262,7 +263,7 @@ def _rows(
         if value is None:
             raise NetError(f"the net has no blob {blob!r}")
         if not _has_maps(value):
-            shape = "x".join(map(str, value.shape))
+            shape = format_shape(value.shape)
             raise NetError(f"blob {blob!r} of shape {shape} has no maps to draw")
         maps = value.detach()[0].float().numpy()
         strongest = np.argsort(-np.abs(maps).mean((1, 2)), kind="stable")[:COLUMNS]

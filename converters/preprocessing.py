@@ -10,6 +10,7 @@ from caffeio.errors import UnsupportedError
 from caffeio.layers.registry import reads_data
 from caffeio.net.graph import is_included, net_state
 from caffeio.proto import caffe_pb2 as pb
+from caffeio.shape_text import format_shape
 
 Shape = tuple[int, ...]
 RUNTIMES = ("opencv", "onnxruntime", "pytorch")
@@ -40,7 +41,7 @@ class Recipe:
         """Title and words, in the order in which things happen."""
         channels, height, width = self.shape[1:]
         colours = "one gray channel" if channels == 1 else "BGR, as cv2.imread gives them"
-        rows = [("input", f"{self.blob}: float32, {'x'.join(map(str, self.shape))} (N, C, H, W)")]
+        rows = [("input", f"{self.blob}: float32, {format_shape(self.shape)} (N, C, H, W)")]
         if not self.told:
             rows.append(("colours", f"{colours}, unless it was trained otherwise"))
             return [*rows, ("mean, scale", "this file does not tell: see the training prototxt")]

@@ -56,7 +56,7 @@ def fill_in(net: Net, weights: Weights | None, known: Iterable[str] = ()) -> Mat
                 continue
             draws = torch.Generator().manual_seed(crc32(f"{step.node.name}.{i}".encode()))
             with torch.no_grad():
-                fill(target, spec.filler, spec.default, draws, where=step.layer)
+                fill(target, spec.filler, spec.default, draws, owner=step.layer)
     if weights is not None and not match.wrong:
         net.copy_trained_layers_from(weights)
     return match

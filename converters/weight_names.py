@@ -7,11 +7,12 @@ from dataclasses import dataclass, field
 
 from caffeio.errors import CaffeIOError, WeightsError
 from caffeio.net.graph import Graph, Node, build_graph
-from caffeio.net.shapes import Shape, agree, format_shape, infer_net
+from caffeio.net.shapes import Shape, agree, infer_net
 from caffeio.profiles import profile_of_dialect
 from caffeio.proto.files import NetFile
 from caffeio.proto.io.blobs import BlobInfo
 from caffeio.proto.weights.load import Weights
+from caffeio.shape_text import format_shape
 
 
 @dataclass

@@ -38,7 +38,7 @@ class _File:
     parsed: ParsedText | None = field(default=None, repr=False)
     upgraded: Upgraded[Any] | None = field(default=None, repr=False)
 
-    def where(self, *path: str | int) -> str:
+    def locate(self, *path: str | int) -> str:
         """The place "file:line:column" of a field; of a binary file its path.
 
         The path is that of the message as it is now: names and indices in turn, such as
@@ -47,7 +47,7 @@ class _File:
         """
         if self.parsed is None:
             return str(self.path or "<net>")
-        return self.parsed.where(*self._original(path))
+        return self.parsed.locate(*self._original(path))
 
     def __getattr__(self, name: str) -> Any:
         """A field of the message: `solver.base_lr` is `solver.message.base_lr`."""
@@ -96,7 +96,7 @@ def read_net(
     Raises CaffeIOError if there is no such file, ParseError where it is broken, DialectError where
     a binary file means different things to different Caffes, NetError if it cannot be upgraded.
     """
-    path, data = _load(source, pb.NetParameter)
+    path, data = _load_content(source, pb.NetParameter)
     if not isinstance(data, str):
         return _read_binary(path, data, dialect, upgrade)
     parsed, guess = parse_file(data, pb.NetParameter, str(path or "<text>"), dialect)
@@ -113,12 +113,12 @@ def read_solver(source: str | os.PathLike[str], *, dialect: str | None = None) -
     `source` and `dialect` are as for `read_net`. Raises CaffeIOError and ParseError as it does, and
     SolverError if solver_type and type are both given.
     """
-    path, data = _load(source, pb.SolverParameter)
+    path, data = _load_content(source, pb.SolverParameter)
     if not isinstance(data, str):
         raise CaffeIOError("a solver must be text, and this is a binary file", where=str(path))
     parsed, guess = parse_file(data, pb.SolverParameter, str(path or "<text>"), dialect)
     file = SolverFile(path, guess.dialect, data, parsed.unknown, guess, parsed)
-    file.upgraded = upgrade_solver(parsed.message, path=parsed.path, where=parsed.where)
+    file.upgraded = upgrade_solver(parsed.message, path=parsed.path, locate=parsed.locate)
     file.message = file.upgraded.message
     return file
 
@@ -142,12 +142,12 @@ def parse_file(
 
 def read_text(path: str | os.PathLike[str]) -> str:
     """A file's text, as it can be written back byte for byte: bytes that are not UTF-8 survive."""
-    return decode_text(_read(Path(path)))
+    return decode_text(_read_file(Path(path)))
 
 
 def read_bytes(path: str | os.PathLike[str]) -> Any:
     """A file's bytes; a binary file is mapped into memory. CaffeIOError if it cannot be read."""
-    content = _load(Path(path), Message)[1]
+    content = _load_content(Path(path), Message)[1]
     return encode_text(content) if isinstance(content, str) else content
 
 
@@ -161,7 +161,7 @@ def decode_text(data: bytes) -> str:
     return data.decode("utf-8", "surrogateescape")
 
 
-def text_of(data: Any, path: str) -> str:
+def decode_file_text(data: Any, path: str) -> str:
     """The text in a file's bytes; CaffeIOError if they are binary."""
     if is_binary(data[:HEAD]):
         raise CaffeIOError("is a binary file, not a prototxt", where=path)
@@ -174,9 +174,9 @@ def encode_text(text: str) -> bytes:
 
 
 def _upgrade(file: NetFile) -> None:
-    place = file.parsed.where if file.parsed is not None else None
+    place = file.parsed.locate if file.parsed is not None else None
     path = str(file.path or "<text>")
-    file.upgraded = upgrade_net(file.message, dialect=file.dialect, path=path, where=place)
+    file.upgraded = upgrade_net(file.message, dialect=file.dialect, path=path, locate=place)
     file.message = file.upgraded.message
 
 
@@ -191,7 +191,7 @@ def _read_binary(path: Path | None, data: bytes, dialect: str | None, upgrade: b
     return file
 
 
-def _load(source: str | os.PathLike[str], kind: type[Message]) -> tuple[Path | None, Any]:
+def _load_content(source: str | os.PathLike[str], kind: type[Message]) -> tuple[Path | None, Any]:
     """Path and content of a source: str if it is text, else the bytes of a binary file."""
     if isinstance(source, str) and _is_text(source, kind):
         return None, source
@@ -214,7 +214,7 @@ def _is_text(source: str, kind: type[Message]) -> bool:
     return bool(match and match[1] in kind.DESCRIPTOR.fields_by_name and not Path(source).exists())
 
 
-def _read(path: Path) -> bytes:
+def _read_file(path: Path) -> bytes:
     try:
         return read_regular(path)
     except OSError as error:

@@ -96,9 +96,11 @@ def upgrade_text(text: str, path: str, dialect: str | None = None) -> Rewritten:
     if kind is pb.MultiPhaseSolverParameter:
         upgraded = _upgrade_phases(parsed, path)
     elif kind is pb.SolverParameter:
-        upgraded = upgrade_solver(parsed.message, path=path, where=parsed.where)
+        upgraded = upgrade_solver(parsed.message, path=path, locate=parsed.locate)
     else:
-        upgraded = upgrade_net(parsed.message, dialect=guess.dialect, path=path, where=parsed.where)
+        upgraded = upgrade_net(
+            parsed.message, dialect=guess.dialect, path=path, locate=parsed.locate
+        )
     name = "net" if kind is pb.NetParameter else "solver"
     out = Rewritten(name, guess.dialect, [text], upgraded.done, list(upgraded.problems))
     if upgraded.done:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
@@ -24,6 +24,7 @@ from caffeio.profiles import BVLC, Profile
 from caffeio.proto import caffe_pb2 as pb
 from caffeio.proto.io.regular import read_regular
 from caffeio.proto.weights.blobproto import read_blobproto
+from caffeio.shape_text import format_shape
 
 if TYPE_CHECKING:
     import torch
@@ -44,10 +45,9 @@ class Options:
     device: where the batches are wanted. For CUDA the pixels travel as uint8 through pinned
         memory and are normalised there (the same float32 numbers).
     channels_last: 4-D batches get torch's channels_last memory format.
-    exact: CUBIC resizing gives real Caffe's pixels, without Intel IPP in OpenCV. False: about 2 %
-        of the pixels differ by 1, and that step is four times faster; with the ResNet-50 recipe a
-        whole TRAIN sample takes 0.96 instead of 1.38 ms of one core, a TEST sample 1.07 instead of
-        2.0 (benchmarks/bench_data.py).
+    exact: CUBIC resizing gives real Caffe's pixels, without Intel IPP in OpenCV: with numba (the
+        extra `fast`) as fast as with IPP, otherwise about four times as slow. False: IPP, where
+        about 2 % of the pixels differ by 1 (docs/performance.md has figures).
     on_bad_record: "stop" makes a record that cannot be read an error; "skip" takes the record
         behind it in its place, and tells `note` once a record.
     """
@@ -165,7 +165,9 @@ def read_mean(path: str) -> NDArray[np.float32]:
     if values.ndim == 4 and values.shape[0] == 1:
         values = values[0]
     if values.ndim != 3:
-        raise DataError(f"mean image {path!r} is {shapes_text(values.shape)}, not 1 x C x H x W")
+        raise DataError(
+            f"mean image {path!r} is {format_shape(values.shape, ' x ')}, not 1 x C x H x W"
+        )
     return np.array(values, np.float32)
 
 
@@ -241,8 +243,3 @@ def batch_of(layer: SourceContext, size: int, field: str) -> int:
     """A batch size, which must be positive."""
     layer.check(size > 0, "a positive batch size is required", f"{field}.batch_size")
     return size
-
-
-def shapes_text(shapes: Sequence[int]) -> str:
-    """'3 x 224 x 224'."""
-    return " x ".join(map(str, shapes))

@@ -11,10 +11,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from caffeio.data.base import Shape, SourceContext, shapes_text
+from caffeio.data.base import Shape, SourceContext
 from caffeio.data.draws import Draws
 from caffeio.data.transform.transformer import Transformer
 from caffeio.memory import check_room, memory_named
+from caffeio.shape_text import format_shape
 
 
 class Slot:
@@ -62,7 +63,7 @@ class Delivery:
         """Memory for a batch of items (C, H, W)."""
         dtype = torch.uint8 if self.bare else torch.float32
         last = self.channels_last or self.bare
-        where = f"{self.where}, a batch of {batch} x {shapes_text(item)}"
+        where = f"{self.where}, a batch of {batch} x {format_shape(item, ' x ')}"
         with memory_named(where):
             check_room(batch * math.prod(item) * dtype.itemsize, where)
             return Slot(batch, item, dtype, last, self.device.type == "cuda")

@@ -20,15 +20,16 @@ import torch
 from torch import Tensor
 
 from caffeio.boost_random import CaffeRng
-from caffeio.data.base import DataSource, Shape, SourceContext, shapes_text
+from caffeio.data.base import DataSource, Shape, SourceContext
 from caffeio.data.batch import Delivery, Result, SampleTask, Slot
 from caffeio.data.draws import Draws, SampleRandom, Word
-from caffeio.data.transform.image import set_ipp
+from caffeio.data.transform.image import Encoded, set_ipp
 from caffeio.data.transform.normalize import Image, Window
 from caffeio.data.transform.transformer import Transformer
 from caffeio.errors import CaffeIOError, DataError
 from caffeio.layers.sources import PictureLayer, Record
 from caffeio.memory import memory_error
+from caffeio.shape_text import format_shape
 
 CHUNK = 8  # samples a task
 _PATIENCE = 1000  # bad records one behind the other
@@ -72,7 +73,7 @@ class LoaderSource(DataSource):
         """The jobs of the next batch, in order; called by one thread at a time."""
 
     @abstractmethod
-    def image(self, job: SampleTask) -> tuple[Image, float]:
+    def image(self, job: SampleTask) -> tuple[Image | Encoded, float]:
         """The image of a sample before transforms, and its label."""
 
     def load(self, job: SampleTask, slot: Slot, index: int) -> Result:
@@ -319,9 +320,9 @@ class LoaderSource(DataSource):
         for i, result in enumerate(results):
             if result.shape != shape:
                 raise self.layer.error(
-                    f"sample {i} of the batch is {shapes_text(result.shape)}, the first one is "
-                    f"{shapes_text(shape)} (channels, height, width): all samples of a batch must "
-                    "be of one size; use crop_size or resize them, or batch_size 1"
+                    f"sample {i} of the batch is {format_shape(result.shape, ' x ')}, the first "
+                    f"one is {format_shape(shape, ' x ')} (channels, height, width): all samples "
+                    "of a batch must be of one size; use crop_size or resize them, or batch_size 1"
                 )
         values = [r.values for r in results if r.values is not None]
         if not values:

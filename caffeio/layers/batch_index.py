@@ -11,8 +11,8 @@ from math import prod
 from typing import TYPE_CHECKING
 
 from caffeio.layers.base import LayerType, Shape, at_least, exactly, owns
-from caffeio.layers.labels import text
 from caffeio.layers.registry import layer
+from caffeio.shape_text import caffe_shape
 
 if TYPE_CHECKING:
     from caffeio.layers.onnx.graph import OnnxGraph
@@ -34,7 +34,7 @@ class BatchReindex(LayerType):
         """Check the number of axes."""
         self.check(bool(shapes[0]), "bottom 0 is a scalar: there are no items to pick")
         self.check(
-            len(shapes[1]) == 1, f"bottom 1 must be a list of indices, not {text(shapes[1])}"
+            len(shapes[1]) == 1, f"bottom 1 must be a list of indices, not {caffe_shape(shapes[1])}"
         )
 
         self.check(shapes[0][0] > 0 or shapes[1][0] == 0, "bottom 0 has no items to pick from")
@@ -79,13 +79,13 @@ class Filter(LayerType):
         )
         self.check(
             bool(selector) and prod(selector[1:]) == 1,
-            f"the selector must hold one number for each item, not {text(selector)}",
+            f"the selector must hold one number for each item, not {caffe_shape(selector)}",
         )
         for i, shape in enumerate(items):
             self.check(
                 shape[:1] == selector[:1],
-                f"bottom {i} ({text(shape)}) and the selector ({text(selector)}) must have the "
-                "same first dimension",
+                f"bottom {i} ({caffe_shape(shape)}) and the selector ({caffe_shape(selector)}) "
+                "must have the same first dimension",
             )
 
     def shapes(self, *bottoms: Shape) -> tuple[Shape, ...]:
@@ -117,7 +117,7 @@ class Parameter(LayerType):
         dims = tuple(self.param.parameter_param.shape.dim)
         self.check(
             all(dim >= 0 for dim in dims),
-            f"dimensions must not be negative: {text(dims)}",
+            f"dimensions must not be negative: {caffe_shape(dims)}",
             field="parameter_param.shape",
         )
         self.add_blob("value", dims)
@@ -162,7 +162,7 @@ class BoxAnnotatorOHEM(LayerType):
         self.check(
             fit and (weights[0], *weights[2:]) == places,
             "bottoms must be rois (R, 5), losses (R, 1), labels (R, 1) and weights (R, C), not "
-            + ", ".join(text(shape) for shape in shapes),
+            + ", ".join(caffe_shape(shape) for shape in shapes),
         )
 
     @staticmethod

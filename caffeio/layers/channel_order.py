@@ -8,9 +8,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from caffeio.layers.base import Shape, owns
-from caffeio.layers.labels import text
 from caffeio.layers.map_layer import MapLayer
 from caffeio.layers.registry import layer
+from caffeio.shape_text import caffe_shape
 
 if TYPE_CHECKING:
     from caffeio.layers.onnx.graph import OnnxGraph
@@ -72,7 +72,7 @@ class Reorg(MapLayer):
             fit = fit and height % s == 0 and width % s == 0
         self.check(
             fit,
-            f"a bottom of {text(shapes[0])} does not divide by stride {s}",
+            f"a bottom of {caffe_shape(shapes[0])} does not divide by stride {s}",
             field="reorg_param.stride",
         )
 

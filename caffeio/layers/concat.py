@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 from caffeio.layers.base import LayerType, Shape, at_least, exactly, owns
 from caffeio.layers.dims import agreed
-from caffeio.layers.labels import text
 from caffeio.layers.registry import layer
+from caffeio.shape_text import caffe_shape
 
 if TYPE_CHECKING:
     from caffeio.layers.onnx.graph import OnnxGraph
@@ -60,7 +60,7 @@ class Concat(AxisLayer):
             self.check(
                 len(shape) == len(first) and rest == (*first[:axis], *first[axis + 1 :]),
                 f"bottoms must have equal dimensions except along axis {axis}: bottom 0 is "
-                f"{text(first)}, bottom {i} is {text(shape)}",
+                f"{caffe_shape(first)}, bottom {i} is {caffe_shape(shape)}",
             )
 
     def shapes(self, *bottoms: Shape) -> tuple[Shape, ...]:
@@ -109,8 +109,8 @@ class Slice(AxisLayer):
         edges = (0, *self.points, total)
         self.check(
             all(a < b for a, b in pairwise(edges)),
-            f"slice points {text(self.points)} must rise, between 0 and the size {total} of axis "
-            f"{self.slice_axis}",
+            f"slice points {caffe_shape(self.points)} must rise, between 0 and the size {total} of "
+            f"axis {self.slice_axis}",
             field=field,
         )
         return [b - a for a, b in pairwise(edges)]

@@ -8,8 +8,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from caffeio.layers.base import LayerType, Shape, owns
-from caffeio.layers.labels import text
 from caffeio.layers.registry import layer
+from caffeio.shape_text import caffe_shape
 
 if TYPE_CHECKING:
     from caffeio.layers.onnx.graph import OnnxGraph
@@ -34,7 +34,7 @@ class CropCenter(LayerType):
         )
         self.check(
             all(2 * size < dim for size, dim in zip(self.sizes, shapes[0], strict=True)),
-            f"nothing is left of a bottom of {text(shapes[0])}",
+            f"nothing is left of a bottom of {caffe_shape(shapes[0])}",
             field=field,
         )
 

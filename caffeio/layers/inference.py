@@ -12,6 +12,7 @@ from caffeio.layers.dims import UnknownDim, UnknownDimError, with_unknown, witho
 from caffeio.layers.sources import Record, SourceLayer
 from caffeio.profiles import BVLC, Profile
 from caffeio.proto import caffe_pb2 as pb
+from caffeio.shape_text import caffe_shape
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,11 +99,7 @@ def infer_layer(
 def check_blob_shape(layer: LayerType, shape: Shape) -> None:
     """Refuse what Blob::Reshape refuses: negative sizes, and counts that no int holds."""
     if any(isinstance(n, int) and n < 0 for n in shape):
-        raise layer.error(f"a top would have the shape {_text(shape)}")
+        raise layer.error(f"a top would have the shape {caffe_shape(shape)}")
     known = [n for n in shape if isinstance(n, int)]
     if len(shape) > MAX_AXES or math.prod(known) > MAX_COUNT:
-        raise layer.error(f"a top of shape {_text(shape)} is larger than a blob may be")
-
-
-def _text(shape: Shape) -> str:
-    return " ".join(map(str, shape)) or "scalar"
+        raise layer.error(f"a top of shape {caffe_shape(shape)} is larger than a blob may be")

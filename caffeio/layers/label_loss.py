@@ -9,9 +9,10 @@ from __future__ import annotations
 from math import prod
 
 from caffeio.layers.base import LayerType, Shape, exactly, owns
-from caffeio.layers.labels import check_same_num, ignore_label, normalization, text
+from caffeio.layers.labels import check_same_num, ignore_label, normalization
 from caffeio.layers.registry import layer
 from caffeio.proto import caffe_pb2 as pb
+from caffeio.shape_text import caffe_shape
 
 
 class LabelLoss(LayerType):
@@ -28,7 +29,7 @@ class LabelLoss(LayerType):
         check_same_num(self, scores, labels)
         self.check(
             prod(labels) == scores[0],
-            f"there must be one label for each of {scores[0]} items, not {text(labels)}",
+            f"there must be one label for each of {scores[0]} items, not {caffe_shape(labels)}",
         )
 
 
@@ -81,7 +82,8 @@ class SigmoidCrossEntropyLoss(LayerType):
         check_same_num(self, shapes[0], shapes[1])
         self.check(
             prod(shapes[0]) == prod(shapes[1]),
-            f"scores and targets must have the same count: {text(shapes[0])} and {text(shapes[1])}",
+            f"scores and targets must have the same count: {caffe_shape(shapes[0])} and "
+            f"{caffe_shape(shapes[1])}",
         )
         self.mode = normalization(self, "BATCH_SIZE")
         self.ignore = ignore_label(self)

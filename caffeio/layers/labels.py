@@ -9,6 +9,7 @@ from math import prod
 
 from caffeio.layers.base import LayerType, Shape
 from caffeio.proto import caffe_pb2 as pb
+from caffeio.shape_text import caffe_shape
 
 LOG_THRESHOLD = 1e-20  # kLOG_THRESHOLD of include/caffe/layers/loss_layer.hpp
 
@@ -20,7 +21,8 @@ def check_label_count(layer: LayerType, scores: Shape, labels: Shape, axis: int,
         return  # no message is made: torch.compile cannot print sizes that vary
     raise layer.error(
         f"there must be one label for each prediction: {outer * inner} predictions (bottom 0 is "
-        f"{text(scores)}, {what} {axis}), {prod(labels)} labels (bottom 1 is {text(labels)})",
+        f"{caffe_shape(scores)}, {what} {axis}), {prod(labels)} labels (bottom 1 is "
+        f"{caffe_shape(labels)})",
     )
 
 
@@ -28,8 +30,8 @@ def check_same_num(layer: LayerType, first: Shape, second: Shape) -> None:
     """Raise unless two bottoms have the same first dimension (LossLayer::Reshape)."""
     layer.check(
         first[:1] == second[:1] and bool(first),
-        f"data and label must have the same first dimension: bottom 0 is {text(first)}, "
-        f"bottom 1 is {text(second)}",
+        f"data and label must have the same first dimension: bottom 0 is {caffe_shape(first)}, "
+        f"bottom 1 is {caffe_shape(second)}",
     )
 
 
@@ -37,13 +39,9 @@ def check_same_count(layer: LayerType, first: Shape, second: Shape, second_name:
     """Raise unless two bottoms hold equally many numbers for each item."""
     layer.check(
         prod(first[1:]) == prod(second[1:]),
-        f"bottom 0 ({text(first)}) and {second_name} ({text(second)}) must have the same count",
+        f"bottom 0 ({caffe_shape(first)}) and {second_name} ({caffe_shape(second)}) must have the "
+        "same count",
     )
-
-
-def text(shape: Shape) -> str:
-    """A shape as Caffe's messages print it."""
-    return " ".join(map(str, shape)) or "scalar"
 
 
 def normalization(layer: LayerType, default: str) -> str:

@@ -10,8 +10,9 @@ from __future__ import annotations
 from math import prod
 
 from caffeio.layers.base import LayerType, Shape, between, exactly, owns
-from caffeio.layers.labels import check_same_count, check_same_num, normalization, text
+from caffeio.layers.labels import check_same_count, check_same_num, normalization
 from caffeio.layers.registry import layer
+from caffeio.shape_text import caffe_shape
 
 
 class PairLoss(LayerType):
@@ -52,8 +53,8 @@ def check_weights(layer: LayerType, shapes: tuple[Shape, ...]) -> None:
     for i, shape in enumerate(shapes[2:], 2):
         layer.check(
             prod(shape) == prod(shapes[0]),
-            f"bottom {i} ({text(shape)}) must hold a weight for each number of bottom 0 "
-            f"({text(shapes[0])})",
+            f"bottom {i} ({caffe_shape(shape)}) must hold a weight for each number of bottom 0 "
+            f"({caffe_shape(shapes[0])})",
         )
 
 
@@ -98,7 +99,7 @@ class SmoothL1LossOHEM(PairLoss):
         """Compare the shapes of all bottoms."""
         super().setup(*shapes)
         check_weights(self, shapes)
-        self.check(len(shapes[0]) <= 4, f"bottom 0 ({text(shapes[0])}) has more than 4 axes")
+        self.check(len(shapes[0]) <= 4, f"bottom 0 ({caffe_shape(shapes[0])}) has more than 4 axes")
         self.mode = normalization(self, "VALID")
 
     def shapes(self, *bottoms: Shape) -> tuple[Shape, ...]:
@@ -132,11 +133,11 @@ class ContrastiveLoss(LayerType):
         self.check(
             flat and same and len(a) <= 4 and len(b) <= 4,
             f"bottoms 0 and 1 must be vectors (N, C) or (N, C, 1, 1) of the same size, not "
-            f"{text(a)} and {text(b)}",
+            f"{caffe_shape(a)} and {caffe_shape(b)}",
         )
         self.check(
             y[:1] == a[:1] and all(n == 1 for n in y[1:]),
-            f"bottom 2 must hold one number for each of {a[0]} pairs, not {text(y)}",
+            f"bottom 2 must hold one number for each of {a[0]} pairs, not {caffe_shape(y)}",
         )
         self.margin: float = self.param.contrastive_loss_param.margin
         self.legacy: bool = self.param.contrastive_loss_param.legacy_version

@@ -9,8 +9,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from caffeio.layers.base import LayerType, Shape, exactly
-from caffeio.layers.labels import text
 from caffeio.layers.registry import layer
+from caffeio.shape_text import caffe_shape
 
 if TYPE_CHECKING:
     from caffeio.layers.onnx.graph import OnnxGraph
@@ -51,7 +51,7 @@ class LSTMUnit(LayerType):
         self.check(
             fit,
             "bottoms must be c (1, N, H), gates (1, N, 4 H) and cont (1, N), not "
-            + ", ".join(text(shape) for shape in shapes),
+            + ", ".join(caffe_shape(shape) for shape in shapes),
         )
 
     def shapes(self, *bottoms: Shape) -> tuple[Shape, ...]:

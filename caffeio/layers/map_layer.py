@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from caffeio.layers.base import LayerType, Shape
-from caffeio.layers.labels import text
+from caffeio.shape_text import caffe_shape
 
 
 class MapLayer(LayerType):
@@ -14,5 +14,5 @@ class MapLayer(LayerType):
     def setup(self, *shapes: Shape) -> None:
         """Check the number of axes."""
         self.check(
-            len(shapes[0]) == 4, f"needs a bottom (N, C, H, W), not one of {text(shapes[0])}"
+            len(shapes[0]) == 4, f"needs a bottom (N, C, H, W), not one of {caffe_shape(shapes[0])}"
         )

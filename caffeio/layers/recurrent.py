@@ -10,9 +10,9 @@ from math import prod
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from caffeio.layers.base import LayerType, Shape, between, owns
-from caffeio.layers.labels import text
 from caffeio.layers.lstm_unit import onnx_unit
 from caffeio.layers.registry import layer
+from caffeio.shape_text import caffe_shape
 
 if TYPE_CHECKING:
     from caffeio.layers.onnx.graph import OnnxGraph
@@ -72,18 +72,19 @@ class Recurrent(LayerType):
         x, cont = shapes[:2]
         self.check(
             len(x) >= 3 and cont == x[:2],
-            f"bottoms 0 and 1 must be (T, N, ...) and (T, N), not {text(x)} and {text(cont)}",
+            f"bottoms 0 and 1 must be (T, N, ...) and (T, N), not {caffe_shape(x)} and "
+            f"{caffe_shape(cont)}",
         )
         if self.static:
             self.check(
                 len(shapes[2]) >= 2 and shapes[2][0] == x[1],
-                f"bottom 2, the static input, must be ({x[1]}, ...), not {text(shapes[2])}",
+                f"bottom 2, the static input, must be ({x[1]}, ...), not {caffe_shape(shapes[2])}",
             )
         for i, shape in enumerate(shapes[2 + self.static :], 2 + self.static):
             self.check(
                 shape == (1, x[1], self.hidden),
                 f"bottom {i}, an initial state, must be (1, {x[1]}, {self.hidden}), not "
-                f"{text(shape)}",
+                f"{caffe_shape(shape)}",
             )
 
     def _declare(self, inputs: int, static: int) -> None:

@@ -9,9 +9,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from caffeio.layers.base import Shape, between, owns
-from caffeio.layers.labels import text
 from caffeio.layers.map_layer import MapLayer
 from caffeio.layers.registry import layer
+from caffeio.shape_text import caffe_shape
 
 if TYPE_CHECKING:
     from caffeio.layers.onnx.graph import OnnxGraph
@@ -61,8 +61,8 @@ class Upsample(MapLayer):
         if self.masked:
             self.check(
                 shapes[0] == shapes[1],
-                f"bottom and mask must have the same shape: {text(shapes[0])} and "
-                f"{text(shapes[1])}",
+                f"bottom and mask must have the same shape: {caffe_shape(shapes[0])} and "
+                f"{caffe_shape(shapes[1])}",
             )
 
     def top_size(self, height: int, width: int) -> tuple[int, int]:
@@ -147,7 +147,7 @@ class Interp(MapLayer):
         sizes = self.top_size(shapes[0][2], shapes[0][3])
         self.check(
             min(sizes) > 0 and min(shapes[0][2:]) + sum(self.pads) > 0,
-            f"nothing is left of a bottom of {text(shapes[0])}",
+            f"nothing is left of a bottom of {caffe_shape(shapes[0])}",
             field="interp_param",
         )
 

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 
 from caffeio.layers.base import LayerType, Shape, exactly, owns
 from caffeio.layers.dims import known
-from caffeio.layers.labels import text
 from caffeio.layers.registry import layer
+from caffeio.shape_text import caffe_shape
 
 if TYPE_CHECKING:
     from caffeio.layers.onnx.graph import OnnxGraph
@@ -101,7 +101,7 @@ class Reshape(LayerType):
         r = self.shuffle
         self.check(
             r > 0 and len(shape) == 4 and shape[1] % (r * r) == 0,
-            f"needs a 4-D bottom whose channels divide by {r * r}, not {text(shape)}",
+            f"needs a 4-D bottom whose channels divide by {r * r}, not {caffe_shape(shape)}",
             field="reshape_param.pixelshuffler",
         )
 
@@ -125,7 +125,7 @@ class Reshape(LayerType):
         out = (*head, *dims, *tail)
         self.check(
             prod(out) == prod(shape),
-            f"the new shape {text(out)} has not the bottom's count ({text(shape)})",
+            f"the new shape {caffe_shape(out)} has not the bottom's count ({caffe_shape(shape)})",
             field=field,
         )
         return out
@@ -194,7 +194,8 @@ class Crop(LayerType):
         self.offsets: Sequence[int] = offsets if len(offsets) == cropped else offsets * cropped
         self.check(
             len(shapes[1]) >= ndim,
-            f"bottom 1 ({text(shapes[1])}) has fewer axes than bottom 0 ({text(shapes[0])})",
+            f"bottom 1 ({caffe_shape(shapes[1])}) has fewer axes than bottom 0 "
+            f"({caffe_shape(shapes[0])})",
         )
         self.check_sizes(*shapes)
 

@@ -8,15 +8,15 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from caffeio.log.glog import Log, number
+from caffeio.log.glog import Log, stream_float
 from caffeio.net.net import Net, Trace
 from caffeio.net.step import shown
 
 
 def _mean_abs(value: Tensor | None, like: Tensor) -> str:
     if value is None or not like.numel():
-        return number(0.0)
-    return number(value.detach().abs().mean().item())
+        return stream_float(0.0)
+    return stream_float(value.detach().abs().mean().item())
 
 
 def log_forward(log: Log, net: Net) -> None:
@@ -66,9 +66,9 @@ def _log_totals(log: Log, net: Net) -> None:
     diff2 = torch.stack([g.square().sum() for g in grads]).sum() if grads else zero
     log.error(
         "net.cpp:721",
-        f"    [Backward] All net params (data, diff): L1 norm = ({number(data.item())}, "
-        f"{number(diff.item())}); L2 norm = ({number(squares.sqrt().item())}, "
-        f"{number(diff2.sqrt().item())})",
+        f"    [Backward] All net params (data, diff): L1 norm = ({stream_float(data.item())}, "
+        f"{stream_float(diff.item())}); L2 norm = ({stream_float(squares.sqrt().item())}, "
+        f"{stream_float(diff2.sqrt().item())})",
     )
 
 

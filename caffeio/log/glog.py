@@ -17,7 +17,7 @@ from caffeio.visible import visible_lines
 Sink = Callable[[str], None]
 
 
-def number(value: float) -> str:
+def stream_float(value: float) -> str:
     """A float as C++ streams print it by default: six significant digits."""
     value = float(value)
     if np.isnan(value):

@@ -22,11 +22,11 @@ from caffeio.net.step import (
     Shape,
     Step,
     raw_blobs,
-    shape_text,
 )
 from caffeio.ops.module import Layer, make_module
 from caffeio.profiles import Profile
 from caffeio.proto import caffe_pb2 as pb
+from caffeio.shape_text import caffe_shape
 
 
 class Assembler:
@@ -148,7 +148,7 @@ def _without_numbers(step: Step) -> str:
         (*step.bottoms, *step.tops), (*layer.bottom_shapes, *layer.top_shapes), strict=False
     ):
         if 0 in shape:
-            return f"blob {name!r} of shape {shape_text(shape)} holds no numbers"
+            return f"blob {name!r} of shape {caffe_shape(shape)} holds no numbers"
     return ""
 
 

@@ -13,6 +13,7 @@ from math import prod
 from caffeio.errors import NetError
 from caffeio.layers import LayerType
 from caffeio.net.graph import Node
+from caffeio.shape_text import caffe_shape
 
 Shape = Sequence[int]
 
@@ -130,13 +131,9 @@ class SharedParams:
             reason = f"count mismatch, {prod(theirs)} against {prod(mine)}"
         elif not spec.share_mode and tuple(mine) != tuple(theirs):
             reason = (
-                f"shape mismatch, the owner's is {_text(theirs)}, the sharing layer expects "
-                f"{_text(mine)}"
+                f"shape mismatch, the owner's is {caffe_shape(theirs)}, the sharing layer expects "
+                f"{caffe_shape(mine)}"
             )
         else:
             return None
         return Refusal("shared-shapes", f"{title}: {reason}", ("param", i), named=False)
-
-
-def _text(shape: Shape) -> str:
-    return " ".join(map(str, shape)) or "scalar"

@@ -14,10 +14,11 @@ import torch
 from torch import nn
 
 from caffeio.errors import WeightsError
-from caffeio.net.step import LearnableParam, Step, raw_blobs, shape_text
+from caffeio.net.step import LearnableParam, Step, raw_blobs
 from caffeio.profiles import Profile
 from caffeio.proto.io.blobs import BlobInfo, shapes_match
 from caffeio.proto.weights.load import LayerEntry, Weights
+from caffeio.shape_text import caffe_shape
 
 Plan = list[tuple[nn.Parameter, int, int]]  # target, source layer, source blob
 
@@ -127,7 +128,7 @@ def _plan_scale(weights: Weights, index: int, entry: LayerEntry, norm: Step) -> 
         if not shapes_match(blob, norm.layer.blob_specs[3 + i].shape):
             raise WeightsError(
                 f"cannot copy param {i} weights from layer {entry.name!r} into {norm.node.name!r}; "
-                f"shape mismatch: {shape_text(blob.shape)}, {shape_text(target.shape)}",
+                f"shape mismatch: {caffe_shape(blob.shape)}, {caffe_shape(target.shape)}",
                 where=str(weights.path),
             )
         plan.append((target, index, i))
@@ -176,7 +177,7 @@ def _match(
             hint = "; older files of NVIDIA's Caffe have it so: --caffe nvidia reads them"
             raise WeightsError(
                 f"cannot copy param {source} weights from layer {entry.name!r}; shape mismatch: "
-                f"the file's is {shape_text(blob.shape)}, the net's is {shape_text(own[i])}. To "
+                f"the file's is {caffe_shape(blob.shape)}, the net's is {caffe_shape(own[i])}. To "
                 "learn this layer's parameters from scratch rather than copying them from a saved "
                 f"net, rename the layer{hint if old_nvidia else ''}",
                 where=str(weights.path),

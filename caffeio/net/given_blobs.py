@@ -15,6 +15,7 @@ from caffeio.layers.base import BlobSpec, Shape
 from caffeio.net.graph import Node
 from caffeio.ops.module import Layer
 from caffeio.proto import caffe_pb2 as pb
+from caffeio.shape_text import caffe_shape
 
 
 def take_given_blobs(node: Node, layer: Layer, *, is_text: bool) -> None:
@@ -45,13 +46,13 @@ def _take(proto: pb.BlobProto, spec: BlobSpec, index: int, layer: Layer) -> None
     values = proto.double_data if len(proto.double_data) else proto.data
     layer.check(
         all(size >= 0 for size in shape) and prod(shape) == len(values),
-        f"blob {index} of shape {_text(shape)} is given {len(values)} values",
+        f"blob {index} of shape {caffe_shape(shape)} is given {len(values)} values",
         field="blobs",
     )
     same = shape == spec.shape if layer.insists_on_shape else len(values) == prod(spec.shape)
     layer.check(
         same,
-        f"blob {index} must be of shape {_text(spec.shape)}, not {_text(shape)}",
+        f"blob {index} must be of shape {caffe_shape(spec.shape)}, not {caffe_shape(shape)}",
         field="blobs",
     )
     spec.filler, spec.default = None, 0.0
@@ -65,7 +66,3 @@ def _shape_of(proto: pb.BlobProto) -> Shape:
     if any(proto.HasField(name) for name in legacy):
         return tuple(int(getattr(proto, name)) for name in legacy)
     return tuple(int(size) for size in proto.shape.dim)
-
-
-def _text(shape: Shape) -> str:
-    return " ".join(map(str, shape)) or "scalar"

@@ -7,14 +7,12 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
-from caffeio.errors import NetError
+from caffeio.errors import Locator, NetError
 from caffeio.net.wiring_errors import unknown_bottom
 from caffeio.proto import caffe_pb2 as pb
-
-Where = Callable[[int], str]
 
 
 @dataclass(eq=False)
@@ -118,7 +116,7 @@ def build_graph(
     level: int = 0,
     stages: Iterable[str] = (),
     state: pb.NetState | None = None,
-    where: Where | None = None,
+    locate: Locator | None = None,
     is_text: bool = False,
     merge_scales: bool = False,
 ) -> Graph:
@@ -126,11 +124,11 @@ def build_graph(
 
     `state` overrides phase, level and stages (a solver merges states of its own). `merge_scales`
     lets every BatchNorm take in the Scale behind it, as Intel's MKL-DNN engine does.
-    `where(i)` gives the place of layer i in its file. `is_text`: see Graph. Raises NetError.
+    `locate(i)` gives the place of layer i in its file. `is_text`: see Graph. Raises NetError.
     """
     if state is None:
         state = net_state(net, phase, level, stages)
-    place = where or (lambda index: "")
+    place = locate or (lambda index: "")
     nodes, names = [], Counter[str]()
     for index, layer in enumerate(net.layer):
         spot = place(index)

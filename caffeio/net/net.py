@@ -50,7 +50,6 @@ from caffeio.net.step import (
     fuse_steps,
     raw_blobs,
     register_layer,
-    shape_text,
     shown,
 )
 from caffeio.ops.batch_norm import fused_batch_norm_scale
@@ -62,8 +61,11 @@ from caffeio.ops.tracing import is_exporting
 from caffeio.profiles import BVLC, Profile
 from caffeio.proto import caffe_pb2 as pb
 from caffeio.proto.weights.load import Weights
+from caffeio.shape_text import caffe_shape
 
 __all__ = ["DataSource", "LearnableParam", "Net", "Step", "Trace"]
+
+_OF_A_FORWARD = ("blobs", "loss", "trace")  # attributes that every forward sets
 
 
 class Net(nn.Module):
@@ -132,7 +134,9 @@ class Net(nn.Module):
             register_layer(self, step.node.name, step.layer, counts)
 
     def __setattr__(self, name: str, value: Any) -> None:
-        if isinstance(value, nn.Module) or name not in self.__dict__.get("_modules", ()):
+        if name in _OF_A_FORWARD:  # torch's own looks through all its registers
+            object.__setattr__(self, name, value)
+        elif isinstance(value, nn.Module) or name not in self.__dict__.get("_modules", ()):
             super().__setattr__(name, value)
         else:  # a layer may be called as an attribute of the net is: "loss"
             object.__setattr__(self, name, value)
@@ -224,9 +228,9 @@ class Net(nn.Module):
                 values = torch.empty(spec.shape)
                 stale = id(old) in made and keeps_later(layer, i)
                 if id(old) in replaced and exact is None and not stale:
-                    check_filler(spec.shape, spec.filler, where=layer)
+                    check_filler(spec.shape, spec.filler, owner=layer)
                 else:
-                    fill(values, spec.filler, spec.default, rng, where=layer)
+                    fill(values, spec.filler, spec.default, rng, owner=layer)
                     if spec.initial is not None:
                         values.copy_(torch.as_tensor(spec.initial))
                 if spec.kept_shape is not None:
@@ -238,7 +242,7 @@ class Net(nn.Module):
                 layer.blobs[i] = made[id(old)]
             for i in layer.filled_again if exact is not None else ():
                 spec = layer.blob_specs[i]
-                fill(torch.empty(spec.shape), spec.filler, spec.default, rng, where=layer)
+                fill(torch.empty(spec.shape), spec.filler, spec.default, rng, owner=layer)
             for module in layer.modules():
                 for key, buffer in module._buffers.items():
                     if buffer is not None:
@@ -294,7 +298,7 @@ class Net(nn.Module):
                 if there != here:
                     raise NetError(
                         f"cannot share param {i} weights from layer {step.node.name!r}; shape "
-                        f"mismatch: {shape_text(there)} in the train net, {shape_text(here)} in "
+                        f"mismatch: {caffe_shape(there)} in the train net, {caffe_shape(here)} in "
                         "this one"
                     )
                 own = raw_blobs(step.layer)[i]
@@ -426,14 +430,15 @@ class Net(nn.Module):
         if is_exporting():  # attributes are no part of a program
             env, _ = self.run_layers(given, keep=self.keep_blobs)
             return {name: env[name] for name in self.graph.outputs}
-        self.trace = []
+        if self.trace:
+            self.trace = []
         if self.prepared and not (
             torch.is_grad_enabled() or self.keep_trace or torch.compiler.is_compiling()
         ):
             if self._inference is None:
                 self._inference = Inference(self)
-            if self._inference.can_run():
-                outputs, loss, self.blobs = self._inference.run(given)
+            if (ready := self._inference.ready()) is not None:
+                outputs, loss, self.blobs = self._inference.run(ready, given)
                 self._set_loss(loss, outputs)
                 return outputs
         env, loss = self.run_layers(given, keep=self.keep_blobs)

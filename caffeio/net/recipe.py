@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
-from caffeio.errors import CaffeIOError, NetError
+from caffeio.errors import CaffeIOError, Locator, NetError
 from caffeio.memory import collector_paused
-from caffeio.net.graph import Graph, Where, build_graph, net_state
+from caffeio.net.graph import Graph, build_graph, net_state
 from caffeio.net.unknown_fields import of_active_layers, refuse_unknown
 from caffeio.profiles import Profile, choose_profile
 from caffeio.proto import caffe_pb2 as pb
@@ -54,7 +54,7 @@ class NetRecipe:
     dialect: str = "bvlc"
     title: str = ""  # as Caffe's log calls it: "net file: net.prototxt"
     search_path: tuple[str, ...] = ("",)
-    where: Where = _no_place  # layer i of the message -> "file:line:column"
+    locate: Locator = _no_place  # layer i of the message -> "file:line:column"
     unknown: Sequence[UnknownField] = ()
     upgrade_log: Sequence[tuple[str, str]] = ()  # Caffe's lines about the upgrade, with severity
     inline: bool = False  # written into the solver
@@ -96,7 +96,7 @@ class NetRecipe:
             file.dialect,
             title,
             folders_of(file.path),
-            lambda index: file.where("layer", index),
+            lambda index: file.locate("layer", index),
             file.unknown,
             file.upgraded.log if file.upgraded else (),
             is_text=file.text is not None,
@@ -143,7 +143,7 @@ class NetRecipe:
         return build_graph(
             self.message,
             state=self.state,
-            where=self.where,
+            locate=self.locate,
             is_text=self.is_text,
             merge_scales=self.profile.merge_batch_norm_scale,
         )

@@ -24,7 +24,6 @@ __all__ = [
     "NetShapes",
     "Shape",
     "agree",
-    "format_shape",
     "infer",
     "infer_net",
     "is_known",
@@ -56,13 +55,6 @@ def is_known(shape: Shape | None) -> bool:
 def agree(a: int, b: int) -> bool:
     """Whether two dimensions are equal, as far as they are known."""
     return a == b or a < 0 or b < 0
-
-
-def format_shape(shape: Shape | None) -> str:
-    """`32x3x224x224`; `scalar` for [], `?` for what is not known."""
-    if shape is None:
-        return "?"
-    return "x".join("?" if dim < 0 else str(dim) for dim in shape) or "scalar"
 
 
 def infer(
@@ -151,8 +143,8 @@ class NetShapes:
         """What Caffe logs as "Memory required for data": 4 bytes for each value of each top."""
         tops = (top for layer in self.layers for top in layer.tops)
         named = sum(max(product(top), 0) for top in tops if top is not None)
-        classes = ((node, class_asked(node.param)) for node in self.graph.nodes)
-        automatic = sum(1 for node, cls in classes if cls and cls.is_loss and not node.tops)
+        topless = (class_asked(node.param) for node in self.graph.nodes if not node.param.top)
+        automatic = sum(1 for cls in topless if cls and cls.is_loss)
         return 4 * (named + automatic)  # a loss without a top has one of its own
 
     @property
@@ -188,8 +180,7 @@ def infer_net(
         shapes = _of_layer(result, node, profile, folders, record, known)
         if shapes.note and not all(top in given for top in node.tops):
             result.guessed[node.name] = shapes.note
-        cls = class_asked(node.param)
-        if given and not node.bottoms and (cls is None or cls.is_source or cls.runs_code):
+        if given and not node.bottoms and _may_be_given(node):
             tops = zip(node.tops, shapes.tops, strict=False)
             shapes = replace(shapes, tops=tuple(given.get(name, top) for name, top in tops))
         blobs = dict(enumerate(shapes.blobs))
@@ -198,6 +189,12 @@ def infer_net(
         result.owned.append(_owned(node, shapes, names))
         result.blobs.update(zip(node.tops, shapes.tops, strict=False))
     return result
+
+
+def _may_be_given(node: Node) -> bool:
+    """Whether the shapes of what a layer makes may be given: it reads data, or nobody knows it."""
+    cls = class_asked(node.param)
+    return cls is None or cls.is_source or cls.runs_code
 
 
 def parameters_of(param: pb.LayerParameter, shapes: LayerShapes) -> int | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from torch import Tensor, nn
@@ -103,11 +103,6 @@ def register_layer(
     if counts is not None:
         counts[name] = number
     parent._modules[key] = layer
-
-
-def shape_text(shape: Iterable[int]) -> str:
-    """A shape as Caffe prints it."""
-    return " ".join(map(str, shape)) or "scalar"
 
 
 # Layers whose top is memory of its own that their Backward does not read.

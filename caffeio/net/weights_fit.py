@@ -21,6 +21,7 @@ from caffeio.net.shapes import class_asked, is_known
 from caffeio.profiles import Profile, profile_of_dialect
 from caffeio.proto.dialect.detect_dialect import Walk
 from caffeio.proto.upgrade.upgrade import upgrade_net
+from caffeio.shape_text import format_shape
 
 _LARGEST = 1024
 _DECIDES = ("conv", "pool")  # families whose windows must fit
@@ -167,7 +168,7 @@ class _Step:
             return _Found()
         except LayerError as error:
             if layer.family == "join" and len(bottoms) > 1:
-                shapes = " and ".join(" x ".join(map(str, shape[1:])) for shape in bottoms)
+                shapes = " and ".join(format_shape(shape[1:], " x ") for shape in bottoms)
                 return _Found(misfit=f"layer {name!r} ({type_name}) would join {shapes}")
             return _Found(misfit=error.message if layer.family in _DECIDES else "")
         if not fits:

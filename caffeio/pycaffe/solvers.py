@@ -64,6 +64,7 @@ class LiveIteration(Iteration):
         self.net.clear_param_diffs()
         for on_start, _ in self.callbacks:
             on_start()
+        self._keep()
         size = self.state.param.iter_size
         trace = bool(self.state.param.debug_info) and self.display.on_grid
         self.net.keep_trace = trace
@@ -73,6 +74,14 @@ class LiveIteration(Iteration):
             total = part if total is None else total + part
         assert total is not None
         return total if size == 1 else total / size
+
+    def _keep(self) -> None:
+        """Keep what a forward changes, for a snapshot if it fails; none is tried on a GPU."""
+        if compute_device().type == "cpu":
+            self.net.to_host()
+            self.state.kept.begin()
+        else:  # the copies would cost more than they are worth
+            self.state.whole = False
 
     def _live_batch(self, trace: bool) -> Tensor:
         loss = self.net.run_forward()

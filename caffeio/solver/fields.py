@@ -8,10 +8,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from caffeio.errors import SolverError, UnsupportedError
+from caffeio.errors import Locator, SolverError, UnsupportedError
 from caffeio.profiles import Profile
 from caffeio.proto import caffe_pb2 as pb
-from caffeio.solver.schedule import Where
 
 OBEYED = frozenset((
     "net", "net_param", "train_net", "train_net_param", "test_net", "test_net_param", "train_state",
@@ -40,7 +39,7 @@ MEANINGLESS = {
     "test_before_snapshot": "say test_interval",
     "test_and_snapshot_last_epochs": "say test_interval and snapshot",
 }
-_OF_TYPES = {"local_lr_auto": ("SGD",), "larc": ("SGD", "SAG")}
+_TYPES_BY_FIELD = {"local_lr_auto": ("SGD",), "larc": ("SGD", "SAG")}
 _STORAGE = {"solver_data_type": pb.FLOAT, "data_type": pb.CAFFE_FLOAT}
 _ENGINES = {"": True, "CAFFE": True, "CUDNN": True}
 
@@ -67,7 +66,7 @@ _TYPES = (
 )  # fmt: skip
 
 
-def check_solver(solver: pb.SolverParameter, profile: Profile, where: Where) -> list[str]:
+def check_solver(solver: pb.SolverParameter, profile: Profile, locate: Locator) -> list[str]:
     """Notes about fields without effect; raises UnsupportedError for fields that are not done.
 
     SolverError for a field that the Caffe of `profile` does not have.
@@ -75,11 +74,11 @@ def check_solver(solver: pb.SolverParameter, profile: Profile, where: Where) -> 
     if solver.disabled_update and not profile.warmup:
         raise SolverError(
             f"disabled_update: profile {profile.name!r} has no such field; 'intel' has it",
-            where=where("disabled_update") or None,
+            where=locate("disabled_update") or None,
         )
     notes = [
         f"solver field {name} has no effect on solvers of type {solver.type}"
-        for name, types in _OF_TYPES.items()
+        for name, types in _TYPES_BY_FIELD.items()
         if getattr(solver, name) and solver.type not in types
     ]
     if solver.clip_gradients >= 0 and not profile.clips_gradients:
@@ -96,7 +95,7 @@ def check_solver(solver: pb.SolverParameter, profile: Profile, where: Where) -> 
             raise UnsupportedError(
                 f"solver field {name} (of a fork of Caffe) is not supported: take it out, or the "
                 "numbers would be others",
-                where=where(name) or None,
+                where=locate(name) or None,
             )
     return notes
 

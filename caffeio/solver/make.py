@@ -12,12 +12,11 @@ from collections.abc import Sequence
 from difflib import get_close_matches
 from typing import TYPE_CHECKING
 
-from caffeio.errors import SolverError
+from caffeio.errors import Locator, SolverError
 from caffeio.profiles import BVLC, Profile
 from caffeio.solver import rules, sgd
 from caffeio.solver.groups import Learnable
 from caffeio.solver.optimizer import SOLVERS, CaffeOptimizer, solver_type
-from caffeio.solver.schedule import Where
 
 if TYPE_CHECKING:
     from caffeio.proto.caffe_pb2 import SolverParameter
@@ -25,7 +24,7 @@ if TYPE_CHECKING:
 __all__ = ["SOLVERS", "CaffeOptimizer", "Learnable", "make_optimizer", "solver_type"]
 
 # The deprecated enum `solver_type`, for solvers that have not been upgraded.
-_OF_ENUM = {name.upper(): name for name in SOLVERS}
+_TYPE_BY_ENUM = {name.upper(): name for name in SOLVERS}
 _MODULES = (rules, sgd)  # importing them registers their types
 
 
@@ -34,11 +33,11 @@ def make_optimizer(
     profile: Profile = BVLC,
     params: Sequence[Learnable] = (),
     *,
-    where: Where | None = None,
+    locate: Locator | None = None,
 ) -> CaffeOptimizer:
     """The optimizer of a solver for the blobs `params`, in Caffe's order (`net.learnable`).
 
-    `where(field)` gives a field's place in the file, for messages. Raises SolverError for an
+    `locate(field)` gives a field's place in the file, for messages. Raises SolverError for an
     unknown type and for fields that the type refuses.
     """
     name = _type_name(solver)
@@ -47,9 +46,9 @@ def make_optimizer(
         hint = f"; did you mean {close[0]}?" if close else ""
         raise SolverError(
             f"type: Unknown solver type: {name} (known types: {', '.join(sorted(SOLVERS))}){hint}",
-            where=where("type") if where else None,
+            where=locate("type") if locate else None,
         )
-    return SOLVERS[name](solver, profile, params, where=where)
+    return SOLVERS[name](solver, profile, params, locate=locate)
 
 
 def _type_name(solver: SolverParameter) -> str:
@@ -57,4 +56,4 @@ def _type_name(solver: SolverParameter) -> str:
         return solver.type
     if solver.HasField("type"):
         raise SolverError("type: cannot be given together with the old field solver_type")
-    return _OF_ENUM[type(solver).SolverType.Name(solver.solver_type)]
+    return _TYPE_BY_ENUM[type(solver).SolverType.Name(solver.solver_type)]

@@ -16,11 +16,10 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from caffeio.errors import SnapshotError, SolverError, UnsupportedError
+from caffeio.errors import Locator, SnapshotError, SolverError, UnsupportedError
 from caffeio.profiles import Profile
 from caffeio.solver.groups import Batch, Learnable, Plan
 from caffeio.solver.policies import nvidia_weight_decay
-from caffeio.solver.schedule import Where
 
 if TYPE_CHECKING:
     from caffeio.proto.caffe_pb2 import SolverParameter
@@ -60,14 +59,14 @@ class CaffeOptimizer(Optimizer):
         profile: Profile,
         params: Sequence[Learnable],
         *,
-        where: Where | None = None,
+        locate: Locator | None = None,
     ) -> None:
         """Allocate zero histories for `params`, which are in Caffe's order (`net.learnable`).
 
         Raises SolverError where Caffe's constructor or first update would stop.
         """
         self.solver, self.profile, self.blobs = solver, profile, list(params)
-        self._where = where
+        self._locate = locate
         self.clip_gradients = float(solver.clip_gradients)
         self.keep_diff = bool(solver.snapshot_diff)
         floor = self.delta_floor if profile.delta_floor else 0.0
@@ -93,6 +92,11 @@ class CaffeOptimizer(Optimizer):
             self.state[blob.tensor] = {
                 name: torch.zeros_like(blob.tensor, requires_grad=False) for name in self._names
             }
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Add a group as torch does, without the compiler that torch loads to leave this out."""
+        plain = getattr(Optimizer.add_param_group, "__wrapped__", Optimizer.add_param_group)
+        plain(self, param_group)
 
     # The state.
 
@@ -365,8 +369,8 @@ class CaffeOptimizer(Optimizer):
             raise self._error("momentum", f"Momentum cannot be used with {self.type}.")
 
     def _error(self, field: str, message: str) -> SolverError:
-        where = self._where(field) if self._where else None
-        return SolverError(f"{field}: {message}", where=where)
+        location = self._locate(field) if self._locate else None
+        return SolverError(f"{field}: {message}", where=location)
 
 
 SOLVERS: dict[str, type[CaffeOptimizer]] = {}

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, SupportsIndex
 import numpy as np
 from numpy.typing import NDArray
 
-from caffeio.errors import SolverError
+from caffeio.errors import Locator, SolverError
 from caffeio.profiles import BVLC, Profile, profile_of_solver
 from caffeio.solver.policies import (
     NVIDIA_POLICIES,
@@ -33,7 +33,6 @@ if TYPE_CHECKING:
     from caffeio.proto.caffe_pb2 import SolverParameter
 
 Log = Callable[[str], None]
-Where = Callable[..., str]
 
 FLT_MAX = float(np.finfo(np.float32).max)
 
@@ -93,15 +92,15 @@ class Schedule:
     """The learning rate of a solver, as the Caffe of `profile` computes it."""
 
     def __init__(
-        self, solver: SolverParameter, profile: Profile = BVLC, *, where: Where | None = None
+        self, solver: SolverParameter, profile: Profile = BVLC, *, locate: Locator | None = None
     ) -> None:
         """Check the fields that the policy needs.
 
-        `where(field)` gives a field's "file:line:column". Raises SolverError, naming the field,
+        `locate(field)` gives a field's "file:line:column". Raises SolverError, naming the field,
         where Caffe fails a check at its first update (and where it divides by zero).
         """
         self.solver, self.profile, self.policy = solver, profile, solver.lr_policy
-        self._where = where
+        self._locate = locate
         self._check_profile()
         self._check_policy()
         nvidia = profile.nvidia_policies
@@ -304,8 +303,8 @@ class Schedule:
 
     def _error(self, field: str, message: str) -> SolverError:
         place = field if _is_set(self.solver, field) else "lr_policy"
-        where = self._where(place) if self._where else None
-        return SolverError(f"{field}: {message}", where=where)
+        location = self._locate(place) if self._locate else None
+        return SolverError(f"{field}: {message}", where=location)
 
 
 def _is_set(solver: Any, field: str) -> bool:
@@ -329,7 +328,7 @@ def load_schedule(
     if not hasattr(file, "message"):
         return Schedule(file, profile or _lenient(profile_of_solver(file)))
     chosen = profile or _lenient(profile_of_solver(file.message, file.dialect))
-    return Schedule(file.message, chosen, where=file.where)
+    return Schedule(file.message, chosen, locate=file.locate)
 
 
 def _lenient(profile: Profile) -> Profile:

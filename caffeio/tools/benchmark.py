@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from caffeio.data import Options
-from caffeio.log.glog import NULL_LOG, Log, number
+from caffeio.log.glog import NULL_LOG, Log, stream_float
 from caffeio.net.net import Net, Step
 from caffeio.net.recipe import NetRecipe
 from caffeio.profiles import Profile
@@ -92,7 +92,7 @@ def time_net(
 def _time(net: Net, data: dict[str, Tensor], iterations: int, device: str, log: Log) -> Timing:
     log.info("caffe.cpp:351", "Performing Forward")
     net(data)
-    log.info("caffe.cpp:356", f"Initial loss: {number(net.loss.item())}")
+    log.info("caffe.cpp:356", f"Initial loss: {stream_float(net.loss.item())}")
     log.info("caffe.cpp:357", "Performing Backward")
     log.info("caffe.cpp:365", "*** Benchmark begins ***")
     log.info("caffe.cpp:366", f"Testing for {iterations} iterations.")
@@ -102,9 +102,11 @@ def _time(net: Net, data: dict[str, Tensor], iterations: int, device: str, log: 
         begin = time.perf_counter()
         _pass(net, data, forward, backward, device)
         spent = 1000 * (time.perf_counter() - begin)
-        log.info("caffe.cpp:394", f"Iteration: {i + 1} forward-backward time: {number(spent)} ms.")
+        log.info(
+            "caffe.cpp:394", f"Iteration: {i + 1} forward-backward time: {stream_float(spent)} ms."
+        )
     total = 1000 * (time.perf_counter() - started)
-    return _report(net, forward, backward, total, iterations, log)
+    return _log_timing(net, forward, backward, total, iterations, log)
 
 
 def fake_data(net: Net, device: str, synthetic: bool) -> dict[str, Tensor]:
@@ -140,7 +142,7 @@ def _pass(
     for i, step in enumerate(net.steps):
         bottoms = [_leaf(blobs[name], step) for name in step.bottoms]
         tops: list[Tensor] = []
-        forward[i] += _clock(partial(_run, net, step, bottoms, tops, data), device)
+        forward[i] += _clock(partial(_run_step, net, step, bottoms, tops, data), device)
         graphs.append((bottoms, tops))
         for name, value in zip(step.tops, tops, strict=True):
             blobs[name] = value.detach()
@@ -155,7 +157,7 @@ def _leaf(blob: Tensor, step: Step) -> Tensor:
     return blob.detach().requires_grad_(step.layer.differentiable and blob.is_floating_point())
 
 
-def _run(
+def _run_step(
     net: Net, step: Step, bottoms: list[Tensor], tops: list[Tensor], data: dict[str, Tensor]
 ) -> None:
     if step.layer.is_source:
@@ -178,7 +180,7 @@ def layer_facts(step: Step, forward: float = 0.0, backward: float = 0.0) -> Laye
     )  # fmt: skip
 
 
-def _report(
+def _log_timing(
     net: Net, forward: list[float], backward: list[float], total: float, n: int, log: Log
 ) -> Timing:
     rows = []
@@ -186,17 +188,17 @@ def _report(
     for step, f, b in zip(net.steps, forward, backward, strict=True):
         name = step.node.name
         rows.append(layer_facts(step, f / n, b / n))
-        log.info("caffe.cpp:400", f"{name:>10}\tforward: {number(f / n)} ms.")
-        log.info("caffe.cpp:403", f"{name:>10}\tbackward: {number(b / n)} ms.")
+        log.info("caffe.cpp:400", f"{name:>10}\tforward: {stream_float(f / n)} ms.")
+        log.info("caffe.cpp:403", f"{name:>10}\tbackward: {stream_float(b / n)} ms.")
     images = next((s[0][0] for s in (x.layer.top_shapes for x in net.steps) if s and s[0]), 0)
     timing = Timing(
         rows, sum(forward) / n, sum(backward) / n, total, images,
         parameters=sum(item.tensor.numel() for item in net.learnable),
         macs=sum(row.macs for row in rows),
     )  # fmt: skip
-    log.info("caffe.cpp:408", f"Average Forward pass: {number(timing.forward)} ms.")
-    log.info("caffe.cpp:410", f"Average Backward pass: {number(timing.backward)} ms.")
-    log.info("caffe.cpp:412", f"Average Forward-Backward: {number(total / n)} ms.")
-    log.info("caffe.cpp:414", f"Total Time: {number(total)} ms.")
+    log.info("caffe.cpp:408", f"Average Forward pass: {stream_float(timing.forward)} ms.")
+    log.info("caffe.cpp:410", f"Average Backward pass: {stream_float(timing.backward)} ms.")
+    log.info("caffe.cpp:412", f"Average Forward-Backward: {stream_float(total / n)} ms.")
+    log.info("caffe.cpp:414", f"Total Time: {stream_float(total)} ms.")
     log.info("caffe.cpp:415", "*** Benchmark ends ***")
     return timing

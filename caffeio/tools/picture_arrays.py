@@ -24,6 +24,7 @@ from caffeio.errors import DataError
 from caffeio.memory import check_room
 from caffeio.proto.io.regular import check_regular, open_regular
 from caffeio.proto.weights.npz import BROKEN_ARCHIVE, check_array
+from caffeio.shape_text import format_shape
 
 Array = NDArray[Any]
 IDX_TYPES = {0x08: "u1", 0x09: "i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
@@ -54,7 +55,7 @@ def read_idx(path: Path, labels: Path | None = None) -> Pictures:
     if numbers.shape != images.shape[:1]:
         raise DataError(
             f"{str(path)!r} has {len(images)} images, {str(labels)!r} has labels of shape "
-            f"{'x'.join(map(str, numbers.shape))}"
+            f"{format_shape(numbers.shape)}"
         )
     return Pictures(_values(images.reshape(len(images), -1, *images.shape[-2:]), path),
                     _numbers(numbers, labels))  # fmt: skip
@@ -223,7 +224,7 @@ def _as_nchw(array: Array, layout: str | None, where: str) -> Array:
     if layout is None and array.ndim == 4:
         first, last = array.shape[1] in (1, 3, 4), array.shape[3] in (1, 3, 4)
         if first == last:
-            shape = "x".join(map(str, array.shape))
+            shape = format_shape(array.shape)
             raise DataError(f"{where} of shape {shape}: is it NCHW or NHWC? (--layout)")
         layout = "NCHW" if first else "NHWC"
     layout = layout or "NHW"
@@ -252,5 +253,5 @@ def _numbers(array: Array, where: str | os.PathLike[str]) -> Array:
         whole = array.astype(np.int32) if array.dtype.kind in "iubf" else None
         if whole is not None and (whole == array).all():
             return whole
-    shape = "x".join(map(str, array.shape))
+    shape = format_shape(array.shape)
     raise DataError(f"{where} of {array.dtype} {shape} are no labels: one whole number a picture")

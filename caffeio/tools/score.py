@@ -16,7 +16,7 @@ from torch import Tensor
 
 from caffeio.data import Options
 from caffeio.errors import NetError
-from caffeio.log.glog import NULL_LOG, Log, number
+from caffeio.log.glog import NULL_LOG, Log, stream_float
 from caffeio.net.net import Net
 from caffeio.net.recipe import NetRecipe
 from caffeio.net.step import Step
@@ -77,13 +77,13 @@ def score(
     nets = [build_net(recipe, world=world, data=data_options or Options())]
     try:
         nets += [build_net(recipe, world=world) for _ in weights[1:]]
-        _load(nets, weights, recipe, log)
-        return _run(nets, [os.fspath(path) for path in weights], iterations, log)
+        _load_weights(nets, weights, recipe, log)
+        return _score_batches(nets, [os.fspath(path) for path in weights], iterations, log)
     finally:
         nets[0].close()
 
 
-def _load(
+def _load_weights(
     nets: Sequence[Net],
     weights: Sequence[str | os.PathLike[str]],
     recipe: NetRecipe,
@@ -99,7 +99,9 @@ def _load(
             log.info("net.cpp:744", f"Ignoring source layer {ignored}")
 
 
-def _run(nets: Sequence[Net], titles: Sequence[str], iterations: int, log: Log) -> list[Score]:
+def _score_batches(
+    nets: Sequence[Net], titles: Sequence[str], iterations: int, log: Log
+) -> list[Score]:
     """Feed the first net's data to all of them, batch by batch."""
     ends = _ends(nets[0]) if len(nets) > 1 else []
     for net in nets:
@@ -119,11 +121,11 @@ def _run(nets: Sequence[Net], titles: Sequence[str], iterations: int, log: Log) 
             batches[i].append({k: v.float().cpu().numpy() for k, v in outputs.items()})
     scores = []
     for title, sums, rows in zip(names, losses, batches, strict=True):
-        scores.append(_report(nets[0], title, sums, rows, log, alone=len(names) == 1))
+        scores.append(_log_scores(nets[0], title, sums, rows, log, alone=len(names) == 1))
     return scores
 
 
-def _report(
+def _log_scores(
     net: Net,
     title: str,
     losses: Sequence[float],
@@ -139,7 +141,7 @@ def _report(
     for i, row in enumerate(rows):
         for name, value in row.items():
             for element in value.reshape(-1):
-                log.info("caffe.cpp:304", f"Batch {i}, {name} = {number(float(element))}")
+                log.info("caffe.cpp:304", f"Batch {i}, {name} = {stream_float(float(element))}")
             sums[name] = value.copy() if name not in sums else sums[name] + value
     count = np.float32(len(rows))
     total = np.float32(0)
@@ -147,15 +149,15 @@ def _report(
         total += np.float32(loss)
     # 0 / 0 of an x86 processor, and of glog's print, has a sign
     mean_loss = float(total / count) if count else -math.nan
-    log.info("caffe.cpp:309", f"Loss: {number(mean_loss)}")
+    log.info("caffe.cpp:309", f"Loss: {stream_float(mean_loss)}")
     means = {name: value / count for name, value in sums.items()}
     for name, value in means.items():
         weight = net.loss_weight_of(name)
         for element in value.reshape(-1):
-            text = f"{name} = {number(float(element))}"
+            text = f"{name} = {stream_float(float(element))}"
             if weight:
-                product = number(float(np.float32(weight) * element))
-                text += f" (* {number(weight)} = {product} loss)"
+                product = stream_float(float(np.float32(weight) * element))
+                text += f" (* {stream_float(weight)} = {product} loss)"
             log.info("caffe.cpp:321", text)
     return Score(title, mean_loss, means, rows)
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 from torch import Tensor
 
-from caffeio.log.glog import number
+from caffeio.log.glog import stream_float
 from caffeio.net.net import Net
 from caffeio.solver.policies import nvidia_momentum, nvidia_weight_decay
 from caffeio.training.state import TrainingState
@@ -54,7 +54,7 @@ class Display:
         if not log:
             return
         now = time.perf_counter()
-        loss = number(state.smoothed.value)
+        loss = stream_float(state.smoothed.value)
         self.say_bad_loss()
         if self.nvidia:
             text = self._nvidia_line(now - self._timed, loss)
@@ -85,29 +85,30 @@ class Display:
         if not self.state.profile.display_iter_speed:
             return ""
         speed = (self.state.iter - self._shown) / (seconds or 1)
-        return f" ({number(speed)} iter/s, {number(seconds)}s/{self.every} iters)"
+        return f" ({stream_float(speed)} iter/s, {stream_float(seconds)}s/{self.every} iters)"
 
     def _nvidia_line(self, seconds: float, loss: str) -> str:
         now = self.state.iter
         name = self._stop if now + 1 == self._stop else now
-        pace = f"{number(seconds)} s"
+        pace = f"{stream_float(seconds)} s"
         if now - self._began > 2:
             done = now - self._shown
-            pace = f"{number(done / (seconds or 1))} iter/s, {number(seconds)}s/{done} iter"
+            speed = stream_float(done / (seconds or 1))
+            pace = f"{speed} iter/s, {stream_float(seconds)}s/{done} iter"
         return f"    [0.0] Iteration {name} ({pace}), loss = {loss}"
 
     def show_rate(self, rate: float) -> None:
         """The line of the learning rate."""
         state = self.state
-        text = f"Iteration {state.iter}, lr = {number(rate)}"
+        text = f"Iteration {state.iter}, lr = {stream_float(rate)}"
         if self.nvidia:
             momentum = np.float32(nvidia_momentum(state.param, state.iter, rate))
             decay = nvidia_weight_decay(state.param, state.iter)
             with np.errstate(all="ignore"):
                 effective = np.float32(rate) / (np.float32(1) - momentum)
             text = (
-                f"[0.0] {text}, m = {number(float(momentum))}, lrm = {number(float(effective))}, "
-                f"wd = {number(float(decay))}, gs = 1"
+                f"[0.0] {text}, m = {stream_float(float(momentum))}, lrm = "
+                f"{stream_float(float(effective))}, wd = {stream_float(float(decay))}, gs = 1"
             )
         state.log.info("sgd_solver.cpp:112", text)
 
@@ -120,8 +121,8 @@ def outputs_as_text(net: Net, outputs: Mapping[str, Tensor]) -> Iterator[str]:
     for name in net.outputs:
         weight = net.loss_weight_of(name)
         for value in outputs[name].detach().reshape(-1).tolist():
-            text = f"{name} = {number(value)}"
+            text = f"{name} = {stream_float(value)}"
             if weight:
                 product = float(np.float32(weight) * np.float32(value))
-                text += f" (* {number(weight)} = {number(product)} loss)"
+                text += f" (* {stream_float(weight)} = {stream_float(product)} loss)"
             yield text

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from caffeio.log.debug_info import log_backward, log_forward
-from caffeio.log.glog import number
+from caffeio.log.glog import stream_float
 from caffeio.memory import is_memory_error
 from caffeio.net.room import named
 from caffeio.net.step import raw_blobs
@@ -42,6 +42,7 @@ class Iteration:
         """
         for item in self.state.net.learnable:
             item.tensor.grad = None
+        self.state.kept.begin()
         size = self.state.param.iter_size
         trace = bool(self.state.param.debug_info) and self.display.on_grid
         if self.state.net.keep_trace is not trace:
@@ -49,13 +50,13 @@ class Iteration:
         if size == 1:
             return self._one_batch(trace)
         total: Tensor | None = None
-        world, before = self.state.world, self._statistics()
-        stops = world.begin_any(False)
+        world = self.state.world
+        stops = world.all_reduce_any_async(False)
         for i in range(size):
             if stops():  # all workers ask in the same batch
-                self._put_back(before)
+                self.state.kept.put_back()
                 return None
-            stops = world.begin_any(self.state.events.hurry())
+            stops = world.all_reduce_any_async(self.state.events.hurry())
             if i and self.state.profile.parameter_keeps_last:
                 self._forget_parameters()
             with self.state.world.accumulate(self.module, last=i == size - 1):
@@ -72,21 +73,6 @@ class Iteration:
             for blob in raw_blobs(layer) if layer.type_name == "Parameter" else ():
                 if sum(blob is other for other in blobs) == 1:
                     blob.grad = None
-
-    def _statistics(self) -> list[tuple[Tensor, Tensor]]:
-        """The blobs that a forward changes (BatchNorm's), and copies of what they hold."""
-        blobs = [
-            layer.blobs.raw(i)
-            for layer in self.state.net.layers
-            for i, spec in enumerate(layer.blob_specs)
-            if spec.statistic
-        ]
-        return [(blob, blob.detach().clone()) for blob in blobs]
-
-    def _put_back(self, before: list[tuple[Tensor, Tensor]]) -> None:
-        with torch.no_grad():
-            for blob, values in before:
-                blob.copy_(values)
 
     def _one_batch(self, trace: bool) -> Tensor:
         loss: Tensor
@@ -120,8 +106,9 @@ class Iteration:
             norm, scale = clipped
             state.log.info(
                 "sgd_solver.cpp:99",
-                f"Gradient clipping: scaling down gradients (L2 norm {number(norm)} > "
-                f"{number(state.param.clip_gradients)}) by scale factor {number(scale)}",
+                f"Gradient clipping: scaling down gradients (L2 norm {stream_float(norm)} > "
+                f"{stream_float(state.param.clip_gradients)}) by scale factor "
+                f"{stream_float(scale)}",
             )
         used = rates.used if isinstance(rates.used, np.ndarray) else float(rates.used)
         state.whole = False

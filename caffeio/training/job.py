@@ -62,9 +62,9 @@ class Job:
         """The solver's file, for messages."""
         return str(self.file.path) if self.file.path else None
 
-    def where(self, *path: str | int) -> str:
+    def locate(self, *path: str | int) -> str:
         """The place of a solver field, for messages; empty if the solver is no file."""
-        return self.file.where(*path) if self.file.path else ""
+        return self.file.locate(*path) if self.file.path else ""
 
     def find_weights(self, name: str) -> str:
         """The path of a weights file: as given, else near the solver. Raises CaffeIOError."""
@@ -131,7 +131,7 @@ class Job:
     def device_reason(self) -> str:
         """Why `requested_device` is what it is, for messages."""
         if self.param.HasField("solver_mode"):
-            place = self.where("solver_mode")
+            place = self.locate("solver_mode")
             return f"solver_mode: GPU{f' at {place}' if place else ''}"
         return f"solver_mode is not given: Caffe {self.profile.name!r} takes this for GPU"
 
@@ -171,13 +171,13 @@ def read_job(
     given = [w.strip() for entry in job.param.weights for w in entry.split(",")]
     job.weights = [w for w in given if w]
     job.upgrade_log += file.upgraded.log if file.upgraded else []
-    job.notes = check_solver(job.param, chosen, job.where)
+    job.notes = check_solver(job.param, chosen, job.locate)
     for spec in specs:
         job.notes += [n for n in check_net(spec.message, spec.title) if n not in job.notes]
     if options.weights or options.snapshot is not None:
         job.start_from(options.weights, resumes=options.snapshot is not None)
     _set_prefix(job)
-    _check(job)
+    _check_fields(job)
     return job
 
 
@@ -245,16 +245,16 @@ def _set_prefix(job: Job) -> None:
     job.upgrade_log.append(("I", line))
 
 
-def _check(job: Job) -> None:
+def _check_fields(job: Job) -> None:
     param = job.param
     for name in ("average_loss", "iter_size"):
         if getattr(param, name) < 1:
             raise SolverError(
                 f"{name} must be 1 or more, not {getattr(param, name)}",
-                where=job.where(name) or None,
+                where=job.locate(name) or None,
             )
     if param.eval_type not in ("classification", "detection"):
         raise SolverError(
             f"eval_type must be classification or detection, not {param.eval_type!r}",
-            where=job.where("eval_type") or None,
+            where=job.locate("eval_type") or None,
         )

@@ -21,9 +21,9 @@ class PhaseFile(SolverFile):
 
     pair: int = 0  # index of the params_pair that they were written in
 
-    def where(self, *path: str | int) -> str:
+    def locate(self, *path: str | int) -> str:
         """The place "file:line:column" of a field of this phase's solver_params."""
-        return super().where("params_pair", self.pair, "solver_params", *path)
+        return super().locate("params_pair", self.pair, "solver_params", *path)
 
 
 def read_phases(
@@ -58,7 +58,7 @@ def read_phases(
         if phase.message.solver_mode != pb.SolverParameter.CPU:
             raise SolverError(
                 "phases run on the CPU only: say solver_mode: CPU, or write a solver file for each",
-                where=phase.where("solver_mode"),
+                where=phase.locate("solver_mode"),
             )
         phase.message.net = first.net
         phase.message.snapshot_prefix = f"{first.snapshot_prefix}_phase_{j}"

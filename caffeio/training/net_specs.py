@@ -79,7 +79,7 @@ def train_spec(solver: SolverFile) -> NetRecipe:
             where=str(solver.path) if solver.path else None,
         )
     state = pb.NetState(phase=pb.TRAIN)
-    return _spec(solver, given[0], None, state, message.train_state)
+    return _recipe_of(solver, given[0], None, state, message.train_state)
 
 
 def test_specs(solver: SolverFile) -> list[NetRecipe]:
@@ -118,11 +118,11 @@ def test_specs(solver: SolverFile) -> list[NetRecipe]:
     for i, (name, index) in enumerate(sources):
         state = pb.NetState(phase=pb.TEST)
         extra = states[i] if states else pb.NetState()
-        specs.append(_spec(solver, name, index, state, extra))
+        specs.append(_recipe_of(solver, name, index, state, extra))
     return specs
 
 
-def _spec(
+def _recipe_of(
     solver: SolverFile,
     name: str,
     index: int | None,
@@ -145,7 +145,7 @@ def _spec(
         title, inline, is_text = name, True, True
 
         def where(i: int) -> str:
-            return solver.where(*prefix, "layer", i)
+            return solver.locate(*prefix, "layer", i)
     else:
         path = find_file(value, folder, what="net file", where=_place(solver, name, index))
         file: NetFile = read_net(path)
@@ -156,7 +156,7 @@ def _spec(
         search = (*search, near) if near not in search else search
 
         def where(i: int) -> str:
-            return file.where("layer", i)
+            return file.locate("layer", i)
 
     message = _copy(message)
     merged = pb.NetState()
@@ -172,7 +172,7 @@ def _spec(
 def _place(solver: SolverFile, name: str, index: int | None) -> str | None:
     if solver.path is None:
         return None
-    return solver.where(name) if index is None else solver.where(name, index)
+    return solver.locate(name) if index is None else solver.locate(name, index)
 
 
 def _copy(message: pb.NetParameter) -> pb.NetParameter:

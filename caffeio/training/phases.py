@@ -84,6 +84,6 @@ def read_chain(
             raise SolverError(
                 "snapshot_after_train: false, and max_iter is no multiple of snapshot: this phase "
                 "would leave no weights for the next one",
-                where=job.where("snapshot_after_train") or job.place,
+                where=job.locate("snapshot_after_train") or job.place,
             )
     return jobs

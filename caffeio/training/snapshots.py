@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,12 +20,14 @@ from caffeio.net.save import owned_arrays
 from caffeio.net.step import raw_blobs
 from caffeio.proto.weights.load import load_weights
 from caffeio.proto.weights.solverstate import SolverState, read_solverstate
-from caffeio.solver.schedule import FLT_MAX
+from caffeio.solver.schedule import FLT_MAX, RateState
 from caffeio.training.net_lines import log_upgrade_of_weights
 from caffeio.training.snapshot_pair import BackgroundWriter, SnapshotPair
 from caffeio.training.state import TrainingState
 
 _MAX_INT = 2**31 - 1  # iter and current_step are int32
+PATIENCE = 10.0  # seconds that a rescue waits for a snapshot or an update that goes on
+_RESCUE = 120.0  # seconds that a rescue may last when the process is to end
 
 
 class Snapshots:
@@ -58,24 +61,28 @@ class Snapshots:
         weights, state = self.names(training.iter)
         with self.averaged_statistics():
             if training.world.is_root:
-                self.writing = True
-                try:
-                    self._write(weights, state, background)
-                finally:
-                    self.writing = False
+                self._write(weights, state, background)
         if not background:
             if together:
                 training.world.barrier()
             self._tell(weights, state)
         return weights, state
 
-    def _write(self, weights: str, state: str, background: bool) -> None:
+    def _write(self, weights: str, state: str, background: bool, whole: bool = False) -> None:
+        with self.training.kept.guard:
+            self.writing = True
+            try:
+                self._write_pair(weights, state, background, whole)
+            finally:
+                self.writing = False
+
+    def _write_pair(self, weights: str, state: str, background: bool, whole: bool) -> None:
         training, log = self.training, self.training.log
         if training.profile.snapshot_begin_end:
             log.info("solver.cpp:560", "Snapshot begin")
         kind = "HDF5 file" if self.hdf5 else "binary proto file"
         log.info("solver.cpp:464", f"Snapshotting to {kind} {weights}")
-        pair = self._pair(weights, state)
+        pair = self._pair(weights, state, whole)
 
         def between() -> None:
             log.info("sgd_solver.cpp:284", f"Snapshotting solver state to {kind} {state}")
@@ -103,9 +110,11 @@ class Snapshots:
         The root alone has something to wait for, and all workers with it if all call this
         `together`. Raises SnapshotError if it could not be written.
         """
-        pair = self._writer.finish(wait=wait)
+        with self.training.kept.guard:  # a thread that rescues a training settles too
+            pair = self._writer.finish(wait=wait)
+            if pair is not None:
+                self._written(pair.solver.iter)
         if pair is not None:
-            self._written(pair.solver.iter)
             self._tell(pair.weights, pair.state)
         if together and self.background:
             self.training.world.barrier()
@@ -120,33 +129,61 @@ class Snapshots:
         finally:
             self._writer.close()
 
-    def rescue(self, why: str = "Training fails") -> None:
+    def rescue(self, why: str = "Training fails", *, patience: float = PATIENCE) -> None:
         """Try to save the work of a training that fails; the root alone does, nothing is raised.
 
-        Not within an update, not twice for one iteration, and only where snapshots are wanted.
-        Intel's mean statistics would need all workers.
+        Not within an update, not twice for one iteration, and only where snapshots are wanted;
+        what an iteration that is not whole has changed is left out. Intel's mean statistics would
+        need all workers. Any thread may call it: it waits `patience` seconds for a snapshot or an
+        update of the main thread.
         """
         training = self.training
-        with contextlib.suppress(Exception):
-            self.settle()
-        wanted = training.param.snapshot or training.param.snapshot_after_train
-        if not (training.world.is_root and training.whole and wanted) or self.last == training.iter:
+        guard = training.kept.guard
+        if not guard.acquire(timeout=patience):
             return
-        if training.world.size > 1 and training.profile.averages_statistics:
-            return
-        training.log.note(f"{why}: a snapshot of iteration {training.iter} is tried", "E")
-        with contextlib.suppress(Exception):
-            self.write(together=False, background=False)
+        try:
+            with contextlib.suppress(Exception):
+                self.settle()
+            if self._worth_a_rescue():
+                text = f"{why}: a snapshot of iteration {training.iter} is tried"
+                training.log.note(text, "E")
+                with contextlib.suppress(Exception):
+                    names = self.names(training.iter)
+                    self._write(*names, background=False, whole=True)
+                    self._tell(*names)
+        finally:
+            guard.release()
 
-    def _pair(self, weights: str, state: str) -> SnapshotPair:
-        net, job = self.training.net, self.training.job
+    def rescue_in_time(self, why: str = "Training fails") -> None:
+        """Rescue in a thread of its own, which a GPU or a disk that does not answer may hold up."""
+        thread = threading.Thread(target=self.rescue, args=(why,), daemon=True)
+        thread.start()
+        thread.join(_RESCUE)
+
+    def _worth_a_rescue(self) -> bool:
+        training = self.training
+        wanted = training.param.snapshot or training.param.snapshot_after_train
+        if not (training.world.is_root and training.whole and wanted):
+            return False
+        if training.world.size > 1 and training.profile.averages_statistics:
+            return False
+        return self.last != training.iter
+
+    def _pair(self, weights: str, state: str, whole: bool) -> SnapshotPair:
+        """What is written; only what the last `whole` iteration left, or all as it is now."""
+        net, job, kept = self.training.net, self.training.job, self.training.kept
+        blobs = owned_arrays(net) if self.hdf5 else net.blob_arrays()
+        for layer, blob, value in kept.moved() if whole else ():
+            array = blobs[layer][blob]
+            if array is not None:
+                blobs[layer][blob] = value.cpu().numpy().reshape(array.shape)
         return SnapshotPair(
             weights,
             state,
             net.to_proto(),
-            owned_arrays(net) if self.hdf5 else net.blob_arrays(),
+            blobs,
             self._diffs() if self.training.param.snapshot_diff else None,
-            self._solver_state(weights),
+            self._solver_state(weights, kept.rates() if whole else self.training.rates),
             self.hdf5,
             job.dialect,
             self.training.profile.state_extras,
@@ -168,9 +205,8 @@ class Snapshots:
             for layer in self.training.net.layers
         ]
 
-    def _solver_state(self, weights: str) -> SolverState:
+    def _solver_state(self, weights: str, rates: RateState) -> SolverState:
         training = self.training
-        rates = training.rates
         return SolverState(
             iter=training.iter,
             learned_net=weights,
@@ -220,13 +256,19 @@ class Snapshots:
             training.optimizer.check_history(state.history)
         except SnapshotError as error:
             raise SnapshotError(error.message, where=os.fspath(path)) from None
-        if weights is not None:
-            loaded = load_weights(weights)
-            log_upgrade_of_weights(training.log, weights, training.profile)
-            for ignored in training.net.copy_trained_layers_from(loaded):
-                training.log.info("net.cpp:744", f"Ignoring source layer {ignored}")
+        loaded = None if weights is None else load_weights(weights)
+        if loaded is not None:
+            log_upgrade_of_weights(training.log, loaded.path, training.profile)
+        with training.kept.guard:
+            ignored = [] if loaded is None else training.net.copy_trained_layers_from(loaded)
+            self._take(state)
+        for name in ignored:
+            training.log.info("net.cpp:744", f"Ignoring source layer {name}")
         if not os.fspath(path).endswith(".h5"):
             training.log.info("sgd_solver.cpp:336", "SGDSolver: restoring history")
+
+    def _take(self, state: SolverState) -> None:
+        training = self.training
         training.optimizer.load_history(state.history)
         training.iter = self.last = state.iter
         training.rates.current_step = state.current_step

@@ -12,7 +12,7 @@ from caffeio.data.base import DataSource
 from caffeio.data.sources.hdf5_data import Hdf5Source
 from caffeio.data.sources.image_data import ImageSource
 from caffeio.data.sources.window_data import WindowSource
-from caffeio.log.glog import Log, number
+from caffeio.log.glog import Log, stream_float
 from caffeio.proto import caffe_pb2 as pb
 
 _CLASSES = {"f": "H5T_FLOAT", "i": "H5T_INTEGER", "u": "H5T_INTEGER"}
@@ -58,9 +58,9 @@ def _log_windows(log: Log, p: pb.WindowDataParameter, source: WindowSource) -> N
     log.info(
         place,
         "Window data layer:\n"
-        f"  foreground (object) overlap threshold: {number(p.fg_threshold)}\n"
-        f"  background (non-object) overlap threshold: {number(p.bg_threshold)}\n"
-        f"  foreground sampling fraction: {number(p.fg_fraction)}\n"
+        f"  foreground (object) overlap threshold: {stream_float(p.fg_threshold)}\n"
+        f"  background (non-object) overlap threshold: {stream_float(p.bg_threshold)}\n"
+        f"  foreground sampling fraction: {stream_float(p.fg_fraction)}\n"
         f"  cache_images: {int(p.cache_images)}\n"
         f"  root_folder: {p.root_folder}",
     )

@@ -13,6 +13,7 @@ from caffeio.solver.schedule import RateState
 from caffeio.training.distributed import World
 from caffeio.training.events import Events
 from caffeio.training.job import Job
+from caffeio.training.kept import Kept
 from caffeio.training.loss_window import LazyLoss
 
 
@@ -34,6 +35,10 @@ class TrainingState:
     rates: RateState = field(default_factory=RateState)
     iter: int = 0  # updates done so far
     whole: bool = True  # False within an update, when some blobs are already those of the next one
+    kept: Kept = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.kept = Kept(self.net, self.rates)
 
     @property
     def param(self) -> pb.SolverParameter:

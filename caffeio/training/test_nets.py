@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from caffeio.log.debug_info import log_forward
-from caffeio.log.glog import number
+from caffeio.log.glog import stream_float
 from caffeio.net.net import Net
 from caffeio.training.display import outputs_as_text
 from caffeio.training.events import Action, Scores
@@ -107,7 +107,7 @@ class Tests:
             {name: value.cpu().numpy() for name, value in means.items()},
         )
         if training.param.test_compute_loss:
-            training.log.info("solver.cpp:405", f"Test loss: {number(result.loss)}")
+            training.log.info("solver.cpp:405", f"Test loss: {stream_float(result.loss)}")
         self._log_outputs(net, means)
         if training.events.test is not None:
             training.events.test(result)
@@ -126,5 +126,5 @@ class Tests:
         found = detection_map(rows.flatten(0, -2).cpu().numpy(), training.param.ap_version)
         if training.param.show_per_class_result:
             for label, value in found.by_label.items():
-                training.log.info("solver.cpp:414", f"class{label}: {number(value)}")
+                training.log.info("solver.cpp:414", f"class{label}: {stream_float(value)}")
         return torch.tensor(found.mean, device=training.world.device)

@@ -19,7 +19,7 @@ from caffeio.boost_random import CaffeRng
 from caffeio.data import Options
 from caffeio.data.draws import entropy
 from caffeio.log.debug_info import log_forward
-from caffeio.log.glog import NULL_LOG, Log, number
+from caffeio.log.glog import NULL_LOG, Log, stream_float
 from caffeio.net.net import Net
 from caffeio.net.room import estimate, warn_of
 from caffeio.profiles import Profile
@@ -80,8 +80,8 @@ class Trainer:
         with ExitStack() as opened:
             if world is None:
                 reason = None if options.device else job.device_reason
-                world = World.join(options.device or job.requested_device, reason=reason)
-                opened.callback(world.leave)
+                world = World.init(options.device or job.requested_device, reason=reason)
+                opened.callback(world.shutdown)
             log = log if world.is_root else NULL_LOG
             self._images: int | None = None
             self._build(job, options, world, log, events or Events(), opened)
@@ -100,7 +100,7 @@ class Trainer:
         if world.size > 1:
             world.check_same(facts_of(job, options))
         param, profile = job.param, job.profile
-        self.schedule = Schedule(param, profile, where=job.where)
+        self.schedule = Schedule(param, profile, locate=job.locate)
         if world.is_root:
             job.probe_prefix()
         rng = self._random_numbers(param.random_seed, world)
@@ -109,7 +109,7 @@ class Trainer:
             data = replace(data, shared_seed=shared_seed(param.random_seed, world))
         nets = self.builder(job, world, log, rng, data).build()
         opened.enter_context(nets.closing)
-        optimizer = make_optimizer(param, profile, nets.train.learnable, where=job.where)
+        optimizer = make_optimizer(param, profile, nets.train.learnable, locate=job.locate)
         if not profile.clips_gradients:
             optimizer.clip_gradients = -1.0
         needed = estimate(
@@ -126,7 +126,7 @@ class Trainer:
         self.snapshots = Snapshots(self.state, background=options.async_snapshots)
         opened.callback(self.snapshots.close)
         if world.watchdog is not None:
-            world.watchdog.rescue = self.snapshots.rescue
+            world.watchdog.rescue = self.snapshots.rescue_in_time
         self.tests = Tests(self.state, self.snapshots)
         self.iteration = self.loop(self.state, module, self.schedule, self.display)
 
@@ -262,17 +262,19 @@ class Trainer:
         self.log.info("solver.cpp:381", "Initial Test started...")
         began = perf_counter()
         self.tests.run_all(batches=1)
-        seconds = number(perf_counter() - began)
+        seconds = stream_float(perf_counter() - began)
         self.log.info("solver.cpp:385", f"Initial Test completed in {seconds}s")
 
     def _extra_forward(self) -> None:
         """Caffe runs one more batch for the last loss line: BatchNorm statistics move with it."""
+        self.state.kept.begin()
         with torch.no_grad():  # debug_info stays as the last trained iteration had it
             self.net()
         if self.net.keep_trace:
             log_forward(self.log, self.net)
         self.smoothed.add(self.net.loss.detach())
-        loss = number(self.smoothed.value)
+        self.state.kept.end()
+        loss = stream_float(self.smoothed.value)
         self.log.info("solver.cpp:327", f"Iteration {self.iter}, loss = {loss}")
 
     def step(self, count: int) -> bool:
@@ -300,19 +302,21 @@ class Trainer:
                 ended = perf_counter()
             loss = self.iteration.forward_backward()
             if loss is None:  # told to stop: the iteration is not done
-                if Action.SNAPSHOT in state.world.pass_on(state.events.poll(), now=True):
+                if Action.SNAPSHOT in state.world.exchange_actions(state.events.poll(), now=True):
                     self.snapshot()
                 return False
             state.smoothed.add(loss)
             if self.display.due:
                 self.display.show(self.iteration.outputs)
-            rate = self.iteration.update()
-            state.iter += 1
-            state.whole = True
+            with state.kept.guard:
+                rate = self.iteration.update()
+                state.iter += 1
+                state.whole = True
+                state.kept.end()
             if state.events.iteration is not None:
                 ended = self._report(loss, rate, ended)
             waits = state.iter == stop or self._test_due(began)  # a test may take long
-            action = state.world.pass_on(state.events.poll(), now=waits)
+            action = state.world.exchange_actions(state.events.poll(), now=waits)
             if self._snapshot_due() or Action.SNAPSHOT in action:
                 self.snapshot()
                 ended = perf_counter()

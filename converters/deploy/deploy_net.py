@@ -61,7 +61,7 @@ def load_deploy_net(
         arrays = load_weights(weights, dialect=options.dialect)
     assert arrays is None or isinstance(arrays, Weights)
     chosen = choose_profile(options.profile, file.dialect)
-    places = {layer.name: file.where("layer", i) for i, layer in enumerate(file.message.layer)}
+    places = {layer.name: file.locate("layer", i) for i, layer in enumerate(file.message.layer)}
     message, notes = deployed(file, arrays, options, chosen)
     notes += _cut(message, options, chosen, file)
     _check_labels(message, file.message, places)
@@ -71,7 +71,7 @@ def load_deploy_net(
         chosen,
         file.dialect,
         search_path=folders_of(file.path),
-        where=lambda i: places.get(message.layer[i].name, ""),
+        locate=lambda i: places.get(message.layer[i].name, ""),
         allow_python=options.allow_python,
         input_shapes=options.input_shapes,
     ).build()
@@ -263,7 +263,7 @@ def active(file: NetFile, options: Options) -> pb.NetParameter:
     message.CopyFrom(file.message)
     del message.layer[:]
     for index, layer in enumerate(file.message.layer):
-        if is_included(layer, state, file.where("layer", index)):
+        if is_included(layer, state, file.locate("layer", index)):
             message.layer.add().CopyFrom(layer)
     return message
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import defaultdict, deque
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
-from difflib import SequenceMatcher
+from functools import partial
 
+from caffeio.converters.diff.matching import matching
 from caffeio.converters.diff.messages import layer_fields, rules_text
 from caffeio.proto.caffe_pb2 import LayerParameter, Phase
 
@@ -25,10 +26,14 @@ class Alignment:
 def align(left: Layers, right: Layers) -> Alignment:
     """Pair the layers of two nets; no layer has two partners."""
     partner: dict[int, int] = {}
-    _pair_by_key(left, right, partner, lambda p: (p.name, rules_text(p)))
-    _pair_by_key(left, right, partner, lambda p: p.name)
-    _pair_by_structure(left, right, partner, _structure)
-    _pair_by_wiring(left, right, partner)
+    for pair in (
+        partial(_pair_by_key, key=lambda p: (p.name, rules_text(p))),
+        partial(_pair_by_key, key=lambda p: p.name),
+        partial(_pair_by_structure, key=_structure),
+        _pair_by_wiring,
+    ):
+        if len(partner) < min(len(left), len(right)):
+            pair(left, right, partner)
     taken = set(partner.values())
     return Alignment(
         sorted(partner.items()),
@@ -40,13 +45,13 @@ def align(left: Layers, right: Layers) -> Alignment:
 def _pair_by_key(left: Layers, right: Layers, partner: dict[int, int], key: object) -> None:
     assert callable(key)
     taken = set(partner.values())
-    waiting: dict[Hashable, list[int]] = defaultdict(list)
+    waiting: dict[Hashable, deque[int]] = defaultdict(deque)
     for j, param in enumerate(right):
         if j not in taken and param.name:
             waiting[key(param)].append(j)
     for i, param in enumerate(left):
-        if i not in partner and waiting.get(key(param)):
-            partner[i] = waiting[key(param)].pop(0)
+        if i not in partner and (found := waiting.get(key(param))):
+            partner[i] = found.popleft()
 
 
 def _structure(param: LayerParameter) -> Hashable:
@@ -70,12 +75,9 @@ def _pair_by_structure(left: Layers, right: Layers, partner: dict[int, int], key
 
     a = [token(("pair", i)) if i in partner else token(key(p)) for i, p in enumerate(left)]
     b = [token(("pair", back[j])) if j in back else token(key(p)) for j, p in enumerate(right)]
-    for block in SequenceMatcher(None, a, b, autojunk=False).get_matching_blocks():
-        for i, j in zip(
-            range(block.a, block.a + block.size), range(block.b, block.b + block.size), strict=True
-        ):
-            if i not in partner and j not in back:
-                partner[i], back[j] = j, i
+    for i, j in matching(a, b):
+        if i not in partner and j not in back:
+            partner[i], back[j] = j, i
 
 
 Maker = tuple[int, int] | None  # (layer, top)
@@ -112,18 +114,18 @@ def _may_take_part(param: LayerParameter, phase: str) -> bool:
 def _pair_by_wiring(left: Layers, right: Layers, partner: dict[int, int]) -> None:
     """Pair layers of one type that read from partners: renamed and changed at once."""
     from_left, from_right = producers(left), producers(right)
+    taken = set(partner.values())
+    waiting: dict[tuple[str, tuple[Maker, ...]], set[int]] = defaultdict(set)
+    for j, other in enumerate(right):
+        if j not in taken:
+            waiting[other.type, tuple(from_right[j] or [])].add(j)
     for i, param in enumerate(left):
         if i in partner or not param.bottom:
             continue
         makers = from_left[i] or []
         if any(p is not None and p[0] not in partner for p in makers):
             continue
-        wanted = [(partner[p[0]], p[1]) if p else None for p in makers]
-        taken = set(partner.values())
-        fits = [
-            j
-            for j, other in enumerate(right)
-            if j not in taken and other.type == param.type and from_right[j] == wanted
-        ]
+        wanted = tuple((partner[p[0]], p[1]) if p else None for p in makers)
+        fits = waiting.get((param.type, wanted), set())
         if len(fits) == 1:
-            partner[i] = fits[0]
+            partner[i] = fits.pop()

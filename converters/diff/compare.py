@@ -149,7 +149,7 @@ def _weights(left: Source, right: Source, settings: Settings) -> Report:
     try:
         nets = net_diff.diff_nets(net_side(left, settings), net_side(right, settings))
     except CaffeIOError as error:
-        out.say(f"The nets in the files were not compared: {error}", tone="warn")
+        out.add_paragraph(f"The nets in the files were not compared: {error}", tone="warn")
         return out
     out.data["nets"] = net_diff.as_data(nets)
     if not nets.same:
@@ -205,9 +205,9 @@ def _label_maps(left: Source, right: Source) -> Report:
     rows = [(k, *(" / ".join(m.get(k, ("-",))) for m in maps)) for k in changed]
     out.data = {"kind": "labelmap", "same": not changed, "changed": rows}
     if not changed:
-        out.say(Cell("The same labels.", "good"))
+        out.add_paragraph(Cell("The same labels.", "good"))
         return out
-    out.say(f"{count(len(changed), 'label')} differ.")
+    out.add_paragraph(f"{count(len(changed), 'label')} differ.")
     table = out.section("").table("label", left.label, right.label)
     for key, a, b in rows:
         table.add(str(key), Cell(a, "left"), Cell(b, "right"))
@@ -247,14 +247,14 @@ def _folders(
     data["same"] = same
     out.data = data
     differ = sum(not item["same"] for item in data["files"])
-    out.say(
+    out.add_paragraph(
         Cell(f"The same {count(len(data['files']), 'file')}.", "good")
         if same
         else f"{differ} of {count(len(data['files']), 'file')} differ."
     )
     if kind == "revisions" and not data["files"]:
         out.headline.clear()
-        out.say(Cell("No solver, net or weights changed.", "good"))
+        out.add_paragraph(Cell("No solver, net or weights changed.", "good"))
     for name, report in parts if details or settings.show_all else ():
         for part in report.sections:
             part.title = f"{name}: {part.title}" if part.title else name

@@ -11,6 +11,7 @@ from typing import Any
 from caffeio.converters.report.model import Cell, Report, count
 from caffeio.data.db.buffer import Buffer
 from caffeio.proto.caffe_pb2 import Datum
+from caffeio.shape_text import format_shape
 
 SHOWN = 10
 
@@ -98,7 +99,7 @@ def _words(left: bytes, right: bytes) -> str:
         out.append(f"label {a.label} -> {b.label}")
     shapes = [(d.channels, d.height, d.width) for d in (a, b)]
     if shapes[0] != shapes[1]:
-        out.append(" -> ".join("x".join(map(str, shape)) for shape in shapes))
+        out.append(" -> ".join(format_shape(shape) for shape in shapes))
     if a.encoded != b.encoded:
         out.append("encoded" if b.encoded else "no longer encoded")
     if a.data != b.data or a.float_data != b.float_data:
@@ -116,7 +117,7 @@ def report(diff: LmdbDiff) -> Report:
     """The comparison as a report."""
     out = Report(f"{diff.labels[0]} -> {diff.labels[1]} (LMDB)", data=as_data(diff))
     if diff.same:
-        out.say(Cell(f"The same {count(diff.equal, 'record')}.", "good"))
+        out.add_paragraph(Cell(f"The same {count(diff.equal, 'record')}.", "good"))
         return out
     words = [
         f"{number:,} {what}"
@@ -128,21 +129,23 @@ def report(diff: LmdbDiff) -> Report:
         )
         if number
     ]
-    out.say(", ".join(words) + ".")
+    out.add_paragraph(", ".join(words) + ".")
     if diff.labels_changed:
-        out.say(f"{count(diff.labels_changed, 'record')} with another label.", tone="warn")
+        out.add_paragraph(
+            f"{count(diff.labels_changed, 'record')} with another label.", tone="warn"
+        )
     if diff.same_in_order:
-        out.say("The records are the same in the same order: only the keys differ.")
+        out.add_paragraph("The records are the same in the same order: only the keys differ.")
     table = out.section("Sizes").table("", *diff.labels)
     table.add("records", f"{diff.entries[0]:,}", f"{diff.entries[1]:,}")
     table.add("bytes", f"{diff.bytes[0]:,}", f"{diff.bytes[1]:,}")
     for kind, keys in diff.examples.items():
         section = out.section(kind.capitalize())
         for key in keys:
-            section.say(key)
+            section.add_paragraph(key)
         total = {"only left": diff.only_left, "only right": diff.only_right}.get(kind, diff.changed)
         if total > len(keys):
-            section.say(f"... and {total - len(keys):,} more", tone="dim")
+            section.add_paragraph(f"... and {total - len(keys):,} more", tone="dim")
     return out
 
 

@@ -8,8 +8,9 @@ from typing import Any
 from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
 
-from caffeio.converters.report.model import number
+from caffeio.converters.report.model import short_float
 from caffeio.proto.caffe_pb2 import LayerParameter
+from caffeio.shape_text import format_shape
 
 Flat = dict[str, Any]
 
@@ -30,7 +31,7 @@ def is_repeated(field: Any) -> bool:
     return bool(field.is_repeated)
 
 
-def text_of(field: Any, value: Any) -> str:
+def format_value(field: Any, value: Any) -> str:
     """A value as a prototxt writes it, in one line."""
     if is_repeated(field):
         return "[" + ", ".join(_one(field, item) for item in value) + "]"
@@ -42,11 +43,11 @@ def _one(field: Any, value: Any) -> str:
         found = field.enum_type.values_by_number.get(value)
         return found.name if found is not None else str(value)
     if field.cpp_type in (FieldDescriptor.CPPTYPE_FLOAT, FieldDescriptor.CPPTYPE_DOUBLE):
-        return number(value)
+        return short_float(value)
     if field.cpp_type == FieldDescriptor.CPPTYPE_BOOL:
         return "true" if value else "false"
     if isinstance(value, Message):
-        inner = ", ".join(f"{f.name} {text_of(f, v)}" for f, v in value.ListFields())
+        inner = ", ".join(f"{f.name} {format_value(f, v)}" for f, v in value.ListFields())
         return f"{{{inner}}}"
     return str(value)
 
@@ -62,14 +63,14 @@ def flatten(message: Message, prefix: str = "", skip: frozenset[str] = frozenset
             if field.message_type is not None and len(value) == 1:
                 out.update(flatten(value[0], f"{path}."))
             else:
-                out[path] = text_of(field, value)
+                out[path] = format_value(field, value)
         elif field.message_type is not None:
             inner = flatten(value, f"{path}.")
             if path in _PRESENCE and not inner:
                 inner = {path: "{}"}
             out.update(inner)
         elif path in _PRESENCE or value != field.default_value:
-            out[path] = text_of(field, value)
+            out[path] = format_value(field, value)
     return out
 
 
@@ -84,9 +85,9 @@ def layer_fields(param: LayerParameter, blob_count: int | None = None) -> Flat:
         if blob_count is not None and index >= blob_count:
             break
         if spec.lr_mult != 1:
-            out[f"param[{index}].lr_mult"] = number(spec.lr_mult)
+            out[f"param[{index}].lr_mult"] = short_float(spec.lr_mult)
         if spec.decay_mult != 1:
-            out[f"param[{index}].decay_mult"] = number(spec.decay_mult)
+            out[f"param[{index}].decay_mult"] = short_float(spec.decay_mult)
         if spec.name:
             out[f"param[{index}].name"] = spec.name
         if spec.name and spec.share_mode:
@@ -106,7 +107,7 @@ def _one_spelling(p: Any, prefix: str, out: Flat) -> None:
         if len(set(values)) == 1:
             values = values[:1]
         if values and values != [_WINDOW_DEFAULTS[name]]:
-            out[f"{prefix}.{name}"] = " x ".join(map(str, values))
+            out[f"{prefix}.{name}"] = format_shape(values, " x ")
 
 
 def default_text(message: Message, path: str) -> str:

@@ -135,14 +135,16 @@ def _changes(
     left_shapes: LayerShapes | None,
     right_shapes: LayerShapes | None,
 ) -> list[Change]:
-    out = []
+    out: list[Change] = []
+    blobs = [
+        len(s.blobs) if s is not None and s.blobs else None for s in (left_shapes, right_shapes)
+    ]
+    if left == right and blobs[0] == blobs[1]:
+        return out
     if left.type != right.type:
         out.append(Change("type", left.type, right.type))
     if rules_text(left) != rules_text(right):
         out.append(Change("takes part in", rules_text(left) or "all", rules_text(right) or "all"))
-    blobs = [
-        len(s.blobs) if s is not None and s.blobs else None for s in (left_shapes, right_shapes)
-    ]
     a, b = layer_fields(left, blobs[0]), layer_fields(right, blobs[1])
     absent: set[str] = set()
     for path in changed_fields(a, b):

@@ -17,7 +17,7 @@ from caffeio.converters.diff.net_diff import (
 )
 from caffeio.converters.report.model import Cell, Report, Section, listed, scaled, size
 from caffeio.layers.registry import reads_data
-from caffeio.net.shapes import format_shape
+from caffeio.shape_text import format_shape
 
 LIMIT = 40  # rows of one list
 
@@ -34,8 +34,9 @@ def totals(side: NetSide, phase: str) -> dict[str, str]:
     if shapes.macs and batch:
         per_image = scaled(shapes.macs / batch)
         out["MACs an image"] = per_image + ("" if shapes.macs_known else " or more")
-    if shapes.data_bytes:
-        out["memory of blobs"] = size(shapes.data_bytes) + (f" for {batch} images" if batch else "")
+    held = shapes.data_bytes
+    if held:
+        out["memory of blobs"] = size(held) + (f" for {batch} images" if batch else "")
     inputs = [
         f"{top} {format_shape(shapes.blobs.get(top))}"
         for node in shapes.graph.nodes
@@ -52,11 +53,13 @@ def totals(side: NetSide, phase: str) -> dict[str, str]:
 def report(diff: NetDiff, out: Report, title: str = "Net") -> None:
     """Add the sections of a net's differences to `out`."""
     section = out.section(title)
-    section.say(summary(diff)[0].upper() + summary(diff)[1:] + ".")
+    section.add_paragraph(summary(diff)[0].upper() + summary(diff)[1:] + ".")
     names = (diff.left.label, diff.right.label)
     for side in (diff.left, diff.right):
         for phase, problem in side.problems.items():
-            section.say(f"{side.label} cannot be built for {phase}: {problem}", tone="warn")
+            section.add_paragraph(
+                f"{side.label} cannot be built for {phase}: {problem}", tone="warn"
+            )
     _sizes(diff, section, names)
     if diff.same:
         return
@@ -103,7 +106,7 @@ def _lists(diff: NetDiff, section: Section) -> None:
                 f"{values:,}" if values else "",
             )
         if len(indices) > LIMIT:
-            section.say(f"... and {len(indices) - LIMIT} more", tone="dim")
+            section.add_paragraph(f"... and {len(indices) - LIMIT} more", tone="dim")
 
 
 def _volume(shape: Sequence[int]) -> int:
@@ -122,7 +125,7 @@ def _changed(diff: NetDiff, section: Section, names: tuple[str, str]) -> None:
             a, b = Cell(pair.left.name, "left"), Cell(pair.right.name, "right")
             table.add(a, b, pair.right.type)
         if len(renamed) > LIMIT:
-            section.say(f"... and {len(renamed) - LIMIT} more", tone="dim")
+            section.add_paragraph(f"... and {len(renamed) - LIMIT} more", tone="dim")
     groups: dict[tuple[Change, ...], list[LayerChange]] = defaultdict(list)
     for change in diff.changed:
         if change.changes:

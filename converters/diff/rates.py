@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from caffeio.converters.report.model import Picture, Section, Tone, number, sparkline
+from caffeio.converters.report.model import Picture, Section, Tone, short_float, sparkline
 from caffeio.errors import SolverError
 from caffeio.profiles import Profile
 from caffeio.proto.caffe_pb2 import SolverParameter
@@ -71,7 +71,7 @@ def curve(solver: SolverParameter, profile: Profile) -> Curve:
 
 def formula_of(solver: SolverParameter, profile: Profile) -> str:
     """The policy as a formula of t with this solver's numbers."""
-    base, gamma, power = map(number, (solver.base_lr, solver.gamma, solver.power))
+    base, gamma, power = map(short_float, (solver.base_lr, solver.gamma, solver.power))
     steps = ", ".join(map(str, solver.stepvalue))
     text = {
         "fixed": base,
@@ -84,15 +84,16 @@ def formula_of(solver: SolverParameter, profile: Profile) -> str:
         "sigmoid": f"{base} / (1 + e^(-{gamma} (t - {solver.stepsize})))",
         "plateau": f"{base}, x {gamma} when the loss stands still",
         "multifixed": ", ".join(
-            f"{number(rate)} to {end}"
+            f"{short_float(rate)} to {end}"
             for rate, end in zip(solver.stagelr, solver.stageiter, strict=False)
         ),
     }.get(solver.lr_policy, f"unknown policy {solver.lr_policy!r}")
     if profile.warmup and solver.warmup_iter > 0:
-        start = number(solver.warmup_start_lr)
+        start = short_float(solver.warmup_start_lr)
         return f"warm-up {start} to {base} over {solver.warmup_iter}, then {text}"
     if profile.nvidia_policies and solver.rampup_interval > 0:
-        return f"ramp-up {number(solver.rampup_lr)} to {base} over {solver.rampup_interval}, {text}"
+        start = short_float(solver.rampup_lr)
+        return f"ramp-up {start} to {base} over {solver.rampup_interval}, {text}"
     return text
 
 
@@ -144,9 +145,9 @@ def report(diff: RateDiff, section: Section, names: tuple[str, str]) -> None:
     """Fill `section` with the formulas, the curves and the rates where they matter."""
     for name, one in zip(names, (diff.left, diff.right), strict=True):
         if one.problem:
-            section.say(f"{name}: no rates: {one.problem}", tone="warn")
+            section.add_paragraph(f"{name}: no rates: {one.problem}", tone="warn")
         if one.note:
-            section.say(f"{name}: {one.note}", tone="warn")
+            section.add_paragraph(f"{name}: {one.note}", tone="warn")
     overview = section.table("", *names)
     overview.add("formula", diff.left.formula, diff.right.formula)
     if diff.left.rates is not None or diff.right.rates is not None:

@@ -31,7 +31,7 @@ class FieldChange:
     right_set: bool
     left_counts: bool
     right_counts: bool
-    words: str
+    effect: str
 
     @property
     def matters(self) -> bool:

@@ -7,8 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from caffeio.converters.report.model import number
 from caffeio.converters.report.model import ratio as _ratio
+from caffeio.converters.report.model import short_float
 from caffeio.profiles import Profile
 from caffeio.proto.caffe_pb2 import SolverParameter
 
@@ -113,7 +113,7 @@ def _momentum(left: float, right: float) -> str:
 
 def _clip(left: float, right: float) -> str:
     if left < 0:
-        return f"gradients are scaled down to an L2 norm of {number(right)}"
+        return f"gradients are scaled down to an L2 norm of {short_float(right)}"
     if right < 0:
         return "gradients are no longer clipped"
     return f"the limit of the gradient's L2 norm is {times(right / left)}" if left else ""

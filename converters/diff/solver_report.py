@@ -31,7 +31,7 @@ def headline(diff: SolverDiff) -> list[str]:
         if change.rule.harmless or not change.matters or change.rule.group == "rate":
             continue
         if name == "max_iter":
-            phrases.append(change.words)
+            phrases.append(change.effect)
         elif change.rule.group != "net":
             phrases.append(f"{name} ({change.left} -> {change.right})")
     if diff.nets is not None and not diff.nets.same:
@@ -46,17 +46,17 @@ def report(diff: SolverDiff) -> Report:
     names = (diff.left.label, diff.right.label)
     out = Report(f"{names[0]} -> {names[1]} (solvers)", data=as_data(diff))
     if diff.same:
-        out.say("The two solvers mean the same.", tone="good")
+        out.add_paragraph("The two solvers mean the same.", tone="good")
     elif diff.trains_alike:
         changed = [c.rule.name for c in diff.fields if c.matters] or ["nothing that counts"]
-        out.say("They train alike. What differs: ", listed(changed, 8) + ".")
+        out.add_paragraph("They train alike. What differs: ", listed(changed, 8) + ".")
     else:
-        out.say("They train differently: ", "; ".join(headline(diff)) + ".")
+        out.add_paragraph("They train differently: ", "; ".join(headline(diff)) + ".")
     short = short_names(names)
     if diff.fields or diff.options.show_all:
         _fields(diff, out.section("Fields"), short)
     section = out.section("Learning rate at every iteration")
-    section.say(_rate_words(diff.rates, short))
+    section.add_paragraph(_rate_words(diff.rates, short))
     rates.report(diff.rates, section, short)
     _training(diff, out.section("Run"), short)
     _net(diff, out, short)
@@ -73,15 +73,17 @@ def _fields(diff: SolverDiff, section: Section, names: tuple[str, str]) -> None:
         ):
             shown = text if is_set or text == "-" else f"{text} (default)"
             cells.append(Cell(shown, tone if counts else "dim"))  # type: ignore[arg-type]
-        table.add(change.rule.name, *cells, Cell(change.words, "" if change.matters else "dim"))
+        table.add(change.rule.name, *cells, Cell(change.effect, "" if change.matters else "dim"))
     if diff.options.show_all:
         for name, value, is_set in diff.equal:
             if is_set:
                 table.add(Cell(name, "dim"), Cell(value, "dim"), Cell("same", "dim"), "")
     if diff.respelled:
-        section.say("Written differently, same meaning: " + listed(diff.respelled, 8), tone="dim")
+        section.add_paragraph(
+            "Written differently, same meaning: " + listed(diff.respelled, 8), tone="dim"
+        )
     for text in diff.other:
-        section.say(text)
+        section.add_paragraph(text)
 
 
 def _rate_words(diff: rates.RateDiff, names: tuple[str, str]) -> str:
@@ -106,7 +108,7 @@ def _rate_words(diff: rates.RateDiff, names: tuple[str, str]) -> str:
 def _training(diff: SolverDiff, section: Section, names: tuple[str, str]) -> None:
     table = section.table("", *names)
     assert diff.seen is not None
-    seen = [one.words() for one in diff.seen]
+    seen = [one.summary_rows() for one in diff.seen]
     rows: dict[str, tuple[str, str]] = {
         "iterations": (f"{diff.left.message.max_iter:,}", f"{diff.right.message.max_iter:,}")
     }
@@ -133,7 +135,7 @@ def _training(diff: SolverDiff, section: Section, names: tuple[str, str]) -> Non
         hint = "Epochs are not known: give --dataset-size"
         if diff.options.workers == 1:
             hint += ", and --workers if several processes train at once"
-        section.say(hint + ".", tone="dim")
+        section.add_paragraph(hint + ".", tone="dim")
 
 
 def _net(diff: SolverDiff, out: Report, names: tuple[str, str]) -> None:
@@ -147,10 +149,10 @@ def _net(diff: SolverDiff, out: Report, names: tuple[str, str]) -> None:
         return
     section = out.section("Net")
     if diff.same_net_file and diff.left.net is not None:
-        section.say(f"Both train the same net, {diff.left.net.label}.")
+        section.add_paragraph(f"Both train the same net, {diff.left.net.label}.")
     else:
         for name, side in zip(names, (diff.left, diff.right), strict=True):
-            section.say(
+            section.add_paragraph(
                 f"{name}: {side.net_name}" + (f": {side.net_problem}" if side.net_problem else "")
             )
 
@@ -184,7 +186,7 @@ def as_data(diff: SolverDiff) -> dict[str, Any]:
                 "right_is_default": not c.right_set,
                 "counts": c.matters,
                 "trains_alike": c.rule.harmless or not c.matters,
-                "effect": c.words,
+                "effect": c.effect,
             }
             for c in diff.fields
         ],

@@ -9,7 +9,7 @@ from typing import Any
 
 from google.protobuf.message import Message
 
-from caffeio.converters.diff.messages import is_repeated, text_of
+from caffeio.converters.diff.messages import format_value, is_repeated
 from caffeio.converters.diff.net_diff import NetSide
 from caffeio.converters.diff.training import Feed, feed_of
 from caffeio.converters.report.model import count
@@ -161,7 +161,7 @@ def shown(name: str, side: SolverSide) -> str:
     descriptor = side.message.DESCRIPTOR.fields_by_name[name]
     if name in ("solver_mode", "test_initialization") and not side.message.HasField(name):
         value: Any = value_of(name, side)
-        return text_of(descriptor, value)
+        return format_value(descriptor, value)
     if name == "snapshot_prefix" and not side.message.snapshot_prefix:
         return str(value_of(name, side)) or "-"
     if descriptor.message_type is not None and not is_repeated(descriptor):
@@ -173,5 +173,5 @@ def shown(name: str, side: SolverSide) -> str:
     if is_repeated(descriptor):
         if descriptor.message_type is not None and descriptor.message_type.name == "NetParameter":
             return count(len(value), "inline net") if len(value) else "-"
-        return ", ".join(text_of(descriptor, [item])[1:-1] for item in value) or "-"
-    return text_of(descriptor, value) or "-"
+        return ", ".join(format_value(descriptor, [item])[1:-1] for item in value) or "-"
+    return format_value(descriptor, value) or "-"

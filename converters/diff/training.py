@@ -127,7 +127,7 @@ class Seen:
             return None
         return self.images / self.dataset
 
-    def words(self) -> dict[str, str]:
+    def summary_rows(self) -> dict[str, str]:
         """Rows of a table."""
         if self.batch is None:
             return {"images seen": "unknown (no batch size found)"}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from caffeio.converters.report.model import number
+from caffeio.converters.report.model import short_float
 from caffeio.proto.caffe_pb2 import LayerParameter, ResizeParameter, TransformationParameter
 
 _INTERPOLATION = {"LINEAR": "bilinear", "CUBIC": "bicubic", "NEAREST": "nearest", "AREA": "area"}
@@ -55,9 +55,9 @@ def _window(t: TransformationParameter) -> dict[str, str]:
         narrow, wide = change**2, 1 / change**2 if change else 0
         size = f"{t.crop_size} x {t.crop_size}" if t.crop_size else "its own size"
         out["window"] = (
-            f"random, {number(100 * r.min_area_ratio)} to {number(100 * r.max_area_ratio)} % of "
-            f"the area, height:width {narrow:.3g} to {wide:.3g}, resized to {size} "
-            f"({_interpolation(r.resize_param)})"
+            f"random, {short_float(100 * r.min_area_ratio)} to "
+            f"{short_float(100 * r.max_area_ratio)} % of the area, height:width {narrow:.3g} to "
+            f"{wide:.3g}, resized to {size} ({_interpolation(r.resize_param)})"
         )
     for resize in t.resize_param:
         if resize.height and resize.width:
@@ -97,11 +97,11 @@ def _values(t: TransformationParameter) -> dict[str, str]:
     if t.mean_file:
         out["mean"] = f"image {t.mean_file}"
     elif t.mean_value:
-        out["mean"] = ", ".join(number(v) for v in t.mean_value)
+        out["mean"] = ", ".join(short_float(v) for v in t.mean_value)
     if t.scale != 1:
         inverse = 1 / t.scale if t.scale else 0
         whole = abs(inverse - round(inverse)) < 1e-3 * abs(inverse) and inverse
-        out["scale"] = f"1/{round(inverse)}" if whole else number(t.scale)
+        out["scale"] = f"1/{round(inverse)}" if whole else short_float(t.scale)
     if not t.mean_file:
         means = list(t.mean_value) or [0.0]
         low, high = -max(means) * t.scale, (255 - min(means)) * t.scale

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from caffeio.converters.report.model import count
-from caffeio.net.shapes import format_shape
+from caffeio.shape_text import format_shape
 
 Array = NDArray[Any]
 Arrays = Mapping[str, Sequence[Array]]  # layer -> its blobs

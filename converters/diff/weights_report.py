@@ -6,13 +6,13 @@ from collections.abc import Sequence
 
 from caffeio.converters.diff.weights_diff import BINS, BlobDiff, WeightsDiff, as_data
 from caffeio.converters.report.model import Cell, Report, Section, Tone, count, listed, scaled
-from caffeio.net.shapes import format_shape
+from caffeio.shape_text import format_shape
 
 
 def report(diff: WeightsDiff, *, show_all: bool = False) -> Report:
     """The comparison as a report."""
     out = Report(f"{diff.labels[0]} -> {diff.labels[1]} ({diff.kind})", data=as_data(diff))
-    out.say(*_headline(diff))
+    out.add_paragraph(*_headline(diff))
     facts = [fact for fact in diff.facts if fact[1] != fact[2] or show_all]
     if facts:
         table = out.section("Fields").table("", *diff.labels)
@@ -69,14 +69,14 @@ def _names(diff: WeightsDiff, out: Report) -> None:
         return
     section = out.section("Layers")
     if diff.removed:
-        section.say("only left: ", Cell(listed(diff.removed, 20), "left"))
+        section.add_paragraph("only left: ", Cell(listed(diff.removed, 20), "left"))
     if diff.added:
-        section.say("only right: ", Cell(listed(diff.added, 20), "right"))
+        section.add_paragraph("only right: ", Cell(listed(diff.added, 20), "right"))
     if diff.renamed:
         pairs = [f"{old} -> {new}" for old, new in diff.renamed]
-        section.say("equal under another name: ", listed(pairs, 20))
+        section.add_paragraph("equal under another name: ", listed(pairs, 20))
     if diff.reshaped:
-        section.say("other shapes: ", listed(diff.reshaped, 20))
+        section.add_paragraph("other shapes: ", listed(diff.reshaped, 20))
 
 
 def _histogram(blobs: Sequence[BlobDiff], section: Section) -> None:
@@ -107,4 +107,6 @@ def _blobs(diff: WeightsDiff, shown: Sequence[BlobDiff], section: Section, show_
             Cell(f"{blob.relative:.3g}" if blob.unequal else "0", tone if blob.unequal else "dim"),
         )
     if len(order) > limit:
-        section.say(f"... and {len(order) - limit} more, less different (--all)", tone="dim")
+        section.add_paragraph(
+            f"... and {len(order) - limit} more, less different (--all)", tone="dim"
+        )

@@ -21,6 +21,7 @@ from caffeio.converters.from_onnx.targets import Target, get_target
 from caffeio.converters.onnx.told import told_layers
 from caffeio.errors import CaffeIOError, UnsupportedError
 from caffeio.proto import caffe_pb2 as pb
+from caffeio.shape_text import format_shape
 
 DEFAULT_TARGET = "bvlc-1.0"
 _ORDINARY = ("", "ai.onnx")
@@ -182,7 +183,7 @@ def _described(node: Node, graph: Graph | None) -> str:
     if graph is not None:
         known = [[graph.shape(n) for n in names if n in graph.shapes or n in graph.constants]
                  for names in (node.inputs, node.outputs)]  # fmt: skip
-        shapes = f" {shapes_text(known[0])} -> {shapes_text(known[1])}"
+        shapes = f" {format_shapes(known[0])} -> {format_shapes(known[1])}"
     return f"node {node.place}{name} ({node.op}{shapes})"
 
 
@@ -225,6 +226,6 @@ def _finished(w: Writer, model: Model) -> Compiled:
     return Compiled(name, w.target, w.layers, inputs, outputs, model, any_batch, w.notes)
 
 
-def shapes_text(shapes: Sequence[Dims]) -> str:
+def format_shapes(shapes: Sequence[Dims]) -> str:
     """Shapes for people: (1, 3, 8, 8)."""
-    return ", ".join("(" + ", ".join(map(str, shape)) + ")" for shape in shapes)
+    return ", ".join(f"({format_shape(shape, ', ')})" for shape in shapes)

@@ -96,7 +96,7 @@ def get_target(name: str) -> Target:
     target = Target(name)
     for number, line in enumerate(text.splitlines(), 1):
         if line and not line.startswith("#"):
-            _add(target, _row(line, f"{name}.tsv:{number}"))
+            _add_row(target, _row(line, f"{name}.tsv:{number}"))
     return target
 
 
@@ -109,7 +109,7 @@ def _row(line: str, where: str) -> Row:
     return Row(*parts)
 
 
-def _add(target: Target, row: Row) -> None:
+def _add_row(target: Target, row: Row) -> None:
     if row.kind == "base":
         base = get_target(row.name)
         target.dialect = base.dialect

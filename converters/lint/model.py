@@ -153,7 +153,7 @@ class NetContext(_Context):
 
     def at(self, code: str, message: str, *steps: str | int, fix: Fix | None = None) -> Finding:
         """A finding at a field of the net, such as ("layer", 3, "param", 0)."""
-        where = self.file.where(*steps)
+        where = self.file.locate(*steps)
         return self.finding(code, message, where, fix=fix if self.editable else None)
 
     def layer(
@@ -169,7 +169,7 @@ class NetContext(_Context):
         for phase in PHASES:
             try:
                 graphs[phase] = build_graph(
-                    self.message, phase=phase, where=lambda i: self.file.where("layer", i)
+                    self.message, phase=phase, locate=lambda i: self.file.locate("layer", i)
                 )
             except NetError as error:
                 errors[phase] = error
@@ -275,7 +275,7 @@ class SolverContext(_Context):
 
     def at(self, code: str, message: str, *steps: str | int, fix: Fix | None = None) -> Finding:
         """A finding at a field of the solver."""
-        return self.finding(code, message, self.file.where(*steps), fix=fix)
+        return self.finding(code, message, self.file.locate(*steps), fix=fix)
 
     def whole(self, code: str, message: str, *, fix: Fix | None = None) -> Finding:
         """A finding about something that is not there."""

@@ -29,13 +29,13 @@ def report(found: Sequence[Finding], files: int) -> Report:
         ]
         if finding.fix is not None:
             parts.append(Cell(f" [--fix: {finding.fix.what}]", "dim"))
-        out.say(*parts)
+        out.add_paragraph(*parts)
     counts = Counter(finding.severity for finding in found)
     words = [count(counts[s], s) for s in SEVERITIES if counts[s] and s != "info"]
     if counts["info"]:
         words.append(f"{counts['info']} of interest")
     total = count(files, "file")
-    out.say(f"{', '.join(words)} in {total}" if words else f"{total}: nothing found")
+    out.add_paragraph(f"{', '.join(words)} in {total}" if words else f"{total}: nothing found")
     return out
 
 

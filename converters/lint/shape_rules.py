@@ -13,8 +13,9 @@ from caffeio.layers.base import LayerContext
 from caffeio.layers.dims import with_unknown, without_unknown
 from caffeio.layers.pooling import Pooling
 from caffeio.layers.registry import reads_data
-from caffeio.net.shapes import Shape, format_shape
+from caffeio.net.shapes import Shape
 from caffeio.proto import caffe_pb2 as pb
+from caffeio.shape_text import format_shape
 
 _TOLD_BETTER = (  # by CIO305 and CIO306
     "cannot specify mean_file and mean_value", "new_height and new_width must be set"

@@ -83,7 +83,7 @@ def nothing_to_test(context: SolverContext) -> Iterator[Finding]:
         extra = solver.test_state[i] if i < len(solver.test_state) else pb.NetState()
         state = net_state(net.message, "TEST", extra.level, extra.stage)
         try:
-            build_graph(net.message, state=state, where=lambda j: net.file.where("layer", j))
+            build_graph(net.message, state=state, locate=lambda j: net.file.locate("layer", j))
         except NetError as error:
             if error.message not in said:
                 said.add(error.message)

@@ -91,7 +91,7 @@ def foreign_dialect(context: Context) -> Iterator[Finding]:
         message = f"{word} is not in {dialect}, which this file is written for otherwise"
         if context.given:
             message = f"{word} is not in {dialect}"
-        yield context.finding("CIO103", message, parsed.where(*steps))
+        yield context.finding("CIO103", message, parsed.locate(*steps))
 
 
 def _uses(message: Any, steps: Steps) -> Iterator[tuple[Steps, str]]:
@@ -121,7 +121,7 @@ def old_form(context: Context) -> Iterator[Finding]:
     upgraded = context.file.upgraded
     if upgraded is not None and upgraded.done:
         message = "; ".join(upgraded.done)
-        yield context.finding("CIO104", f"is upgraded on load: {message}", context.file.where())
+        yield context.finding("CIO104", f"is upgraded on load: {message}", context.file.locate())
 
 
 @rule("CIO105", "unknown-type", WARNING, "net")

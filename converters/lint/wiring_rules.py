@@ -130,7 +130,7 @@ def same_name(context: NetContext) -> Iterator[Finding]:
                 continue
             if node.name in first:
                 seen.add(index)
-                message = f"the name is taken by {context.file.where('layer', first[node.name])}"
+                message = f"the name is taken by {context.file.locate('layer', first[node.name])}"
                 yield context.layer("CIO206", index, message, "name")
             first.setdefault(node.name, index)
 

@@ -60,7 +60,7 @@ def build(
     for name in (*fed, *made):
         graph.reserve(name)
     told: list[Told] = []
-    values = _run(net, graph, outputs, told)
+    values = _add_steps(net, graph, outputs, told)
     built = Built(graph, told=told)
     _name_blobs(built, values, fed, outputs)
     sweep(built)
@@ -81,7 +81,9 @@ def needed_steps(net: Net, outputs: Sequence[str]) -> set[int]:
     return steps
 
 
-def _run(net: Net, graph: OnnxGraph, outputs: Sequence[str], told: list[Told]) -> dict[str, str]:
+def _add_steps(
+    net: Net, graph: OnnxGraph, outputs: Sequence[str], told: list[Told]
+) -> dict[str, str]:
     """Add the layers in order; returns the value of every blob in the end."""
     values: dict[str, str] = {}
     needed = needed_steps(net, outputs)

@@ -16,6 +16,7 @@ from caffeio.converters.onnx.build import Built, build, declared_shapes, located
 from caffeio.errors import CaffeIOError, UnsupportedError
 from caffeio.layers.onnx.graph import OnnxNode
 from caffeio.net.net import Net
+from caffeio.shape_text import format_shape
 
 Shape = tuple[int, ...]
 Declared = Mapping[str, tuple[int | str | None, ...]]
@@ -96,11 +97,11 @@ def _problem(net: Net, shapes: Mapping[str, Shape]) -> CaffeIOError | None:
     for mine, step in zip(net.steps, other.steps, strict=True):
         for a, b in zip(mine.layer.blob_specs, step.layer.blob_specs, strict=True):
             if tuple(a.shape) != tuple(b.shape):
-                sizes = " and ".join(f"{k} {'x'.join(map(str, s))}" for k, s in shapes.items())
+                sizes = " and ".join(f"{k} {format_shape(s)}" for k, s in shapes.items())
                 return UnsupportedError(
                     f"at {sizes} layer {step.node.name!r} ({step.node.type}) would need a blob "
-                    f"{a.name!r} of {'x'.join(map(str, b.shape))}, not "
-                    f"{'x'.join(map(str, a.shape))}",
+                    f"{a.name!r} of {format_shape(b.shape)}, not "
+                    f"{format_shape(a.shape)}",
                     where=step.node.where or None,
                 )
     return None
@@ -141,7 +142,7 @@ def _compare(net: Net, mine: Built, other: Built, shapes: Mapping[str, Shape]) -
     if not layer and len(mine.graph.nodes) != len(other.graph.nodes):
         layer = max(mine.graph.nodes, other.graph.nodes, key=len)[-1].layer
     if layer:
-        sizes = " and ".join(f"{k} {'x'.join(map(str, s))}" for k, s in shapes.items())
+        sizes = " and ".join(f"{k} {format_shape(s)}" for k, s in shapes.items())
         error = UnsupportedError(
             f"layer {layer!r} has a form for one size only: at {sizes} it would be another"
         )

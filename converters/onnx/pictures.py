@@ -26,6 +26,7 @@ from caffeio.net.recipe import folders_of
 from caffeio.profiles import Profile
 from caffeio.proto import caffe_pb2 as pb
 from caffeio.proto.files import NetFile
+from caffeio.shape_text import format_shape
 
 Shape = tuple[int, ...]
 
@@ -103,7 +104,7 @@ class Pictures:
     def note(self) -> str:
         """What goes in, for people."""
         d = self.describe()
-        size = "x".join(map(str, self.shape))
+        size = format_shape(self.shape)
         how = {"BGR": " (as cv2.imread gives them)", "RGB": "", "gray": ""}[d["channels"]]
         return f"pictures go in: uint8 {size} (NHWC), {d['channels']}{how}; resize them beforehand"
 
@@ -195,7 +196,7 @@ def find_pictures(
     size = choices.size or (mean.shape[1:] if mean is not None else shape[2:])
     transformer = Transformer(param, "TEST", profile=profile, mean=mean)
     found = Pictures(blob, transformer, (shape[0], *map(int, size), shape[1]), choices.order)
-    _check(found, shape, choices)
+    _check_pictures(found, shape, choices)
     return found
 
 
@@ -203,7 +204,7 @@ def _picture_input(inputs: dict[str, Shape], tops: Sequence[str]) -> str:
     fit = [n for n, s in inputs.items() if len(s) == 4 and s[1] in (1, 3)]
     fit = [n for n in fit if n in tops] or fit
     if len(fit) != 1:
-        shapes = ", ".join(f"{n} {'x'.join(map(str, s))}" for n, s in inputs.items())
+        shapes = ", ".join(f"{n} {format_shape(s)}" for n, s in inputs.items())
         raise UnsupportedError(f"which input pictures go into is not clear: there are {shapes}")
     return fit[0]
 
@@ -235,15 +236,15 @@ def _mean(param: pb.TransformationParameter, file: NetFile) -> np.ndarray | None
     raise UnsupportedError(f"the mean cannot be read: {problem}")
 
 
-def _check(pictures: Pictures, shape: Shape, choices: PictureOptions) -> None:
+def _check_pictures(pictures: Pictures, shape: Shape, choices: PictureOptions) -> None:
     """Refuse pictures that do not become the net's input."""
     try:
         made = pictures.made[1:]
     except CaffeIOError as error:
         raise UnsupportedError(str(error)) from None
     if made != tuple(shape[1:]):
-        size = "x".join(map(str, pictures.shape[1:3]))
-        sizes = "x".join(map(str, made)), "x".join(map(str, shape[1:]))
+        size = format_shape(pictures.shape[1:3])
+        sizes = format_shape(made), format_shape(shape[1:])
         raise UnsupportedError(
             f"pictures of {size} become {sizes[0]}, but input {pictures.blob!r} is {sizes[1]}"
             + ("" if choices.size else ": give the size of the pictures with --size")

@@ -65,7 +65,7 @@ class Section:
     title: str
     blocks: list[Line | Table | Picture] = field(default_factory=list)
 
-    def say(self, *parts: str | Cell, tone: Tone = "") -> None:
+    def add_paragraph(self, *parts: str | Cell, tone: Tone = "") -> None:
         """Append a paragraph."""
         self.blocks.append(line(*parts, tone=tone))
 
@@ -85,7 +85,7 @@ class Report:
     sections: list[Section] = field(default_factory=list)
     data: dict[str, Any] = field(default_factory=dict)
 
-    def say(self, *parts: str | Cell, tone: Tone = "") -> None:
+    def add_paragraph(self, *parts: str | Cell, tone: Tone = "") -> None:
         """Append a paragraph to the headline."""
         self.headline.append(line(*parts, tone=tone))
 
@@ -124,7 +124,7 @@ def listed(names: Sequence[str], limit: int = 5) -> str:
     return shown if len(names) <= limit else f"{shown} and {len(names) - limit} more"
 
 
-def number(value: float) -> str:
+def short_float(value: float) -> str:
     """A float as short as it can be and still read back as the same float32."""
     text = f"{value:.7g}"
     plain = 1e-4 <= abs(value) < 1e7

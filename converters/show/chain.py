@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from caffeio.converters.diff.training import Seen, snapshot_iterations
 from caffeio.converters.kinds import KINDS
-from caffeio.converters.report.model import Cell, Report, count, number
+from caffeio.converters.report.model import Cell, Report, count, short_float
 from caffeio.converters.source import Source
 from caffeio.errors import CaffeIOError
 
@@ -42,10 +42,12 @@ def duration(hours: float) -> str:
 
 def rows(seen: Seen, run: Run) -> dict[str, str]:
     """The rows of a table about one solver."""
-    out = seen.words()
+    out = seen.summary_rows()
     hours = run.hours(seen.images)
     if hours is not None:
-        out[f"time at {number(run.speed or 0)} images/s"] = f"{duration(hours)} (without tests)"
+        out[f"time at {short_float(run.speed or 0)} images/s"] = (
+            f"{duration(hours)} (without tests)"
+        )
     return out
 
 
@@ -84,14 +86,14 @@ def show_chain(
 
     Raises CaffeIOError if one is no solver.
     """
-    phases = [phase for source in sources for phase in _read(source, run, dialect, caffe)]
+    phases = [phase for source in sources for phase in _read_phase(source, run, dialect, caffe)]
     what = f"A chain of {count(len(phases), 'solver')}"
     if len(sources) == 1:
         what = f"{sources[0].label}: {KINDS[sources[0].kind]}"
     out = Report(what)
     for phase in phases:
         if phase.side.net_problem:
-            out.say(f"{phase.side.label}: {phase.side.net_problem}", tone="warn")
+            out.add_paragraph(f"{phase.side.label}: {phase.side.net_problem}", tone="warn")
     _table(phases, out, run)
     numbers = [phase.seen.images for phase in phases]
     images = sum(n or 0 for n in numbers) if None not in numbers else None
@@ -110,7 +112,9 @@ def show_chain(
     return out
 
 
-def _read(source: Source, run: Run, dialect: str | None, caffe: str | None) -> Iterator[_Phase]:
+def _read_phase(
+    source: Source, run: Run, dialect: str | None, caffe: str | None
+) -> Iterator[_Phase]:
     from caffeio.converters.diff.solver_side import load_pair, load_side
     from caffeio.training.multiphase import read_phases
 
@@ -175,10 +179,10 @@ def _total(out: Report, images: int | None, dataset: int | None, iterations: int
         table.add("epochs", Cell(f"{images / dataset:.4g} of {dataset:,} images", "strong"))
     hours = run.hours(images)
     if hours is not None:
-        table.add(f"time at {number(run.speed or 0)} images/s",
+        table.add(f"time at {short_float(run.speed or 0)} images/s",
                   Cell(f"{duration(hours)} (without tests)", "strong"))  # fmt: skip
     if not dataset:
-        section.say("Epochs are not known: give --dataset-size.", tone="dim")
+        section.add_paragraph("Epochs are not known: give --dataset-size.", tone="dim")
     if not run.speed:
-        section.say("Time is not known: give --speed IMAGES, which `caffeio train` shows.",
-                    tone="dim")  # fmt: skip
+        hint = "Time is not known: give --speed IMAGES, which `caffeio train` shows."
+        section.add_paragraph(hint, tone="dim")

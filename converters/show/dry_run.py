@@ -183,7 +183,7 @@ def _phase(plan: PhasePlan, section: Section) -> None:
     table.add("net", job.train.title)
     todo = plan.seen.iterations
     table.add("iterations", f"{todo:,} ({start.iteration:,} to {param.max_iter:,})")
-    for name, text in plan.seen.words().items():
+    for name, text in plan.seen.summary_rows().items():
         table.add(name, text)
     for feed in plan.feeds:
         there = "not counted" if feed.records is None else f"{count(feed.records, 'record')} found"
@@ -193,7 +193,7 @@ def _phase(plan: PhasePlan, section: Section) -> None:
     text = listed([f"{size(n)} of {name}" for name, n in plan.memory.items()])
     table.add("memory", _memory_cell(plan, text))
     for note in job.notes:
-        section.say(note, tone="warn")
+        section.add_paragraph(note, tone="warn")
 
 
 def _memory_cell(plan: PhasePlan, text: str) -> Cell:

@@ -33,8 +33,8 @@ _SHAPE_ONLY = {"PriorBox", "Crop"}  # their last bottom gives a size and no valu
 def label(row: Row) -> list[str]:
     """The lines of a box: name, types, words, shape and size."""
     lines = [row.name, row.type_name]
-    if row.words:
-        lines.append(row.words if len(row.words) <= 40 else row.words[:37] + "...")
+    if row.summary:
+        lines.append(row.summary if len(row.summary) <= 40 else row.summary[:37] + "...")
     facts = [shape_words(row.tops)] if row.tops else []
     if row.parameters:
         facts.append(scaled(row.parameters))

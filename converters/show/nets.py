@@ -12,18 +12,19 @@ from numpy.typing import NDArray
 from caffeio.converters.diff.weights_diff import blob_name
 from caffeio.converters.preprocessing import Recipe, recipe_of
 from caffeio.converters.report.model import Cell, Report, Section, Tone, count, listed, scaled, size
+from caffeio.converters.show.layer_summary import short_type
 from caffeio.converters.show.stats import Stats, stats_of
 from caffeio.converters.show.view import Row, View, as_data, make_view, shape_words
-from caffeio.converters.show.words import short_type
 from caffeio.converters.source import Source
 from caffeio.errors import CaffeIOError, NetError
 from caffeio.memory import free_bytes
 from caffeio.net.graph import Graph, build_graph, is_included, net_state
-from caffeio.net.shapes import NetShapes, format_shape, infer_net, is_known
+from caffeio.net.shapes import NetShapes, infer_net, is_known
 from caffeio.profiles import BVLC, Profile, choose_profile
 from caffeio.proto import caffe_pb2 as pb
 from caffeio.proto.files import NetFile, read_net
 from caffeio.proto.io.mapped import map_file
+from caffeio.shape_text import format_shape
 
 
 @dataclass(frozen=True)
@@ -137,7 +138,7 @@ def dialect_words(file: NetFile, source: Source, given: str | None) -> str:
 def _graph(shown: ShownNet, options: Options) -> Graph | None:
     """Build the net for the phase that was asked for, else for the first that works."""
     assert shown.file is not None
-    message, where = shown.file.message, shown.file.where
+    message, locate = shown.file.message, shown.file.locate
     phases = [options.phase] if options.phase else ["TEST", "TRAIN"]
     errors = []
     for add_inputs in (False, True):
@@ -147,7 +148,7 @@ def _graph(shown: ShownNet, options: Options) -> Graph | None:
                 net = _with_inputs(message, phase, options, shown)
 
             def place(index: int, shift: int = len(net.layer) - len(message.layer)) -> str:
-                return where("layer", index - shift) if index >= shift else ""
+                return locate("layer", index - shift) if index >= shift else ""
 
             try:
                 return build_graph(
@@ -155,7 +156,7 @@ def _graph(shown: ShownNet, options: Options) -> Graph | None:
                     phase=phase,
                     level=options.level,
                     stages=options.stages,
-                    where=place,
+                    locate=place,
                 )
             except NetError as error:
                 errors.append(f"cannot be built for {phase}: {error}")
@@ -195,7 +196,7 @@ def report(shown: ShownNet, options: Options) -> Report:
     out.data = data_of(shown)
     _head(shown, out)
     for warning in shown.warnings:
-        out.say(warning, tone="warn")
+        out.add_paragraph(warning, tone="warn")
     _preprocessing(shown, out)
     if shown.view is not None:
         _layers(shown, out.section("Layers"), options)
@@ -292,7 +293,7 @@ def _layers(shown: ShownNet, section: Section, options: Options) -> None:
                 "" if row.parts[0].shapes.known_type else "bad",
                 short_type(row.type_name),
             ),
-            Cell(row.words, "dim"),
+            Cell(row.summary, "dim"),
             shape_words(row.tops),
             "?" if row.parameters is None else f"{row.parameters:,}" if row.parameters else "",
             _macs(row, batch),

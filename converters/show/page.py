@@ -14,7 +14,7 @@ from caffeio.converters.show import graphics
 from caffeio.converters.show.nets import ShownNet
 from caffeio.converters.show.stats import Stats
 from caffeio.converters.show.view import Part, Row, shape_words
-from caffeio.net.shapes import format_shape
+from caffeio.shape_text import format_shape
 from caffeio.visible import escaped
 
 STYLE = """
@@ -264,11 +264,11 @@ _TOOLS = (
 
 
 def _row(row: Row, shown: ShownNet) -> str:
-    facts = [row.type_name, row.words, shape_words(row.tops)]
+    facts = [row.type_name, row.summary, shape_words(row.tops)]
     facts.append(scaled(row.parameters) + " parameters" if row.parameters else "")
     facts.append(scaled(row.macs) + " MACs" if row.macs else "")
     facts.append(size(row.bytes) if row.bytes else "")
-    text = " ".join([row.type_name, row.words, *(_text(part) for part in row.parts)]).lower()
+    text = " ".join([row.type_name, row.summary, *(_text(part) for part in row.parts)]).lower()
     parts = "".join(_part(part, shown) for part in row.parts)
     names = {part.node.name for part in row.parts}
     first = " open" if shown.filters is not None and shown.filters[0] in names else ""

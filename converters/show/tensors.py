@@ -14,7 +14,7 @@ from caffeio.converters.report.model import Report, count, listed, size
 from caffeio.converters.show.stats import stats_of
 from caffeio.converters.source import Source
 from caffeio.errors import CaffeIOError, WeightsError
-from caffeio.net.shapes import format_shape
+from caffeio.shape_text import format_shape
 
 
 def show_onnx(source: Source) -> Report:
@@ -85,7 +85,7 @@ def show_tensors(source: Source) -> Report:
     titles = {"safetensors": "safetensors", "pt": "PyTorch file", "npz": "NumPy archive"}
     if source.kind == "pt" and (program := _program(source)):
         out = Report(f"{source.label}: {program}")
-        out.say(f"A program, not only tensors; size {size(source.path.stat().st_size)}.")
+        out.add_paragraph(f"A program, not only tensors; size {size(source.path.stat().st_size)}.")
         out.data = {"kind": "pt", "file": source.label, "program": program}
         return out
     tensors = _READERS[source.kind](source)

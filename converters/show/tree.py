@@ -60,8 +60,8 @@ def _common(a: int | None, b: int | None, parted: list[int | None], level: list[
 def _line(row: Row, view: View, depth: int, section: Section) -> None:
     parts: list[Cell | str] = [Cell("│ " * depth, "dim"), Cell(row.name, "strong"), "  "]
     parts.append(row.type_name)
-    if row.words:
-        parts.append(Cell(f"  {row.words}", "dim"))
+    if row.summary:
+        parts.append(Cell(f"  {row.summary}", "dim"))
     if row.tops:
         parts += ["  ", Cell(shape_words(row.tops), "good")]
     if row.parameters:
@@ -69,4 +69,4 @@ def _line(row: Row, view: View, depth: int, section: Section) -> None:
     if row.sources and row.sources != [row.index - 1]:
         names = ", ".join(view.rows[source].name for source in row.sources)
         parts.append(Cell(f"  <- {names}", "warn"))
-    section.say(*parts)
+    section.add_paragraph(*parts)

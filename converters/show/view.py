@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from caffeio.converters.show.words import layer_words
+from caffeio.converters.show.layer_summary import layer_summary
 from caffeio.net.graph import Graph, Node
-from caffeio.net.shapes import LayerShapes, NetShapes, Shape, format_shape, parameters_of, product
+from caffeio.net.shapes import LayerShapes, NetShapes, Shape, parameters_of, product
+from caffeio.shape_text import format_shape
 
 
 @dataclass
@@ -50,9 +51,9 @@ class Row:
         return "+".join(part.node.type for part in self.parts)
 
     @property
-    def words(self) -> str:
+    def summary(self) -> str:
         """What the first layer does."""
-        return layer_words(self.node.param)
+        return layer_summary(self.node.param)
 
     @property
     def tops(self) -> tuple[Shape | None, ...]:

@@ -9,9 +9,9 @@ from caffeio.converters.torch_code.text import (
     TorchText,
     form,
     literal,
-    number,
     options,
     pair,
+    python_number,
     relu,
     scaled,
 )
@@ -57,7 +57,7 @@ def relu6(t: TorchText, layer: ReLU6, x: Names) -> Expressions:
 @form(ELU)
 def elu(t: TorchText, layer: ELU, x: Names) -> Expressions:
     """F.elu."""
-    return scaled(f"F.elu({x[0]}{options(alpha=(number(layer.alpha), '1.0'))})", layer.scale)
+    return scaled(f"F.elu({x[0]}{options(alpha=(python_number(layer.alpha), '1.0'))})", layer.scale)
 
 
 @form(AbsVal, BNLL, Sigmoid, TanH)
@@ -70,7 +70,7 @@ def unary(t: TorchText, layer: AbsVal | BNLL | Sigmoid | TanH, x: Names) -> Expr
 @form(Clip)
 def clip(t: TorchText, layer: Clip, x: Names) -> Expressions:
     """clamp, the lower limit last."""
-    low, high = map(number, layer.limits)
+    low, high = map(python_number, layer.limits)
     if layer.limits[0] > layer.limits[1]:
         return f"{x[0]}.clamp(max={high}).clamp(min={low})"
     return f"{x[0]}.clamp({low}, {high})"
@@ -87,7 +87,7 @@ def swish(t: TorchText, layer: Swish, x: Names) -> Expressions:
 @form(Threshold)
 def threshold(t: TorchText, layer: Threshold, x: Names) -> Expressions:
     """A comparison."""
-    return f"({x[0]} > {number(layer.threshold)}).float()"
+    return f"({x[0]} > {python_number(layer.threshold)}).float()"
 
 
 @form(Exp)
@@ -107,12 +107,12 @@ def power(t: TorchText, layer: Power, x: Names) -> Expressions:
     """Products, sums and powers, as far as they change anything."""
     if layer.power * layer.scale == 0:
         value = torch.tensor(layer.shift).pow(layer.power).item() if layer.power else 1.0
-        return f"torch.full_like({x[0]}, {number(value)})"
+        return f"torch.full_like({x[0]}, {python_number(value)})"
     base = scaled(x[0], layer.scale, layer.shift)
     if layer.power == 1:
         return base
     inner = base if base == x[0] else f"({base})"
-    return f"{inner}.square()" if layer.power == 2 else f"{inner} ** {number(layer.power)}"
+    return f"{inner}.square()" if layer.power == 2 else f"{inner} ** {python_number(layer.power)}"
 
 
 @form(Dropout)
@@ -122,7 +122,9 @@ def dropout(t: TorchText, layer: Dropout, x: Names) -> Expressions:
         raise t.unsupported("it drops at random")
     if layer.factor != 1:
         return scaled(x[0], layer.factor)
-    return f"F.dropout({x[0]}, {number(layer.ratio)}, self.training)" if layer.ratio else x[0]
+    return (
+        f"F.dropout({x[0]}, {python_number(layer.ratio)}, self.training)" if layer.ratio else x[0]
+    )
 
 
 @form(SpatialDropout)
@@ -194,7 +196,7 @@ def lrn(t: TorchText, layer: LRN, x: Names) -> Expressions:
     if not layer.across:
         size = layer.size
         mean = f"F.avg_pool2d({x[0]}.square(), {size}, 1, {size // 2})"
-        return f"{x[0]} * ({scaled(mean, layer.alpha, 1.0)}) ** {number(-layer.beta)}"
+        return f"{x[0]} * ({scaled(mean, layer.alpha, 1.0)}) ** {python_number(-layer.beta)}"
     if layer.runs_in_place:  # Caffe multiplies the power with itself then
         norm = f"F.local_response_norm({x[0]}, {_lrn_options(layer)})"
         return f"({norm} / {x[0]}).square()"
@@ -202,8 +204,8 @@ def lrn(t: TorchText, layer: LRN, x: Names) -> Expressions:
 
 
 def _lrn_options(layer: LRN) -> str:
-    alpha, beta = number(layer.alpha), number(layer.beta)
-    return f"{layer.size}{options(alpha=(alpha, ''), beta=(beta, ''), k=(number(layer.k), '1.0'))}"
+    alpha, beta, k = map(python_number, (layer.alpha, layer.beta, layer.k))
+    return f"{layer.size}{options(alpha=(alpha, ''), beta=(beta, ''), k=(k, '1.0'))}"
 
 
 @form(MVN)

@@ -17,6 +17,7 @@ from caffeio.errors import UnsupportedError
 from caffeio.layers.batch_norm import BatchNorm
 from caffeio.net.net import Net
 from caffeio.net.step import Step
+from caffeio.shape_text import format_shape
 
 WIDTH = 88  # lines are joined up to here
 _LOADED = (forms, map_forms, region_forms, weight_forms)  # they register themselves
@@ -198,7 +199,7 @@ LOAD = '''def load_model(weights: str | Path | None = None) -> {kind}:
 
 
 def _shape(shape: Sequence[int]) -> str:
-    return "x".join(map(str, shape)) or "a number"
+    return format_shape(shape) if shape else "a number"
 
 
 def _imports(lines: set[str]) -> str:

@@ -123,8 +123,8 @@ def identifier(name: str) -> str:
     return f"{out}_" if out in TAKEN or hasattr(builtins, out) else out
 
 
-def number(value: float) -> str:
-    """The shortest text of a number; of one that is a float32, of that."""
+def python_number(value: float) -> str:
+    """Write a number as Python source: the shortest text, of a float32 where it is one."""
     if isinstance(value, int) or value == int(value if np.isfinite(value) else 0) != 0:
         return repr(value)
     if not np.isfinite(value):
@@ -134,11 +134,11 @@ def number(value: float) -> str:
 
 
 def literal(value: Any) -> str:
-    """A Python literal: numbers as `number` has them; text starting with `=` is code."""
+    """A Python literal: numbers as `python_number` writes them; text starting with `=` is code."""
     if isinstance(value, str):
         return value[1:] if value.startswith("=") else repr(value)
     if isinstance(value, float):
-        return number(value)
+        return python_number(value)
     if isinstance(value, list | tuple):
         inner = ", ".join(map(literal, value))
         if isinstance(value, list):
@@ -160,12 +160,12 @@ def options(**given: tuple[Any, Any]) -> str:
 def scaled(x: str, factor: float, offset: float = 0.0) -> str:
     """x * factor + offset, without what changes nothing."""
     if factor != 1:
-        x = f"{x} * {number(factor)}"
+        x = f"{x} * {python_number(factor)}"
     if not offset:
         return x
-    return f"{x} - {number(-offset)}" if offset < 0 else f"{x} + {number(offset)}"
+    return f"{x} - {python_number(-offset)}" if offset < 0 else f"{x} + {python_number(offset)}"
 
 
 def relu(x: str, slope: float = 0.0) -> str:
     """max(x, 0) + slope * min(x, 0)."""
-    return f"F.leaky_relu({x}, {number(slope)})" if slope else f"F.relu({x})"
+    return f"F.leaky_relu({x}, {python_number(slope)})" if slope else f"F.relu({x})"

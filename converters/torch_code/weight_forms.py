@@ -10,9 +10,9 @@ from caffeio.converters.torch_code.text import (
     TorchText,
     form,
     literal,
-    number,
     options,
     pair,
+    python_number,
     relu,
 )
 from caffeio.layers.base import LayerType
@@ -59,7 +59,7 @@ def convolution(t: TorchText, layer: BaseConvolution, x: Names) -> Expressions:
         kind = f"nn.Conv{'Transpose' if layer.transposed else ''}{spatial}d"
         sizes = f"{layer.channels}, {layer.num_output}, {pair(layer.kernel)}"
         call = t.module(layer, f"{kind}({sizes}{more}{_bias(bias)})", weight=weight, bias=bias)
-    tops = tuple(_run(layer, call, name) for name in x)
+    tops = tuple(_convolution_form(layer, call, name) for name in x)
     return tops[0] if len(tops) == 1 else tops
 
 
@@ -67,7 +67,7 @@ def _bias(bias: Tensor | None) -> str:
     return "" if bias is not None else ", bias=False"
 
 
-def _run(layer: BaseConvolution, call: str, x: str) -> str:
+def _convolution_form(layer: BaseConvolution, call: str, x: str) -> str:
     start, shape = layer.start, layer.bottom_shapes[0]
     sizes = shape[start + 1 :]
     y = x
@@ -141,8 +141,8 @@ def norm_module(
         raise t.unsupported(f"BatchNorm of {rank(layer)} axes")
     channels = layer.bottom_shapes[0][1]
     more = options(
-        eps=(number(eps), "1e-05"),
-        momentum=(number(round(momentum, 6)) if statistics else "0.1", "0.1"),
+        eps=(python_number(eps), "1e-05"),
+        momentum=(python_number(round(momentum, 6)) if statistics else "0.1", "0.1"),
         affine=(str(bool(affine)), "True"),
         track_running_stats=(str(statistics is not None), "True"),
     )

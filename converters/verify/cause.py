@@ -9,6 +9,7 @@ import torch
 
 from caffeio.converters.verify.numbers import relative_difference
 from caffeio.layers.batch_norm import BatchNorm
+from caffeio.shape_text import format_shape
 
 if TYPE_CHECKING:
     from caffeio.converters.verify.row import LayerRow
@@ -42,7 +43,7 @@ def likely_cause(leader: Side, other: Side, trace: Trace, row: LayerRow, values:
 
 
 def _of_shapes(row: LayerRow) -> str:
-    dims = f"{'x'.join(map(str, row.shape))} against {'x'.join(map(str, row.other or ()))}"
+    dims = f"{format_shape(row.shape)} against {format_shape(row.other or ())}"
     if row.kind == "Pooling":
         return f"{dims}: one rounds the number of windows up (as Caffe does), the other down"
     return f"the shapes differ: {dims}"

@@ -12,6 +12,7 @@ from caffeio.converters.verify.numbers import absolute_difference, relative_diff
 from caffeio.converters.verify.samples import sample_inputs
 from caffeio.errors import CaffeIOError, UnsupportedError
 from caffeio.net.net import Net
+from caffeio.shape_text import format_shape
 
 LIMIT = 1e-4  # relative difference up to which two models count as the same
 LIMIT_HALF = 2e-2  # the same of a model in float16: about forty roundings (2**-11 each)
@@ -67,7 +68,7 @@ class Checked:
         where = f", at each of {self.sizes} sizes" if self.sizes > 1 else ""
         head = [f"compared with the net as given, on {' and '.join(self.samples)}{where}"]
         cells = [
-            (row.blob, "x".join(map(str, row.shape)) or "scalar", f"{row.relative:.2g}", row.shown)
+            (row.blob, format_shape(row.shape), f"{row.relative:.2g}", row.shown)
             for row in self.rows
         ]
         widths = [max(len(line[i]) for line in cells) for i in range(3)]

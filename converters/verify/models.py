@@ -14,6 +14,7 @@ import torch
 
 from caffeio.errors import CaffeIOError, UnsupportedError
 from caffeio.net.net import Net
+from caffeio.shape_text import format_shape
 
 Arrays = dict[str, np.ndarray]
 LARGE = 2_000_000_000  # bytes from which on an ONNX model is not changed in memory
@@ -108,7 +109,7 @@ class OnnxModel:
         try:
             found = self.session.run(None, {name: inputs[name] for name in names})
         except _errors() as error:
-            shapes = " and ".join(f"{n} {'x'.join(map(str, inputs[n].shape))}" for n in names)
+            shapes = " and ".join(f"{n} {format_shape(inputs[n].shape)}" for n in names)
             text = " ".join(str(error).split())
             raise DoesNotRunError(
                 f"the model does not run in onnxruntime at {shapes}: {text}"

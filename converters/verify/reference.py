@@ -45,14 +45,14 @@ def reference_net(
     message.layer.extend(_added(file, message, weights, options, profile, shapes))
     keep_needed(message, outputs)
     drop_shapes(message)
-    places = {layer.name: file.where("layer", i) for i, layer in enumerate(file.message.layer)}
+    places = {layer.name: file.locate("layer", i) for i, layer in enumerate(file.message.layer)}
     net = NetRecipe(
         message,
         net_state(message, "TEST", options.level, options.stages),
         profile,
         file.dialect,
         search_path=folders_of(file.path),
-        where=lambda i: places.get(message.layer[i].name, ""),
+        locate=lambda i: places.get(message.layer[i].name, ""),
         allow_python=options.allow_python,
         input_shapes=_source_shapes(message.layer, shapes),
     ).build()

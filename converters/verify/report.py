@@ -16,6 +16,7 @@ from caffeio.converters.verify.row import LayerRow
 from caffeio.converters.verify.samples import sample_inputs
 from caffeio.converters.verify.sides import NetSide, Side
 from caffeio.errors import CaffeIOError
+from caffeio.shape_text import format_shape
 
 
 def inputs_for(
@@ -55,21 +56,21 @@ def compare(
     found = compare_layers(first, second, inputs, tolerance)
     if not found.rows:
         raise CaffeIOError("nothing can be compared: the two show no blob of the same name")
-    return found, _report(first, second, found, given is not None)
+    return found, _report_of(first, second, found, given is not None)
 
 
-def _report(first: Side, second: Side, found: Comparison, given: bool) -> Report:
+def _report_of(first: Side, second: Side, found: Comparison, given: bool) -> Report:
     out = Report("Two models, layer by layer")
     what = "the given inputs" if given else f"{found.samples} inputs"
     good = found.same
-    out.say(
+    out.add_paragraph(
         f"{'The same' if good else 'NOT the same'} on {what}: the outputs differ by at most "
         f"{found.worst:.2g} of the largest value (limit {found.tolerance:g}).",
         tone="good" if good else "bad",
     )
     if found.first is not None:
         row = found.first
-        out.say(
+        out.add_paragraph(
             f"First layer that differs: {row.layer!r} ({row.kind}), blob {row.blob!r}: "
             f"{row.relative:.2g}. Likely cause: {found.cause or 'not known'}.",
             tone="warn",
@@ -81,7 +82,7 @@ def _report(first: Side, second: Side, found: Comparison, given: bool) -> Report
     _table(out, "Outputs", found.outputs, found.tolerance)
     _table(out, "Layers", found.rows, found.tolerance)
     if found.hidden:
-        out.section("Not compared").say(
+        out.section("Not compared").add_paragraph(
             f"The other model does not show {listed(found.hidden, 40)}."
         )
     out.data = _data(first, second, found)
@@ -94,9 +95,9 @@ def _table(out: Report, title: str, rows: Sequence[LayerRow], tolerance: float) 
         right=(4, 5, 6),
     )  # fmt: skip
     for row in rows:
-        shape = "x".join(map(str, row.shape)) or "scalar"
+        shape = format_shape(row.shape)
         if row.other is not None:
-            shape += f" / {'x'.join(map(str, row.other))}"
+            shape += f" / {format_shape(row.other)}"
         bad = not row.relative <= tolerance
         own = "" if row.own is None else f"{row.own:.2g}"
         relative = Cell(f"{row.relative:.2g}", "bad" if bad else "")
@@ -104,7 +105,7 @@ def _table(out: Report, title: str, rows: Sequence[LayerRow], tolerance: float) 
 
 
 def _data(first: Side, second: Side, found: Comparison) -> dict[str, Any]:
-    def number(value: float | None) -> float | str | None:
+    def number_or_text(value: float | None) -> float | str | None:
         return value if value is None or np.isfinite(value) else str(value)
 
     return {
@@ -113,7 +114,7 @@ def _data(first: Side, second: Side, found: Comparison) -> dict[str, Any]:
         "a": first.files.hashes(),
         "b": second.files.hashes(),
         "same": found.same,
-        "largest": number(found.worst),
+        "largest": number_or_text(found.worst),
         "tolerance": found.tolerance,
         "inputs": found.samples,
         "first": found.first.layer if found.first is not None else None,
@@ -125,9 +126,9 @@ def _data(first: Side, second: Side, found: Comparison) -> dict[str, Any]:
                 "type": row.kind,
                 "blob": row.blob,
                 "shape": list(row.shape),
-                "absolute": number(row.absolute),
-                "relative": number(row.relative),
-                "own": number(row.own),
+                "absolute": number_or_text(row.absolute),
+                "relative": number_or_text(row.relative),
+                "own": number_or_text(row.own),
             }
             for row in found.rows
         ],

@@ -31,6 +31,7 @@ from caffeio.proto.io.wire import (
     read_field,
     signed,
 )
+from caffeio.shape_text import format_shape
 
 UNKNOWN, MISREAD, IMPOSSIBLE, ODD = 2.0, 3.0, 4.0, 1.0  # weights of problems
 _SMALL = 4096  # messages up to this size are judged once for all places where they occur
@@ -322,4 +323,4 @@ def _extents(
 
 
 def _pair(values: list[int | None]) -> str:
-    return str(values[0]) if values[0] == values[1] else " x ".join(map(str, values))
+    return str(values[0]) if values[0] == values[1] else format_shape(values, " x ")

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from caffeio.errors import ParseError
 from caffeio.proto.io.wire import BYTES, Buffer, fail, packed_varints, read_field, signed
+from caffeio.shape_text import format_shape
 
 Array = NDArray[Any]
 Piece = tuple[int, int, int]  # offset of the first value, how many, bytes from one to the next
@@ -198,12 +199,12 @@ def _add_piece(
         return after
     if last - first != width:
         fail(f"field {number} of a blob has a number of {last - first} bytes", pos)
-    count, stride = _run(buf, pos, first - pos, width, end)
+    count, stride = _field_run(buf, pos, first - pos, width, end)
     pieces.append((first, count, stride))
     return pos + count * stride
 
 
-def _run(buf: Buffer, pos: int, tag_size: int, width: int, end: int) -> tuple[int, int]:
+def _field_run(buf: Buffer, pos: int, tag_size: int, width: int, end: int) -> tuple[int, int]:
     """How many unpacked numbers with the same tag stand in a row at `pos`, and their stride."""
     stride = tag_size + width
     wanted, count, block = buf[pos], 0, 64
@@ -290,7 +291,7 @@ def _check_shape(shape: tuple[int, ...], count: int, offset: int) -> None:
 
 
 def _text(shape: tuple[int, ...]) -> str:
-    return " x ".join(map(str, shape)) if shape else "() (none given)"
+    return format_shape(shape, " x ", unknown=None) if shape else "() (none given)"
 
 
 def view(buf: Buffer, shape: tuple[int, ...], values: Values) -> Array:

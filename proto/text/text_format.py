@@ -80,14 +80,14 @@ class ParsedText:
             for i, (index, owner) in enumerate(self._unknown)
         ]
 
-    def where(self, *path: str | int) -> str:
+    def locate(self, *path: str | int) -> str:
         """The place, "file:line:column", of a field, of its element, or of what encloses it.
 
         The path alternates names and, for repeated fields, indices:
         `where("layer", 3, "convolution_param", "kernel_size")`. What the text does not hold is
         placed at the innermost message around it that the text does hold.
         """
-        return self.document.where(*path)
+        return self.document.locate(*path)
 
     def _describe(
         self, index: int, table_: Table, suggest: Callable[[str, tuple[str, ...]], str | None]

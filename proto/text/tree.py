@@ -196,7 +196,7 @@ class Tree:
         line, column = self.position(node.start)
         return f"{self.path}:{line}:{column}"
 
-    def where(self, *path: str | int) -> str:
+    def locate(self, *path: str | int) -> str:
         """See `ParsedText.where`."""
         node = self.root
         for i, name in enumerate(path):

@@ -5,20 +5,18 @@ Source: src/caffe/util/upgrade_proto.cpp (UpgradeNetAsNeeded, UpgradeSolverAsNee
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Generic, TypeVar
 
 from google.protobuf.message import Message
 
-from caffeio.errors import NetError, SolverError
+from caffeio.errors import Locator, NetError, SolverError
 from caffeio.proto import caffe_pb2 as pb
 from caffeio.proto.upgrade.v0 import upgrade_v0_net
 from caffeio.proto.upgrade.v1 import V1_TYPES, upgrade_v1_net
 
 M = TypeVar("M", bound=Message)
-Where = Callable[..., str]
 
 # Caffes whose loader leaves the specs of BatchNorm layers as they are
 _KEEP_BATCH_NORM_SPECS = (
@@ -85,17 +83,17 @@ def upgrade_net(
     *,
     dialect: str = "bvlc",
     path: str = "<net>",
-    where: Where | None = None,
+    locate: Locator | None = None,
     batch_norm: bool | None = None,
 ) -> Upgraded[pb.NetParameter]:
     """A net in today's form: V0, V1, transform fields, input fields, BatchNorm specs, in order.
 
-    `path` is named in the log lines; `where("layers", 3)` gives a place for errors. `batch_norm`
+    `path` is named in the log lines; `locate("layers", 3)` gives a place for errors. `batch_norm`
     says whether BatchNorm layers with three specs get lr_mult 0 and decay_mult 0 (BVLC does so,
     the Intel and NVIDIA Caffes do not: the default follows `dialect`).
     Raises NetError where Caffe gives up too.
     """
-    place = where or (lambda *_: path)
+    place = locate or (lambda *_: path)
     out = Upgraded(net, origin=list(range(len(net.layer))))
     if net.layers:
         out.field, out.origin = "layers", list(range(len(net.layers)))
@@ -121,10 +119,10 @@ def _own(out: Upgraded[pb.NetParameter]) -> pb.NetParameter:
     return out.message
 
 
-def _from_v0(out: Upgraded[pb.NetParameter], path: str, where: Where) -> None:
+def _from_v0(out: Upgraded[pb.NetParameter], path: str, locate: Locator) -> None:
     out._begin(f"input file specified using deprecated V0LayerParameter: {path}")
     before = len(out.message.layers)
-    out.message, origin, problems = upgrade_v0_net(out.message, where)
+    out.message, origin, problems = upgrade_v0_net(out.message, locate)
     out.origin = list(origin)
     if problems:
         out._fail("V0NetParameter to NetParameter (see above); continuing anyway.", problems)
@@ -166,29 +164,29 @@ def _move_transforms(out: Upgraded[pb.NetParameter], path: str) -> None:
     out.done.append(f"{moved} transform fields moved into transform_param")
 
 
-def _from_v1(out: Upgraded[pb.NetParameter], path: str, where: Where) -> None:
+def _from_v1(out: Upgraded[pb.NetParameter], path: str, locate: Locator) -> None:
     old = out.message
     if old.layer:
         raise NetError(
             "the net has both `layer` (current) and `layers` (V1) entries: write all of them as "
             '`layer { type: "Name" ... }`',
-            where=where("layers", 0),
+            where=locate("layers", 0),
         )
     out._begin(f"input file specified using deprecated V1LayerParameter: {path}")
-    new = upgrade_v1_net(old, lambda i: where("layers", out.origin[i] or 0))
+    new = upgrade_v1_net(old, lambda i: locate("layers", out.origin[i] or 0))
     out.message = new
     out._end("file specified using deprecated V1LayerParameter")
     out.done.append(f"{len(new.layer)} V1 layers to current ones")
 
 
-def _move_inputs(out: Upgraded[pb.NetParameter], path: str, where: Where) -> None:
+def _move_inputs(out: Upgraded[pb.NetParameter], path: str, locate: Locator) -> None:
     out._begin(f"input file specified using deprecated input fields: {path}")
     net = _own(out)
     layer = None
     if net.input_shape or net.input_dim:
         layer = pb.LayerParameter(name="input", type="Input", top=net.input)
         for i in range(len(net.input)):
-            layer.input_param.shape.append(_input_shape(net, i, where))
+            layer.input_param.shape.append(_input_shape(net, i, locate))
     extra = net.input_dim[4 * len(net.input) :] if not net.input_shape else ()
     if extra:
         listed = ", ".join(map(str, extra))
@@ -209,7 +207,7 @@ def _move_inputs(out: Upgraded[pb.NetParameter], path: str, where: Where) -> Non
     out.done.append(done)
 
 
-def _input_shape(net: pb.NetParameter, i: int, where: Where) -> pb.BlobShape:
+def _input_shape(net: pb.NetParameter, i: int, locate: Locator) -> pb.BlobShape:
     """The shape of input i; four input_dim entries each where there is no input_shape."""
     if net.input_shape and i < len(net.input_shape):
         return net.input_shape[i]
@@ -219,7 +217,7 @@ def _input_shape(net: pb.NetParameter, i: int, where: Where) -> pb.BlobShape:
         raise NetError(
             f"{len(net.input)} inputs need an input_shape, or four input_dim, each: there are "
             f"{have or f'{len(net.input_dim)} input_dim'}",
-            where=where("input", i),
+            where=locate("input", i),
         )
     return pb.BlobShape(dim=dims)
 
@@ -258,7 +256,7 @@ def _frozen_spec(spec: Any) -> bool:
 
 
 def upgrade_solver(
-    solver: pb.SolverParameter, *, path: str = "<solver>", where: Where | None = None
+    solver: pb.SolverParameter, *, path: str = "<solver>", locate: Locator | None = None
 ) -> Upgraded[pb.SolverParameter]:
     """A solver in today's form: the enum solver_type becomes the string type."""
     out = Upgraded(solver)
@@ -267,14 +265,15 @@ def upgrade_solver(
     if solver.HasField("type"):
         raise SolverError(
             "both solver_type (an enum, deprecated) and type (a string) are given: keep type",
-            where=where("solver_type") if where else path,
+            where=locate("solver_type") if locate else path,
         )
     new = pb.SolverParameter()
     new.CopyFrom(solver)
     old = pb.SolverParameter.SolverType.Name(solver.solver_type)
     if old not in SOLVER_TYPES:
         raise SolverError(
-            f"solver_type {old} has no name as type", where=where("solver_type") if where else path
+            f"solver_type {old} has no name as type",
+            where=locate("solver_type") if locate else path,
         )
     new.type = SOLVER_TYPES[old]
     new.ClearField("solver_type")

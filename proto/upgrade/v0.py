@@ -5,13 +5,10 @@ Source: src/caffe/util/upgrade_proto.cpp (UpgradeV0PaddingLayers, UpgradeV0Layer
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
-from caffeio.errors import NetError
+from caffeio.errors import Locator, NetError
 from caffeio.proto import caffe_pb2 as pb
-
-Where = Callable[..., str]
 
 V0_TYPES = {
     "accuracy": "ACCURACY", "bnll": "BNLL", "concat": "CONCAT", "conv": "CONVOLUTION",
@@ -69,13 +66,13 @@ _KEPT = ("name", "force_backward")  # of the net; with its inputs, all that surv
 
 
 def upgrade_v0_net(
-    net: pb.NetParameter, where: Where
+    net: pb.NetParameter, locate: Locator
 ) -> tuple[pb.NetParameter, list[int], list[str]]:
     """A V0 net in V1 form, each new layer's old index, and what could not be carried over.
 
     Raises NetError for a type that V0 does not have and for padding in front of what cannot pad.
     """
-    padded, origin = remove_padding_layers(net, where)
+    padded, origin = remove_padding_layers(net, locate)
     out, problems = pb.NetParameter(), []
     for key in _KEPT:
         if net.HasField(key):
@@ -83,11 +80,13 @@ def upgrade_v0_net(
     out.input.extend(net.input)
     out.input_dim.extend(net.input_dim)
     for layer, old in zip(padded.layers, origin, strict=True):
-        problems += _upgrade_layer(layer, out.layers.add(), where("layers", old))
+        problems += _upgrade_layer(layer, out.layers.add(), locate("layers", old))
     return out, origin, problems
 
 
-def remove_padding_layers(net: pb.NetParameter, where: Where) -> tuple[pb.NetParameter, list[int]]:
+def remove_padding_layers(
+    net: pb.NetParameter, locate: Locator
+) -> tuple[pb.NetParameter, list[int]]:
     """The net with its "padding" layers folded into their consumers, and old layer indices.
 
     The consumers get `pad` and the padding layer's bottom; the layers themselves go.
@@ -104,11 +103,12 @@ def remove_padding_layers(net: pb.NetParameter, where: Where) -> tuple[pb.NetPar
         for j, blob in enumerate(layer.bottom):
             if blob not in last_top:
                 raise NetError(
-                    f"layer {layer.layer.name!r}: unknown bottom {blob!r}", where=where("layers", i)
+                    f"layer {layer.layer.name!r}: unknown bottom {blob!r}",
+                    where=locate("layers", i),
                 )
             source = net.layers[last_top[blob]] if last_top[blob] >= 0 else None
             if source is not None and source.layer.type == "padding":
-                _check_padding(layer, source, where("layers", i))
+                _check_padding(layer, source, locate("layers", i))
                 out.layers[-1].layer.pad = source.layer.pad
                 out.layers[-1].bottom[j] = source.bottom[0]
         last_top.update(dict.fromkeys(layer.top, i))

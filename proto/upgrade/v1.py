@@ -5,10 +5,9 @@ Source: src/caffe/util/upgrade_proto.cpp (UpgradeV1Net, UpgradeV1LayerParameter)
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
-from caffeio.errors import NetError
+from caffeio.errors import Locator, NetError
 from caffeio.proto import caffe_pb2 as pb
 
 V1_TYPES = {
@@ -34,17 +33,17 @@ V1_TYPES = {
 _NOT_COPIED = ("type", "param", "blob_share_mode", "blobs_lr", "weight_decay", "layer")
 
 
-def upgrade_v1_net(net: pb.NetParameter, where: Callable[[int], str]) -> pb.NetParameter:
+def upgrade_v1_net(net: pb.NetParameter, locate: Locator) -> pb.NetParameter:
     """A V1 net with current layers; all other fields of the net stay.
 
-    `where(i)` is the place of layer i. Raises NetError for a type that has no current name.
+    `locate(i)` is the place of layer i. Raises NetError for a type that has no current name.
     """
     out = pb.NetParameter()
     for descriptor, _ in net.ListFields():
         if descriptor.name != "layers":
             _copy_field(net, out, descriptor)
     for i, layer in enumerate(net.layers):
-        _upgrade_v1_layer(layer, out.layer.add(), where(i))
+        _upgrade_v1_layer(layer, out.layer.add(), locate(i))
     return out
 
 

@@ -130,7 +130,7 @@ def test_other_preprocessing(files: tuple[Path, Path, Path]) -> None:
     wanted = by_hand(files, np.float32(100), 0.005)["prob"]
     seen = see(*files, preprocessing=Preprocessing([100.0], 0.005), saliency=False)
     assert seen.classes[0][2] == pytest.approx(wanted.max(), rel=1e-5)
-    assert "as you said: mean 100, times 0.005" in seen.words
+    assert "as you said: mean 100, times 0.005" in seen.preparation
     other = see(*files, preprocessing=Preprocessing([100.0], 0.005, rgb=True))
     assert other.classes[0][2] != pytest.approx(seen.classes[0][2], rel=1e-3)
 

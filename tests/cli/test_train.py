@@ -22,6 +22,7 @@ from click.testing import CliRunner, Result
 from caffeio.cli import _train
 from caffeio.cli._watch import as_json
 from caffeio.cli.main import main
+from tests import warm
 from tests.paths import GOLDEN, ROOT
 
 
@@ -106,13 +107,30 @@ def test_metrics_that_cannot_be_written() -> None:
 # -- what is shown -----------------------------------------------------------------------------
 
 
+def test_torchs_compiler_is_not_loaded() -> None:
+    """It takes half the seconds in which a training starts, and nothing is compiled."""
+    code = (
+        "import sys\nfrom caffeio.cli.main import main\n"
+        "try: main(['train', 'solver.prototxt', '--set', 'max_iter=1', '--set', 'snapshot=0'])\n"
+        "except SystemExit as end: assert not end.code\n"
+        "assert {'torch._dynamo', 'sympy', 'onnx'}.isdisjoint(sys.modules)\n"
+        "print(sum(name.startswith('caffeio.') for name in sys.modules))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], env={"PYTHONPATH": str(ROOT)}, capture_output=True, text=True,
+        check=False, timeout=60,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) > 50
+
+
 def on_terminal(*arguments: str) -> str:
     """What the command writes to a terminal of its own."""
     outer, inner = pty.openpty()
-    env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "TERM": "xterm"}
-    env["COLUMNS"] = "120"
-    command = [sys.executable, "-m", "caffeio.cli", "train", "solver.prototxt", *arguments]
-    with subprocess.Popen(command, env=env, stdout=inner, stderr=inner, stdin=inner) as process:
+    options = warm.caffeio(
+        "train", "solver.prototxt", *arguments, env={"TERM": "xterm", "COLUMNS": "120"}
+    )
+    with subprocess.Popen(**options, stdout=inner, stderr=inner, stdin=inner) as process:
         os.close(inner)
         text = b""
         deadline = time.monotonic() + 90

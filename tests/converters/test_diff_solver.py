@@ -69,7 +69,7 @@ def test_the_collapse_against_the_third_cycle():
     assert fields["weight_decay"] == ("5e-05", "0.0002")
     assert fields["net"] == ("net.prototxt", "net_noaug.prototxt")
     assert diff.right.profile.name == "intel"  # the left solver tells whose Caffe both are for
-    words = {c.rule.name: c.words for c in diff.fields}
+    words = {c.rule.name: c.effect for c in diff.fields}
     assert words["weight_decay"] == "the pull of weights to 0 4 x as large"
     assert "lr_policy" in words["lr_iter"]
     assert diff.nets is not None
@@ -131,7 +131,7 @@ def test_unused_fields_have_no_effect(tmp_path):
     base = 'base_lr: 0.1 lr_policy: "fixed" max_iter: 10 snapshot_prefix: "s" '
     diff = solver_diff(base + "gamma: 0.5 power: 3", base + "gamma: 0.1", tmp_path)
     assert not diff.same and diff.trains_alike and diff.rates.same
-    assert {c.words for c in diff.fields} == {"no effect: not used by this lr_policy"}
+    assert {c.effect for c in diff.fields} == {"no effect: not used by this lr_policy"}
 
 
 def test_harmless_fields_train_alike(tmp_path):
@@ -140,7 +140,7 @@ def test_harmless_fields_train_alike(tmp_path):
     assert not diff.same and diff.trains_alike
     worse = solver_diff(base + "clip_gradients: 2", base, tmp_path)
     assert not worse.trains_alike
-    assert worse.fields[0].words == "gradients are no longer clipped"
+    assert worse.fields[0].effect == "gradients are no longer clipped"
 
 
 def test_rates_that_follow_the_loss_or_do_not_exist(tmp_path):

@@ -6,6 +6,7 @@ import base64
 import hashlib
 import html
 import json
+import mmap
 import re
 import shutil
 import subprocess
@@ -21,16 +22,17 @@ from hypothesis import strategies as st
 
 from caffeio.converters.kinds import kind_of, kind_of_text
 from caffeio.converters.show import graphics, nets, page, tree
+from caffeio.converters.show.layer_summary import layer_summary
 from caffeio.converters.show.layout import layout
 from caffeio.converters.show.stats import stats_of
 from caffeio.converters.show.view import make_view
-from caffeio.converters.show.words import layer_words
 from caffeio.converters.source import Source
 from caffeio.errors import CaffeIOError
 from caffeio.net.graph import build_graph
 from caffeio.net.shapes import infer_net
 from caffeio.proto import caffe_pb2 as pb
 from caffeio.proto.files import read_net
+from caffeio.proto.io.streamed import streamed
 from caffeio.proto.text.text_format import parse
 from tests.paths import GOLDEN
 
@@ -97,7 +99,7 @@ CONV = 'type: "Convolution" convolution_param { %s }'
     ],
 )  # fmt: skip
 def test_words(text, words):
-    assert layer_words(parse(text, pb.LayerParameter).message) == words
+    assert layer_summary(parse(text, pb.LayerParameter).message) == words
 
 
 graphs = st.integers(1, 30).flatmap(
@@ -170,6 +172,49 @@ def test_figures_of_an_array():
     assert nothing.as_data()["mean"] is None
     assert stats_of(np.full(5, 2.0)).histogram == [5]
     assert stats_of(np.zeros((0, 3))).values == 0
+
+
+HUGE = [1.7e308, -1.7e308, 3.0]  # their distance is no double
+TINY = [5e-324, 0, 1e-323]
+
+
+@pytest.mark.parametrize("values", [
+    np.random.RandomState(0).randn(200_000).astype(np.float32),  # several pieces
+    np.arange(41, dtype=np.float32), np.arange(-128, 128).astype(np.float16),
+    np.float32([np.inf, 1, 2, np.nan, -3]), np.array(HUGE), np.array(TINY),
+    np.nextafter([1, 1], [1, 2]),
+])  # fmt: skip
+def test_histograms_are_numpy_s(values):
+    stats = stats_of(values)
+    good = values[np.isfinite(values)].astype(np.float64)
+    if 1e-300 < good.max() < 1e300 and good.max() - good.min() > 1e-5:  # else np.histogram raises
+        assert stats.histogram == np.histogram(good, len(stats.histogram))[0].tolist()
+    assert sum(stats.histogram) == good.size
+    assert stats.low == good.min() and stats.high == good.max()
+
+
+def test_figures_of_a_mapped_file_leave_its_pages(tmp_path, monkeypatch):
+    """The pages of a large file are given back while it is read."""
+    monkeypatch.setattr("caffeio.proto.io.streamed.AHEAD", 4 << 20)
+    path = tmp_path / "numbers"
+    values = np.random.RandomState(0).randn(24 << 20 >> 2).astype(np.float32)
+    path.write_bytes(b"odd" + values.tobytes())
+    with path.open("rb") as file:
+        held = mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ)
+    array = np.frombuffer(memoryview(held), np.float32, values.size, 3)
+
+    def resident():
+        text = Path("/proc/self/smaps").read_text()
+        part = text[text.index(str(path)) :]
+        return int(re.search(r"Rss: +(\d+) kB", part)[1]) << 10
+
+    seen = []
+    for at, piece in enumerate(streamed(array, 1 << 16)):
+        assert np.array_equal(piece, values[at << 16 : (at + 1) << 16])
+        seen.append(resident())
+    assert len(seen) == 96
+    assert max(seen) < 13 << 20  # with some pages of two megabytes
+    assert stats_of(array) == stats_of(values)
 
 
 def test_phases():

@@ -18,7 +18,7 @@ from torch import nn
 from caffeio import load_net
 from caffeio.cli.main import main
 from caffeio.converters.torch_code.module import ModuleWriter, Written
-from caffeio.converters.torch_code.text import FORMS, form_of, identifier, literal, number
+from caffeio.converters.torch_code.text import FORMS, form_of, identifier, literal, python_number
 from caffeio.converters.verify.samples import sample_inputs
 from caffeio.errors import UnsupportedError
 from caffeio.layers import LayerType, known_types, lookup
@@ -263,7 +263,7 @@ def test_names_and_numbers() -> None:
     assert [identifier(n) for n in ("a/b", "3x3", "self", "max", "größe", "")] == [
         "a_b", "n3x3", "self_", "max_", "gr__e", "x",
     ]  # fmt: skip
-    assert [number(v) for v in (float(np.float32(1e-5)), 0.5, 3, float("inf"), 0.0)] == [
+    assert [python_number(v) for v in (float(np.float32(1e-5)), 0.5, 3, float("inf"), 0.0)] == [
         "1e-05", "0.5", "3", 'float("inf")', "0.0",
     ]  # fmt: skip
     assert literal((1,)) == "(1,)" and literal([0.25, True]) == "[0.25, True]"

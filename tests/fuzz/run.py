@@ -114,16 +114,22 @@ def guided(name: str, arguments: list[str]) -> None:
     import atheris
 
     target = TARGETS[name][0]
+    signal.signal(signal.SIGVTALRM, alarm)
+
+    def timed(data: bytes) -> None:
+        """Run the target for at most 5 s of CPU: a busy machine makes no find."""
+        signal.setitimer(signal.ITIMER_VIRTUAL, 5)
+        run_one(target, data)
+        signal.setitimer(signal.ITIMER_VIRTUAL, 0)
+
     folder = Path(__file__).parent / "corpus" / name
     folder.mkdir(parents=True, exist_ok=True)
     start = Path("/tmp") / f"caffeio-fuzz-{name}"
     start.mkdir(exist_ok=True)
     for data in seeds(name):
         (start / hashlib.sha1(data).hexdigest()).write_bytes(data)
-    options = ["-timeout=5", "-rss_limit_mb=2000", f"-artifact_prefix={folder}/"]
-    atheris.Setup(
-        [sys.argv[0], *options, *arguments, str(start)], lambda data: run_one(target, data)
-    )
+    options = ["-timeout=600", "-rss_limit_mb=2000", f"-artifact_prefix={folder}/"]
+    atheris.Setup([sys.argv[0], *options, *arguments, str(start)], timed)
     atheris.Fuzz()
 
 

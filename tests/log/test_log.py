@@ -11,7 +11,7 @@ import pytest
 from click.testing import CliRunner
 
 from caffeio.cli.main import main
-from caffeio.log.glog import Log, number
+from caffeio.log.glog import Log, stream_float
 from tests.paths import GOLDEN
 
 LOGS = GOLDEN / "logs"
@@ -101,7 +101,7 @@ def test_time_log_has_caffes_lines(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 def test_number_is_printed_as_cpp_streams_do() -> None:
     values = [0.0001, 1e-05, 87.33654, float("nan"), float("inf"), 1e10, 123456789.0, 0.1, -2.5]
     wanted = ["0.0001", "1e-05", "87.3365", "nan", "inf", "1e+10", "1.23457e+08", "0.1", "-2.5"]
-    assert [number(v) for v in values] == wanted
+    assert [stream_float(v) for v in values] == wanted
 
 
 def test_line_has_the_prefix_that_parsers_expect() -> None:

@@ -13,11 +13,12 @@ from caffeio.data.first_record import picture_shape
 from caffeio.errors import DataError, LayerError
 from caffeio.layers.registry import types_without_torch
 from caffeio.net.graph import build_graph
-from caffeio.net.shapes import format_shape, infer, infer_net
+from caffeio.net.shapes import infer, infer_net
 from caffeio.profiles import BVLC, INTEL, NVIDIA
 from caffeio.proto import caffe_pb2 as pb
 from caffeio.proto.files import read_net
 from caffeio.proto.text.text_format import parse
+from caffeio.shape_text import format_shape
 from tests.paths import GOLDEN
 
 DYNAMIC = {"Filter", "Python", "MemoryData"}  # another shape at run time than at set-up

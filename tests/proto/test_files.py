@@ -46,14 +46,14 @@ def test_places_are_those_of_the_file() -> None:
     lines = V1.read_text().splitlines()
     file = read_net(V1)
     for index, layer in enumerate(file.message.layer):
-        _, line, _ = file.where("layer", index).rsplit(":", 2)
+        _, line, _ = file.locate("layer", index).rsplit(":", 2)
         assert f'"{layer.name}"' in lines[int(line) - 1]
     mixed = read_net(MIXED)
-    assert mixed.where("layer", 0) == f"{MIXED}:2:1"  # the Input layer comes from `input`
-    assert mixed.where("layer", 1, "param", 1, "lr_mult").startswith(f"{MIXED}:6:")
-    assert mixed.where("layer", 99) == f"{MIXED}:1:1"
+    assert mixed.locate("layer", 0) == f"{MIXED}:2:1"  # the Input layer comes from `input`
+    assert mixed.locate("layer", 1, "param", 1, "lr_mult").startswith(f"{MIXED}:6:")
+    assert mixed.locate("layer", 99) == f"{MIXED}:1:1"
     solver = read_solver("base_lr: 1\n  max_iter: 3")
-    assert solver.where("max_iter") == "<text>:2:3"
+    assert solver.locate("max_iter") == "<text>:2:3"
 
 
 def test_missing_files(tmp_path: Path) -> None:
@@ -86,7 +86,7 @@ def test_binary_nets_are_read_without_weights() -> None:
     file = read_net(path, dialect="bvlc")
     assert [layer.type for layer in file.message.layer] == ["Convolution", "InnerProduct"]
     assert not file.message.layer[0].blobs[0].data
-    assert file.where("layer", 0) == str(path)
+    assert file.locate("layer", 0) == str(path)
     assert file.text is file.parsed is None
 
 

@@ -281,10 +281,10 @@ def test_dialects_labels_hold() -> None:
 def test_places_are_found() -> None:
     text = 'name: "n"\nlayer { name: "a" }\nlayer {\n  name: "b"\n  top: ["x", "y"]\n}'
     parsed = parse(text, pb.NetParameter, path="net.prototxt")
-    assert parsed.where("layer", 1, "name") == "net.prototxt:4:3"
-    assert parsed.where("layer", 1, "top", 1) == "net.prototxt:5:14"
-    assert parsed.where("layer", 1, "convolution_param", "pad") == "net.prototxt:3:1"
-    assert parsed.where("layer", 7) == "net.prototxt:1:1"
+    assert parsed.locate("layer", 1, "name") == "net.prototxt:4:3"
+    assert parsed.locate("layer", 1, "top", 1) == "net.prototxt:5:14"
+    assert parsed.locate("layer", 1, "convolution_param", "pad") == "net.prototxt:3:1"
+    assert parsed.locate("layer", 7) == "net.prototxt:1:1"
 
 
 def test_unknown_messages_may_hold_anything() -> None:

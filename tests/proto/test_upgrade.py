@@ -169,7 +169,7 @@ def test_problems_of_v0_are_told() -> None:
 )  # fmt: skip
 def test_what_caffe_gives_up_on(text: str, message: str) -> None:
     with pytest.raises(NetError, match=message):
-        upgrade_net(net(text), where=where)
+        upgrade_net(net(text), locate=where)
 
 
 def test_two_solver_types() -> None:

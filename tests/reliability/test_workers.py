@@ -23,10 +23,18 @@ from caffeio.training.facts import facts_of
 from caffeio.training.job import read_job
 from caffeio.training.options import TrainFields, TrainOptions
 from caffeio.training.watchdog import Watchdog, watched
+from tests import warm
 from tests.paths import ROOT
 
 ENDLESS = ["max_iter=1000000", "display=0", "test_interval=1000000", "test_initialization=false"]
 SET = [word for setting in ENDLESS for word in ("--set", setting)]
+
+
+def runs(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except OSError:
+        return False
 
 
 class Run:
@@ -34,10 +42,10 @@ class Run:
 
     def __init__(self, *arguments: str, name: str = "err", **env: str) -> None:
         self.path = Path(name)
+        self.started: list[int] = []
         with self.path.open("wb") as err:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "caffeio.cli", "train", "solver.prototxt", *arguments],
-                env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), **env},
+                **warm.caffeio("train", "solver.prototxt", *arguments, env=env),
                 stderr=err, start_new_session=True,
             )  # fmt: skip
 
@@ -53,17 +61,12 @@ class Run:
             time.sleep(0.05)
 
     def workers(self) -> dict[int, int]:
-        """Process ids by rank."""
-        found = {}
-        for folder in Path("/proc").glob("[0-9]*"):
-            try:
-                facts = folder.joinpath("environ").read_bytes().split(b"\0")
-            except OSError:
-                continue
-            if b"CAFFEIO_LAUNCHER=%d" % self.process.pid in facts:
-                rank = next(f for f in facts if f.startswith(b"RANK="))
-                found[int(rank[5:])] = int(folder.name)
-        return found
+        """Process ids by rank, in which order they are started; none of one that has ended."""
+        pid = self.process.pid
+        with contextlib.suppress(OSError):
+            children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+            self.started = [int(child) for child in children] or self.started
+        return {rank: child for rank, child in enumerate(self.started) if runs(child)}
 
     def errors(self) -> list[str]:
         assert "Traceback" not in self.said, self.said

@@ -166,7 +166,7 @@ def test_phases_of_intels_multi_phase_file() -> None:
     assert [m.snapshot_prefix for m in messages] == ["m_phase_0", "m_phase_1", "m_phase_2"]
     assert [m.max_iter for m in messages] == [3, 3, 2]
     assert [m.net for m in messages] == ["d.prototxt"] * 3
-    assert phases[2][0].where("lr_policy") == "m.prototxt:5:45"
+    assert phases[2][0].locate("lr_policy") == "m.prototxt:5:45"
     Path("m.prototxt").write_text(PHASES.replace("CPU", "GPU", 1))
     with pytest.raises(SolverError, match=r"m\.prototxt:3:\d+: .*CPU only"):
         read_phases("m.prototxt")

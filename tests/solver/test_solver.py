@@ -609,7 +609,7 @@ def test_errors(text: str, profile: Profile, message: str) -> None:
 
 def test_errors_say_where() -> None:
     with pytest.raises(SolverError, match=r"^s\.prototxt:3:1: type: "):
-        make_optimizer(solver_of('type: "x"'), where=lambda field: "s.prototxt:3:1")
+        make_optimizer(solver_of('type: "x"'), locate=lambda field: "s.prototxt:3:1")
 
 
 def test_unused_regularization_is_not_looked_at() -> None:

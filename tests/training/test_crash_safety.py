@@ -7,7 +7,6 @@ import os
 import random
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -19,19 +18,16 @@ from caffeio.cli.main import main
 from caffeio.errors import SnapshotError
 from caffeio.proto.weights.solverstate import newest_whole_pair, read_solverstate
 from caffeio.training.trainer import Trainer
-from tests.paths import ROOT
+from tests import warm
 
 LONG = ["--set", "max_iter=100000", "--set", "snapshot=1", "--set", "test_interval=1000000",
         "--set", "test_initialization=false", "--set", "display=0"]  # fmt: skip
 
 
 def killed_run(seconds: float) -> None:
-    env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     process = subprocess.Popen(
-        [sys.executable, "-m", "caffeio.cli", "train", "solver.prototxt", "--snapshot", "auto",
-         "-q", *LONG],
-        env=env,
-    )  # fmt: skip
+        **warm.caffeio("train", "solver.prototxt", "--snapshot", "auto", "-q", *LONG)
+    )
     known = set(Path().glob("snap_iter_*.solverstate"))
     deadline = time.monotonic() + 90
     while set(Path().glob("snap_iter_*.solverstate")) <= known:

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
 import signal
 import socket
 import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any, ClassVar
@@ -21,17 +19,15 @@ from caffeio import load_weights
 from caffeio.data.loader import local_world
 from caffeio.training import launch as launch_module
 from caffeio.training.launch import launch
-from tests.paths import GOLDEN, ROOT
+from tests import warm
+from tests.paths import GOLDEN
 
 SOLVERS = GOLDEN / "solvers"
 
 
 def command(*arguments: str) -> dict[str, Any]:
-    env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    return {
-        "args": [sys.executable, "-m", "caffeio.cli", *arguments],
-        "env": env, "text": True, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE,
-    }  # fmt: skip
+    pipes = {"text": True, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    return warm.caffeio(*arguments) | pipes
 
 
 def caffeio(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -56,15 +52,15 @@ rank = int(os.environ["RANK"])
 foreign = sys.argv[1] == "foreign"
 if foreign:
     dist.init_process_group("gloo")
-world = World.join("cpu")
+world = World.init("cpu")
 assert (world.rank, world.size) == (rank, 2)
 both = world.all_reduce_actions((Action.SNAPSHOT, Action.STOP)[rank])
 assert both == Action.SNAPSHOT | Action.STOP, both
 assert world.all_reduce_actions(Action.NONE) is Action.NONE
-late = [world.pass_on(Action.SNAPSHOT if (rank, i) == (1, 1) else Action.NONE, now=i == 3)
+late = [world.exchange_actions(Action.SNAPSHOT if (rank, i) == (1, 1) else Action.NONE, now=i == 3)
         for i in range(4)]
 assert late == [Action.NONE, Action.NONE, Action.SNAPSHOT, Action.NONE], late
-late = [world.pass_on(Action.STOP if rank == 0 else Action.NONE, now=True), *world.asked]
+late = [world.exchange_actions(Action.STOP if rank == 0 else Action.NONE, now=True), *world.pending]
 assert late == [Action.STOP], late
 assert world.all_reduce_any(rank == 1) and not world.all_reduce_any(False)
 assert world.broadcast("mine" if rank == 0 else "theirs") == "mine"
@@ -73,10 +69,10 @@ world.all_reduce_mean([numbers])
 assert numbers.tolist() == [1.5, 3.0]
 other = world.on("cpu")
 other.barrier()
-other.leave()
+other.shutdown()
 assert dist.is_initialized()
-world.leave()
-world.leave()
+world.shutdown()
+world.shutdown()
 assert dist.is_initialized() == foreign
 """
 
@@ -90,11 +86,10 @@ def test_workers_agree_and_leave_what_is_not_theirs(group: str, tmp_path: Path) 
     script.write_text(WORKER)
     workers = []
     for rank in range(2):
-        options = command()
-        options["args"] = [sys.executable, str(script), group]
-        options["env"] |= {"RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_RANK": str(rank),
-                           "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}  # fmt: skip
-        workers.append(subprocess.Popen(**options))
+        env = {"RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_RANK": str(rank),
+               "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}  # fmt: skip
+        options = warm.command(str(script), group, env=env)
+        workers.append(subprocess.Popen(**options, text=True, stderr=subprocess.PIPE))
     for worker in workers:
         _, errors = worker.communicate(timeout=120)
         assert worker.returncode == 0, errors

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -19,8 +17,9 @@ from caffeio.cli._signals import Signals
 from caffeio.log.glog import Log
 from caffeio.training.distributed import World
 from caffeio.training.trainer import Action, Events
+from tests import warm
 from tests.log.test_log import normalized
-from tests.paths import GOLDEN, ROOT
+from tests.paths import GOLDEN
 
 LOGS = GOLDEN / "logs"
 
@@ -41,11 +40,9 @@ class Process:
     """`caffeio train` in a process of its own, and the lines that it has written."""
 
     def __init__(self, *arguments: str) -> None:
-        env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-        command = [sys.executable, "-m", "caffeio.cli", "train", *arguments]
         self.log = Path("own.log")
         with self.log.open("w") as out:
-            self.process = subprocess.Popen(command, env=env, stderr=out)
+            self.process = subprocess.Popen(**warm.caffeio("train", *arguments), stderr=out)
 
     def wait_for(self, word: str, count: int = 1) -> None:
         """Wait until the log has `word` that many times."""
@@ -205,12 +202,12 @@ def an_iteration_late(monkeypatch: pytest.MonkeyPatch) -> None:
     """Actions arrive as they do among several workers: one iteration later, if nobody waits."""
     on_their_way = [Action.NONE]
 
-    def pass_on(self: World, action: Action, *, now: bool) -> Action:
+    def exchange_actions(self: World, action: Action, *, now: bool) -> Action:
         arrived = on_their_way.pop()
         on_their_way.append(Action.NONE if now else action)
         return arrived | action if now else arrived
 
-    monkeypatch.setattr(World, "pass_on", pass_on)
+    monkeypatch.setattr(World, "exchange_actions", exchange_actions)
 
 
 @pytest.mark.usefixtures("an_iteration_late")

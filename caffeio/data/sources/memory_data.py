@@ -134,7 +134,7 @@ class DummySource(DataSource):
 
     def _make(self, index: int) -> Tensor:
         out = torch.empty(self.top_shapes[index])
-        fill(out, self._fillers[index], 0.0, self._rng, where=_Owner(self.layer))
+        fill(out, self._fillers[index], 0.0, self._rng, owner=_Owner(self.layer))
         device = self.layer.options.device
         return out.to(device) if device else out
 

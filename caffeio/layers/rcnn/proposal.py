@@ -12,9 +12,9 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from caffeio.layers.base import LayerType, Shape, between, exactly, owns
-from caffeio.layers.labels import text
 from caffeio.layers.python.native import python_layer
 from caffeio.layers.registry import layer
+from caffeio.shape_text import caffe_shape
 
 if TYPE_CHECKING:
     from caffeio.layers.onnx.graph import OnnxGraph
@@ -87,7 +87,8 @@ class ProposalBase(LayerType):
         for i, channels in ((0, 2 * count), (1, 4 * count)):
             self.check(
                 len(shapes[i]) == 4 and shapes[i][1] == channels,
-                f"{count} anchors need {channels} channels in bottom {i}, not {text(shapes[i])}",
+                f"{count} anchors need {channels} channels in bottom {i}, not "
+                f"{caffe_shape(shapes[i])}",
             )
 
 

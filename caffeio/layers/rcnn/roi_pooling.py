@@ -10,8 +10,8 @@ from math import prod
 from typing import TYPE_CHECKING
 
 from caffeio.layers.base import LayerType, Shape, exactly, owns
-from caffeio.layers.labels import text
 from caffeio.layers.registry import layer
+from caffeio.shape_text import caffe_shape
 
 if TYPE_CHECKING:
     from caffeio.layers.onnx.graph import OnnxGraph
@@ -28,7 +28,7 @@ class RegionLayer(LayerType):
         shape = shapes[1]
         self.check(
             len(shape) > 1 and prod(shape[1:]) == 1 + 2 * axes,
-            f"regions are rows of {1 + 2 * axes} numbers, not {text(shape)}",
+            f"regions are rows of {1 + 2 * axes} numbers, not {caffe_shape(shape)}",
         )
 
 
@@ -49,7 +49,7 @@ class ROIPooling(RegionLayer):
     def setup(self, *shapes: Shape) -> None:
         """Read the number of bins."""
         p, axes = self.param.roi_pooling_param, len(shapes[0]) - 2
-        self.check(axes in (2, 3), f"needs a map (N, C, H, W), not {text(shapes[0])}")
+        self.check(axes in (2, 3), f"needs a map (N, C, H, W), not {caffe_shape(shapes[0])}")
         sizes = list(p.pooled_size) or ([p.pooled_h, p.pooled_w] if axes == 2 else [])
         sizes = sizes * axes if len(sizes) == 1 else sizes
         self.check(
@@ -100,7 +100,7 @@ class PSROIPooling(RegionLayer):
         wanted = self.dim * self.group**2
         self.check(
             len(shapes[0]) == 4 and shapes[0][1] == wanted,
-            f"needs a map of {wanted} channels, not {text(shapes[0])}",
+            f"needs a map of {wanted} channels, not {caffe_shape(shapes[0])}",
         )
         self.check_regions(shapes, 2)
 

@@ -7,8 +7,8 @@ Source: src/caffe/util/bbox_util.cpp of weiliu89/caffe, branch ssd.
 from __future__ import annotations
 
 from caffeio.layers.base import LayerType, Shape
-from caffeio.layers.labels import text
 from caffeio.proto import caffe_pb2 as pb
+from caffeio.shape_text import caffe_shape
 
 
 def code_type(value: int) -> str:
@@ -23,13 +23,16 @@ def check_predictions(
     loc, conf, prior = shapes[:3]
     layer.check(
         len(prior) >= 3 and prior[1] == 2 and prior[2] % 4 == 0,
-        f"bottom 2 must be priors of shape (1, 2, 4 x boxes), not {text(prior)}",
+        f"bottom 2 must be priors of shape (1, 2, 4 x boxes), not {caffe_shape(prior)}",
     )
     boxes = prior[2] // 4
-    layer.check(loc[:1] == conf[:1], f"bottoms 0 ({text(loc)}) and 1 ({text(conf)}) differ in num")
+    layer.check(
+        loc[:1] == conf[:1],
+        f"bottoms 0 ({caffe_shape(loc)}) and 1 ({caffe_shape(conf)}) differ in num",
+    )
     for shape, factor, what in ((loc, 4 * loc_classes, "locations"), (conf, classes, "scores")):
         layer.check(
             len(shape) > 1 and boxes * factor == shape[1],
-            f"{boxes} priors need {boxes * factor} {what} for each image, not {text(shape)}",
+            f"{boxes} priors need {boxes * factor} {what} for each image, not {caffe_shape(shape)}",
         )
     return boxes

@@ -11,9 +11,9 @@ from functools import cached_property
 from typing import Any
 
 from caffeio.layers.base import LayerType, Shape, exactly, owns
-from caffeio.layers.labels import text
 from caffeio.layers.registry import layer
 from caffeio.proto.io.regular import read_text_file
+from caffeio.shape_text import caffe_shape
 
 KNOWN = (
     "num_classes", "background_label_id", "overlap_threshold", "evaluate_difficult_gt",
@@ -49,7 +49,7 @@ class DetectionEvaluate(LayerType):
         for i, (shape, width) in enumerate(zip(shapes, (7, 8), strict=True)):
             self.check(
                 len(shape) == 4 and shape[:2] == (1, 1) and shape[3] == width,
-                f"bottom {i} must be (1, 1, rows, {width}), not {text(shape)}",
+                f"bottom {i} must be (1, 1, rows, {width}), not {caffe_shape(shape)}",
             )
         background = p.background_label_id
         self.labels = [c for c in range(p.num_classes) if c != background]

@@ -6,10 +6,11 @@ Source: src/caffe/layers/multibox_loss_layer.cpp of weiliu89/caffe, branch ssd.
 from __future__ import annotations
 
 from caffeio.layers.base import LayerType, Shape, exactly, owns
-from caffeio.layers.labels import normalization, text
+from caffeio.layers.labels import normalization
 from caffeio.layers.registry import layer
 from caffeio.layers.ssd.boxes import check_predictions, code_type
 from caffeio.proto import caffe_pb2 as pb
+from caffeio.shape_text import caffe_shape
 
 KNOWN = (
     "loc_loss_type", "conf_loss_type", "loc_weight", "num_classes", "share_location", "match_type",
@@ -68,5 +69,7 @@ class MultiBoxLoss(LayerType):
         ):  # fmt: skip
             self.check(ok, message, field=f"{field}.{name}")
         check_predictions(self, shapes, self.location_classes, self.classes)
-        self.check(shapes[3][-1:] == (8,), f"ground truth has rows of 8, not {text(shapes[3])}")
+        self.check(
+            shapes[3][-1:] == (8,), f"ground truth has rows of 8, not {caffe_shape(shapes[3])}"
+        )
         self.parts = tuple(self.param.propagate_down[:2]) or (True, True)

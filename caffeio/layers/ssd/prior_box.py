@@ -9,8 +9,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from caffeio.layers.base import LayerType, Shape, exactly, owns
-from caffeio.layers.labels import text
 from caffeio.layers.registry import layer
+from caffeio.shape_text import caffe_shape
 
 if TYPE_CHECKING:
     import numpy as np
@@ -42,7 +42,9 @@ class PriorBox(LayerType):
     def setup(self, *shapes: Shape) -> None:
         """Read the sizes of the boxes and where they lie."""
         for i, shape in enumerate(shapes):
-            self.check(len(shape) == 4, f"bottom {i} must be (N, C, H, W), not {text(shape)}")
+            self.check(
+                len(shape) == 4, f"bottom {i} must be (N, C, H, W), not {caffe_shape(shape)}"
+            )
         self.boxes = self._boxes()
         self._read_place()
         self.made: dict[Any, Any] = {}  # tops by sizes and device

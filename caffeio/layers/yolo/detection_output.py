@@ -9,8 +9,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from caffeio.layers.base import LayerType, Shape, at_least, between, owns
-from caffeio.layers.labels import text
 from caffeio.layers.registry import layer
+from caffeio.shape_text import caffe_shape
 
 if TYPE_CHECKING:
     from caffeio.layers.onnx.graph import OnnxGraph
@@ -41,7 +41,7 @@ class YoloOutput(LayerType):
         for i, shape in enumerate(shapes):
             self.check(
                 len(shape) == 4 and shape[1] == wanted,
-                f"bottom {i} must have {wanted} channels, not {text(shape)}",
+                f"bottom {i} must have {wanted} channels, not {caffe_shape(shape)}",
             )
 
 

@@ -8,9 +8,9 @@ from __future__ import annotations
 from typing import Any
 
 from caffeio.layers.base import LayerType, Shape, exactly, owns
-from caffeio.layers.labels import text
 from caffeio.layers.registry import layer
 from caffeio.proto import caffe_pb2 as pb
+from caffeio.shape_text import caffe_shape
 
 LEAST_SCORE = 0.005  # of the detections that EvalDetection counts
 
@@ -29,10 +29,12 @@ class Region(LayerType):
         self.side, self.classes, self.boxes = p.side, p.num_class, boxes
         wanted = (boxes * (5 + p.num_class), p.side, p.side)
         self.check(
-            shapes[0][1:] == wanted, f"bottom 0 must be {text((shapes[0][0], *wanted))}, "
-            f"not {text(shapes[0])}",
+            shapes[0][1:] == wanted, f"bottom 0 must be {caffe_shape((shapes[0][0], *wanted))}, "
+            f"not {caffe_shape(shapes[0])}",
         )  # fmt: skip
-        self.check(shapes[1][-1:] == (8,), f"ground truth has rows of 8, not {text(shapes[1])}")
+        self.check(
+            shapes[1][-1:] == (8,), f"ground truth has rows of 8, not {caffe_shape(shapes[1])}"
+        )
         self.check(
             len(p.biases) >= 2 * boxes, f"{boxes} boxes need {2 * boxes} numbers",
             field=f"{field}.biases",

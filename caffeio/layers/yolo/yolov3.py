@@ -10,8 +10,8 @@ from math import prod
 from typing import Any
 
 from caffeio.layers.base import LayerType, Shape, between, exactly, owns
-from caffeio.layers.labels import text
 from caffeio.layers.registry import layer
+from caffeio.shape_text import caffe_shape
 
 KNOWN = (
     "side", "num_class", "num", "object_scale", "class_scale", "noobject_scale", "coord_scale",
@@ -49,7 +49,7 @@ class Yolov3(LayerType):
         wanted = self.boxes * (5 + self.classes)
         self.check(
             len(shapes[0]) == 4 and shapes[0][1] == wanted,
-            f"bottom 0 must have {wanted} channels, not {text(shapes[0])}",
+            f"bottom 0 must have {wanted} channels, not {caffe_shape(shapes[0])}",
         )
         self.check(
             len(p.mask) >= self.boxes, f"must name the anchors of {self.boxes} boxes",
@@ -85,12 +85,12 @@ class YoloSeg(LayerType):
         scores, labels = shapes[:2]
         self.check(
             prod(scores) == prod(labels),
-            f"bottoms must have the same count: {text(scores)} and {text(labels)}",
+            f"bottoms must have the same count: {caffe_shape(scores)} and {caffe_shape(labels)}",
         )
         self.check(
             len(shapes) < 3 or prod(shapes[2]) % scores[1] == 0,
-            f"bottom 2 must hold one number for each channel of {text(scores)}, not "
-            f"{text(shapes[-1])}",
+            f"bottom 2 must hold one number for each channel of {caffe_shape(scores)}, not "
+            f"{caffe_shape(shapes[-1])}",
         )
 
 
@@ -116,7 +116,8 @@ class SegmentationEvaluate(LayerType):
         self.check(p.HasField("num_classes"), "must be set", field=field)
         self.check(
             len(shapes[0]) == 4 and shapes[0][1:] == shapes[1][1:],
-            f"scores and labels must be of one size: {text(shapes[0])} and {text(shapes[1])}",
+            f"scores and labels must be of one size: {caffe_shape(shapes[0])} and "
+            f"{caffe_shape(shapes[1])}",
         )
 
     def shapes(self, *bottoms: Shape) -> tuple[Shape, ...]:

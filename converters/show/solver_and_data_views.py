@@ -9,7 +9,15 @@ from contextlib import closing
 from typing import Any
 
 from caffeio.converters.kinds import KINDS, kind_of, members
-from caffeio.converters.report.model import Cell, Report, count, listed, number, size, sparkline
+from caffeio.converters.report.model import (
+    Cell,
+    Report,
+    count,
+    listed,
+    short_float,
+    size,
+    sparkline,
+)
 from caffeio.converters.show.chain import Run, rows
 from caffeio.converters.source import Source
 from caffeio.data.db.buffer import Buffer
@@ -35,11 +43,11 @@ def show_solver(
     head.add("Caffe", f"{side.profile.name} (by its fields and its net)")
     head.add("net", side.net_name)
     if side.net_problem:
-        out.say(side.net_problem, tone="warn")
+        out.add_paragraph(side.net_problem, tone="warn")
     for unknown in side.unknown:
-        out.say(str(unknown), tone="warn")
+        out.add_paragraph(str(unknown), tone="warn")
     _rates(diff, out)
-    _run(diff, out, run)
+    _add_run(diff, out, run)
     fields = out.section("Fields").table("", "", "")
     data: dict[str, Any] = {}
     for name, value, is_set in diff.equal:
@@ -65,22 +73,22 @@ def show_solver(
 def _rates(diff: Any, out: Report) -> None:
     curve = diff.rates.left
     section = out.section("Learning rate")
-    section.say(curve.formula)
+    section.add_paragraph(curve.formula)
     if curve.problem:
-        section.say(curve.problem, tone="bad")
+        section.add_paragraph(curve.problem, tone="bad")
     if curve.note:
-        section.say(curve.note, tone="warn")
+        section.add_paragraph(curve.note, tone="warn")
     if curve.rates is None or not len(curve.rates):
         return
     values = [float(v) for v in curve.rates]
     high = max(filter(math.isfinite, values), default=0.0)
-    section.say(sparkline(values, 0.0, high, 60))
+    section.add_paragraph(sparkline(values, 0.0, high, 60))
     table = section.table("iteration", "rate", right=(0, 1))
     for t in diff.rates.marks:
         table.add(f"{t:,}", f"{values[t]:.6g}")
 
 
-def _run(diff: Any, out: Report, run: Run) -> None:
+def _add_run(diff: Any, out: Report, run: Run) -> None:
     from caffeio.converters.diff.training import snapshot_iterations, spans, test_iterations
 
     side = diff.left
@@ -103,14 +111,14 @@ def _net_line(net: Any, out: Report) -> None:
     for name in dict.fromkeys(name for phase in shown for name in found[phase]):
         table.add(name, *(found[phase].get(name, "") for phase in shown))
     for phase, problem in net.problems.items():
-        section.say(f"cannot be built for {phase}: {problem}", tone="warn")
+        section.add_paragraph(f"cannot be built for {phase}: {problem}", tone="warn")
 
 
 def show_state(source: Source) -> Report:
     """A solver state: iteration, weights, history blobs."""
     from caffeio.converters.show.stats import stats_of
-    from caffeio.net.shapes import format_shape
     from caffeio.proto.weights.solverstate import read_solverstate
+    from caffeio.shape_text import format_shape
 
     state = read_solverstate(source.path)
     out = Report(f"{source.label}: {KINDS[source.kind]}")
@@ -140,8 +148,8 @@ def show_state(source: Source) -> Report:
 def show_mean(source: Source) -> Report:
     """A mean image: its shape, and the mean of each channel."""
     from caffeio.converters.show.stats import stats_of
-    from caffeio.net.shapes import format_shape
     from caffeio.proto.weights.blobproto import read_blobproto
+    from caffeio.shape_text import format_shape
 
     blob = read_blobproto(source.path)
     out = Report(f"{source.label}: {KINDS['mean']}")
@@ -149,7 +157,7 @@ def show_mean(source: Source) -> Report:
     table.add("shape", format_shape(tuple(blob.shape)))
     planes = blob.reshape(-1, *blob.shape[-2:]) if blob.ndim >= 2 else blob.reshape(1, -1)
     means = [float(plane.mean()) for plane in planes[:16]]
-    table.add("mean of each channel", listed([number(m) for m in means], 16))
+    table.add("mean of each channel", listed([short_float(m) for m in means], 16))
     stats = stats_of(blob)
     table.add("values", f"{stats.low:.5g} to {stats.high:.5g}")
     out.data = {"kind": "mean", "file": source.label, "means": means, **stats.as_data()}
@@ -197,8 +205,8 @@ def _records(records: Iterator[tuple[Buffer, Buffer]], limit: int) -> dict[str, 
     from google.protobuf.message import DecodeError
 
     from caffeio.data.first_record import datum_shape
-    from caffeio.net.shapes import format_shape
     from caffeio.proto.caffe_pb2 import Datum
+    from caffeio.shape_text import format_shape
 
     shapes: Counter[str] = Counter()
     encodings: Counter[str] = Counter()
@@ -246,7 +254,7 @@ def show_label_map(source: Source) -> Report:
     text = read_regular(source.path).decode("utf-8", "replace")
     items = parse(text, pb.LabelMap, path=source.label).message.item
     out = Report(f"{source.label}: {KINDS['labelmap']}")
-    out.say(f"{count(len(items), 'label')}.")
+    out.add_paragraph(f"{count(len(items), 'label')}.")
     table = out.section("").table("label", "name", "shown as", right=(0,))
     for item in items:
         table.add(str(item.label), item.name, item.display_name)
@@ -269,6 +277,6 @@ def show_folder(source: Source) -> Report:
         files[name] = kind
         place = path / "data.mdb" if path.is_dir() else path
         table.add(name, KINDS[kind], size(place.stat().st_size))
-    out.say(f"{count(len(files), 'Caffe file')}.")
+    out.add_paragraph(f"{count(len(files), 'Caffe file')}.")
     out.data = {"kind": "directory", "file": source.label, "files": files}
     return out

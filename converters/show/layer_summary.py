@@ -8,11 +8,12 @@ from typing import Any
 from google.protobuf.message import Message
 
 from caffeio.converters.diff.messages import flatten
-from caffeio.converters.report.model import number
+from caffeio.converters.report.model import short_float
 from caffeio.proto.caffe_pb2 import EltwiseParameter, LayerParameter, PoolingParameter
+from caffeio.shape_text import format_shape
 
 
-def layer_words(param: LayerParameter) -> str:
+def layer_summary(param: LayerParameter) -> str:
     """The parameters that tell what the layer does."""
     describe = _WORDS.get(param.type)
     return describe(param) if describe is not None else _plain(param)
@@ -26,7 +27,7 @@ def _pair(p: Any, name: str, default: int) -> str:
         values = [getattr(p, f"{stem}_h"), getattr(p, f"{stem}_w")]
     if len(values) == 1:
         values *= 2
-    return "" if not values or set(values) == {default} else "x".join(map(str, values))
+    return "" if not values or set(values) == {default} else format_shape(values)
 
 
 def _short(pair: str) -> str:
@@ -49,7 +50,7 @@ def _convolution(param: LayerParameter) -> str:
     p = param.convolution_param
     words = _window(p)
     if list(p.dilation) not in ([], [1]):
-        words.append(f"dilation {_short('x'.join(map(str, p.dilation)))}")
+        words.append(f"dilation {_short(format_shape(p.dilation))}")
     if p.group > 1:
         words.append(f"{p.group} groups")
     words.append(f"-> {p.num_output}")
@@ -74,7 +75,7 @@ def _dense(param: LayerParameter) -> str:
 
 def _batch_norm(param: LayerParameter) -> str:
     p = param.batch_norm_param
-    words = [f"fraction {number(p.moving_average_fraction)}"]
+    words = [f"fraction {short_float(p.moving_average_fraction)}"]
     if p.HasField("use_global_stats"):
         words.append("global statistics" if p.use_global_stats else "batch statistics")
     return ", ".join(words)
@@ -83,7 +84,7 @@ def _batch_norm(param: LayerParameter) -> str:
 def _eltwise(param: LayerParameter) -> str:
     p = param.eltwise_param
     words = EltwiseParameter.EltwiseOp.Name(p.operation).lower()
-    return f"{words} of {', '.join(map(number, p.coeff))}" if p.coeff else words
+    return f"{words} of {', '.join(map(short_float, p.coeff))}" if p.coeff else words
 
 
 def _data(param: LayerParameter) -> str:
@@ -95,7 +96,7 @@ def _data(param: LayerParameter) -> str:
 
 
 def _loss(param: LayerParameter) -> str:
-    weights = [number(w) for w in param.loss_weight]
+    weights = [short_float(w) for w in param.loss_weight]
     rest = _plain(param)
     words = [f"weight {', '.join(weights)}"] if weights and weights != ["1"] else []
     return ", ".join([*words, *([rest] if rest else [])])
