@@ -37,7 +37,7 @@ class Metrics:
         except OSError as error:
             reason = error.strerror
             if self._is_pipe():
-                reason = "it is a pipe that nobody reads"
+                reason = "it is a pipe that nothing reads"
             raise CaffeIOError(f"cannot write: {reason}", where=self.path) from None
 
     def _is_pipe(self) -> bool:
@@ -62,7 +62,7 @@ class Metrics:
                 data = data[os.write(self._descriptor, data) :]
             except BlockingIOError:
                 if not select.select([], [self._descriptor], [], _PATIENCE)[1]:
-                    raise OSError(None, "nobody reads the pipe") from None
+                    raise OSError(None, "nothing reads the pipe") from None
 
     def _fail(self, error: OSError) -> None:
         self.close()

@@ -1,4 +1,4 @@
-"""Workers look after each other: who gives no sign of life is named, and nobody waits for ever.
+"""Workers look after each other: who gives no sign of life is named, and no worker waits for ever.
 
 Each worker writes a heartbeat into the store that torchrun (or our launcher) keeps, and reads
 others'. The heart beats in a thread of its own, so that a long test or a slow disk is no silence;
