@@ -45,10 +45,9 @@ class Options:
     device: where the batches are wanted. For CUDA the pixels travel as uint8 through pinned
         memory and are normalised there (the same float32 numbers).
     channels_last: 4-D batches get torch's channels_last memory format.
-    exact: CUBIC resizing gives real Caffe's pixels, without Intel IPP in OpenCV. False: about 2 %
-        of the pixels differ by 1, and that step is four times faster; with the ResNet-50 recipe a
-        whole TRAIN sample takes 0.96 instead of 1.38 ms of one core, a TEST sample 1.07 instead of
-        2.0 (benchmarks/bench_data.py).
+    exact: CUBIC resizing gives real Caffe's pixels, without Intel IPP in OpenCV: with numba (the
+        extra `fast`) as fast as with IPP, otherwise about four times as slow. False: IPP, where
+        about 2 % of the pixels differ by 1 (docs/performance.md has figures).
     on_bad_record: "stop" makes a record that cannot be read an error; "skip" takes the record
         behind it in its place, and tells `note` once a record.
     """

@@ -65,6 +65,8 @@ from caffeio.shape_text import caffe_shape
 
 __all__ = ["DataSource", "LearnableParam", "Net", "Step", "Trace"]
 
+_OF_A_FORWARD = ("blobs", "loss", "trace")  # attributes that every forward sets
+
 
 class Net(nn.Module):
     """A Caffe net: `net(inputs)` runs it, autograd gives Caffe's gradients.
@@ -132,7 +134,9 @@ class Net(nn.Module):
             register_layer(self, step.node.name, step.layer, counts)
 
     def __setattr__(self, name: str, value: Any) -> None:
-        if isinstance(value, nn.Module) or name not in self.__dict__.get("_modules", ()):
+        if name in _OF_A_FORWARD:  # torch's own looks through all its registers
+            object.__setattr__(self, name, value)
+        elif isinstance(value, nn.Module) or name not in self.__dict__.get("_modules", ()):
             super().__setattr__(name, value)
         else:  # a layer may be called as an attribute of the net is: "loss"
             object.__setattr__(self, name, value)
@@ -426,14 +430,15 @@ class Net(nn.Module):
         if is_exporting():  # attributes are no part of a program
             env, _ = self.run_layers(given, keep=self.keep_blobs)
             return {name: env[name] for name in self.graph.outputs}
-        self.trace = []
+        if self.trace:
+            self.trace = []
         if self.prepared and not (
             torch.is_grad_enabled() or self.keep_trace or torch.compiler.is_compiling()
         ):
             if self._inference is None:
                 self._inference = Inference(self)
-            if self._inference.can_run():
-                outputs, loss, self.blobs = self._inference.run(given)
+            if (ready := self._inference.ready()) is not None:
+                outputs, loss, self.blobs = self._inference.run(ready, given)
                 self._set_loss(loss, outputs)
                 return outputs
         env, loss = self.run_layers(given, keep=self.keep_blobs)
