@@ -7,6 +7,7 @@ import os
 import select
 import stat
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from caffeio._json import to_json
@@ -42,7 +43,7 @@ class Metrics:
 
     def _is_pipe(self) -> bool:
         try:
-            return stat.S_ISFIFO(os.stat(self.path).st_mode)
+            return stat.S_ISFIFO(Path(self.path).stat().st_mode)
         except (OSError, ValueError):
             return False
 
@@ -75,7 +76,7 @@ class Metrics:
         if self._descriptor is None or not os.path.isfile(self.path):
             return
         try:
-            with open(self.path, encoding="utf-8", errors="replace") as file:
+            with Path(self.path).open(encoding="utf-8", errors="replace") as file:
                 lines = file.readlines()
             kept = [line for line in lines if _stays(line, phase, start)]
             if kept == lines:

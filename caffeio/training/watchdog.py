@@ -45,7 +45,7 @@ class Watchdog:
         self._period = min(5.0, timeout / 4)
         self._run = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
         self._touched = time.monotonic()  # when the store answered last
-        self._seen = {r: ("", self._touched) for r in watched(rank, size)}
+        self._seen = dict.fromkeys(watched(rank, size), ("", self._touched))
         self._over = threading.Event()
         self._threads = [
             threading.Thread(target=work, name="caffeio-watchdog", daemon=True)
