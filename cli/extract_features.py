@@ -67,6 +67,8 @@ def command(
     load_weights(weights)
     on_gpu = options["mode"] == "GPU"
     require_gpu("cuda" if on_gpu else None, "mode GPU")
+    # in the words of Caffe's tool
+    _given.require_blobs(model, names, "Unknown feature blob name {} in the network")
     from caffeio.log.glog import Log
     from caffeio.tools.extract_features import extract_features
 

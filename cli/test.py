@@ -68,10 +68,10 @@ def command(ctx: click.Context, /, **options: Any) -> None:
     if options["model_option"] and options["model"]:
         listed.append(options["model"])
     weights = [w.strip() for entry in listed for w in entry.split(",") if w.strip()]
-    recipe = _recipe(ctx, model, weights, options)
     from caffeio.cli._device import choose
 
     device = choose(options["device"], options["gpu"])
+    recipe = _recipe(ctx, model, weights, options)
     from caffeio.data.base import Options as DataOptions
     from caffeio.log.glog import Log
     from caffeio.tools.score import score

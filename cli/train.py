@@ -125,10 +125,13 @@ def command(ctx: click.Context, /, **options: Any) -> None:
     if options["worker_timeout"] is not None:
         os.environ["CAFFEIO_WORKER_TIMEOUT"] = str(options["worker_timeout"])
     from caffeio.cli import _train
+    from caffeio.gpus import require_gpu
 
     if int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) and len(solvers) == 1:
         options["snapshot"] = "auto"  # torchrun's restart, or ours: go on from the newest pair
     _train.chosen_gpus(options)
+    if not options["dry_run"]:
+        require_gpu("cuda" if options["gpu"] else options["device"])
     from caffeio.proto.io.opened import opened_once
 
     with ExitStack() as opened:
