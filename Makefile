@@ -22,6 +22,8 @@ make_venv = $(PYTHON) -m venv
 PIP := $(BIN)/python -m pip install --quiet $(PIP_ARGS)
 endif
 WITH ?=
+# The suite starts hundreds of processes: what they import is compiled once, whatever is set here.
+unexport PYTHONDONTWRITEBYTECODE
 # One worker a core; a test that waits for a file or a process leaves its core to the others.
 WORKERS := --numprocesses=auto --maxprocesses=8 --dist=worksteal
 
