@@ -16,7 +16,7 @@ EPILOG = """
 \b
 Examples:
   caffeio extract-features x.caffemodel net.prototxt fc7 features_lmdb 10 lmdb
-  caffeio extract-features x.caffemodel net.prototxt conv1,fc7 a_db,b_db 10 leveldb
+  caffeio extract-features x.caffemodel net.prototxt fc7,fc8 a,b 10 leveldb
   caffeio extract-features x.caffemodel net.prototxt conv1,fc7 features.npz 10
 """
 

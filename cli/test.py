@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 EPILOG = """
 \b
 Examples:
-  caffeio test train_val.prototxt --weights snap_iter_78.caffemodel --iterations 50
-  caffeio test train_val.prototxt --weights a.caffemodel --weights b.caffemodel
-  caffeio test -model train_val.prototxt -weights a.caffemodel,b.caffemodel -iterations 10
+  caffeio test train_val.prototxt --weights x.caffemodel --iterations 50
+  caffeio test net.prototxt --weights a.caffemodel --weights b.caffemodel
+  caffeio test -model net.prototxt -weights x.caffemodel -iterations 10
 """
 
 

@@ -18,10 +18,10 @@ EPILOG = """
 Examples:
   caffeio train solver.prototxt
   caffeio train solver_cyc1.prototxt --weights start.caffemodel
-  caffeio train solver_init.prototxt solver_cyc1.prototxt solver_collapse.prototxt
+  caffeio train solver_init.prototxt solver_cyc1.prototxt solver_cyc2.prototxt
   caffeio train solver.prototxt --snapshot auto
   caffeio train solver_init.prototxt solver_cyc1.prototxt --dry-run
-  caffeio train solver.prototxt --set 'layer[data].data_param.source=data/train_lmdb'
+  caffeio train solver.prototxt --set 'layer[data].data_param.batch_size=8'
   torchrun --nproc-per-node 8 -m caffeio.cli train solver.prototxt
 
 Caffe's own spelling works too: caffeio train -solver F -weights W -gpu 0,1
