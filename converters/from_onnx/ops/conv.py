@@ -187,7 +187,7 @@ def _begins(
         reach = window["dilation"][i] * (kernel[i] - 1) + 1
         total = window["stride"][i] * (size - 1) + extra[i] + reach - out_size[2 + i]
         total = max(total, 0)
-        begins.append(total // 2 if auto == "SAME_UPPER" or not explicit and auto == "NOTSET"
+        begins.append(total // 2 if auto == "SAME_UPPER" or (not explicit and auto == "NOTSET")
                       else total - total // 2)  # fmt: skip
     return begins
 
