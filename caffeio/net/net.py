@@ -390,7 +390,7 @@ class Net(nn.Module):
         self._constants = [
             (step, i, name)
             for step in self._plan
-            if step.layer.type_name == "DummyData"
+            if step.layer.fills_once
             for i, name in enumerate(step.tops)
             if written.count(name) > 1 or name in self._memory.stale
         ]
