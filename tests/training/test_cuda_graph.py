@@ -60,7 +60,8 @@ def _step(text: str, monkeypatch: pytest.MonkeyPatch) -> tuple[TrainingStep, lis
     net = load_net(text, phase="TRAIN", seed=1)
     for step in net.steps:
         step.layer.rng = None
-    feed = [torch.randn(4, 6), torch.tensor([0.0, 1, 2, 1])]
+    values = torch.randn(4, 6, generator=torch.Generator().manual_seed(1))
+    feed = [values, torch.tensor([0.0, 1, 2, 1])]
     monkeypatch.setattr(net, "read_inputs", lambda: {"x": feed[0], "y": feed[1]})
     return TrainingStep(net), feed
 

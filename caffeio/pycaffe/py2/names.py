@@ -110,6 +110,10 @@ def shim(name: str) -> ModuleType | None:
 _all_shims = functools.cache(_shims)
 
 
+# What NumPy still has in some releases, with a warning of what comes; Python 2's had none.
+_WARNED = {"product", "cumproduct", "alltrue", "sometrue", "round_", "msort", "row_stack"}
+
+
 def _numpy_names() -> dict[str, Any]:
     """What NumPy 1.20 to 2.4 deprecated and took away."""
     simple: dict[str, Any] = {
@@ -192,7 +196,7 @@ def _patches() -> Iterator[tuple[Any, str, Any]]:
     ]  # fmt: skip
     for place, names in missing:
         for name, value in names.items():
-            if name not in vars(place):
+            if name not in vars(place) or (place is np and name in _WARNED):
                 yield place, name, value
     yield np, "fromstring", _fromstring(np.fromstring)
     yield np, "load", _numpy_load(np.load)
