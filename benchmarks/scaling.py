@@ -197,6 +197,20 @@ def scatter_of(times: list[float]) -> float:
     return (high - low) / 1.349 / middle  # 1.349: between the quartiles of a normal law
 
 
+def _all_reduce_seconds(count: int, rounds: int) -> float:
+    """The median time in which all ranks sum `count` float32 numbers."""
+    import torch
+    import torch.distributed as dist
+
+    data, times = torch.zeros(count), []
+    for _ in range(rounds):
+        dist.barrier()
+        began = time.perf_counter()
+        dist.all_reduce(data)
+        times.append(time.perf_counter() - began)
+    return statistics.median(times)
+
+
 def _worker(args: argparse.Namespace) -> None:
     """One rank: a small net's steps, then bare all-reduces; rank 0 prints JSON."""
     import torch
@@ -236,15 +250,8 @@ def _worker(args: argparse.Namespace) -> None:
         "scatter": {batch: scatter_of(t) for batch, t in times.items()},
     }
     if together:
-        for name, count in (("small", 2), ("large", size_bytes // 4)):
-            data = torch.zeros(count)
-            rounds = []
-            for _ in range(args.iterations):
-                dist.barrier()
-                began = time.perf_counter()
-                dist.all_reduce(data)
-                rounds.append(time.perf_counter() - began)
-            found[name] = statistics.median(rounds)
+        found["small"] = _all_reduce_seconds(2, args.iterations)
+        found["large"] = _all_reduce_seconds(size_bytes // 4, args.iterations)
     if int(os.environ.get("RANK", "0")) == 0:
         print(json.dumps(found), flush=True)
     if size > 1:
