@@ -20,7 +20,6 @@ from caffeio.errors import DataError
 from caffeio.proto import caffe_pb2 as pb
 from tests.reliability.hostile import jpeg_header, records
 
-
 KINDS = ["jpg", "png", "bmp", "gif", "webp", "tiff", "ppm"]
 if not cv2.haveImageWriter(".gif"):  # OpenCV has GIF from 4.11 on
     KINDS.remove("gif")
