@@ -56,12 +56,15 @@ layer { name: "loss" type: "SoftmaxWithLoss" bottom: "drop" bottom: "y" top: "lo
 """
 
 
+SEED = 2
+
+
 def _step(text: str, monkeypatch: pytest.MonkeyPatch) -> tuple[TrainingStep, list[torch.Tensor]]:
     net = load_net(text, phase="TRAIN", seed=1)
     for step in net.steps:
         step.layer.rng = None
-    values = torch.randn(4, 6, generator=torch.Generator().manual_seed(1))
-    feed = [values, torch.tensor([0.0, 1, 2, 1])]
+    torch.manual_seed(SEED)  # masks, too: those of four images may differ by more than is near
+    feed = [torch.randn(4, 6), torch.tensor([0.0, 1, 2, 1])]
     monkeypatch.setattr(net, "read_inputs", lambda: {"x": feed[0], "y": feed[1]})
     return TrainingStep(net), feed
 
