@@ -110,10 +110,6 @@ def shim(name: str) -> ModuleType | None:
 _all_shims = functools.cache(_shims)
 
 
-# What NumPy still has in some releases, with a warning of what comes; Python 2's had none.
-_WARNED = {"product", "cumproduct", "alltrue", "sometrue", "round_", "msort", "row_stack"}
-
-
 def _numpy_names() -> dict[str, Any]:
     """What NumPy 1.20 to 2.4 deprecated and took away."""
     simple: dict[str, Any] = {
@@ -196,7 +192,8 @@ def _patches() -> Iterator[tuple[Any, str, Any]]:
     ]  # fmt: skip
     for place, names in missing:
         for name, value in names.items():
-            if name not in vars(place) or (place is np and name in _WARNED):
+            # of `product` and its like NumPy 1.26 warns
+            if name not in vars(place) or value in (np.prod, np.cumprod, np.all, np.any):
                 yield place, name, value
     yield np, "fromstring", _fromstring(np.fromstring)
     yield np, "load", _numpy_load(np.load)
