@@ -98,7 +98,8 @@ def create_db(
     CIFAR-100 fine or coarse. swap_colors: of arrays, store BGR for RGB, as Caffe's nets for
     photographs expect. shuffle: by default only folders are, whose records would else stand class
     after class. size: (height, width) to resize to. encode_type: store image files (png, jpg) and
-    no pixels. skipped: called with a message for each picture that cannot be read. Raises DataError.
+    no pixels. skipped: called with a message for each picture that cannot be read. Raises
+    DataError.
     """
     paths = [Path(source) for source in sources]
     kind = format or format_of(paths[0])
