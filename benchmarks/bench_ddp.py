@@ -3,9 +3,10 @@
     python benchmarks/bench_ddp.py [--nets lenet,mobilenet] [--ranks 2] [--batch 4] [--rounds 5]
 
 All ranks train on batches that are there already, over gloo with one thread each; both kinds run in
-turn in the same processes. A row shows one worker and all of them: milliseconds of an iteration
-(medians of the rounds), what the exchange adds, and the ratio plain / caffeio (above 1: ours is
-faster).
+turn in the same processes, in every second round the other one first. A round is many iterations
+without a break, as `caffeio train` does them. A row shows one worker and all of them: milliseconds
+of an iteration (medians of the rounds, and in brackets processor time of a worker), what the
+exchange adds, and the ratio plain / caffeio (above 1: ours is faster).
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import statistics
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -33,13 +35,29 @@ from peers import plain_step
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+Run = Callable[[int], None]  # many iterations
 
-def theirs(name: str, batch: int) -> bench_train.Step:
+
+def theirs(name: str, batch: int) -> Run:
     """The loop that a PyTorch user would write for several workers."""
     net: nn.Module = plain(name).to(memory_format=torch.channels_last).train()
     if dist.is_initialized():
         net = DistributedDataParallel(net, gradient_as_bucket_view=True, static_graph=True)
-    return plain_step(net, *bench_train.batch_of(name, batch))
+    step = plain_step(net, *bench_train.batch_of(name, batch))
+
+    def run(iterations: int) -> None:
+        for _ in range(iterations):
+            step()
+
+    return run
+
+
+def timed(run: Run, iterations: int) -> tuple[float, float]:
+    """Milliseconds of an iteration: by the clock, and of this worker's processor."""
+    began, used = time.perf_counter(), time.process_time()
+    run(iterations)
+    times = time.perf_counter() - began, time.process_time() - used
+    return 1000 * times[0] / iterations, 1000 * times[1] / iterations
 
 
 def worker(rank: int, size: int, port: int, args: argparse.Namespace, pipe: Any) -> None:
@@ -51,21 +69,16 @@ def worker(rank: int, size: int, port: int, args: argparse.Namespace, pipe: Any)
     if size > 1:
         dist.init_process_group("gloo")
     with tempfile.TemporaryDirectory() as folder:
-        kinds = {
-            "caffeio": bench_train.ours(args.net, args.batch, "fp32", False, Path(folder)),
-            "plain": theirs(args.net, args.batch),
-        }
-        found: dict[str, list[float]] = {kind: [] for kind in kinds}
+        ours = bench_train.trainer_of(args.net, args.batch, "fp32", False, Path(folder))
+        kinds: dict[str, Run] = {"caffeio": ours.step, "plain": theirs(args.net, args.batch)}
+        found: dict[str, list[tuple[float, float]]] = {kind: [] for kind in kinds}
         for number in range(args.rounds + 1):
-            for kind, step in kinds.items():
+            for kind, work in list(kinds.items())[:: 1 if number % 2 else -1]:
                 if size > 1:
                     dist.barrier()
-                began = time.perf_counter()
-                for _ in range(args.iterations):
-                    step()
-                seconds = (time.perf_counter() - began) / args.iterations
+                times = timed(work, args.iterations)
                 if number:  # the first round warms up
-                    found[kind].append(1000 * seconds)
+                    found[kind].append(times)
     if rank == 0:
         pipe.send(found)
     if size > 1:
@@ -73,8 +86,8 @@ def worker(rank: int, size: int, port: int, args: argparse.Namespace, pipe: Any)
         dist.destroy_process_group()
 
 
-def run(size: int, args: argparse.Namespace) -> dict[str, list[float]]:
-    """Milliseconds of the rounds of both, with `size` workers."""
+def run(size: int, args: argparse.Namespace) -> dict[str, tuple[float, float]]:
+    """Medians of the rounds of both, with `size` workers: milliseconds, and processor time."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -87,10 +100,14 @@ def run(size: int, args: argparse.Namespace) -> dict[str, list[float]]:
         process.start()
     outlet.close()
     try:
-        return inlet.recv()
+        found = inlet.recv()
     finally:
         for process in ranks:
             process.join()
+    return {
+        kind: (statistics.median(a for a, _ in times), statistics.median(b for _, b in times))
+        for kind, times in found.items()
+    }
 
 
 def main() -> None:
@@ -98,26 +115,25 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--nets", default="lenet,mobilenet")
     parser.add_argument("--ranks", type=int, default=2)
-    parser.add_argument("--batch", type=int, default=4)
+    parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--iterations", type=int, default=5)
+    parser.add_argument("--iterations", type=int, default=20)
     parser.add_argument("--json", help="write what was found here")
     args = parser.parse_args()
     rows = []
-    print(f"batch {args.batch} a worker      caffeio      plain   plain / caffeio")
+    print(f"batch {args.batch} a worker      caffeio (processor)      plain (processor)   ratio")
     for net in args.nets.split(","):
         args.net = net
         alone, many = run(1, args), run(args.ranks, args)
-        for title, found in (("one worker", alone), (f"{args.ranks} workers", many)):
-            mine, other = (statistics.median(found[kind]) for kind in ("caffeio", "plain"))
-            rows.append({"net": net, "workers": title, "caffeio": mine, "plain": other})
-            head = f"{net:12} {title:12}"
-            print(f"{head} {mine:8.1f} ms {other:8.1f} ms {other / mine:12.2f}")
-        mine, other = (
-            statistics.median(many[kind]) - statistics.median(alone[kind])
-            for kind in ("caffeio", "plain")
-        )
-        print(f"{net:12} the exchange {mine:8.1f} ms {other:8.1f} ms")
+        added = {kind: (many[kind][0] - alone[kind][0], many[kind][1] - alone[kind][1])
+                 for kind in many}  # fmt: skip
+        titles = {"one worker": alone, f"{args.ranks} workers": many, "the exchange": added}
+        for title, found in titles.items():
+            (mine, busy), (other, theirs_busy) = found["caffeio"], found["plain"]
+            rows.append({"net": net, "workers": title, "caffeio": mine, "plain": other,
+                         "caffeio processor": busy, "plain processor": theirs_busy})  # fmt: skip
+            print(f"{net:12} {title:12} {mine:8.2f} ({busy:.2f}) ms {other:8.2f} "
+                  f"({theirs_busy:.2f}) ms {other / mine:8.2f}")  # fmt: skip
     if args.json:
         Path(args.json).write_text(json.dumps(rows, indent=1))
 

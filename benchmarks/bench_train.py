@@ -5,8 +5,9 @@
 
 Both train the same layers on the same batch, channels-last, with SGD (momentum, weight decay): one
 iteration of ours is all that `caffeio train` does between two displays, update included; theirs is
-`zero_grad`, forward, `backward`, `step` of a fused optimizer. They run in turn; a row shows minima
-and medians of the rounds, and ratios theirs / ours (above 1: ours is faster). `--cpu-time` counts
+`zero_grad`, forward, `backward`, `step` of a fused optimizer. They run in turn, in every second
+round the other one first; a row shows minima, the ratio theirs / ours of the minima (above 1: ours
+is faster), and the median of the rounds' own ratios with their quartiles. `--cpu-time` counts
 processor time of the process, which other load on the machine disturbs less (use one thread).
 Peaks of memory are those of a process that trains one of them alone.
 """
@@ -41,8 +42,8 @@ def batch_of(name: str, batch: int) -> tuple[torch.Tensor, torch.Tensor]:
     return images, torch.randint(0, 10, (batch,))
 
 
-def ours(name: str, batch: int, precision: str, compiled: bool, folder: Path) -> Step:
-    """An iteration of a Trainer whose inputs are given."""
+def trainer_of(name: str, batch: int, precision: str, compiled: bool, folder: Path) -> Trainer:
+    """A Trainer whose inputs are given."""
     net = folder / f"{name}.prototxt"
     net.write_text(prototxt(name, batch, train=True))
     solver = folder / f"{name}_solver.prototxt"
@@ -55,6 +56,12 @@ def ours(name: str, batch: int, precision: str, compiled: bool, folder: Path) ->
     images, labels = batch_of(name, batch)
     inputs = {"data": images, "label": labels.float()}
     trainer.net.read_data = lambda step, given: tuple(inputs[top] for top in step.tops)
+    return trainer
+
+
+def ours(name: str, batch: int, precision: str, compiled: bool, folder: Path) -> Step:
+    """An iteration of a Trainer."""
+    trainer = trainer_of(name, batch, precision, compiled, folder)
     return lambda: trainer.step(1)
 
 
@@ -70,12 +77,19 @@ def measure(
     """Milliseconds of every round, in turn, after one that does not count."""
     times: dict[str, list[float]] = {name: [] for name in steps}
     for turn in range(rounds + 1):
-        for name, step in steps.items():
+        for name, step in list(steps.items())[:: 1 if turn % 2 else -1]:
             begin = clock()
             step()
             if turn:
                 times[name].append(1e3 * (clock() - begin))
     return times
+
+
+def ratios(ours: list[float], theirs: list[float]) -> str:
+    """Show theirs / ours: of the minima, and the median and the quartiles of the rounds' own."""
+    pairs = [other / mine for mine, other in zip(ours, theirs, strict=True)]
+    low, middle, high = statistics.quantiles(pairs, n=4) if len(pairs) > 1 else 3 * pairs
+    return f"{min(theirs) / min(ours):6.2f} {middle:7.3f} ({low:.3f} {high:.3f})"
 
 
 def peak(args: argparse.Namespace, which: str, name: str, precision: str) -> float:
@@ -98,11 +112,10 @@ def compare(args: argparse.Namespace, name: str, precision: str, folder: Path) -
         steps["eager"] = theirs(name, batch, precision, False)
     times = measure(steps, args.rounds, clock)
     low = {key: min(values) for key, values in times.items()}
-    middle = {key: statistics.median(values) for key, values in times.items()}
     row = f"{name:10} {batch:4} {precision:5} {low['ours']:9.1f} {low['theirs']:9.1f} "
-    row += f"{low['theirs'] / low['ours']:6.2f} {middle['theirs'] / middle['ours']:7.2f}"
+    row += ratios(times["ours"], times["theirs"])
     if args.compile:
-        row += f" {low['eager'] / low['ours']:6.2f} {middle['eager'] / middle['ours']:7.2f}"
+        row += ratios(times["ours"], times["eager"])
     if args.memory:
         both = [peak(args, which, name, precision) for which in ("ours", "theirs")]
         row += f" {both[0]:7.0f} {both[1]:7.0f} {both[0] / both[1]:6.2f}"
@@ -134,9 +147,10 @@ def main() -> None:
             print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
             return
         print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {args.rounds} rounds")
-        more = "  eager  median" if args.compile else ""
+        more = "  eager  median (quartiles)" if args.compile else ""
         more += "  MB ours  theirs  ratio" if args.memory else ""
-        print(f"{'net':10} {'N':>4} {'':5} {'ours ms':>9} {'theirs':>9}  ratio  median{more}")
+        head = f"{'net':10} {'N':>4} {'':5} {'ours ms':>9} {'theirs':>9}"
+        print(f"{head}  ratio  median (quartiles)  {more}")
         for name in args.nets.split(","):
             for precision in args.precision.split(","):
                 compare(args, name, precision, Path(folder))

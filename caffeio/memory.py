@@ -15,7 +15,7 @@ from caffeio.errors import CaffeIOError, OutOfMemoryError
 _TORCH = re.compile(r"allocate (\d+) bytes")  # DefaultCPUAllocator: you tried to allocate N bytes
 _NUMBER = re.compile(r"allocate ([\d.]+) (bytes|KiB|MiB|GiB|TiB|PiB|EiB)", re.IGNORECASE)
 _POWER = {"bytes": 0, "kib": 1, "mib": 2, "gib": 3, "tib": 4, "pib": 5, "eib": 6}
-_OF_A_STEP = ("_run", "forward", "initialize", "read_inputs")  # of Net: they have a `step`
+_STEP_METHODS = ("_run", "forward", "initialize", "read_inputs")  # of Net: they have a `step`
 _CGROUP = Path("/sys/fs/cgroup")
 _GROUPS = (
     ("memory.max", "memory.current", "memory.stat", "file "),
@@ -70,7 +70,7 @@ def keep_freed_memory() -> bool:
 
 
 def free_bytes() -> int | None:
-    """The bytes of memory that this process may still take; None if nobody says.
+    """The bytes of memory that this process may still take; None if it is not known.
 
     The least of what the machine has available, what the control group leaves (containers), and
     what the process's own limit (ulimit -v) leaves.
@@ -185,7 +185,7 @@ def layer_of(error: BaseException) -> str | None:
     found, trace = None, error.__traceback__
     while trace is not None:
         node = getattr(trace.tb_frame.f_locals.get("step"), "node", None)
-        if node is not None and trace.tb_frame.f_code.co_name in _OF_A_STEP:
+        if node is not None and trace.tb_frame.f_code.co_name in _STEP_METHODS:
             found = f"layer {node.name!r} (type {node.type})"
         trace = trace.tb_next
     return found

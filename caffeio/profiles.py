@@ -175,7 +175,7 @@ PROFILES = {
 }
 
 # Which profile a file's dialect asks for; dialects that are not named here are BVLC's children.
-_OF_DIALECT = {
+_PROFILE_BY_DIALECT = {
     "intel": INTEL, "sara": INTEL, "intel-2016": INTEL, "intel-2017": INTEL,
     "nvidia": NVIDIA, "nvidia-0.14": NVIDIA, "nvidia-0.15": NVIDIA, "nvidia-0.16": NVIDIA,
     "borisgin": NVIDIA, "bvlc-opencl": BVLC_OPENCL,
@@ -236,7 +236,7 @@ def choose_profile(
 
 def profile_of_dialect(dialect: str | None) -> Profile:
     """The profile that files of `dialect` were meant for."""
-    return _OF_DIALECT.get(dialect or "bvlc", BVLC)
+    return _PROFILE_BY_DIALECT.get(dialect or "bvlc", BVLC)
 
 
 def profile_of_solver(solver: SolverParameter, dialect: str | None = None) -> Profile:

@@ -62,7 +62,7 @@ def rewrite(
             return [*out, token, *given]
         match = _FLAG.fullmatch(token)
         name = match[1].replace("-", "_") if match else ""
-        flag, negative = _find(name, known, others)
+        flag, negative = _find_flag(name, known, others)
         if match is None or (len(name) == 1 and not token.startswith("--") and name != "v"):
             out.append(token)
         elif flag in known:
@@ -87,7 +87,7 @@ def _options(params: Iterable[click.Parameter]) -> dict[str, click.Option]:
     return found
 
 
-def _find(name: str, *tables: dict[str, Any]) -> tuple[str, bool]:
+def _find_flag(name: str, *tables: dict[str, Any]) -> tuple[str, bool]:
     """The flag that `name` means and whether it is negated: gflags' `-noshuffle`."""
     for table in tables:
         if name in table:

@@ -115,7 +115,7 @@ def _plan(solvers: list[str], chosen: TrainOptions, snapshot: str | None) -> Pla
         finished, state = progress(job)
         if not finished:
             begins = number == 0 and state is None
-            _check(job, (chosen.weights or job.weights) if begins else ())
+            _check_files(job, (chosen.weights or job.weights) if begins else ())
     return Plan(jobs, chosen, chain=True)
 
 
@@ -123,11 +123,11 @@ def _plan_one(solver: str, chosen: TrainOptions, snapshot: str | None) -> Plan:
     job = read_job(solver, chosen)
     if snapshot and snapshot != "auto":
         _given.require_state(snapshot)
-    _check(job, () if snapshot else job.weights)
+    _check_files(job, () if snapshot else job.weights)
     return Plan([job], chosen, chain=False)
 
 
-def _check(job: Job, weights: Sequence[str | os.PathLike[str]]) -> None:
+def _check_files(job: Job, weights: Sequence[str | os.PathLike[str]]) -> None:
     """Look at the weights and data that a phase will read first."""
     for name in weights:
         _given.require_weights(job.find_weights(os.fspath(name)))
@@ -276,7 +276,7 @@ def _run_one(
     from caffeio.training.trainer import Trainer
 
     requested = options.device or job.requested_device
-    world = World.join(requested, reason=None if options.device else job.device_reason)
+    world = World.init(requested, reason=None if options.device else job.device_reason)
     log = log if world.is_root else NULL_LOG
     try:
         if snapshot == "auto":
@@ -295,4 +295,4 @@ def _run_one(
             log.info("caffe.cpp:250", "Optimization Done.")
             watcher.finish(trainer)
     finally:
-        world.leave()
+        world.shutdown()

@@ -22,7 +22,7 @@ Examples:
   caffeio db create train.txt train_lmdb --root images/ --shuffle
   caffeio db create photos/ train_lmdb --resize 256x256 --classes classes.txt
   caffeio db create mnist/train-images-idx3-ubyte.gz mnist_train_lmdb
-  caffeio db create cifar-10-batches-bin/data_batch_*.bin cifar_train_lmdb --swap-colors
+  caffeio db create cifar-10-batches-bin/data_batch_*.bin db --swap-colors
   caffeio db create digits.npz digits_lmdb --images x_train --labels y_train
 """
 SHOW = """
@@ -40,7 +40,16 @@ Examples:
 """
 
 
-@click.group("db")
+GROUP = """
+\b
+Examples:
+  caffeio db create photos/ train_lmdb --resize 256x256 --classes classes.txt
+  caffeio db show train_lmdb --sheet samples.png
+  caffeio db mean train_lmdb mean.binaryproto
+"""
+
+
+@click.group("db", epilog=GROUP)
 def command() -> None:
     """Make databases of records (LMDB, LevelDB), look into them, check them."""
 

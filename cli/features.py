@@ -14,9 +14,9 @@ from caffeio.proto.io.opened import opened_once
 
 EPILOG = """\b
 Examples:
-  caffeio features train_val.prototxt model.caffemodel cat.jpg --classes names.txt
-  caffeio features deploy.prototxt model.caffemodel cat.jpg --mean 104,117,123 -o cat.png
-  caffeio features ssd.prototxt ssd.caffemodel street.jpg --threshold 0.3 --blob conv4_3
+  caffeio features net.prototxt x.caffemodel cat.jpg --classes names.txt
+  caffeio features deploy.prototxt x.caffemodel cat.jpg --mean 104,117,123
+  caffeio features ssd.prototxt ssd.caffemodel street.jpg --threshold 0.3
 """
 
 

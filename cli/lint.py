@@ -107,7 +107,7 @@ def command(files: tuple[str, ...], **options: Any) -> None:
     if not options["info"]:
         found = [finding for finding in found if finding.severity != "info"]
     to_stderr = options["fix"] and "-" in files
-    _write(found, len(sources), options["form"], options["output"], to_stderr=to_stderr)
+    _write_findings(found, len(sources), options["form"], options["output"], to_stderr=to_stderr)
     if any(finding.severity != "info" for finding in found):
         raise SystemExit(1)
 
@@ -170,7 +170,9 @@ def _fix(source: Any, found: list[Any], selection: Any) -> list[Any]:
     return lint(source, selection)
 
 
-def _write(found: list[Any], files: int, form: str, target: str | None, *, to_stderr: bool) -> None:
+def _write_findings(
+    found: list[Any], files: int, form: str, target: str | None, *, to_stderr: bool
+) -> None:
     import io
 
     from caffeio.cli._files import write_output

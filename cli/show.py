@@ -20,7 +20,7 @@ Examples:
   caffeio show deploy.prototxt --weights model.caffemodel --json
   caffeio show deploy.prototxt --input data=1,3,224,224 --svg -o net.svg
   caffeio show solver.prototxt
-  caffeio show solver_init.prototxt solver_cyc1.prototxt --workers 128 --speed 20000
+  caffeio show solver_init.prototxt solver_cyc1.prototxt --workers 128
   caffeio show train_val.prototxt --script onnxruntime
   caffeio show train_lmdb/
 """
@@ -80,14 +80,14 @@ def command(files: tuple[str, ...], **options: Any) -> None:
         if net_and_weights and options["weights"] is None:
             options["weights"] = sources.pop().path
         if len(sources) > 1 or sources[0].kind == "phases":
-            _write(None, _chain(sources, options), options)
+            _write_report(None, _chain(sources, options), options)
             return
         [source] = sources
         if source.kind in ("net", "caffemodel", "caffemodel.h5"):
             text, report = _net(source, options)
         else:
             text, report = _other(source, options)
-        _write(text, report, options)
+        _write_report(text, report, options)
 
 
 def _net(source: Any, options: dict[str, Any]) -> tuple[str | None, Any]:
@@ -136,7 +136,7 @@ def _net(source: Any, options: dict[str, Any]) -> tuple[str | None, Any]:
     return None, report
 
 
-def _run(options: dict[str, Any]) -> Any:
+def _run_options(options: dict[str, Any]) -> Any:
     from caffeio.converters.show.chain import Run
 
     return Run(options["workers"], options["dataset_size"], options["speed"])
@@ -149,7 +149,9 @@ def _chain(sources: list[Any], options: dict[str, Any]) -> Any:
         raise click.UsageError("--script is for one net")
     if options["form"] not in ("text", "json", "html"):
         raise click.UsageError(f"--{options['form']} shows one net")
-    return show_chain(sources, _run(options), dialect=options["dialect"], caffe=options["caffe"])
+    return show_chain(
+        sources, _run_options(options), dialect=options["dialect"], caffe=options["caffe"]
+    )
 
 
 def _other(source: Any, options: dict[str, Any]) -> tuple[str | None, Any]:
@@ -174,7 +176,7 @@ def _other(source: Any, options: dict[str, Any]) -> tuple[str | None, Any]:
             dialect=options["dialect"],
             caffe=options["caffe"],
             show_all=options["show_all"],
-            run=_run(options),
+            run=_run_options(options),
         )
     elif kind in ("solverstate", "solverstate.h5"):
         report = views.show_state(source)
@@ -195,7 +197,7 @@ def _other(source: Any, options: dict[str, Any]) -> tuple[str | None, Any]:
     return None, report
 
 
-def _write(text: str | None, report: Any, options: dict[str, Any]) -> None:
+def _write_report(text: str | None, report: Any, options: dict[str, Any]) -> None:
     if text is None:
         most = None if options["show_all"] else SCREEN
         form = "text" if options["form"] == "tree" else options["form"]

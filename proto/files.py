@@ -96,7 +96,7 @@ def read_net(
     Raises CaffeIOError if there is no such file, ParseError where it is broken, DialectError where
     a binary file means different things to different Caffes, NetError if it cannot be upgraded.
     """
-    path, data = _load(source, pb.NetParameter)
+    path, data = _load_content(source, pb.NetParameter)
     if not isinstance(data, str):
         return _read_binary(path, data, dialect, upgrade)
     parsed, guess = parse_file(data, pb.NetParameter, str(path or "<text>"), dialect)
@@ -113,7 +113,7 @@ def read_solver(source: str | os.PathLike[str], *, dialect: str | None = None) -
     `source` and `dialect` are as for `read_net`. Raises CaffeIOError and ParseError as it does, and
     SolverError if solver_type and type are both given.
     """
-    path, data = _load(source, pb.SolverParameter)
+    path, data = _load_content(source, pb.SolverParameter)
     if not isinstance(data, str):
         raise CaffeIOError("a solver must be text, and this is a binary file", where=str(path))
     parsed, guess = parse_file(data, pb.SolverParameter, str(path or "<text>"), dialect)
@@ -142,12 +142,12 @@ def parse_file(
 
 def read_text(path: str | os.PathLike[str]) -> str:
     """A file's text, as it can be written back byte for byte: bytes that are not UTF-8 survive."""
-    return decode_text(_read(Path(path)))
+    return decode_text(_read_file(Path(path)))
 
 
 def read_bytes(path: str | os.PathLike[str]) -> Any:
     """A file's bytes; a binary file is mapped into memory. CaffeIOError if it cannot be read."""
-    content = _load(Path(path), Message)[1]
+    content = _load_content(Path(path), Message)[1]
     return encode_text(content) if isinstance(content, str) else content
 
 
@@ -191,7 +191,7 @@ def _read_binary(path: Path | None, data: bytes, dialect: str | None, upgrade: b
     return file
 
 
-def _load(source: str | os.PathLike[str], kind: type[Message]) -> tuple[Path | None, Any]:
+def _load_content(source: str | os.PathLike[str], kind: type[Message]) -> tuple[Path | None, Any]:
     """Path and content of a source: str if it is text, else the bytes of a binary file."""
     if isinstance(source, str) and _is_text(source, kind):
         return None, source
@@ -214,7 +214,7 @@ def _is_text(source: str, kind: type[Message]) -> bool:
     return bool(match and match[1] in kind.DESCRIPTOR.fields_by_name and not Path(source).exists())
 
 
-def _read(path: Path) -> bytes:
+def _read_file(path: Path) -> bytes:
     try:
         return read_regular(path)
     except OSError as error:

@@ -1,4 +1,4 @@
-"""What every data source shares: its interface, its options, its errors, its paths."""
+"""The base of data sources: DataSource, its SourceContext and Options, and how it reads paths."""
 
 from __future__ import annotations
 
@@ -45,10 +45,9 @@ class Options:
     device: where the batches are wanted. For CUDA the pixels travel as uint8 through pinned
         memory and are normalised there (the same float32 numbers).
     channels_last: 4-D batches get torch's channels_last memory format.
-    exact: CUBIC resizing gives real Caffe's pixels, without Intel IPP in OpenCV. False: about 2 %
-        of the pixels differ by 1, and that step is four times faster; with the ResNet-50 recipe a
-        whole TRAIN sample takes 0.96 instead of 1.38 ms of one core, a TEST sample 1.07 instead of
-        2.0 (benchmarks/bench_data.py).
+    exact: CUBIC resizing gives real Caffe's pixels, without Intel IPP in OpenCV: with numba (the
+        extra `fast`) as fast as with IPP, otherwise about four times as slow. False: IPP, where
+        about 2 % of the pixels differ by 1 (docs/performance.md has figures).
     on_bad_record: "stop" makes a record that cannot be read an error; "skip" takes the record
         behind it in its place, and tells `note` once a record.
     """
@@ -78,7 +77,7 @@ class SourceContext:
     def source_layer(self) -> SourceLayer:
         """The layer type's own object: it knows the shapes of the tops.
 
-        Raises DataError for parameters that it refuses, and for fields of forks that nobody reads.
+        Raises DataError for parameters that it refuses, and for fields of forks that nothing reads.
         """
         for path in foreign_fields(self.param):
             raise self.error("is a fork's field that is not supported", path)
@@ -209,7 +208,8 @@ class DataSource(ABC):
         draws = draw_setup(
             self.layer.param, self.layer.phase, rng, reader_thread=profile.data_reader_thread
         )
-        # on a CPU the fork loads in the main thread, BVLC in one whose generator it has just seeded
+        # On a CPU Intel's fork loads in the main thread; BVLC loads in a thread that it has just
+        # seeded.
         self.use_seeds(draws, rng if draws.thread is None or profile.data_reader_thread
                        else CaffeRng(draws.thread))  # fmt: skip
 

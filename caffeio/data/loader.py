@@ -23,7 +23,7 @@ from caffeio.boost_random import CaffeRng
 from caffeio.data.base import DataSource, Shape, SourceContext
 from caffeio.data.batch import Delivery, Result, SampleTask, Slot
 from caffeio.data.draws import Draws, SampleRandom, Word
-from caffeio.data.transform.image import set_ipp
+from caffeio.data.transform.image import Encoded, set_ipp
 from caffeio.data.transform.normalize import Image, Window
 from caffeio.data.transform.transformer import Transformer
 from caffeio.errors import CaffeIOError, DataError
@@ -73,7 +73,7 @@ class LoaderSource(DataSource):
         """The jobs of the next batch, in order; called by one thread at a time."""
 
     @abstractmethod
-    def image(self, job: SampleTask) -> tuple[Image, float]:
+    def image(self, job: SampleTask) -> tuple[Image | Encoded, float]:
         """The image of a sample before transforms, and its label."""
 
     def load(self, job: SampleTask, slot: Slot, index: int) -> Result:

@@ -18,17 +18,17 @@ if TYPE_CHECKING:
 
 FIELD = "bn_param"
 SEGNET_EPS = 1e-9
-_OF_SLOPE = ("slope_filler", "bias_filler", "momentum", "eps", "frozen", "engine")
-_OF_SEGNET = ("scale_filler", "shift_filler", "bn_mode")
-_OF_MOVING = ("var_eps", "moving_average", "decay", "across_spatial")
+_SLOPE_FIELDS = ("slope_filler", "bias_filler", "momentum", "eps", "frozen", "engine")
+_SEGNET_FIELDS = ("scale_filler", "shift_filler", "bn_mode")
+_MOVING_FIELDS = ("var_eps", "moving_average", "decay", "across_spatial")
 
 
 def form_of(param: pb.LayerParameter) -> str:
     """Which BN a layer means: "segnet", "slope" or "moving", by its fields, else by its blobs."""
     p = param.bn_param
-    if any(p.HasField(name) for name in _OF_SLOPE):
+    if any(p.HasField(name) for name in _SLOPE_FIELDS):
         return "slope"
-    if any(p.HasField(name) for name in _OF_MOVING):
+    if any(p.HasField(name) for name in _MOVING_FIELDS):
         return "moving"
     if p.HasField("bn_mode") or len(param.blobs) == 2:
         return "segnet"
@@ -51,7 +51,7 @@ class BN(LayerType):
     count_tells = True
     family = "norm"
     tops = between(1, 3)
-    fields = owns(bn_param=(*_OF_SLOPE, *_OF_MOVING[:3], *_OF_SEGNET))
+    fields = owns(bn_param=(*_SLOPE_FIELDS, *_MOVING_FIELDS[:3], *_SEGNET_FIELDS))
     compute = "caffeio.ops.bn:bn"
 
     def setup(self, shape: Shape) -> None:
@@ -98,7 +98,7 @@ class BN(LayerType):
         return (shape, *[(1, shape[1], 1, 1)] * (self.outputs - 1))
 
     def onnx(self, g: OnnxGraph, *bottoms: str) -> str:
-        """BatchNormalization with stored statistics; in SegNet's INFERENCE Mul and Add."""
+        """Write BatchNormalization with stored statistics; in SegNet's INFERENCE Mul and Add."""
         (x,) = bottoms
         channels = (self.blob_specs[0].shape[1],)
         if self.plain:

@@ -140,19 +140,19 @@ def _read_log(run: Run, lines: Iterable[str]) -> None:
         if step := _STEP.search(line):
             here = axis.at(int(step[1]))
             if step[2] is not None:
-                _add(run.loss, here, step[2])
+                _add_point(run.loss, here, step[2])
             elif step[3] is not None:
-                _add(run.rate, here, step[3])
+                _add_point(run.rate, here, step[3])
             else:
                 net = int(step[4])
         elif output := _OUTPUT.search(line):
             table, name = run.train, output[3]
             if output[1] == "Test":
                 table, name = run.test, output[3] if not net else f"#{net} {output[3]}"
-            _add(table.setdefault(name, Series()), here, output[4])
+            _add_point(table.setdefault(name, Series()), here, output[4])
 
 
-def _add(series: Series, iteration: int, text: str) -> None:
+def _add_point(series: Series, iteration: int, text: str) -> None:
     try:
         series.add(iteration, float(text.rstrip(",")))
     except ValueError:

@@ -8,7 +8,7 @@ those of the layers as written up to rounding.
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, Protocol
 
@@ -23,6 +23,7 @@ from caffeio.net.values import Operation, Program, program_of
 from caffeio.net.watch import Watch
 from caffeio.ops.batch_norm import fused_batch_norm_scale
 from caffeio.ops.folded_conv import FoldedConvolution, can_fold
+from caffeio.ops.pooling import PoolAtShape
 
 
 def can_prepare(net_phase: str, steps: Sequence[Step], memory: MemoryPlan) -> bool:
@@ -45,21 +46,40 @@ def _is_same(step: Step) -> bool:
     return step.node.type == "Split" or (step.node.type == "Dropout" and layer.factor == 1)
 
 
-def can_run_here(blobs: Sequence[Tensor], modules: Sequence[nn.Module]) -> bool:
-    """Whether a forward without gradients may run prepared: no hooks, no tracer, plain tensors."""
-    if torch.is_autocast_enabled("cpu") or torch._C._get_tracing_state() is not None:
-        return False
-    if torch._C._len_torch_dispatch_stack() or torch._C._len_torch_function_stack():
-        return False
-    if torch._C._functorch.peek_interpreter_stack() is not None:
-        return False
+Hooks = Sequence[Mapping[Any, Any]]
+
+
+def hooks_of(modules: Iterable[nn.Module]) -> Hooks:
+    """The registers of forward hooks of `modules` and of all modules: empty, as a rule."""
     everywhere: Any = nn.modules.module
-    if everywhere._global_forward_hooks or everywhere._global_forward_pre_hooks:
+    own = [each for m in modules for each in (m._forward_hooks, m._forward_pre_hooks)]
+    return [everywhere._global_forward_hooks, everywhere._global_forward_pre_hooks, *own]
+
+
+def can_run_now(hooks: Hooks) -> bool:
+    """Whether a forward without gradients may run prepared: no hooks, no tracer, no transform."""
+    return not (
+        any(hooks)
+        or torch.is_autocast_enabled("cpu")
+        or torch.is_autocast_enabled("cuda")
+        or torch._C._get_tracing_state() is not None
+        or torch._C._len_torch_dispatch_stack()
+        or torch._C._len_torch_function_stack()
+        or torch._C._functorch.peek_interpreter_stack() is not None
+    )
+
+
+def can_run_on(blobs: Sequence[Tensor]) -> bool:
+    """Whether blobs are where a prepared net runs: float32, on the CPU or all on one CUDA GPU."""
+    kinds = {blob.device.type for blob in blobs}
+    if any(blob.dtype != torch.float32 for blob in blobs) or not kinds <= {"cpu", "cuda"}:
         return False
-    if any(module._forward_hooks or module._forward_pre_hooks for module in modules):
-        return False
-    # elsewhere `Watch` would have to wait for the device to see what is written past PyTorch
-    return all(b.dtype == torch.float32 and b.device.type == "cpu" for b in blobs)
+    return len({blob.device for blob in blobs}) <= 1
+
+
+def is_recording() -> bool:
+    """Whether a CUDA graph is being recorded: then nobody may wait, as `Watch` does."""
+    return torch.cuda.is_available() and torch.cuda.is_current_stream_capturing()
 
 
 class Prepared:
@@ -71,8 +91,9 @@ class Prepared:
         _fold_sums(self.program)
         _join_norms(self.program)
         _write_over(self.program)
-        _round_as_torch(self.program)
+        _call_directly(self.program)
         self.program.set_free()
+        self._calls = [(o.run, o.reads, o.writes, o.free_after) for o in self.program.operations]
         self.watch = Watch([step.layer for step in steps if len(step.layer.blobs)])
 
     def run(self, sources: Sequence[tuple[Tensor, ...]]) -> tuple[dict[str, Tensor], Tensor | None]:
@@ -82,14 +103,14 @@ class Prepared:
         for (_, written), tops in zip(program.sources, sources, strict=True):
             for value, top in zip(written, tops, strict=True):
                 values[value] = top
-        for operation in program.operations:
-            made = operation.run(*[values[i] for i in operation.reads])
+        for run, reads, writes, free in self._calls:
+            made = run(*[values[i] for i in reads])
             if isinstance(made, tuple):
-                for value, top in zip(operation.writes, made, strict=True):
+                for value, top in zip(writes, made, strict=True):
                     values[value] = top
-            elif operation.writes:
-                values[operation.writes[0]] = made
-            for value in operation.free_after:
+            elif writes:
+                values[writes[0]] = made
+            for value in free:
                 values[value] = None
         loss: Tensor | None = None
         for value, weight in program.losses:
@@ -223,7 +244,7 @@ def _join_norms(program: Program) -> None:
 
 
 def _write_over(program: Program) -> None:
-    """Let ReLU work in place where nobody else reads its bottom."""
+    """Let ReLU work in place where nothing else reads its bottom."""
     readers, makers = program.readers(), program.makers()
     for operation in program.operations:
         if operation.step.node.type != "ReLU" or len(operation.reads) != 1:
@@ -239,10 +260,11 @@ def _write_over(program: Program) -> None:
             )  # fmt: skip
 
 
-def _round_as_torch(program: Program) -> None:
+def _call_directly(program: Program) -> None:
     """Compute Softmax of few numbers as that of many, not digit by digit as Caffe does.
 
-    And a plain dense layer in one call: its blobs stay the same tensors, or all is made anew.
+    And a plain dense layer in one call: its blobs stay the same tensors, or all is made anew. The
+    windows of a pooling are worked out once.
     """
     for operation in program.operations:
         layer: Any = operation.step.layer
@@ -253,6 +275,8 @@ def _round_as_torch(program: Program) -> None:
         if plain and layer.start == 1:
             bias = layer.blobs[1] if len(layer.blobs) > 1 else None
             operation.run = partial(_dense, layer=layer, weight=layer.blobs[0], bias=bias)
+        if type_name == "Pooling" and not (layer.is_global and layer.method == "AVE"):
+            operation.run = PoolAtShape(layer)
 
 
 def _dense(x: Tensor, *, layer: Any, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -297,22 +321,30 @@ class Inference:
     def __init__(self, net: Written) -> None:
         self._net = weakref.proxy(net)
         self._possible = can_prepare(net.phase, net.steps, plan_memory(net.steps, gradients=False))
-        self._blobs = [blob for step in net.steps for blob in raw_blobs(step.layer)]
-        self._modules = list(net.modules())
+        self._on_gpu = any(blob.is_cuda for blob in self._blobs())
+        self._hooks = hooks_of(net.modules())
         self._prepared: Prepared | None = None
 
-    def can_run(self) -> bool:
-        """Whether the next forward may run prepared."""
-        return self._possible and can_run_here(self._blobs, self._modules)
+    def _blobs(self) -> list[nn.Parameter]:
+        return [blob for step in self._net.steps for blob in raw_blobs(step.layer)]
+
+    def ready(self) -> Prepared | None:
+        """What the next forward may run, made anew if blobs have changed; None: as written."""
+        if not self._possible or not can_run_now(self._hooks):
+            return None
+        if self._on_gpu and is_recording():
+            return None
+        if self._prepared is None or self._prepared.watch.has_changed():
+            self._prepared = None
+            if can_run_on(self._blobs()):
+                self._prepared = Prepared(self._net.steps, self._net.outputs)
+        return self._prepared
 
     def run(
-        self, given: Mapping[str, Tensor]
+        self, prepared: Prepared, given: Mapping[str, Tensor]
     ) -> tuple[dict[str, Tensor], Tensor | None, Mapping[str, Tensor]]:
         """Run the net; returns outputs, loss and all blobs, or only the outputs again."""
         net = self._net
-        if self._prepared is None or self._prepared.watch.has_changed():
-            self._prepared = Prepared(net.steps, net.outputs)
-        prepared = self._prepared
         read = [(step, net.read_data(step, given)) for step, _ in prepared.program.sources]
         outputs, loss = prepared.run([tops for _, tops in read])
         if not net.keep_blobs:

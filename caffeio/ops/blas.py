@@ -54,8 +54,11 @@ def sums(x: Tensor, dim: int) -> Tensor:
     outer = x.shape[:dim].numel()
     if not is_exact(x) or outer > MANY:
         return x.sum(dim, keepdim=True, dtype=torch.float64).to(x.dtype)
+    shape = (*x.shape[:dim], 1, *x.shape[dim + 1 :])
+    if x.numel() == outer * x.shape[dim]:  # one column each: all in one go
+        return one_by_one(x.reshape(outer, x.shape[dim])).view(shape)
     parts = [column_sums(part) for part in x.reshape(outer, x.shape[dim], -1)]
-    return torch.stack(parts).view(*x.shape[:dim], 1, *x.shape[dim + 1 :])
+    return torch.stack(parts).view(shape)
 
 
 def dots(x: Tensor, y: Tensor, dim: int) -> Tensor:

@@ -46,6 +46,7 @@ class FoldedConvolution:
         self._packed: tuple[Tensor, Tensor | None] | None = None
         self._activation: tuple[str, list[float]] = ("none", [])  # as oneDNN calls the ReLU
         self._for: tuple[Any, ...] = ()  # the bottom that the weights are packed for
+        self._roomy = True  # whether that bottom needs no zeros behind it
 
     def is_finite(self) -> bool:
         """Whether the folded weights are: a variance of 0 with eps 0 has no such form."""
@@ -74,30 +75,33 @@ class FoldedConvolution:
         return folded.to(weight.dtype), shift.to(weight.dtype)
 
     def _pack(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
-        layer = self.layer
-        weight, bias = self.fold()
-        if _is_packable(x):
-            form = (layer.pad, layer.stride, layer.dilation, layer.group)
-            self._activation = self._named_activation()
-            packed = torch.ops.mkldnn._reorder_convolution_weight
-            weight = packed(weight.contiguous(), *form, list(x.shape))
-            bias = None if bias is None else bias.clone()
-        else:
-            weight = weight.contiguous(memory_format=torch.channels_last)
-        self._packed, self._for = (weight, bias), (x.shape, x.dtype, x.device)
-        return self._packed
-
-    def __call__(self, x: Tensor, other: Tensor | None = None) -> Tensor:
-        """(N, C, H, W), and the blob to add -> (N, num_output, positions)."""
+        """Make the weights for bottoms like `x`, in the form that is fastest here."""
         layer = self.layer
         if x.shape[1] != layer.channels:
             raise layer.error(
                 f"the bottom's {x.shape[1]} channels do not fit a kernel made for {layer.channels}"
             )
-        x = make_room(x, layer.least)
-        packed = self._packed
+        roomy = make_room(x, layer.least)
+        weight, bias = self.fold()
+        if _is_packable(roomy):
+            form = (layer.pad, layer.stride, layer.dilation, layer.group)
+            self._activation = self._named_activation()
+            packed = torch.ops.mkldnn._reorder_convolution_weight
+            weight = packed(weight.contiguous(), *form, list(roomy.shape))
+            bias = None if bias is None else bias.clone()
+        else:
+            weight = weight.contiguous(memory_format=torch.channels_last)
+        self._packed, self._for = (weight, bias), (x.shape, x.dtype, x.device)
+        self._roomy = roomy is x
+        return self._packed
+
+    def __call__(self, x: Tensor, other: Tensor | None = None) -> Tensor:
+        """(N, C, H, W), and the blob to add -> (N, num_output, positions)."""
+        layer, packed = self.layer, self._packed
         if packed is None or self._for != (x.shape, x.dtype, x.device):
             packed = self._pack(x)
+        if not self._roomy:
+            x = make_room(x, layer.least)
         if not packed[0].is_mkldnn:
             return self._plain(x, other, *packed)
         form = (layer.pad, layer.stride, layer.dilation, layer.group)

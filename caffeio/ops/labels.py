@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from caffeio.errors import DataError
+from caffeio.ops.tracing import is_traced
 
 if TYPE_CHECKING:
     from caffeio.layers.base import LayerType, Shape
@@ -38,13 +39,18 @@ def class_labels(
 
     Raises DataError for a label outside 0..classes-1 that is not `ignore` (CPU, eager mode).
     """
-    whole = label.detach().long().reshape(shape)
+    whole = label.detach().to(torch.int64, copy=True).reshape(shape)
+    seen = label.device.type == "cpu" and not torch.compiler.is_compiling()
+    if seen and ignore is None and whole.numel() and not is_traced():
+        low, high = whole.aminmax()
+        if low >= 0 and high < classes:
+            return ClassLabels(whole, None, None)
     ignored = None if ignore is None else whole == ignore
     index = whole.clamp(0, max(classes - 1, 0))
     invalid = index != whole
     if ignored is not None:
         invalid &= ~ignored
-    if label.device.type != "cpu" or torch.compiler.is_compiling():
+    if not seen:
         return ClassLabels(index, ignored, invalid)
     if bool(invalid.any()):
         raise _outside(layer, label, invalid, classes)

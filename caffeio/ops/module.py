@@ -48,6 +48,11 @@ class Blobs(Sequence[Any]):
         return blob
 
     @property
+    def places(self) -> dict[str, nn.Parameter | None]:
+        """Where the tensors that `raw` returns lie, by name."""
+        return self._parameters
+
+    @property
     def has_views(self) -> bool:
         """Whether a blob is a view of an owner's tensor, which needs that one's plain layout."""
         return self._foreign

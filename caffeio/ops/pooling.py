@@ -8,7 +8,9 @@ wherever it agrees.
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
@@ -146,6 +148,34 @@ def pool(layer: Pooling, x: Tensor) -> Tensor | tuple[Tensor, ...]:
         divisor=layer.divisor, train=layer.train_phase, mask=layer.mask,
     )  # fmt: skip
     return y if mask is None else (y, mask)
+
+
+class PoolAtShape:
+    """The pooling of a layer, its windows worked out once for each shape of the bottom."""
+
+    def __init__(self, layer: Pooling) -> None:
+        self._layer = layer
+        self._shape: torch.Size | None = None
+        self._run: Callable[[Tensor], Any] = partial(pool, layer)
+
+    def __call__(self, x: Tensor) -> Tensor | tuple[Tensor, ...]:
+        """(N, C, spatial) -> (N, C, windows), and the mask if it is wanted."""
+        if x.shape != self._shape:
+            self._run, self._shape = self._at(x.shape), x.shape
+        y: Tensor | tuple[Tensor, ...] = self._run(x)
+        return y
+
+    def _at(self, shape: torch.Size) -> Callable[[Tensor], Any]:
+        """PyTorch's own pooling with all its arguments where it agrees, else `pool`."""
+        layer = self._layer
+        w = layer.window(tuple(shape))
+        plain = len(shape) == 4 and not layer.mask and w.is_native(tuple(shape[2:]))
+        if plain and layer.method == "MAX":
+            return partial(
+                torch.max_pool2d, kernel_size=w.kernel, stride=w.stride, padding=w.pad,
+                dilation=w.dilation, ceil_mode=w.ceil,
+            )  # fmt: skip
+        return partial(pool, layer)
 
 
 def spatial_pyramid(layer: SPP, x: Tensor) -> Tensor:

@@ -213,7 +213,7 @@ def load_image(filename: Any, color: bool = True) -> NDArray[np.float32]:
     `filename` is a path or an open file. Transparency is dropped; a picture's orientation tag does
     not turn it. Raises OSError if it cannot be read or is no image.
     """
-    image = _decode(_read(filename), filename)
+    image = _decode(_read_source(filename), filename)
     scale = 1.0 / np.iinfo(image.dtype).max if np.issubdtype(image.dtype, np.integer) else 1.0
     if image.ndim == 2:
         plane = (image * scale).astype(np.float32)[:, :, np.newaxis]
@@ -224,7 +224,7 @@ def load_image(filename: Any, color: bool = True) -> NDArray[np.float32]:
     return np.ascontiguousarray(rgb, dtype=np.float32)
 
 
-def _read(source: Any) -> bytes:
+def _read_source(source: Any) -> bytes:
     if hasattr(source, "read"):
         data: bytes = source.read()
         return data

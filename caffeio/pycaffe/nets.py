@@ -41,7 +41,7 @@ class Net:
         _check_file(file)
         if weights is not None:
             _check_file(weights)
-        live = _build(file, phase, level, stages)
+        live = _build_net(file, phase, level, stages)
         self._attach(live)
         if weights is not None:
             self.copy_from(weights)
@@ -435,7 +435,7 @@ def _rows(found: dict[str, list[Array]], rows: int) -> dict[str, Array]:
     return {name: np.asarray(values[:rows]) for name, values in found.items()}
 
 
-def _build(file: str, phase: str, level: int, stages: Sequence[str]) -> LiveNet:
+def _build_net(file: str, phase: str, level: int, stages: Sequence[str]) -> LiveNet:
     try:
         recipe = NetRecipe.of_file(
             read_net(file), phase=phase, level=level, stages=stages, title=file, allow_python=True

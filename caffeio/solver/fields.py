@@ -39,7 +39,7 @@ MEANINGLESS = {
     "test_before_snapshot": "say test_interval",
     "test_and_snapshot_last_epochs": "say test_interval and snapshot",
 }
-_OF_TYPES = {"local_lr_auto": ("SGD",), "larc": ("SGD", "SAG")}
+_TYPES_BY_FIELD = {"local_lr_auto": ("SGD",), "larc": ("SGD", "SAG")}
 _STORAGE = {"solver_data_type": pb.FLOAT, "data_type": pb.CAFFE_FLOAT}
 _ENGINES = {"": True, "CAFFE": True, "CUDNN": True}
 
@@ -78,7 +78,7 @@ def check_solver(solver: pb.SolverParameter, profile: Profile, locate: Locator) 
         )
     notes = [
         f"solver field {name} has no effect on solvers of type {solver.type}"
-        for name, types in _OF_TYPES.items()
+        for name, types in _TYPES_BY_FIELD.items()
         if getattr(solver, name) and solver.type not in types
     ]
     if solver.clip_gradients >= 0 and not profile.clips_gradients:

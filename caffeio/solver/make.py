@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 __all__ = ["SOLVERS", "CaffeOptimizer", "Learnable", "make_optimizer", "solver_type"]
 
 # The deprecated enum `solver_type`, for solvers that have not been upgraded.
-_OF_ENUM = {name.upper(): name for name in SOLVERS}
+_TYPE_BY_ENUM = {name.upper(): name for name in SOLVERS}
 _MODULES = (rules, sgd)  # importing them registers their types
 
 
@@ -56,4 +56,4 @@ def _type_name(solver: SolverParameter) -> str:
         return solver.type
     if solver.HasField("type"):
         raise SolverError("type: cannot be given together with the old field solver_type")
-    return _OF_ENUM[type(solver).SolverType.Name(solver.solver_type)]
+    return _TYPE_BY_ENUM[type(solver).SolverType.Name(solver.solver_type)]

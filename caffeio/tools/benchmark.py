@@ -106,7 +106,7 @@ def _time(net: Net, data: dict[str, Tensor], iterations: int, device: str, log: 
             "caffe.cpp:394", f"Iteration: {i + 1} forward-backward time: {stream_float(spent)} ms."
         )
     total = 1000 * (time.perf_counter() - started)
-    return _report(net, forward, backward, total, iterations, log)
+    return _log_timing(net, forward, backward, total, iterations, log)
 
 
 def fake_data(net: Net, device: str, synthetic: bool) -> dict[str, Tensor]:
@@ -142,7 +142,7 @@ def _pass(
     for i, step in enumerate(net.steps):
         bottoms = [_leaf(blobs[name], step) for name in step.bottoms]
         tops: list[Tensor] = []
-        forward[i] += _clock(partial(_run, net, step, bottoms, tops, data), device)
+        forward[i] += _clock(partial(_run_step, net, step, bottoms, tops, data), device)
         graphs.append((bottoms, tops))
         for name, value in zip(step.tops, tops, strict=True):
             blobs[name] = value.detach()
@@ -157,7 +157,7 @@ def _leaf(blob: Tensor, step: Step) -> Tensor:
     return blob.detach().requires_grad_(step.layer.differentiable and blob.is_floating_point())
 
 
-def _run(
+def _run_step(
     net: Net, step: Step, bottoms: list[Tensor], tops: list[Tensor], data: dict[str, Tensor]
 ) -> None:
     if step.layer.is_source:
@@ -180,7 +180,7 @@ def layer_facts(step: Step, forward: float = 0.0, backward: float = 0.0) -> Laye
     )  # fmt: skip
 
 
-def _report(
+def _log_timing(
     net: Net, forward: list[float], backward: list[float], total: float, n: int, log: Log
 ) -> Timing:
     rows = []

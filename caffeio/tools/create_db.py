@@ -29,7 +29,7 @@ from caffeio.tools.picture_arrays import (
 
 SUFFIXES = (".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 FORMATS = ("list", "folders", "idx", "cifar", "npz", "hdf5")
-_OF_ARRAYS = {"images", "labels", "layout"}
+_ARRAY_OPTIONS = {"images", "labels", "layout"}
 _LABEL = re.compile(rb"\S +[+-]?\d+\s*$")
 
 
@@ -108,7 +108,7 @@ def create_db(
             f"several sources are only for CIFAR's batches; {str(paths[0])!r} is {kind}"
         )
     allowed = {"list": {"root", "gray"}, "folders": {"classes", "gray"}, "cifar": {"labels"},
-               "idx": {"labels"}}.get(kind, _OF_ARRAYS)  # fmt: skip
+               "idx": {"labels"}}.get(kind, _ARRAY_OPTIONS)  # fmt: skip
     if kind not in ("list", "folders"):
         allowed = allowed | {"swap_colors"}
     given = {"root": root, "classes": classes, "labels": labels, "images": images,

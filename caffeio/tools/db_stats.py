@@ -56,7 +56,7 @@ def db_stats(
             found.records += 1
             found.size += len(value)
             try:
-                _add(found, value, samples)
+                _add_datum(found, value, samples)
             except DataError as error:
                 if len(found.bad) < 10:
                     found.bad.append((bytes(key), error.message))
@@ -70,7 +70,7 @@ def read_sample(record: Buffer, annotated: bool) -> AnnotatedDatum:
     return scan_annotated(record) if annotated else AnnotatedDatum(scan_datum(record), [])
 
 
-def _add(found: DbStats, value: Buffer, samples: int) -> None:
+def _add_datum(found: DbStats, value: Buffer, samples: int) -> None:
     datum, boxes = read_sample(value, found.annotated)[:2]
     found.shapes[_shape(datum)] += 1
     found.kinds[_kind(datum)] += 1

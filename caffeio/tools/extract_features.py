@@ -67,10 +67,10 @@ def extract_features(
             if not _is_file(target):
                 log.info("extract_features.cpp:125", f"Opening dataset {os.fspath(target)}")
         log.error("extract_features.cpp:133", "Extracting Features")
-        found = _run(net, list(targets), batches)
+        found = _forward_batches(net, list(targets), batches)
     finally:
         net.close()
-    _write(found, targets, backend)
+    _write_features(found, targets, backend)
     counts = {}
     for name, values in found.items():
         counts[name] = len(values)
@@ -97,7 +97,7 @@ def _check_targets(targets: Mapping[str, str | os.PathLike[str]]) -> None:
         seen.add(target)
 
 
-def _run(net: Net, names: Sequence[str], batches: int) -> dict[str, Features]:
+def _forward_batches(net: Net, names: Sequence[str], batches: int) -> dict[str, Features]:
     """All values of the blobs, the batches one behind the other."""
     parts: dict[str, list[Features]] = {name: [] for name in names}
     for _ in range(batches):
@@ -118,7 +118,7 @@ def _records(values: Features) -> Iterator[tuple[bytes, bytes]]:
         yield b"%010d" % i, encode_datum(shape=shape, float_data=row.reshape(-1))
 
 
-def _write(
+def _write_features(
     found: Mapping[str, Features],
     targets: Mapping[str, str | os.PathLike[str]],
     backend: str,

@@ -114,7 +114,7 @@ def convert_lines(
                     skipped(error.message)
                 continue
             if check_size:
-                first = _check(datum, first, name)
+                first = _check_size(datum, first, name)
             yield b"%08d_" % number + os.fsencode(name), datum
             count += 1
             if count % 1000 == 0:
@@ -181,7 +181,7 @@ def _encoded_intel(
     return encode_datum(data=encode(pixels, kind.lstrip(".")), label=label, encoded=True)
 
 
-def _check(record: bytes, first: int, name: str) -> int:
+def _check_size(record: bytes, first: int, name: str) -> int:
     """The number of values that the first record's sizes tell; DataError for another number."""
     datum = scan_datum(record)
     if first < 0:

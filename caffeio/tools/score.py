@@ -77,13 +77,13 @@ def score(
     nets = [build_net(recipe, world=world, data=data_options or Options())]
     try:
         nets += [build_net(recipe, world=world) for _ in weights[1:]]
-        _load(nets, weights, recipe, log)
-        return _run(nets, [os.fspath(path) for path in weights], iterations, log)
+        _load_weights(nets, weights, recipe, log)
+        return _score_batches(nets, [os.fspath(path) for path in weights], iterations, log)
     finally:
         nets[0].close()
 
 
-def _load(
+def _load_weights(
     nets: Sequence[Net],
     weights: Sequence[str | os.PathLike[str]],
     recipe: NetRecipe,
@@ -99,7 +99,9 @@ def _load(
             log.info("net.cpp:744", f"Ignoring source layer {ignored}")
 
 
-def _run(nets: Sequence[Net], titles: Sequence[str], iterations: int, log: Log) -> list[Score]:
+def _score_batches(
+    nets: Sequence[Net], titles: Sequence[str], iterations: int, log: Log
+) -> list[Score]:
     """Feed the first net's data to all of them, batch by batch."""
     ends = _ends(nets[0]) if len(nets) > 1 else []
     for net in nets:
@@ -119,11 +121,11 @@ def _run(nets: Sequence[Net], titles: Sequence[str], iterations: int, log: Log) 
             batches[i].append({k: v.float().cpu().numpy() for k, v in outputs.items()})
     scores = []
     for title, sums, rows in zip(names, losses, batches, strict=True):
-        scores.append(_report(nets[0], title, sums, rows, log, alone=len(names) == 1))
+        scores.append(_log_scores(nets[0], title, sums, rows, log, alone=len(names) == 1))
     return scores
 
 
-def _report(
+def _log_scores(
     net: Net,
     title: str,
     losses: Sequence[float],

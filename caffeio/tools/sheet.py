@@ -44,11 +44,11 @@ def grid(rows: Sequence[tuple[str, Sequence[tuple[str, Picture]]]]) -> Picture:
     out = np.full((GAP + len(rows) * height, left + columns * (CELL + GAP), 3), PAPER, np.uint8)
     for i, (title, cells) in enumerate(rows):
         top = GAP + i * height
-        _write(out, title, GAP, top + CELL // 2 + 4)
+        _write_picture(out, title, GAP, top + CELL // 2 + 4)
         for j, (text, picture) in enumerate(cells):
             x = left + j * (CELL + GAP)
             _put(out, picture, x, top)
-            _write(out, _cut(text), x, top + CELL + 12)
+            _write_picture(out, _cut(text), x, top + CELL + 12)
     return out
 
 
@@ -71,7 +71,7 @@ def _tag(out: Picture, text: str, x: int, y: int, colour: tuple[int, int, int]) 
     """White text on the box's colour, above its corner or, at the upper edge, inside."""
     x, y = max(x, 0), y if y >= 15 else y + 15
     cv2.rectangle(out, (x, y - 15), (x + _width(text) + 6, y), colour, -1)
-    _write(out, text, x + 3, y - 4, (255, 255, 255))
+    _write_picture(out, text, x + 3, y - 4, (255, 255, 255))
 
 
 def headed(
@@ -95,7 +95,7 @@ def headed(
         y = GAP + 20 + i * 24
         length = max(1, round(bar_width * min(max(share, 0.0), 1.0)))
         cv2.rectangle(head, (x, y - 11), (x + length, y + 3), _COLOURS[i > 0 and 2], -1)
-        _write(head, f"{share:.3f}  {text}", x + bar_width + GAP, y)
+        _write_picture(head, f"{share:.3f}  {text}", x + bar_width + GAP, y)
     width = max(head.shape[1], below.shape[1])
     parts = [_widened(part, width) for part in (head, below)]
     return np.concatenate(parts)
@@ -151,7 +151,7 @@ def _cut(text: str) -> str:
     return text
 
 
-def _write(
+def _write_picture(
     out: Picture, text: str, x: int, y: int, ink: tuple[int, int, int] = (40, 40, 40)
 ) -> None:
     if text:

@@ -60,11 +60,11 @@ def verify_db(
         while chunk := list(islice(records, CHUNK)):
             waiting.append(pool.submit(_verify, chunk, annotated))
             if len(waiting) > 4 * threads:
-                _add(found, waiting.popleft().result())
+                _add_part(found, waiting.popleft().result())
                 if progress is not None:
                     progress(found.records, db.size)
         while waiting:
-            _add(found, waiting.popleft().result())
+            _add_part(found, waiting.popleft().result())
         if db.size is not None and found.records != db.size:
             raise DataError(f"{path!r} gives {found.records} records and tells {db.size}")
     return found
@@ -83,7 +83,7 @@ def _ordered(
         yield key, value
 
 
-def _add(found: Verified, part: Verified) -> None:
+def _add_part(found: Verified, part: Verified) -> None:
     found.records += part.records
     found.shapes += part.shapes
     found.bad += part.bad

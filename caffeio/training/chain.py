@@ -69,7 +69,7 @@ def run_chain(
             if owner is None or requested != (device or job.requested_device):
                 requested = device or job.requested_device
                 reason = None if device else job.device_reason
-                owner = owner or World.join(requested, reason=reason)
+                owner = owner or World.init(requested, reason=reason)
                 world = owner.on(requested, reason=reason)
             title = f"phase {number} of {len(jobs)} ({name_of(job)})"
             done, resume = world.broadcast(progress(job) if world.is_root else (False, None))
@@ -90,7 +90,7 @@ def run_chain(
             start = [phases[-1].weights]
     finally:
         if owner is not None:
-            owner.leave()
+            owner.shutdown()
     return phases
 
 

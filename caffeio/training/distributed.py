@@ -45,10 +45,10 @@ class World:
     control: dist.ProcessGroup | None = None  # for flags: gloo, so that no GPU has to wait
     made: tuple[dist.ProcessGroup | None, ...] = ()  # groups to destroy; None: the default, all
     watchdog: Watchdog | None = None
-    asked: list[tuple[dist.Work, Tensor]] = field(default_factory=list)  # actions on their way
+    pending: list[tuple[dist.Work, Tensor]] = field(default_factory=list)  # actions on their way
 
     @classmethod
-    def join(cls, device: str = "cpu", *, reason: str | None = None) -> World:
+    def init(cls, device: str = "cpu", *, reason: str | None = None) -> World:
         """Join the workers that torchrun started; alone without it.
 
         `device`: "cpu", "cuda", "cuda:N" or "auto" (a GPU if there is one); of several workers
@@ -74,7 +74,7 @@ class World:
         return world
 
     def on(self, device: str, *, reason: str | None = None) -> World:
-        """The same workers on another device; only the first World need be left."""
+        """The same workers on another device; only the first World need be shut down."""
         place = _place(device, self.size, reason)
         return World(self.rank, self.size, place, self.control, watchdog=self.watchdog)
 
@@ -83,8 +83,8 @@ class World:
         """Whether this worker logs, tests and writes snapshots."""
         return self.rank == 0
 
-    def leave(self) -> None:
-        """Close the connections that `join` has made; a process group found there is left alone.
+    def shutdown(self) -> None:
+        """Close the connections that `init` has made; a process group found there is left alone.
 
         After a run that ended well the workers wait for each other first (some seconds at most).
         May be called more than once.
@@ -156,18 +156,18 @@ class World:
         dist.all_reduce(flags, op=dist.ReduceOp.MAX, group=self.control)
         return _action(flags)
 
-    def pass_on(self, action: Action, *, now: bool) -> Action:
+    def exchange_actions(self, action: Action, *, now: bool) -> Action:
         """What any worker asked for an iteration ago; `action` is on its way meanwhile.
 
-        So nobody waits for flags: they travel while the next iteration is computed. With `now`
+        So no worker waits for flags: they travel while the next iteration is computed. With `now`
         they are waited for, because no iteration comes next: nothing is on its way afterwards.
         All workers must call it in every iteration.
         """
         if self.size == 1:
             return action
         found = Action.NONE
-        if self.asked:
-            work, flags = self.asked.pop()
+        if self.pending:
+            work, flags = self.pending.pop()
             work.wait()
             found = _action(flags)
         if now or Action.STOP in found:
@@ -175,14 +175,14 @@ class World:
         flags = _flags(action)
         work = dist.all_reduce(flags, op=dist.ReduceOp.MAX, group=self.control, async_op=True)
         assert work is not None
-        self.asked.append((work, flags))
+        self.pending.append((work, flags))
         return found
 
     def all_reduce_any(self, value: bool) -> bool:
         """Whether `value` is true on any worker."""
         return bool(self.all_reduce_actions(Action.STOP if value else Action.NONE))
 
-    def begin_any(self, value: bool) -> Callable[[], bool]:
+    def all_reduce_any_async(self, value: bool) -> Callable[[], bool]:
         """Ask whether `value` is true on any worker; the result is waited for when it is called."""
         if self.size == 1:
             return lambda: value

@@ -51,12 +51,12 @@ class Iteration:
             return self._one_batch(trace)
         total: Tensor | None = None
         world = self.state.world
-        stops = world.begin_any(False)
+        stops = world.all_reduce_any_async(False)
         for i in range(size):
             if stops():  # all workers ask in the same batch
                 self.state.kept.put_back()
                 return None
-            stops = world.begin_any(self.state.events.hurry())
+            stops = world.all_reduce_any_async(self.state.events.hurry())
             if i and self.state.profile.parameter_keeps_last:
                 self._forget_parameters()
             with self.state.world.accumulate(self.module, last=i == size - 1):

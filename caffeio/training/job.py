@@ -177,7 +177,7 @@ def read_job(
     if options.weights or options.snapshot is not None:
         job.start_from(options.weights, resumes=options.snapshot is not None)
     _set_prefix(job)
-    _check(job)
+    _check_fields(job)
     return job
 
 
@@ -245,7 +245,7 @@ def _set_prefix(job: Job) -> None:
     job.upgrade_log.append(("I", line))
 
 
-def _check(job: Job) -> None:
+def _check_fields(job: Job) -> None:
     param = job.param
     for name in ("average_loss", "iter_size"):
         if getattr(param, name) < 1:

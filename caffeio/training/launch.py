@@ -45,13 +45,13 @@ def launch(workers: int, arguments: Sequence[str], *, max_restarts: int = 0) -> 
     processes: list[subprocess.Popen[bytes]] = []
     asked: list[int] = []
 
-    def pass_on(number: int, frame: object) -> None:
+    def forward_signal(number: int, frame: object) -> None:
         asked.append(number)
-        _pass_on(processes, number)
+        _forward_signal(processes, number)
 
     errors = Path(tempfile.mkdtemp(prefix="caffeio-errors-"))
     numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    old = {number: signal.signal(number, pass_on) for number in numbers}
+    old = {number: signal.signal(number, forward_signal) for number in numbers}
     try:
         for restart in range(max_restarts + 1):
             processes[:] = _start(workers, arguments, store.port, restart, max_restarts, errors)
@@ -91,12 +91,12 @@ def _start(
         try:
             processes.append(subprocess.Popen(command, env=env, start_new_session=True))
         except BaseException:  # those that run wait for this one
-            _pass_on(processes, signal.SIGKILL)
+            _forward_signal(processes, signal.SIGKILL)
             raise
     return processes
 
 
-def _pass_on(processes: Sequence[subprocess.Popen[bytes]], number: int) -> None:
+def _forward_signal(processes: Sequence[subprocess.Popen[bytes]], number: int) -> None:
     for process in processes:
         if process.poll() is None:
             process.send_signal(number)
@@ -141,7 +141,7 @@ def _wait(processes: Sequence[subprocess.Popen[bytes]], asked: Sequence[int], er
 def _end(processes: Sequence[subprocess.Popen[bytes]]) -> None:
     """Let the others end by themselves for a moment, then end them."""
     _settle(processes)
-    _pass_on(processes, signal.SIGKILL)
+    _forward_signal(processes, signal.SIGKILL)
     _settle(processes)
 
 

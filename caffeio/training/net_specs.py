@@ -79,7 +79,7 @@ def train_spec(solver: SolverFile) -> NetRecipe:
             where=str(solver.path) if solver.path else None,
         )
     state = pb.NetState(phase=pb.TRAIN)
-    return _spec(solver, given[0], None, state, message.train_state)
+    return _recipe_of(solver, given[0], None, state, message.train_state)
 
 
 def test_specs(solver: SolverFile) -> list[NetRecipe]:
@@ -118,11 +118,11 @@ def test_specs(solver: SolverFile) -> list[NetRecipe]:
     for i, (name, index) in enumerate(sources):
         state = pb.NetState(phase=pb.TEST)
         extra = states[i] if states else pb.NetState()
-        specs.append(_spec(solver, name, index, state, extra))
+        specs.append(_recipe_of(solver, name, index, state, extra))
     return specs
 
 
-def _spec(
+def _recipe_of(
     solver: SolverFile,
     name: str,
     index: int | None,

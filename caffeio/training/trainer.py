@@ -80,8 +80,8 @@ class Trainer:
         with ExitStack() as opened:
             if world is None:
                 reason = None if options.device else job.device_reason
-                world = World.join(options.device or job.requested_device, reason=reason)
-                opened.callback(world.leave)
+                world = World.init(options.device or job.requested_device, reason=reason)
+                opened.callback(world.shutdown)
             log = log if world.is_root else NULL_LOG
             self._images: int | None = None
             self._build(job, options, world, log, events or Events(), opened)
@@ -302,7 +302,7 @@ class Trainer:
                 ended = perf_counter()
             loss = self.iteration.forward_backward()
             if loss is None:  # told to stop: the iteration is not done
-                if Action.SNAPSHOT in state.world.pass_on(state.events.poll(), now=True):
+                if Action.SNAPSHOT in state.world.exchange_actions(state.events.poll(), now=True):
                     self.snapshot()
                 return False
             state.smoothed.add(loss)
@@ -316,7 +316,7 @@ class Trainer:
             if state.events.iteration is not None:
                 ended = self._report(loss, rate, ended)
             waits = state.iter == stop or self._test_due(began)  # a test may take long
-            action = state.world.pass_on(state.events.poll(), now=waits)
+            action = state.world.exchange_actions(state.events.poll(), now=waits)
             if self._snapshot_due() or Action.SNAPSHOT in action:
                 self.snapshot()
                 ended = perf_counter()
@@ -403,9 +403,9 @@ class Trainer:
 
 
 def shared_seed(random_seed: int, world: World) -> int | None:
-    """What several workers shuffle and augment by: random_seed, else new for every run.
+    """The seed by which several workers shuffle and augment: random_seed, else drawn for each run.
 
-    A chain would otherwise show every phase the same crops. One worker needs none.
+    It is drawn for each phase of a chain, so that phases see other crops. One worker needs none.
     """
     if world.size == 1:
         return None

@@ -63,9 +63,9 @@ def convert(
     """
     paths = [Path(source) for source in sources]
     _check_order(paths, Path(target))
+    target_format = _known(target_format) if target_format else _by_suffix(Path(target))
     kinds = [format_of(path) for path in paths[:-1]]
     kinds.append(_known(source_format) if source_format else format_of(paths[-1]))
-    target_format = _known(target_format) if target_format else _by_suffix(Path(target))
     job = Conversion(
         *_arrange(paths, kinds), Path(target), target_format, request or Request(), Path(target)
     )

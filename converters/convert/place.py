@@ -37,16 +37,16 @@ def staged(target: Path, target_format: str, force: Callable[[], bool]) -> Itera
             yield path
             made = sorted(Path(folder).iterdir(), key=lambda p: p == path)  # the model last
             for new in made:
-                _check(new, real.parent / new.name, target_format, force(), target)
+                _check_replaceable(new, real.parent / new.name, target_format, force(), target)
             for new in made:
                 if (real.parent / new.name).exists():
                     shutil.copymode(real.parent / new.name, new)
-                os.replace(new, real.parent / new.name)
+                new.replace(real.parent / new.name)
     except OSError as problem:
         raise write_error(target, problem, error=CaffeIOError) from problem
 
 
-def _check(new: Path, old: Path, target_format: str, force: bool, target: Path) -> None:
+def _check_replaceable(new: Path, old: Path, target_format: str, force: bool, target: Path) -> None:
     """Refuse to replace what somebody else may need."""
     if (
         force

@@ -15,35 +15,36 @@ import numpy as np
 
 from caffeio.converters.from_onnx.caffe_net import Refused, Writer
 from caffeio.converters.from_onnx.graph import Array, Dims
-
-MOST_PIECES = 512  # tops of one Slice
-LARGE = 1e3  # from this bound on, hi - relu(hi - x) would lose too many digits
-
+from caffeio.converters.rewrites.moves import (
+    MOST_PIECES,
+    Reshaped,
+    keeps_memory,
+    permute_steps,
+    permuted,
+)
+from caffeio.converters.rewrites.neurons import LARGE
 
 # --- bounds
 
 
 def clip(w: Writer, x: str, low: float, high: float) -> str:
     """min(max(x, low), high)."""
-    if low <= -3e38 and high >= 3e38:
-        return x
-    if low == 0 and high >= 3e38:
-        return w.unary("ReLU", x)
-    if (low, high) == (0, 6) and (w.target.has("ReLU6") or not w.target.has("Clip")):
+    bounded = low > -3e38 and high < 3e38
+    if (low, high) == (0, 6) and w.target.has("ReLU6"):
         return w.unary("ReLU6", x)
-    if w.target.has("Clip") and low > -3e38 and high < 3e38:
+    if bounded:
         return w.unary("Clip", x, clip_param={"min": low, "max": high})
+    if low == 0:
+        return w.unary("ReLU", x)
     if low > -3e38:
         x = w.unary("ReLU", w.power(x, shift=-low, hint="low"), hint="relu")
-    else:
-        low = 0.0
+        return w.power(x, shift=low, hint="high")
     if high >= 3e38:
-        return w.power(x, shift=low, hint="high")
+        return x
     if abs(high) >= LARGE:
-        above = w.unary("ReLU", w.power(x, shift=low - high, hint="above"), hint="excess")
-        x = w.eltwise("SUM", [x, above], (1, -1), hint="min")
-        return w.power(x, shift=low, hint="high")
-    y = w.unary("ReLU", w.power(x, scale=-1, shift=high - low, hint="rest"), hint="rest_relu")
+        above = w.unary("ReLU", w.power(x, shift=-high, hint="above"), hint="excess")
+        return w.eltwise("SUM", [x, above], (1, -1), hint="min")
+    y = w.unary("ReLU", w.power(x, scale=-1, shift=high, hint="rest"), hint="rest_relu")
     return w.power(y, scale=-1, shift=high, hint="high")
 
 
@@ -72,7 +73,7 @@ def take(w: Writer, x: str, axis: int, indices: Sequence[int], hint: str = "take
     if len(cuts) - 1 > MOST_PIECES or len(pieces) > MOST_PIECES:
         raise Refused(f"it needs more than {MOST_PIECES} pieces of axis {axis}")
     tops = slices(w, x, axis, cuts[1:-1], hint)
-    at = {begin: top for begin, top in zip(cuts, tops, strict=False)}
+    at = dict(zip(cuts, tops, strict=False))
     chosen: list[str] = []
     for begin, end in pieces:
         chosen += [at[c] for c in cuts if begin <= c < end]
@@ -125,98 +126,27 @@ def crop(w: Writer, x: str, axis: int, begin: int, end: int) -> str:
 def permute(w: Writer, x: str, order: Sequence[int]) -> str:
     """Axes in another order: a Permute, or moves of one axis by Slice and Concat."""
     shape, batch = w.shape(x), w.batch.get(x)
-    new = tuple(shape[axis] for axis in order)
-    to = None if batch is None else list(order).index(batch)
-    wide = [axis for axis in order if shape[axis] != 1 or axis == batch]
-    if wide == sorted(wide):
-        return w.reshape(x, new, batch=to)
-    if w.target.has("Permute") and len(shape) <= w.target.max_axes:
+    has = w.target.has("Permute") and len(shape) <= w.target.max_axes
+    if has and not keeps_memory(shape, order, batch):
+        to = None if batch is None else list(order).index(batch)
         fields = {"order": list(order)}
+        new = permuted(shape, order)
         top: str = w.layer("Permute", [x], new, batch=to, permute_param=fields)
         return top
-    groups = _groups(shape, wide, batch)
-    places = sorted(range(len(groups)), key=lambda i: groups[i][0])
-    sizes = tuple(math.prod(shape[a] for a in groups[i]) for i in places)
-    goal = [places.index(i) for i in range(len(groups))]
-    current = list(range(len(groups)))
-    at = None if batch is None else next(k for k, i in enumerate(places) if batch in groups[i])
-    y = w.reshape(x, sizes, hint="axes", batch=at)
-    while current != goal:
-        y, current = _move_one(w, y, current, goal)
-    return w.reshape(y, new, batch=to)
-
-
-def _groups(shape: Dims, order: Sequence[int], batch: int | None) -> list[list[int]]:
-    """Axes that stay behind each other are one; the batch stays alone."""
-    groups: list[list[int]] = []
-    for axis in order:
-        last = groups[-1][-1] if groups else None
-        follows = (
-            last is not None
-            and last < axis
-            and batch not in (last, axis)
-            and all(shape[a] == 1 and a != batch for a in range(last + 1, axis))
-        )
-        if follows:
-            groups[-1].append(axis)
-        else:
-            groups.append([axis])
-    return groups
-
-
-def _move_one(w: Writer, x: str, current: list[int], goal: list[int]) -> tuple[str, list[int]]:
-    """Move the one axis that is best moved next: nearest to the goal, then cheapest in tops."""
-    shape = w.shape(x)
-    best: tuple[tuple[int, int], int, int, list[int]] | None = None
-    for i in range(len(current)):
-        for j in range(len(current)):
-            after = current[:i] + current[i + 1 :]
-            after.insert(j, current[i])
-            left = _disorder(after, goal)
-            if i == j or left >= _disorder(current, goal):
-                continue
-            pieces = shape[i] if w.batch.get(x) != i else MOST_PIECES * 2  # the batch is any
-            if best is None or (left, pieces) < best[0]:
-                best = ((left, pieces), i, j, after)
-    assert best is not None
-    _, i, j, after = best
-    if w.batch.get(x) == i:
-        w.fix_batch()
-    if shape[i] > MOST_PIECES:
-        raise Refused(
-            f"moving an axis of {shape[i]} needs that many pieces (at most {MOST_PIECES})",
-            "use a target that has Permute (--target ssd)",
-        )
-    return _insert(w, x, i, j), after
-
-
-def _disorder(current: list[int], goal: list[int]) -> int:
-    """The moves that are left: the axes that are not in the longest part in the right order."""
-    rank = [goal.index(axis) for axis in current]
-    longest = [1] * len(rank)
-    for i in range(len(rank)):
-        for j in range(i):
-            if rank[j] < rank[i]:
-                longest[i] = max(longest[i], longest[j] + 1)
-    return len(rank) - max(longest)
-
-
-def _insert(w: Writer, x: str, i: int, j: int) -> str:
-    """Axis i of `x` becomes axis j: one slice for each index, put together before another axis."""
-    shape, batch = w.shape(x), w.batch.get(x)
-    rest = [n for k, n in enumerate(shape) if k != i]
-    out = (*rest[:j], shape[i], *rest[j:])
-    order = [k for k in range(len(shape)) if k != i]
-    order.insert(j, i)
-    if j == len(rest):
-        x = w.reshape(x, (*shape, 1), hint="axis", batch=batch)
-    follows = len(shape) if j == len(rest) else order[j + 1]
-    pieces = slices(w, x, i, range(1, shape[i]), hint="pieces")
-    return w.reshape(
-        concat(w, pieces, follows),
-        out,
-        batch=None if batch is None else order.index(batch),
-    )
+    for step in permute_steps(shape, order, batch):
+        if isinstance(step, Reshaped):
+            x = w.reshape(x, step.shape, hint=step.hint, batch=step.batch)
+            continue
+        if w.batch.get(x) == step.axis:
+            w.fix_batch()
+        if step.pieces > MOST_PIECES:
+            raise Refused(
+                f"moving an axis of {step.pieces} needs that many pieces (at most {MOST_PIECES})",
+                "use a target that has Permute (--target ssd)",
+            )
+        pieces = slices(w, x, step.axis, range(1, step.pieces), hint="pieces")
+        x = concat(w, pieces, step.along)
+    return x
 
 
 def shuffle_channels(w: Writer, x: str, group: int) -> str:

@@ -29,7 +29,7 @@ def fold(model: Model) -> Graph:
     Raises UnsupportedError if the model cannot be run.
     """
     while True:
-        constant, values, shapes = _run(model)
+        constant, values, shapes = _constant_values(model)
         if not _inline_ifs(model, constant, values):
             break
     graph = _graph(model, constant, values, shapes)
@@ -45,7 +45,7 @@ def larger_shapes(model: Model) -> dict[str, Dims] | None:
     if other is None:
         return None
     try:
-        return _run(other)[2]
+        return _constant_values(other)[2]
     except UnsupportedError:
         return None
 
@@ -104,7 +104,7 @@ def sample(model: Model) -> dict[str, Array]:
     return out
 
 
-def _run(model: Model) -> tuple[set[str], dict[str, Array], dict[str, Dims]]:
+def _constant_values(model: Model) -> tuple[set[str], dict[str, Array], dict[str, Dims]]:
     """Names of constant values, their values, and all shapes."""
     import onnx
 

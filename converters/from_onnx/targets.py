@@ -29,6 +29,7 @@ RULES = {
     "permute_order": "Permute has this order only",
     "line_behind_power": "a Power of power 1 behind another Power is computed wrongly",
     "outputs_are_layers": "an output is asked for by the name of its layer",
+    "thin_depthwise": "a 3 x 3 kernel a channel over a map of one row or column is read beside it",
     "deconvolution_group": "Deconvolution has one group, or one for each channel",
 }
 
@@ -95,7 +96,7 @@ def get_target(name: str) -> Target:
     target = Target(name)
     for number, line in enumerate(text.splitlines(), 1):
         if line and not line.startswith("#"):
-            _add(target, _row(line, f"{name}.tsv:{number}"))
+            _add_row(target, _row(line, f"{name}.tsv:{number}"))
     return target
 
 
@@ -108,7 +109,7 @@ def _row(line: str, where: str) -> Row:
     return Row(*parts)
 
 
-def _add(target: Target, row: Row) -> None:
+def _add_row(target: Target, row: Row) -> None:
     if row.kind == "base":
         base = get_target(row.name)
         target.dialect = base.dialect

@@ -60,7 +60,7 @@ def build(
     for name in (*fed, *made):
         graph.reserve(name)
     told: list[Told] = []
-    values = _run(net, graph, outputs, told)
+    values = _add_steps(net, graph, outputs, told)
     built = Built(graph, told=told)
     _name_blobs(built, values, fed, outputs)
     sweep(built)
@@ -81,7 +81,9 @@ def needed_steps(net: Net, outputs: Sequence[str]) -> set[int]:
     return steps
 
 
-def _run(net: Net, graph: OnnxGraph, outputs: Sequence[str], told: list[Told]) -> dict[str, str]:
+def _add_steps(
+    net: Net, graph: OnnxGraph, outputs: Sequence[str], told: list[Told]
+) -> dict[str, str]:
     """Add the layers in order; returns the value of every blob in the end."""
     values: dict[str, str] = {}
     needed = needed_steps(net, outputs)
@@ -106,7 +108,8 @@ def _run(net: Net, graph: OnnxGraph, outputs: Sequence[str], told: list[Told]) -
         else:
             before = len(graph.nodes)
             tops = _tops(graph, step, bottoms, None if graph.dynamic_batch else net, i)
-            if len(graph.nodes) - before >= LEAST:
+            masks = step.node.type == "Pooling" and len(tops) > 1  # which Upsample reads
+            if len(graph.nodes) - before >= LEAST or masks:
                 blobs = [graph.param(step.layer, k) for k in range(len(step.layer.blobs))]
                 told.append(Told(format_message(step.node.param), bottoms, list(tops), blobs))
         graph.shapes.update(zip(tops, step.layer.top_shapes, strict=True))

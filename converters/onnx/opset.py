@@ -105,18 +105,20 @@ def to_opset(
     if not LEAST <= opset <= MOST:
         raise UnsupportedError(f"opset {opset} is not written: give one from {LEAST} to {MOST}")
     formed = {op_type for op_type, least, most, _ in _FORMS if least <= opset <= most}
-    _check([node for node in graph.nodes if node.op_type not in formed], opset, known_only=True)
+    _check_nodes(
+        [node for node in graph.nodes if node.op_type not in formed], opset, known_only=True
+    )
     if opset != OPSET:
         out = Rewriter(graph, infer(graph, inputs, elements), opset)
         for node in graph.nodes:
             out.rewrite(_positive(out, node) if opset < 13 else node)
         graph.nodes = out.nodes
-    _check(graph.nodes, opset)
+    _check_nodes(graph.nodes, opset)
     used = {name for node in graph.nodes for name in node.inputs}
     graph.constants = {k: v for k, v in graph.constants.items() if k in used}
 
 
-def _check(nodes: Sequence[OnnxNode], opset: int, *, known_only: bool = False) -> None:
+def _check_nodes(nodes: Sequence[OnnxNode], opset: int, *, known_only: bool = False) -> None:
     """Hold every node against its schema of the opset; `known_only`: only that there is one."""
     defs = import_module("onnx").defs
     for node in nodes:

@@ -196,7 +196,7 @@ def find_pictures(
     size = choices.size or (mean.shape[1:] if mean is not None else shape[2:])
     transformer = Transformer(param, "TEST", profile=profile, mean=mean)
     found = Pictures(blob, transformer, (shape[0], *map(int, size), shape[1]), choices.order)
-    _check(found, shape, choices)
+    _check_pictures(found, shape, choices)
     return found
 
 
@@ -236,7 +236,7 @@ def _mean(param: pb.TransformationParameter, file: NetFile) -> np.ndarray | None
     raise UnsupportedError(f"the mean cannot be read: {problem}")
 
 
-def _check(pictures: Pictures, shape: Shape, choices: PictureOptions) -> None:
+def _check_pictures(pictures: Pictures, shape: Shape, choices: PictureOptions) -> None:
     """Refuse pictures that do not become the net's input."""
     try:
         made = pictures.made[1:]

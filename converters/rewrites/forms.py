@@ -7,7 +7,9 @@ from typing import Any
 
 import numpy as np
 
+from caffeio.converters.rewrites import neurons  # noqa: F401  (its forms are registered)
 from caffeio.converters.rewrites.floor import floor_pooling, rounds_down
+from caffeio.converters.rewrites.moves import MOST_PIECES, Moved, Reshaped, permute_steps
 from caffeio.converters.rewrites.piece import (
     REWRITES,
     CannotRewriteError,
@@ -44,43 +46,6 @@ def depthwise(piece: Piece) -> None:
         p.group = p.num_output  # as every known net has it
     if not p.num_output:
         p.num_output = p.group
-
-
-@rewrite("ReLU6")
-def relu6(piece: Piece) -> None:
-    """6 - max(6 - max(x, 0), 0), or Clip where the target has it."""
-    bottom, top = piece.old.bottom[0], piece.old.top[0]
-    slope = piece.old.relu6_param.negative_slope
-    if piece.has("Clip") and not slope:
-        clip = piece.add("Clip", [bottom], top)
-        clip.clip_param.min, clip.clip_param.max = 0, 6
-        return
-    first = piece.add("ReLU", [bottom], top)
-    if slope:
-        first.relu_param.negative_slope = slope
-    _six_minus(piece, top, "flip")
-    piece.add("ReLU", [top], top, "cap")
-    _six_minus(piece, top, "back")
-
-
-def _six_minus(piece: Piece, blob: str, suffix: str) -> None:
-    p = piece.add("Power", [blob], blob, suffix).power_param
-    p.scale, p.shift = -1, 6
-
-
-@rewrite("Swish")
-def swish(piece: Piece) -> None:
-    """x * sigmoid(beta x)."""
-    bottom, top = piece.old.bottom[0], piece.old.top[0]
-    if bottom == top:
-        raise CannotRewriteError("it works in place")
-    gate, beta = piece.blob("gate"), piece.old.swish_param.beta
-    source = bottom
-    if beta != 1:
-        piece.add("Power", [bottom], gate, "beta").power_param.scale = beta
-        source = gate
-    piece.add("Sigmoid", [source], gate, "sigmoid")
-    piece.add("Eltwise", [bottom, gate], top).eltwise_param.operation = pb.EltwiseParameter.PROD
 
 
 @rewrite("Axpy")
@@ -146,7 +111,7 @@ def _fixed_convolution(
     suffix: str = "",
     group: int = 1,
 ) -> None:
-    """A layer without bias whose weights nobody learns."""
+    """A layer without bias whose weights are not trained."""
     bottom, top = bottom or piece.old.bottom[0], top or piece.old.top[0]
     if bottom == top:
         raise CannotRewriteError("it works in place")
@@ -209,14 +174,30 @@ def spatial_dropout(piece: Piece) -> None:
 
 @rewrite("Permute")
 def permute(piece: Piece) -> None:
-    """A Reshape, where only axes of size 1 move."""
+    """Reshapes, and moves of one axis by Slice and Concat."""
     shape = piece.shape()
     order = list(piece.old.permute_param.order)
     order += [axis for axis in range(len(shape)) if axis not in order]
-    if [a for a in order if shape[a] != 1] != [a for a in range(len(shape)) if shape[a] != 1]:
-        raise CannotRewriteError("it moves axes")
-    layer = piece.add("Reshape", piece.old.bottom, piece.old.top[0])
-    layer.reshape_param.shape.dim.extend(shape[a] for a in order)
+    steps = permute_steps(shape, order, 0 if order[0] == 0 else None)
+    if max((s.pieces for s in steps if isinstance(s, Moved)), default=0) > MOST_PIECES:
+        raise CannotRewriteError(f"it moves an axis of more than {MOST_PIECES}")
+    now, have = piece.old.bottom[0], shape
+    for number, step in enumerate(steps):
+        last = number == len(steps) - 1
+        if step.shape == have and not (last and now != piece.old.top[0]):
+            continue
+        top = piece.old.top[0] if last else piece.blob(f"axes{number}")
+        name = "" if last else f"axes{number}"
+        if isinstance(step, Reshaped):
+            layer = piece.add("Reshape", [now], top, name)
+            layer.reshape_param.shape.dim.extend(step.shape)
+            if step.batch == 0:
+                layer.reshape_param.shape.dim[0] = 0  # as it comes
+        else:
+            tops = [piece.blob(f"axes{number}_{i}") for i in range(step.pieces)]
+            piece.add("Slice", [now], tops, f"pieces{number}").slice_param.axis = step.axis
+            piece.add("Concat", tops, top, name).concat_param.axis = step.along
+        now, have = top, step.shape
 
 
 @rewrite("BN")

@@ -86,7 +86,7 @@ def show_chain(
 
     Raises CaffeIOError if one is no solver.
     """
-    phases = [phase for source in sources for phase in _read(source, run, dialect, caffe)]
+    phases = [phase for source in sources for phase in _read_phase(source, run, dialect, caffe)]
     what = f"A chain of {count(len(phases), 'solver')}"
     if len(sources) == 1:
         what = f"{sources[0].label}: {KINDS[sources[0].kind]}"
@@ -112,7 +112,9 @@ def show_chain(
     return out
 
 
-def _read(source: Source, run: Run, dialect: str | None, caffe: str | None) -> Iterator[_Phase]:
+def _read_phase(
+    source: Source, run: Run, dialect: str | None, caffe: str | None
+) -> Iterator[_Phase]:
     from caffeio.converters.diff.solver_side import load_pair, load_side
     from caffeio.training.multiphase import read_phases
 

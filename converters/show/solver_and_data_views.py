@@ -47,7 +47,7 @@ def show_solver(
     for unknown in side.unknown:
         out.add_paragraph(str(unknown), tone="warn")
     _rates(diff, out)
-    _run(diff, out, run)
+    _add_run(diff, out, run)
     fields = out.section("Fields").table("", "", "")
     data: dict[str, Any] = {}
     for name, value, is_set in diff.equal:
@@ -88,7 +88,7 @@ def _rates(diff: Any, out: Report) -> None:
         table.add(f"{t:,}", f"{values[t]:.6g}")
 
 
-def _run(diff: Any, out: Report, run: Run) -> None:
+def _add_run(diff: Any, out: Report, run: Run) -> None:
     from caffeio.converters.diff.training import snapshot_iterations, spans, test_iterations
 
     side = diff.left

@@ -105,7 +105,7 @@ def translate(
         raise located(error, src) from None
     places = {origin: place for place, origin in enumerate(before)}
     result.history = [places[origin] for origin in history_order(state)]
-    _write(state, dst, blobs, result)
+    _write_state(state, dst, blobs, result)
     return result
 
 
@@ -168,7 +168,7 @@ def _blobs(
     return out
 
 
-def _write(
+def _write_state(
     state: NetState, dst: str | os.PathLike[str], blobs: list[list[Blob]], result: Translation
 ) -> None:
     message = state.message()

@@ -56,10 +56,10 @@ def compare(
     found = compare_layers(first, second, inputs, tolerance)
     if not found.rows:
         raise CaffeIOError("nothing can be compared: the two show no blob of the same name")
-    return found, _report(first, second, found, given is not None)
+    return found, _report_of(first, second, found, given is not None)
 
 
-def _report(first: Side, second: Side, found: Comparison, given: bool) -> Report:
+def _report_of(first: Side, second: Side, found: Comparison, given: bool) -> Report:
     out = Report("Two models, layer by layer")
     what = "the given inputs" if given else f"{found.samples} inputs"
     good = found.same

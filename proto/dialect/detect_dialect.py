@@ -91,10 +91,12 @@ def _detect(data: Buffer, name: str) -> Detection:
     if rivals:
         best, evidence = _by_shapes(data, name, [best, *rivals])
     others = [group for group in groups if group is not best]
-    return _report(best, others, evidence)
+    return _detection_of(best, others, evidence)
 
 
-def _report(best: list[Candidate], others: list[list[Candidate]], shapes: list[str]) -> Detection:
+def _detection_of(
+    best: list[Candidate], others: list[list[Candidate]], shapes: list[str]
+) -> Detection:
     chosen = best[0]
     also = [r for r in best[1:] if r.score - chosen.score < _MARGIN]
     worse = [r for r in best[1:] if r not in also] + [group[0] for group in others]

@@ -23,7 +23,7 @@ class Rule(NamedTuple):
 _RULES: list[dict[int, Rule]] = []
 _KNOWN: dict[object, int] = {}
 _BLOBS: set[int] = set()  # the indices of BlobProto's rules
-_OF_DIALECT: dict[str, dict[str, int]] = {}  # filled for a whole dialect at once
+_RULES_BY_DIALECT: dict[str, dict[str, int]] = {}  # filled for a whole dialect at once
 _LOCK = threading.Lock()
 
 
@@ -33,19 +33,19 @@ def rules_of(dialect: str, message: str) -> int:
     All rules of a dialect are made when the first are asked for, in one order, by one thread:
     nobody sees half of them.
     """
-    found = _OF_DIALECT.get(dialect)
+    found = _RULES_BY_DIALECT.get(dialect)
     if found is None:
         with _LOCK:
-            found = _OF_DIALECT.get(dialect)
+            found = _RULES_BY_DIALECT.get(dialect)
             if found is None:
-                found = _OF_DIALECT[dialect] = _Maker(schema.load(dialect)).run()
+                found = _RULES_BY_DIALECT[dialect] = _Maker(schema.load(dialect)).run()
     return found[message] if message in found else _no_rules(dialect, message)
 
 
 def _no_rules(dialect: str, message: str) -> int:
     """Of a message that the dialect does not have: nothing in it is known."""
     with _LOCK:
-        return _OF_DIALECT[dialect].setdefault(message, _index(message, {}))
+        return _RULES_BY_DIALECT[dialect].setdefault(message, _index(message, {}))
 
 
 class _Maker:

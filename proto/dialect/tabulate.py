@@ -44,7 +44,7 @@ def compile_proto(path: Path) -> Schema:
     for enum in file.enum_type:
         found.enums[enum.name] = _enum(enum)
     for message in file.message_type:
-        _read(message, "", prefix, found)
+        _read_message(message, "", prefix, found)
     return found
 
 
@@ -52,13 +52,13 @@ def _enum(enum: EnumDescriptorProto) -> dict[str, int]:
     return {value.name: value.number for value in enum.value}
 
 
-def _read(message: DescriptorProto, outer: str, prefix: str, found: Schema) -> None:
+def _read_message(message: DescriptorProto, outer: str, prefix: str, found: Schema) -> None:
     name = f"{outer}{message.name}"
     found.messages[name] = {f.name: _field(f, prefix) for f in message.field}
     for enum in message.enum_type:
         found.enums[f"{name}.{enum.name}"] = _enum(enum)
     for nested in message.nested_type:
-        _read(nested, f"{name}.", prefix, found)
+        _read_message(nested, f"{name}.", prefix, found)
 
 
 def _field(entry: FieldDescriptorProto, prefix: str) -> Field:

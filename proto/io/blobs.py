@@ -199,12 +199,12 @@ def _add_piece(
         return after
     if last - first != width:
         fail(f"field {number} of a blob has a number of {last - first} bytes", pos)
-    count, stride = _run(buf, pos, first - pos, width, end)
+    count, stride = _field_run(buf, pos, first - pos, width, end)
     pieces.append((first, count, stride))
     return pos + count * stride
 
 
-def _run(buf: Buffer, pos: int, tag_size: int, width: int, end: int) -> tuple[int, int]:
+def _field_run(buf: Buffer, pos: int, tag_size: int, width: int, end: int) -> tuple[int, int]:
     """How many unpacked numbers with the same tag stand in a row at `pos`, and their stride."""
     stride = tag_size + width
     wanted, count, block = buf[pos], 0, 64

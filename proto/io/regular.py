@@ -37,10 +37,10 @@ def check_name(path: Path_) -> None:
 def check_regular(path: Path_) -> None:
     """Raise OSError unless `path` is a regular file; for libraries that open files by name."""
     check_name(path)
-    _check(os.stat(path), path)
+    _check_regular(os.stat(path), path)
 
 
-def _check(state: os.stat_result, path: Path_) -> None:
+def _check_regular(state: os.stat_result, path: Path_) -> None:
     if stat.S_ISREG(state.st_mode):
         return
     name = os.fsdecode(path)
@@ -55,7 +55,7 @@ def open_regular(path: Path_) -> BufferedReader:
     check_regular(path)  # before opening: to open some devices does something
     descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | os.O_CLOEXEC)
     try:
-        _check(os.fstat(descriptor), path)  # another file may have taken its place
+        _check_regular(os.fstat(descriptor), path)  # another file may have taken its place
         return os.fdopen(descriptor, "rb")
     except BaseException:
         os.close(descriptor)
@@ -65,7 +65,7 @@ def open_regular(path: Path_) -> BufferedReader:
 def read_regular(path: Path_, limit: int = TEXT_LIMIT) -> bytes:
     """The bytes of a regular file of at most `limit` bytes. Raises OSError."""
     with open_regular(path) as file:
-        return _read(file, limit, os.fsdecode(path))
+        return _read_limited(file, limit, os.fsdecode(path))
 
 
 def read_text_file(path: Path_) -> str:
@@ -86,10 +86,10 @@ def read_utf8(path: Path_) -> str:
 
 def read_stream(stream: IO[bytes], limit: int = STREAM_LIMIT) -> bytes:
     """All bytes of a pipe, of which there may be `limit`. Raises OSError."""
-    return _read(stream, limit, "<stdin>")
+    return _read_limited(stream, limit, "<stdin>")
 
 
-def _read(file: IO[bytes], limit: int, name: str) -> bytes:
+def _read_limited(file: IO[bytes], limit: int, name: str) -> bytes:
     pieces, size = [], 0
     while piece := file.read(min(1 << 20, limit + 1 - size)):
         size += len(piece)

@@ -59,7 +59,7 @@ def blob_parts(
     """
     if isinstance(blob, Bytes):
         return [memoryview(blob).cast("B")]
-    _check(blob, diff)
+    _check_blob(blob, diff)
     if legacy:
         dims = (1,) * (4 - blob.ndim) + blob.shape
         head = b"".join(varint_field(i, n) for i, n in enumerate(dims, 1))
@@ -94,7 +94,7 @@ def _raw_parts(blob: Array, diff: Array | None, head: bytes) -> list[Part]:
     return kinds + values
 
 
-def _check(blob: Array, diff: Array | None) -> None:
+def _check_blob(blob: Array, diff: Array | None) -> None:
     if blob.ndim > MAX_AXES:
         raise ValueError(f"it has {blob.ndim} axes; Caffe allows {MAX_AXES}")
     for array in (blob, diff):

@@ -88,7 +88,7 @@ def _enter(edit: _Edit, owner: Node, steps: list[Step], operator: str, value: st
     step = steps[0]
     known = owner.named(step.name)
     if owner.descriptor is not None and not known:
-        _check(find_field(owner.descriptor, step.name, edit.path), step, edit.path)
+        _check_entry(find_field(owner.descriptor, step.name, edit.path), step, edit.path)
     chosen = edit.document.chosen(owner, step)
     if any(not node.is_message for node in chosen):
         raise CaffeIOError(f"{edit.path}: {step.name} has no fields")
@@ -102,7 +102,7 @@ def _may_make(step: Step, known: list[Node]) -> bool:
     return (step.new_index if step.selectors else 0) == len(known)
 
 
-def _check(entry: Any, step: Step, path: str, operator: str = "=") -> None:
+def _check_entry(entry: Any, step: Step, path: str, operator: str = "=") -> None:
     if step.selectors and not entry.is_repeated:
         raise CaffeIOError(f"{path}: {step.name} is not repeated: take away the brackets")
     if operator == "+=" and (not entry.is_repeated or step.selectors):
@@ -118,7 +118,7 @@ def _compose(edit: _Edit, owner: Node, steps: list[Step], operator: str, value: 
             raise CaffeIOError(f"{edit.path}: {step.name} is in a field that the schema lacks")
         entry = find_field(descriptor, step.name, edit.path)
         last = step is steps[-1]
-        _check(entry, step, edit.path, operator if last else "=")
+        _check_entry(entry, step, edit.path, operator if last else "=")
         if not _may_make(step, []) and step is not steps[0]:
             raise CaffeIOError(f"{edit.path}: there is no {step} to change")
         if not last and entry.message_type is None:
@@ -158,7 +158,7 @@ def _change_in(edit: _Edit, owner: Node, step: Step, operator: str, value: str) 
             edit.replace(node, _as_before(node, value, edit.path))
             edit.count += 1
         return
-    _check(entry, step, edit.path, operator)
+    _check_entry(entry, step, edit.path, operator)
     values = _values(entry, value, edit.path)
     if step.selectors:
         chosen = edit.document.chosen(owner, step)

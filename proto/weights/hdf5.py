@@ -49,7 +49,7 @@ def load_weights_h5(path: Path_, buffer: Buffer) -> Weights:
     layers = []
     try:
         for name, group in _layer_groups(data, ""):
-            layers.append(_entry(name, group, _find(diffs, name)))
+            layers.append(_entry(name, group, _find_group(diffs, name)))
     except ParseError as error:
         raise WeightsError(error.message, where=str(path)) from None
 
@@ -71,7 +71,7 @@ def _layer_groups(group: Group, prefix: str) -> Iterator[tuple[str, Group]]:
             yield from _layer_groups(member, f"{prefix}{name}/")
 
 
-def _find(group: Group | Dataset | None, name: str) -> Group | None:
+def _find_group(group: Group | Dataset | None, name: str) -> Group | None:
     for part in name.split("/"):
         group = group.members.get(part) if isinstance(group, Group) else None
     return group if isinstance(group, Group) else None

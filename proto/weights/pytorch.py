@@ -44,7 +44,7 @@ def read(path: str | os.PathLike[str]) -> Weights:
     import torch
 
     buffer = map_file(path, WeightsError, "a PyTorch file")
-    tensors = _tensors(path, _load(torch, path))
+    tensors = _tensors(path, _load_archive(torch, path))
     groups: dict[str, list[tuple[tuple[int, int], torch.Tensor]]] = {}
     for place, (name, tensor) in enumerate(tensors.items()):
         layer, _, last = name.rpartition(".")
@@ -61,7 +61,7 @@ def read(path: str | os.PathLike[str]) -> Weights:
     return Weights(Path(path), "pytorch", "", layers, buffer, fetch)
 
 
-def _load(torch: Any, path: str | os.PathLike[str]) -> Any:
+def _load_archive(torch: Any, path: str | os.PathLike[str]) -> Any:
     problem: Exception
     for mmap in (True, False):  # files of PyTorch before 1.6 cannot be mapped
         try:
@@ -142,7 +142,9 @@ def read_tensors(path: str | os.PathLike[str]) -> dict[str, Array]:
     import torch
 
     map_file(path, WeightsError, "a PyTorch file")
-    return {name: _numpy(tensor) for name, tensor in _tensors(path, _load(torch, path)).items()}
+    return {
+        name: _numpy(tensor) for name, tensor in _tensors(path, _load_archive(torch, path)).items()
+    }
 
 
 def write_tensors(path: str | os.PathLike[str], tensors: Mapping[str, Array]) -> None:

@@ -106,6 +106,15 @@ CASES = {
     ("train", SOLVER, "--weights", STATE): "or --snapshot, to go on from this state",
     ("train", SOLVER, "--weights", NET): f"{NET} is a net; --weights takes a .caffemodel",
     ("extract-features", NET, WEIGHTS, "fc", "o", "1"): "the weights go first, then the net",
+    (
+        "extract-features",
+        WEIGHTS,
+        NET,
+        "fcc",
+        "o",
+        "1",
+    ): "blob name fcc in the network: did you mean fc?",
+    ("caffe", "--nonsense"): "unknown command line flag 'nonsense'",
     ("layers", NET): f"caffeio layers --coverage {NET}",
     ("layers", "Convolutoin"): "did you mean Convolution",
     # files that are not there

@@ -71,8 +71,14 @@ def test_layers(path: Path) -> None:
     compare(path, path.parent, "pass{number}/out/", 1)
 
 
+@pytest.mark.parametrize("compiled", [True, False])
 @pytest.mark.parametrize("name", MANIFEST)
-def test_transforms_of_the_fork(name: str) -> None:
+def test_transforms_of_the_fork(name: str, compiled: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not compiled:
+        monkeypatch.setattr("caffeio.data.transform.cubic.kernels", lambda: None)
+        monkeypatch.setattr("caffeio.data.transform.normalize.loaded_kernels", lambda: None)
+    elif "cubic" in name:
+        pytest.importorskip("numba")
     param = net(TRANSFORMS / "nets" / f"{name}.prototxt").layer[0]
     with make_source(param, phase="TEST", profile=INTEL, search_path=[str(TRANSFORMS)]) as source:
         data = source.next()[0].numpy()

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from caffeio.data.draws import Draws
-from caffeio.data.transform import augment
+from caffeio.data.transform import augment, nvidia
 from caffeio.data.transform.image import set_ipp
 from caffeio.data.transform.noise import apply_noise
 from caffeio.data.transform.normalize import Image
@@ -178,8 +178,8 @@ def test_die_of_several_interpolations() -> None:
 def test_random_resize_draws_the_shorter_side() -> None:
     param = text_format.Parse("min_size: 20 max_size: 22", pb.RandomResizeParameter())
     for word, size in ((0, 20), (1, 21), (2, 22), (3, 20)):
-        out = augment.random_resize(photo(0, 40, 61), param, lambda w=word: w, lambda: 0)
-        assert out.shape[0] == size
+        cut = augment.random_resize(40, 61, param, lambda w=word: w, lambda: 0)
+        assert cut.take(photo(0, 40, 61)).shape[0] == size
 
 
 def test_the_fork_takes_the_crop_from_the_image_before_resize() -> None:
@@ -215,9 +215,9 @@ def test_nvidia_resizes_the_shorter_side() -> None:
         pb.TransformationParameter(),
     )
     for word, size in ((0, 20), (10, 30)):
-        assert augment.nvidia_size(40, 80, param, lambda w=word: w) == (size, 2 * size)
+        assert nvidia.nvidia_size(40, 80, param, lambda w=word: w) == (size, 2 * size)
     # never larger than the image unless it is allowed
-    assert augment.nvidia_size(10, 80, param, lambda: 10) == (10, 80)
+    assert nvidia.nvidia_size(10, 80, param, lambda: 10) == (10, 80)
 
 
 def test_exact_cubic_is_not_ipps() -> None:

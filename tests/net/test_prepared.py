@@ -14,8 +14,10 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from caffeio import load_net
 from caffeio.errors import LayerError, NetError
-from caffeio.net import Net
-from caffeio.net.prepared import can_run_here
+from caffeio.net import Net, prepared, watch
+from caffeio.net.prepared import can_run_on
+from caffeio.net.watch import ArraySamples, TensorSamples
+from caffeio.ops import folded_conv
 from caffeio.ops.folded_conv import FoldedConvolution
 from tests.fuzz.golden_nets import arrays_of, cases_of, off_by, under
 from tests.harness import assert_close, golden
@@ -212,7 +214,7 @@ POKES = {
 
 
 @pytest.mark.parametrize("how", POKES)
-@pytest.mark.parametrize("name,index", [("c", 0), ("c", 1), ("bn", 1), ("sc", 0), ("i", 0)])
+@pytest.mark.parametrize(("name", "index"), [("c", 0), ("c", 1), ("bn", 1), ("sc", 0), ("i", 0)])
 @torch.no_grad()
 def test_changed_blobs_are_noticed(how: str, name: str, index: int) -> None:
     net = built(SMALL)
@@ -352,8 +354,69 @@ def test_global_hooks_see_the_layers() -> None:
     assert len(seen) > 3
 
 
-def test_blobs_elsewhere_are_not_watched() -> None:
+def test_a_net_is_prepared_where_all_its_blobs_are() -> None:
     with FakeTensorMode():
-        away = torch.empty(2, device="cuda")
-    assert can_run_here([torch.empty(2)], [])
-    assert not can_run_here([torch.empty(2), away], [])
+        first, second = (torch.empty(2, device=f"cuda:{i}") for i in range(2))
+    assert can_run_on([torch.empty(2)])
+    assert can_run_on([first])
+    assert not can_run_on([torch.empty(2), first])
+    assert not can_run_on([first, second])
+    assert not can_run_on([torch.empty(2, device="meta")])
+    assert not can_run_on([torch.empty(2, dtype=torch.float64)])
+
+
+@pytest.mark.parametrize("kind", [ArraySamples, TensorSamples])
+def test_values_written_past_pytorch_are_seen(kind: Any) -> None:
+    blobs = [torch.full((3,), torch.nan), torch.randn(4, 5), torch.zeros(watch.SMALL + 1)]
+    samples = kind(blobs)
+    assert not samples.have_changed()  # a nan is what it was
+    for blob in blobs:
+        before = blob.clone()
+        blob.numpy()[...] += 1
+        blob.numpy()[0] = 7
+        assert samples.have_changed()
+        blob.numpy()[...] = before.numpy()
+        assert not samples.have_changed()
+    blobs[0].numpy()[:] = -0.0
+    blobs[1].numpy()[0, 0] = blobs[1].numpy()[0, 0]
+    assert samples.have_changed()
+
+
+@torch.no_grad()
+def test_on_another_device_the_plain_form_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a GPU would run, on the CPU: no packed weights, samples compared by the device."""
+    monkeypatch.setattr(folded_conv, "has_packed_form", lambda: False)
+    monkeypatch.setattr(watch, "ArraySamples", TensorSamples)
+    text = FOUR + CHAINS["sum"][0]
+    net, written = built(text), built(text, prepare=False)
+    x = given(net)
+    wanted = written(x)
+    for name, value in net(x).items():
+        torch.testing.assert_close(value, wanted[name], rtol=2e-5, atol=2e-5)
+    assert net._inference is not None and net._inference._prepared is not None
+    net.params["c"][0].data.mul_(2)
+    written.params["c"][0].mul_(2)
+    wanted = written(x)
+    for name, value in net(x).items():
+        torch.testing.assert_close(value, wanted[name], rtol=2e-5, atol=2e-5)
+
+
+@torch.no_grad()
+def test_nobody_waits_while_a_graph_is_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
+    net = built(FOUR + CHAINS["sum"][0])
+    net(given(net))
+    assert net._inference is not None
+    net._inference._on_gpu = True
+    assert net._inference.ready() is not None
+    monkeypatch.setattr(prepared, "is_recording", lambda: True)
+    assert net._inference.ready() is None
+
+
+@torch.no_grad()
+def test_poolings_follow_the_shape_of_their_bottom() -> None:
+    pool = layer("p", "Pooling", "c", "p", "pooling_param { kernel_size: 3 stride: 2 }")
+    text = FOUR + conv("c", "x", "c") + pool
+    net, written = built(text), built(text, prepare=False)
+    for side in (9, 8, 11, 9):
+        x = {"x": torch.randn(2, 4, side, side)}
+        torch.testing.assert_close(net(x)["p"], written(x)["p"], rtol=2e-5, atol=2e-5)

@@ -89,7 +89,12 @@ def test_dialects_know_all_their_fields_in_threads_that_start_cold(
     wanted = count()
     assert wanted > 500
     for _ in range(6):
-        for name, empty in (("_RULES", []), ("_KNOWN", {}), ("_BLOBS", set()), ("_OF_DIALECT", {})):
+        for name, empty in (
+            ("_RULES", []),
+            ("_KNOWN", {}),
+            ("_BLOBS", set()),
+            ("_RULES_BY_DIALECT", {}),
+        ):
             monkeypatch.setattr(rules, name, empty)
         detect_dialect._rules_for.cache_clear()
         assert together([count] * 4) == [wanted] * 4
@@ -101,7 +106,12 @@ def test_the_rules_do_not_depend_on_which_are_asked_for_first(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def inner(first: str) -> list[bool]:
-        for name, empty in (("_RULES", []), ("_KNOWN", {}), ("_BLOBS", set()), ("_OF_DIALECT", {})):
+        for name, empty in (
+            ("_RULES", []),
+            ("_KNOWN", {}),
+            ("_BLOBS", set()),
+            ("_RULES_BY_DIALECT", {}),
+        ):
             monkeypatch.setattr(rules, name, type(empty)())
         rules.rules_of("bvlc-opencl", first)
         table = rules.rule_table(rules.rules_of("bvlc-opencl", "LayerParameter"))

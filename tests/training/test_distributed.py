@@ -52,15 +52,15 @@ rank = int(os.environ["RANK"])
 foreign = sys.argv[1] == "foreign"
 if foreign:
     dist.init_process_group("gloo")
-world = World.join("cpu")
+world = World.init("cpu")
 assert (world.rank, world.size) == (rank, 2)
 both = world.all_reduce_actions((Action.SNAPSHOT, Action.STOP)[rank])
 assert both == Action.SNAPSHOT | Action.STOP, both
 assert world.all_reduce_actions(Action.NONE) is Action.NONE
-late = [world.pass_on(Action.SNAPSHOT if (rank, i) == (1, 1) else Action.NONE, now=i == 3)
+late = [world.exchange_actions(Action.SNAPSHOT if (rank, i) == (1, 1) else Action.NONE, now=i == 3)
         for i in range(4)]
 assert late == [Action.NONE, Action.NONE, Action.SNAPSHOT, Action.NONE], late
-late = [world.pass_on(Action.STOP if rank == 0 else Action.NONE, now=True), *world.asked]
+late = [world.exchange_actions(Action.STOP if rank == 0 else Action.NONE, now=True), *world.pending]
 assert late == [Action.STOP], late
 assert world.all_reduce_any(rank == 1) and not world.all_reduce_any(False)
 assert world.broadcast("mine" if rank == 0 else "theirs") == "mine"
@@ -69,10 +69,10 @@ world.all_reduce_mean([numbers])
 assert numbers.tolist() == [1.5, 3.0]
 other = world.on("cpu")
 other.barrier()
-other.leave()
+other.shutdown()
 assert dist.is_initialized()
-world.leave()
-world.leave()
+world.shutdown()
+world.shutdown()
 assert dist.is_initialized() == foreign
 """
 

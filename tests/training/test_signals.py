@@ -202,12 +202,12 @@ def an_iteration_late(monkeypatch: pytest.MonkeyPatch) -> None:
     """Actions arrive as they do among several workers: one iteration later, if nobody waits."""
     on_their_way = [Action.NONE]
 
-    def pass_on(self: World, action: Action, *, now: bool) -> Action:
+    def exchange_actions(self: World, action: Action, *, now: bool) -> Action:
         arrived = on_their_way.pop()
         on_their_way.append(Action.NONE if now else action)
         return arrived | action if now else arrived
 
-    monkeypatch.setattr(World, "pass_on", pass_on)
+    monkeypatch.setattr(World, "exchange_actions", exchange_actions)
 
 
 @pytest.mark.usefixtures("an_iteration_late")

@@ -201,7 +201,7 @@ def _settle() -> None:
 def _open_lmdb(real: str, path: str, in_order: bool) -> Any:
     import lmdb
 
-    meta = _check(real, path)
+    meta = _check_meta(real, path)
     options: dict[str, Any] = {
         "subdir": os.path.isdir(real),
         "readonly": True,
@@ -217,7 +217,7 @@ def _open_lmdb(real: str, path: str, in_order: bool) -> Any:
         raise DataError(f"cannot open LMDB {path!r}: {error}") from error
 
 
-def _check(real: str, path: str) -> Meta:
+def _check_meta(real: str, path: str) -> Meta:
     """Check the file behind `real`, once as long as it does not change."""
     file = data_file(real, path)
     state = file.stat()
@@ -244,7 +244,7 @@ def data_file(real: str, path: str) -> Path:
 
 def count_records(path: str) -> int:
     """How many records an LMDB has, by its checked pages. Raises DataError."""
-    return _check(os.path.realpath(path), path).entries
+    return _check_meta(os.path.realpath(path), path).entries
 
 
 def write_lmdb(

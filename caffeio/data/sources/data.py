@@ -19,7 +19,7 @@ from caffeio.data.db.lmdb import LmdbDatabase
 from caffeio.data.draws import LayerSeeds, SampleRandom
 from caffeio.data.loader import LoaderSource
 from caffeio.data.records.datum import Datum, scan_datum
-from caffeio.data.transform.image import encoded_size
+from caffeio.data.transform.image import Encoded, encoded_size
 from caffeio.data.transform.normalize import Image
 from caffeio.errors import DataError
 from caffeio.proto import caffe_pb2 as pb
@@ -184,9 +184,11 @@ class DatabaseSource(LoaderSource):
         """The bytes of a job's record."""
         return self.db.get(bytes(job.name)) if job.record is None else job.record  # type: ignore[arg-type]
 
-    def image(self, job: SampleTask) -> tuple[Image, float]:
-        """Scan the Datum, decode it if it is encoded."""
+    def image(self, job: SampleTask) -> tuple[Image | Encoded, float]:
+        """Scan the Datum; a file is decoded when it is known what of it is needed."""
         datum = scan_datum(self.record(job))
+        if datum.encoded:
+            return Encoded(datum.data, self.transformer.flag), datum.label
         return self.transformer.load(datum), datum.label
 
     def describe(self, job: SampleTask) -> str:

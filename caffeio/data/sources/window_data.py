@@ -73,7 +73,7 @@ def parse_windows(text: str, fg_threshold: float, bg_threshold: float) -> Window
             sizes = (out.channels, height, width)
             out.heads.append((index, out.paths[-1], sizes, count))
             for _ in range(count):
-                _add(out, index, words, _F(fg_threshold), _F(bg_threshold))
+                _add_window(out, index, words, _F(fg_threshold), _F(bg_threshold))
     except StopIteration:
         raise DataError("window file: it ends within a block") from None
     except ValueError:
@@ -109,7 +109,7 @@ class _Words:
         return next(self._words)
 
 
-def _add(
+def _add_window(
     out: Windows, index: int, words: Iterator[str], foreground: np.float32, background: np.float32
 ) -> None:
     label, overlap = int(next(words)), _F(next(words))

@@ -11,12 +11,14 @@ import math
 from collections.abc import Callable
 from functools import cache
 from struct import Struct
+from typing import NamedTuple
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from caffeio.data.transform.image import INTERPOLATION, Pixels, resize
+from caffeio.data.transform.cubic import Part, cubic, needed
+from caffeio.data.transform.image import INTERPOLATION, Pixels, check_size, resize, uses_ipp
 from caffeio.errors import DataError
 from caffeio.proto import caffe_pb2 as pb
 
@@ -88,29 +90,77 @@ def apply_resize(
     image: Pixels, param: pb.ResizeParameter, thread_rng: Word, size: tuple[int, int] | None = None
 ) -> Pixels:
     """Resize as `param` says; `size` (width, height) replaces its own."""
-    width, height = size or (param.width, param.height)
+    whole = (0, 0, image.shape[1], image.shape[0])
+    return make_cut(whole, param, thread_rng, size or (param.width, param.height)).take(image)
+
+
+class Cut(NamedTuple):
+    """A rectangle of an image, and how it is resized."""
+
+    x: int
+    y: int
+    width: int
+    height: int
+    to: tuple[int, int]  # width and height
+    mode: int  # OpenCV's code of the interpolation
+    padded: pb.ResizeParameter | None = None  # how the content is fitted into `to`
+
+    def rows(self, end: int) -> int:
+        """How many rows of the image the rows before `end` of the result depend on."""
+        some = self._by_parts()
+        return self.y + (needed(self.height, self.to[1], end) if some else self.height)
+
+    def take(self, image: Pixels, part: Part | None = None) -> Pixels:
+        """The resized rectangle, or the part of it that is wanted.
+
+        Of the image only as many rows must be there as `rows` tells.
+        """
+        pixels = image[self.y : self.y + self.height, self.x : self.x + self.width]
+        if part is not None and self._by_parts():
+            return cubic(pixels, self.height, self.to, part)
+        if self.padded is not None:
+            pixels = _fit_and_pad(pixels, self.padded, *self.to, self.mode)
+        elif (self.width, self.height) != self.to:
+            pixels = resize(pixels, *self.to, self.mode)
+        if part is None:
+            return pixels
+        return pixels[part.y : part.y + part.height, part.x : part.x + part.width]
+
+    def _by_parts(self) -> bool:
+        return self.mode == cv2.INTER_CUBIC and self.padded is None and not uses_ipp()
+
+
+def make_cut(
+    rectangle: tuple[int, int, int, int], param: pb.ResizeParameter, thread_rng: Word,
+    size: tuple[int, int],
+) -> Cut:  # fmt: skip
+    """Plan to resize a rectangle (x, y, width, height) as `param` says, to `size`."""
     mode = interpolation(param, thread_rng)
+    width, height = size
     if param.resize_mode == pb.ResizeParameter.WARP:
-        return resize(image, width, height, mode)
+        check_size(width, height)
+        return Cut(*rectangle, size, mode)
     if width <= 0 or height <= 0:
         raise DataError(f"resize_param needs height and width, not {height} and {width}")
-    aspect = _F(image.shape[1]) / _F(image.shape[0])
-    wanted = _F(width) / _F(height)
+    aspect = _F(rectangle[2]) / _F(rectangle[3])
     if param.resize_mode == pb.ResizeParameter.FIT_SMALL_SIZE:
-        if aspect < wanted:
-            return resize(image, width, math.floor(_F(width) / aspect), mode)
-        return resize(image, math.floor(aspect * _F(height)), height, mode)
+        if aspect < _F(width) / _F(height):
+            size = (width, math.floor(_F(width) / aspect))
+        else:
+            size = (math.floor(aspect * _F(height)), height)
+        check_size(*size)
+        return Cut(*rectangle, size, mode)
     if param.resize_mode == pb.ResizeParameter.FIT_LARGE_SIZE_AND_PAD:
-        return _fit_and_pad(image, param, width, height, mode, bool(aspect > wanted))
+        return Cut(*rectangle, size, mode, param)
     raise DataError(f"resize mode {param.resize_mode} is not implemented")
 
 
 def _fit_and_pad(
-    image: Pixels, param: pb.ResizeParameter, width: int, height: int, mode: int, wide: bool
+    image: Pixels, param: pb.ResizeParameter, width: int, height: int, mode: int
 ) -> Pixels:
     aspect = _F(image.shape[1]) / _F(image.shape[0])
     top = bottom = left = right = 0
-    if wide:
+    if aspect > _F(width) / _F(height):
         image = resize(image, width, math.floor(_F(width) / aspect), mode)
         top = (height - image.shape[0]) // 2
         bottom = height - image.shape[0] - top
@@ -130,14 +180,15 @@ def _fit_and_pad(
     )
 
 
-def shorter_side(image: Pixels, size: int, param: pb.ResizeParameter, thread_rng: Word) -> Pixels:
-    """Resize so that the shorter side is `size`; the other is cut to an int in float32."""
-    height, width = image.shape[:2]
+def shorter_side(
+    height: int, width: int, size: int, param: pb.ResizeParameter, thread_rng: Word
+) -> Cut:
+    """Plan to bring the shorter side to `size`; the other is cut to an int in float32."""
     if height < width:
         target = (int(_F(width) / _F(height) * _F(size)), size)
     else:
         target = (size, int(_F(height) / _F(width) * _F(size)))
-    return apply_resize(image, param, thread_rng, target)
+    return make_cut((0, 0, width, height), param, thread_rng, target)
 
 
 def random_size(height: int, width: int, param: pb.RandomResizeParameter, next_word: Word) -> int:
@@ -148,11 +199,15 @@ def random_size(height: int, width: int, param: pb.RandomResizeParameter, next_w
 
 
 def random_resize(
-    image: Pixels, param: pb.RandomResizeParameter, transformer_rng: Word, thread_rng: Word
-) -> Pixels:
-    """Resize so that the shorter side is a random size in [min_size, max_size]."""
-    size = random_size(image.shape[0], image.shape[1], param, transformer_rng)
-    return shorter_side(image, size, param.resize_param, thread_rng)
+    height: int,
+    width: int,
+    param: pb.RandomResizeParameter,
+    transformer_rng: Word,
+    thread_rng: Word,
+) -> Cut:
+    """Plan to bring the shorter side to a random size in [min_size, max_size]."""
+    size = random_size(height, width, param, transformer_rng)
+    return shorter_side(height, width, size, param.resize_param, thread_rng)
 
 
 def random_window(
@@ -180,78 +235,17 @@ def random_window(
 
 
 def random_aspect_ratio(
-    image: Pixels,
+    height: int,
+    width: int,
     param: pb.RandomAspectRatioParameter,
     crop: int,
     transformer_rng: Word,
     thread_rng: Word,
-) -> Pixels:
-    """Resize a random window to crop x crop; if none fits, the shorter side to `crop`."""
+) -> Cut:
+    """Plan to resize a random window to crop x crop; if none fits, the shorter side to `crop`."""
     if param.max_area_ratio < param.min_area_ratio:
         raise DataError("random_aspect_ratio_param.max_area_ratio is below min_area_ratio")
-    window = random_window(image.shape[0], image.shape[1], param, transformer_rng)
+    window = random_window(height, width, param, transformer_rng)
     if window is None:
-        return shorter_side(image, crop, param.resize_param, thread_rng)
-    x, y, width, height, _ = window
-    part = image[y : y + height, x : x + width]
-    return apply_resize(part, param.resize_param, thread_rng, (crop, crop))
-
-
-# -- NVIDIA ----------------------------------------------------------------------------------
-
-
-def nvidia_resizes(param: pb.TransformationParameter) -> bool:
-    """Whether any field of NVIDIA's random resizing is used."""
-    fields = (
-        "rand_resize_ratio_lower", "rand_resize_ratio_upper", "vertical_stretch_lower",
-        "vertical_stretch_upper", "horizontal_stretch_lower", "horizontal_stretch_upper",
-    )  # fmt: skip
-    sizes = param.img_rand_resize_lower or param.img_rand_resize_upper
-    return bool(sizes) or any(param.HasField(field) for field in fields)
-
-
-def _between(next_word: Word, a: float, b: float) -> np.float32:
-    """A float32 in [a, b]; no draw if they are equal."""
-    if a == b:
-        return _F(a)
-    low, high = min(a, b), max(a, b)
-    return _F(low + (high - low) * next_word() / 4294967295.0)
-
-
-def nvidia_size(
-    height: int, width: int, p: pb.TransformationParameter, next_word: Word
-) -> tuple[int, int]:
-    """Height and width to which NVIDIA's image_random_resize brings an image."""
-    size = min(height, width)
-    if p.img_rand_resize_lower and p.img_rand_resize_upper:
-        steps = p.img_rand_resize_upper - p.img_rand_resize_lower + 1
-        size = p.img_rand_resize_lower + pick(next_word, steps)
-    scale = _F(size) / _F(min(height, width))
-    new_h, new_w = scale * _F(height), scale * _F(width)
-    if p.rand_resize_ratio_lower >= 1 and p.rand_resize_ratio_upper > 1:
-        factor = _between(next_word, p.rand_resize_ratio_lower, p.rand_resize_ratio_upper)
-        if new_w > new_h or (new_w == new_h and next_word() % 2):
-            new_w = new_h * factor
-        else:
-            new_h = new_w * factor
-    if p.vertical_stretch_lower > 0 and p.vertical_stretch_upper > 0:
-        new_h = new_h * _between(next_word, p.vertical_stretch_lower, p.vertical_stretch_upper)
-    if p.horizontal_stretch_lower > 0 and p.horizontal_stretch_upper > 0:
-        new_w = new_w * _between(next_word, p.horizontal_stretch_lower, p.horizontal_stretch_upper)
-    rows = max(p.crop_size, math.floor(float(new_h) + 0.5))
-    cols = max(p.crop_size, math.floor(float(new_w) + 0.5))
-    if not p.allow_upscale:
-        rows, cols = min(rows, height), min(cols, width)
-    return rows, cols
-
-
-def nvidia_resize(image: Pixels, p: pb.TransformationParameter, next_word: Word) -> Pixels:
-    """NVIDIA's random resize: shorter side, aspect ratio, stretches; never beneath crop_size."""
-    height, width = image.shape[:2]
-    rows, cols = nvidia_size(height, width, p, next_word)
-    if (rows, cols) == (height, width):
-        return image
-    down = rows <= height and cols <= width
-    algorithm = p.interpolation_algo_down if down else p.interpolation_algo_up
-    name = pb.TransformationParameter.InterpolationAlgo.Name(algorithm).removeprefix("INTER_")
-    return resize(image, cols, rows, INTERPOLATION[name])
+        return shorter_side(height, width, crop, param.resize_param, thread_rng)
+    return make_cut(window[:4], param.resize_param, thread_rng, (crop, crop))

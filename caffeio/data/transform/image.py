@@ -7,11 +7,11 @@ whose pixels are the same bits; everything else, and whatever it refuses, throug
 from __future__ import annotations
 
 import os
-from importlib import import_module
 from typing import Any
 
 from caffeio.data.transform import image_header
-from caffeio.data.transform.image_header import check_pixels
+from caffeio.data.transform.image_header import check_pixels, within_limit
+from caffeio.data.transform.jpeg_top import Frame, decode_top, plain_frame, simplejpeg
 from caffeio.errors import DataError
 from caffeio.proto.io.regular import read_regular
 
@@ -21,12 +21,6 @@ os.environ.setdefault("OPENCV_IO_MAX_IMAGE_PIXELS", str(image_header.MAX_PIXELS)
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-
-simplejpeg: Any
-try:
-    simplejpeg = import_module("simplejpeg")
-except ImportError:  # pragma: no cover - a speed-up, not a need
-    simplejpeg = None
 
 Pixels = NDArray[np.uint8]  # (H, W) or (H, W, C), BGR
 Buffer = bytes | bytearray | memoryview
@@ -55,6 +49,11 @@ def set_ipp(on: bool) -> bool:
     if before != on:
         cv2.ipp.setUseIPP(on)
     return before
+
+
+def uses_ipp() -> bool:
+    """Whether OpenCV uses Intel IPP in this thread."""
+    return hasattr(cv2, "ipp") and bool(cv2.ipp.useIPP())
 
 
 def decode(data: Buffer, flag: int = NATIVE) -> Pixels:
@@ -94,8 +93,10 @@ def encoded_size(data: Buffer, flag: int = NATIVE) -> tuple[int, int]:
     return image.shape[0], image.shape[1]
 
 
-def _decode_jpeg(data: Buffer, flag: int) -> Pixels | None:
-    """A plain JPEG by simplejpeg; None where OpenCV has to do it."""
+def _decode_jpeg(
+    data: Buffer, flag: int, frame: Frame | None = None, rows: int = 0
+) -> Pixels | None:
+    """A plain JPEG by simplejpeg, all of it or `rows` of it; None where OpenCV has to do it."""
     if simplejpeg is None:
         return None
     try:
@@ -107,10 +108,48 @@ def _decode_jpeg(data: Buffer, flag: int) -> Pixels | None:
             return None
         if flag != NATIVE and b"Exif" in bytes(data[:65536]):
             return None
-        image: Pixels = simplejpeg.decode_jpeg(data, colorspace="GRAY" if gray else "BGR")
+        space = "GRAY" if gray else "BGR"
+        image: Pixels | None = None
+        if frame is not None:
+            image = decode_top(data, frame, rows, space)
+        if image is None:
+            image = simplejpeg.decode_jpeg(data, colorspace=space)
     except ValueError:
         return None  # OpenCV is more forgiving, and its messages are Caffe's
     return image[:, :, 0] if gray else image
+
+
+class Encoded:
+    """An image file in memory, decoded as far down as it is needed.
+
+    `height` and `width` are those of what `decode` gives, from the header where that tells: then
+    nothing is decoded yet, and damage below the rows that are needed stays unnoticed.
+    """
+
+    def __init__(self, data: Buffer, flag: int = NATIVE) -> None:
+        self._data, self._flag = data, flag
+        self._pixels: Pixels | None = None
+        self._frame = self._upright_frame()
+        if self._frame is None:
+            self._pixels = decode(data, flag)
+            self.height, self.width = self._pixels.shape[:2]
+        else:
+            self.height, self.width = self._frame.height, self._frame.width
+
+    def _upright_frame(self) -> Frame | None:
+        frame = plain_frame(self._data)
+        if frame is None or not within_limit(frame.height, frame.width):
+            return None  # `decode` says what is wrong
+        turned = self._flag != NATIVE and b"Exif" in bytes(self._data[:65536])
+        return None if turned else frame
+
+    def top(self, rows: int) -> Pixels:
+        """At least the first `rows` rows."""
+        if self._pixels is None:
+            assert self._frame is not None
+            found = _decode_jpeg(self._data, self._flag, self._frame, rows)
+            self._pixels = decode(self._data, self._flag) if found is None else found
+        return self._pixels
 
 
 def read_image(path: str, *, color: bool) -> Pixels:
@@ -125,10 +164,15 @@ def read_image(path: str, *, color: bool) -> Pixels:
         raise DataError(f"could not load {path!r}: {error.message}") from None
 
 
-def resize(image: Pixels, width: int, height: int, interpolation: int = cv2.INTER_LINEAR) -> Pixels:
-    """OpenCV's resize, as Caffe calls it."""
+def check_size(width: int, height: int) -> None:
+    """Raise DataError for a size that no image can have."""
     if width <= 0 or height <= 0:
         raise DataError(f"cannot resize an image to width {width}, height {height}")
+
+
+def resize(image: Pixels, width: int, height: int, interpolation: int = cv2.INTER_LINEAR) -> Pixels:
+    """OpenCV's resize, as Caffe calls it."""
+    check_size(width, height)
     return np.asarray(cv2.resize(image, (width, height), interpolation=interpolation))
 
 

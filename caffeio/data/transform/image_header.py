@@ -28,10 +28,15 @@ def set_max_pixels(limit: int) -> int:
     return before
 
 
+def within_limit(height: int, width: int) -> bool:
+    """Whether a picture of this size is not too large."""
+    return height * width <= _limit
+
+
 def check_pixels(data: Buffer) -> None:
     """Raise DataError for a picture that claims more pixels than the limit."""
     size = picture_size(data)
-    if size is not None and size[0] * size[1] > _limit:
+    if size is not None and not within_limit(*size):
         raise DataError(
             f"the picture claims {size[1]} x {size[0]} pixels (width, height); "
             f"{_limit:,} pixels are the limit (--max-pixels)"

@@ -6,13 +6,14 @@ pixel and the channel alone (unless there is a mean image): a table of 256 value
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, NoReturn
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from caffeio.data.transform.cubic import loaded_kernels
 from caffeio.errors import DataError
 from caffeio.profiles import Profile
 from caffeio.proto import caffe_pb2 as pb
@@ -27,10 +28,11 @@ class Image(NamedTuple):
 
     pixels: Array
     planar: bool
+    corner: tuple[int, int] = (0, 0)  # row and column of the whole image where the pixels begin
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """(C, H, W)."""
+        """(C, H, W) of the pixels."""
         p = self.pixels
         if self.planar:
             return p.shape[0], p.shape[1], p.shape[2]
@@ -66,7 +68,7 @@ class Normalizer:
         self.param, self.profile, self.mean, self.fail = param, profile, mean, fail
         self.scale = np.float32(param.scale)
         self.means = np.array(param.mean_value, np.float32)
-        self._tables: dict[tuple[int, bool], tuple[list[Array], Array]] = {}
+        self._tables: dict[tuple[int, bool], tuple[list[Array], Array, list[np.float32]]] = {}
 
     def _fail(self, message: str, field: str = "") -> NoReturn:
         raise self.fail(message, field)
@@ -77,16 +79,18 @@ class Normalizer:
         pixels, channels = image.pixels, image.shape[0]
         if self.mean is not None and not self.scales_first(image):
             self.check_mean(channels, full)
-        if image.planar:
-            planes: Any = pixels[:, y : y + height, x : x + width]
-        else:
-            part = pixels[y : y + height, x : x + width]
-            planes = cv2.split(part) if pixels.ndim == 3 else (part,)
+        top, left = y - image.corner[0], x - image.corner[1]
+        inside = slice(top, top + height), slice(left, left + width)
+        part = pixels[(slice(None), *inside) if image.planar else inside]
         if self.mean is None and pixels.dtype == np.uint8:
-            tables, _ = self._table(channels, self.scales_first(image))
-            for table, plane, target in zip(tables, planes, out, strict=True):
-                cv2.LUT(cv2.flip(plane, 1) if mirror else plane, table, target)
+            if mirror and not image.planar:
+                part = cv2.flip(part, 1).reshape(part.shape)
+            planes = _planes(part, image.planar)
+            if mirror and image.planar:
+                planes = [cv2.flip(plane, 1) for plane in planes]
+            self._write_bytes(planes, self.scales_first(image), out)
             return
+        planes = _planes(part, image.planar)
         target = out[:, :, ::-1] if mirror else out
         for i, plane in enumerate(planes):
             np.copyto(target[i], plane)
@@ -98,6 +102,16 @@ class Normalizer:
         elif len(self.means):
             np.subtract(target, self.means_of(channels)[:, None, None], out=target)
         np.multiply(out, self.scale, out=out)
+
+    def _write_bytes(self, planes: Sequence[Array], scaled: bool, out: Array) -> None:
+        """Write planes of bytes: by the compiled loop if it is loaded, by tables otherwise."""
+        loops = loaded_kernels()
+        tables, _, means = self._table(len(planes), scaled)
+        for i, plane in enumerate(planes):
+            if loops is not None and plane.flags.c_contiguous and out.flags.c_contiguous:
+                loops.write_plane(plane, scaled, self.scale, means[i], out[i])
+            else:
+                cv2.LUT(plane, tables[i], out[i])
 
     def scales_first(self, image: Image) -> bool:
         """Whether NVIDIA's formula is used, whose roundings differ: for decoded images."""
@@ -122,6 +136,7 @@ class Normalizer:
         y, x, height, width, mirror, _ = window
         channels = image.shape[0]
         if out.dtype == np.uint8 or (self.mean is None and image.pixels.dtype == np.uint8):
+            y, x = y - image.corner[0], x - image.corner[1]
             if image.planar:
                 part: Any = image.pixels[:, y : y + height, x : x + width].transpose(1, 2, 0)
                 part = np.ascontiguousarray(part)
@@ -156,14 +171,23 @@ class Normalizer:
             )
         return np.broadcast_to(self.means, (channels,))
 
-    def _table(self, channels: int, scaled: bool) -> tuple[list[Array], Array]:
-        """What each of the 256 pixel values becomes, by channel: planar and interleaved."""
+    def _table(self, channels: int, scaled: bool) -> tuple[list[Array], Array, list[np.float32]]:
+        """What each of the 256 pixel values becomes, by channel: planar, interleaved; the means."""
         key = channels, scaled
         if key not in self._tables:
             rows: Array = np.broadcast_to(np.arange(256, dtype=np.float32), (channels, 256))
-            means = self.means_of(channels)[:, None] if len(self.means) else np.float32(0)
-            rows = rows * self.scale - means * self.scale if scaled else (rows - means) * self.scale
+            means = self.means_of(channels) if len(self.means) else np.zeros(channels, np.float32)
+            means = means * self.scale if scaled else means
+            column = means[:, None]
+            rows = rows * self.scale - column if scaled else (rows - column) * self.scale
             rows = np.ascontiguousarray(rows)
             together = np.ascontiguousarray(rows.T).reshape(1, 256, channels)
-            self._tables[key] = ([row.reshape(1, 256) for row in rows], together)
+            self._tables[key] = ([row.reshape(1, 256) for row in rows], together, list(means))
         return self._tables[key]
+
+
+def _planes(part: Array, planar: bool) -> Sequence[Array]:
+    """The channels of a part of an image."""
+    if planar:
+        return list(part)
+    return cv2.split(part) if part.ndim == 3 else [part]

@@ -7,19 +7,34 @@ mirrored. A mean file is indexed where the pixel was, before cropping and mirror
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 from numpy.typing import NDArray
 
 from caffeio.data.draws import Draws, Word
 from caffeio.data.records.datum import Datum
-from caffeio.data.transform import augment
-from caffeio.data.transform.image import COLOR, GRAY, NATIVE, decode
+from caffeio.data.transform import augment, nvidia
+from caffeio.data.transform.cubic import Part
+from caffeio.data.transform.image import COLOR, GRAY, NATIVE, Encoded, Pixels, decode
 from caffeio.data.transform.noise import apply_noise
 from caffeio.data.transform.normalize import Fail, Image, Normalizer, Window, default_fail
 from caffeio.layers.transforms import check_transform, crop_of, transformed
 from caffeio.profiles import BVLC, Profile
 from caffeio.proto import caffe_pb2 as pb
 from caffeio.shape_text import format_shape
+
+
+class Plan(NamedTuple):
+    """What is done to an image of a known size."""
+
+    cut: augment.Cut | None  # what is resized; None: nothing
+    window: Window  # of the resized image
+
+    def rows(self) -> int:
+        """How many rows of the image are needed, from its top."""
+        end = self.window.y + self.window.height
+        return end if self.cut is None else self.cut.rows(end)
 
 
 class Transformer(Normalizer):
@@ -53,13 +68,15 @@ class Transformer(Normalizer):
         self.randomly_resized = (
             param.HasField("random_resize_param")
             or param.HasField("random_aspect_ratio_param")
-            or augment.nvidia_resizes(param)
+            or nvidia.nvidia_resizes(param)
         )
         # words that a sample draws beforehand, and a guess of how many more it will want
         self.predrawn = int(self.mirror) + 2 * int(self.train and self.crop_size is not None)
         self.lookahead = 0
         if self.randomly_resized or self.resizes:
             self.lookahead = 13 if param.HasField("random_aspect_ratio_param") else 2
+        # where samples share a generator, a file that turns out to be broken must draw nothing
+        self._by_rows = not self.resizes and self.thread_draws() is not None
 
     def needs_exact_cubic(self) -> bool:
         """Whether any resizing may be CUBIC, where OpenCV's IPP gives other pixels."""
@@ -70,9 +87,9 @@ class Transformer(Normalizer):
         if p.HasField("random_aspect_ratio_param"):
             params.append(p.random_aspect_ratio_param.resize_param)
         name = pb.TransformationParameter.InterpolationAlgo.Name
-        nvidia = (name(p.interpolation_algo_down), name(p.interpolation_algo_up))
+        modes = (name(p.interpolation_algo_down), name(p.interpolation_algo_up))
         return any(pb.ResizeParameter.CUBIC in r.interp_mode for r in params) or (
-            augment.nvidia_resizes(p) and "INTER_CUBIC" in nvidia
+            nvidia.nvidia_resizes(p) and "INTER_CUBIC" in modes
         )
 
     def thread_draws(self) -> int | None:
@@ -89,8 +106,8 @@ class Transformer(Normalizer):
     def predraw(self, height: int, width: int, next_word: Word) -> None:
         """Take from `next_word` what resizing an image of this size takes, and do nothing else."""
         p = self.param
-        if augment.nvidia_resizes(p):
-            augment.nvidia_size(height, width, p, next_word)
+        if nvidia.nvidia_resizes(p):
+            nvidia.nvidia_size(height, width, p, next_word)
         elif p.HasField("random_resize_param"):
             augment.random_size(height, width, p.random_resize_param, next_word)
         elif p.HasField("random_aspect_ratio_param"):
@@ -128,13 +145,44 @@ class Transformer(Normalizer):
                 "crop_size",
             )
 
-    def place(self, image: Image, draws: Draws) -> tuple[Image, Window]:
-        """Resize `image` and choose the window that is written."""
+    def place(self, image: Image | Encoded, draws: Draws) -> tuple[Image, Window]:
+        """Resize `image`, choose the window that is written; pixels beside it may be left out."""
+        if isinstance(image, Encoded):
+            if self._by_rows:
+                plan = self.plan(image.height, image.width, draws)
+                return self.follow(Image(image.top(plan.rows()), False), plan)
+            image = Image(image.top(image.height), False)
+        if self.resizes:
+            return self._place_resized(image, draws)
+        _, height, width = image.shape
+        return self.follow(image, self.plan(height, width, draws))
+
+    def plan(self, height: int, width: int, draws: Draws) -> Plan:
+        """Draw what an image of this size draws: what of it is resized, and the window."""
+        mirror = self.mirror and draws.next_word() % 2 != 0
+        cut = self._random_cut(height, width, draws) if self.randomly_resized else None
+        if cut is not None:
+            width, height = cut.to
+        return Plan(cut, self._window(height, width, mirror, draws))
+
+    def follow(self, image: Image, plan: Plan) -> tuple[Image, Window]:
+        """Carry out a plan for this image; rows below what the plan needs may be missing."""
+        cut, window = plan
+        if cut is None:
+            return image, window
+        part = Part(window.y, window.x, window.height, window.width)
+        pixels = cut.take(self._interleaved(image), part)
+        return Image(pixels, False, (window.y, window.x)), window
+
+    def _place_resized(self, image: Image, draws: Draws) -> tuple[Image, Window]:
+        """The same with resize_param and noise_param, which change the whole image."""
         mirror = self.mirror and draws.next_word() % 2 != 0
         if self.randomly_resized:
-            image = self._random_resize(image, draws)
+            _, height, width = image.shape
+            cut = self._random_cut(height, width, draws)
+            image = Image(cut.take(self._interleaved(image)), False)
         before = image
-        if self.resizes and not image.planar:
+        if not image.planar:
             pixels = image.pixels
             for resize in self.param.resize_param:
                 pixels = augment.apply_resize(pixels, resize, draws.thread_rng)
@@ -142,8 +190,17 @@ class Transformer(Normalizer):
                 pixels = apply_noise(pixels, noise, draws.thread_rng)
             image = Image(pixels, False)
         _, height, width = image.shape
+        window = self._window(height, width, mirror, draws)
+        if self.crop_size is not None and self.profile.data_crop_before_resize:
+            self._check_inside(before, window)
+            return before, window
+        return image, window
+
+    def _window(self, height: int, width: int, mirror: bool, draws: Draws) -> Window:
+        """Choose the window of an image of this size."""
+        full = (height, width)
         if self.crop_size is None:
-            return image, Window(0, 0, height, width, mirror, (height, width))
+            return Window(0, 0, height, width, mirror, full)
         self._check_crop(height, width)
         rows, cols = self.crop_size
         if self.train:
@@ -151,11 +208,7 @@ class Transformer(Normalizer):
             x = draws.next_word() % (width - cols + 1)
         else:
             y, x = (height - rows) // 2, (width - cols) // 2
-        window = Window(y, x, rows, cols, mirror, (height, width))
-        if self.profile.data_crop_before_resize and self.resizes:
-            self._check_inside(before, window)
-            return before, window
-        return image, window
+        return Window(y, x, rows, cols, mirror, full)
 
     def _check_inside(self, image: Image, window: Window) -> None:
         """The sara fork cuts the crop out of the image before resize_param and noise_param."""
@@ -168,24 +221,23 @@ class Transformer(Normalizer):
                 "resize_param",
             )
 
-    def _random_resize(self, image: Image, draws: Draws) -> Image:
+    def _interleaved(self, image: Image) -> Pixels:
+        """The pixels as (H, W[, C]) bytes."""
         pixels = image.pixels
-        if image.planar and augment.nvidia_resizes(self.param):
-            pixels = np.ascontiguousarray(pixels.transpose(1, 2, 0))
-        elif image.planar:  # the sara fork reads the planes as if they were interleaved
+        if image.planar and nvidia.nvidia_resizes(self.param):
+            return np.ascontiguousarray(pixels.transpose(1, 2, 0))
+        if image.planar:  # the sara fork reads the planes as if they were interleaved
             if pixels.dtype != np.uint8:
                 self._fail("a Datum of floats cannot be resized", "random_resize_param")
             channels, height, width = image.shape
-            pixels = np.ascontiguousarray(pixels).reshape(height, width, channels)
-        if augment.nvidia_resizes(self.param):
-            out = augment.nvidia_resize(pixels, self.param, draws.transformer_rng)
-        elif self.param.HasField("random_resize_param"):
-            out = augment.random_resize(
-                pixels, self.param.random_resize_param, draws.transformer_rng, draws.thread_rng
-            )
-        else:
-            p = self.param.random_aspect_ratio_param
-            out = augment.random_aspect_ratio(
-                pixels, p, self.crop, draws.transformer_rng, draws.thread_rng
-            )
-        return Image(out, False)
+            return np.ascontiguousarray(pixels).reshape(height, width, channels)
+        return pixels
+
+    def _random_cut(self, height: int, width: int, draws: Draws) -> augment.Cut:
+        p, rngs = self.param, (draws.transformer_rng, draws.thread_rng)
+        if nvidia.nvidia_resizes(p):
+            return nvidia.nvidia_resize(height, width, p, draws.transformer_rng)
+        if p.HasField("random_resize_param"):
+            return augment.random_resize(height, width, p.random_resize_param, *rngs)
+        aspect = p.random_aspect_ratio_param
+        return augment.random_aspect_ratio(height, width, aspect, self.crop, *rngs)

@@ -147,7 +147,7 @@ class PriorBox(LayerType):
         return ((1, 2, x[2] * x[3] * len(self.boxes) * 4),)
 
     def onnx(self, g: OnnxGraph, *bottoms: str) -> str:
-        """A constant: the boxes at the net's own size."""
+        """Write a constant: the boxes at the net's own size."""
         x, image = (g.shape(name) for name in bottoms)
         return g.const(self.priors(((x[2], x[3]), (image[2], image[3]))), "priors")
 

@@ -54,7 +54,7 @@ def _gradient(layer: Yolov3, x: Tensor, rows: Tensor) -> Tensor:
     image, number = used.nonzero(as_tuple=True)
     truth = rows[image, number]
     owner, anchor = _anchors(layer, truth, scale)
-    _write(layer, diff, x, image[owner], truth[owner], anchor, scale)
+    _write_gradient(layer, diff, x, image[owner], truth[owner], anchor, scale)
     return diff
 
 
@@ -75,7 +75,7 @@ def _anchors(layer: Yolov3, truth: Tensor, scale: tuple[int, int]) -> tuple[Tens
     return owner, anchor
 
 
-def _write(
+def _write_gradient(
     layer: Yolov3, diff: Tensor, x: Tensor, image: Tensor, truth: Tensor, anchor: Tensor,
     scale: tuple[int, int],
 ) -> None:  # fmt: skip

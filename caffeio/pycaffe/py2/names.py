@@ -143,7 +143,7 @@ def _fromstring(original: Callable[..., Any]) -> Callable[..., Any]:
     return fromstring
 
 
-def _load(original: Callable[..., Any]) -> Callable[..., Any]:
+def _numpy_load(original: Callable[..., Any]) -> Callable[..., Any]:
     """numpy.load with the defaults of NumPy before 1.16.3, and Python 2's strings."""
 
     def load(file: Any, mmap_mode: Any = None, allow_pickle: bool = True, **options: Any) -> Any:
@@ -195,7 +195,7 @@ def _patches() -> Iterator[tuple[Any, str, Any]]:
             if name not in vars(place):
                 yield place, name, value
     yield np, "fromstring", _fromstring(np.fromstring)
-    yield np, "load", _load(np.load)
+    yield np, "load", _numpy_load(np.load)
     yield np.random, "random_integers", _random_integers
     choice = np.random.choice
 

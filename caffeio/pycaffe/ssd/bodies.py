@@ -19,31 +19,31 @@ def _plain() -> dict[str, Any]:
     return {"param": _RATES, "weight_filler": filler, "bias_filler": constant(0)}
 
 
-def _add(net: NetSpec, bottom: str, name: str, make: Any, **fields: Any) -> str:
+def _add_layer(net: NetSpec, bottom: str, name: str, make: Any, **fields: Any) -> str:
     """Add a layer of one bottom; returns its name, to be the next one's bottom."""
     net[name] = make(net[bottom], **fields)
     return name
 
 
 def _relu(net: NetSpec, bottom: str, number: str) -> str:
-    return _add(net, bottom, f"relu{number}", L.ReLU, in_place=True)
+    return _add_layer(net, bottom, f"relu{number}", L.ReLU, in_place=True)
 
 
 def _drop(net: NetSpec, bottom: str, number: int, on: bool) -> None:
     if on:
-        _add(net, bottom, f"drop{number}", L.Dropout, dropout_ratio=0.5, in_place=True)
+        _add_layer(net, bottom, f"drop{number}", L.Dropout, dropout_ratio=0.5, in_place=True)
 
 
 def _pool(net: NetSpec, bottom: str, name: str, size: int, stride: int, **pad: int) -> str:
     fields: dict[str, Any] = {"pool": P.Pooling.MAX, "kernel_size": size, "stride": stride, **pad}
-    return _add(net, bottom, name, L.Pooling, **fields)
+    return _add_layer(net, bottom, name, L.Pooling, **fields)
 
 
 def _fully_connected(net: NetSpec, dropout: bool) -> None:
     """fc6 and fc7 as InnerProduct."""
-    top = _relu(net, _add(net, "pool5", "fc6", L.InnerProduct, num_output=4096), "6")
+    top = _relu(net, _add_layer(net, "pool5", "fc6", L.InnerProduct, num_output=4096), "6")
     _drop(net, top, 6, dropout)
-    top = _relu(net, _add(net, top, "fc7", L.InnerProduct, num_output=4096), "7")
+    top = _relu(net, _add_layer(net, top, "fc7", L.InnerProduct, num_output=4096), "7")
     _drop(net, top, 7, dropout)
 
 
@@ -53,10 +53,10 @@ def _fully_convolutional(
     """fc6 and fc7 as convolutions; `fc6` is the window of the first."""
     outputs = 1024 if reduced else 4096
     plain = _plain()
-    top = _add(net, bottom, "fc6", L.Convolution, num_output=outputs, **fc6, **plain)
+    top = _add_layer(net, bottom, "fc6", L.Convolution, num_output=outputs, **fc6, **plain)
     top = _relu(net, top, "6")
     _drop(net, top, 6, dropout)
-    top = _add(net, top, "fc7", L.Convolution, num_output=outputs, kernel_size=1, **plain)
+    top = _add_layer(net, top, "fc7", L.Convolution, num_output=outputs, kernel_size=1, **plain)
     top = _relu(net, top, "7")
     _drop(net, top, 7, dropout)
 
@@ -83,14 +83,14 @@ def ZFNetBody(  # noqa: N802
     plain = _plain()
     top = from_layer
     for number, outputs, size in ((1, 96, 7), (2, 256, 5)):
-        top = _add(net, top, f"conv{number}", L.Convolution, num_output=outputs, pad=size // 2,
-                   kernel_size=size, stride=2, **plain)  # fmt: skip
+        top = _add_layer(net, top, f"conv{number}", L.Convolution, num_output=outputs,
+                   pad=size // 2, kernel_size=size, stride=2, **plain)  # fmt: skip
         top = _relu(net, top, str(number))
-        top = _add(net, top, f"norm{number}", L.LRN, local_size=3, alpha=0.00005, beta=0.75,
+        top = _add_layer(net, top, f"norm{number}", L.LRN, local_size=3, alpha=0.00005, beta=0.75,
                    norm_region=P.LRN.WITHIN_CHANNEL, engine=P.LRN.CAFFE)  # fmt: skip
         top = _pool(net, top, f"pool{number}", 3, 2, pad=1)
     for number, outputs in ((3, 384), (4, 384), (5, 256)):
-        top = _add(net, top, f"conv{number}", L.Convolution, num_output=outputs, pad=1,
+        top = _add_layer(net, top, f"conv{number}", L.Convolution, num_output=outputs, pad=1,
                    kernel_size=3, **plain)  # fmt: skip
         top = _relu(net, top, str(number))
     if need_fc:
@@ -107,10 +107,10 @@ def ZFNetBody(  # noqa: N802
     if need_fc8:
         last = list(net.tops)[-1]
         if fully_conv:
-            _add(net, last, "fc8", L.Convolution, num_output=1000, kernel_size=1, **plain)
+            _add_layer(net, last, "fc8", L.Convolution, num_output=1000, kernel_size=1, **plain)
         else:
-            _add(net, last, "fc8", L.InnerProduct, num_output=1000)
-        _add(net, "fc8", "prob", L.Softmax)
+            _add_layer(net, last, "fc8", L.InnerProduct, num_output=1000)
+        _add_layer(net, "fc8", "prob", L.Softmax)
     _freeze(net, freeze_layers)
     return net
 
@@ -171,7 +171,7 @@ def VGGNetBody(  # noqa: N802
 
 def _vgg_conv(net: NetSpec, bottom: str, number: str, outputs: int, **window: Any) -> str:
     fields = {"num_output": outputs, "kernel_size": 3, **window, **_plain()}
-    return _add(net, bottom, f"conv{number}", L.Convolution, **fields)
+    return _add_layer(net, bottom, f"conv{number}", L.Convolution, **fields)
 
 
 def ResNet101Body(  # noqa: N802

@@ -126,7 +126,7 @@ def reduced(w: Writer, x: str, axes: list[int], method: str) -> str:
         return over_map(w, x, method, kept)
     last = next(a for i, a in enumerate(axes) if i + 1 == len(axes) or axes[i + 1] != a + 1)
     run = [a for a in axes if a <= last]
-    y = _run(w, x, run[0], last + 1, "MAX" if method == "MAX" else "AVE")
+    y = _reduce_axes(w, x, run[0], last + 1, "MAX" if method == "MAX" else "AVE")
     if method == "SUM":
         y = w.power(y, scale=float(math.prod(shape[run[0] : last + 1])), hint="count")
     return reduced(w, y, [a for a in axes if a > last], method) if run != axes else y
@@ -141,12 +141,12 @@ def _reduction(w: Writer, x: str, axis: int, fields: dict[str, Any]) -> str:
     return top
 
 
-def _run(w: Writer, x: str, begin: int, end: int, method: str) -> str:
+def _reduce_axes(w: Writer, x: str, begin: int, end: int, method: str) -> str:
     """Axes [begin, end) pooled: taken as (outer, 1, axes, inner)."""
     shape, batch = w.shape(x), w.batch.get(x)
     count = math.prod(shape[begin:end])
     kept: Dims = (*shape[:begin], *[1] * (end - begin), *shape[end:])
-    if (begin, end) == (2, 3) and len(shape) == 4 or (begin, end) == (3, 4):
+    if ((begin, end) == (2, 3) and len(shape) == 4) or (begin, end) == (3, 4):
         y, inner = x, shape[5 - end]
         kernel = {"kernel_h": count, "kernel_w": 1} if begin == 2 else {
             "kernel_h": 1, "kernel_w": count}  # fmt: skip

@@ -55,7 +55,7 @@ def _matrix(w: Writer, node: Node, axis: int) -> Array:
     if "scales" in attrs:
         attrs["scales"] = [float(v) if i == axis else 1.0 for i, v in enumerate(attrs["scales"])]
     attrs.pop("axes", None)
-    found = _run(node.op, [eye, *rest], w.graph.opset, attrs)
+    found = _resize_constant(node.op, [eye, *rest], w.graph.opset, attrs)
     return found.reshape(size, -1).T.astype(np.float64)
 
 
@@ -89,7 +89,9 @@ def _one_axis(value: Array, axis: int, rank: int, index: int, shape: tuple[int, 
     return value
 
 
-def _run(op: str, inputs: list[Array | None], opset: int, attrs: dict[str, Any]) -> Array:
+def _resize_constant(
+    op: str, inputs: list[Array | None], opset: int, attrs: dict[str, Any]
+) -> Array:
     """The operator on arrays, with inputs left out."""
     present = [value for value in inputs if value is not None]
     if len(present) == len(inputs):

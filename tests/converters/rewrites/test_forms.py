@@ -36,6 +36,12 @@ Upsample | upsample_param { scale: 3 } | 2 4 3 2 | 0
 SpatialDropout | | 2 4 3 2 | 0
 Permute | permute_param { order: 0 order: 2 order: 3 order: 1 } | 2 4 1 1 | 0
 Permute | permute_param { order: 0 order: 2 order: 3 order: 1 } | 2 1 4 3 | 0
+Permute | permute_param { order: 0 order: 2 order: 3 order: 1 } | 2 5 4 3 | 0
+Permute | permute_param { order: 0 order: 3 order: 2 order: 1 } | 2 5 4 3 | 0
+Permute | permute_param { order: 1 order: 0 } | 2 5 4 3 | 0
+Permute | permute_param { order: 3 order: 2 order: 1 order: 0 } | 2 5 4 3 | 0
+Permute | permute_param { order: 0 order: 2 } | 2 3 4 5 | 0
+Permute | permute_param { order: 1 order: 2 order: 0 } | 1 3 4 | 0
 BN | bn_param { slope_filler { value: 1 } eps: 0.001 } | 2 4 6 6 | 8
 BN | bn_param { bn_mode: LEARN } | 2 4 6 6 | 16
 BN | bn_param { bn_mode: INFERENCE } | 2 4 6 6 | 2
@@ -107,7 +113,7 @@ def test_the_same_numbers(row: str, target: str) -> None:
 @pytest.mark.parametrize(
     ("kind", "fields", "shapes", "reason"),
     [
-        ("Permute", "permute_param { order: 0 order: 2 }", "2 3 4 5", "it moves axes"),
+        ("Permute", "permute_param { order: 0 order: 2 }", "2 600 700", "an axis of more than 512"),
         ("Normalize", "norm_param { }", "2 3 4 5", "it sums over pixels as well"),
         ("Interp", "interp_param { zoom_factor: 2 }", "2 3 4 5", "no such layer type"),
     ],
@@ -117,6 +123,25 @@ def test_what_has_no_exact_form(kind: str, fields: str, shapes: str, reason: str
     blobs = [[], [np.ones((), np.float32)] if kind == "Normalize" else []]
     new = translate_net(file.message, blobs, file.dialect, "bvlc")
     assert any(reason in line for line in new.matters)
+
+
+@pytest.mark.parametrize("bounds", [(0, 6), (-1, 2), (0, 1.5), (-2, -0.5), (-3, 2000), (0, 5e4)])
+@pytest.mark.parametrize("target", ["ssd", "intel", "nvidia"])
+def test_clip_for_older_caffes(bounds: tuple[float, float], target: str) -> None:
+    low, high = bounds
+    fields = f"clip_param {{ min: {low} max: {high} }}"
+    file = read_net(source_net("Clip", fields, [(2, 3, 40)]), dialect="bvlc")
+    new = translate_net(file.message, [[], []], "bvlc", target)
+    assert not new.matters
+    assert {x.type for x in new.message.layer} <= {"Input", "Power", "ReLU", "Eltwise"}
+    text = format_message(new.message, dialect=target)
+    mine = NetRecipe.of_file(read_net(text, dialect=target)).build()
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(2, 3, 40)).astype(np.float32) * (1e5 if high > 100 else 4)
+    with torch.no_grad():
+        found = mine({"b0": torch.from_numpy(x)})["y"].numpy()
+    wanted = np.clip(x, low, high)
+    assert np.abs(found - wanted).max() <= 2.0**-22 * max(abs(low), abs(high), 4)
 
 
 POOL = (
