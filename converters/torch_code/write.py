@@ -172,6 +172,8 @@ def write_program(
         try:
             program = torch.export.export(Program(net, sources, outputs, rest), given, strict=False)
             torch.export.save(program, buffer, extra_files={"caffeio": __version__})
+            if not all(map(str.isprintable, [*net.layer_names, *net.blob_shapes])):
+                torch.export.load(io.BytesIO(buffer.getvalue()))  # which not all names survive
         except Exception as error:  # noqa: BLE001 - whatever a layer does that cannot be recorded
             text = str(error).strip().splitlines() or [type(error).__name__]
             raise UnsupportedError(f"torch.export cannot record the net: {text[0]}") from None
