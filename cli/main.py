@@ -87,7 +87,7 @@ class Group(click.Group):
                 click.echo(f"Error: {error.strerror}", err=True)
             sys.exit(2)
         except SystemExit as end:  # click wraps what it could not write --help to, and says 1
-            if end.code == 1 and isinstance(sys.stdout, click.utils.PacifyFlushWrapper):
+            if end.code == 1 and type(sys.stdout).__name__.endswith("PacifyFlushWrapper"):
                 sys.exit(141)
             raise
 

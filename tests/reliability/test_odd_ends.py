@@ -161,10 +161,16 @@ def test_help_that_nobody_can_read(command: list[str], tmp_path: Path) -> None:
         os.close(full)
 
 
-def test_programs_whose_names_torch_cannot_read_back(tmp_path: Path) -> None:
-    """torch.export writes any name, and reads no escape: nothing is left then."""
+def test_programs_of_layers_with_names_that_torch_cannot_read_back(tmp_path: Path) -> None:
+    """torch.export writes any name of a module, and fails on its own brackets and commas."""
     text = 'layer { name: "d" type: "Input" top: "d" input_param { shape { dim: 1 dim: 3 } } }\n'
-    text += 'layer { name: "a\\033[31m" type: "InnerProduct" bottom: "d" top: "a\\033[31m" '
-    (tmp_path / "net.prototxt").write_text(text + "inner_product_param { num_output: 2 } }")
+    bottom = "d"
+    for number, name in enumerate(
+        ("a\\033[31m", "a\\033(31m", "fc[1], x;y", "\\342\\200\\256", "ip/1x1")
+    ):
+        text += f'layer {{ name: "{name}" type: "InnerProduct" bottom: "{bottom}" top: "t{number}" '
+        text += "inner_product_param { num_output: 2 weight_filler { type: 'xavier' } } }\n"
+        bottom = f"t{number}"
+    (tmp_path / "net.prototxt").write_text(text)
     ended = check(run("convert", "net.prototxt", "o.pt2", "--untrained", cwd=tmp_path))
-    assert (tmp_path / "o.pt2").exists() == (ended.code == 0)
+    assert ended.code == 0, ended
