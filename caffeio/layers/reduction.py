@@ -71,6 +71,8 @@ class Reduction(LayerType):
         (x,) = bottoms
         axes = list(range(self.start, len(g.shape(x))))
         if self.operation == "SUM":  # its axes are an input in opset 17
+            while len(axes) > 2:  # OpenCV 4.14 sums over three axes wrongly
+                x, axes = g.op("ReduceSum", [x, g.ints(axes[-2:], "axes")], keepdims=0), axes[:-2]
             return g.scaled(g.op("ReduceSum", [x, g.ints(axes, "axes")], keepdims=0), self.coeff)
         names = {"ASUM": "ReduceL1", "SUMSQ": "ReduceSumSquare", "MEAN": "ReduceMean"}
         return g.scaled(g.op(names[self.operation], [x], axes=axes, keepdims=0), self.coeff)
