@@ -22,6 +22,8 @@ make_venv = $(PYTHON) -m venv
 PIP := $(BIN)/python -m pip install --quiet $(PIP_ARGS)
 endif
 WITH ?=
+# The suite starts hundreds of processes: what they import is compiled once, whatever is set here.
+unexport PYTHONDONTWRITEBYTECODE
 # One worker a core; a test that waits for a file or a process leaves its core to the others.
 WORKERS := --numprocesses=auto --maxprocesses=8 --dist=worksteal
 
@@ -80,11 +82,12 @@ test-nightly: $(STAMP)
 	CAFFEIO_NIGHTLY=1 $(if $(CAFFEIO_MNIST),CAFFEIO_MNIST=$(CAFFEIO_MNIST)) $(BIN)/python -m pytest -q $(WORKERS)
 
 # torchvision's models at full size as Caffe nets: its wheel must fit torch's, so it is no extra.
+# NETS='resnet18 unet_resize' checks these only.
 nightly-models:
 	$(PYTHON) -m venv .venv-models
 	.venv-models/bin/python -m pip install --quiet $(PIP_ARGS) --constraint constraints.txt \
 	  --editable '.[onnx,torch-export]' torchvision
-	.venv-models/bin/python tests/converters/from_onnx/nightly.py
+	.venv-models/bin/python tests/converters/from_onnx/nightly.py $(NETS)
 
 # What other programs make of converted models: each in an environment of its own, since OpenCV 4
 # is our decoder. Without the public models (MODELS=FOLDER) only our own small nets take part.

@@ -43,7 +43,7 @@ def resolve(python: str, arguments: list[str]) -> list[dict[str, str]]:
 
 
 def size_of(url: str) -> int | None:
-    """The bytes of a file; None where nobody tells."""
+    """The bytes of a file; None if it is not told."""
     parts = urlsplit(url)
     try:
         if parts.scheme == "file":

@@ -74,7 +74,7 @@ def broken(site: Path, pages: dict[Path, Page]) -> list[str]:
 
 
 def gone(url: str) -> str | None:
-    """Why a page of another site is not there; None if it is, or if nobody can tell now."""
+    """Why a page of another site is not there; None if it is, or if it cannot be told now."""
     request = urllib.request.Request(url, headers={"User-Agent": "Mozilla/5.0 (link check)"})
     try:
         with urllib.request.urlopen(request, timeout=30):

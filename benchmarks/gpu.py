@@ -11,6 +11,7 @@ parity   golden layers, nets, trainings and random nets of real Caffe on the dev
 limits   the device's own: TFLOP/s of matrix products, GB/s of memory
 step     images/s of a ResNet-50 training step, beside plain PyTorch in turn, in float32, TF32,
          bfloat16, compiled, as a CUDA graph, for several batches
+infer    images/s of a TEST forward: prepared, as written, and plain PyTorch
 loader   images/s of JPEGs from an LMDB: the loader alone, and a training that it feeds
 train    NCCL with one rank, peak memory, snapshots written at once and in the background, a test
 """
@@ -25,6 +26,7 @@ import shutil
 import statistics
 import sys
 import tempfile
+import threading
 import time
 import traceback
 import zipfile
@@ -35,7 +37,11 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 GOLDEN = ROOT / "tests" / "golden"
-PARTS = ("parity", "limits", "step", "loader", "train")
+PARTS = ("parity", "limits", "step", "infer", "loader", "train")
+LONG, GRACE = 5.0, 20.0  # s: of runs that are few enough; after the limit until all is ended
+PARITY = 150.0  # s at most
+COMPILED = (256,)  # batches for which a compiled step is tried: each compiles for a minute
+RESERVED = {"step": 110.0, "infer": 90.0, "loader": 45.0, "train": 0.0}  # s for later parts
 RESNET50_FLOP = 3 * 2 * 4.09e9  # of one training image at 224 x 224: forward once, backward twice
 
 
@@ -66,6 +72,7 @@ class Bench:
         self.cuda = self.device.type == "cuda"
         self.began = time.monotonic()
         self.limit = args.seconds
+        self.json = args.json
         self.found: dict[str, Any] = {"machine": machine(self.device)}
 
     @property
@@ -73,18 +80,38 @@ class Bench:
         """Seconds until the time is up."""
         return self.limit - (time.monotonic() - self.began)
 
+    def save(self) -> None:
+        """Write what was found so far: nothing is lost if this is stopped."""
+        if self.json:
+            part = Path(f"{self.json}.part")
+            part.write_text(json.dumps(self.found, indent=1, default=str))
+            part.replace(self.json)
+
+    def give_up(self) -> None:
+        """Some part does not come back: write what there is, and end."""
+        self.found["stopped"] = {"error": f"not done after {self.limit + GRACE:.0f} s"}
+        with contextlib.suppress(Exception):  # a part may be changing it
+            self.save()
+            print(table(self.found), flush=True)
+        os._exit(3)
+
     def sync(self) -> None:
         """Wait for the device."""
         if self.cuda:
             torch.cuda.synchronize()
 
     def seconds(self, work: Callable[[], Any], rounds: int, warm: int = 3) -> float:
-        """The median of `rounds` runs: between events on a GPU, by the clock elsewhere."""
+        """The median of `rounds` runs: between events on a GPU, by the clock elsewhere.
+
+        Three are enough where they take long.
+        """
         for _ in range(warm):
             work()
         self.sync()
-        times = []
+        times: list[float] = []
         for _ in range(rounds):
+            if len(times) >= 3 and sum(times) > LONG:
+                break
             if self.cuda:
                 begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
                 begin.record()
@@ -228,7 +255,18 @@ def parity(bench: Bench) -> Row:
     solvers = [p for p in sorted((GOLDEN / "solvers").iterdir()) if (p / "info.json").exists()]
     out: Row = {}
     worst: dict[str, Row] = {}
+    bench.found["parity"] = out
+    out.update({"layers": worst, "trainings": {}, "random nets": {}, "left out": 0})
+    began = bench.left
+
+    def late(share: float) -> bool:
+        """Whether this share of parity's time is over: then a case is left out, and counted."""
+        out["left out"] += (over := began - bench.left > share * PARITY)
+        return bool(over)
+
     for path in layers[:: 12 if bench.quick else 1]:
+        if late(0.5):
+            continue
         name = f"{path.parent.name}/{path.stem}"
         found = attempt(out, name, partial(layer_case, path, bench.device))
         if found:
@@ -236,12 +274,12 @@ def parity(bench: Bench) -> Row:
             mine["cases"] += 1
             for key in ("forward", "backward"):
                 mine[key] = max(mine[key], found[key])
-    out["layers"] = worst
     chosen = [p for p in solvers if p.name in ("sgd_fixed", "bn_sgd", "adam_poly")]
-    out["trainings"] = {
-        p.name: attempt(out, p.name, partial(training_case, p, bench.device))
-        for p in (chosen[:1] if bench.quick else solvers)
-    }
+    chosen = chosen[: 1 if bench.quick else None]
+    for p in chosen + [p for p in solvers if p not in chosen and not bench.quick]:
+        if not late(0.8):
+            work = partial(training_case, p, bench.device)
+            out["trainings"][p.name] = attempt(out, p.name, work)
     cases = json.loads((GOLDEN / "fuzz" / "nets.json").read_text())
     with np.load(GOLDEN / "fuzz" / "nets.npz") as file:
         arrays: dict[str, dict[str, np.ndarray]] = {}
@@ -250,8 +288,10 @@ def parity(bench: Bench) -> Row:
             arrays.setdefault(seed, {})[rest] = file[key]
     offs = []
     for case in [c for c in cases if "refused" not in c][:: 12 if bench.quick else 1]:
-        work = partial(fuzz_case, case, arrays[str(case["seed"])], bench.device)
-        found = attempt(out, f"net {case['seed']}", work)
+        if late(1.0):
+            continue
+        run = partial(fuzz_case, case, arrays[str(case["seed"])], bench.device)
+        found = attempt(out, f"net {case['seed']}", run)
         offs += [found] if isinstance(found, float) else []
     out["random nets"] = {"nets": len(offs), "worst": max(offs, default=0.0),
                           "above 1e-4": sum(o > 1e-4 for o in offs)}  # fmt: skip
@@ -368,10 +408,11 @@ def step(bench: Bench) -> list[Row]:
     name = "lenet" if bench.quick else "resnet50"
     batches = [4] if bench.quick else ([64, 128, 256, 512] if bench.cuda else [8])
     rounds = 3 if bench.quick else 10
-    rows = []
+    rows: list[Row] = []
+    bench.found["step"] = rows
     for mode_name, mode in modes(bench).items():
-        for batch in batches:
-            if bench.left < 90:
+        for batch in COMPILED if mode["compile"] and not bench.quick else batches:
+            if bench.left < RESERVED["step"]:
                 print(f"no time left for {mode_name}, batch {batch}", flush=True)
                 continue
             row: Row = {"mode": mode_name, "batch": batch}
@@ -385,6 +426,7 @@ def step(bench: Bench) -> list[Row]:
             if rate and name == "resnet50":
                 row["limit"] = rate * 1e12 / RESNET50_FLOP
             rows.append(row)
+            bench.save()
             print("  ".join(f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}"
                             for k, v in row.items()), flush=True)  # fmt: skip
     return rows
@@ -403,6 +445,38 @@ def _rate(bench: Bench, who: str, make: Callable[[], Any], batch: int, rounds: i
         return found
     except Exception as error:  # noqa: BLE001
         return {who: None, f"{who} error": f"{type(error).__name__}: {error}"[:200]}
+
+
+# --- a TEST forward
+
+
+def infer(bench: Bench) -> Row:
+    """images/s of a TEST forward and how far the prepared form's scores are from the layers'."""
+    import nets
+
+    from caffeio.net import load_net
+
+    name, batch = ("lenet", 4) if bench.quick else ("resnet50", 64)
+    out: Row = {}
+    if bench.left < RESERVED["infer"] and not bench.quick:
+        return {"error": "no time left"}
+    images, _ = inputs(bench, (batch, *nets.SIZES[name]), 10)
+    made = [load_net(nets.prototxt(name, batch), seed=1, prepare=p) for p in (True, False)]
+    scores = []
+    with torch.inference_mode():
+        for title, net in zip(("prepared", "as written"), made, strict=True):
+            net.to(bench.device)
+            net.keep_blobs = False
+            scores.append(net({"data": images})[net.outputs[0]])
+            seconds = bench.seconds(partial(net, {"data": images}), 3 if bench.quick else 20)
+            out[f"{title}, images/s"] = batch / seconds
+        plain: Any = nets.plain(name).eval().to(bench.device).to(memory_format=torch.channels_last)
+        seconds = bench.seconds(lambda: plain(images), 3 if bench.quick else 20)
+        out["plain PyTorch, images/s"] = batch / seconds
+    inference = made[0]._inference
+    out["ran prepared"] = str(inference is not None and inference._prepared is not None)
+    out["prepared and as written apart"] = f"{off_by(scores[0], scores[1].cpu().numpy()):.2g}"
+    return out
 
 
 # --- with data
@@ -524,10 +598,12 @@ def table(found: Row) -> str:
                 lines.append(f"  {kind:24} {row['forward']:.2g}  {row['backward']:.2g}")
         lines += [f"  training {n:20} losses {r['losses']:.2g}, weights {r['weights']:.2g}"
                   for n, r in found["parity"]["trainings"].items() if r]  # fmt: skip
-        nets = found["parity"]["random nets"]
-        lines.append(f"  {nets['nets']} random nets: worst {nets['worst']:.2g}, "
-                     f"{nets['above 1e-4']} above 1e-4")  # fmt: skip
-    for name in ("limits", "loader", "train"):
+        if nets := found["parity"]["random nets"]:
+            lines.append(f"  {nets['nets']} random nets: worst {nets['worst']:.2g}, "
+                         f"{nets['above 1e-4']} above 1e-4")  # fmt: skip
+        if left_out := found["parity"].get("left out"):
+            lines.append(f"  {left_out} cases left out for want of time")
+    for name in ("limits", "infer", "loader", "train"):
         for key, value in found.get(name, {}).items():
             lines.append(f"{name:8} {key:36} {value:,.1f}" if isinstance(value, float)
                          else f"{name:8} {key:36} {value}")  # fmt: skip
@@ -559,16 +635,23 @@ def main(arguments: list[str] | None = None) -> Row:
     parser.add_argument("--json", help="write what was found here")
     args = parser.parse_args(arguments)
     bench = Bench(args)
+    guard = threading.Timer(bench.limit + GRACE, bench.give_up)
+    guard.daemon = True
+    guard.start()
     for name in args.only.split(","):
         began = time.monotonic()
         try:
+            if bench.left < 0:
+                raise TimeoutError("no time left")
             bench.found[name] = globals()[name](bench)
         except Exception as error:  # noqa: BLE001
             traceback.print_exc()
-            bench.found[name] = {"error": f"{type(error).__name__}: {error}"[:300]}
+            part = bench.found.get(name)
+            kept = part if isinstance(part, dict) else {}
+            bench.found[name] = {**kept, "error": f"{type(error).__name__}: {error}"[:300]}
         print(f"[{name}: {time.monotonic() - began:.0f} s]", flush=True)
-        if args.json:
-            Path(args.json).write_text(json.dumps(bench.found, indent=1, default=str))
+        bench.save()
+    guard.cancel()
     print(table(bench.found))
     return bench.found
 

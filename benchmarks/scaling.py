@@ -6,8 +6,9 @@
 
 `predict` prints the ResNet-50 recipe's five phases on 8 to 1,024 GPUs. `published` holds the model
 against the runs of 64 and 448 nodes that the recipe's authors published. `measure` runs 1, 2 and 4
-workers on this machine over gloo, takes the model's constants from one worker and from bare
-all-reduces, and prints what the model says beside what was measured. docs/scaling.md explains it.
+workers on this machine over gloo: side by side without an exchange, bare all-reduces, and together
+as DistributedDataParallel; it prints what the model makes of the first two beside the third.
+docs/scaling.md explains it.
 
 The all-reduce follows Thakur, Rabenseifner and Gropp, "Optimization of Collective Communication
 Operations in MPICH" (2005): with n workers, latency a and bandwidth B, a ring of m bytes takes
@@ -26,6 +27,7 @@ import subprocess
 import sys
 import time
 from dataclasses import dataclass, replace
+from typing import Any
 
 RESNET50_BYTES = 4 * 25_557_032  # the gradients of ResNet-50, float32
 BACKWARD = 2 / 3  # the part of a step in which gradients appear one after the other
@@ -189,6 +191,26 @@ def published(_: argparse.Namespace) -> None:
 # --- measured here
 
 
+def scatter_of(times: list[float]) -> float:
+    """The relative deviation of a worker's steps, from the middle half: a few stalls count not."""
+    low, middle, high = statistics.quantiles(times, n=4)
+    return (high - low) / 1.349 / middle  # 1.349: between the quartiles of a normal law
+
+
+def _all_reduce_seconds(count: int, rounds: int) -> float:
+    """The median time in which all ranks sum `count` float32 numbers."""
+    import torch
+    import torch.distributed as dist
+
+    data, times = torch.zeros(count), []
+    for _ in range(rounds):
+        dist.barrier()
+        began = time.perf_counter()
+        dist.all_reduce(data)
+        times.append(time.perf_counter() - began)
+    return statistics.median(times)
+
+
 def _worker(args: argparse.Namespace) -> None:
     """One rank: a small net's steps, then bare all-reduces; rank 0 prints JSON."""
     import torch
@@ -200,14 +222,15 @@ def _worker(args: argparse.Namespace) -> None:
     size = int(os.environ.get("WORLD_SIZE", "1"))
     if size > 1:
         dist.init_process_group("gloo")
+    together = size > 1 and not args.apart
     torch.manual_seed(0)
     net: nn.Module = nn.Sequential(
         nn.Conv2d(3, 32, 3, 2), nn.ReLU(), nn.Conv2d(32, 64, 3, 2), nn.ReLU(), nn.Flatten(),
         nn.Linear(64 * 15 * 15, args.width), nn.ReLU(), nn.Linear(args.width, 100),
     )  # fmt: skip
     size_bytes = 4 * sum(p.numel() for p in net.parameters())
-    if size > 1:
-        net = DistributedDataParallel(net, gradient_as_bucket_view=True)
+    if together:
+        net = DistributedDataParallel(net, gradient_as_bucket_view=True, static_graph=True)
     optimizer = torch.optim.SGD(net.parameters(), 0.01, 0.9)
     times: dict[int, list[float]] = {}
     for batch in (args.batch, 2 * args.batch):
@@ -219,20 +242,16 @@ def _worker(args: argparse.Namespace) -> None:
             optimizer.step()
             if i >= 3:
                 times.setdefault(batch, []).append(time.perf_counter() - began)
-    found = {
+        if size > 1:
+            dist.barrier()
+    found: dict[str, Any] = {
         "bytes": size_bytes,
         "steps": {batch: statistics.median(t) for batch, t in times.items()},
+        "scatter": {batch: scatter_of(t) for batch, t in times.items()},
     }
-    if size > 1:
-        for name, count in (("small", 2), ("large", size_bytes // 4)):
-            data = torch.zeros(count)
-            rounds = []
-            for _ in range(args.iterations):
-                dist.barrier()
-                began = time.perf_counter()
-                dist.all_reduce(data)
-                rounds.append(time.perf_counter() - began)
-            found[name] = statistics.median(rounds)
+    if together:
+        found["small"] = _all_reduce_seconds(2, args.iterations)
+        found["large"] = _all_reduce_seconds(size_bytes // 4, args.iterations)
     if int(os.environ.get("RANK", "0")) == 0:
         print(json.dumps(found), flush=True)
     if size > 1:
@@ -241,9 +260,9 @@ def _worker(args: argparse.Namespace) -> None:
         os._exit(0)
 
 
-def _run(ranks: int, args: argparse.Namespace) -> dict:
+def _run(ranks: int, args: argparse.Namespace, *, apart: bool = False) -> dict[str, Any]:
     base = ["--iterations", str(args.iterations), "--batch", str(args.batch), "--width",
-            str(args.width)]  # fmt: skip
+            str(args.width), *(["--apart"] if apart else [])]  # fmt: skip
     own = [__file__, "worker", *base]
     launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)]
     command = [sys.executable, *(own if ranks == 1 else [*launch, *own])]
@@ -251,38 +270,50 @@ def _run(ranks: int, args: argparse.Namespace) -> dict:
     done = subprocess.run(command, capture_output=True, text=True, env=quiet, check=False)
     if done.returncode:
         sys.exit(f"{ranks} ranks failed:\n{done.stderr[-2000:]}")
-    return json.loads([line for line in done.stdout.splitlines() if line.startswith("{")][-1])
+    found: dict[str, Any] = json.loads(
+        [line for line in done.stdout.splitlines() if line.startswith("{")][-1]
+    )
+    return found
 
 
-def constants(alone: dict, pair: dict) -> Cluster:
-    """The model's constants: a worker's from one rank, the link's from two ranks' all-reduces."""
-    small, large = sorted(map(int, alone["steps"]))
-    slope = (alone["steps"][str(large)] - alone["steps"][str(small)]) / (large - small)
-    slope = max(slope, 1e-9)
+def constants(pair: dict[str, Any]) -> Cluster:
+    """The link between two workers of this machine, from their bare all-reduces."""
     latency = pair["small"] / 2  # a ring of two: two messages
     bandwidth = pair["bytes"] / max(1e-9, pair["large"] - pair["small"])
-    fixed = max(0.0, alone["steps"][str(small)] - slope * small)
-    return Cluster(1 / slope, fixed, bandwidth, latency=latency, scatter=0.02)
+    return Cluster(rate=1.0, link=bandwidth, latency=latency)
+
+
+def expected(
+    seconds: float, scatter: float, ranks: int, size: float, link: Cluster, cores: int
+) -> float:
+    """Seconds of an iteration of workers that take `seconds` side by side without an exchange.
+
+    Where all cores compute, nothing hides the exchange; more workers than cores share them for it.
+    """
+    share = max(1.0, ranks / cores)
+    exchange = all_reduce(size, ranks, replace(link, link=link.link / share))
+    return seconds + exchange + seconds * scatter * math.sqrt(2 * math.log(ranks))
 
 
 def measure(args: argparse.Namespace) -> None:
     """Print the model beside measured workers of this machine; more than its cores share them."""
     ranks = [int(n) for n in args.ranks.split(",")]
-    found = {n: _run(n, args) for n in sorted({1, 2, *ranks})}
-    cluster = constants(found[1], found[2])
-    cores = len(os.sched_getaffinity(0))
-    print(f"one worker: {cluster.rate:.0f} images/s + {1000 * cluster.fixed:.1f} ms an iteration; "
-          f"link {cluster.link / 1e9:.2f} GB/s, {1e6 * cluster.latency:.0f} us a message; "
-          f"{found[1]['bytes'] / 1e6:.1f} MB of gradients; {cores} cores")  # fmt: skip
-    print("ranks  batch  measured ms  model ms  measured / model")
+    alone = {n: _run(n, args, apart=True) for n in sorted({1, *ranks})}
+    found = {n: _run(n, args) for n in sorted({2, *ranks} - {1})}
+    link, cores = constants(found[2]), len(os.sched_getaffinity(0))
+    print(f"link {link.link / 1e9:.2f} GB/s, {1e6 * link.latency:.0f} us a message; "
+          f"{found[2]['bytes'] / 1e6:.1f} MB of gradients; {cores} cores")  # fmt: skip
+    print("ranks  batch  side by side ms  model ms  measured ms  measured / model")
     for n in ranks:
-        share = max(1.0, n / cores)  # workers take turns on the cores: each is that much slower
-        slower = replace(cluster, rate=cluster.rate / share, fixed=cluster.fixed * share,
-                         link=cluster.link / share, overlap=False)  # fmt: skip
-        for batch, seconds in found[n]["steps"].items():
-            model = step(int(batch), n, slower, found[n]["bytes"]).seconds
-            print(f"{n:5d}  {batch:>5}  {1000 * seconds:11.1f}  {1000 * model:8.1f}  "
-                  f"{seconds / model:16.2f}")  # fmt: skip
+        for batch, seconds in alone[n]["steps"].items():
+            scatter, size = alone[n]["scatter"][batch], alone[n]["bytes"]
+            model = expected(seconds, scatter, n, size, link, cores)
+            if n == 1:
+                print(f"{n:5d}  {batch:>5}  {1000 * seconds:15.1f}")
+                continue
+            now = found[n]["steps"][batch]
+            print(f"{n:5d}  {batch:>5}  {1000 * seconds:15.1f}  {1000 * model:8.1f}  "
+                  f"{1000 * now:11.1f}  {now / model:16.2f}")  # fmt: skip
 
 
 def main() -> None:
@@ -306,6 +337,7 @@ def main() -> None:
             part.add_argument("--iterations", type=int, default=20)
             part.add_argument("--batch", type=int, default=16)
             part.add_argument("--width", type=int, default=256)
+            part.add_argument("--apart", action="store_true", help="worker: exchange nothing")
     args = parser.parse_args(sys.argv[1:] or ["predict"])
     args.work(args)
 

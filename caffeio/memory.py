@@ -70,7 +70,7 @@ def keep_freed_memory() -> bool:
 
 
 def free_bytes() -> int | None:
-    """The bytes of memory that this process may still take; None if nobody says.
+    """The bytes of memory that this process may still take; None if it is not known.
 
     The least of what the machine has available, what the control group leaves (containers), and
     what the process's own limit (ulimit -v) leaves.

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import difflib
-import os
 import sys
+from pathlib import Path
 from typing import Any
 
 import click
@@ -45,7 +45,7 @@ def write_output(path: str, parts: list[Any], *, unless_same: Any = None) -> Non
 
 def require_picture(path: str | None) -> None:
     """Raise CaffeIOError, before any work, for a name whose suffix tells no kind of picture."""
-    suffix = os.path.splitext(path or "")[1].lower()
+    suffix = Path(path or "").suffix.lower()
     if suffix in ("", ".png"):
         return
     import cv2
@@ -69,7 +69,7 @@ def write_picture(path: str, pixels: Any) -> None:
     """Write BGR pixels as an image file; the suffix says which, and png where there is none."""
     from caffeio.data.transform.image import encode
 
-    write_output(path, [encode(pixels, os.path.splitext(path)[1].lstrip(".") or "png")])
+    write_output(path, [encode(pixels, Path(path).suffix.lstrip(".") or "png")])
 
 
 def read_names(path: str | None) -> list[str]:

@@ -7,6 +7,7 @@ import os
 import select
 import stat
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from caffeio._json import to_json
@@ -37,12 +38,12 @@ class Metrics:
         except OSError as error:
             reason = error.strerror
             if self._is_pipe():
-                reason = "it is a pipe that nobody reads"
+                reason = "it is a pipe that nothing reads"
             raise CaffeIOError(f"cannot write: {reason}", where=self.path) from None
 
     def _is_pipe(self) -> bool:
         try:
-            return stat.S_ISFIFO(os.stat(self.path).st_mode)
+            return stat.S_ISFIFO(Path(self.path).stat().st_mode)
         except (OSError, ValueError):
             return False
 
@@ -62,7 +63,7 @@ class Metrics:
                 data = data[os.write(self._descriptor, data) :]
             except BlockingIOError:
                 if not select.select([], [self._descriptor], [], _PATIENCE)[1]:
-                    raise OSError(None, "nobody reads the pipe") from None
+                    raise OSError(None, "nothing reads the pipe") from None
 
     def _fail(self, error: OSError) -> None:
         self.close()
@@ -75,7 +76,7 @@ class Metrics:
         if self._descriptor is None or not os.path.isfile(self.path):
             return
         try:
-            with open(self.path, encoding="utf-8", errors="replace") as file:
+            with Path(self.path).open(encoding="utf-8", errors="replace") as file:
                 lines = file.readlines()
             kept = [line for line in lines if _stays(line, phase, start)]
             if kept == lines:

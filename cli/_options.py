@@ -127,7 +127,7 @@ def device(text: str = "Where to run (default: cpu).") -> Decorator:
     return click.option("--device", type=_Device(["cpu", "cuda", "auto"]), help=text)
 
 
-def caffe(name: str = "caffe", text: str = "Whose numbers are wanted") -> Decorator:
+def caffe(name: str = "caffe", text: str = "Whose numbers to compute") -> Decorator:
     """Add --caffe, whose value is the name of any profile."""
     listed = "bvlc, intel, nvidia, intel-mkldnn ..."
     return click.option(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from caffeio.cli._listen import Listener
@@ -64,7 +65,7 @@ class Profiler(Listener):
         part = f"{self.path}.part{end}"
         try:
             self._profile.export_chrome_trace(part)
-            os.replace(part, self.path)
+            Path(part).replace(self.path)
         except (OSError, RuntimeError) as error:
             self.warn(f"{self.path}: the trace cannot be written: {error}")
             return

@@ -11,6 +11,7 @@ import numpy as np
 
 from caffeio.cli._listen import Listener
 from caffeio.cli._summary import duration
+from caffeio.converters.report.model import count
 from caffeio.errors import CaffeIOError
 from caffeio.log.runs import Run, Series
 
@@ -91,8 +92,8 @@ class Recorder(Listener):
         facts = {
             "solver": str(trainer.file.path or "-"),
             "net": f"{trainer.net.name} ({param.net or param.train_net or 'in the solver'})",
-            "numbers of": f"Caffe {trainer.profile.name!r}",
-            "device": f"{trainer.world.device}, {trainer.world.size} worker(s)",
+            "Caffe": f"{trainer.profile.name} (whose numbers these are)",
+            "device": f"{trainer.world.device}, {count(trainer.world.size, 'worker')}",
             "iterations": f"{trainer.iter:,} of {param.max_iter:,}",
             "images": f"{self._images:,.0f} at {speed:,.1f} images/s",
             "time": f"{duration(time.monotonic() - self._began)} with tests and snapshots",

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import sys
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
@@ -141,7 +141,7 @@ class Watcher:
             if self.task is not None:
                 self.progress.remove_task(self.task)
             self.task = self.progress.add_task(
-                visible(os.path.basename(self.phase)), total=trainer.param.max_iter,
+                visible(Path(self.phase).name), total=trainer.param.max_iter,
                 completed=trainer.iter, speed="", said="",
             )  # fmt: skip
         if self.board:

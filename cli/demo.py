@@ -28,7 +28,10 @@ def command(folder: Path) -> None:
     console = Console(highlight=False)
     began = time.perf_counter()
     folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / "train.log", "w", encoding="utf-8") as file, console.status("") as status:
+    with (
+        (folder / "train.log").open("w", encoding="utf-8") as file,
+        console.status("") as status,
+    ):
         report = run(
             folder,
             lambda text: console.print(f"- {text}"),

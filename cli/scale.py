@@ -95,6 +95,7 @@ def _scaled(path: str, factor: float, rule: str, *, starts: bool) -> tuple[str, 
     old = decode_file_text(read_bytes(path), path)
     new, _ = edit_text(old, [change.assignment() for change in changes], path=path)
     notes = [f"{change.key}: {change.note}" for change in changes if change.note]
+    notes += _too_large(solver, changes)
     grown = next((c.new / c.old for c in changes if c.field == "base_lr"), 1.0)
     warms = solver.HasField("warmup_iter") or solver.HasField("rampup_interval")
     if starts and grown >= 2 and not warms:
@@ -103,3 +104,17 @@ def _scaled(path: str, factor: float, rule: str, *, starts: bool) -> tuple[str, 
             f"diverge easily; add warmup_iter and warmup_start_lr (5 epochs are usual)"
         )
     return path, old, new, notes
+
+
+def _too_large(solver: Any, changes: Any) -> list[str]:
+    """A word where linear scaling leaves what is known to train: base_lr 6.4, 16,384 images."""
+    rate = next((c.new for c in changes if c.field == "base_lr"), 0.0)
+    layerwise = solver.local_lr_auto or solver.larc
+    if rate <= 6.4 or rate <= solver.base_lr or layerwise or solver.type not in ("SGD", "Nesterov"):
+        return []
+    note = (
+        f"base_lr {rate:g}: rates that grow with the images in an update are known to work for "
+        "ResNet-50 up to 6.4 or so; beyond, use each layer's own rate (local_lr_auto of Intel's "
+        "Caffe, larc of NVIDIA's), --rule sqrt, or a longer warm-up"
+    )
+    return [note]

@@ -1,4 +1,4 @@
-"""What a conversion is asked for, and what comes of it."""
+"""The dataclasses of a conversion: Request (options), Conversion (files), Outcome (messages)."""
 
 from __future__ import annotations
 

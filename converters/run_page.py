@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from caffeio import __version__
 from caffeio.converters.report import html
 from caffeio.converters.report.curves import svg
-from caffeio.converters.report.model import Report, share
+from caffeio.converters.report.model import Report, count, share
 from caffeio.converters.run_plot import is_loss, losses_of, smoothed
 from caffeio.log.runs import Run, Series
 from caffeio.visible import escaped
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 _GRID = 40  # classes that a confusion matrix is drawn for
 _NUMBERS = 12  # classes whose cells show their numbers
 _STYLE = """
-.sheet { display: grid; grid-template-columns: repeat(auto-fill, minmax(7.5rem, 1fr)); gap: .8rem; }
+.sheet { display: grid; grid-template-columns: repeat(auto-fill, minmax(8.5rem, 1fr)); gap: .8rem; }
 .sheet figure { margin: 0; font-size: .8rem; line-height: 1.3; }
 .sheet img { width: 100%; image-rendering: pixelated; border-radius: 3px; background: #8882; }
 .matrix { max-width: 100%; height: auto; } .matrix text { fill: currentColor; font-size: 11px; }
@@ -181,8 +181,8 @@ def _sheet(predictions: Predictions) -> str:
         assert mistake.image is not None
         out.append(
             f'<figure><img alt="test picture {mistake.number}" src="{png(mistake.image)}">'
-            f"<figcaption>label <b>{mistake.label}</b>: {100 * mistake.probability:.1f} "
-            f"%<br>predicted <b>{mistake.predicted}</b>: {100 * mistake.sure:.1f} "
+            f"<figcaption>label <b>{mistake.label}</b>: {100 * mistake.probability:.1f}&nbsp;"
+            f"%<br>predicted <b>{mistake.predicted}</b>: {100 * mistake.sure:.1f}&nbsp;"
             "%</figcaption></figure>"
         )
     return "".join([*out, "</div></section>"])
@@ -211,7 +211,8 @@ def machine_facts() -> Mapping[str, str]:
         "numpy": np.__version__,
         "Python": platform.python_version(),
         "system": f"{platform.system()} {platform.release()} ({platform.machine()})",
-        "processor": f"{_processor()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads",
+        "processor": f"{_processor()}, {count(os.cpu_count() or 1, 'core')}, "
+        f"{count(torch.get_num_threads(), 'thread')}",
     }
     for i in range(torch.cuda.device_count()):
         facts[f"GPU {i}"] = torch.cuda.get_device_name(i)

@@ -1,4 +1,4 @@
-"""Which layers of a net a file of weights serves, which it lacks, and what nobody takes."""
+"""Which layers of a net a file of weights serves, which it lacks, and what no layer takes."""
 
 from __future__ import annotations
 

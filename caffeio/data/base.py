@@ -1,4 +1,4 @@
-"""What every data source shares: its interface, its options, its errors, its paths."""
+"""The base of data sources: DataSource, its SourceContext and Options, and how it reads paths."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ class SourceContext:
     def source_layer(self) -> SourceLayer:
         """The layer type's own object: it knows the shapes of the tops.
 
-        Raises DataError for parameters that it refuses, and for fields of forks that nobody reads.
+        Raises DataError for parameters that it refuses, and for fields of forks that nothing reads.
         """
         for path in foreign_fields(self.param):
             raise self.error("is a fork's field that is not supported", path)
@@ -208,7 +208,8 @@ class DataSource(ABC):
         draws = draw_setup(
             self.layer.param, self.layer.phase, rng, reader_thread=profile.data_reader_thread
         )
-        # on a CPU the fork loads in the main thread, BVLC in one whose generator it has just seeded
+        # On a CPU Intel's fork loads in the main thread; BVLC loads in a thread that it has just
+        # seeded.
         self.use_seeds(draws, rng if draws.thread is None or profile.data_reader_thread
                        else CaffeRng(draws.thread))  # fmt: skip
 

@@ -36,7 +36,6 @@ def run(folder: Path, say: Say, log: Log, progress: Callable[[str, int, int], No
     """Do everything in `folder`; `say` gets plain sentences, `log` Caffe's lines."""
     report = Report()
     folder.mkdir(parents=True, exist_ok=True)
-    folder = folder.resolve()
     for name, count, seed in (("train_lmdb", TRAIN, 1), ("test_lmdb", TEST, 2)):
         if not (folder / name).exists():
             glyphs.make_lmdb(folder / name, count, seed)

@@ -1,4 +1,4 @@
-"""What a layer type is: everything about it but its arithmetic. No torch here."""
+"""LayerType, the base of layer types: all about a type but its arithmetic. No torch here."""
 
 from __future__ import annotations
 
@@ -183,7 +183,7 @@ class LayerType:
 
     @property
     def profile(self) -> Profile:
-        """Which Caffe's numbers are wanted."""
+        """The Caffe whose numbers are computed."""
         return self.context.profile
 
     def allows_force_backward(self, index: int) -> bool:

@@ -44,7 +44,7 @@ class BatchReindex(LayerType):
         return ((*index, *x[1:]),)
 
     def onnx(self, g: OnnxGraph, *bottoms: str) -> str:
-        """Gather."""
+        """Write Gather."""
         return str(g.op("Gather", [bottoms[0], g.to_int(bottoms[1])], axis=0))
 
 
@@ -89,11 +89,11 @@ class Filter(LayerType):
             )
 
     def shapes(self, *bottoms: Shape) -> tuple[Shape, ...]:
-        """Keep all items, as long as nobody knows which."""
+        """Keep all items, as long as it is not known which."""
         return bottoms[:-1]
 
     def onnx(self, g: OnnxGraph, *bottoms: str) -> tuple[str, ...]:
-        """Compress; how many items are kept is known when it runs."""
+        """Write Compress; how many items are kept is known when it runs."""
         *items, selector = bottoms
         chosen = g.reshape(g.op("Cast", [selector], to=9), -1)  # 9: bool
         tops = tuple(str(g.op("Compress", [x, chosen], axis=0)) for x in items)
@@ -127,7 +127,7 @@ class Parameter(LayerType):
         return (self.blob_specs[0].shape,)
 
     def onnx(self, g: OnnxGraph, *bottoms: str) -> str:
-        """The blob itself."""
+        """Give the blob itself."""
         return g.param(self, 0)
 
 

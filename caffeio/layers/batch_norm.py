@@ -114,7 +114,7 @@ class BatchNorm(LayerType):
         return len(self.blob_specs) == 3 and not self.relu
 
     def onnx(self, g: OnnxGraph, *bottoms: str) -> str:
-        """One BatchNormalization."""
+        """Write one BatchNormalization."""
         extra = [g.param(self, i) for i in range(3, len(self.blob_specs))]
         return self.onnx_scaled(g, bottoms[0], *extra)
 

@@ -98,7 +98,7 @@ class BN(LayerType):
         return (shape, *[(1, shape[1], 1, 1)] * (self.outputs - 1))
 
     def onnx(self, g: OnnxGraph, *bottoms: str) -> str:
-        """BatchNormalization with stored statistics; in SegNet's INFERENCE Mul and Add."""
+        """Write BatchNormalization with stored statistics; in SegNet's INFERENCE Mul and Add."""
         (x,) = bottoms
         channels = (self.blob_specs[0].shape[1],)
         if self.plain:

@@ -35,7 +35,7 @@ class ShuffleChannel(MapLayer):
         )
 
     def onnx(self, g: OnnxGraph, *bottoms: str) -> str:
-        """Reshape, Transpose, Reshape."""
+        """Write Reshape, Transpose, Reshape."""
         _, c, h, w = g.shape(bottoms[0])
         if g.dynamic_size:
             grouped = g.reshape(bottoms[0], 0, self.group, c // self.group, -1)
@@ -85,7 +85,7 @@ class Reorg(MapLayer):
         return ((n, c * s * s, h // s, w // s),)
 
     def onnx(self, g: OnnxGraph, *bottoms: str) -> str:
-        """Reshape, Transpose, Reshape."""
+        """Write Reshape, Transpose, Reshape."""
         _, c, h, w = g.shape(bottoms[0])
         s = self.stride
         if self.reverse:

@@ -69,7 +69,7 @@ class Concat(AxisLayer):
         return ((*rest[:axis], sum(s[axis] for s in bottoms), *rest[axis + 1 :]),)
 
     def onnx(self, g: OnnxGraph, *bottoms: str) -> str:
-        """Concat."""
+        """Write Concat."""
         return str(g.op("Concat", bottoms, axis=self.concat_axis))
 
 
@@ -147,7 +147,7 @@ class Split(LayerType):
     shares_memory = True
 
     def onnx(self, g: OnnxGraph, *bottoms: str) -> tuple[str, ...]:
-        """No operator: the tops are other names of one value."""
+        """Write no operator: the tops are other names of one value."""
         return bottoms * max(1, len(self.context.top_names))
 
 
@@ -166,5 +166,5 @@ class Silence(LayerType):
         return ()
 
     def onnx(self, g: OnnxGraph, *bottoms: str) -> tuple[str, ...]:
-        """Nothing."""
+        """Write nothing."""
         return ()

@@ -137,7 +137,7 @@ class BaseConvolution(LayerType):
             self.add_blob("bias", (self.num_output,), filler)
 
     def onnx(self, g: OnnxGraph, *bottoms: str) -> str | tuple[str, ...]:
-        """Conv or ConvTranspose of every bottom."""
+        """Write Conv or ConvTranspose of every bottom."""
         tops = tuple(self._onnx_one(g, x) for x in bottoms)
         return tops[0] if len(tops) == 1 else tops
 
@@ -268,7 +268,7 @@ class Im2col(LayerType):
         return ((*shape[: self.start], channels * math.prod(self.kernel), *found),)
 
     def onnx(self, g: OnnxGraph, *bottoms: str) -> str:
-        """Conv of each channel with kernels of a single 1."""
+        """Write a Conv of each channel with kernels of a single 1."""
         import numpy as np
 
         (x,) = bottoms

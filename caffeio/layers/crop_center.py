@@ -43,7 +43,7 @@ class CropCenter(LayerType):
         return (tuple(n - 2 * size for n, size in zip(shape, self.sizes, strict=True)),)
 
     def onnx(self, g: OnnxGraph, *bottoms: str) -> str:
-        """Slice."""
+        """Write Slice."""
         axes = [axis for axis, size in enumerate(self.sizes) if size]
         if not axes:
             return bottoms[0]

@@ -57,7 +57,7 @@ class Dropout(RandomMask):
             self.factor = math.sqrt(1 - self.ratio)
 
     def onnx(self, g: OnnxGraph, *bottoms: str) -> str:
-        """Nothing, or a constant factor, where nothing is dropped."""
+        """Write nothing, or a constant factor, where nothing is dropped."""
         if self.drops and self.ratio:
             raise g.unsupported("it drops at random")
         return g.scaled(bottoms[0], self.factor)
@@ -77,7 +77,7 @@ class SpatialDropout(RandomMask):
         self.read_ratio(getattr(self.param, field).dropout_ratio, f"{field}.dropout_ratio")
 
     def onnx(self, g: OnnxGraph, *bottoms: str) -> str:
-        """Nothing: in TEST the bottom is the top."""
+        """Write nothing: in TEST the bottom is the top."""
         if self.train_phase and self.ratio:
             raise g.unsupported("it drops at random")
         return bottoms[0]

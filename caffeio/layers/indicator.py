@@ -35,7 +35,7 @@ class ContinuationIndicator(LayerType):
         return ((self.steps, shape[self.along]),)
 
     def onnx(self, g: OnnxGraph, *bottoms: str) -> str:
-        """A constant: nothing of it depends on the data."""
+        """Write a constant: nothing of it depends on the data."""
         if g.dynamic_batch:
             raise g.unsupported("it makes a blob for a batch whose size is not fixed")
         import numpy as np

@@ -59,7 +59,7 @@ class InnerProduct(LayerType):
         return ((*shape[: self.start], self.num_output),)
 
     def onnx(self, g: OnnxGraph, *bottoms: str) -> str:
-        """Gemm of the flattened bottom for axis 1, else MatMul."""
+        """Write Gemm of the flattened bottom for axis 1, else MatMul."""
         shape = g.shape(bottoms[0])
         bias = [g.param(self, 1)] if len(self.blobs) > 1 else []
         if self.start == 1:
@@ -123,6 +123,6 @@ class Embed(LayerType):
         return ((*shape, self.param.embed_param.num_output),)
 
     def onnx(self, g: OnnxGraph, *bottoms: str) -> str:
-        """Gather of the weights' rows."""
+        """Write Gather of the weights' rows."""
         y: str = g.op("Gather", [g.param(self, 0), g.to_int(bottoms[0])], axis=0)
         return str(g.op("Add", [y, g.param(self, 1)])) if len(self.blobs) > 1 else y

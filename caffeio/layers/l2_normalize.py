@@ -43,7 +43,7 @@ class Normalize(LayerType):
         self.count = prod(shape[1:])
 
     def onnx(self, g: OnnxGraph, *bottoms: str) -> str:
-        """ReduceSumSquare, Sqrt, Div, Mul."""
+        """Write ReduceSumSquare, Sqrt, Div, Mul."""
         dims = len(g.shape(bottoms[0]))
         over = list(range(1, dims)) if self.across else [1]
         if g.client == "opencv" and len(over) > 2:  # 4.14 sums over three axes wrongly

@@ -46,7 +46,7 @@ class LRN(LayerType):
         self.reads_top = self.writes_early = self.across
 
     def onnx(self, g: OnnxGraph, *bottoms: str) -> str:
-        """LRN; within a channel AveragePool of the squares."""
+        """Write LRN; within a channel AveragePool of the squares."""
         (x,) = bottoms
         if self.across:
             return str(
@@ -87,7 +87,7 @@ class MVN(LayerType):
         return ((*shape, *[1] * (4 - len(shape))),)
 
     def onnx(self, g: OnnxGraph, *bottoms: str) -> str:
-        """ReduceMean, Sub, Sqrt and Div."""
+        """Write ReduceMean, Sub, Sqrt and Div."""
         (x,) = bottoms
         shape = g.shape(x)
         if len(shape) < 4:

@@ -59,7 +59,7 @@ class LSTMUnit(LayerType):
         return bottoms[0], bottoms[0]
 
     def onnx(self, g: OnnxGraph, *bottoms: str) -> tuple[str, str]:
-        """Sigmoid, Tanh, Mul and Add."""
+        """Write Sigmoid, Tanh, Mul and Add."""
         c_prev, gates, cont = bottoms
         keep = g.op("Unsqueeze", [cont, g.ints((2,), "axes")])
         return onnx_unit(g, gates, c_prev, keep, g.shape(c_prev)[-1])

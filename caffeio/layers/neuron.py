@@ -34,7 +34,7 @@ class ReLU(LayerType):
         self.keeps_signs = self.slope >= 0
 
     def onnx(self, g: OnnxGraph, *bottoms: str) -> str:
-        """Relu or LeakyRelu."""
+        """Write Relu or LeakyRelu."""
         return g.relu(bottoms[0], self.slope)
 
 
@@ -52,7 +52,7 @@ class ReLU6(LayerType):
         self.slope = self.param.relu6_param.negative_slope
 
     def onnx(self, g: OnnxGraph, *bottoms: str) -> str:
-        """Clip, and LeakyRelu before it where there is a slope."""
+        """Write Clip, and LeakyRelu before it where there is a slope."""
         if not self.slope:
             return str(g.op("Clip", [*bottoms, g.const(0.0, "min"), g.const(6.0, "max")]))
         return str(g.op("Min", [g.relu(bottoms[0], self.slope), g.const(6.0, "max")]))
@@ -87,7 +87,7 @@ class PReLU(LayerType):
         self.add_blob("slope", slopes, p.filler if p.HasField("filler") else None, default=0.25)
 
     def onnx(self, g: OnnxGraph, *bottoms: str) -> str:
-        """PRelu."""
+        """Write PRelu."""
         shape = self.blob_specs[0].shape or (1,)
         spread = (*shape, *[1] * (len(g.shape(bottoms[0])) - 2))
         return str(g.op("PRelu", [*bottoms, g.param(self, 0, shape=spread)]))
@@ -112,7 +112,7 @@ class ELU(LayerType):
         self.keeps_signs = self.alpha >= 0 and self.scale > 0
 
     def onnx(self, g: OnnxGraph, *bottoms: str) -> str:
-        """Elu."""
+        """Write Elu."""
         return g.scaled(g.op("Elu", bottoms, alpha=self.alpha), self.scale)
 
 
@@ -126,7 +126,7 @@ class AbsVal(LayerType):
     in_place = False
 
     def onnx(self, g: OnnxGraph, *bottoms: str) -> str:
-        """Abs."""
+        """Write Abs."""
         return str(g.op("Abs", bottoms))
 
 
@@ -139,7 +139,7 @@ class BNLL(LayerType):
     reads_bottoms = frozenset({0})
 
     def onnx(self, g: OnnxGraph, *bottoms: str) -> str:
-        """Softplus."""
+        """Write Softplus."""
         return str(g.op("Softplus", bottoms))
 
 
@@ -161,7 +161,7 @@ class Clip(LayerType):
         self.limits = (p.min, p.max)
 
     def onnx(self, g: OnnxGraph, *bottoms: str) -> str:
-        """Clip; Min and Max where min is above max."""
+        """Write Clip; Min and Max where min is above max."""
         low, high = (g.const(v, "limit") for v in self.limits)
         if self.limits[0] > self.limits[1]:
             return str(g.op("Max", [g.op("Min", [*bottoms, high]), low]))
@@ -180,7 +180,7 @@ class Sigmoid(LayerType):
     backward = "caffeio.ops.backward:Sigmoid"
 
     def onnx(self, g: OnnxGraph, *bottoms: str) -> str:
-        """Sigmoid."""
+        """Write Sigmoid."""
         return str(g.op("Sigmoid", bottoms))
 
 
@@ -196,7 +196,7 @@ class TanH(LayerType):
     backward = "caffeio.ops.backward:TanH"
 
     def onnx(self, g: OnnxGraph, *bottoms: str) -> str:
-        """Tanh."""
+        """Write Tanh."""
         return str(g.op("Tanh", bottoms))
 
 
@@ -215,7 +215,7 @@ class Swish(LayerType):
         self.beta = self.param.swish_param.beta
 
     def onnx(self, g: OnnxGraph, *bottoms: str) -> str:
-        """x times Sigmoid."""
+        """Write x times Sigmoid."""
         return str(g.op("Mul", [*bottoms, g.op("Sigmoid", [g.scaled(bottoms[0], self.beta)])]))
 
 
@@ -237,5 +237,5 @@ class Threshold(LayerType):
         return f"{self.type_name} has no backward pass, and a gradient would go through it"
 
     def onnx(self, g: OnnxGraph, *bottoms: str) -> str:
-        """Greater."""
+        """Write Greater."""
         return g.to_float(g.op("Greater", [*bottoms, g.const(self.threshold, "threshold")]))

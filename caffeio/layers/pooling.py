@@ -157,7 +157,7 @@ class Pooling(LayerType):
         return replace(self._window, kernel=tuple(shape[2:]))
 
     def onnx(self, g: OnnxGraph, *bottoms: str) -> str | tuple[str, ...]:
-        """Global or windowed MaxPool and AveragePool with Caffe's windows."""
+        """Write global or windowed MaxPool and AveragePool with Caffe's windows."""
         from caffeio.layers.onnx.pooling import onnx_pool
 
         sizes = g.shape(bottoms[0])[2:]
@@ -226,7 +226,7 @@ class SPP(LayerType):
         return ((shape[0], shape[1] * bins),)
 
     def onnx(self, g: OnnxGraph, *bottoms: str) -> str:
-        """Pooling of every level, flattened and joined."""
+        """Write the pooling of every level, flattened and joined."""
         from caffeio.layers.onnx.pooling import onnx_pool
 
         if self.method == "STOCHASTIC" and self.train_phase:

@@ -44,7 +44,7 @@ class Exp(LayerType):
             self.outer = math.inf  # as in C
 
     def onnx(self, g: OnnxGraph, *bottoms: str) -> str:
-        """Exp."""
+        """Write Exp."""
         return g.scaled(g.op("Exp", [g.scaled(bottoms[0], self.inner)]), self.outer)
 
 
@@ -67,7 +67,7 @@ class Log(LayerType):
         self.outer, self.scale, self.shift = 1 / log_base, p.scale, p.shift
 
     def onnx(self, g: OnnxGraph, *bottoms: str) -> str:
-        """Log."""
+        """Write Log."""
         return g.scaled(g.op("Log", [g.scaled(bottoms[0], self.scale, self.shift)]), self.outer)
 
 
@@ -94,7 +94,7 @@ class Power(LayerType):
             self.reads_top = self.power != 2
 
     def onnx(self, g: OnnxGraph, *bottoms: str) -> str:
-        """Mul, Add and Pow, as far as they change anything."""
+        """Write Mul, Add and Pow, as far as they change anything."""
         if self.power * self.scale == 0:
             import numpy as np
 

@@ -173,7 +173,7 @@ class LSTM(Recurrent):
         self.filled_again = (2 + bool(static),) * (self.steps - 1)
 
     def onnx(self, g: OnnxGraph, *bottoms: str) -> tuple[str, ...]:
-        """LSTM if `cont` is constant, else all steps one after the other. States begin as zeros."""
+        """Write LSTM if `cont` is constant, else all steps in a row; states begin as zeros."""
         from caffeio.layers.onnx.recurrent import is_native, onnx_native
 
         if is_native(self, g, bottoms):
@@ -221,7 +221,7 @@ class RNN(Recurrent):
         self.filled_again = (first, first + 1, first + 2) * (self.steps - 1)
 
     def onnx(self, g: OnnxGraph, *bottoms: str) -> tuple[str, ...]:
-        """RNN if `cont` is constant, else all steps one after the other; states begin as zeros."""
+        """Write RNN if `cont` is constant, else all steps in a row; states begin as zeros."""
         from caffeio.layers.onnx.recurrent import is_native, onnx_native
 
         if is_native(self, g, bottoms):

@@ -34,7 +34,7 @@ class Softmax(LayerType):
         self.dim = self.axis(p.axis, len(shape), "softmax_param.axis")
 
     def onnx(self, g: OnnxGraph, *bottoms: str) -> str:
-        """Softmax."""
+        """Write Softmax."""
         y: str = g.op("Softmax", bottoms, axis=self.dim)
         return y
 
@@ -67,7 +67,7 @@ class Reduction(LayerType):
         return (shape[: self.start],)
 
     def onnx(self, g: OnnxGraph, *bottoms: str) -> str:
-        """ReduceSum, ReduceL1, ReduceSumSquare or ReduceMean."""
+        """Write ReduceSum, ReduceL1, ReduceSumSquare or ReduceMean."""
         (x,) = bottoms
         axes = list(range(self.start, len(g.shape(x))))
         if self.operation == "SUM":  # its axes are an input in opset 17
@@ -119,7 +119,7 @@ class ArgMax(LayerType):
         return f"{self.type_name} has no backward pass, and a gradient would go through it"
 
     def onnx(self, g: OnnxGraph, *bottoms: str) -> str:
-        """ArgMax of the mirrored bottom: of equal values Caffe takes the last."""
+        """Write ArgMax of the mirrored bottom: of equal values Caffe takes the last."""
         (x,) = bottoms
         ndim = len(g.shape(x))
         if self.dim is not None:

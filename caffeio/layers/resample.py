@@ -77,7 +77,7 @@ class Upsample(MapLayer):
         return ((*bottoms[0][:2], *self.top_size(*bottoms[0][2:])),)
 
     def onnx(self, g: OnnxGraph, *bottoms: str) -> str:
-        """Resize (nearest); with a mask ScatterElements into zeros."""
+        """Write Resize (nearest); with a mask ScatterElements into zeros."""
         if not self.masked:
             scales = g.const((1.0, 1.0, *map(float, self.scales)), "scales")
             return str(
@@ -170,7 +170,7 @@ class Interp(MapLayer):
         return size
 
     def onnx(self, g: OnnxGraph, *bottoms: str) -> str:
-        """Slice, and Resize with its corners in place."""
+        """Write Slice, and Resize with its corners in place."""
         x, (h, w) = bottoms[0], g.shape(bottoms[0])[2:]
         size = self.top_size(h, w)
         begin, end = (-pad for pad in self.pads)

@@ -98,7 +98,7 @@ class Scale(LayerType):
         self.fusible = len(shapes) == 1 and channel  # with the BatchNorm before it
 
     def onnx(self, g: OnnxGraph, *bottoms: str) -> str:
-        """Mul, and Add with a bias."""
+        """Write Mul, and Add with a bias."""
         place = self.start, len(g.shape(bottoms[0]))
         factor = bottoms[1] if len(bottoms) > 1 else 0
         y: str = g.op("Mul", [bottoms[0], onnx_spread(g, self, factor, *place)])
@@ -159,7 +159,7 @@ class Axpy(LayerType):
         return (bottoms[1],)
 
     def onnx(self, g: OnnxGraph, *bottoms: str) -> str:
-        """Mul and Add."""
+        """Write Mul and Add."""
         a, x, b = bottoms
         rank = len(g.shape(x))
         if len(g.shape(a)) != rank:  # OpenCV 4 reads Unsqueeze with one axis only

@@ -47,7 +47,7 @@ class Flatten(LayerType):
         return ((*shape[: self.start], middle, *shape[self.end :]),)
 
     def onnx(self, g: OnnxGraph, *bottoms: str) -> str:
-        """Reshape, or Flatten where it says the same."""
+        """Write Reshape, or Flatten where it says the same."""
         shape = g.shape(bottoms[0])
         if self.start == 1 and self.end == len(shape):
             return str(g.op("Flatten", bottoms, axis=1))
@@ -160,7 +160,7 @@ class Reshape(LayerType):
         return (self.top_shape(shape),)
 
     def onnx(self, g: OnnxGraph, *bottoms: str) -> str:
-        """Reshape with the same dimensions, or DepthToSpace."""
+        """Write Reshape with the same dimensions, or DepthToSpace."""
         x, shape = bottoms[0], g.shape(bottoms[0])
         if self.shuffle != 1:
             return str(g.op("DepthToSpace", [x], blocksize=self.shuffle, mode="CRD"))
@@ -214,7 +214,7 @@ class Crop(LayerType):
         return ((*shape[: self.start], *reference[self.start : len(shape)]),)
 
     def onnx(self, g: OnnxGraph, *bottoms: str) -> str:
-        """Slice with constant ends."""
+        """Write Slice with constant ends."""
         if g.dynamic_size:
             return self._onnx_any_size(g, *bottoms)
         sizes = g.shape(bottoms[1])[self.start :]
@@ -260,7 +260,7 @@ class Tile(LayerType):
         return ((*shape[:axis], shape[axis] * self.tiles, *shape[axis + 1 :]),)
 
     def onnx(self, g: OnnxGraph, *bottoms: str) -> str:
-        """Tile."""
+        """Write Tile."""
         repeats = [1] * len(g.shape(bottoms[0]))
         repeats[self.tile_axis] = self.tiles
         return str(g.op("Tile", [bottoms[0], g.ints(repeats, "repeats")]))
@@ -291,5 +291,5 @@ class Permute(LayerType):
         return (tuple(shape[axis] for axis in self.order),)
 
     def onnx(self, g: OnnxGraph, *bottoms: str) -> str:
-        """Transpose."""
+        """Write Transpose."""
         return str(g.op("Transpose", bottoms, perm=self.order))

@@ -96,7 +96,7 @@ class SourceLayer(LayerType):
         return f"the data are not here: {words} assumed" if words else "the data are not here"
 
     def onnx(self, g: Any, *bottoms: str) -> tuple[str, ...]:
-        """The tops are inputs of the graph, under their own names."""
+        """Make the tops inputs of the graph, under their own names."""
         return self.context.top_names
 
 

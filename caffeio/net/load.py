@@ -37,10 +37,10 @@ def load_net(
 
     Without `weights` the blobs are filled as the prototxt says; with `seed` all random numbers
     are those of a real Caffe with that random_seed. `dialect` names the fork whose schema a
-    binary file has; `profile` whose numbers are wanted (default: the dialect's). Data layers read
-    their source if it is there; their tops can always be given as inputs. `device="meta"` builds
-    shapes only. A field that no known Caffe has is an error, as in Caffe, unless
-    `ignore_unknown`. Raises CaffeIOError (ParseError, NetError, WeightsError).
+    binary file has; `profile` is the Caffe whose numbers are computed (default: the dialect's).
+    Data layers read their source if it is there; their tops can always be given as inputs.
+    `device="meta"` builds shapes only. A field that no known Caffe has is an error, as
+    in Caffe, unless `ignore_unknown`. Raises CaffeIOError (ParseError, NetError, WeightsError).
     """
     recipe = NetRecipe.of_file(
         read_net(prototxt, dialect=dialect),

@@ -20,6 +20,7 @@ from caffeio.boost_random import CaffeRng
 from caffeio.data import DataSource
 from caffeio.errors import CaffeIOError, DataError, NetError
 from caffeio.fillers import check_filler, fill
+from caffeio.layers.base import BlobSpec
 from caffeio.net.builder import (
     Assembler,
     keeps_later,
@@ -65,7 +66,7 @@ from caffeio.shape_text import caffe_shape
 
 __all__ = ["DataSource", "LearnableParam", "Net", "Step", "Trace"]
 
-_OF_A_FORWARD = ("blobs", "loss", "trace")  # attributes that every forward sets
+_FORWARD_ATTRIBUTES = ("blobs", "loss", "trace")  # attributes that every forward sets
 
 
 class Net(nn.Module):
@@ -134,7 +135,7 @@ class Net(nn.Module):
             register_layer(self, step.node.name, step.layer, counts)
 
     def __setattr__(self, name: str, value: Any) -> None:
-        if name in _OF_A_FORWARD:  # torch's own looks through all its registers
+        if name in _FORWARD_ATTRIBUTES:  # torch's own looks through all its registers
             object.__setattr__(self, name, value)
         elif isinstance(value, nn.Module) or name not in self.__dict__.get("_modules", ()):
             super().__setattr__(name, value)
@@ -225,16 +226,9 @@ class Net(nn.Module):
                 self.sources[step.node.key].draw_setup(exact)
             for i, spec in enumerate(layer.blob_specs):
                 old = raw_blobs(layer)[i]
-                values = torch.empty(spec.shape)
                 stale = id(old) in made and keeps_later(layer, i)
-                if id(old) in replaced and exact is None and not stale:
-                    check_filler(spec.shape, spec.filler, owner=layer)
-                else:
-                    fill(values, spec.filler, spec.default, rng, owner=layer)
-                    if spec.initial is not None:
-                        values.copy_(torch.as_tensor(spec.initial))
-                if spec.kept_shape is not None:
-                    values = values.reshape(spec.kept_shape)
+                skipped = id(old) in replaced and exact is None and not stale
+                values = _first_values(layer, spec, rng, skipped=skipped)
                 if stale:
                     layer.add_buffer(f"later_{i}", values.numpy())
                 if id(old) not in made:
@@ -625,6 +619,20 @@ class Net(nn.Module):
             reset = getattr(layer, "reset_state", None)
             if reset is not None:
                 reset()
+
+
+def _first_values(
+    layer: Layer, spec: BlobSpec, rng: torch.Generator | CaffeRng | None, *, skipped: bool
+) -> Tensor:
+    """Fill a blob as its filler says; `skipped`: only check the filler, values do not matter."""
+    values = torch.empty(spec.shape)
+    if skipped:
+        check_filler(spec.shape, spec.filler, owner=layer)
+    else:
+        fill(values, spec.filler, spec.default, rng, owner=layer)
+        if spec.initial is not None:
+            values.copy_(torch.as_tensor(spec.initial))
+    return values if spec.kept_shape is None else values.reshape(spec.kept_shape)
 
 
 def _with_gradients(bottoms: tuple[Tensor, ...], needs: Sequence[bool]) -> tuple[Tensor, ...]:

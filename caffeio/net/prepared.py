@@ -244,7 +244,7 @@ def _join_norms(program: Program) -> None:
 
 
 def _write_over(program: Program) -> None:
-    """Let ReLU work in place where nobody else reads its bottom."""
+    """Let ReLU work in place where nothing else reads its bottom."""
     readers, makers = program.readers(), program.makers()
     for operation in program.operations:
         if operation.step.node.type != "ReLU" or len(operation.reads) != 1:

@@ -38,7 +38,7 @@ class Saved(Protocol):
 
 def save_net(net: Saved, path: str | os.PathLike[str], dialect: str | None = None) -> None:
     """Write the weights of `net`; the suffix tells the format. See `Net.save`."""
-    suffix = os.path.splitext(os.fspath(path))[1].lower()
+    suffix = Path(path).suffix.lower()
     if suffix == ".caffemodel":
         chosen = dialect or net.dialect
         write_caffemodel(path, net.to_proto(), net.blob_arrays(), dialect=chosen)

@@ -192,7 +192,7 @@ def infer_net(
 
 
 def _may_be_given(node: Node) -> bool:
-    """Whether the shapes of what a layer makes may be given: it reads data, or nobody knows it."""
+    """Whether a layer's top shapes may be given: it reads data, or its type is not known."""
     cls = class_asked(node.param)
     return cls is None or cls.is_source or cls.runs_code
 
@@ -245,7 +245,7 @@ def _of_layer(
 def _key(
     node: Node, cls: type[LayerType] | None, bottoms: Sequence[Shape | None], count: int
 ) -> Key | None:
-    """What decides a layer's shapes: all but its name and its blobs'; None where nobody knows."""
+    """What decides a layer's shapes: all but its name and its blobs'; None if it is not known."""
     if cls is None or cls.is_source or cls.runs_code or not cls.__module__.startswith(_OURS):
         return None
     param = pb.LayerParameter()

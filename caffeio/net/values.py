@@ -57,7 +57,7 @@ class Program:
         return {value: made for made in self.operations for value in made.writes}
 
     def set_free(self) -> None:
-        """Note which values each operation is the last to read (or to make, if nobody does)."""
+        """Note which values each operation is the last to read, or to make if nothing reads it."""
         last = {
             value: operation
             for operation in self.operations

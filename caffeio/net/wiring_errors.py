@@ -1,4 +1,4 @@
-"""What is said of a net whose layers read blobs that nobody makes."""
+"""What is said of a net whose layers read blobs that no layer makes."""
 
 from __future__ import annotations
 

@@ -35,7 +35,7 @@ def _relu(layer: ReLU, x: Tensor) -> Tensor:
 
 
 def relu_over(layer: Any, x: Tensor) -> Tensor:
-    """Do what `relu` does in the memory of `x`, which nobody else reads."""
+    """Do what `relu` does in the memory of `x`, which nothing else reads."""
     return F.leaky_relu_(x, layer.slope) if layer.slope else F.relu_(x)
 
 

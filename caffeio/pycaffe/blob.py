@@ -43,14 +43,14 @@ class Blob(PyBlob):
         return self.memory["diff"].tensor(self._shape, device)
 
     def set_values(self, value: Tensor) -> None:
-        """Let `value`, which nobody else uses, be the data."""
+        """Let `value`, which nothing else uses, be the data."""
         if value.shape != self._shape:
             self._shape = tuple(value.shape)
         self._count = value.numel()
         self.memory["data"].put(value)
 
     def set_gradient(self, value: Tensor) -> None:
-        """Let `value`, which nobody else uses, be the diff."""
+        """Let `value`, which nothing else uses, be the diff."""
         self.memory["diff"].put(value)
 
     def share_data(self, other: Blob) -> None:

@@ -67,5 +67,5 @@ def uninstall() -> None:
     package = sys.modules.get(_PACKAGE)
     for name in [n for n in sys.modules if n == NAME or n.startswith(f"{NAME}.")]:
         own = sys.modules.get(_PACKAGE + name[len(NAME) :])
-        if name == NAME and sys.modules[name] is package or sys.modules[name] is own:
+        if (name == NAME and sys.modules[name] is package) or sys.modules[name] is own:
             del sys.modules[name]

@@ -62,7 +62,7 @@ class Memory:
         return (flat if flat.numel() == count else flat[:count]).view(shape)
 
     def put(self, value: Tensor) -> None:
-        """Take `value`, which nobody else may use, as the new numbers; copy it if it must be."""
+        """Take `value`, which nothing else may use, as the new numbers; copy it if it must be."""
         self._later = None
         if value.device.type != "cpu":
             self._near, self._head = value, "near"

@@ -35,7 +35,7 @@ from caffeio.training.training_net import build_net
 def log_start(job: Job, world: World, log: Log, *, hint: bool) -> None:
     """What the tool and the solver log before they build anything.
 
-    `hint`: nobody chose the device, so an idle GPU is worth a word.
+    `hint`: given where no device was chosen: then an idle GPU is named.
     """
     if not log:
         return

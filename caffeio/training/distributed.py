@@ -159,7 +159,7 @@ class World:
     def exchange_actions(self, action: Action, *, now: bool) -> Action:
         """What any worker asked for an iteration ago; `action` is on its way meanwhile.
 
-        So nobody waits for flags: they travel while the next iteration is computed. With `now`
+        So no worker waits for flags: they travel while the next iteration is computed. With `now`
         they are waited for, because no iteration comes next: nothing is on its way afterwards.
         All workers must call it in every iteration.
         """

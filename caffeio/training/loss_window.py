@@ -1,4 +1,4 @@
-"""The displayed loss without a device sync in every iteration."""
+"""LazyLoss: averages losses, and reads their tensors only when the average is asked for."""
 
 from __future__ import annotations
 

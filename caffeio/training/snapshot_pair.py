@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 
@@ -56,7 +57,7 @@ class SnapshotPair:
         except BaseException:
             if new:
                 with contextlib.suppress(OSError):
-                    os.unlink(self.weights)
+                    Path(self.weights).unlink()
             raise
 
     def _write_weights(self) -> None:

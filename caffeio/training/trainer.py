@@ -403,9 +403,9 @@ class Trainer:
 
 
 def shared_seed(random_seed: int, world: World) -> int | None:
-    """What several workers shuffle and augment by: random_seed, else new for every run.
+    """The seed by which several workers shuffle and augment: random_seed, else drawn for each run.
 
-    A chain would otherwise show every phase the same crops. One worker needs none.
+    It is drawn for each phase of a chain, so that phases see other crops. One worker needs none.
     """
     if world.size == 1:
         return None

@@ -1,4 +1,4 @@
-"""build_net: from a recipe to a net that trains or is scored, its data sources open."""
+"""build_net: makes a Net out of a NetRecipe and opens its data sources."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Workers look after each other: who gives no sign of life is named, and nobody waits for ever.
+"""Workers look after each other: who gives no sign of life is named, and no worker waits for ever.
 
 Each worker writes a heartbeat into the store that torchrun (or our launcher) keeps, and reads
 others'. The heart beats in a thread of its own, so that a long test or a slow disk is no silence;
@@ -45,7 +45,7 @@ class Watchdog:
         self._period = min(5.0, timeout / 4)
         self._run = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
         self._touched = time.monotonic()  # when the store answered last
-        self._seen = {r: ("", self._touched) for r in watched(rank, size)}
+        self._seen = dict.fromkeys(watched(rank, size), ("", self._touched))
         self._over = threading.Event()
         self._threads = [
             threading.Thread(target=work, name="caffeio-watchdog", daemon=True)

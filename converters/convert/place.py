@@ -41,7 +41,7 @@ def staged(target: Path, target_format: str, force: Callable[[], bool]) -> Itera
             for new in made:
                 if (real.parent / new.name).exists():
                     shutil.copymode(real.parent / new.name, new)
-                os.replace(new, real.parent / new.name)
+                new.replace(real.parent / new.name)
     except OSError as problem:
         raise write_error(target, problem, error=CaffeIOError) from problem
 

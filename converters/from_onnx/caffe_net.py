@@ -136,7 +136,7 @@ class Writer:
         return tops if several else tops[0]
 
     def silence(self, xs: Sequence[str]) -> None:
-        """Give blobs that nobody wants a reader, so that they are no outputs of the net."""
+        """Give blobs that nothing reads a reader, so that they are no outputs of the net."""
         if not xs:
             return
         if not self.target.has("Silence"):

@@ -56,7 +56,7 @@ def to_caffe(job: Conversion) -> Outcome:
 
 
 def _prototxt_of(job: Conversion) -> Path:
-    """Where the prototxt goes: as told, or beside the caffemodel; nobody else's is replaced."""
+    """Where the prototxt goes: as told, or beside the caffemodel; no other file is replaced."""
     if not job.request.prototxt and not job.target.suffix:
         raise CaffeIOError("say where the prototxt goes: --prototxt PATH", where=str(job.target))
     told = job.request.prototxt

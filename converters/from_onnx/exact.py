@@ -73,7 +73,7 @@ def take(w: Writer, x: str, axis: int, indices: Sequence[int], hint: str = "take
     if len(cuts) - 1 > MOST_PIECES or len(pieces) > MOST_PIECES:
         raise Refused(f"it needs more than {MOST_PIECES} pieces of axis {axis}")
     tops = slices(w, x, axis, cuts[1:-1], hint)
-    at = {begin: top for begin, top in zip(cuts, tops, strict=False)}
+    at = dict(zip(cuts, tops, strict=False))
     chosen: list[str] = []
     for begin, end in pieces:
         chosen += [at[c] for c in cuts if begin <= c < end]

@@ -1,4 +1,4 @@
-"""The last steps: layers that are one are merged, what nobody reads goes, ReLU in place, names."""
+"""The last steps: layers that are one are merged, what nothing reads goes, ReLU in place, names."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def _same(w: Writer, index: int, bottom: str, top: str) -> str:
 
 
 def _drop_unread(w: Writer, keep: set[str]) -> None:
-    """Layers whose tops nobody reads go; a Silence reads what is left of others."""
+    """Layers whose tops nothing reads go; a Silence reads what is left of others."""
     while True:
         reads = readers(w)
         quiet = {n for layer in w.layers if layer.type_name == "Silence" for n in layer.bottoms}
@@ -94,7 +94,7 @@ def _drop_unread(w: Writer, keep: set[str]) -> None:
 
 
 def _in_place(w: Writer, keep: set[str]) -> None:
-    """ReLU, BatchNorm and Scale write over their bottom where nobody else reads it."""
+    """ReLU, BatchNorm and Scale write over their bottom where nothing else reads it."""
     reads, made_by = readers(w), makers(w)
     for layer in w.layers:
         if layer.type_name not in _IN_PLACE or len(layer.bottoms) != 1:

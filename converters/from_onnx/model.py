@@ -1,4 +1,4 @@
-"""An ONNX model whose large weights lie beside the message, so that nobody copies them.
+"""An ONNX model whose large weights lie beside the message, so that they are not copied.
 
 Weights in files are mapped, not read; those of a torch module are the module's own memory.
 """

@@ -28,7 +28,7 @@ class Writer(Protocol):
         """Return a name that no blob has."""
 
     def silence(self, xs: Sequence[str]) -> None:
-        """Read blobs that nobody wants."""
+        """Read blobs that nothing reads."""
 
     def power(
         self, x: str, scale: float = 1.0, shift: float = 0.0, power: float = 1.0, hint: str = ""

@@ -99,7 +99,7 @@ def prototxt_beside(caffemodel: Path) -> Path:
 
 
 def made_here(path: Path) -> bool:
-    """Whether the file at `path` is a prototxt of ours: nobody else's may be replaced."""
+    """Whether the file at `path` is a prototxt of ours: no other file may be replaced."""
     try:
         with path.open(encoding="utf-8", errors="replace") as file:
             return file.readline().startswith(MADE_BY)
@@ -108,7 +108,7 @@ def made_here(path: Path) -> bool:
 
 
 def unverified(compiled: Compiled) -> list[str]:
-    """A line for each thing that is used and that nobody has checked with the target itself."""
+    """A line for each thing that is used and was not checked with the target itself."""
     target, used = compiled.target, {layer.type_name for layer in compiled.layers}
     rows = [row for kind, row in sorted(target.layers.items()) if kind in used]
     rows += list(target.rules.values())

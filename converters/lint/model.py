@@ -1,4 +1,4 @@
-"""Findings, rules and what rules see."""
+"""Findings, rules, and the contexts that rules get."""
 
 from __future__ import annotations
 

@@ -149,7 +149,9 @@ def _not_ignored(
     for finding in found:
         line = lines[finding.line - 1] if 0 < finding.line <= len(lines) else ""
         match = _IGNORE.search(line)
-        if match is None or match[1] and finding.code not in re.split(r"[,\s]+", match[1].strip()):
+        if match is None or (
+            match[1] and finding.code not in re.split(r"[,\s]+", match[1].strip())
+        ):
             yield finding
 
 

@@ -20,7 +20,7 @@ def _target(context: NetContext) -> Target | None:
 
 
 def _unsure(target: Target, row: Row | None = None) -> str:
-    """Words for what nobody has checked with the target itself."""
+    """Words for what was not checked with the target itself."""
     hearsay = row.state == "hearsay" if row else any(r.state == "hearsay" for r in target.rows)
     return f" (not verified with {target.name} itself)" if hearsay else ""
 
@@ -101,7 +101,7 @@ def target_inputs(context: NetContext) -> Iterator[Finding]:
 def target_in_place(context: NetContext) -> Iterator[Finding]:
     """A ReLU behind a convolution is not in place, where the target's compiler fuses the two so.
 
-    Give it its bottom's name as its top, if nobody else reads the bottom.
+    Give it its bottom's name as its top, if nothing else reads the bottom.
     """
     target = _target(context)
     row = target.rule("in_place_relu") if target else None

@@ -48,7 +48,7 @@ def _lacks_its_data(context: NetContext, phase: str, message: str) -> bool:
 
 @net_rule("CIO201", "unused-top")
 def unused_top(context: NetContext) -> Iterator[Finding]:
-    """In training, a layer makes something that nobody reads and that is no measure.
+    """In training, a layer makes something that nothing reads and that is no measure.
 
     Caffe takes it for an output of the net: it is computed, and printed at every display. Name the
     right blob where it should be read, or end it in a Silence layer.
@@ -61,7 +61,7 @@ def unused_top(context: NetContext) -> Iterator[Finding]:
             continue
         for i, top in enumerate(node.tops):
             if top in graph.outputs and _last_maker(graph, top) is node:
-                message = f"nobody reads its top {top!r} in TRAIN"
+                message = f"nothing reads its top {top!r} in TRAIN"
                 yield context.layer("CIO201", node.source_index, message, "top", i)
 
 

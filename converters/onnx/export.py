@@ -157,7 +157,7 @@ def finish(built: Built, net: Net, choices: Choices) -> list[str]:
 
 
 def _declare(built: Built, net: Net) -> None:
-    """Name the sizes of a graph of which nobody has done so."""
+    """Name the sizes of a graph that have no name yet."""
     if not built.declared:
         axes = {"batch"} if built.graph.dynamic_batch else set()
         built.declared = dict(find_sizes(net, built, None, axes).declared)

@@ -1,8 +1,8 @@
 """Fewer nodes that compute the same: what is constant is computed, factors go into weights.
 
 BatchNormalization, Mul, Add, Sub and Div of constants one for each channel go into the Conv,
-ConvTranspose, Gemm or BatchNormalization before them, where nobody else reads what that makes. Only
-what is exact but for rounding is done; products are formed in double precision.
+ConvTranspose, Gemm or BatchNormalization before them, where nothing else reads what that makes.
+Only what is exact but for rounding is done; products are formed in double precision.
 """
 
 from __future__ import annotations

@@ -18,12 +18,42 @@ from caffeio.layers.onnx.graph import FLOAT, OnnxGraph, OnnxNode
 HALF = 10  # onnx.TensorProto.FLOAT16
 _LARGEST = float(np.finfo(np.float16).max)
 _PRECISE = frozenset(
-    ("ReduceSumSquare", "ReduceSum", "ReduceL1", "LRN", "Pow", "Exp", "Log", "Cast", "Range")
-    + ("NonMaxSuppression", "TopK", "ArgMax", "MaxRoiPool", "LSTM", "RNN", "Sqrt")
+    (
+        "ReduceSumSquare",
+        "ReduceSum",
+        "ReduceL1",
+        "LRN",
+        "Pow",
+        "Exp",
+        "Log",
+        "Cast",
+        "Range",
+        "NonMaxSuppression",
+        "TopK",
+        "ArgMax",
+        "MaxRoiPool",
+        "LSTM",
+        "RNN",
+        "Sqrt",
+    )
 )
 _MOVES = frozenset(
-    ("Reshape", "Flatten", "Transpose", "Split", "Slice", "Squeeze", "Unsqueeze", "Identity")
-    + ("Concat", "Gather", "Expand", "Tile", "DepthToSpace", "Compress")
+    (
+        "Reshape",
+        "Flatten",
+        "Transpose",
+        "Split",
+        "Slice",
+        "Squeeze",
+        "Unsqueeze",
+        "Identity",
+        "Concat",
+        "Gather",
+        "Expand",
+        "Tile",
+        "DepthToSpace",
+        "Compress",
+    )
 )
 _WIDE_INPUTS = {"Resize": (1, 2, 3)}  # inputs that are float32 whatever the type is
 

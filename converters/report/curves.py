@@ -44,19 +44,29 @@ def _y(value: float, low: float, high: float) -> float:
 
 def _axes(longest: int, low: float, high: float) -> list[str]:
     out = []
-    for i in range(5):
-        value = low + (high - low) * i / 4
+    for value in ticks(low, high):
         y = _y(value, low, high)
         out.append(f'<line x1="{_LEFT}" x2="{_WIDE - _RIGHT}" y1="{y:.1f}" y2="{y:.1f}" '
                    'stroke="currentColor" stroke-opacity=".15"/>')  # fmt: skip
         out.append(f'<text x="{_LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">'
                    f"{short_float(float(f'{value:.3g}'))}</text>")  # fmt: skip
-    for i in range(5):
-        at = round((longest - 1) * i / 4)
-        anchor = ("start", "middle", "middle", "middle", "end")[i]
+    for at in map(round, ticks(0, max(longest - 1, 1), least=1)):
+        anchor = "start" if at == 0 else "end" if at == longest - 1 else "middle"
         out.append(f'<text x="{_x(at, longest):.1f}" y="{_HIGH - 8}" text-anchor="{anchor}">'
                    f"{at:,}</text>")  # fmt: skip
     return out
+
+
+def ticks(low: float, high: float, *, least: float = 0.0) -> list[float]:
+    """Three to seven round numbers from `low` to `high`: multiples of 1, 2 or 5 x 10^n.
+
+    `least`: the smallest distance between two of them.
+    """
+    rough = max((high - low) / 5, least)
+    power = 10.0 ** math.floor(math.log10(rough))
+    step = next(power * i for i in (1, 2, 5, 10) if power * i >= rough * 0.999999)
+    first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
+    return [i * step for i in range(first, last + 1)]
 
 
 def _lines(values: Sequence[float], longest: int, low: float, high: float) -> list[str]:

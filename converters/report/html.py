@@ -19,7 +19,8 @@ table { border-collapse: collapse; display: block; overflow-x: auto; }
 th, td { text-align: left; vertical-align: top; padding: .2rem .9rem .2rem 0;
   border-bottom: 1px solid var(--edge); }
 td, .mono { font-family: ui-monospace, monospace; font-size: .88rem; overflow-wrap: anywhere; }
-td:first-child { overflow-wrap: normal; }
+td:first-child { overflow-wrap: normal; } td.num { white-space: nowrap; }
+@media (max-width: 40rem) { td { overflow-wrap: normal; } }  /* the table scrolls */
 th { font-weight: 600; color: var(--dim); } .num { text-align: right; }
 .left, .bad { color: var(--left); } .right, .good { color: var(--right); }
 svg.curves { max-width: 100%; height: auto; color: inherit; }

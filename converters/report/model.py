@@ -1,4 +1,4 @@
-"""What a command has to say, apart from how it is shown: sections of lines and tables."""
+"""The model of a report: sections that hold lines and tables, however they are shown."""
 
 from __future__ import annotations
 

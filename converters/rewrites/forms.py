@@ -111,7 +111,7 @@ def _fixed_convolution(
     suffix: str = "",
     group: int = 1,
 ) -> None:
-    """A layer without bias whose weights nobody learns."""
+    """A layer without bias whose weights are not trained."""
     bottom, top = bottom or piece.old.bottom[0], top or piece.old.top[0]
     if bottom == top:
         raise CannotRewriteError("it works in place")

@@ -44,32 +44,32 @@ from caffeio.layers.shape import Crop, Flatten, Permute, Reshape, Tile
 
 @form(ReLU)
 def rectify(t: TorchText, layer: ReLU, x: Names) -> Expressions:
-    """F.relu or F.leaky_relu."""
+    """Write F.relu or F.leaky_relu."""
     return relu(x[0], layer.slope)
 
 
 @form(ReLU6)
 def relu6(t: TorchText, layer: ReLU6, x: Names) -> Expressions:
-    """F.relu6."""
+    """Write F.relu6."""
     return f"{relu(x[0], layer.slope)}.clamp(max=6)" if layer.slope else f"F.relu6({x[0]})"
 
 
 @form(ELU)
 def elu(t: TorchText, layer: ELU, x: Names) -> Expressions:
-    """F.elu."""
+    """Write F.elu."""
     return scaled(f"F.elu({x[0]}{options(alpha=(python_number(layer.alpha), '1.0'))})", layer.scale)
 
 
 @form(AbsVal, BNLL, Sigmoid, TanH)
 def unary(t: TorchText, layer: AbsVal | BNLL | Sigmoid | TanH, x: Names) -> Expressions:
-    """One function of torch."""
+    """Write one function of torch."""
     names = {AbsVal: "torch.abs", BNLL: "F.softplus", Sigmoid: "torch.sigmoid", TanH: "torch.tanh"}
     return f"{next(name for cls, name in names.items() if isinstance(layer, cls))}({x[0]})"
 
 
 @form(Clip)
 def clip(t: TorchText, layer: Clip, x: Names) -> Expressions:
-    """clamp, the lower limit last."""
+    """Write clamp, the lower limit last."""
     low, high = map(python_number, layer.limits)
     if layer.limits[0] > layer.limits[1]:
         return f"{x[0]}.clamp(max={high}).clamp(min={low})"
@@ -78,7 +78,7 @@ def clip(t: TorchText, layer: Clip, x: Names) -> Expressions:
 
 @form(Swish)
 def swish(t: TorchText, layer: Swish, x: Names) -> Expressions:
-    """F.silu."""
+    """Write F.silu."""
     if layer.beta == 1:
         return f"F.silu({x[0]})"
     return f"{x[0]} * torch.sigmoid({scaled(x[0], layer.beta)})"
@@ -86,25 +86,25 @@ def swish(t: TorchText, layer: Swish, x: Names) -> Expressions:
 
 @form(Threshold)
 def threshold(t: TorchText, layer: Threshold, x: Names) -> Expressions:
-    """A comparison."""
+    """Write a comparison."""
     return f"({x[0]} > {python_number(layer.threshold)}).float()"
 
 
 @form(Exp)
 def exponential(t: TorchText, layer: Exp, x: Names) -> Expressions:
-    """torch.exp."""
+    """Write torch.exp."""
     return scaled(f"torch.exp({scaled(x[0], layer.inner)})", layer.outer)
 
 
 @form(Log)
 def logarithm(t: TorchText, layer: Log, x: Names) -> Expressions:
-    """torch.log."""
+    """Write torch.log."""
     return scaled(f"torch.log({scaled(x[0], layer.scale, layer.shift)})", layer.outer)
 
 
 @form(Power)
 def power(t: TorchText, layer: Power, x: Names) -> Expressions:
-    """Products, sums and powers, as far as they change anything."""
+    """Write products, sums and powers, as far as they change anything."""
     if layer.power * layer.scale == 0:
         value = torch.tensor(layer.shift).pow(layer.power).item() if layer.power else 1.0
         return f"torch.full_like({x[0]}, {python_number(value)})"
@@ -117,7 +117,7 @@ def power(t: TorchText, layer: Power, x: Names) -> Expressions:
 
 @form(Dropout)
 def dropout(t: TorchText, layer: Dropout, x: Names) -> Expressions:
-    """F.dropout, which does nothing in evaluation; a factor where a fork has one."""
+    """Write F.dropout, which does nothing in evaluation; a factor where a fork has one."""
     if layer.drops and layer.ratio:
         raise t.unsupported("it drops at random")
     if layer.factor != 1:
@@ -129,7 +129,7 @@ def dropout(t: TorchText, layer: Dropout, x: Names) -> Expressions:
 
 @form(SpatialDropout)
 def spatial_dropout(t: TorchText, layer: SpatialDropout, x: Names) -> Expressions:
-    """F.dropout2d in training; nothing in evaluation."""
+    """Write F.dropout2d in training; nothing in evaluation."""
     if layer.train_phase and layer.ratio:
         raise t.unsupported("it drops at random")
     return x[0]
@@ -137,7 +137,7 @@ def spatial_dropout(t: TorchText, layer: SpatialDropout, x: Names) -> Expression
 
 @form(SpatialDropoutLayer)
 def whole_planes(t: TorchText, layer: SpatialDropoutLayer, x: Names) -> Expressions:
-    """ENet's factor."""
+    """Write ENet's factor."""
     if layer.drops:
         raise t.unsupported("it drops at random")
     return scaled(x[0], 1 / (1 - layer.ratio))
@@ -145,7 +145,7 @@ def whole_planes(t: TorchText, layer: SpatialDropoutLayer, x: Names) -> Expressi
 
 @form(Eltwise)
 def eltwise(t: TorchText, layer: Eltwise, x: Names) -> Expressions:
-    """+, * or torch.maximum."""
+    """Write +, * or torch.maximum."""
     kept = list(zip(x, layer.coeff, strict=True))[1 if layer.loses_first else 0 :]
     if layer.operation == "MAX":
         y = kept[0][0]
@@ -162,13 +162,13 @@ def eltwise(t: TorchText, layer: Eltwise, x: Names) -> Expressions:
 
 @form(Softmax)
 def softmax(t: TorchText, layer: Softmax, x: Names) -> Expressions:
-    """torch.softmax."""
+    """Write torch.softmax."""
     return f"torch.softmax({x[0]}, {layer.dim})"
 
 
 @form(Reduction)
 def reduction(t: TorchText, layer: Reduction, x: Names) -> Expressions:
-    """A sum or a mean over the last axes."""
+    """Write a sum or a mean over the last axes."""
     dims = literal(tuple(range(layer.start, rank(layer)))) if rank(layer) else "()"
     one = {"ASUM": ".abs()", "SUMSQ": ".square()"}.get(layer.operation, "")
     kind = "mean" if layer.operation == "MEAN" else "sum"
@@ -177,7 +177,7 @@ def reduction(t: TorchText, layer: Reduction, x: Names) -> Expressions:
 
 @form(ArgMax)
 def arg_max(t: TorchText, layer: ArgMax, x: Names) -> Expressions:
-    """A helper: of equal values Caffe takes the last."""
+    """Write a call of a helper: of equal values Caffe takes the last."""
     helper = f"{HELPERS}:arg_max"
     if layer.dim is not None:
         found = t.call(helper, x[0], str(layer.dim), top_k=layer.top_k)
@@ -192,7 +192,7 @@ def arg_max(t: TorchText, layer: ArgMax, x: Names) -> Expressions:
 
 @form(LRN)
 def lrn(t: TorchText, layer: LRN, x: Names) -> Expressions:
-    """F.local_response_norm; within a channel an average of squares."""
+    """Write F.local_response_norm; within a channel an average of squares."""
     if not layer.across:
         size = layer.size
         mean = f"F.avg_pool2d({x[0]}.square(), {size}, 1, {size // 2})"
@@ -210,7 +210,7 @@ def _lrn_options(layer: LRN) -> str:
 
 @form(MVN)
 def mvn(t: TorchText, layer: MVN, x: Names) -> Expressions:
-    """A helper."""
+    """Write a call of a helper."""
     y = x[0] + f"[{', '.join(['...', *['None'] * (4 - rank(layer))])}]" * (rank(layer) < 4)
     plain = None if layer.normalize_variance else False
     dims = "=" + literal(layer.dims)
@@ -219,13 +219,13 @@ def mvn(t: TorchText, layer: MVN, x: Names) -> Expressions:
 
 @form(Concat)
 def concat(t: TorchText, layer: Concat, x: Names) -> Expressions:
-    """torch.cat."""
+    """Write torch.cat."""
     return x[0] if len(x) == 1 else f"torch.cat([{', '.join(x)}], {layer.concat_axis})"
 
 
 @form(Slice)
 def cut(t: TorchText, layer: Slice, x: Names) -> Expressions:
-    """chunk, or split where the parts differ."""
+    """Write chunk, or split where the parts differ."""
     if layer.parts == 1:
         return x
     sizes = layer.sizes(layer.bottom_shapes[0])
@@ -236,19 +236,19 @@ def cut(t: TorchText, layer: Slice, x: Names) -> Expressions:
 
 @form(Split)
 def split(t: TorchText, layer: Split, x: Names) -> Expressions:
-    """Other names of one value."""
+    """Write other names of one value."""
     return x * max(1, len(layer.context.top_names))
 
 
 @form(Silence)
 def silence(t: TorchText, layer: Silence, x: Names) -> Expressions:
-    """Nothing."""
+    """Write nothing."""
     return ()
 
 
 @form(Flatten)
 def flatten(t: TorchText, layer: Flatten, x: Names) -> Expressions:
-    """flatten."""
+    """Write flatten."""
     if layer.end == layer.start + 1:
         return x[0]
     last = layer.end - 1
@@ -257,7 +257,7 @@ def flatten(t: TorchText, layer: Flatten, x: Names) -> Expressions:
 
 @form(Reshape)
 def reshape(t: TorchText, layer: Reshape, x: Names) -> Expressions:
-    """reshape; axes that are copied are asked for, so that other batches fit."""
+    """Write reshape; axes that are copied are asked for, so that other batches fit."""
     if layer.shuffle != 1:
         return f"F.pixel_shuffle({x[0]}, {layer.shuffle})"
     shape = layer.bottom_shapes[0]
@@ -271,13 +271,13 @@ def reshape(t: TorchText, layer: Reshape, x: Names) -> Expressions:
 
 @form(Permute)
 def permute(t: TorchText, layer: Permute, x: Names) -> Expressions:
-    """permute."""
+    """Write permute."""
     return f"{x[0]}.permute({', '.join(map(str, layer.order))})"
 
 
 @form(Crop)
 def crop(t: TorchText, layer: Crop, x: Names) -> Expressions:
-    """A slice as large as the other bottom."""
+    """Write a slice as large as the other bottom."""
     parts = [":"] * layer.start
     for axis, offset in enumerate(layer.offsets, layer.start):
         size = f"{x[1]}.shape[{axis}]"
@@ -287,14 +287,14 @@ def crop(t: TorchText, layer: Crop, x: Names) -> Expressions:
 
 @form(Tile)
 def tile(t: TorchText, layer: Tile, x: Names) -> Expressions:
-    """repeat."""
+    """Write repeat."""
     times = [layer.tiles if i == layer.tile_axis else 1 for i in range(rank(layer))]
     return x[0] if layer.tiles == 1 else f"{x[0]}.repeat({', '.join(map(str, times))})"
 
 
 @form(Im2col)
 def im2col(t: TorchText, layer: Im2col, x: Names) -> Expressions:
-    """F.unfold."""
+    """Write F.unfold."""
     if len(layer.kernel) != 2 or layer.start != 1:
         raise t.unsupported("only two spatial axes behind the channels")
     more = options(
@@ -308,25 +308,25 @@ def im2col(t: TorchText, layer: Im2col, x: Names) -> Expressions:
 
 @form(BatchReindex)
 def batch_reindex(t: TorchText, layer: BatchReindex, x: Names) -> Expressions:
-    """Indexing."""
+    """Write an indexing."""
     return f"{x[0]}[{x[1]}.long()]"
 
 
 @form(Filter)
 def keep_items(t: TorchText, layer: Filter, x: Names) -> Expressions:
-    """Indexing with a mask."""
+    """Write an indexing with a mask."""
     return tuple(f"{name}[{x[-1]}.flatten() != 0]" for name in x[:-1])
 
 
 @form(ContinuationIndicator)
 def indicator(t: TorchText, layer: ContinuationIndicator, x: Names) -> Expressions:
-    """Ones behind a first row of zeros."""
+    """Write ones behind a first row of zeros."""
     ones = f"{x[0]}.new_ones({layer.steps - 1}, {x[0]}.shape[{layer.along}])"
     return f"F.pad({ones}, (0, 0, 1, 0))"
 
 
 @form(LSTMUnit)
 def lstm_unit(t: TorchText, layer: LSTMUnit, x: Names) -> Expressions:
-    """A helper."""
+    """Write a call of a helper."""
     c, gates, cont = x
     return [t.call(f"{HELPERS}:lstm_step", gates, c, f"{cont}[..., None]")]

@@ -28,7 +28,7 @@ from caffeio.ops.pooling import LOWEST, divisors
 
 @form(Pooling)
 def pooling(t: TorchText, layer: Pooling, x: Names) -> Expressions:
-    """F.max_pool2d, F.avg_pool2d and their families."""
+    """Write F.max_pool2d, F.avg_pool2d and their families."""
     axes = rank(layer) - 2
     if layer.is_global and not layer.mask and layer.method != "STOCHASTIC":
         kind = {"MAX": "max", "AVE": "avg"}[layer.method]
@@ -86,7 +86,7 @@ def pooled(
 
 @form(SPP)
 def pyramid(t: TorchText, layer: SPP, x: Names) -> Expressions:
-    """Pooling of every level, flattened and joined."""
+    """Write the pooling of every level, flattened and joined."""
     if layer.method == "STOCHASTIC" and layer.train_phase:
         raise t.unsupported("STOCHASTIC draws at random in TRAIN")
     windows = [layer.window(level, layer.bottom_shapes[0]) for level in range(layer.levels)]
@@ -98,19 +98,19 @@ def pyramid(t: TorchText, layer: SPP, x: Names) -> Expressions:
 
 @form(ShuffleChannel)
 def shuffle_channel(t: TorchText, layer: ShuffleChannel, x: Names) -> Expressions:
-    """F.channel_shuffle."""
+    """Write F.channel_shuffle."""
     return f"F.channel_shuffle({x[0]}, {layer.group})"
 
 
 @form(Reorg)
 def reorg(t: TorchText, layer: Reorg, x: Names) -> Expressions:
-    """A helper: darknet's order is neither of PyTorch's."""
+    """Write a call of a helper: darknet's order is neither of PyTorch's."""
     return t.call(f"{HELPERS}:reorg", x[0], str(layer.stride), reverse=layer.reverse or None)
 
 
 @form(CropCenter)
 def crop_center(t: TorchText, layer: CropCenter, x: Names) -> Expressions:
-    """A slice."""
+    """Write a slice."""
     parts = [f"{n}:-{n}" if n else ":" for n in layer.sizes]
     while parts and parts[-1] == ":":
         parts.pop()
@@ -119,7 +119,7 @@ def crop_center(t: TorchText, layer: CropCenter, x: Names) -> Expressions:
 
 @form(Upsample)
 def upsample(t: TorchText, layer: Upsample, x: Names) -> Expressions:
-    """F.interpolate, or a helper where a mask says the places."""
+    """Write F.interpolate, or a helper where a mask says the places."""
     if layer.masked:
         size = layer.top_shapes[0][2:]
         return t.call(f"{HELPERS}:unpool", *x, *map(str, size))
@@ -131,7 +131,7 @@ def upsample(t: TorchText, layer: Upsample, x: Names) -> Expressions:
 
 @form(Interp)
 def interp(t: TorchText, layer: Interp, x: Names) -> Expressions:
-    """F.interpolate whose corners stay in place, after a slice."""
+    """Write F.interpolate whose corners stay in place, after a slice."""
     shape = layer.bottom_shapes[0]
     begin, end = -layer.pads[0], -layer.pads[1]
     size, left = layer.top_shapes[0][2:], tuple(n - begin - end for n in shape[2:])
@@ -144,7 +144,7 @@ def interp(t: TorchText, layer: Interp, x: Names) -> Expressions:
 
 @form(PriorBox)
 def prior_box(t: TorchText, layer: PriorBox, x: Names) -> Expressions:
-    """A helper."""
+    """Write a call of a helper."""
     p = layer.param.prior_box_param
     size = tuple(map(int, layer.image)) if layer.image else None
     boxes = f"[{', '.join(literal(tuple(map(float, box))) for box in layer.boxes)}]"
@@ -157,7 +157,7 @@ def prior_box(t: TorchText, layer: PriorBox, x: Names) -> Expressions:
 
 @form(DetectionOutput)
 def detection_output(t: TorchText, layer: DetectionOutput, x: Names) -> Expressions:
-    """The arithmetic of the layer itself, which PyTorch has no function for."""
+    """Write the arithmetic of the layer itself, which PyTorch has no function for."""
     plain = {
         "location_classes": 1, "code": "CENTER_SIZE", "in_target": False, "eta": 1.0, "top_k": -1,
         "keep_top_k": -1, "least": None,

@@ -13,7 +13,7 @@ YOLO = "caffeio.ops.yolo.detection_output"
 
 @form(ROIPooling)
 def roi_pooling(t: TorchText, layer: ROIPooling, x: Names) -> Expressions:
-    """A helper."""
+    """Write a call of a helper."""
     if len(layer.pooled) != 2:
         raise t.unsupported("only regions of two axes")
     size = literal(tuple(layer.pooled))
@@ -22,14 +22,14 @@ def roi_pooling(t: TorchText, layer: ROIPooling, x: Names) -> Expressions:
 
 @form(PSROIPooling)
 def psroi_pooling(t: TorchText, layer: PSROIPooling, x: Names) -> Expressions:
-    """A helper."""
+    """Write a call of a helper."""
     more = {"dim": layer.dim, "group": layer.group, "scale": layer.scale}
     return t.call(f"{HELPERS}:psroi_pool", *x, **more)
 
 
 @form(ProposalBase)
 def proposal(t: TorchText, layer: ProposalBase, x: Names) -> Expressions:
-    """The arithmetic of the layer itself."""
+    """Write the arithmetic of the layer itself."""
     anchors = t.buffer(layer, "anchors", layer.anchors)
     call = t.call("caffeio.ops.rcnn.proposal:propose", *x, anchors, **layer.arguments())
     if layer.n_tops == 1:
@@ -41,11 +41,11 @@ def proposal(t: TorchText, layer: ProposalBase, x: Names) -> Expressions:
 
 @form(YoloDetectionOutput)
 def yolo(t: TorchText, layer: YoloDetectionOutput, x: Names) -> Expressions:
-    """The arithmetic of the layer itself."""
+    """Write the arithmetic of the layer itself."""
     return t.call(f"{YOLO}:yolo_detections", f"[{', '.join(x)}]", **layer.arguments())
 
 
 @form(Yolov3DetectionOutput)
 def yolov3(t: TorchText, layer: Yolov3DetectionOutput, x: Names) -> Expressions:
-    """The arithmetic of the layer itself."""
+    """Write the arithmetic of the layer itself."""
     return t.call(f"{YOLO}:yolov3_detections", f"[{', '.join(x)}]", **layer.arguments())

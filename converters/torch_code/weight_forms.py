@@ -37,7 +37,7 @@ def rank(layer: LayerType, index: int = 0) -> int:
 
 @form(BaseConvolution)
 def convolution(t: TorchText, layer: BaseConvolution, x: Names) -> Expressions:
-    """nn.Conv2d and its family; nn.Linear without spatial axes."""
+    """Write nn.Conv2d and its family; nn.Linear without spatial axes."""
     weight, bias = layer.blobs[0], layer.blobs[1] if layer.has_bias else None
     spatial = layer.spatial
     if not spatial:
@@ -89,7 +89,7 @@ def _convolution_form(layer: BaseConvolution, call: str, x: str) -> str:
 
 @form(InnerProduct)
 def inner_product(t: TorchText, layer: InnerProduct, x: Names) -> Expressions:
-    """nn.Linear of the flattened bottom."""
+    """Write nn.Linear of the flattened bottom."""
     weight = layer.blobs[0].t().contiguous() if layer.transpose else layer.blobs[0]
     bias = layer.blobs[1] if len(layer.blobs) > 1 else None
     text = f"nn.Linear({layer.inputs}, {layer.num_output}{_bias(bias)})"
@@ -101,7 +101,7 @@ def inner_product(t: TorchText, layer: InnerProduct, x: Names) -> Expressions:
 
 @form(Embed)
 def embed(t: TorchText, layer: Embed, x: Names) -> Expressions:
-    """nn.Embedding, and a bias."""
+    """Write nn.Embedding, and a bias."""
     rows, columns = layer.blob_specs[0].shape
     call = t.module(layer, f"nn.Embedding({rows}, {columns})", weight=layer.blobs[0])
     y = f"{call}({x[0]}.long())"
@@ -110,7 +110,7 @@ def embed(t: TorchText, layer: Embed, x: Names) -> Expressions:
 
 @form(BatchNorm)
 def batch_norm(t: TorchText, layer: BatchNorm, x: Names) -> Expressions:
-    """nn.BatchNorm2d."""
+    """Write nn.BatchNorm2d."""
     extra = [layer.blobs[i] for i in range(3, len(layer.blobs))]
     return scaled_batch_norm(t, layer, x[0], extra)
 
@@ -157,7 +157,7 @@ def norm_module(
 
 @form(BN)
 def bn(t: TorchText, layer: BN, x: Names) -> Expressions:
-    """nn.BatchNorm2d; a product and a sum in SegNet's INFERENCE."""
+    """Write nn.BatchNorm2d; a product and a sum in SegNet's INFERENCE."""
     scale, shift = layer.blobs[0], layer.blobs[1]
     if layer.outputs > 1:
         raise t.unsupported("statistics as tops")
@@ -173,7 +173,7 @@ def bn(t: TorchText, layer: BN, x: Names) -> Expressions:
 
 @form(PReLU)
 def prelu(t: TorchText, layer: PReLU, x: Names) -> Expressions:
-    """nn.PReLU."""
+    """Write nn.PReLU."""
     slope = layer.blobs[0].reshape(-1)
     return f"{t.module(layer, f'nn.PReLU({len(slope)})', weight=slope)}({x[0]})"
 
@@ -194,7 +194,7 @@ def _operand(t: TorchText, layer: LayerType, suffix: str, x: Names, start: int) 
 
 @form(Scale)
 def scale(t: TorchText, layer: Scale, x: Names) -> Expressions:
-    """A product, and a sum."""
+    """Write a product, and a sum."""
     y = f"{x[0]} * {_operand(t, layer, 'scale', x, layer.start)}"
     if not layer.has_bias:
         return y
@@ -203,13 +203,13 @@ def scale(t: TorchText, layer: Scale, x: Names) -> Expressions:
 
 @form(Bias)
 def bias(t: TorchText, layer: Bias, x: Names) -> Expressions:
-    """A sum."""
+    """Write a sum."""
     return f"{x[0]} + {_operand(t, layer, 'bias', x, layer.start)}"
 
 
 @form(Axpy)
 def axpy(t: TorchText, layer: Axpy, x: Names) -> Expressions:
-    """A product and a sum."""
+    """Write a product and a sum."""
     a, y, b = x
     missing = rank(layer, 1) - rank(layer)
     factor = f"{a}[{', '.join(['...', *['None'] * missing])}]" if missing > 0 else a
@@ -220,7 +220,7 @@ def axpy(t: TorchText, layer: Axpy, x: Names) -> Expressions:
 
 @form(Normalize)
 def normalize(t: TorchText, layer: Normalize, x: Names) -> Expressions:
-    """A helper."""
+    """Write a call of a helper."""
     blob, axes = layer.blobs[0], rank(layer)
     shape = (len(blob), *[1] * (axes - 2)) if blob.dim() else ()
     weight = t.param(layer, "scale", blob.reshape(shape))
@@ -230,13 +230,13 @@ def normalize(t: TorchText, layer: Normalize, x: Names) -> Expressions:
 
 @form(Parameter)
 def parameter(t: TorchText, layer: Parameter, x: Names) -> Expressions:
-    """The parameter itself."""
+    """Write the parameter itself."""
     return t.param(layer, "value", layer.blobs[0])
 
 
 @form(LSTM)
 def lstm(t: TorchText, layer: LSTM, x: Names) -> Expressions:
-    """A helper: PyTorch's own knows no marks where sequences begin."""
+    """Write a call of a helper: PyTorch's own knows no marks where sequences begin."""
     blobs = _recurrent_blobs(t, layer)
     more = _recurrent_options(layer, x, blobs, ("h", "c"))
     given = [x[0], x[1], blobs[0], blobs[1], blobs[2 + layer.static]]
@@ -246,7 +246,7 @@ def lstm(t: TorchText, layer: LSTM, x: Names) -> Expressions:
 
 @form(RNN)
 def rnn(t: TorchText, layer: RNN, x: Names) -> Expressions:
-    """A helper."""
+    """Write a call of a helper."""
     blobs = _recurrent_blobs(t, layer)
     more = _recurrent_options(layer, x, blobs, ("h",))
     first = 2 + layer.static

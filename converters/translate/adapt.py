@@ -15,19 +15,57 @@ from caffeio.proto.upgrade.upgrade import V1_TYPES
 
 # Fields that change speed, memory or messages, but no number.
 HINTS = frozenset(
-    ("engine", "forward_type", "backward_type", "forward_math", "backward_math", "debug")
-    + ("default_forward_type", "default_backward_type", "default_forward_math")
-    + ("default_backward_math", "default_cudnn_math_override", "default_conv_algos_override")
-    + ("cudnn_math_override", "cudnn_convolution_algo_seeker", "conv_algos_override")
-    + ("reduce_buckets", "eltwise_mem_sharing", "threads", "parser_threads", "cache", "precache")
-    + ("use_gpu_transform", "conv_algorithm", "compile_net_state", "mem_param", "prefetch")
-    + ("layer_wise_reduce", "data_layout", "data_compute_type", "fuse")
+    (
+        "engine",
+        "forward_type",
+        "backward_type",
+        "forward_math",
+        "backward_math",
+        "debug",
+        "default_forward_type",
+        "default_backward_type",
+        "default_forward_math",
+        "default_backward_math",
+        "default_cudnn_math_override",
+        "default_conv_algos_override",
+        "cudnn_math_override",
+        "cudnn_convolution_algo_seeker",
+        "conv_algos_override",
+        "reduce_buckets",
+        "eltwise_mem_sharing",
+        "threads",
+        "parser_threads",
+        "cache",
+        "precache",
+        "use_gpu_transform",
+        "conv_algorithm",
+        "compile_net_state",
+        "mem_param",
+        "prefetch",
+        "layer_wise_reduce",
+        "data_layout",
+        "data_compute_type",
+        "fuse",
+    )
 )
 # Fields that only training, or the way to its data, reads.
 _TRAINING = frozenset(
-    ("transform_param", "param", "loss_weight", "include", "exclude", "phase")
-    + ("propagate_down", "share_mode", "hard_ratio", "hard_mining_label", "class_weight")
-    + ("label_smooth_factor", "cutting_point", "normalize_type")
+    (
+        "transform_param",
+        "param",
+        "loss_weight",
+        "include",
+        "exclude",
+        "phase",
+        "propagate_down",
+        "share_mode",
+        "hard_ratio",
+        "hard_mining_label",
+        "class_weight",
+        "label_smooth_factor",
+        "cutting_point",
+        "normalize_type",
+    )
 )
 _FUSED = {
     "Convolution": "convolution_param",

@@ -120,7 +120,7 @@ def _known_inputs(given: pb.NetParameter, shapes: Shapes) -> dict[str, Sequence[
 
 
 def _source_shapes(layers: Sequence[Any], shapes: Shapes) -> Shapes:
-    """Shapes of all tops of the layers that make data, also of those that nobody reads."""
+    """Shapes of all tops of the layers that make data, also of those that nothing reads."""
     out = {name: tuple(shape) for name, shape in shapes.items()}
     batch = next((shape[0] for shape in shapes.values() if shape), 1)
     for layer in layers:

@@ -71,7 +71,7 @@ def dialect_names() -> list[str]:
 
 
 def _rows(name: str) -> Iterator[list[str]]:
-    with open(FOLDER / "tables" / f"{name}.tsv", encoding="utf-8") as file:
+    with (FOLDER / "tables" / f"{name}.tsv").open(encoding="utf-8") as file:
         for line in file:
             if line.strip() and not line.startswith("# field"):
                 yield line.rstrip("\n").split("\t")

@@ -43,8 +43,16 @@ from caffeio.proto.io.wire import (
 
 Path = tuple[str | int, ...]
 PAYLOAD = frozenset(
-    ("data", "diff", "double_data", "double_diff", "raw_data", "raw_diff")
-    + ("packed_data", "packed_diff")
+    (
+        "data",
+        "diff",
+        "double_data",
+        "double_diff",
+        "raw_data",
+        "raw_diff",
+        "packed_data",
+        "packed_diff",
+    )
 )
 MAX_FIELDS = 1_000_000  # a net of a thousand layers has some 50,000
 

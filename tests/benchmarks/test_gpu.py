@@ -30,6 +30,23 @@ def test_all_parts_run_on_a_cpu(tmp_path: Path) -> None:
     assert found["parity"]["random nets"]["above 1e-4"] == 0
     assert {row["mode"] for row in found["step"]} == {"fp32", "bf16"}
     assert all(row["caffeio"] > 0 and row["plain"] > 0 for row in found["step"])
+    assert found["infer"]["ran prepared"] == "True"
+    assert float(found["infer"]["prepared and as written apart"]) < 2e-5
     assert found["loader"]["training images/s"] > 0
     assert found["train"]["snapshot in the background, file whole, ms"] > 0
     assert "mode            batch   caffeio" in run.stdout
+
+
+def test_without_time_the_file_is_written_all_the_same(tmp_path: Path) -> None:
+    out = tmp_path / "gpu.json"
+    run = subprocess.run(
+        [sys.executable, ROOT / "benchmarks" / "gpu.py", "--device", "cpu", "--quick",
+         "--seconds", "-1", "--json", out],
+        capture_output=True, text=True, check=False, cwd=tmp_path,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    assert run.returncode == 0, run.stderr
+    found = json.loads(out.read_text())
+    assert found["step"]["error"] == found["train"]["error"] == "TimeoutError: no time left"
+    assert "ERROR in step: TimeoutError: no time left" in run.stdout
+    assert list(tmp_path.iterdir()) == [out]

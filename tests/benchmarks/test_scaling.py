@@ -77,14 +77,26 @@ def test_an_update_is_the_recipes_on_small_clusters() -> None:
     assert 1.9 < one / two <= 2
 
 
-def test_constants_come_from_one_and_two_workers() -> None:
-    alone = {"steps": {"16": 0.2, "32": 0.36}}
-    pair = {"small": 2e-4, "large": 0.1002, "bytes": 1e8}
-    found = scaling.constants(alone, pair)
-    assert found.rate == pytest.approx(100)
-    assert found.fixed == pytest.approx(0.04)
+def test_constants_come_from_two_workers() -> None:
+    found = scaling.constants({"small": 2e-4, "large": 0.1002, "bytes": 1e8})
     assert found.link == pytest.approx(1e9)
     assert found.latency == pytest.approx(1e-4)
+
+
+def test_what_is_expected_here_adds_up() -> None:
+    link = scaling.Cluster(rate=1, link=1e9, latency=1e-4)
+    assert scaling.expected(0.2, 0.05, 1, 1e8, link, cores=2) == pytest.approx(0.2)
+    two, four = (scaling.expected(0.2, 0.0, n, 1e8, link, cores=2) for n in (2, 4))
+    assert two == pytest.approx(0.2 + scaling.all_reduce(1e8, 2, link))
+    assert four - 0.2 > 2 * (two - 0.2)  # four share the cores for the exchange, too
+    slow = scaling.expected(0.2, 0.05, 2, 1e8, link, cores=2)
+    assert slow == pytest.approx(two + 0.2 * 0.05 * math.sqrt(2 * math.log(2)))
+
+
+def test_the_scatter_leaves_stalls_out() -> None:
+    steady = [1.0 + 0.01 * (i % 5) for i in range(50)]
+    assert scaling.scatter_of([*steady, 9.0]) == pytest.approx(scaling.scatter_of(steady), rel=0.3)
+    assert scaling.scatter_of([2 * t for t in steady]) == pytest.approx(scaling.scatter_of(steady))
 
 
 @pytest.mark.parametrize("what", ["predict", "published"])

@@ -314,7 +314,7 @@ def test_merged_and_half_precision_weights_are_run(tmp_path: Path) -> None:
     folder = case("missing_layer_silent", tmp_path)
     net = read_net(folder / "net.prototxt")
     rng = np.random.default_rng(0)
-    blobs = {k: v for k, v in load_weights(folder / "nofc.caffemodel").copy().items()}
+    blobs = dict(load_weights(folder / "nofc.caffemodel").copy().items())
     blobs["fc"] = blobs.pop("fc8_old")
     blobs["scale1"] = [rng.uniform(1, 2, 4).astype(np.float32) for _ in range(2)]
     full = tmp_path / "full.caffemodel"

@@ -473,7 +473,7 @@ def test_indicator_is_a_constant() -> None:
         'layer { name: "x" type: "Eltwise" bottom: "i" bottom: "b1" top: "y" }'
     )
     check(text, (4, 3, 5), (4, 3))
-    with pytest.raises(UnsupportedError, match="layer 'i' .*not fixed"):
+    with pytest.raises(UnsupportedError, match=r"layer 'i' .*not fixed"):
         check(text, (4, 3, 5), (4, 3), dynamic=True)
 
 
@@ -485,6 +485,6 @@ def test_the_error_names_the_blobs_at_which_to_cut() -> None:
         'layer { name: "x" type: "EuclideanLoss" bottom: "p" bottom: "q" top: "y" }'
     )
     net = load_net(text)
-    with pytest.raises(UnsupportedError, match="--output-blob p --output-blob q$"):
+    with pytest.raises(UnsupportedError, match=r"--output-blob p --output-blob q$"):
         build(net, ["y"])
     assert set(build(net, ["p", "q"]).outputs) == {"p", "q"}

@@ -83,7 +83,7 @@ def test_of_two_layers_with_one_name_the_last_is_kept(tmp_path: Path) -> None:
 
 
 def test_what_the_format_lacks(tmp_path: Path) -> None:
-    with pytest.raises(WeightsError, match="tensor 'a.0': type complex64"):
+    with pytest.raises(WeightsError, match=r"tensor 'a.0': type complex64"):
         write(tmp_path / "x", {"a": [np.zeros(3, np.complex64)]})
     with pytest.raises(SnapshotError, match="cannot be written"):
         write(tmp_path / "none" / "x", {})

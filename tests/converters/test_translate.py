@@ -209,7 +209,7 @@ def test_merge_for_intel_and_back(tmp_path: Path) -> None:
     back = translate(run.dst, tmp_path / "c.caffemodel", "bvlc", "intel")
     assert back.done == ["layer 'b': split into BatchNorm and Scale"]
     again = weights(tmp_path / "c.caffemodel")
-    assert [name for name in again] == ["b", "scale_b", "f"]
+    assert list(again) == ["b", "scale_b", "f"]
     for mine, theirs in zip(again.values(), blobs.values(), strict=True):
         for a, b in zip(mine, theirs, strict=True):
             assert np.array_equal(a, b)

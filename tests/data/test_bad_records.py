@@ -28,7 +28,7 @@ def test_sizes_by_header(kind: str) -> None:
     assert picture_size(bytes(data)) == (13, 37)
     before = set_max_pixels(13 * 37 - 1)
     try:
-        with pytest.raises(DataError, match="37 x 13 pixels.*--max-pixels"):
+        with pytest.raises(DataError, match=r"37 x 13 pixels.*--max-pixels"):
             decode(bytes(data))
         set_max_pixels(13 * 37)
         assert decode(bytes(data)).shape[:2] == (13, 37)
@@ -50,7 +50,7 @@ def test_a_picture_bomb_is_refused() -> None:
 
 @pytest.mark.parametrize("shape", [(-1, -1, 3), (0, 2, 2), (3, -4, -5), (1 << 30, 1 << 30, 1)])
 def test_datums_of_impossible_sizes(shape: tuple[int, int, int]) -> None:
-    with pytest.raises(DataError, match="needs .* values and has 60"):
+    with pytest.raises(DataError, match=r"needs .* values and has 60"):
         scan_datum(encode_datum(data=bytes(60), shape=shape)).pixels()
 
 

@@ -114,7 +114,7 @@ def test_truncated(tmp_path: Path) -> None:
     file = path / "data.mdb"
     for size in (file.stat().st_size // 2, 100):
         os.truncate(file, size)
-        with pytest.raises(DataError, match="truncated|cannot open"):
+        with pytest.raises(DataError, match=r"truncated|cannot open"):
             open_db(str(path), "LMDB")
 
 

@@ -66,7 +66,7 @@ def test_every_truncation(database: Path, pages: int) -> None:
     file = database / "data.mdb"
     for size in (pages * PAGE, pages * PAGE + 100):
         file.write_bytes(file.read_bytes()[:size])
-        with pytest.raises(DataError, match="truncated|empty"):
+        with pytest.raises(DataError, match=r"truncated|empty"):
             LmdbDatabase(str(database))
 
 

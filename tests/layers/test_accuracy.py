@@ -117,7 +117,7 @@ def test_no_gradient():
 def test_errors():
     with pytest.raises(LayerError, match="top_k 6 is more than there are classes"):
         build(f"{KIND} accuracy_param {{ top_k: 6 }}", (2, 5), (2,))
-    with pytest.raises(LayerError, match="10 predictions.*2 labels"):
+    with pytest.raises(LayerError, match=r"10 predictions.*2 labels"):
         build(KIND, (2, 3, 5), (2,))
     with pytest.raises(LayerError, match="axis 4 out of range"):
         build(f"{KIND} accuracy_param {{ axis: 4 }}", (2, 5), (2,))

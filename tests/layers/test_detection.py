@@ -276,7 +276,7 @@ def test_detection_evaluate_nothing_found():
 
 
 def test_detection_evaluate_errors():
-    with pytest.raises(LayerError, match="no file 'nowhere.txt'"):
+    with pytest.raises(LayerError, match=r"no file 'nowhere.txt'"):
         evaluate('name_size_file: "nowhere.txt"')  # when it is read
     with pytest.raises(LayerError, match="overlap_threshold: must be positive"):
         evaluate("overlap_threshold: 0")

@@ -62,7 +62,7 @@ def test_prelu_shapes() -> None:
 
 
 def test_checks() -> None:
-    with pytest.raises(LayerError, match="clip_param.max: must be given"):
+    with pytest.raises(LayerError, match=r"clip_param.max: must be given"):
         make('type: "Clip" clip_param { min: 0 }', (3,))
     with pytest.raises(LayerError, match="2 axes or more"):
         make('type: "PReLU"', (3,))

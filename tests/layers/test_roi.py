@@ -240,8 +240,8 @@ def test_param_str_errors():
     for param_str, message in (("'speed': 3", "unknown keys speed"), ("16", "neither YAML nor")):
         with pytest.raises(LayerError, match=message):
             build(python_text("rpn.proposal_layer", "ProposalLayer", param_str), *shapes)
+    text = python_text("rpn.proposal_layer", "ProposalLayer", "")
     with pytest.raises(LayerError, match="9 anchors need 36 channels in bottom 1, not 1 35 5 7"):
-        text = python_text("rpn.proposal_layer", "ProposalLayer", "")
         build(text, shapes[0], (1, 35, 5, 7), (1, 3))
 
 

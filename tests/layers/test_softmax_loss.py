@@ -136,7 +136,7 @@ def test_nvidia_smoothing(epsilon):
 
 
 def test_smoothing_needs_a_profile_that_has_it():
-    with pytest.raises(LayerError, match="label_smoothing.*profiles"):
+    with pytest.raises(LayerError, match=r"label_smoothing.*profiles"):
         build(f"{LOSS} loss_param {{ label_smoothing: 0.1 }}", (2, 3), (2,))
 
 
@@ -220,10 +220,10 @@ def test_two_tops_in_a_net():
 
 
 def test_label_count_mismatch():
-    with pytest.raises(LayerError, match="8 predictions.*12 labels"):
+    with pytest.raises(LayerError, match=r"8 predictions.*12 labels"):
         build(LOSS, (4, 5, 2), (4, 3))
     layer = build(LOSS, (4, 5), (4,))
-    with pytest.raises(LayerError, match="4 predictions.*5 labels"):
+    with pytest.raises(LayerError, match=r"4 predictions.*5 labels"):
         layer(torch.randn(4, 5), torch.zeros(5))
     with pytest.raises(LayerError, match="same first dimension"):
         build(LOSS, (4, 5, 3), (12,))

@@ -51,7 +51,7 @@ def test_a_seed_draws_all_in_caffes_order(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "filler,message",
+    ("filler", "message"),
     [('type: "gaussian" std: -1', "std must be above 0"), ('type: "no"', "unknown filler type")],
 )
 def test_fillers_are_checked_though_nothing_is_drawn(

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from caffeio import load_net
+from caffeio import load_net, load_weights
 from caffeio.errors import CaffeIOError, DataError, NetError, WeightsError
 from caffeio.net.net import Net
 from tests.harness import assert_close, golden
@@ -202,10 +202,9 @@ def test_weights_of_another_net_change_nothing() -> None:
     before = [[b.copy() for b in blobs] for blobs in net.blob_arrays()]
     text = (folder / "net.prototxt").read_text().replace("num_output: 4", "num_output: 6")
     other = load_net(text, phase="TEST")
+    weights = load_weights(folder / "weights.caffemodel")
     with pytest.raises(WeightsError, match="rename the layer"):
-        from caffeio import load_weights
-
-        other.copy_trained_layers_from(load_weights(folder / "weights.caffemodel"))
+        other.copy_trained_layers_from(weights)
     for a, b in zip(before, net.blob_arrays(), strict=True):
         assert all(np.array_equal(x, y) for x, y in zip(a, b, strict=True))
 

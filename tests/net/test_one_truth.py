@@ -13,10 +13,11 @@ import pytest
 from caffeio.data import Options
 from caffeio.errors import CaffeIOError
 from caffeio.net.builder import Assembler, share_params
-from caffeio.net.graph import build_graph
-from caffeio.net.shapes import NetShapes, class_asked, infer_net, is_known
+from caffeio.net.graph import Node, build_graph
+from caffeio.net.shapes import LayerShapes, NetShapes, class_asked, infer_net, is_known
 from caffeio.net.sources import close_sources, open_sources
 from caffeio.net.step import Step
+from caffeio.ops.module import Layer
 from caffeio.profiles import profile_of_dialect
 from caffeio.proto.files import NetFile, read_net
 from tests.paths import GOLDEN, SHARED, needs_shared
@@ -42,6 +43,22 @@ def fits(told: Shape | None, real: Shape) -> bool:
     if told is None:
         return True
     return len(told) == len(real) and all(a in (-1, b) for a, b in zip(told, real, strict=True))
+
+
+def _is_asked(node: Node) -> bool:
+    cls = class_asked(node.param)
+    return cls is not None and not cls.runs_code
+
+
+def _layer_differences(layer: Layer, found: LayerShapes, title: str, given: bool) -> Iterator[str]:
+    tops, blobs = layer.top_shapes, tuple(spec.shape for spec in layer.blob_specs)
+    told = (found.tops[: len(tops)], found.blobs, found.macs)
+    whole = given and found.known_type
+    if whole and told != (tops[: len(found.tops)], blobs, layer.macs()):
+        yield f"{title}: {told}; {(tops, blobs, layer.macs())}"
+    pairs = zip((*told[0], *told[1]), (*tops[: len(told[0])], *blobs), strict=False)
+    if not all(fits(a, b) for a, b in pairs):
+        yield f"{title}: {told} contradicts {(tops, blobs)}"
 
 
 def differences(file: NetFile, phase: str, folder: Path, *, given: bool) -> Iterator[str]:
@@ -81,28 +98,20 @@ def differences(file: NetFile, phase: str, folder: Path, *, given: bool) -> Iter
         except CaffeIOError as error:
             lost.update(node.tops)
             known = all(is_known(mine.blobs.get(name)) for name in node.bottoms)
-            cls = class_asked(node.param)
-            asked = known and cls is not None and not cls.runs_code
-            told_ = refused.pop(id(mine_node), [])
-            if asked and error.message not in told_:
-                yield f"{node.name} ({node.type}, {phase}): built: {error}; told: {told_ or found}"
+            told = refused.pop(id(mine_node), [])
+            if known and _is_asked(node) and error.message not in told:
+                yield f"{node.name} ({node.type}, {phase}): built: {error}; told: {told or found}"
             continue
-        layer = step.layer
-        tops, blobs = layer.top_shapes, tuple(spec.shape for spec in layer.blob_specs)
-        told = (found.tops[: len(tops)], found.blobs, found.macs)
-        whole = given and found.known_type
-        if whole and told != (tops[: len(found.tops)], blobs, layer.macs()):
-            yield f"{node.name} ({node.type}, {phase}): {told}; {(tops, blobs, layer.macs())}"
-        pairs = zip((*told[0], *told[1]), (*tops[: len(told[0])], *blobs), strict=False)
         steps.append(step)
-        if not all(fits(a, b) for a, b in pairs):
-            yield f"{node.name} ({node.type}, {phase}): {told} contradicts {(tops, blobs)}"
+        yield from _layer_differences(
+            step.layer, found, f"{node.name} ({node.type}, {phase})", given
+        )
     try:
         share_params(steps)
     except CaffeIOError as error:
-        told_ = [text for texts in refused.values() for text in texts]
-        if error.message not in told_ and not lost and all(f.set_up for f in mine.layers):
-            yield f"built: {error}; told: {told_}"
+        told = [text for texts in refused.values() for text in texts]
+        if error.message not in told and not lost and all(f.set_up for f in mine.layers):
+            yield f"built: {error}; told: {told}"
         return
     if refused and not lost:
         yield f"told: {dict(refused)}; it is built"

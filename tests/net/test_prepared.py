@@ -214,7 +214,7 @@ POKES = {
 
 
 @pytest.mark.parametrize("how", POKES)
-@pytest.mark.parametrize("name,index", [("c", 0), ("c", 1), ("bn", 1), ("sc", 0), ("i", 0)])
+@pytest.mark.parametrize(("name", "index"), [("c", 0), ("c", 1), ("bn", 1), ("sc", 0), ("i", 0)])
 @torch.no_grad()
 def test_changed_blobs_are_noticed(how: str, name: str, index: int) -> None:
     net = built(SMALL)

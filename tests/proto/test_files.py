@@ -60,7 +60,7 @@ def test_missing_files(tmp_path: Path) -> None:
     (tmp_path / "train_val.prototxt").write_text('name: "x"')
     with pytest.raises(CaffeIOError, match=r"no such file; did you mean .*train_val.prototxt\?"):
         read_net(tmp_path / "trainval.prototxt")
-    with pytest.raises(CaffeIOError, match="there is no such file: the folder .* is missing"):
+    with pytest.raises(CaffeIOError, match=r"there is no such file: the folder .* is missing"):
         read_net(str(tmp_path / "nowhere" / "x.prototxt"))
     with pytest.raises(CaffeIOError, match="is a folder"):
         read_net(tmp_path)

@@ -253,7 +253,7 @@ def test_a_shape_alone_is_not_memory(tmp_path: Path, chunks: tuple[int] | None) 
     assert path.stat().st_size < 4096
     weights = load_weights(path)
     assert weights.layers[0].blobs[0].shape == (1 << 40,)
-    with pytest.raises(WeightsError, match="layer 'a', blob 0: .*no values"):
+    with pytest.raises(WeightsError, match=r"layer 'a', blob 0: .*no values"):
         weights["a"]
 
 

@@ -88,7 +88,7 @@ def test_end_is_the_messages_end() -> None:
 
 def test_depth() -> None:
     wire.check_depth(wire.RECURSION_LIMIT, 7)
-    with pytest.raises(ParseError, match="byte 7: .*100 deep"):
+    with pytest.raises(ParseError, match=r"byte 7: .*100 deep"):
         wire.check_depth(wire.RECURSION_LIMIT + 1, 7)
 
 

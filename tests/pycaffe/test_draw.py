@@ -71,9 +71,9 @@ def test_learning_rates() -> None:
         layer.param.add(lr_mult=factor)
     assert draw.get_layer_lr_mult(layer) == (2, 5)
     layer.param.add()
-    with pytest.raises(ValueError, match="^Could not parse the learning rate multiplier$"):
+    with pytest.raises(ValueError, match=r"^Could not parse the learning rate multiplier$"):
         draw.get_layer_lr_mult(layer)
-    with pytest.raises(ValueError, match="^ReLU layers do not have a learning rate multiplier$"):
+    with pytest.raises(ValueError, match=r"^ReLU layers do not have a learning rate multiplier$"):
         draw.get_layer_lr_mult(caffe_pb2.LayerParameter(type="ReLU"))
 
 

@@ -191,13 +191,13 @@ def test_what_transformers_refuse() -> None:
     t = transformer()
     with pytest.raises(Exception, match=r"^nope is not one of the net inputs: {'data'"):
         t.preprocess("nope", np.zeros((1, 1, 3)))
-    with pytest.raises(Exception, match="^Transpose order needs to have the same number of dim"):
+    with pytest.raises(Exception, match=r"^Transpose order needs to have the same number of dim"):
         t.set_transpose("data", (1, 0))
-    with pytest.raises(Exception, match="^Channel swap needs to have the same number of dim"):
+    with pytest.raises(Exception, match=r"^Channel swap needs to have the same number of dim"):
         t.set_channel_swap("data", (1, 0))
     with pytest.raises(ValueError, match=r"^Mean channels incompatible with input\.$"):
         t.set_mean("data", np.zeros(4))
-    with pytest.raises(ValueError, match="^Mean shape invalid$"):
+    with pytest.raises(ValueError, match=r"^Mean shape invalid$"):
         t.set_mean("data", np.zeros((1, 3, 11, 12)))
     same = np.zeros((3, 11, 12))
     t.set_mean("data", same)

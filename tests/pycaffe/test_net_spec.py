@@ -99,7 +99,7 @@ def test_several_tops_into_one_net() -> None:
 
 
 @pytest.mark.parametrize(
-    "kind, field",
+    ("kind", "field"),
     [
         ("Convolution", "convolution"), ("ReLU", "relu"), ("InnerProduct", "inner_product"),
         ("HDF5Data", "hdf5_data"), ("LRN", "lrn"), ("MVN", "mvn"), ("TanH", "tanh"),

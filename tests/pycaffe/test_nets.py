@@ -134,7 +134,7 @@ def test_reshape_is_lazy(net):
 
 def test_memory_outlives_the_net(net):
     params = [blob.data for blobs in net.params.values() for blob in blobs]
-    blobs = [blob for blob in net.blobs.values()]
+    blobs = list(net.blobs.values())
     sums = [float(p.sum()) for p in params]
     del net
     gc.collect()

@@ -31,7 +31,7 @@ def value(expression: str, before: str = "") -> Any:
 
 
 @pytest.mark.parametrize(
-    "expression, wanted",
+    ("expression", "wanted"),
     [
         ("7 / 2", 3), ("-7 / 2", -4), ("7 / 2.0", 3.5), ("7 // 2", 3), ("True / 2", 0),
         ("2 ** 3 / 3 * 2", 4), ("10L / 4", 2), ("0777", 511), ("0x1FL", 31), ("`1 + 1`", "2"),
@@ -310,7 +310,7 @@ def test_encodings() -> None:
 
 
 @pytest.mark.parametrize(
-    "source, where",
+    ("source", "where"),
     [
         ("x = 1\ny = = 2\n", r"s\.py:2:5: is not Python 2: bad syntax near '='"),
         ("if 1:\n    x = 1\n  y = 2\n", r"s\.py:3:\d+: is indented wrongly"),
@@ -325,7 +325,7 @@ def test_errors_name_the_place(source: str, where: str) -> None:
 
 
 def test_files_that_cannot_be_read(tmp_path: Path) -> None:
-    with Python2() as py2, pytest.raises(CaffeIOError, match="none.py: cannot be read"):
+    with Python2() as py2, pytest.raises(CaffeIOError, match=r"none.py: cannot be read"):
         py2.run(tmp_path / "none.py", {})
 
 

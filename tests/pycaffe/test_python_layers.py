@@ -152,7 +152,7 @@ def test_a_gain_is_learned_and_saved(net_file, tmp_path, monkeypatch):
     assert other.layers[1].kept == gain
 
 
-@pytest.mark.parametrize("phase, text", [(caffe.TRAIN, "TRAIN"), (caffe.TEST, "TEST")])
+@pytest.mark.parametrize(("phase", "text"), [(caffe.TRAIN, "TRAIN"), (caffe.TEST, "TEST")])
 def test_the_phase_is_a_number_and_a_name(net_file, phase, text):
     net = caffe.Net(net_file(python("Phase")), phase)
     assert net.forward()["y"] == phase

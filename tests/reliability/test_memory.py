@@ -99,7 +99,7 @@ def test_show_tells_it() -> None:
 )
 def test_kinds_of_failures(make: object) -> None:
     with (
-        pytest.raises(OutOfMemoryError, match="^here: not enough memory"),
+        pytest.raises(OutOfMemoryError, match=r"^here: not enough memory"),
         memory.memory_named("here"),
     ):
         make()  # type: ignore[operator]

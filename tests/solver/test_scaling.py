@@ -126,6 +126,21 @@ def test_the_command(tmp_path: Path) -> None:
     assert run(main, ["scale", "missing.prototxt", "--workers", "2"]).exit_code == 2
 
 
+@pytest.mark.parametrize(
+    ("workers", "more", "warned"),
+    [("1024", "", True), ("512", "", False), ("1024", "local_lr_auto: true", False),
+     ("1024", 'type: "Adam"', False)],
+)  # fmt: skip
+def test_rates_that_nobody_trained_with(
+    tmp_path: Path, workers: str, more: str, warned: bool
+) -> None:
+    path = tmp_path / "init.prototxt"
+    path.write_text(INIT + more)
+    done = CliRunner().invoke(main, ["scale", str(path), "--from", "128", "--workers", workers])
+    assert done.exit_code == 0
+    assert ("base_lr 12.8: rates that grow" in done.output) == warned
+
+
 @needs_shared
 def test_the_seeds_chain_sees_as_many_images() -> None:
     names = ("init", "cyc1", "cyc2", "cyc3", "collapse")

@@ -157,7 +157,7 @@ PROFILES = {"bvlc": BVLC, "fork": INTEL, "fork_nofusion": INTEL_UNFUSED}
         (build, case)
         for build in PROFILES
         for case in FORK_CASES
-        if build != "bvlc" or "warmup" not in case and "local" not in case
+        if build != "bvlc" or ("warmup" not in case and "local" not in case)
     ],
 )
 def test_the_fork_beside_bvlc(build: str, case: str, path: str) -> None:

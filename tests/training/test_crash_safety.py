@@ -82,7 +82,7 @@ def test_full_disk_is_a_message_and_training_state_survives(
     with monkeypatch.context() as patch:
         for name in ("write", "writev", "pwrite", "pwritev"):
             patch.setattr(os, name, full, raising=False)
-        with pytest.raises(SnapshotError, match="[Ss]pace"):
+        with pytest.raises(SnapshotError, match=r"[Ss]pace"):
             trainer.snapshot()
     assert [Path(path).read_bytes() for path in good] == before
     assert trainer.iter == 5

@@ -123,7 +123,7 @@ def test_other_masks_are_no_other_numbers(kind: str, monkeypatch: pytest.MonkeyP
 @pytest.mark.parametrize("kind", DROPS)
 def test_masks_of_real_caffe_are_refused(kind: str) -> None:
     net = load_net(NET.replace('"Dropout"', f'"{kind}"'), phase="TRAIN", seed=1)
-    with pytest.raises(SolverError, match="'drop' .* draws from Caffe's own generator"):
+    with pytest.raises(SolverError, match=r"'drop' .* draws from Caffe's own generator"):
         GraphedStep(TrainingStep(net), net, again)
 
 
@@ -138,7 +138,7 @@ def test_what_changes_from_iteration_to_iteration_is_refused() -> None:
         phase="TRAIN",
         seed=1,
     )
-    with pytest.raises(SolverError, match="'odd' .* carries its state"):
+    with pytest.raises(SolverError, match=r"'odd' .* carries its state"):
         GraphedStep(TrainingStep(net), net, again)
 
 

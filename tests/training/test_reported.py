@@ -80,7 +80,7 @@ def test_files_of_the_other_kind(tmp_path: Path) -> None:
     """A caffemodel as a snapshot, and a state of SGD for Adam."""
     prefix = tmp_path / "s"
     train(tmp_path, f'snapshot: 2 snapshot_prefix: "{prefix}" momentum: 0.9')
-    with pytest.raises(CaffeIOError, match="give the .solverstate that belongs to it"):
+    with pytest.raises(CaffeIOError, match=r"give the .solverstate that belongs to it"):
         train(tmp_path, "", snapshot=f"{prefix}_iter_2.caffemodel")
     with pytest.raises(CaffeIOError, match="probably written by another type of solver"):
         train(tmp_path, 'type: "Adam"', snapshot=f"{prefix}_iter_2.solverstate")

@@ -146,7 +146,7 @@ def slow_writes(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
         running[0] -= 1
 
     monkeypatch.setattr(SnapshotPair, "write", slow)
-    yield begun
+    return begun
 
 
 @pytest.mark.parametrize("background", [False, True])

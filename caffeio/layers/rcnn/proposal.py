@@ -123,7 +123,7 @@ class Proposal(ProposalBase):
         return ((most, 5), (most,))[: self.n_tops]
 
     def onnx(self, g: OnnxGraph, *bottoms: str) -> tuple[str, ...]:
-        """NonMaxSuppression of the best boxes."""
+        """Write NonMaxSuppression of the best boxes."""
         from caffeio.layers.onnx.regions import onnx_proposals
 
         return onnx_proposals(self, g, bottoms, float(self.least), drops=False)[: self.n_tops]
@@ -160,11 +160,11 @@ class ProposalLayer(ProposalBase):
         return {**super().arguments(), "drops": True}
 
     def shapes(self, *bottoms: Shape) -> tuple[Shape, ...]:
-        """Give one region, as long as nobody knows how many there are."""
+        """Give one region, as long as it is not known how many there are."""
         return ((1, 5), (1, 1, 1, 1))[: self.n_tops]
 
     def onnx(self, g: OnnxGraph, *bottoms: str) -> tuple[str, ...]:
-        """NonMaxSuppression of the best boxes."""
+        """Write NonMaxSuppression of the best boxes."""
         from caffeio.layers.onnx.regions import onnx_proposals
 
         rows, scores = onnx_proposals(self, g, bottoms, float(self.least), drops=True)

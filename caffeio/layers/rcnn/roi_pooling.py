@@ -65,7 +65,7 @@ class ROIPooling(RegionLayer):
         return ((rois[0], x[1], *self.pooled),)
 
     def onnx(self, g: OnnxGraph, *bottoms: str) -> str:
-        """MaxRoiPool."""
+        """Write MaxRoiPool."""
         if len(self.pooled) != 2:
             raise g.unsupported("MaxRoiPool has two spatial axes")
         rois = g.reshape(bottoms[1], -1, 5)
@@ -109,7 +109,7 @@ class PSROIPooling(RegionLayer):
         return ((rois[0], self.dim, self.group, self.group),)
 
     def onnx(self, g: OnnxGraph, *bottoms: str) -> str:
-        """Products with matrices that the regions give."""
+        """Write products with matrices that the regions give."""
         from caffeio.layers.onnx.regions import onnx_psroi
 
         return onnx_psroi(self, g, *bottoms)

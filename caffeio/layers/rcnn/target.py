@@ -99,6 +99,6 @@ class ProposalTargetLayer(TargetLayer):
         )
 
     def shapes(self, *bottoms: Shape) -> tuple[Shape, ...]:
-        """Give one region, as long as nobody knows how many there are."""
+        """Give one region, as long as it is not known how many there are."""
         width = 4 * self.classes
         return tuple((1, n, 1, 1) for n in (5, 1, width, width, width))

@@ -69,7 +69,7 @@ class DetectionOutput(LayerType):
         check_predictions(self, shapes, self.location_classes, self.classes)
 
     def shapes(self, *bottoms: Shape) -> tuple[Shape, ...]:
-        """Give one row, as long as nobody knows how many are found."""
+        """Give one row, as long as it is not known how many are found."""
         return ((1, 1, 1, 7),)
 
     def arguments(self) -> dict[str, Any]:
@@ -82,7 +82,7 @@ class DetectionOutput(LayerType):
         }  # fmt: skip
 
     def onnx(self, g: OnnxGraph, *bottoms: str) -> str:
-        """NonMaxSuppression between TopK and what puts the rows in Caffe's order."""
+        """Write NonMaxSuppression between TopK and what puts the rows in Caffe's order."""
         from caffeio.layers.onnx.detection import onnx_detections, onnx_opencv
 
         if g.client == "opencv":

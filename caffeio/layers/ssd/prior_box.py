@@ -147,7 +147,7 @@ class PriorBox(LayerType):
         return ((1, 2, x[2] * x[3] * len(self.boxes) * 4),)
 
     def onnx(self, g: OnnxGraph, *bottoms: str) -> str:
-        """A constant: the boxes at the net's own size."""
+        """Write a constant: the boxes at the net's own size."""
         if g.dynamic_size:
             raise g.unsupported("its boxes are a constant, for one size of its map and the picture")
         x, image = (g.shape(name) for name in bottoms)

@@ -32,7 +32,7 @@ class YoloOutput(LayerType):
     threshold: float
 
     def shapes(self, *bottoms: Shape) -> tuple[Shape, ...]:
-        """Give one row, as long as nobody knows how many are found."""
+        """Give one row, as long as it is not known how many are found."""
         return ((1, 1, 1, 7),)
 
     def check_maps(self, shapes: tuple[Shape, ...]) -> None:
@@ -77,7 +77,7 @@ class YoloDetectionOutput(YoloOutput):
         return {"anchors": anchors, "least": self.least, "threshold": self.threshold}
 
     def onnx(self, g: OnnxGraph, *bottoms: str) -> str:
-        """NonMaxSuppression of the boxes of both maps."""
+        """Write NonMaxSuppression of the boxes of both maps."""
         from caffeio.layers.onnx.regions import onnx_yolo
 
         biases = list(self.param.yolo_detection_output_param.biases[: 2 * self.boxes])
@@ -145,7 +145,7 @@ class Yolov3DetectionOutput(YoloOutput):
         }  # fmt: skip
 
     def onnx(self, g: OnnxGraph, *bottoms: str) -> str:
-        """NonMaxSuppression of the boxes of all maps."""
+        """Write NonMaxSuppression of the boxes of all maps."""
         from caffeio.layers.onnx.regions import onnx_yolo
 
         factors = self.param.yolov3_detection_output_param.anchors_scale

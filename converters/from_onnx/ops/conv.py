@@ -82,6 +82,8 @@ def convolve(
         window = {k: [*v, 0 if k in ("begin", "end") else 1] for k, v in window.items()}
     group = shape[1] // weight.shape[1]
     spatial = w.shape(x)[2:]
+    if weight.shape[1] == 1 and w.target.rule("thin_depthwise"):
+        weight, window = _without_idle_taps(weight, window, spatial)
     pads, kernels, sizes = [], [], []
     for i, size in enumerate(spatial):
         one = [window[k][i] for k in ("stride", "dilation", "begin", "end")]
@@ -96,6 +98,26 @@ def convolve(
     blobs = [weight] if bias is None else [weight, bias]
     top: str = w.layer("Convolution", [x], out, blobs=blobs, convolution_param=fields)
     return w.reshape(top, out[:3], hint="as_1d") if flat else top
+
+
+def _without_idle_taps(
+    weight: Array, window: dict[str, list[int]], spatial: Dims
+) -> tuple[Array, dict[str, list[int]]]:
+    """The kernel without taps that see the padding only, along axes of size 1."""
+    window = {key: list(values) for key, values in window.items()}
+    for i, size in enumerate(spatial):
+        step, gap, begin, end = (window[key][i] for key in ("stride", "dilation", "begin", "end"))
+        taps = weight.shape[2 + i]
+        count = (size + begin + end - gap * (taps - 1) - 1) // step + 1
+        busy = [
+            j for j in range(taps) if any(n * step - begin + j * gap == 0 for n in range(count))
+        ]
+        if size != 1 or not busy or begin < busy[0] * gap or end < (taps - 1 - busy[-1]) * gap:
+            continue
+        weight = weight.take(range(busy[0], busy[-1] + 1), axis=2 + i)
+        window["begin"][i] -= busy[0] * gap
+        window["end"][i] -= (taps - 1 - busy[-1]) * gap
+    return weight, window
 
 
 def _with_zeros(weight: Array, kernels: list[tuple[int, int]]) -> Array:
@@ -165,7 +187,7 @@ def _begins(
         reach = window["dilation"][i] * (kernel[i] - 1) + 1
         total = window["stride"][i] * (size - 1) + extra[i] + reach - out_size[2 + i]
         total = max(total, 0)
-        begins.append(total // 2 if auto == "SAME_UPPER" or not explicit and auto == "NOTSET"
+        begins.append(total // 2 if auto == "SAME_UPPER" or (not explicit and auto == "NOTSET")
                       else total - total // 2)  # fmt: skip
     return begins
 

@@ -38,7 +38,7 @@ def _largest(w: Writer, x: str, axis: int, kernel: int, window: dict[str, int], 
         inside = [place for place in places if 0 <= place < size]
         if not inside and i % window["stride"] == 0:
             raise Refused(PADDING)
-        inside = inside or [0]  # between two windows: nobody reads it
+        inside = inside or [0]  # between two windows: nothing reads it
         rows.append([p if 0 <= p < size else inside[0 if p < 0 else -1] for p in places])
     taps = [take(w, x, axis, [row[j] for row in rows], hint="tap") for j in range(kernel)]
     return taps[0] if kernel == 1 else w.eltwise("MAX", taps, hint="largest")

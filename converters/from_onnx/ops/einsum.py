@@ -73,7 +73,7 @@ def _terms(node: Node) -> tuple[list[str], str]:
 
 
 def _summed(w: Writer, x: str, labels: str, keep: str) -> tuple[str, str]:
-    """The blob without the axes that nobody asks for."""
+    """The blob without the axes that are not asked for."""
     gone = [i for i, label in enumerate(labels) if label not in keep]
     if not gone:
         return x, labels

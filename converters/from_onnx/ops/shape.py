@@ -37,7 +37,7 @@ def concat(w: Writer, node: Node) -> str:
 
 @operator("Split", "Parts")
 def split(w: Writer, node: Node) -> list[str]:
-    """Slice; parts that nobody reads go to a Silence."""
+    """Slice; parts that nothing reads go to a Silence."""
     x = w.blob(node.inputs[0])
     shape = w.shape(x)
     axis = int(node.attrs.get("axis", 0)) % len(shape)

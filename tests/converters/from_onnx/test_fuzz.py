@@ -106,7 +106,7 @@ def deconv(g: Graph, x: str, s: Shape) -> None:
     if len(s) not in (3, 4):
         return
     w = _window(g, len(s) - 2)
-    group = g.draw(st.sampled_from([n for n in (1, s[1])]))
+    group = g.draw(st.sampled_from([1, s[1]]))
     w["output_padding"] = [_ints(g, 0, n - 1) for n in w["strides"]]
     w["dilations"] = [_ints(g, 1, 2) for _ in w["strides"]]
     g.add("ConvTranspose", [x, _weights(g, s[1], 2, *w["kernel_shape"])], group=group, **w)

@@ -84,6 +84,19 @@ def test_opencv_computes_every_function_that_its_table_allows(name: str, tmp_pat
         assert off(mine, theirs) < NEAR
 
 
+@pytest.mark.parametrize("size", [(1, 1), (1, 5), (5, 1), (3, 3)])
+@pytest.mark.parametrize("stride", [1, 2])
+def test_depthwise_kernels_over_one_row_for_opencv(
+    size: tuple[int, int], stride: int, tmp_path: Path
+) -> None:
+    """It reads beside such a map: taps that see the padding only are left out."""
+    torch.manual_seed(0)
+    module, x = nn.Conv2d(8, 8, 3, stride, 1, groups=8), torch.randn(1, 8, *size)
+    net = compiled(export(module, x), target="opencv")
+    with torch.no_grad():
+        assert off(by_opencv(net, tmp_path, x)[0], module(x).numpy()) < NEAR
+
+
 @pytest.mark.parametrize("name", sorted(FOR_OPENCV))
 def test_layers_of_caffe_1_0_where_opencv_has_fewer(name: str) -> None:
     net = compiled(export(*make(name)))

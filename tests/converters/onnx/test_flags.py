@@ -168,7 +168,8 @@ def test_a_graph_for_one_size_is_refused(tmp_path: Path) -> None:
 
 def test_boxes_of_ssd_are_for_one_size(tmp_path: Path) -> None:
     layer = (
-        'layer { name: "c" type: "Pooling" bottom: "data" top: "c" pooling_param { kernel_size: 2 } }\n'
+        'layer { name: "c" type: "Pooling" bottom: "data" top: "c" '
+        "pooling_param { kernel_size: 2 } }\n"
         'layer { name: "p" type: "PriorBox" bottom: "c" bottom: "data" top: "p" '
         "prior_box_param { min_size: 4 } }\n"
     )
