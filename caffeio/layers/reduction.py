@@ -70,12 +70,11 @@ class Reduction(LayerType):
         """Write ReduceSum, ReduceL1, ReduceSumSquare or ReduceMean."""
         (x,) = bottoms
         axes = list(range(self.start, len(g.shape(x))))
-        if self.operation == "SUM":  # its axes are an input in opset 17
-            while len(axes) > 2:  # OpenCV 4.14 sums over three axes wrongly
-                x, axes = g.op("ReduceSum", [x, g.ints(axes[-2:], "axes")], keepdims=0), axes[:-2]
-            return g.scaled(g.op("ReduceSum", [x, g.ints(axes, "axes")], keepdims=0), self.coeff)
-        names = {"ASUM": "ReduceL1", "SUMSQ": "ReduceSumSquare", "MEAN": "ReduceMean"}
-        return g.scaled(g.op(names[self.operation], [x], axes=axes, keepdims=0), self.coeff)
+        names = {"SUM": "ReduceSum", "ASUM": "ReduceL1", "SUMSQ": "ReduceSumSquare",
+                 "MEAN": "ReduceMean"}  # fmt: skip
+        keep = int(self.coeff != 1 and self.start > 0)  # OpenCV 4 scales vectors wrongly
+        y = g.scaled(g.reduced(names[self.operation], x, axes, keepdims=keep), self.coeff)
+        return g.reshape(y, *[0] * self.start) if keep else y
 
 
 @layer("ArgMax")

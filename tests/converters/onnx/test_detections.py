@@ -7,12 +7,9 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-import torch
 from click.testing import CliRunner
 
-import caffeio
 from caffeio.cli.main import main
-from caffeio.converters.onnx.export import export_onnx
 from tests.converters.onnx.test_flags import files
 
 onnx = pytest.importorskip("onnx")
@@ -105,20 +102,3 @@ def test_half(flags: tuple[str, ...], tmp_path: Path) -> None:
         line.split()[1] for line in said.splitlines() if ": " in line and "  output" in line
     ]
     assert len(compared) >= 2, said
-
-
-@pytest.mark.parametrize("axis", [0, 1, 2, 3])
-@pytest.mark.parametrize("operation", ["SUM", "ASUM", "SUMSQ", "MEAN"])
-def test_opencv_4_reduces_over_any_axes(axis: int, operation: str, tmp_path: Path) -> None:
-    """OpenCV 4.14 sums wrongly over three axes at once: the sum is written in two steps."""
-    text = (
-        'layer { name: "data" type: "Input" top: "data" input_param { shape { dim: 2 dim: 3 '
-        'dim: 4 dim: 5 } } }\nlayer { name: "r" type: "Reduction" bottom: "data" top: "y" '
-        f"reduction_param {{ axis: {axis} operation: {operation} }} }}"
-    )
-    export_onnx(text, None, tmp_path / "m.onnx")
-    x = np.random.default_rng(0).normal(size=(2, 3, 4, 5)).astype(np.float32)
-    net = cv2.dnn.readNetFromONNX(str(tmp_path / "m.onnx"))
-    net.setInput(x)
-    wanted = caffeio.load_net(text)({"data": torch.from_numpy(x)})["y"].numpy()
-    assert np.allclose(net.forward().reshape(wanted.shape), wanted, rtol=1e-5, atol=1e-5)
