@@ -180,7 +180,7 @@ def require_weights(path: str, command: str = "--weights") -> None:
     load_weights(path)
 
 
-def require_blobs(model: str, blobs: Sequence[str]) -> None:
+def require_blobs(model: str, blobs: Sequence[str], said: str = "the net has no blob {!r}") -> None:
     """An option takes blobs of a net; raises CaffeIOError for one that no layer makes."""
     if not blobs:
         return
@@ -194,7 +194,7 @@ def require_blobs(model: str, blobs: Sequence[str]) -> None:
         if blob not in known:
             close = get_close_matches(blob, known, 2)
             hint = f": did you mean {_listed(close)}?" if close else ""
-            raise CaffeIOError(f"the net has no blob {blob!r}{hint}", where=model)
+            raise CaffeIOError(f"{said.format(blob)}{hint}", where=model)
 
 
 def require_state(path: str) -> None:

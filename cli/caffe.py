@@ -55,6 +55,11 @@ def command(
         return
     action, rest = split_action(arguments)
     if action is None:
+        names = [token.lstrip("-").partition("=")[0].replace("-", "_") for token in arguments]
+        unknown = [n for n, token in zip(names, arguments, strict=True) if token[:1] == "-"
+                   and n not in CAFFE | GLOG]  # fmt: skip
+        if unknown:
+            raise click.UsageError(f"unknown command line flag '{unknown[0]}'")
         say(ctx.get_help())
         return
     if action not in ACTIONS:

@@ -19,12 +19,12 @@ EPILOG = """
 \b
 Examples:
   caffeio convert deploy.prototxt model.caffemodel model.onnx
-  caffeio convert train_val.prototxt model.caffemodel model.onnx --dynamic-batch
+  caffeio convert net.prototxt model.caffemodel model.onnx --dynamic batch
   caffeio convert model.caffemodel model.safetensors
   caffeio convert deploy.prototxt model.caffemodel net.py
   caffeio convert train_val.prototxt model.safetensors model.caffemodel
   caffeio convert fork.caffemodel plain.caffemodel --to-dialect bvlc
-  caffeio convert model.caffemodel deploy.prototxt --deploy --input-shape data=1,3,224,224
+  caffeio convert x.caffemodel x.prototxt --deploy --input-shape data=1,3,9,9
   caffeio convert model.onnx out.caffemodel --target bvlc-1.0
   caffeio convert mean.binaryproto mean.npy
   caffeio convert model.caffemodel - --to prototxt | head

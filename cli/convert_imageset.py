@@ -11,8 +11,8 @@ EPILOG = """
 \b
 Examples:
   caffeio convert-imageset images/ train.txt train_lmdb --shuffle --seed 1
-  caffeio convert-imageset images/ val.txt val_lmdb --encoded --encode-type jpg
-  caffeio convert-imageset "" list.txt small_lmdb --resize-height 256 --resize-width 256
+  caffeio convert-imageset images/ val.txt db --encoded --encode-type jpg
+  caffeio convert-imageset "" list.txt db --resize-height 99 --resize-width 99
 """
 
 

@@ -11,6 +11,7 @@ from caffeio.cli._files import read_names, require_picture, write_picture
 from caffeio.cli._options import forms, max_pixels
 from caffeio.cli._terminal import say, say_json
 from caffeio.shape_text import format_shape
+from caffeio.tools.source_formats import SOURCE_FORMATS
 
 BACKEND = click.option(
     "--backend", type=click.Choice(["lmdb", "leveldb"]), default="lmdb", show_default=True,
@@ -22,7 +23,7 @@ Examples:
   caffeio db create train.txt train_lmdb --root images/ --shuffle
   caffeio db create photos/ train_lmdb --resize 256x256 --classes classes.txt
   caffeio db create mnist/train-images-idx3-ubyte.gz mnist_train_lmdb
-  caffeio db create cifar-10-batches-bin/data_batch_*.bin cifar_train_lmdb --swap-colors
+  caffeio db create cifar-10-batches-bin/data_batch_*.bin db --swap-colors
   caffeio db create digits.npz digits_lmdb --images x_train --labels y_train
 """
 SHOW = """
@@ -40,7 +41,16 @@ Examples:
 """
 
 
-@click.group("db")
+GROUP = """
+\b
+Examples:
+  caffeio db create photos/ train_lmdb --resize 256x256 --classes classes.txt
+  caffeio db show train_lmdb --sheet samples.png
+  caffeio db mean train_lmdb mean.binaryproto
+"""
+
+
+@click.group("db", epilog=GROUP)
 def command() -> None:
     """Make databases of records (LMDB, LevelDB), look into them, check them."""
 
@@ -94,7 +104,7 @@ def _size(ctx: click.Context, param: click.Parameter, value: str | None) -> tupl
 @click.argument("sources", metavar="SOURCE...", nargs=-1, required=True)
 @click.argument("database", metavar="DB", type=click.Path())
 @click.option("--from", "--format", "format", help="What SOURCE is. Default: told by its content.",
-              type=click.Choice(["list", "folders", "idx", "cifar", "npz", "hdf5"]))  # fmt: skip
+              type=click.Choice(SOURCE_FORMATS))  # fmt: skip
 @BACKEND
 @click.option("--root", metavar="PREFIX",
               help="Of a list: put before each path as it is (default: its folder).")  # fmt: skip

@@ -16,7 +16,7 @@ Examples:
   caffeio diff solver_cyc1.prototxt solver_cyc2.prototxt
   caffeio diff HEAD~1:models/solver.prototxt models/solver.prototxt
   caffeio diff main HEAD --format markdown -o changes.md
-  caffeio diff a/train_val.prototxt b/train_val.prototxt --format html > diff.html
+  caffeio diff a/train_val.prototxt b/train_val.prototxt --html -o diff.html
   caffeio diff a.caffemodel b.caffemodel --tol 1e-5 --exit-code
   caffeio diff models_old/ models_new/
 """

@@ -14,17 +14,19 @@ EPILOG = """
 \b
 Examples:
   caffeio edit solver.prototxt base_lr=0.05 'stepvalue=[1000, 2000]'
-  caffeio edit train_val.prototxt 'layer[data].data_param.source=/data/lmdb' --diff
-  caffeio edit net.prototxt 'layer[type=Pooling].pooling_param.pool=AVE' -o new.prototxt
-  caffeio edit net.prototxt 'layer[conv1].param+={ lr_mult: 0 }' --remove 'layer[drop6]'
+  caffeio edit net.prototxt 'layer[data].data_param.source=/data/lmdb' --diff
+  caffeio edit net.prototxt 'layer[type=Pooling].pooling_param.pool=AVE' -o -
+  caffeio edit net.prototxt 'layer[conv1].param+={ lr_mult: 0 }'
   caffeio edit - max_iter=100 < solver.prototxt > short.prototxt
 \b
 Keys:
-  base_lr                     a field
-  layer[conv1].name           of the layer called conv1; layer["7"] if its name is a number
-  layer[3], stepvalue[-1]     by place
-  layer[type=Pooling]         by the value of a field; layer[data][include.phase=TEST]
-  KEY+=VALUE                  append to a repeated field
+  base_lr                  a field
+  layer[conv1].name        of the layer called conv1; a number in quotes
+  layer[3], stepvalue[-1]  by place
+  layer[type=Pooling]      by the value of a field
+  layer[data][include.phase=TEST]  by two of them
+  KEY+=VALUE               append to a repeated field
+  --remove 'layer[drop6]'  take it out
 """
 
 

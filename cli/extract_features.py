@@ -16,7 +16,7 @@ EPILOG = """
 \b
 Examples:
   caffeio extract-features x.caffemodel net.prototxt fc7 features_lmdb 10 lmdb
-  caffeio extract-features x.caffemodel net.prototxt conv1,fc7 a_db,b_db 10 leveldb
+  caffeio extract-features x.caffemodel net.prototxt fc7,fc8 a,b 10 leveldb
   caffeio extract-features x.caffemodel net.prototxt conv1,fc7 features.npz 10
 """
 
@@ -67,6 +67,8 @@ def command(
     load_weights(weights)
     on_gpu = options["mode"] == "GPU"
     require_gpu("cuda" if on_gpu else None, "mode GPU")
+    # in the words of Caffe's tool
+    _given.require_blobs(model, names, "Unknown feature blob name {} in the network")
     from caffeio.log.glog import Log
     from caffeio.tools.extract_features import extract_features
 

@@ -14,21 +14,18 @@ from caffeio.proto.io.opened import opened_once
 
 EPILOG = """\b
 Examples:
-  caffeio features train_val.prototxt model.caffemodel cat.jpg --classes names.txt
-  caffeio features deploy.prototxt model.caffemodel cat.jpg --mean 104,117,123 -o cat.png
-  caffeio features ssd.prototxt ssd.caffemodel street.jpg --threshold 0.3 --blob conv4_3
+  caffeio features net.prototxt x.caffemodel cat.jpg --classes names.txt
+  caffeio features deploy.prototxt x.caffemodel cat.jpg --mean 104,117,123
+  caffeio features ssd.prototxt ssd.caffemodel street.jpg --threshold 0.3
 """
 
 
 def _mean(
     ctx: click.Context, param: click.Parameter, value: str | None
-) -> str | list[float] | None:
-    if value is None:
-        return None
-    try:
-        return [float(part) for part in value.split(",")]
-    except ValueError:
-        return value  # the name of a mean file
+) -> str | tuple[float, ...] | None:
+    from caffeio.converters.preprocessing import parse_mean
+
+    return None if value is None else parse_mean(value)
 
 
 @click.command(epilog=EPILOG, no_args_is_help=True)

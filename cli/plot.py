@@ -12,7 +12,7 @@ from caffeio.cli._terminal import say
 
 EPILOG = """\b
 Examples:
-  caffeio plot solver_init.prototxt solver_cyc1.prototxt solver_collapse.prototxt -o lr.png
+  caffeio plot solver_init.prototxt solver_cyc1.prototxt -o lr.png
   caffeio plot a/solver.prototxt b/solver.prototxt --overlay --log -o lr.svg
   caffeio plot solver.prototxt -o - > lr.csv
   caffeio plot train.jsonl -o run.png

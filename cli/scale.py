@@ -9,7 +9,7 @@ import click
 
 EPILOG = """\b
 Examples:
-  caffeio scale solver_init.prototxt solver_cyc1.prototxt --from 128 --workers 16
+  caffeio scale solver_cyc1.prototxt --from 128 --workers 16
   caffeio scale solver.prototxt --workers 8 --rule sqrt -o scaled/
 """
 

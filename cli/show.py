@@ -20,7 +20,7 @@ Examples:
   caffeio show deploy.prototxt --weights model.caffemodel --json
   caffeio show deploy.prototxt --input data=1,3,224,224 --svg -o net.svg
   caffeio show solver.prototxt
-  caffeio show solver_init.prototxt solver_cyc1.prototxt --workers 128 --speed 20000
+  caffeio show solver_init.prototxt solver_cyc1.prototxt --workers 128
   caffeio show train_val.prototxt --script onnxruntime
   caffeio show train_lmdb/
 """

@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 EPILOG = """
 \b
 Examples:
-  caffeio test train_val.prototxt --weights snap_iter_78.caffemodel --iterations 50
-  caffeio test train_val.prototxt --weights a.caffemodel --weights b.caffemodel
-  caffeio test -model train_val.prototxt -weights a.caffemodel,b.caffemodel -iterations 10
+  caffeio test train_val.prototxt --weights x.caffemodel --iterations 50
+  caffeio test net.prototxt --weights a.caffemodel --weights b.caffemodel
+  caffeio test -model net.prototxt -weights x.caffemodel -iterations 10
 """
 
 
@@ -68,10 +68,10 @@ def command(ctx: click.Context, /, **options: Any) -> None:
     if options["model_option"] and options["model"]:
         listed.append(options["model"])
     weights = [w.strip() for entry in listed for w in entry.split(",") if w.strip()]
-    recipe = _recipe(ctx, model, weights, options)
     from caffeio.cli._device import choose
 
     device = choose(options["device"], options["gpu"])
+    recipe = _recipe(ctx, model, weights, options)
     from caffeio.data.base import Options as DataOptions
     from caffeio.log.glog import Log
     from caffeio.tools.score import score

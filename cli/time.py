@@ -55,10 +55,10 @@ def command(ctx: click.Context, /, **options: Any) -> None:
     model = options["model_option"] or options["model"]
     if not model:
         raise click.UsageError("Need a model definition to time.", ctx)
-    recipe = _recipe(model, options)
     from caffeio.cli._device import choose
 
     chosen = choose(options["device"], options["gpu"])
+    recipe = _recipe(model, options)
     from caffeio.log.glog import Log
     from caffeio.tools.benchmark import time_net
 

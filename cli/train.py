@@ -18,10 +18,10 @@ EPILOG = """
 Examples:
   caffeio train solver.prototxt
   caffeio train solver_cyc1.prototxt --weights start.caffemodel
-  caffeio train solver_init.prototxt solver_cyc1.prototxt solver_collapse.prototxt
+  caffeio train solver_init.prototxt solver_cyc1.prototxt solver_cyc2.prototxt
   caffeio train solver.prototxt --snapshot auto
   caffeio train solver_init.prototxt solver_cyc1.prototxt --dry-run
-  caffeio train solver.prototxt --set 'layer[data].data_param.source=data/train_lmdb'
+  caffeio train solver.prototxt --set 'layer[data].data_param.batch_size=8'
   torchrun --nproc-per-node 8 -m caffeio.cli train solver.prototxt
 
 Caffe's own spelling works too: caffeio train -solver F -weights W -gpu 0,1
@@ -125,10 +125,13 @@ def command(ctx: click.Context, /, **options: Any) -> None:
     if options["worker_timeout"] is not None:
         os.environ["CAFFEIO_WORKER_TIMEOUT"] = str(options["worker_timeout"])
     from caffeio.cli import _train
+    from caffeio.gpus import require_gpu
 
     if int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) and len(solvers) == 1:
         options["snapshot"] = "auto"  # torchrun's restart, or ours: go on from the newest pair
     _train.chosen_gpus(options)
+    if not options["dry_run"]:
+        require_gpu("cuda" if options["gpu"] else options["device"])
     from caffeio.proto.io.opened import opened_once
 
     with ExitStack() as opened:

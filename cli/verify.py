@@ -15,8 +15,8 @@ EPILOG = """
 Examples:
   caffeio verify deploy.prototxt model.caffemodel model.onnx
   caffeio verify fork.prototxt fork.caffemodel plain.prototxt plain.caffemodel
-  caffeio verify deploy.prototxt a.caffemodel b.safetensors --inputs picture.npz
-  caffeio verify deploy.prototxt model.caffemodel model.onnx --html -o certificate.html
+  caffeio verify fork.prototxt a.caffemodel b.safetensors --inputs picture.npz
+  caffeio verify deploy.prototxt x.caffemodel model.onnx --html -o same.html
 """
 
 

@@ -44,6 +44,7 @@ class Graph:
     outputs: list[str]
     opset: int = 17
     larger: dict[str, Dims] | None = None  # the shapes with one example more; None: only this batch
+    aliases: dict[str, str] = field(default_factory=dict)  # names that are gone -> those that stay
 
     def batch_axis(self, name: str) -> int | None:
         """The axis of a value that grows with the batch; None if none does, or it is unknown."""
@@ -103,5 +104,7 @@ class Graph:
 
     def rename(self, old: str, new: str) -> None:
         """Let every reader of `old` read `new`."""
+        self.aliases = {was: new if now == old else now for was, now in self.aliases.items()}
+        self.aliases[old] = new
         for node in self.nodes:
             node.inputs = [new if name == old else name for name in node.inputs]

@@ -20,6 +20,8 @@ OPERATORS: dict[str, Converter] = {}
 
 # Why an operator that has no converter cannot be said in Caffe, and what could be done.
 CUT = "cut the graph in front of it with --output-blob, and do the rest in the program that runs it"
+_QUANTISED = ("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "QLinearConv",
+              "QLinearMatMul", "ConvInteger", "MatMulInteger")  # fmt: skip
 REASONS: dict[str, tuple[str, str]] = {
     "NonMaxSuppression": ("its result has a size that depends on the data", CUT),
     "NonZero": ("its result has a size that depends on the data", CUT),
@@ -35,9 +37,9 @@ REASONS: dict[str, tuple[str, str]] = {
     "If": ("Caffe has no branches", "export with fixed shapes, so that one branch is chosen"),
     "Erf": ("Caffe has no error function (but GELU as a whole has a form)", CUT),
     "Attention": ("Caffe multiplies no two computed matrices", CUT),
-    "QuantizeLinear": ("Caffe's blobs are floats", "export the model before quantisation"),
-    "DequantizeLinear": ("Caffe's blobs are floats", "export the model before quantisation"),
-    "QLinearConv": ("Caffe's blobs are floats", "export the model before quantisation"),
+    **dict.fromkeys(
+        _QUANTISED, ("Caffe's blobs are floats", "export the model before quantisation")
+    ),
 }
 NO_CONVERTER = ("Caffe has no layer for it", CUT)
 

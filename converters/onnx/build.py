@@ -108,7 +108,8 @@ def _add_steps(
         else:
             before = len(graph.nodes)
             tops = _tops(graph, step, bottoms, None if graph.dynamic_batch else net, i)
-            if len(graph.nodes) - before >= LEAST:
+            masks = step.node.type == "Pooling" and len(tops) > 1  # which Upsample reads
+            if len(graph.nodes) - before >= LEAST or masks:
                 blobs = [graph.param(step.layer, k) for k in range(len(step.layer.blobs))]
                 told.append(Told(format_message(step.node.param), bottoms, list(tops), blobs))
         graph.shapes.update(zip(tops, step.layer.top_shapes, strict=True))

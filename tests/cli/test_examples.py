@@ -26,7 +26,7 @@ from caffeio.data.records.datum import encode_datum
 from caffeio.net import load_net
 from tests.paths import ROOT
 
-SSD = "caffeio features ssd.prototxt ssd.caffemodel street.jpg --threshold 0.3 --blob conv4_3"
+SSD = "caffeio features ssd.prototxt ssd.caffemodel street.jpg --threshold 0.3"
 # What cannot run here, and why.
 NOT_RUN = {
     "caffeio demo -o demo": "takes minutes: `make demo` is a command of its own",
@@ -239,6 +239,41 @@ def outputs(path: str, example: str) -> list[str]:
 
 CASES = list(examples())
 RUN = [case for case in CASES if case[1] not in NOT_RUN]
+
+
+def commands() -> dict[str, click.Command]:
+    """Every command, and every one of a group, by its words."""
+    found: dict[str, click.Command] = {}
+    context = click.Context(main)
+    for name in main.list_commands(context):
+        command = main.get_command(context, name)
+        assert command is not None
+        found[name] = command
+        if isinstance(command, click.Group):
+            found |= {f"{name} {inner}": one for inner, one in command.commands.items()}
+    return found
+
+
+@pytest.mark.parametrize("path", sorted(commands()))
+def test_help_fits_a_terminal(path: str) -> None:
+    words = [*path.split(), "--help"]
+    result = CliRunner().invoke(main, words, terminal_width=80, env={"COLUMNS": "80"})
+    lines = result.output.splitlines()
+    assert max(map(len, lines)) <= 80, [line for line in lines if len(line) > 80]
+    assert sum("caffeio " in line and line.startswith("    ") for line in lines) >= 2
+
+
+def test_hints_name_options_that_are_there() -> None:
+    from caffeio.cli import _hints
+
+    known = {path: {o for p in one.params for o in p.opts} for path, one in commands().items()}
+    for word, hint in _hints.COMMANDS.items():
+        for path, rest in re.findall(r"\bcaffeio ((?:db )?[a-z-]+)\b([^,;(]*)", hint):
+            if path not in known:  # a sentence about caffeio
+                assert path in ("reads", "downloads") or path.startswith("--"), (word, hint)
+                continue
+            options = set(re.findall(r"(?<![\w-])-{1,2}[a-z][a-z-]*", rest)) - {"--help"}
+            assert options <= known[path], (word, hint)
 
 
 def test_every_command_has_two_examples() -> None:

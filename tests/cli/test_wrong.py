@@ -106,6 +106,15 @@ CASES = {
     ("train", SOLVER, "--weights", STATE): "or --snapshot, to go on from this state",
     ("train", SOLVER, "--weights", NET): f"{NET} is a net; --weights takes a .caffemodel",
     ("extract-features", NET, WEIGHTS, "fc", "o", "1"): "the weights go first, then the net",
+    (
+        "extract-features",
+        WEIGHTS,
+        NET,
+        "fcc",
+        "o",
+        "1",
+    ): "blob name fcc in the network: did you mean fc?",
+    ("caffe", "--nonsense"): "unknown command line flag 'nonsense'",
     ("layers", NET): f"caffeio layers --coverage {NET}",
     ("layers", "Convolutoin"): "did you mean Convolution",
     # files that are not there
@@ -132,6 +141,11 @@ CASES = {
     ("plot", SOLVER, "-o", "x.gif"): "x.gif: curves are written as .csv, .png, .svg, .pdf",
     ("lint", "demo/solver_cyc1.prototxtt"): f"did you mean {SOLVER}?",
     ("convert", "no.prototxt", "x.onnx"): "no.prototxt: there is no such file",
+    (
+        "convert",
+        NET,
+        "x.onnx",
+    ): "no weights are given, and 10 layers have some (conv1, res2a_a, res",
     ("convert", NET, "-o", "x.tflite"): "the suffix '.tflite' tells no format",
     ("features", NET, WEIGHTS, NET, "-o", "x.txt"): "the suffix '.txt' tells no kind of picture",
     ("db", "show", "demo/train_lmdb", "--sheet", "s.txt"): "the suffix '.txt' tells no kind of pic",

@@ -106,7 +106,7 @@ def test_one_file_for_all_blobs(folder: Path, name: str, expected: dict[str, np.
 
 def test_what_is_refused(folder: Path) -> None:
     for arguments, message in (
-        (("nothing", "a", "3"), "Unknown feature blob name nothing in the network net.prototxt"),
+        (("nothing", "a", "3"), "net.prototxt: Unknown feature blob name nothing in the network"),
         (("conv1,ip", "a", "3"), "feature blobs (2) and of outputs (1) must be equal"),
         (("conv1,ip", "a,a", "3"), "holds the features of one blob"),
         (("conv1", ".", "3"), "is there already"),

@@ -142,10 +142,10 @@ class Normalizer:
                 part = np.ascontiguousarray(part)
             else:
                 part = image.pixels[y : y + height, x : x + width].reshape(height, width, -1)
-            if out.dtype == np.uint8:
-                np.copyto(out, part[:, ::-1] if mirror else part)
-                return
             part = cv2.flip(part, 1).reshape(out.shape) if mirror else part
+            if out.dtype == np.uint8:
+                np.copyto(out, part)
+                return
             cv2.LUT(part, self._table(channels, self.scales_first(image))[1], out)
             return
         rows = np.empty((channels, height, width), np.float32)

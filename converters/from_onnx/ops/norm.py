@@ -9,6 +9,8 @@ import numpy as np
 from caffeio.converters.from_onnx import exact
 from caffeio.converters.from_onnx.caffe_net import Refused, Writer
 from caffeio.converters.from_onnx.graph import Array, Node
+from caffeio.converters.from_onnx.ops.pointwise import combined, times_constant
+from caffeio.converters.from_onnx.ops.reduce import reduced
 from caffeio.converters.from_onnx.table import operator
 
 
@@ -140,3 +142,18 @@ def lp_normalization(w: Writer, node: Node) -> str:
     total = reduced(w, each, [axis], "SUM")
     inverse = w.power(total, power=-0.5 if order == 2 else -1, hint="inverse")
     return w.eltwise("PROD", [x, exact.spread(w, inverse, shape)])
+
+
+@operator("RMSNormalization")
+def rms_normalization(w: Writer, node: Node) -> str:
+    """x / sqrt(mean of squares + eps) * scale."""
+    x, scale = w.blob(node.inputs[0]), w.graph.constant(node.inputs[1])
+    shape = w.shape(x)
+    if scale is None:
+        raise Refused("its scales are computed")
+    axes = list(range(int(node.attrs.get("axis", -1)) % len(shape), len(shape)))
+    mean = reduced(w, w.power(x, power=2, hint="square"), axes, "AVE")
+    eps = float(node.attrs.get("epsilon", 1e-5))
+    root = w.power(mean, shift=eps, power=-0.5, hint="inverse_root")
+    y = combined(w, [x, root], [1.0, 1.0], shape, "PROD")
+    return times_constant(w, y, np.asarray(scale, np.float64), shape)

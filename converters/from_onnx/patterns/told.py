@@ -18,7 +18,7 @@ def restore(graph: Graph, told: list[Told], target: Target) -> None:
     A note whose values are not in the graph any more is not believed. What the layer computes is
     compared with the operators' numbers like everything else.
     """
-    for one in told:
+    for one in (note.renamed(graph.aliases) for note in told):
         makers = graph.makers()
         try:
             param = parse(one.layer, pb.LayerParameter).message

@@ -322,3 +322,9 @@ def test_steps_that_may_be_any_number_are_fixed(kind: Any) -> None:
     torch.manual_seed(0)
     net = compiled(export(Of(lambda m, x: m[0](x)[0], kind(3, 4)), torch.randn(2, 5, 3)))
     assert net.any_batch is False
+
+
+def test_rms_normalization() -> None:
+    nodes = [onnx.helper.make_node("RMSNormalization", ["x", "g"], ["y"], axis=-2)]
+    gains = {"g": np.linspace(0.5, 2, 24, dtype=np.float32).reshape(3, 8)}
+    compiled(graph_of(nodes, {"x": ["N", 4, 3, 8]}, ["y"], gains, opset=23))

@@ -33,7 +33,6 @@ SEVERAL = {
 }  # fmt: skip
 # Why a golden layer case does not come back
 NOT_BACK = {
-    "Pooling/max_mask_top": "its indices are used",
     "Parameter/basic": "all of it is constant",
 }  # fmt: skip
 RANDOM = {"Dropout/train_scaling"}
@@ -116,6 +115,35 @@ def test_public_models(name: str) -> None:
     net, _ = load_deploy_net(prototxt, load_weights(weights), Options())
     back = there_and_back(net, near=CONDITIONED.get(name, NEAR))
     assert of_compiled(back).total() <= 1.2 * of_net(net).total(), of_compiled(back)
+
+
+SEGNET = """
+name: "s" layer { name: "data" type: "Input" top: "data" input_param { shape { dim: 1 dim: 3
+  dim: 12 dim: 16 } } }
+layer { name: "c1" type: "Convolution" bottom: "data" top: "c1" convolution_param {
+  num_output: 6 kernel_size: 3 pad: 1 weight_filler { type: "xavier" } } }
+layer { name: "r1" type: "ReLU" bottom: "c1" top: "c1" }
+layer { name: "p1" type: "Pooling" bottom: "c1" top: "p1" top: "m1" pooling_param {
+  pool: MAX kernel_size: 2 stride: 2 } }
+layer { name: "p2" type: "Pooling" bottom: "p1" top: "p2" top: "m2" pooling_param {
+  pool: MAX kernel_size: 2 stride: 2 } }
+layer { name: "u2" type: "Upsample" bottom: "p2" bottom: "m2" top: "u2"
+  upsample_param { scale: 2 } }
+layer { name: "u1" type: "Upsample" bottom: "u2" bottom: "m1" top: "u1"
+  upsample_param { scale: 2 } }
+layer { name: "d1" type: "Convolution" bottom: "u1" top: "d1" convolution_param {
+  num_output: 4 kernel_size: 3 pad: 1 weight_filler { type: "xavier" } } }
+"""
+
+
+def test_places_of_a_pooling_come_back_for_upsample(tmp_path: Path) -> None:
+    """SegNet and ENet: a Pooling with a mask, which an Upsample reads."""
+    (tmp_path / "segnet.prototxt").write_text(SEGNET)
+    net, _ = load_deploy_net(tmp_path / "segnet.prototxt", None, Options(untrained=True))
+    back = there_and_back(net, "nnie")
+    assert of_compiled(back) == of_net(net)
+    with pytest.raises(UnsupportedError, match="ScatterElements"):
+        there_and_back(net, "ssd")  # it has no Upsample
 
 
 def test_a_note_that_is_wrong_is_found_by_the_numbers() -> None:

@@ -1,0 +1,194 @@
+"""Where the time of a batch of JPEGs goes, stage by stage, and how the loader scales.
+
+    python benchmarks/bench_data_stages.py [--images N] [--rounds N] [--threads N] [--photos FOLDER]
+
+Stages are microseconds of processor time an image, of one core: the same images (500 x 375, drawn,
+or photographs brought to that size) and the same random windows in every stage, the stages in turn,
+minima and medians of the rounds. `floor` is decoding all of the image, and OpenCV's CUBIC without
+IPP, alone: what a loader without any work of its own could do with these libraries. Then images a
+second with 1 thread and with more, in turn: the ratio is what a thread adds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import simplejpeg
+import torch
+from bench_data import MEAN, RECIPE, TEST, photo
+from google.protobuf import text_format
+
+from caffeio.data import make_source
+from caffeio.data.db.lmdb import write_lmdb
+from caffeio.data.draws import SampleRandom
+from caffeio.data.records.datum import encode_datum
+from caffeio.data.transform import cubic
+from caffeio.data.transform.cubic import Part
+from caffeio.data.transform.image import Encoded, set_ipp
+from caffeio.data.transform.normalize import Image
+from caffeio.data.transform.transformer import Plan, Transformer
+from caffeio.profiles import INTEL
+from caffeio.proto import caffe_pb2 as pb
+
+CASES = {
+    "recipe TRAIN": ("TRAIN", RECIPE),
+    "recipe TEST": ("TEST", TEST),
+    "crop and mirror": ("TRAIN", f"{MEAN} mirror: true"),
+}
+BATCH = 64
+
+
+def jpegs(count: int, photos: Path | None) -> list[bytes]:
+    """JPEGs of quality 92, two in three of them 500 wide and 375 high."""
+    files = sorted(photos.glob("*.jpg")) if photos else []
+    read = [cv2.imread(str(file)) for file in files]
+    kept = [image for image in read if image is not None and min(image.shape[:2]) >= 300]
+    found = []
+    for i in range(count):
+        height, width = (375, 500) if i % 3 else (500, 375)
+        image: Any = photo(i, height, width)
+        if kept:
+            image = kept[i % len(kept)]
+            if (image.shape[0] > image.shape[1]) != (height > width):
+                height, width = width, height
+            image = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
+        found.append(cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, 92])[1].tobytes())
+    return found
+
+
+def source_of(folder: Path, case: str, threads: int) -> Any:
+    phase, transform = CASES[case]
+    param = text_format.Parse(
+        f'name: "d" type: "Data" top: "data" top: "label" transform_param {{ {transform} }} '
+        f'data_param {{ source: "{folder}/jpeg" batch_size: {BATCH} backend: LMDB }}',
+        pb.LayerParameter(),
+    )
+    source = make_source(param, phase=phase, profile=INTEL, threads=threads, shared_seed=1)
+    source.next()
+    return source
+
+
+def each(function: Callable[..., Any], *columns: Any) -> Callable[[], list[Any]]:
+    return lambda: [function(*row) for row in zip(*columns, strict=True)]
+
+
+def stages(folder: Path, case: str, files: list[bytes]) -> Iterator[tuple[str, Callable[[], Any]]]:
+    """Name each stage, and what does it to all images."""
+    phase, transform = CASES[case]
+    param = text_format.Parse(transform, pb.TransformationParameter())
+    t = Transformer(param, phase, profile=INTEL)
+    random = SampleRandom(t.predrawn, 1, lookahead=t.lookahead)
+    encoded = [Encoded(file) for file in files]
+    images: list[Any] = [simplejpeg.decode_jpeg(file, colorspace="BGR") for file in files]
+    draws = random.batch(list(range(len(files))))
+    plans = [t.plan(e.height, e.width, d) for e, d in zip(encoded, draws, strict=True)]
+
+    def whole(image: Any, plan: Plan) -> Any:
+        return plan.cut.take(image) if plan.cut else image
+
+    def part(image: Any, plan: Plan, resize: Any) -> Any:
+        c, w = plan.cut, plan.window
+        assert c is not None
+        rectangle = image[c.y : c.y + c.height, c.x : c.x + c.width]
+        return resize(rectangle, c.height, c.to, Part(w.y, w.x, w.height, w.width))
+
+    def with_ipp() -> None:
+        before = set_ipp(True)
+        each(whole, images, plans)()
+        set_ipp(before)
+
+    yield "decode, whole", each(lambda f: simplejpeg.decode_jpeg(f, colorspace="BGR"), files)
+    yield "decode, what is needed", each(lambda f, p: Encoded(f).top(p.rows()), files, plans)
+    if plans[0].cut is not None:
+        yield "CUBIC, OpenCV without IPP", each(whole, images, plans)
+        yield "CUBIC, OpenCV with IPP", with_ipp
+        yield (
+            "CUBIC of the crop, OpenCV",
+            each(lambda i, p: part(i, p, cubic._by_opencv), images, plans),
+        )
+        if cubic.kernels() is not None:
+            yield (
+                "CUBIC of the crop, compiled",
+                each(lambda i, p: part(i, p, cubic.cubic), images, plans),
+            )
+    placed = [t.follow(Image(i, False), p) for i, p in zip(images, plans, strict=True)]
+    out = np.empty((len(files), 3, 224, 224), np.float32)
+    yield "write float32", each(lambda p, o: t.write(*p, o), placed, out)
+    source = source_of(folder, case, 0)
+    yield "all of a batch", lambda: [source.next() for _ in range(len(files) // BATCH)]
+
+
+def show_stages(folder: Path, case: str, files: list[bytes], rounds: int) -> None:
+    named = dict(stages(folder, case, files))
+    taken: dict[str, list[float]] = {name: [] for name in named}
+    for _ in range(rounds):
+        for name, run in named.items():
+            start = time.process_time()
+            run()
+            taken[name].append((time.process_time() - start) / len(files) * 1e6)
+    print(f"\n{case}: us an image, minimum and median of {rounds} rounds")
+    for name, times in taken.items():
+        print(f"  {name:28s} {min(times):6.0f} {np.median(times):6.0f}")
+    base = [taken[n] for n in ("decode, whole", "CUBIC, OpenCV without IPP") if n in taken]
+    ratios = [sum(map(pick, base)) / pick(taken["all of a batch"]) for pick in (min, np.median)]
+    print(f"  floor / all of a batch       {ratios[0]:6.2f} {ratios[1]:6.2f}", flush=True)
+
+
+def show_scaling(folder: Path, case: str, rounds: int, threads: int, images: int) -> None:
+    rates: dict[int, list[float]] = {1: [], threads: []}
+    for _ in range(rounds):
+        for count, found in rates.items():
+            with source_of(folder, case, count) as source:  # it must not read on meanwhile
+                start = time.perf_counter()
+                for _ in range(images // BATCH):
+                    source.next()
+                found.append(images / (time.perf_counter() - start))
+    one, many = (np.median(found) for found in rates.values())
+    print(
+        f"{case}: {one:.0f} images/s with 1 thread, {many:.0f} with {threads}: "
+        f"{many / one / threads:.2f} of {threads} times",
+        flush=True,
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--images", type=int, default=128, help="distinct images; 64 are a batch")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--photos", type=Path, help="a folder of JPEGs to take instead of drawings")
+    parser.add_argument("--only", default="", help="cases whose name contains this")
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    cv2.setNumThreads(0)
+    set_ipp(False)
+    files = jpegs(args.images, args.photos)
+    size = sum(map(len, files)) / len(files) / 1e3
+    numba = "numba" if cubic.kernels() is not None else "no numba"
+    print(f"{len(files)} JPEGs of {size:.0f} kB, {numba}, OpenCV {cv2.__version__}")
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        records = (
+            (f"{i:05d}", encode_datum(data=file, label=i, encoded=True))
+            for i, file in enumerate(files)
+        )
+        write_lmdb(folder / "jpeg", records)
+        for case in CASES:
+            if args.only in case:
+                show_stages(folder, case, files, args.rounds)
+        print()
+        for case in CASES:
+            if args.only in case and args.threads > 1:
+                show_scaling(folder, case, args.rounds, args.threads, 8 * BATCH)
+
+
+if __name__ == "__main__":
+    main()
