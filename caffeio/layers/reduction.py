@@ -72,8 +72,13 @@ class Reduction(LayerType):
         axes = list(range(self.start, len(g.shape(x))))
         names = {"SUM": "ReduceSum", "ASUM": "ReduceL1", "SUMSQ": "ReduceSumSquare",
                  "MEAN": "ReduceMean"}  # fmt: skip
-        keep = int(self.coeff != 1 and self.start > 0)  # OpenCV 4 scales vectors wrongly
-        y = g.scaled(g.reduced(names[self.operation], x, axes, keepdims=keep), self.coeff)
+        op_type = names[self.operation]
+        if not self.start and op_type != "ReduceSum":  # OpenCV has no shape for what is left
+            return g.scaled(g.op(op_type, [x], axes=axes, keepdims=0), self.coeff)
+        if not self.start:
+            return g.scaled(g.op(op_type, [x, g.ints(axes, "axes")], keepdims=0), self.coeff)
+        keep = int(self.coeff != 1)  # OpenCV 4 scales vectors wrongly
+        y = g.scaled(g.reduced(op_type, x, axes, keepdims=keep), self.coeff)
         return g.reshape(y, *[0] * self.start) if keep else y
 
 
