@@ -14,6 +14,7 @@ from caffeio.layers.base import FOREIGN_FIELD
 from caffeio.layers.registry import reads_data
 from caffeio.layers.unread_fields import unread_fields
 from caffeio.net.graph import Node
+from caffeio.proto.io.broken import BROKEN_HDF5
 from caffeio.proto.io.regular import read_regular
 
 
@@ -183,8 +184,8 @@ def hdf5_problems(listing: Path, tops: list[str], find: Opener) -> Iterator[str]
         try:
             with h5py.File(path) as file:
                 rows = {top: file[top].shape[:1] for top in tops if top in file}
-        except OSError:
-            yield f"{name} is no HDF5 file"
+        except BROKEN_HDF5:
+            yield f"{name} is no HDF5 file, or has links or types that cannot be read"
             continue
         missing = [top for top in tops if top not in rows]
         if missing:
