@@ -43,7 +43,7 @@ class Profile:
     spatial_dropout_field: str = "spatial_dropout_param"  # where SpatialDropout's ratio stands
     label_smoothing: str | None = None  # backward-only variants: "intel" or "nvidia"
     # data
-    data_sharding: str = "offset"  # records over ranks in TRAIN only, or "stride": in TEST as well
+    data_sharding: str = "offset"  # records over ranks by a running count, or "stride": Intel's
     data_reader_thread: bool = False  # a reader thread draws first, no prefetch thread on CPUs
     data_crop_fields: bool = True  # crop_h and crop_w of SSD's transform_param count
     data_crop_before_resize: bool = False  # with crop_size, resize_param's pixels are thrown away
@@ -71,6 +71,7 @@ class Profile:
     weights_in_solver: bool = True  # the command's weights become the solver's `weights` field
     # many workers
     tests_on_all_workers: bool = False  # every worker tests its share, results are averaged
+    worker_in_paths: bool = False  # %# and %* in paths: this worker's number, how many there are
     averages_statistics: bool = False  # snapshots hold the workers' mean BatchNorm statistics
     clips_gradients: bool = True  # clip_gradients is obeyed
     late_rate: bool = False  # updates wait for the next forward, and take the next rate
@@ -115,6 +116,7 @@ INTEL = Profile(
     prefix_from_solver_file=False,
     state_extras=True,
     tests_on_all_workers=True,
+    worker_in_paths=True,
     averages_statistics=True,
     solver_mode_default_gpu=True,
     data_sharding="stride",
@@ -133,6 +135,7 @@ NVIDIA = Profile(
     delta_floor=True,
     initial_test_batch=True,
     display_rule="nvidia",
+    tests_on_all_workers=True,
     prefix_from_solver_file=False,
     upgrades_batch_norm=False,
     weights_in_solver=False,

@@ -6,6 +6,7 @@ import gc
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from importlib import import_module
 from typing import Any
 
@@ -72,7 +73,23 @@ class Group(click.Group):
             from caffeio.memory import keep_freed_memory
 
             keep_freed_memory()
-        return super().main(args, *rest, **options)
+        try:
+            return super().main(args, *rest, **options)
+        except BrokenPipeError:  # whoever reads our errors, or --help, has gone
+            discard(sys.stdout)
+            discard(sys.stderr)
+            sys.exit(141)
+        except OSError as error:  # --help onto a full disk
+            if error.strerror is None or "--debug" in (sys.argv if args is None else args):
+                raise
+            discard(sys.stdout)
+            with suppress(OSError):  # the disk of standard error, perhaps
+                click.echo(f"Error: {error.strerror}", err=True)
+            sys.exit(2)
+        except SystemExit as end:  # click wraps what it could not write --help to, and says 1
+            if end.code == 1 and type(sys.stdout).__name__.endswith("PacifyFlushWrapper"):
+                sys.exit(141)
+            raise
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """All commands, sorted."""

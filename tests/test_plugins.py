@@ -51,6 +51,24 @@ def test_a_python_layer_of_the_package_needs_no_permission():
         load_net(text)
 
 
+def test_show_and_diff_ask_the_package_too(tmp_path):
+    """A class that computes in `forward` is set up on the meta device, where shapes are known."""
+    for name, text in {"known": NET, "other": NET.replace("Softsign", "Softsigm")}.items():
+        (tmp_path / name).write_text(text)
+    python = 'python_param { module: "project.layers" layer: "SoftsignLayer" }'
+    (tmp_path / "python").write_text(NET.replace('type: "Softsign"', f'type: "Python" {python}'))
+
+    def shown(name: str) -> tuple[object, object]:
+        text = run("-m", "caffeio.cli", "show", str(tmp_path / name), "--json")
+        net = json.loads(text)["net"]
+        return net["layers"][-1]["parameters"], net["parameters_known"]
+
+    assert shown("known") == shown("python") == (1, True)
+    assert shown("other") == (None, False)
+    both = run("-m", "caffeio.cli", "diff", str(tmp_path / "known"), str(tmp_path / "python"))
+    assert "24 B" in both and "or more" not in both
+
+
 def test_the_type_is_listed():
     types = {
         kind["name"]: kind for kind in json.loads(run("-m", "caffeio.cli", "layers", "--json"))

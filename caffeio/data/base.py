@@ -14,12 +14,12 @@ from numpy.typing import NDArray
 
 from caffeio.boost_random import CaffeRng
 from caffeio.data.draws import LayerSeeds, draw_setup, entropy
-from caffeio.data.foreign_fields import foreign_fields
 from caffeio.data.transform.transformer import Transformer
 from caffeio.errors import CaffeIOError, DataError, LayerError
-from caffeio.layers.base import LayerContext
+from caffeio.layers.base import FOREIGN_FIELD, LayerContext
 from caffeio.layers.registry import REGISTRY
 from caffeio.layers.sources import SourceLayer
+from caffeio.layers.unread_fields import unread_fields
 from caffeio.profiles import BVLC, Profile
 from caffeio.proto import caffe_pb2 as pb
 from caffeio.proto.io.regular import read_regular
@@ -79,8 +79,8 @@ class SourceContext:
 
         Raises DataError for parameters that it refuses, and for fields of forks that nothing reads.
         """
-        for path in foreign_fields(self.param):
-            raise self.error("is a fork's field that is not supported", path)
+        for path in unread_fields(self.param):
+            raise self.error(FOREIGN_FIELD, path)
         cls = REGISTRY[self.param.type]
         context = LayerContext(self.phase, self.profile, self.where, (), tuple(self.param.top))
         layer = cls(self.param, context)

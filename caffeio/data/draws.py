@@ -15,6 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from caffeio.boost_random import CaffeRng
+from caffeio.layers.registry import REGISTRY
+from caffeio.layers.sources import SourceLayer
 from caffeio.proto import caffe_pb2 as pb
 
 Word = Callable[[], int]  # the next 32-bit number
@@ -76,29 +78,25 @@ def draw_setup(
     `reader_thread`: Intel's order; its reader thread starts (and draws) first, and no prefetching
     thread follows on a CPU.
     """
-    if param.type == "HDF5Data":  # no transformer, no thread
+    cls = REGISTRY[param.type]
+    assert issubclass(cls, SourceLayer)
+    if not cls.transforms:
         return LayerSeeds()
     needed = needs_random(param.transform_param, phase)
     word: Callable[[], int] = rng.raw
-    if param.type == "MemoryData":  # a transformer that is set up once, no thread
+    if not cls.prefetches:  # the transformer is set up once
         return LayerSeeds(word() if needed else None)
-    reading = reader_thread and param.type in ("Data", "AnnotatedData")
+    reading = reader_thread and cls.has_reader
     thread = word() if reading else None
     if needed:
         word()  # seeds a generator that the second InitRand replaces
-    shuffle = skip = windows = None
-    if param.type == "ImageData":
-        shuffle = word() if param.image_data_param.shuffle else None
-        skip = word() if param.image_data_param.rand_skip else None
-    elif param.type == "WindowData":
-        has = param.transform_param.mirror or param.transform_param.crop_size
-        windows = word() if has else None
+    own = cls.draw_own(param, word)
     transformer = word() if needed else None
     if not reader_thread:
         thread = word()
     if reading and param.data_param.shuffle and thread is not None:
-        shuffle = int(CaffeRng(thread).raw())
-    return LayerSeeds(transformer, shuffle, skip, windows, thread)
+        own["shuffle"] = int(CaffeRng(thread).raw())
+    return LayerSeeds(transformer, **own, thread=thread)
 
 
 # -- a stream for each sample ----------------------------------------------------------------

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from caffeio.data.transform.image_header import header_shape
 from caffeio.errors import CaffeIOError
 from caffeio.layers.sources import Record
+from caffeio.proto.io.broken import BROKEN_HDF5
 from caffeio.proto.io.regular import check_regular, open_regular, read_text_file
 
 if TYPE_CHECKING:
@@ -46,7 +47,7 @@ def first_record(param: LayerParameter, find: Opener) -> Record | None:
         return None
     try:
         return look(param, find)
-    except (CaffeIOError, OSError, ValueError, LookupError, TypeError):
+    except (CaffeIOError, LookupError, *BROKEN_HDF5):
         return None
 
 

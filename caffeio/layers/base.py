@@ -91,6 +91,9 @@ class BlobSpec:
     kept_shape: Shape | None = None  # in which the text gives it, and files have it, if another
 
 
+FOREIGN_FIELD = "is a fork's field that is not supported"
+
+
 class LayerType:
     """One Caffe layer: its parameters, the shapes of its tops and blobs, its ONNX form.
 
@@ -113,6 +116,7 @@ class LayerType:
     reads_loss_param: ClassVar[bool] = False  # a loss that loss_param (normalization) changes
     predicts: ClassVar[str] = ""  # of a loss: the type whose top its predictions are (Softmax)
     family: ClassVar[str] = "other"  # what drawings colour alike: conv, pool, norm, join, other
+    fills_once: ClassVar[bool] = False  # a source that fills its constants once, before all passes
     reads_data: ClassVar[bool] = False  # a source whose shapes are those of what it reads
     differentiable: ClassVar[bool] = True  # False: bottoms never get a gradient (Accuracy, ArgMax)
     label_bottoms: ClassVar[frozenset[int]] = frozenset()  # bottoms that cannot get a gradient
@@ -145,6 +149,7 @@ class LayerType:
         False  # its tops follow from bottoms and blobs: no state, no draws, no side effects
     )
     fresh: bool = False  # each of its tops is memory of its own, and no view of a bottom's
+    leaves_top: bool = False  # and no backward reads the top, so that a ReLU may write over it
 
     # Blobs are memory in Caffe, and Backward reads what later layers in place have left there: see
     # caffeio/net/overwritten.py. Where the parameters decide, `setup` sets these on the layer.
@@ -164,7 +169,8 @@ class LayerType:
     def __init_subclass__(cls, **given: Any) -> None:
         super().__init_subclass__(**given)
         if not {"compute", "forward"}.isdisjoint(cls.__dict__) and "_made_here" not in cls.__dict__:
-            cls.pure, cls.fresh = (cls.__dict__.get(fact, False) for fact in ("pure", "fresh"))
+            for fact in ("pure", "fresh", "leaves_top"):
+                setattr(cls, fact, cls.__dict__.get(fact, False))
 
     def __init__(self, param: LayerParameter, context: LayerContext | None = None) -> None:
         self.param = param
@@ -328,7 +334,7 @@ class LayerType:
                 plain = isinstance(value, int | float | str) and descriptor.has_default_value
                 if not (plain and value == descriptor.default_value):
                     path = f"{message}.{name}"
-                    raise self.error("is a fork's field that is not supported", field=path)
+                    raise self.error(FOREIGN_FIELD, field=path)
 
     def error(self, message: str, *, field: str | None = None) -> LayerError:
         """Make an error of this layer, ready to be raised; `field` is the wrong field's path."""

@@ -50,6 +50,7 @@ class BaseConvolution(LayerType):
     compute = "caffeio.ops.conv:convolution"
     pure = True
     fresh = True
+    leaves_top = True
     reads_bottoms = None
     transposed: ClassVar[bool] = False
 

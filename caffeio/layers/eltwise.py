@@ -35,6 +35,7 @@ class Eltwise(LayerType):
     compute = "caffeio.ops.eltwise:eltwise"
     pure = True
     fresh = True
+    leaves_top = True
     writes_early = True
     backward = "caffeio.ops.backward:Eltwise"
 

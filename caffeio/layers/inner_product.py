@@ -35,6 +35,7 @@ class InnerProduct(LayerType):
     compute = "caffeio.ops.inner_product:inner_product"
     pure = True
     fresh = True
+    leaves_top = True
     reads_bottoms = frozenset({0})
 
     def setup(self, shape: Shape) -> None:

@@ -74,9 +74,12 @@ def load_plugins() -> None:
 def find(type_name: str) -> type[LayerType] | None:
     """Return the class of a layer type, None if there is none.
 
-    The types of third parties count where something else has imported them.
+    For a type that is not built in, the packages of third parties are imported, as when a net is
+    built: raises CaffeIOError for one that cannot be imported.
     """
     load_own()
+    if type_name not in REGISTRY:
+        load_plugins()
     return REGISTRY.get(type_name)
 
 
@@ -144,21 +147,18 @@ def lookup(type_name: str, name: str, where: str | None = None) -> type[LayerTyp
 
     Raises UnknownLayerError with the types whose names are close and how to register one.
     """
-    load_own()
-    if type_name not in REGISTRY:
-        load_plugins()
-    try:
-        return REGISTRY[type_name]
-    except KeyError:
-        folded = {known.lower(): known for known in REGISTRY}
-        close = [folded[name] for name in get_close_matches(type_name.lower(), folded, 3)]
-        hint = f" (did you mean {' or '.join(map(repr, close))}?)" if close else ""
-        raise UnknownLayerError(
-            f"layer {name!r}: unknown layer type {type_name!r}{hint}; known are {len(REGISTRY)} "
-            f"types. Define it with @caffeio.layers.layer({type_name!r}) in a package that names "
-            f"it in the entry-point group {ENTRY_POINTS!r} (see CONTRIBUTING.md)",
-            where=where,
-        ) from None
+    cls = find(type_name)
+    if cls is not None:
+        return cls
+    folded = {known.lower(): known for known in REGISTRY}
+    close = [folded[name] for name in get_close_matches(type_name.lower(), folded, 3)]
+    hint = f" (did you mean {' or '.join(map(repr, close))}?)" if close else ""
+    raise UnknownLayerError(
+        f"layer {name!r}: unknown layer type {type_name!r}{hint}; known are {len(REGISTRY)} "
+        f"types. Define it with @caffeio.layers.layer({type_name!r}) in a package that names "
+        f"it in the entry-point group {ENTRY_POINTS!r} (see CONTRIBUTING.md)",
+        where=where,
+    )
 
 
 def known_types() -> list[str]:

@@ -77,6 +77,7 @@ class Scale(LayerType):
     compute = "caffeio.ops.scale:scale"
     pure = True
     fresh = True
+    leaves_top = True
     reads_bottoms = None
 
     def setup(self, *shapes: Shape) -> None:

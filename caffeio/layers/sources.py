@@ -8,7 +8,7 @@ hdf5_output_layer.cpp.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -54,6 +54,10 @@ class SourceLayer(LayerType):
     reads_data: ClassVar[bool] = True
     differentiable: ClassVar[bool] = False
     compute = "caffeio.ops.sources:placeholders"
+    # What real Caffe draws when it sets the layer up (caffeio/data/draws.py).
+    transforms: ClassVar[bool] = True  # by a DataTransformer, which may have a generator
+    prefetches: ClassVar[bool] = True  # in a thread, which has one
+    has_reader: ClassVar[bool] = False  # Intel's reader thread fetches its records
     record: Record | None = None
     assumed: tuple[str, ...] = ()  # what `told` takes for granted while the record is not here
 
@@ -64,6 +68,11 @@ class SourceLayer(LayerType):
             len(given) in (0, 1, tops), f"give no shape, one, or one for each of the {tops} tops",
             field="input_param.shape",
         )  # fmt: skip
+
+    @classmethod
+    def draw_own(cls, param: pb.LayerParameter, draw: Callable[[], int]) -> dict[str, int | None]:
+        """Draw what the type takes for itself between the two InitRand of its transformer."""
+        return {}
 
     def sizes(self, *, usual: bool) -> Sequence[Shape | None]:
         """Find the shape of each top that there may be; `usual` sizes for what is not known.
@@ -148,6 +157,7 @@ class PictureLayer(SourceLayer):
 class Data(PictureLayer):
     """Datums of an LMDB or LevelDB: data, and labels with a second top."""
 
+    has_reader = True
     fields = owns(data_param=None)
 
 
@@ -158,6 +168,12 @@ class ImageData(PictureLayer):
     fields = owns(image_data_param=None)
     tops = exactly(2)
     message = "image_data_param"
+
+    @classmethod
+    def draw_own(cls, param: pb.LayerParameter, draw: Callable[[], int]) -> dict[str, int | None]:
+        """Draw the seed of the shuffling, and how many images are skipped."""
+        p = param.image_data_param
+        return {"shuffle": draw() if p.shuffle else None, "skip": draw() if p.rand_skip else None}
 
     def setup(self, *shapes: Shape) -> None:
         """Refuse half a size."""
@@ -184,6 +200,12 @@ class WindowData(PictureLayer):
     tops = exactly(2)
     message = "window_data_param"
 
+    @classmethod
+    def draw_own(cls, param: pb.LayerParameter, draw: Callable[[], int]) -> dict[str, int | None]:
+        """Draw the seed by which windows are chosen."""
+        has = param.transform_param.mirror or param.transform_param.crop_size
+        return {"windows": draw() if has else None}
+
     def setup(self, *shapes: Shape) -> None:
         """Check the size of the windows."""
         super().setup()
@@ -198,6 +220,7 @@ class WindowData(PictureLayer):
 class AnnotatedData(PictureLayer):
     """Images with boxes (SSD): data and (1, 1, boxes, 8) labels; the YOLO fork adds maps."""
 
+    has_reader = True
     fields = owns(data_param=None, annotated_data_param=None)
     tops = between(1, 3)
     dynamic = True
@@ -230,6 +253,7 @@ class VideoData(PictureLayer):
 class MemoryData(SourceLayer):
     """Arrays that the program gives; transform_param is for images that it adds."""
 
+    prefetches = False
     reads_data = False
     fields = owns(memory_data_param=None)
     tops = exactly(2)
@@ -253,6 +277,7 @@ class MemoryData(SourceLayer):
 class HDF5Data(SourceLayer):
     """Datasets of HDF5 files, one for each top, of the same name."""
 
+    transforms = False
     fields = owns(hdf5_data_param=None)
     tops = at_least(1)
 
@@ -277,6 +302,7 @@ class DummyData(SourceLayer):
     """Constants or random numbers."""
 
     reads_data = False
+    fills_once = True
     fields = owns(dummy_data_param=None)
     tops = at_least(0)
 

@@ -367,7 +367,7 @@ class Net(nn.Module):
     def prepare(self, enabled: bool = True) -> Net:
         """Let forwards without gradients run a form made for inference, from the next one on.
 
-        It counts for TEST nets on the CPU under `torch.no_grad()` or `torch.inference_mode()`:
+        It counts for TEST nets under `torch.no_grad()` or `torch.inference_mode()`:
         BatchNorm, Scale, ReLU and sums are folded into the convolutions before them, whose weights
         are kept packed for this machine. Outputs agree with those of the layers as written up to
         rounding.
@@ -390,7 +390,7 @@ class Net(nn.Module):
         self._constants = [
             (step, i, name)
             for step in self._plan
-            if step.layer.type_name == "DummyData"
+            if step.layer.fills_once
             for i, name in enumerate(step.tops)
             if written.count(name) > 1 or name in self._memory.stale
         ]

@@ -10,7 +10,7 @@ from caffeio.data.first_record import first_record, opener
 from caffeio.errors import LayerError
 from caffeio.layers.base import LayerType
 from caffeio.layers.inference import LayerShapes, infer_layer
-from caffeio.layers.python.native import NATIVE
+from caffeio.layers.python.native import native_class
 from caffeio.layers.registry import find
 from caffeio.layers.sources import Record
 from caffeio.net.checks import Refusal, SharedParams, wrong_counts, wrong_params, wrong_weights
@@ -80,10 +80,14 @@ def infer(
     count = len(param.top) if top_count is None else top_count
     if cls is not None and top_count is None and not count:
         count = len(bottoms) if cls.equal_bottoms_tops else cls.tops.low
-    if cls is None or cls.runs_code or hasattr(cls, "forward"):
+    if cls is None or cls.runs_code:
         return LayerShapes(
             (None,) * count, macs=None, known_type=type_name == "Python", set_up=False
         )
+    if hasattr(cls, "forward") and not all(map(is_known, bottoms)):
+        return LayerShapes(
+            (None,) * count, macs=None, set_up=False
+        )  # torch calculates with numbers
     return infer_layer(
         cls, param, bottoms, profile, top_count=count, phase=phase, where=where,
         search_path=search_path, record=record,
@@ -94,7 +98,7 @@ def class_asked(param: pb.LayerParameter, type_name: str = "") -> type[LayerType
     """Find the class that is asked for a layer: its type's, or that of a known Python module."""
     cls = find(type_name or param.type)
     if (type_name or param.type) == "Python":
-        cls = NATIVE.get((param.python_param.module, param.python_param.layer), cls)
+        cls = native_class(param) or cls
     return cls
 
 
@@ -200,7 +204,8 @@ def _may_be_given(node: Node) -> bool:
 def parameters_of(param: pb.LayerParameter, shapes: LayerShapes) -> int | None:
     """Values in all blobs of a layer, None if they are not known."""
     cls = class_asked(param)
-    if not shapes.set_up and not shapes.blobs and (cls is None or cls.has_blobs):
+    may_have = cls is None or cls.has_blobs or hasattr(cls, "forward")
+    if not shapes.set_up and not shapes.blobs and may_have:
         return None
     count = sum(product(blob) for blob in shapes.blobs)
     return count if all(map(is_known, shapes.blobs)) else None

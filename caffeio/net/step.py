@@ -105,13 +105,6 @@ def register_layer(
     parent._modules[key] = layer
 
 
-# Layers whose top is memory of its own that their Backward does not read.
-_LEAVE_TOP = frozenset({
-    "Convolution", "ConvolutionDepthwise", "Deconvolution", "DepthwiseConvolution",
-    "Eltwise", "InnerProduct", "Scale",
-})  # fmt: skip
-
-
 def fuse_steps(steps: Sequence[Step]) -> list[Step]:
     """Join what only this chain touches: BatchNorm + Scale (+ ReLU); a layer and its ReLU in place.
 
@@ -138,7 +131,7 @@ def fuse_steps(steps: Sequence[Step]) -> list[Step]:
 
 
 def _with_relu(steps: Sequence[Step]) -> list[Step] | None:
-    if len(steps) < 2 or steps[1].node.type != "ReLU" or steps[0].node.type not in _LEAVE_TOP:
+    if len(steps) < 2 or steps[1].node.type != "ReLU" or not steps[0].layer.leaves_top:
         return None
     maker, relu = steps
     if maker.layer.reads_top or maker.node.in_place or any(maker.loss_weights):

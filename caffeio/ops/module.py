@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from caffeio.layers.base import BlobSpec, LayerContext, LayerType, Shape
+from caffeio.shape_text import caffe_shape
 
 if TYPE_CHECKING:
     from caffeio.proto.caffe_pb2 import FillerParameter, LayerParameter
@@ -180,7 +181,7 @@ class Layer(LayerModule, LayerType):
             try:
                 result = self(*map(meta, bottoms))
             except (RuntimeError, IndexError, TypeError, ValueError) as error:
-                listed = ", ".join(" ".join(map(str, s)) or "scalar" for s in bottoms)
+                listed = ", ".join(map(caffe_shape, bottoms))
                 raise self.error(f"does not fit bottoms of shape {listed}: {error}") from error
         tops = result if isinstance(result, tuple) else (result,)
         return tuple(tuple(top.shape) for top in tops)

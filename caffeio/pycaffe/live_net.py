@@ -31,6 +31,7 @@ from caffeio.pycaffe.runners import Runner
 from caffeio.pycaffe.sharing_runners import ShareRunner
 from caffeio.pycaffe.state import compute_device
 from caffeio.pycaffe.weight_runners import ScaleRunner
+from caffeio.shape_text import caffe_shape
 
 Hook = Callable[[int], Any]
 # Their Backward computes all gradients, whether propagate_down and lr_mult ask for them or not.
@@ -266,7 +267,7 @@ class LiveNet(Net):
             return error
         if isinstance(error, CaffeIOError):
             return CaffeError(str(error))
-        shapes = ", ".join(" ".join(map(str, b.shape)) or "scalar" for b in runner.bottoms)
+        shapes = ", ".join(caffe_shape(b.shape) for b in runner.bottoms)
         found = runner.layer.error(f"does not fit bottoms of shape {shapes}: {error}")
         return CaffeError(str(found))
 

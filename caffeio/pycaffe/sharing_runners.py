@@ -96,8 +96,8 @@ class SourceRunner(InputRunner):
 
     def begin(self) -> None:
         """Do what Caffe's SetUp does to the blobs."""
-        # DummyData fills its constants once: a script may write over them
-        if self.type_name == "DummyData":
+        # constants are filled once: a script may write over them
+        if self.layer.fills_once:
             made = self.source.constants()
             self.constant = [value is not None for value in made]
             for blob, value in zip(self.tops, made, strict=True):

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from caffeio.errors import DataError
 from caffeio.memory import check_room
+from caffeio.proto.io.broken import BROKEN_HDF5
 from caffeio.proto.io.regular import check_regular, open_regular
 from caffeio.proto.weights.npz import BROKEN_ARCHIVE, check_array
 from caffeio.shape_text import format_shape
@@ -165,7 +166,7 @@ def read_hdf5(path: Path, **choice: Any) -> Pictures:
             return choose(reads, str(path), **choice)
     except FileNotFoundError:
         raise DataError(f"{str(path)!r} does not exist") from None
-    except (OSError, RuntimeError) as error:
+    except BROKEN_HDF5 as error:
         raise DataError(f"{str(path)!r} is damaged or no HDF5 file: {error}") from None
 
 

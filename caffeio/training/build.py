@@ -151,7 +151,7 @@ def _not_in(loaded: Sequence[tuple[str, str, Weights]], net: Net) -> list[str]:
 
 def fill_placeholders(job: Job, world: World) -> None:
     """Intel's multi-node paths: %# is this worker's number, %* how many there are."""
-    if not job.profile.tests_on_all_workers:
+    if not job.profile.worker_in_paths:
         return
     param = job.param
 

@@ -22,8 +22,8 @@ from caffeio.training.state import TrainingState
 class Tests:
     """Runs the test nets of one training.
 
-    BVLC and NVIDIA test on the root worker alone; Intel on all workers, each on its share of the
-    records, and the results are averaged.
+    BVLC tests on the root worker alone, with that one's BatchNorm statistics; Intel and NVIDIA on
+    all workers, each on its share of the records, and the results are averaged.
     """
 
     def __init__(self, training: TrainingState, snapshots: Snapshots) -> None:

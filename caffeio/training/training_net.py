@@ -35,11 +35,16 @@ def build_net(
     if net.phase == "TRAIN":
         _freeze_unreached(net)
     if _is_vision(net):
-        net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        net._apply(_channels_last)
     if fuse:
         net.fuse()
     net.keep_blobs = False
     return net
+
+
+def _channels_last(blob: torch.Tensor) -> torch.Tensor:
+    """A blob of four axes with its channels last in memory; nn.Module.to raises at five axes."""
+    return blob.to(memory_format=torch.channels_last) if blob.dim() == 4 else blob
 
 
 def _freeze_unreached(net: Net) -> None:

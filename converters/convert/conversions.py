@@ -434,7 +434,8 @@ def npy_to_mean(job: Conversion) -> Outcome:
 
     try:
         with open_regular(job.sources[0]) as file:
-            wanted, size = promised_bytes(file), os.fstat(file.fileno()).st_size
+            wanted = promised_bytes(file, str(job.sources[0]))
+            size = os.fstat(file.fileno()).st_size
         if wanted is not None and wanted > size:
             raise ValueError(f"its header promises {wanted} bytes, the file has {size}")
         mean = np.load(job.sources[0], allow_pickle=False)

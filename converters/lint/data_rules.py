@@ -10,8 +10,11 @@ from typing import Any
 from caffeio.converters.lint.model import ERROR, Finding, Fix, NetContext, net_rule
 from caffeio.data.first_record import Opener, opener
 from caffeio.errors import CaffeIOError
+from caffeio.layers.base import FOREIGN_FIELD
 from caffeio.layers.registry import reads_data
+from caffeio.layers.unread_fields import unread_fields
 from caffeio.net.graph import Node
+from caffeio.proto.io.broken import BROKEN_HDF5
 from caffeio.proto.io.regular import read_regular
 
 
@@ -140,6 +143,17 @@ def colour_and_gray(context: NetContext) -> Iterator[Finding]:
             yield context.layer("CIO416", index, message, "transform_param", "force_gray")
 
 
+@net_rule("CIO418", "unread-data-field", ERROR)
+def unread_data_field(context: NetContext) -> Iterator[Finding]:
+    """A fork's field changes the data, and caffeio does not read it: a training stops there.
+
+    With another Caffe the net runs; `caffeio train` opens no source that it would read wrongly.
+    """
+    for index, layer in enumerate(context.layers):
+        for path in unread_fields(layer):
+            yield context.layer("CIO418", index, f"{path} {FOREIGN_FIELD}", *path.split("."))
+
+
 @net_rule("CIO417", "hdf5-datasets", ERROR)
 def hdf5_datasets(context: NetContext) -> Iterator[Finding]:
     """An HDF5 file lacks a dataset of a top's name, or its datasets differ in their rows.
@@ -170,8 +184,8 @@ def hdf5_problems(listing: Path, tops: list[str], find: Opener) -> Iterator[str]
         try:
             with h5py.File(path) as file:
                 rows = {top: file[top].shape[:1] for top in tops if top in file}
-        except OSError:
-            yield f"{name} is no HDF5 file"
+        except BROKEN_HDF5:
+            yield f"{name} is no HDF5 file, or has links or types that cannot be read"
             continue
         missing = [top for top in tops if top not in rows]
         if missing:

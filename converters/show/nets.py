@@ -17,6 +17,8 @@ from caffeio.converters.show.stats import Stats, stats_of
 from caffeio.converters.show.view import Row, View, as_data, make_view, shape_words
 from caffeio.converters.source import Source
 from caffeio.errors import CaffeIOError, NetError
+from caffeio.layers.base import FOREIGN_FIELD
+from caffeio.layers.unread_fields import unread_fields
 from caffeio.memory import free_bytes
 from caffeio.net.graph import Graph, build_graph, is_included, net_state
 from caffeio.net.shapes import NetShapes, infer_net, is_known
@@ -80,9 +82,19 @@ def load(source: Source, options: Options) -> ShownNet:
         _blobs_from_file(shapes, shown.stats)
         shown.view = make_view(shapes)
         shown.warnings += [f"{node.where}: {message}" for node, message in shapes.problems[:5]]
+        shown.warnings += _unread(graph)
         shown.warnings += _unknown_inputs(shown.view)
     shown.warnings += [str(unknown) for unknown in shown.file.unknown[:5]]
     return shown
+
+
+def _unread(graph: Graph) -> list[str]:
+    """Fields of data layers for which no source can be opened: a training stops there."""
+    return [
+        f"{node.where}: layer {node.name!r} (type {node.type}), {path}: {FOREIGN_FIELD}"
+        for node in graph.nodes
+        for path in unread_fields(node.param)
+    ]
 
 
 def _unknown_inputs(view: View) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import io
 import os
+import re
 import sys
 import warnings
 from collections.abc import Mapping, Sequence
@@ -130,6 +131,11 @@ def _compare(
     return check(net, TorchModel(model, shapes, outputs), outputs, own)
 
 
+_NO_NAME = re.compile(
+    r"[\[\](){},;'\"\\\s]|[^\x20-\uffff]|[\x7f-\x9f]"
+)  # torch cannot read it back
+
+
 class Program(nn.Module):
     """A net whose inputs and outputs are tensors in a row, with the net's own parameter names."""
 
@@ -141,7 +147,10 @@ class Program(nn.Module):
         object.__setattr__(self, "run", net)
         self.inputs, self.outputs, self.rest = list(inputs), list(outputs), dict(rest)
         for name, child in net.named_children():
-            self._modules[name] = child
+            plain = _NO_NAME.sub("_", name)
+            while plain in self._modules:
+                plain += "_"
+            self._modules[plain] = child
 
     def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
         """Run the net."""
@@ -190,5 +199,9 @@ def check_program(
     """Load the program and run it against the net of the user's files."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        module = torch.export.load(os.fspath(path)).module()
+        try:
+            module = torch.export.load(os.fspath(path)).module()
+        except Exception as error:  # noqa: BLE001 - torch's own, of what it has written itself
+            text = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            raise UnsupportedError(f"torch.export cannot read it back: {text}") from None
     return _compare(prototxt, weights, module, *ends, options)

@@ -208,8 +208,8 @@ class TorchSide:
                 with warnings.catch_warnings():  # deprecated, but such files are there
                     warnings.simplefilter("ignore", DeprecationWarning)
                     self.program = import_module("torch.jit").load(path, map_location="cpu")
-        except (RuntimeError, ValueError, OSError, zipfile.BadZipFile) as error:
-            text = str(error).splitlines()[0]
+        except Exception as error:  # noqa: BLE001  (zip, pickle and torch's own)
+            text = (str(error).splitlines() or [type(error).__name__])[0]
             raise CaffeIOError(f"is no PyTorch program: {text}", where=path) from None
 
     def see(self, inputs: Mapping[str, np.ndarray]) -> Seen:

@@ -66,8 +66,14 @@ def dialect_names() -> list[str]:
 
     The order decides whose default a field of several forks has in the canonical schema.
     """
-    names = sorted(path.stem for path in (FOLDER / "tables").glob("*.tsv"))
-    return [*FAMILIES, *(name for name in names if name not in FAMILIES)]
+    return list(_names(FOLDER / "tables"))
+
+
+@cache
+def _names(folder: Path) -> tuple[str, ...]:
+    """What stands in the folder of the tables, which is asked some ten times a file."""
+    names = sorted(path.stem for path in folder.glob("*.tsv"))
+    return (*FAMILIES, *(name for name in names if name not in FAMILIES))
 
 
 def _rows(name: str) -> Iterator[list[str]]:

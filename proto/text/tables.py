@@ -8,6 +8,7 @@ from functools import cache
 from typing import Any, NamedTuple, TypeVar
 
 from caffeio.proto.dialect import schema
+from caffeio.proto.io.wire import varint
 from caffeio.proto.text.literals import (
     ATOM,
     SCALARS,
@@ -16,7 +17,6 @@ from caffeio.proto.text.literals import (
     BadValueError,
     atom,
     integer,
-    varint,
 )
 
 T = TypeVar("T")

@@ -65,7 +65,7 @@ def read(path: str | os.PathLike[str]) -> Weights:
 def check_array(archive: zipfile.ZipFile, name: str, path: str | os.PathLike[str]) -> None:
     """Raise WeightsError for what is no array, or promises more than the archive holds."""
     with archive.open(name) as member:
-        wanted = promised_bytes(member)
+        wanted = promised_bytes(member, f"{path}: array {name!r}")
     stored = archive.getinfo(name).file_size
     if wanted is None:
         raise WeightsError(f"member {name!r} is no array", where=str(path))
@@ -75,8 +75,11 @@ def check_array(archive: zipfile.ZipFile, name: str, path: str | os.PathLike[str
     check_room(stored, f"{path}: array {name!r}")
 
 
-def promised_bytes(file: IO[bytes]) -> int | None:
-    """The bytes of numbers that the header of a .npy promises; None if it is no .npy."""
+def promised_bytes(file: IO[bytes], where: str) -> int | None:
+    """The bytes of numbers that the header of a .npy promises; None if it is no .npy.
+
+    Raises WeightsError for dates, texts, records and whatever else is no real number.
+    """
     try:
         version = np.lib.format.read_magic(file)
         read = np.lib.format.read_array_header_1_0
@@ -85,6 +88,8 @@ def promised_bytes(file: IO[bytes]) -> int | None:
         shape, _, dtype = read(file)
     except (ValueError, OSError, EOFError):
         return None
+    if dtype.kind not in "fiub":
+        raise WeightsError(f"holds {dtype}, which are no real numbers", where=where)
     return math.prod(shape) * dtype.itemsize
 
 

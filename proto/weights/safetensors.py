@@ -55,9 +55,9 @@ def read(path: str | os.PathLike[str]) -> Weights:
         header, start = _header(buffer)
         metadata = header.pop("__metadata__", {})
         tensors = {name: _tensor(name, entry, start, buffer) for name, entry in header.items()}
-        if sum(blob.count * blob.dtype.itemsize for blob in tensors.values()) > len(buffer) - start:
-            raise ParseError("tensors overlap")
+        _check_apart(tensors)
         known = json.loads(metadata[_KEY]) if _KEY in metadata else {}
+        _check_texts([list(header), known])
         layers = _ours(known["layers"], tensors) if "layers" in known else _grouped(tensors)
     except ParseError as error:
         raise WeightsError(error.message, where=str(path)) from None
@@ -106,6 +106,24 @@ def _tensor(name: str, entry: dict[str, Any], start: int, buffer: Buffer) -> Blo
     pieces = ((start + first, count, dtype.itemsize),) if count else ()
     values = Values(dtype, count, pieces)
     return BlobInfo(shape, False, dtype, count, start + first if count else -1, values, NOTHING)
+
+
+def _check_apart(tensors: Mapping[str, BlobInfo]) -> None:
+    """Raise ParseError if two tensors have a byte in common."""
+    end, before = 0, ""
+    held = [(blob.offset, name, blob) for name, blob in tensors.items() if blob.count]
+    for offset, name, blob in sorted(held, key=lambda item: item[:2]):
+        if offset < end:
+            raise ParseError(f"tensors {before!r} and {name!r} overlap")
+        end, before = offset + blob.count * blob.dtype.itemsize, name
+
+
+def _check_texts(known: object) -> None:
+    """Raise ParseError for a half of a surrogate pair, which no other format can hold."""
+    try:
+        json.dumps(known, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        raise ParseError("has a name that is not Unicode") from None
 
 
 def _ours(layers: list[list[Any]], tensors: dict[str, BlobInfo]) -> list[LayerEntry]:

@@ -98,6 +98,7 @@ CASES: dict[str, list[tuple[str, str]]] = {
     "CIO415": [("layer { name: 'h' type: 'HDF5Data' top: 'x' transform_param { scale: 2 } "
                 + "hdf5_data_param { source: 'list.txt' batch_size: 2 } }", "transforms nothing")],
     "CIO416": [(net(data="force_color: true force_gray: true"), "not both")],
+    "CIO418": [(net(data="rotate: true pad: 2"), "transform_param.rotate is a fork's field")],
     "CIO522": [(solver('regularization_type: "L3"'), "'L3'; known are L1, L2")],
     "CIO524": [(solver("test_iter: 0 test_interval: 5"), "tests no batch")],
     "CIO107": [(NET.replace("batch_size: 4", "batch_size: 4 mirror: true", 1), "transform_param")],

@@ -252,6 +252,20 @@ def test_unknown_fields_and_problems_are_warned_of(tmp_path):
     assert "net.prototxt:2:1" in text and "must be above 0" in text
 
 
+def test_fields_that_no_data_source_reads_are_warned_of(tmp_path):
+    """A training refuses them when it opens the source."""
+    path = tmp_path / "net.prototxt"
+    path.write_text(
+        'layer { name: "d" type: "Data" top: "x" transform_param { rotate: true mirror: true }\n'
+        '  data_param { source: "db" batch_size: 2 backend: LMDB side: 7 } }\n'
+    )
+    found = [line for line in shown_net(path).warnings if "fork's field" in line]
+    assert [line.partition(": is a")[0].rpartition(", ")[2] for line in found] == [
+        "transform_param.rotate",
+        "data_param.side",
+    ]
+
+
 def weights_file() -> Path:
     path = GOLDEN / "nets" / "residual_inplace" / "weights.caffemodel"
     if not path.exists():

@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -66,8 +67,14 @@ def clear(pattern: str) -> None:
         path.unlink()
 
 
-def campaign(arguments: list[str], pattern: str, snapshots: str, rng: random.Random) -> int:
-    """Run to the end, then again with kills: the last files are equal. Returns the kills."""
+def campaign(
+    arguments: list[str], pattern: str, snapshots: str, rng: random.Random, *, anew: bool = False
+) -> list[int]:
+    """Run to the end, then again with kills: the last files are equal.
+
+    Returns for each kill how many pairs had been written by then. A run that comes to its end is
+    begun behind its last pair but one, or `anew`.
+    """
     assert check(run(*arguments)).code == 0
     clear(snapshots)
     begin = time.monotonic()  # of the second run: the first one imports
@@ -75,12 +82,13 @@ def campaign(arguments: list[str], pattern: str, snapshots: str, rng: random.Ran
     whole, length = files(pattern), time.monotonic() - begin
     assert len(whole) == 2, whole.keys()
     clear(snapshots)
-    killed = 0
+    killed: list[int] = []
     for _ in range(KILLS):
         ended = run(*arguments, seconds=rng.uniform(0.01, length))
-        killed += ended.code == -signal.SIGALRM
-        if ended.code == 0:  # it came to its end: take that away, and go on from the pair before
-            clear(pattern)
+        if ended.code == -signal.SIGALRM:
+            killed.append(len(list(Path().glob(snapshots))) // 2)
+        elif ended.code == 0:
+            clear(snapshots if anew else pattern)
     assert check(run(*arguments)).code == 0
     assert files(pattern) == whole
     assert not [path.name for path in Path().iterdir() if path.name.startswith(".")]
@@ -93,7 +101,7 @@ def test_single_runs(name: str, training_case: Path) -> None:
     last = words[0].partition("=")[2]
     arguments = ["train", "solver.prototxt", "--snapshot", "auto", *COMMON, *settings(words)]
     killed = campaign(arguments, f"snap_iter_{last}.*", "snap_iter_*", random.Random(name))
-    assert killed > KILLS // 4 or not NIGHT
+    assert len(killed) > KILLS // 4 or not NIGHT
 
 
 def test_chains(training_case: Path) -> None:
@@ -105,8 +113,10 @@ def test_chains(training_case: Path) -> None:
         Path(names[-1]).write_text(text.replace('prefix: "snap"', f'prefix: "p{i}"'))
     words = settings(["max_iter=8", "snapshot=2", "test_interval=3", f"{BATCH}=100"])
     arguments = ["train", *names, *COMMON, *words]
-    killed = campaign(arguments, "p2_iter_8.*", "p?_iter_*", random.Random(3))
-    assert killed > KILLS // 4 or not NIGHT
+    killed = campaign(arguments, "p2_iter_8.*", "p?_iter_*", random.Random(3), anew=True)
+    if NIGHT:
+        phases = Counter(min(pairs // 4, 2) for pairs in killed)  # four pairs a phase
+        assert len(phases) == 3 and min(phases.values()) >= 3, phases
 
 
 CALLS = (
@@ -123,15 +133,15 @@ CALLS = (
 )
 
 
-def test_a_kill_at_every_call_of_a_snapshot(training_case: Path) -> None:
+@pytest.mark.parametrize("first", range(1, 6) if NIGHT else [1])
+def test_a_kill_at_every_call_of_a_snapshot(first: int, training_case: Path) -> None:
     """The process dies at its n-th call of the system, for each n: whole pairs, and it goes on."""
     arguments = ["train", "solver.prototxt", "--snapshot", "auto", *COMMON,
                  *settings(["max_iter=4", "snapshot=2", "test_interval=1000"]),
                  "--set", f"{BATCH}=100"]  # fmt: skip
     assert check(run(*arguments)).code == 0
     whole = files("snap_iter_4.*")
-    step = 1 if NIGHT else 5
-    for number in range(1, 400, step):
+    for number in range(first, 400, 5):
         clear("snap_iter_*")
         ended = run(*arguments, before=partial(die_at, number))
         if ended.code == 0:
@@ -173,9 +183,10 @@ def die_at(number: int) -> None:
 
 @pytest.mark.skipif(not NIGHT, reason="runs at night")
 @pytest.mark.parametrize("who", ["launcher", "root", "worker"])
-def test_workers(who: str, training_case: Path) -> None:
-    """Two workers; somebody is killed, and the same command goes on."""
-    arguments = ["train", "solver.prototxt", "--nproc", "2", "--snapshot", "auto", *COMMON,
+@pytest.mark.parametrize("count", [2, 3])
+def test_workers(who: str, count: int, training_case: Path) -> None:
+    """Several workers; somebody is killed, and the same command goes on."""
+    arguments = ["train", "solver.prototxt", "--nproc", str(count), "--snapshot", "auto", *COMMON,
                  *settings(["max_iter=300", "snapshot=20", "test_interval=50"])]  # fmt: skip
 
     def start() -> subprocess.Popen[bytes]:
@@ -185,17 +196,21 @@ def test_workers(who: str, training_case: Path) -> None:
     assert start().wait(300) == 0
     whole = files("snap_iter_300.*")
     clear("snap_iter_*")
-    rng = random.Random(who)
+    rng, killed = random.Random(who), 0
     for _ in range(5):
         process, before = start(), newest_whole_pair("snap")
         while newest_whole_pair("snap") == before and process.poll() is None:
             time.sleep(0.05)
         time.sleep(rng.uniform(0, 0.5))
         victims = [process.pid] if who == "launcher" else _workers(process.pid, who)
-        for pid in victims:
-            os.kill(pid, signal.SIGKILL)
+        if process.poll() is None:
+            assert victims
+            for pid in victims:
+                os.kill(pid, signal.SIGKILL)
+            killed += 1
         process.wait(120)
         clear("snap_iter_300.*")
+    assert killed >= 3
     assert start().wait(300) == 0
     assert files("snap_iter_300.*") == whole
 

@@ -143,3 +143,34 @@ def test_readers_that_go(command: list[str], tmp_path: Path) -> None:
         os.close(write)
     assert ended.code == 141, ended
     assert "Traceback" not in ended.err and "Error" not in ended.err
+
+
+@pytest.mark.parametrize("command", [["--help"], ["show", "--help"], ["--version"]], ids=" ".join)
+def test_help_that_nobody_can_read(command: list[str], tmp_path: Path) -> None:
+    read, write = os.pipe()
+    os.close(read)
+    full = os.open("/dev/full", os.O_WRONLY)
+    try:
+        assert run(*command, cwd=tmp_path, stdout=write).code == 141
+        assert "No space left" in one_error(run(*command, cwd=tmp_path, stdout=full))
+        for broken in (write, full):
+            ended = run("nothing", cwd=tmp_path, stdout=broken, stderr=broken)
+            assert ended.code in (2, 141) and not ended.text
+    finally:
+        os.close(write)
+        os.close(full)
+
+
+def test_programs_of_layers_with_names_that_torch_cannot_read_back(tmp_path: Path) -> None:
+    """torch.export writes any name of a module, and fails on its own brackets and commas."""
+    text = 'layer { name: "d" type: "Input" top: "d" input_param { shape { dim: 1 dim: 3 } } }\n'
+    bottom = "d"
+    for number, name in enumerate(
+        ("a\\033[31m", "a\\033(31m", "fc[1], x;y", "\\342\\200\\256", "ip/1x1")
+    ):
+        text += f'layer {{ name: "{name}" type: "InnerProduct" bottom: "{bottom}" top: "t{number}" '
+        text += "inner_product_param { num_output: 2 weight_filler { type: 'xavier' } } }\n"
+        bottom = f"t{number}"
+    (tmp_path / "net.prototxt").write_text(text)
+    ended = check(run("convert", "net.prototxt", "o.pt2", "--untrained", cwd=tmp_path))
+    assert ended.code == 0, ended

@@ -263,3 +263,23 @@ def test_intels_workers_test_shares_and_save_their_mean_statistics(
         results.append(next(line for line in lines if "test_net" in line)["outputs"])
     for name, value in results[0].items():
         assert results[1][name] == pytest.approx(value, rel=1e-5)
+
+
+@pytest.mark.parametrize(("profile", "shared"), [("nvidia", True), ("bvlc", False)])
+def test_who_tests(training_case: Path, profile: str, shared: bool) -> None:
+    """NVIDIA's workers test shares of the records; BVLC's root tests alone, on all of them."""
+    common = ["train", "solver.prototxt", "--weights", "init.caffemodel", "--caffe", profile]
+    common += ["--set", "base_lr=0", "--set", "max_iter=1", "--set", "snapshot_after_train=false"]
+    common += ["--set", "test_interval=1", "--device", "cpu"]
+    counts = (10, 5) if shared else (6, 6)  # 10 batches are all records, from whichever on
+    for workers, count, name in zip(("1", "2"), counts, ("one", "two"), strict=True):
+        more = ["--set", f"test_iter[0]={count}", "--metrics", f"{name}.jsonl"]
+        run = caffeio(*common, *more, "--nproc", workers)
+        assert run.returncode == 0, run.stderr
+    results = []
+    for name in ("one.jsonl", "two.jsonl"):
+        lines = [json.loads(line) for line in Path(name).read_text().splitlines()]
+        results.append([line for line in lines if "test_net" in line][-1]["outputs"])
+    assert len(results[0]) > 1
+    for name, value in results[0].items():
+        assert results[1][name] == pytest.approx(value, rel=1e-5 if shared else 1e-7)

@@ -215,3 +215,34 @@ def test_convolutions_may_share_in_another_shape() -> None:
         assert second.shape == (8, 3, 1, 1)
         assert second.data_ptr() == first.data_ptr()
         assert trainer.step(2)
+
+
+def test_a_net_of_volumes_trains(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Blobs of five axes, beside images of four: channels last is a layout of images."""
+    monkeypatch.chdir(tmp_path)
+    Path("s.prototxt").write_text("""
+    net_param {
+      layer { name: "data" type: "DummyData" top: "data" top: "image" top: "label"
+        dummy_data_param { shape { dim: 2 dim: 2 dim: 3 dim: 4 dim: 4 }
+        shape { dim: 2 dim: 2 dim: 4 dim: 4 }
+        shape { dim: 2 } data_filler { type: "gaussian" } data_filler { type: "gaussian" }
+        data_filler { value: 1 } } }
+      layer { name: "volumes" type: "Convolution" bottom: "data" top: "volumes"
+        convolution_param { num_output: 3 kernel_size: 2 weight_filler { type: "xavier" } } }
+      layer { name: "images" type: "Convolution" bottom: "image" top: "images"
+        convolution_param { num_output: 3 kernel_size: 2 weight_filler { type: "xavier" } } }
+      layer { name: "a" type: "InnerProduct" bottom: "volumes" top: "a"
+        inner_product_param { num_output: 2 weight_filler { type: "xavier" } } }
+      layer { name: "b" type: "InnerProduct" bottom: "images" top: "b"
+        inner_product_param { num_output: 2 weight_filler { type: "xavier" } } }
+      layer { name: "sum" type: "Eltwise" bottom: "a" bottom: "b" top: "sum" }
+      layer { name: "loss" type: "SoftmaxWithLoss" bottom: "sum" bottom: "label" top: "loss" }
+    }
+    base_lr: 0.1 lr_policy: "fixed" max_iter: 2 random_seed: 1 solver_mode: CPU
+    snapshot_prefix: "snap" """)
+    with Trainer("s.prototxt") as trainer:
+        before = [trainer.net.params[name][0].detach().clone() for name in ("volumes", "images")]
+        assert trainer.solve()
+        after = [trainer.net.params[name][0] for name in ("volumes", "images")]
+    assert before[0].dim() == 5 and before[1].dim() == 4
+    assert not any(torch.equal(a, b) for a, b in zip(before, after, strict=True))

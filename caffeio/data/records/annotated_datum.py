@@ -13,13 +13,13 @@ from caffeio.data.records.datum import (
     Buffer,
     Datum,
     bad,
-    encode_varint,
     int32,
     put_varint,
     scan_datum,
     skip,
     varint,
 )
+from caffeio.proto.io.wire import varint as encode_varint
 
 
 class Box(NamedTuple):

@@ -117,7 +117,9 @@ class DatabaseSource(LoaderSource):
     def _set_up(self) -> None:
         layer, o = self.layer, self.layer.options
         self.epoch_size = self.db.size
-        sharded = layer.phase == "TRAIN" or layer.profile.data_sharding == "stride"
+        profile = layer.profile
+        everywhere = profile.tests_on_all_workers or profile.data_sharding == "stride"
+        sharded = layer.phase == "TRAIN" or everywhere
         rank, world = (o.rank, o.world) if sharded else (0, 1)
         self._world = world
         shuffle = layer.param.data_param.shuffle

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from caffeio.data.base import DataSource, SourceContext, batch_of
+from caffeio.proto.io.broken import BROKEN_HDF5
 from caffeio.proto.io.regular import check_regular
 
 Rows = list[NDArray[np.float32]]
@@ -58,7 +59,7 @@ class Hdf5Source(DataSource):
             check_regular(path)
             with self._h5.File(path, "r") as file:
                 self._blobs: Rows = [self._dataset(file, path, top) for top in self.layer.param.top]
-        except OSError as error:
+        except BROKEN_HDF5 as error:
             raise self.layer.error(f"cannot read HDF5 file {path!r}: {error}") from None
         counts = [len(blob) for blob in self._blobs]
         self.layer.check(

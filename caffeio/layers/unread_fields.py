@@ -1,4 +1,7 @@
-"""Fields of forks that change the data and are not read here: refused, never passed over.
+"""Fields of forks that change the data and are not read here: told before a source is opened.
+
+`show` warns of them, `lint` finds them, a data source refuses them. A net whose data are given
+is built all the same.
 
 The canonical schema numbers what BVLC does not have from 20000 on.
 """
@@ -8,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from caffeio.layers.registry import is_data_type
 from caffeio.proto import caffe_pb2 as pb
 
 _FORKS = 20_000
@@ -34,8 +38,10 @@ _HARMLESS = frozenset(  # they change how fast a batch comes, or what is shown m
 )  # fmt: skip
 
 
-def foreign_fields(param: pb.LayerParameter) -> Iterator[str]:
-    """The paths of the fields that change a data layer's numbers and that no source here reads."""
+def unread_fields(param: pb.LayerParameter) -> Iterator[str]:
+    """Find the fields that change a data layer's numbers and that no source here reads: paths."""
+    if not is_data_type(param.type):
+        return
     for message, read in _READ.items():
         if param.HasField(message):
             for field, value in getattr(param, message).ListFields():
