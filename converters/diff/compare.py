@@ -80,7 +80,7 @@ def solver_diff_of(left: Source, right: Source, settings: Settings) -> SolverDif
     if settings.caffe:
         for side in sides:
             side.profile = get_profile(settings.caffe)
-    options = solver_diff.Options(
+    options = solver_diff.SolverDiffOptions(
         settings.follow_nets, settings.dataset_size, settings.workers, settings.show_all
     )
     return solver_diff.diff_solvers(sides[0], sides[1], options)
@@ -95,7 +95,7 @@ def _solvers(left: Source, right: Source, settings: Settings) -> Report:
 def _phases(left: Source, right: Source, settings: Settings) -> Report:
     from caffeio.converters.diff import phases_diff, solver_diff
 
-    options = solver_diff.Options(
+    options = solver_diff.SolverDiffOptions(
         settings.follow_nets, settings.dataset_size, settings.workers, settings.show_all
     )
     return phases_diff.report(left, right, options, dialect=settings.dialect, caffe=settings.caffe)

@@ -15,7 +15,7 @@ from caffeio.profiles import get_profile
 def report(
     left: Source,
     right: Source,
-    options: solver_diff.Options,
+    options: solver_diff.SolverDiffOptions,
     *,
     dialect: str | None,
     caffe: str | None,
@@ -50,7 +50,7 @@ def report(
 
 
 def _pair(
-    out: Report, number: int, a: SolverSide, b: SolverSide, options: solver_diff.Options
+    out: Report, number: int, a: SolverSide, b: SolverSide, options: solver_diff.SolverDiffOptions
 ) -> tuple[str, dict[str, Any]]:
     """Add what is different to the report; returns it in words and as data."""
     one = solver_report.report(solver_diff.diff_solvers(a, b, options))
