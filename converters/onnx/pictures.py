@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from caffeio._json import to_json
-from caffeio.converters.deploy.deploy_net import Options, as_given
+from caffeio.converters.deploy.deploy_net import DeployOptions, as_given
 from caffeio.converters.onnx.build import Built
 from caffeio.converters.preprocessing import DRAWING, parse_mean
 from caffeio.data.base import read_mean
@@ -158,7 +158,7 @@ class Pictures:
 
 def find_pictures(
     file: NetFile,
-    options: Options,
+    options: DeployOptions,
     choices: PictureOptions,
     profile: Profile,
     inputs: dict[str, Shape],
