@@ -173,6 +173,8 @@ def write_program(
     net, notes = load_deploy_net(prototxt, weights, options)
     made = {top for step in net.steps if not step.layer.is_source for top in step.tops}
     outputs = list(options.outputs) or [blob for blob in net.outputs if blob in made]
+    if not outputs:
+        raise UnsupportedError(f"net {net.name!r} has no output to export")
     read = {name for step in net.steps for name in step.bottoms}
     tops = [top for step in net.steps if step.layer.is_source for top in step.tops]
     sources = [top for top in tops if top in read]
