@@ -134,8 +134,11 @@ LINKS :=
 links: docs
 	$(BIN)/python .ci/links.py site $(LINKS)
 
+# All benchmarks with their defaults, half an hour on an idle machine; BENCH='text train' for some.
+# What they print goes into docs/performance.md, with the machine and the versions.
+BENCH :=
 bench: $(STAMP)
-	for file in benchmarks/bench_*.py; do $(BIN)/python $$file; done
+	$(BIN)/python benchmarks/run_all.py $(BENCH)
 
 clean:
 	rm -rf $(VENV) .venv-lowest .venv-newest .venv-portable .venv-models .venv-opencv5 .venv-openvino .venv-mobile build dist site demo
