@@ -7,9 +7,12 @@ gives views of the mapped file; h5py is needed to write, and to read chunked or 
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import re
+import sys
+import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -255,12 +258,33 @@ def write_h5(path: Path_, fill: Callable[[Any], None], *, sync: bool) -> None:
     """Let `fill` write an HDF5 file in the oldest format, which every Caffe reads."""
     library = _library(path, "to write", SnapshotError)
     with atomic_path(path, sync=sync) as temporary:
-        try:
-            with library.File(temporary, "w", libver=("earliest", "v108")) as file:
-                fill(file)
-        except (OSError, RuntimeError) as problem:
-            number = getattr(problem, "errno", None) or _errno_in(str(problem))
-            raise write_error(path, OSError(number, str(problem))) from None
+        number, text = 0, ""
+        with _quiet_ends():
+            try:
+                _fill(library, temporary, fill)
+            except (OSError, RuntimeError) as problem:
+                text = str(problem)
+                number = getattr(problem, "errno", None) or _errno_in(text)
+                traceback.clear_frames(problem.__traceback__)
+        if text:
+            text = os.strerror(number) if number else text.splitlines()[0]
+            raise write_error(path, OSError(number, text))
+
+
+@contextlib.contextmanager
+def _quiet_ends() -> Iterator[None]:
+    """Let h5py not print, again and again, that what is still open cannot be written either."""
+    old = sys.excepthook, sys.unraisablehook
+    sys.excepthook, sys.unraisablehook = lambda *_: None, lambda _: None
+    try:
+        yield
+    finally:
+        sys.excepthook, sys.unraisablehook = old
+
+
+def _fill(library: Any, path: Path, fill: Callable[[Any], None]) -> None:
+    with library.File(path, "w", libver=("earliest", "v108")) as file:
+        fill(file)
 
 
 def _errno_in(text: str) -> int:
