@@ -8,11 +8,11 @@ gives views of the mapped file; h5py is needed to write, and to read chunked or 
 from __future__ import annotations
 
 import contextlib
+import errno
 import math
 import os
 import re
-import sys
-import traceback
+import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,7 +21,7 @@ import numpy as np
 
 from caffeio.errors import CaffeIOError, ParseError, SnapshotError, WeightsError
 from caffeio.memory import check_room
-from caffeio.proto.io.atomic import atomic_path, write_error
+from caffeio.proto.io.atomic import atomic_path, atomic_write, write_error
 from caffeio.proto.io.blobs import MAX_AXES, NOTHING, Array, BlobInfo, Values
 from caffeio.proto.io.wire import Buffer
 from caffeio.proto.weights.hdf5_reader import Dataset, ExoticError, Group, read_tree
@@ -31,6 +31,8 @@ from caffeio.proto.weights.write import per_layer
 if TYPE_CHECKING:
     from caffeio.proto.caffe_pb2 import NetParameter
 
+_OLDEST = ("earliest", "v108")
+_IN_MEMORY = 256 << 20  # bytes of a file that is made in memory first
 Path_ = str | os.PathLike[str]
 _MAX_RATIO = 1100  # deflate cannot compress better; a smaller store cannot hold a data set
 
@@ -233,7 +235,8 @@ def write_caffemodel_h5(
                     if array is not None:
                         write_numbers(group, str(i), array)
 
-    write_h5(path, fill, sync=sync)
+    arrays = [a for layers in groups.values() for row in layers for a in row if a is not None]
+    write_h5(path, fill, sync=sync, size=sum(map(stored_bytes, arrays)))
 
 
 def write_numbers(group: Any, name: str, array: Array) -> None:
@@ -254,37 +257,51 @@ def write_string(file: Any, name: str, text: str) -> None:
     dataset.write(h5py.h5s.ALL, h5py.h5s.ALL, np.array(raw, f"S{len(raw) + 1}"), kind)
 
 
-def write_h5(path: Path_, fill: Callable[[Any], None], *, sync: bool) -> None:
-    """Let `fill` write an HDF5 file in the oldest format, which every Caffe reads."""
+def stored_bytes(array: Array) -> int:
+    """What `write_numbers` makes of an array: doubles stay, all else becomes float32."""
+    return int(array.size) * (8 if array.dtype == np.float64 else 4)
+
+
+def write_h5(path: Path_, fill: Callable[[Any], None], *, sync: bool, size: int) -> None:
+    """Let `fill` write an HDF5 file in the oldest format, which every Caffe reads.
+
+    `size`: bytes of its numbers. The HDF5 library crashes the process later on if a disk takes no
+    more, so a file is made in memory, unless it is large: then the room is asked for before.
+    """
     library = _library(path, "to write", SnapshotError)
+    if size <= _IN_MEMORY:
+        image = memory_file(library, fill, libver=_OLDEST)
+        with atomic_write(path, sync=sync, needed=len(image)) as whole:
+            whole.write(image)
+        return
+    _check_disk(path, size)
     with atomic_path(path, sync=sync) as temporary:
-        number, text = 0, ""
-        with _quiet_ends():
-            try:
-                _fill(library, temporary, fill)
-            except (OSError, RuntimeError) as problem:
-                text = str(problem)
-                number = getattr(problem, "errno", None) or _errno_in(text)
-                traceback.clear_frames(problem.__traceback__)
-        if text:
-            text = os.strerror(number) if number else text.splitlines()[0]
-            raise write_error(path, OSError(number, text))
+        try:
+            with library.File(temporary, "w", libver=_OLDEST) as file:
+                fill(file)
+        except (OSError, RuntimeError) as problem:
+            number = getattr(problem, "errno", None) or _errno_in(str(problem))
+            text = os.strerror(number) if number else str(problem).split("\n")[0]
+            raise write_error(path, OSError(number, text)) from None
 
 
-@contextlib.contextmanager
-def _quiet_ends() -> Iterator[None]:
-    """Let h5py not print, again and again, that what is still open cannot be written either."""
-    old = sys.excepthook, sys.unraisablehook
-    sys.excepthook, sys.unraisablehook = lambda *_: None, lambda _: None
-    try:
-        yield
-    finally:
-        sys.excepthook, sys.unraisablehook = old
-
-
-def _fill(library: Any, path: Path, fill: Callable[[Any], None]) -> None:
-    with library.File(path, "w", libver=("earliest", "v108")) as file:
+def memory_file(h5py: Any, fill: Callable[[Any], None], **options: Any) -> bytes:
+    """The bytes of the HDF5 file that `fill` writes, which no disk sees before it is whole."""
+    options = {"driver": "core", "backing_store": False, **options}
+    with h5py.File(f"memory-{uuid.uuid4()}", "w", **options) as file:
         fill(file)
+        file.flush()
+        image: bytes = file.id.get_file_image()
+    return image
+
+
+def _check_disk(path: Path_, size: int) -> None:
+    """Raise SnapshotError if the file system has less room than that."""
+    with contextlib.suppress(OSError, AttributeError):  # no such folder: said later; Windows
+        room = os.statvfs(Path(path).absolute().parent)
+        if room.f_bavail * room.f_frsize < size:
+            full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            raise write_error(path, full, needed=size)
 
 
 def _errno_in(text: str) -> int:

@@ -35,6 +35,7 @@ from caffeio.proto.weights.hdf5 import (
     numbered,
     read_group,
     read_packed,
+    stored_bytes,
     values_of,
     write_h5,
     write_numbers,
@@ -228,7 +229,7 @@ def _write_h5(
         for i, array in enumerate(state.history):
             write_numbers(history, str(i), array)
 
-    write_h5(path, fill, sync=sync)
+    write_h5(path, fill, sync=sync, size=sum(map(stored_bytes, state.history)))
 
 
 def snapshot_names(prefix: str | os.PathLike[str]) -> list[tuple[int, Path]]:
