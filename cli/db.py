@@ -11,6 +11,7 @@ from caffeio.cli._files import read_names, require_picture, write_picture
 from caffeio.cli._options import forms, max_pixels
 from caffeio.cli._terminal import say, say_json
 from caffeio.shape_text import format_shape
+from caffeio.tools.source_formats import SOURCE_FORMATS
 
 BACKEND = click.option(
     "--backend", type=click.Choice(["lmdb", "leveldb"]), default="lmdb", show_default=True,
@@ -103,7 +104,7 @@ def _size(ctx: click.Context, param: click.Parameter, value: str | None) -> tupl
 @click.argument("sources", metavar="SOURCE...", nargs=-1, required=True)
 @click.argument("database", metavar="DB", type=click.Path())
 @click.option("--from", "--format", "format", help="What SOURCE is. Default: told by its content.",
-              type=click.Choice(["list", "folders", "idx", "cifar", "npz", "hdf5"]))  # fmt: skip
+              type=click.Choice(SOURCE_FORMATS))  # fmt: skip
 @BACKEND
 @click.option("--root", metavar="PREFIX",
               help="Of a list: put before each path as it is (default: its folder).")  # fmt: skip

@@ -22,13 +22,10 @@ Examples:
 
 def _mean(
     ctx: click.Context, param: click.Parameter, value: str | None
-) -> str | list[float] | None:
-    if value is None:
-        return None
-    try:
-        return [float(part) for part in value.split(",")]
-    except ValueError:
-        return value  # the name of a mean file
+) -> str | tuple[float, ...] | None:
+    from caffeio.converters.preprocessing import parse_mean
+
+    return None if value is None else parse_mean(value)
 
 
 @click.command(epilog=EPILOG, no_args_is_help=True)

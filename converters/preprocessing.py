@@ -18,6 +18,14 @@ RUNTIMES = ("opencv", "onnxruntime", "pytorch")
 DRAWING = ("random_resize_param", "random_aspect_ratio_param", "distort_param", "expand_param")
 
 
+def parse_mean(text: str) -> tuple[float, ...] | str:
+    """Read the value of --mean: numbers as in `104,117,123`, else it is the name of a mean file."""
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError:
+        return text
+
+
 @dataclass(frozen=True)
 class Recipe:
     """How a picture becomes the blob `blob`; `told` says whether the net's file says so."""

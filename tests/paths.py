@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,9 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 GOLDEN = ROOT / "tests" / "golden"
 SHARED = ROOT.parent / "shared"
+
+EXPORTS_PROGRAMS = tuple(map(int, version("torch").split(".")[:2])) >= (2, 7)
+NO_PROGRAMS = "the exporter of torch 2.6 fails in onnxscript's own conversion of versions"
 
 needs_shared = pytest.mark.skipif(
     not SHARED.exists(), reason="the reference material beside the repository is absent"

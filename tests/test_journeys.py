@@ -18,7 +18,7 @@ from click.testing import CliRunner
 
 from caffeio.cli.main import main
 from caffeio.demo import glyphs, recipe
-from tests.paths import ROOT, SHARED, needs_shared
+from tests.paths import EXPORTS_PROGRAMS, NO_PROGRAMS, ROOT, SHARED, needs_shared
 
 PAGES = {
     page.name: page.read_text(encoding="utf-8")
@@ -108,6 +108,7 @@ def test_b_a_recipe_of_many_workers(demo: Path) -> None:
     assert "Written: run.png" in run("caffeio plot m.jsonl")
 
 
+@pytest.mark.skipif(not EXPORTS_PROGRAMS, reason=NO_PROGRAMS)
 def test_c_a_pytorch_module_for_a_chip(here: Path) -> None:
     """A module's weights as a caffemodel: checked, and never a wrong file without a word."""
     import torch

@@ -14,7 +14,7 @@ Ints = tuple[int, ...]
 Shape = tuple[int, ...]
 
 
-class Owner(Protocol):
+class WindowOwner(Protocol):
     """The layer whose window it is: it makes the errors."""
 
     def check(self, ok: bool, message: str, *, field: str | None = None) -> None:
@@ -22,7 +22,7 @@ class Owner(Protocol):
 
 
 def per_axis(
-    owner: Owner, p: Any, name: str, field: str, axes: int, default: int | None,
+    owner: WindowOwner, p: Any, name: str, field: str, axes: int, default: int | None,
     *, both: bool = False,
 ) -> Ints:  # fmt: skip
     """Values of field `name` (repeated, or its _h and _w) of message `p` for `axes` spatial axes.
@@ -71,7 +71,7 @@ def least_sizes(kernel: Ints, pad: Ints, dilation: Ints) -> Ints:
     return tuple(d * (k - 1) + 1 - 2 * p for k, p, d in zip(kernel, pad, dilation, strict=True))
 
 
-def check_positive(owner: Owner, values: Ints, field: str) -> None:
+def check_positive(owner: WindowOwner, values: Ints, field: str) -> None:
     """Raise LayerError unless all `values` are above 0."""
     owner.check(all(v > 0 for v in values), f"must be above 0, not {values}", field=field)
 

@@ -28,7 +28,6 @@ from caffeio.tools.picture_arrays import (
 )
 
 SUFFIXES = (".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
-FORMATS = ("list", "folders", "idx", "cifar", "npz", "hdf5")
 _ARRAY_OPTIONS = {"images", "labels", "layout"}
 _LABEL = re.compile(rb"\S +[+-]?\d+\s*$")
 
@@ -45,7 +44,7 @@ class Made:
 
 
 def format_of(path: Path) -> str:
-    """Which of FORMATS a file or folder is. Raises DataError."""
+    """Which of SOURCE_FORMATS a file or folder is. Raises DataError."""
     if path.is_dir():
         return "folders"
     try:
@@ -92,14 +91,15 @@ def create_db(
 ) -> Made:
     """Write the pictures of a data set into a new database; returns what was made.
 
-    sources: one list, folder or file; of CIFAR all batches. format: one of FORMATS, by default told
-    by the content. root: put before the paths of a list (default: the list's folder and a slash).
-    classes: of folders, a file of class names in the order of their labels; it is written if it is
-    not there. labels, images, layout: of arrays; of IDX, `labels` is a file, of CIFAR-100 fine or
-    coarse. swap_colors: of arrays, store BGR for RGB, as Caffe's nets for photographs expect.
-    shuffle: by default only folders are, whose records would else stand class after class. size:
-    (height, width) to resize to. encode_type: store image files (png, jpg) and no pixels. skipped:
-    called with a message for each picture that cannot be read. Raises DataError.
+    sources: one list, folder or file; of CIFAR all batches. format: one of SOURCE_FORMATS, by
+    default told by the content. root: put before the paths of a list (default: the list's folder
+    and a slash). classes: of folders, a file of class names in the order of their labels; it is
+    written if it is not there. labels, images, layout: of arrays; of IDX, `labels` is a file, of
+    CIFAR-100 fine or coarse. swap_colors: of arrays, store BGR for RGB, as Caffe's nets for
+    photographs expect. shuffle: by default only folders are, whose records would else stand class
+    after class. size: (height, width) to resize to. encode_type: store image files (png, jpg) and
+    no pixels. skipped: called with a message for each picture that cannot be read. Raises
+    DataError.
     """
     paths = [Path(source) for source in sources]
     kind = format or format_of(paths[0])

@@ -79,7 +79,7 @@ def solver_diff_of(left: Source, right: Source, settings: Settings) -> SolverDif
     if settings.caffe:
         for side in sides:
             side.profile = get_profile(settings.caffe)
-    options = solver_diff.Options(
+    options = solver_diff.SolverDiffOptions(
         settings.follow_nets, settings.dataset_size, settings.workers, settings.show_all
     )
     return solver_diff.diff_solvers(sides[0], sides[1], options)

@@ -58,6 +58,12 @@ def exported(model: Any, arguments: tuple[Any, ...] | None, where: str) -> Model
             "pip install 'caffeio[torch-export]'",
             where=where,
         )
+    if program and tuple(map(int, torch.__version__.split(".")[:2])) < (2, 7):
+        raise UnsupportedError(
+            f"reading a torch.export program needs PyTorch 2.7 or later, this is "
+            f"{torch.__version__}: its exporter does not fit onnxscript's",
+            where=where,
+        )
     training = [] if program else [m for m in model.modules() if m.training]
     said = ""
     try:

@@ -19,7 +19,7 @@ import numpy as np
 
 from caffeio import __version__
 from caffeio._json import to_json
-from caffeio.converters.deploy.deploy_net import Options, PathLike, load_deploy_net
+from caffeio.converters.deploy.deploy_net import DeployOptions, PathLike, load_deploy_net
 from caffeio.converters.onnx.build import Built, build, located
 from caffeio.converters.onnx.choices import Choices
 from caffeio.converters.onnx.dynamic import find_sizes
@@ -54,13 +54,13 @@ def export_onnx(
 ) -> list[str]:
     """Write the net of `prototxt` with `weights` as the ONNX model `out_path`.
 
-    `options` are the fields of `deploy.deploy_net.Options`: `input_shapes`, `deploy`,
+    `options` are the fields of `deploy.deploy_net.DeployOptions`: `input_shapes`, `deploy`,
     `dialect` ... With `dynamic_batch` the first dimension of inputs and outputs may be any. Weights
     of 2 GB or more (or with `external_data`) go to `<out_path>.data`. `choices` are those
     of the command's flags. Returns notes on what was left out. Raises UnsupportedError for a layer
     that has no ONNX form, and CaffeIOError.
     """
-    chosen = Options(**{"outputs": tuple(outputs or ()), **options})
+    chosen = DeployOptions(**{"outputs": tuple(outputs or ()), **options})
     choices = choices or Choices()
     axes = {*choices.dynamic, *(("batch",) if dynamic_batch else ())}
     net, notes = load_deploy_net(prototxt, weights, chosen)
@@ -91,7 +91,12 @@ def export_onnx(
 
 
 def _add_pictures(
-    built: Built, net: Net, file: NetFile, options: Options, choices: PictureOptions, props: Props
+    built: Built,
+    net: Net,
+    file: NetFile,
+    options: DeployOptions,
+    choices: PictureOptions,
+    props: Props,
 ) -> str:
     """Put the preprocessing before the net; tells what goes in."""
     shapes = {name: built.graph.shapes[name] for name in built.inputs}

@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 
 from caffeio._json import to_json
-from caffeio.converters.deploy.deploy_net import Options, as_given
+from caffeio.converters.deploy.deploy_net import DeployOptions, as_given
 from caffeio.converters.onnx.build import Built
-from caffeio.converters.preprocessing import DRAWING
+from caffeio.converters.preprocessing import DRAWING, parse_mean
 from caffeio.data.base import read_mean
 from caffeio.data.draws import NO_DRAWS
 from caffeio.data.transform.normalize import Image, Window
@@ -158,7 +158,7 @@ class Pictures:
 
 def find_pictures(
     file: NetFile,
-    options: Options,
+    options: DeployOptions,
     choices: PictureOptions,
     profile: Profile,
     inputs: dict[str, Shape],
@@ -217,11 +217,11 @@ def _override(param: pb.TransformationParameter, choices: PictureOptions) -> Non
         return
     param.ClearField("mean_file")
     param.ClearField("mean_value")
-    try:
-        param.mean_value.extend(float(text) for text in choices.mean.split(","))
-    except ValueError:
-        param.ClearField("mean_value")
-        param.mean_file = choices.mean
+    mean = parse_mean(choices.mean)
+    if isinstance(mean, str):
+        param.mean_file = mean
+    else:
+        param.mean_value.extend(mean)
 
 
 def _mean(param: pb.TransformationParameter, file: NetFile) -> np.ndarray | None:

@@ -14,13 +14,14 @@ STYLE = """
 @media (prefers-color-scheme: dark) {
   :root { --left: #ff8a80; --right: #69db9a; --warn: #ffc46b; } }
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 75rem; margin: 2rem auto; padding: 0 1rem; }
-h1 { font-size: 1.3rem; } h2 { font-size: 1.05rem; margin-top: 2rem; }
+h1 { font-size: 1.3rem; overflow-wrap: anywhere; } h2 { font-size: 1.05rem; margin-top: 2rem; }
 table { border-collapse: collapse; display: block; overflow-x: auto; }
 th, td { text-align: left; vertical-align: top; padding: .2rem .9rem .2rem 0;
   border-bottom: 1px solid var(--edge); }
 td, .mono { font-family: ui-monospace, monospace; font-size: .88rem; overflow-wrap: anywhere; }
 td:first-child { overflow-wrap: normal; } td.num { white-space: nowrap; }
-@media (max-width: 40rem) { td { overflow-wrap: normal; } }  /* the table scrolls */
+@media (max-width: 40rem) { td { overflow-wrap: normal; }  /* the table scrolls */
+  td:last-child:not(.num) { min-width: 12rem; } }
 th { font-weight: 600; color: var(--dim); } .num { text-align: right; }
 .left, .bad { color: var(--left); } .right, .good { color: var(--right); }
 svg.curves { max-width: 100%; height: auto; color: inherit; }

@@ -126,8 +126,13 @@ def signed(value: int, bits: int = 64) -> int:
     return value - (1 << bits) if value >> (bits - 1) else value
 
 
+_SMALL = [bytes([i]) for i in range(0x80)]
+
+
 def varint(value: int) -> bytes:
     """Encode an integer; negative ones take ten bytes, as protobuf's int32 and int64 do."""
+    if 0 <= value < 0x80:
+        return _SMALL[value]
     value &= _MASK64
     out = bytearray()
     while value > 0x7F:

@@ -11,6 +11,8 @@ import re
 import struct
 from collections.abc import Callable
 
+from caffeio.proto.io.wire import varint
+
 SKIP = r"\s*+(?:\#[^\n]*+\s*+)*+"
 STRING = r""" (?: "[^"\\\n]*+(?:\\.[^"\\\n]*+)*+" | '[^'\\\n]*+(?:\\.[^'\\\n]*+)*+' ) """.replace(
     " ", ""
@@ -44,22 +46,6 @@ class BadValueError(ValueError):
         """`at` counts from the begin of the value's text."""
         super().__init__(message)
         self.at = at
-
-
-def varint(value: int) -> bytes:
-    """The wire form of a whole number; negative ones count as 64 bits."""
-    if 0 <= value < 128:
-        return _SMALL[value]
-    value &= 0xFFFFFFFFFFFFFFFF
-    out = bytearray()
-    while value > 127:
-        out.append(value & 127 | 128)
-        value >>= 7
-    out.append(value)
-    return bytes(out)
-
-
-_SMALL = [bytes([i]) for i in range(128)]
 
 
 def atom(text: str) -> str:

@@ -24,7 +24,7 @@ from caffeio.memory import check_room
 from caffeio.proto.io.atomic import atomic_path, atomic_write, write_error
 from caffeio.proto.io.blobs import MAX_AXES, NOTHING, Array, BlobInfo, Values
 from caffeio.proto.io.wire import Buffer
-from caffeio.proto.weights.hdf5_reader import Dataset, ExoticError, Group, read_tree
+from caffeio.proto.weights.hdf5_reader import Dataset, ExoticError, Hdf5Group, read_tree
 from caffeio.proto.weights.mapping import LayerEntry, Weights
 from caffeio.proto.weights.write import per_layer
 
@@ -45,7 +45,7 @@ def load_weights_h5(path: Path_, buffer: Buffer) -> Weights:
     """
     root = read_group(path, buffer, WeightsError)
     data, diffs = root.members.get("data"), root.members.get("diff")
-    if not isinstance(data, Group):
+    if not isinstance(data, Hdf5Group):
         found = ", ".join(sorted(root.members)) or "nothing"
         message = f"has no group 'data', so it is not a Caffe HDF5 model (it has {found})"
         if "iter" in root.members:
@@ -66,23 +66,23 @@ def load_weights_h5(path: Path_, buffer: Buffer) -> Weights:
     return Weights(Path(path), "hdf5", "", layers, buffer, fetch)
 
 
-def _layer_groups(group: Group, prefix: str) -> Iterator[tuple[str, Group]]:
+def _layer_groups(group: Hdf5Group, prefix: str) -> Iterator[tuple[str, Hdf5Group]]:
     """The groups that are layers: those with data sets, and those with nothing in them."""
     for name, member in group.members.items():
-        if isinstance(member, Group):
+        if isinstance(member, Hdf5Group):
             inner = member.members.values()
             if not inner or any(isinstance(m, Dataset) for m in inner):
                 yield prefix + name, member
             yield from _layer_groups(member, f"{prefix}{name}/")
 
 
-def _find_group(group: Group | Dataset | None, name: str) -> Group | None:
+def _find_group(group: Hdf5Group | Dataset | None, name: str) -> Hdf5Group | None:
     for part in name.split("/"):
-        group = group.members.get(part) if isinstance(group, Group) else None
-    return group if isinstance(group, Group) else None
+        group = group.members.get(part) if isinstance(group, Hdf5Group) else None
+    return group if isinstance(group, Hdf5Group) else None
 
 
-def _entry(layer: str, group: Group, diffs: Group | None) -> LayerEntry:
+def _entry(layer: str, group: Hdf5Group, diffs: Hdf5Group | None) -> LayerEntry:
     """A layer: its data sets are named 0, 1, ...; those that another layer owns are not there."""
     blobs = []
     numbers = sorted(int(n) for n in group.members if n.isdecimal() and len(n) < 9)
@@ -103,7 +103,7 @@ def _entry(layer: str, group: Group, diffs: Group | None) -> LayerEntry:
     return LayerEntry(layer, "", blobs, indices=() if whole else tuple(numbers))
 
 
-def numbered(group: Group, what: str, names: list[str] | None = None) -> list[Dataset]:
+def numbered(group: Hdf5Group, what: str, names: list[str] | None = None) -> list[Dataset]:
     """The data sets `names` of a group, else "0", "1", ...; ParseError if others are there."""
     data = {n: m for n, m in group.members.items() if isinstance(m, Dataset)}
     wanted = [str(i) for i in range(len(data))] if names is None else names
@@ -126,7 +126,7 @@ def values_of(dataset: Dataset) -> Values:
     return Values(dataset.dtype, count, ((dataset.offset, count, dataset.dtype.itemsize),))
 
 
-def read_group(path: Path_, buffer: Buffer, error: type[CaffeIOError]) -> Group:
+def read_group(path: Path_, buffer: Buffer, error: type[CaffeIOError]) -> Hdf5Group:
     """The structure of an HDF5 file: by our own reader, by h5py if that does not know it."""
     try:
         return read_tree(buffer)
@@ -154,10 +154,10 @@ def _library(path: Path_, why: str, error: type[CaffeIOError]) -> Any:
     return h5py
 
 
-def _h5py_group(group: Any, depth: int) -> Group:
+def _h5py_group(group: Any, depth: int) -> Hdf5Group:
     if depth > 64:
         raise ParseError("HDF5 groups are nested more than 64 deep")
-    members: dict[str, Group | Dataset] = {}
+    members: dict[str, Hdf5Group | Dataset] = {}
     for name in group:
         link = group.get(name, getlink=True)
         if type(link).__name__ != "HardLink":
@@ -169,7 +169,7 @@ def _h5py_group(group: Any, depth: int) -> Group:
             members[name] = _h5py_dataset(member)
         else:
             raise ParseError(f"HDF5: {member.name} is neither group nor data set")
-    return Group(members)
+    return Hdf5Group(members)
 
 
 def _h5py_dataset(dataset: Any) -> Dataset:

@@ -41,7 +41,7 @@ from caffeio.proto.weights.hdf5 import (
     write_numbers,
     write_string,
 )
-from caffeio.proto.weights.hdf5_reader import Dataset, Group
+from caffeio.proto.weights.hdf5_reader import Dataset, Hdf5Group
 from caffeio.proto.weights.load import load_weights
 
 # Field numbers of SolverState; 5 and 6 are of Intel's, NVIDIA's and SSD's forks.
@@ -141,7 +141,7 @@ def _scan(buffer: Buffer) -> tuple[SolverState, list[BlobInfo]]:
 def _read_h5(path: str | os.PathLike[str], buffer: Buffer) -> SolverState:
     root = read_group(path, buffer, SnapshotError)
     history = root.members.get("history")
-    if "iter" not in root.members or not isinstance(history, Group):
+    if "iter" not in root.members or not isinstance(history, Hdf5Group):
         found = ", ".join(sorted(root.members)) or "nothing"
         message = f"is no .solverstate.h5: no 'iter' and 'history' in it, but {found}"
         raise SnapshotError(message, where=str(path))

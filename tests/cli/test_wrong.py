@@ -141,6 +141,11 @@ CASES = {
     ("plot", SOLVER, "-o", "x.gif"): "x.gif: curves are written as .csv, .png, .svg, .pdf",
     ("lint", "demo/solver_cyc1.prototxtt"): f"did you mean {SOLVER}?",
     ("convert", "no.prototxt", "x.onnx"): "no.prototxt: there is no such file",
+    (
+        "convert",
+        NET,
+        "x.onnx",
+    ): "no weights are given, and 10 layers have some (conv1, res2a_a, res",
     ("convert", NET, "-o", "x.tflite"): "the suffix '.tflite' tells no format",
     ("features", NET, WEIGHTS, NET, "-o", "x.txt"): "the suffix '.txt' tells no kind of picture",
     ("db", "show", "demo/train_lmdb", "--sheet", "s.txt"): "the suffix '.txt' tells no kind of pic",

@@ -13,7 +13,7 @@ import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from caffeio.converters.deploy.deploy_net import Options, load_deploy_net
+from caffeio.converters.deploy.deploy_net import DeployOptions, load_deploy_net
 from caffeio.converters.onnx.build import Built, build
 from caffeio.converters.onnx.export import export_onnx, to_model, verify_onnx
 from caffeio.converters.onnx.verify import check_onnx
@@ -352,7 +352,7 @@ def test_outputs_are_real_caffes() -> None:
     folder = GOLDEN / "nets" / "residual_inplace"
     arrays = dict(np.load(folder / "golden_test.npz"))
     shape = arrays["in/data"].shape if "in/data" in arrays else arrays["blob/data"].shape
-    options = Options(input_shapes={"data": shape})
+    options = DeployOptions(input_shapes={"data": shape})
     net, _ = load_deploy_net(folder / "net.prototxt", folder / "weights.caffemodel", options)
     blobs = [b for b in net.blob_shapes if f"blob/{b}" in arrays and b not in ("data", "label")]
     built = build(net, blobs)

@@ -22,6 +22,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from caffeio.cli.main import main
+from caffeio.demo import recipe
 from tests.converters.test_show_page import LENET, NAMES, page_of, resnet
 from tests.paths import ROOT
 
@@ -89,6 +91,13 @@ def stored(name: str, taken: Gray) -> Gray:
 
 
 def page(folder: Path, name: str) -> Path:
+    if name == "diff":
+        Path("a_folder_with_a_long_name").mkdir()
+        recipe.write(Path("a_folder_with_a_long_name"))
+        solvers = [f"a_folder_with_a_long_name/solver_{n}.prototxt" for n in ("cyc1", "cyc2")]
+        with pytest.raises(SystemExit):
+            main(["diff", *solvers, "--html", "-o", str(folder / "page.html")])
+        return folder / "page.html"
     if name == "resnet":
         return page_of(folder, resnet(folder.relative_to(Path.cwd())))
     source = Path(f"{name}.prototxt")
@@ -111,6 +120,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         ("resnet", "1400,900", False),
         ("googlenet_like", "1400,900", False),
         ("ssd_like", "1400,900", True),
+        ("diff", "500,900", False),  # a report on a phone
     ],
 )
 def test_the_page_looks_as_it_did(tmp_path: Path, name: str, size: str, dark: bool) -> None:

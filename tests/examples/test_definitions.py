@@ -64,6 +64,33 @@ def test_dockerfile() -> None:
     lint(tool("hadolint"), ROOT / "Dockerfile")
 
 
+WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
+
+
+def test_the_workflows_follow_githubs_schema() -> None:
+    assert len(WORKFLOWS) == 2
+    lint(tool("check-jsonschema"), "--builtin-schema", "vendor.github-workflows", *WORKFLOWS)
+
+
+def test_each_job_of_the_workflows_is_a_target_of_make() -> None:
+    """What CI does can be done on any machine; what is set for a target, the Makefile reads."""
+    makefile = (ROOT / "Makefile").read_text()
+    targets = set(re.findall(r"^([a-z-]+):", makefile, re.MULTILINE))
+    jobs = 0
+    for path in WORKFLOWS:
+        for job in path.read_text().split("\n    runs-on:")[1:]:
+            commands = re.findall(r"(?:- run|runCmd): (.+?)}?$", job, re.MULTILINE)
+            made = [words for words in map(str.split, commands) if words[0] == "make"]
+            if "docker build" not in job and "bash .ci/run" not in job:
+                assert len(made) == 1, job
+            for words in made:
+                assert words[1] in targets, words
+                for name in re.findall(r"\b([A-Z_]+)=", " ".join(words[2:])):
+                    assert f"$({name})" in makefile or f"$(if $({name})" in makefile, words
+            jobs += 1
+    assert jobs >= 14
+
+
 def test_what_the_image_is_made_of_is_there() -> None:
     text = (ROOT / "Dockerfile").read_text()
     ignored = (ROOT / ".dockerignore").read_text().split()

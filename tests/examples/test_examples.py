@@ -15,6 +15,7 @@ from pathlib import Path
 import cv2
 import pytest
 
+from caffeio.training.events import Events, Scores
 from caffeio.training.trainer import Trainer
 from tests.data.helpers import photo
 from tests.paths import ROOT, SHARED, needs_shared
@@ -101,18 +102,31 @@ def test_mnist(tmp_path: Path) -> None:
 @nightly
 @pytest.mark.timeout(3600)
 def test_mnist_of_10000_iterations(tmp_path: Path) -> None:
-    """The whole of Caffe's example: 99 %."""
+    """The whole of Caffe's example: 99 %.
+
+    Single tests scatter by some 5 of the 10,000 digits while the rate is still 0.006, with other
+    rounding (another processor) as with other seeds: of six tests in the last 2,500 iterations
+    0.9888 to 0.9903 were measured, the last one 0.9902; another seed gave 0.9895 to 0.9906. BVLC's
+    readme has 0.9897, a run of real Caffe on these data 0.9900. So 0.99 is what the net must reach
+    in these tests, and its last weights may be three deviations below.
+    """
     here = tmp_path / "mnist"
     shutil.copytree(EXAMPLES / "mnist", here)
     for part in ("train", "t10k"):
         name = "train_lmdb" if part == "train" else "test_lmdb"
         run(f"caffeio db create {MNIST}/{part}-images-idx3{ending()} {name}", here)
-    trainer = Trainer(here / "solver.prototxt")
-    trainer.solve()
-    trainer.close()
+    scores: dict[int, float] = {}
+
+    def note(result: Scores) -> None:
+        scores[result.iteration] = float(result.outputs["accuracy"])
+
+    with Trainer(here / "solver.prototxt", events=Events(test=note)) as trainer:
+        trainer.solve()
+    late = [score for iteration, score in scores.items() if iteration >= 7500]
+    assert len(late) == 6 and max(late) >= 0.99, scores
     said = run("caffeio test lenet.prototxt --weights lenet_iter_10000.caffemodel --iterations 100",
                here)  # fmt: skip
-    assert last(r"accuracy = (\S+)", said) >= 0.9885  # BVLC's own readme: 0.9897
+    assert last(r"accuracy = (\S+)", said) >= 0.9885
 
 
 @nightly

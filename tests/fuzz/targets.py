@@ -33,7 +33,7 @@ from caffeio.proto.io import mapped
 from caffeio.proto.io.mapped import HDF5_SIGNATURE, foreign
 from caffeio.proto.text.text_format import format_message, parse
 from caffeio.proto.weights.blobproto import read_blobproto
-from caffeio.proto.weights.hdf5_reader import Dataset, ExoticError, Group, read_tree
+from caffeio.proto.weights.hdf5_reader import Dataset, ExoticError, Hdf5Group, read_tree
 from caffeio.proto.weights.load import Weights, load_weights
 from caffeio.proto.weights.npz import read as read_npz
 from caffeio.proto.weights.solverstate import read_solverstate
@@ -128,7 +128,7 @@ def hdf5(data: bytes) -> None:
             continue
 
 
-def _datasets(group: Group) -> list[Dataset]:
+def _datasets(group: Hdf5Group) -> list[Dataset]:
     out = []
     for member in group.members.values():
         out += [member] if isinstance(member, Dataset) else _datasets(member)

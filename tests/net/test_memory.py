@@ -148,3 +148,26 @@ def test_blobs_are_freed_early_where_memory_is_shared() -> None:
 
     assert run(True)[1] == run(False)[1]
     assert run(True)[0].blobs["x"].abs().sum() == 0  # overwritten under its other name
+
+
+def test_what_a_later_layer_finds_overwritten_is_kept_for_it() -> None:
+    """`late` reads x, whose memory the ReLU on f has changed: f must live until then."""
+    text = (
+        INPUT
+        + LEARNS
+        + """
+layer { name: "view" type: "Flatten" bottom: "x" top: "f" }
+layer { name: "r" type: "ReLU" bottom: "f" top: "f" }
+layer { name: "p" type: "Power" bottom: "f" top: "p" power_param { scale: 2 } }
+layer { name: "late" type: "Power" bottom: "x" top: "q" power_param { scale: 3 } }
+layer { name: "sum" type: "Reduction" bottom: "p" top: "o" }
+layer { name: "sum2" type: "Reduction" bottom: "q" top: "o2" }
+"""
+    )
+    net = load_net(text, phase="TRAIN").fuse()
+    late = next(step for step in net._plan if step.node.name == "late")
+    assert late.memory is not None and late.memory.stale == ((0, "f"),)
+    for keep in (True, False):
+        net.keep_blobs = keep
+        out = net({"a": torch.arange(12.0).reshape(3, 4) - 6})
+        assert (out["o"].item(), out["o2"].item()) == (2 * 15, 3 * 15)

@@ -15,7 +15,7 @@ import pytest
 from caffeio.errors import ParseError, SnapshotError, WeightsError
 from caffeio.proto import caffe_pb2 as pb
 from caffeio.proto.weights.hdf5 import write_caffemodel_h5
-from caffeio.proto.weights.hdf5_reader import Dataset, ExoticError, Group, read_tree
+from caffeio.proto.weights.hdf5_reader import Dataset, ExoticError, Hdf5Group, read_tree
 from caffeio.proto.weights.load import load_weights
 from tests.paths import GOLDEN, SHARED, needs_shared
 
@@ -54,11 +54,11 @@ def test_there_are_files() -> None:
 
 @pytest.mark.parametrize("path", FILES, ids=ids)
 def test_our_reader_and_the_library_agree(path: Path) -> None:
-    def compare(ours: Group, theirs: h5py.Group) -> None:
+    def compare(ours: Hdf5Group, theirs: h5py.Group) -> None:
         assert list(ours.members) == list(theirs)
         for name, member in ours.members.items():
             other = theirs[name]
-            if isinstance(member, Group):
+            if isinstance(member, Hdf5Group):
                 compare(member, other)
                 continue
             assert member.shape == other.shape
@@ -280,9 +280,9 @@ def test_no_byte_can_break_the_reader() -> None:
     """Change bytes of a small file: an error or a tree, nothing else (tests/fuzz tries more)."""
     data = bytearray((GOLDEN / "nets/siamese_shared/weights.caffemodel.h5").read_bytes())
 
-    def datasets(group: Group) -> list[Dataset]:
+    def datasets(group: Hdf5Group) -> list[Dataset]:
         members = group.members.values()
-        inner = [d for m in members if isinstance(m, Group) for d in datasets(m)]
+        inner = [d for m in members if isinstance(m, Hdf5Group) for d in datasets(m)]
         return inner + [m for m in members if isinstance(m, Dataset)]
 
     for at in range(0, len(data), 3):

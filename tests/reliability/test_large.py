@@ -195,8 +195,10 @@ def test_long_tables_look_like_short_ones(
         report_text._print_table(console, TABLE, 20)
     short, fast = (out.getvalue() for out in outs)
     assert ("\x1b[1;31mlayer" in fast) == colours
-    plain = re.compile(r"\x1b\[[0-9;]*m")  # rich colours the spaces too
-    assert plain.sub("", fast) == plain.sub("", short)
+    hidden = re.compile(r"\x1b\[[0-9;]*m")  # rich colours the spaces too
+    ends = re.compile(" +$", re.MULTILINE)  # and some of its releases pad the last column
+    plain = [ends.sub("", hidden.sub("", text)) for text in (fast, short)]
+    assert plain[0] == plain[1] and plain[0].count("\n") > 20
 
 
 def test_the_collector_is_as_before() -> None:

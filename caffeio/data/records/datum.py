@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from caffeio.errors import DataError
+from caffeio.proto.io.wire import varint as encode_varint
 
 Buffer = bytes | bytearray | memoryview
 
@@ -151,17 +152,6 @@ def _floats(buf: memoryview, pos: int, tag: int, out: list[NDArray[np.float32]])
 def put_varint(tag: int, value: int) -> bytes:
     """A field of wire type 0."""
     return bytes([tag]) + encode_varint(value)
-
-
-def encode_varint(value: int) -> bytes:
-    """A varint; negative numbers take ten bytes, as in protobuf."""
-    value &= (1 << 64) - 1
-    out = bytearray()
-    while value >= 0x80:
-        out.append(value & 0x7F | 0x80)
-        value >>= 7
-    out.append(value)
-    return bytes(out)
 
 
 def encode_datum(

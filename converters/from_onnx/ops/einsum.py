@@ -143,5 +143,7 @@ def trilu(w: Writer, node: Node) -> str:
     if offset is None:
         raise Refused("its diagonal is computed")
     x = w.blob(node.inputs[0])
+    if w.batch.get(x) in (len(w.shape(x)) - 2, len(w.shape(x)) - 1):
+        w.fix_batch()
     part = np.triu if node.attrs.get("upper", 1) else np.tril
     return times_constant(w, x, part(np.ones(w.shape(x)[-2:]), int(offset)), w.shape(x))

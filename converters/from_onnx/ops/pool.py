@@ -215,7 +215,7 @@ def _divisors(
     ]
     with np.errstate(divide="ignore", invalid="ignore"):
         result = np.outer(*map(np.asarray, covered)) / found.astype(np.float64)
-    if not np.isfinite(result).all():
+    if not (np.isfinite(result) & (result > 0)).all():  # a window of padding alone
         raise Refused(PADDING)
     return np.asarray(np.rint(result))
 

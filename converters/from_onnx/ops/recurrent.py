@@ -128,7 +128,7 @@ def _lstm(w: Writer, x: str, d: Direction, used_tops: list[bool]) -> tuple[str, 
 
     blobs = [gates(d.w), gates(d.wb.astype(np.float64) + d.rb), gates(d.r)]
     expose = used_tops[2] or any(state is not None for state in d.initial)
-    marks = _continues(w, steps, batch, fresh=not expose)
+    marks = _continues(w, x, fresh=not expose)
     bottoms = [x, marks]
     fields: dict[str, object] = {"num_output": hidden}
     shapes = [(steps, batch, hidden)]
@@ -144,13 +144,13 @@ def _lstm(w: Writer, x: str, d: Direction, used_tops: list[bool]) -> tuple[str, 
     return tops[0], [_ends(w, tops[0]) if used_tops[1] else "", ""]
 
 
-def _continues(w: Writer, steps: int, batch: int, *, fresh: bool) -> str:
+def _continues(w: Writer, x: str, *, fresh: bool) -> str:
     """What marks the beginning of sequences, (T, N): 0, then 1; all 1 after a given state."""
+    steps, batch, _ = w.shape(x)
     if fresh and w.target.has("ContinuationIndicator"):
-        fields = {"time_step": steps, "batch_size": batch}
         top: str = w.layer(
-            "ContinuationIndicator", [], (steps, batch), hint="cont",
-            continuation_indicator_param=fields,
+            "ContinuationIndicator", [x], (steps, batch), hint="cont", batch=1,
+            continuation_indicator_param={"time_step": steps, "axis": 1},
         )  # fmt: skip
         return top
     marks = np.ones((steps, batch))

@@ -118,6 +118,7 @@ def pool(g: Graph, x: str, s: Shape) -> None:
     w = _window(g, len(s) - 2)
     w["ceil_mode"] = _ints(g, 0, 1)
     if g.draw(st.booleans()):
+        w["dilations"] = [_ints(g, 1, 2) for _ in w["kernel_shape"]]
         g.add("MaxPool", [x], **w)
     else:
         g.add("AveragePool", [x], count_include_pad=_ints(g, 0, 1), **w)
@@ -165,7 +166,7 @@ def gate(g: Graph, x: str, s: Shape) -> None:
 
 def reduce(g: Graph, x: str, s: Shape) -> None:
     axes = sorted({_ints(g, -len(s), len(s) - 1) % len(s) for _ in range(2)}) if s else []
-    op = g.draw(st.sampled_from(["Mean", "Sum", "Max", "Min", "L1", "L2", "SumSquare"]))
+    op = g.draw(st.sampled_from(["Mean", "Sum", "Max", "Min", "L1", "L2", "SumSquare", "Prod"]))
     if axes:
         g.add(f"Reduce{op}", [x, g.const(np.array(axes))], keepdims=_ints(g, 0, 1))
 
@@ -282,6 +283,29 @@ def norm(g: Graph, x: str, s: Shape) -> None:
         g.add("BatchNormalization", [x, *pair, *statistics])
 
 
+def sums(g: Graph, x: str, s: Shape) -> None:
+    """Sums of products with constants, and comparisons of two blobs."""
+    kind = _ints(g, 0, 4)
+    if kind == 0 and s:
+        axis = g.const(np.array(_ints(g, 0, len(s) - 1)))
+        g.add("CumSum", [x, axis], exclusive=_ints(g, 0, 1), reverse=_ints(g, 0, 1))
+    elif kind == 1 and len(s) > 1:
+        g.add("Trilu", [x, g.const(np.array(_ints(g, -2, 2)))], upper=_ints(g, 0, 1))
+    elif kind == 2 and s:
+        g.add("Pow", [g.const(np.array(g.draw(st.floats(0.5, 2)))), x])
+    elif kind == 3 and g.add("Greater", [x, g.draw(st.sampled_from([*g.shapes]))]):
+        g.add("Cast", [g.last], to=1)
+    elif 1 < len(s) < 5:
+        labels, new = "abcd"[: len(s)], g.draw(st.sampled_from(["", "x", "xy"]))
+        size = dict(zip(labels + new, (*s, 2, 3), strict=False))
+        shared = [c for c in labels[1:] if g.draw(st.booleans())]
+        out = [c for c in (*labels, *new) if c not in shared or g.draw(st.integers(0, 3)) == 0]
+        term = g.draw(st.permutations([*shared, *new]))
+        weight = _weights(g, *(size[c] for c in term))
+        out = g.draw(st.permutations(out))
+        g.add("Einsum", [x, weight], equation=f"{labels},{''.join(term)}->{''.join(out)}")
+
+
 def other(g: Graph, x: str, s: Shape) -> None:
     kind = _ints(g, 0, 6)
     if kind == 0 and s:
@@ -322,7 +346,7 @@ GROWERS = {
     f.__name__: f
     for f in (
         conv, deconv, pool, pointwise, clip, with_constant, with_value, gate, reduce, concat,
-        slice_, split, pad, resize, transpose, reshape, dense, norm, other,
+        slice_, split, pad, resize, transpose, reshape, dense, norm, sums, other,
     )
 }  # fmt: skip
 KINDS = [*GROWERS, "conv", "conv", "pointwise", "pointwise"]

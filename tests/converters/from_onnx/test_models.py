@@ -21,6 +21,7 @@ from caffeio.net.net import load_net
 from tests.converters.from_onnx.helpers import NEAR, Of, compiled, export, kinds
 from tests.converters.from_onnx.nets import NETS, make
 from tests.converters.from_onnx.test_operators import FUNCTIONS, X
+from tests.paths import EXPORTS_PROGRAMS, NO_PROGRAMS
 
 pytest.importorskip("onnxruntime")
 # OpenCV's reader has no Bias, Parameter and LSTM: these nets are written for it
@@ -114,10 +115,9 @@ def test_dynamo_export(name: str) -> None:
     assert len(net.layers) <= script + 2  # the two exporters' graphs come to the same layers
 
 
+@pytest.mark.skipif(not EXPORTS_PROGRAMS, reason=NO_PROGRAMS)
 def test_a_program_of_torch_export(tmp_path: Path) -> None:
     pytest.importorskip("onnxscript")
-    if tuple(map(int, torch.__version__.split(".")[:2])) < (2, 7):
-        pytest.skip("the exporter of torch 2.6 fails in onnxscript's own conversion of versions")
     module, x = make("squeezenet")
     torch.export.save(torch.export.export(module, (x,)), tmp_path / "net.pt2")
     from caffeio.converters.from_onnx.load import load_model

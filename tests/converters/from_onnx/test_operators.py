@@ -272,6 +272,13 @@ def test_states_of_an_lstm() -> None:
     compiled(export(module, *inputs, dynamic=False))
 
 
+def test_an_lstm_where_the_target_marks_sequences_itself() -> None:
+    torch.manual_seed(0)
+    module = Of(lambda m, x: m[0](x)[0], nn.LSTM(6, 5, 2, bidirectional=True, batch_first=True))
+    net = compiled(export(module, torch.randn(2, 7, 6)), target="sophgo")
+    assert kinds(net).count("ContinuationIndicator") == 4
+
+
 def test_batch_first_lstm() -> None:
     cell = nn.LSTM(6, 5, batch_first=True, bidirectional=True)
     compiled(export(Of(lambda m, x: m[0](x)[0], cell), torch.randn(1, 4, 6)))
