@@ -13,7 +13,7 @@ from torch import Tensor
 
 from caffeio.errors import CaffeIOError
 from caffeio.proto.io.atomic import atomic_write
-from caffeio.proto.weights.hdf5 import memory_file
+from caffeio.proto.weights.hdf5_file import memory_file
 
 if TYPE_CHECKING:
     from caffeio.layers.sources import HDF5Output

@@ -35,12 +35,11 @@ from caffeio.proto.weights.hdf5 import (
     numbered,
     read_group,
     read_packed,
-    stored_bytes,
     values_of,
-    write_h5,
     write_numbers,
     write_string,
 )
+from caffeio.proto.weights.hdf5_file import stored_bytes, write_h5
 from caffeio.proto.weights.hdf5_reader import Dataset, Hdf5Group
 from caffeio.proto.weights.load import load_weights
 

@@ -308,7 +308,7 @@ def test_a_failed_write_leaves_the_old_file(
     def full(*args: Any, **options: Any) -> None:
         raise OSError("Unable to write (file write failed: errno = 28, error message = 'full')")
 
-    monkeypatch.setattr("caffeio.proto.weights.hdf5._IN_MEMORY", -1)  # as if it were large
+    monkeypatch.setattr("caffeio.proto.weights.hdf5_file._IN_MEMORY", -1)  # as if it were large
     with monkeypatch.context() as patch:
         patch.setattr(h5py.Group, "create_dataset", full)
         wanted = r"x\.h5: cannot be written: No space left on device \(.* are free [^\n]*\)$"
@@ -316,7 +316,7 @@ def test_a_failed_write_leaves_the_old_file(
             write_caffemodel_h5(path, net_of(["a"]), [[np.ones(3)]])
     assert path.read_bytes() == b"old"
     no_room = SimpleNamespace(f_bavail=1, f_frsize=10)
-    monkeypatch.setattr("caffeio.proto.weights.hdf5.os.statvfs", lambda _: no_room)
+    monkeypatch.setattr("caffeio.proto.weights.hdf5_file.os.statvfs", lambda _: no_room)
     with pytest.raises(SnapshotError, match=r"\(24 bytes are needed, 10 bytes are free"):
         write_caffemodel_h5(path, net_of(["a"]), [[np.ones(3)]])
     assert path.read_bytes() == b"old"
@@ -328,7 +328,7 @@ def test_files_are_the_same_whether_made_in_memory_or_not(
 ) -> None:
     blobs = [[np.ones((3, 4), np.float32), np.arange(7.0)]]
     write_caffemodel_h5(tmp_path / "a.h5", net_of(["a"]), blobs)
-    monkeypatch.setattr("caffeio.proto.weights.hdf5._IN_MEMORY", -1)
+    monkeypatch.setattr("caffeio.proto.weights.hdf5_file._IN_MEMORY", -1)
     write_caffemodel_h5(tmp_path / "b.h5", net_of(["a"]), blobs)
     sizes = {path.stat().st_size for path in tmp_path.iterdir()}
     assert len(sizes) == 1
