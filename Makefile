@@ -24,8 +24,10 @@ endif
 WITH ?=
 # The suite starts hundreds of processes: what they import is compiled once, whatever is set here.
 unexport PYTHONDONTWRITEBYTECODE
-# One worker a core; a test that waits for a file or a process leaves its core to the others.
-WORKERS := --numprocesses=auto --maxprocesses=8 --dist=worksteal
+# One worker more than there are cores: a test that waits for a file or a process leaves its core
+# to the others.
+CORES := $(shell $(PYTHON) -c 'import os; print(os.cpu_count() or 1)')
+WORKERS = --numprocesses=$(shell expr $(or $(CORES),1) + 1) --maxprocesses=8 --dist=worksteal
 
 .PHONY: interop demo test test-fast test-lowest test-newest test-portable test-sdist wheel test-nightly notebooks links nightly-models lint types docs bench clean
 
@@ -127,8 +129,11 @@ LINKS :=
 links: docs
 	$(BIN)/python .ci/links.py site $(LINKS)
 
+# All benchmarks with their defaults, half an hour on an idle machine; BENCH='text train' for some.
+# What they print goes into docs/performance.md, with the machine and the versions.
+BENCH :=
 bench: $(STAMP)
-	for file in benchmarks/bench_*.py; do $(BIN)/python $$file; done
+	$(BIN)/python benchmarks/run_all.py $(BENCH)
 
 clean:
 	rm -rf $(VENV) .venv-lowest .venv-newest .venv-portable .venv-models .venv-opencv5 .venv-openvino build dist site demo

@@ -159,6 +159,7 @@ MODULES: dict[str, tuple[nn.Module, int]] = {
     "prelu_shared": (nn.PReLU(), 1),
     "batch_norm": (nn.BatchNorm2d(8), 2),
     "instance_norm": (nn.InstanceNorm2d(8, affine=True), 4),
+    "lrn": (nn.LocalResponseNorm(5, 2e-2, 0.7, 1.5), 1),
     "group_norm": (nn.GroupNorm(2, 8), 4),
     "layer_norm": (nn.LayerNorm(11), 4),
     "linear": (nn.Linear(11, 5), 1),
