@@ -90,7 +90,7 @@ class LayerChange:
 
 @dataclass
 class NetDiff:
-    """How two nets differ."""
+    """The differences between two nets."""
 
     left: NetSide
     right: NetSide
