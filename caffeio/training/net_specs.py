@@ -164,8 +164,8 @@ def _recipe_of(
     merged.MergeFrom(message.state)
     merged.MergeFrom(extra)
     return NetRecipe(
-        message, merged, profile_of_dialect(dialect), dialect, title, search, locate, unknown, lines,
-        inline, is_text,
+        message, merged, profile_of_dialect(dialect), dialect, title, search, locate, unknown,
+        lines, inline, is_text,
     )  # fmt: skip
 
 
