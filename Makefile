@@ -98,7 +98,12 @@ interop: $(STAMP)
 	.venv-opencv5/bin/python -m pip install --quiet $(PIP_ARGS) 'opencv-python-headless>=5,<6'
 	$(PYTHON) -m venv .venv-openvino
 	.venv-openvino/bin/python -m pip install --quiet $(PIP_ARGS) openvino
+	$(PYTHON) -m venv .venv-mobile
+	.venv-mobile/bin/python -m pip install --quiet $(PIP_ARGS) ncnn MNN
+	.venv-mobile/bin/python -m pip install --quiet $(PIP_ARGS) --no-deps pnnx
+	ln -sf $$(echo $(CURDIR)/.venv-mobile/lib/python*/site-packages/pnnx/pnnx) .venv-mobile/bin/pnnx  # its wrapper wants torch
 	CAFFEIO_OPENCV5=$(CURDIR)/.venv-opencv5/bin/python CAFFEIO_OPENVINO=$(CURDIR)/.venv-openvino/bin/python \
+	  CAFFEIO_NCNN=$(CURDIR)/.venv-mobile/bin/python CAFFEIO_MNN=$(CURDIR)/.venv-mobile/bin/python \
 	  $(BIN)/python -m pytest -q tests/interop
 	$(BIN)/python tests/interop/run.py $(if $(MODELS),--models $(MODELS) --write docs/interop.md) \
 	  --python opencv5=.venv-opencv5/bin/python --python openvino=.venv-openvino/bin/python
@@ -136,7 +141,7 @@ bench: $(STAMP)
 	$(BIN)/python benchmarks/run_all.py $(BENCH)
 
 clean:
-	rm -rf $(VENV) .venv-lowest .venv-newest .venv-portable .venv-models .venv-opencv5 .venv-openvino build dist site demo
+	rm -rf $(VENV) .venv-lowest .venv-newest .venv-portable .venv-models .venv-opencv5 .venv-openvino .venv-mobile build dist site demo
 
 	rm -rf examples/notebooks/training examples/notebooks/net.prototxt $(VENV) .venv-lowest .venv-newest .venv-portable .venv-models build dist site demo
 

@@ -131,6 +131,7 @@ FUNCTIONS: dict[str, tuple[Callable[[torch.Tensor], Any], int]] = {
     "cumsum_rows": (lambda x: x.cumsum(2), 3),
     "cumsum_columns": (lambda x: x.cumsum(3), 1),
     "triangle": (lambda x: x.tril() + x.triu(2), 3),
+    "mean_of_six_axes": (lambda x: x.view(x.shape[0], 2, 2, 2, 9, 11).mean((3, 5)), 6),
     "product": (lambda x: x.prod(1), 3),
     "two_to_the_x": (lambda x: 2**x, 1),
     "above_another": (lambda x: (x > x.mean(1, keepdim=True)).float(), 7),
@@ -336,3 +337,15 @@ def test_rms_normalization() -> None:
     nodes = [onnx.helper.make_node("RMSNormalization", ["x", "g"], ["y"], axis=-2)]
     gains = {"g": np.linspace(0.5, 2, 24, dtype=np.float32).reshape(3, 8)}
     compiled(graph_of(nodes, {"x": ["N", 4, 3, 8]}, ["y"], gains, opset=23))
+
+
+def test_constant_places() -> None:
+    """As torch's newer exporter writes the nearest-exact Resize."""
+    places = np.stack(np.meshgrid([0, 2, -1], [3, 3, 1], indexing="ij"), 2)
+    nodes = [
+        onnx.helper.make_node("Transpose", ["x"], ["t"], perm=[2, 3, 0, 1]),
+        onnx.helper.make_node("GatherND", ["t", "at"], ["g"]),
+        onnx.helper.make_node("Transpose", ["g"], ["y"], perm=[2, 3, 0, 1]),
+    ]
+    net = compiled(graph_of(nodes, {"x": ["N", 2, 4, 5]}, ["y"], {"at": places}), near=0)
+    assert net.any_batch
