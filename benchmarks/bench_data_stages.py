@@ -5,8 +5,9 @@
 Stages are microseconds of processor time an image, of one core: the same images (500 x 375, drawn,
 or photographs brought to that size) and the same random windows in every stage, the stages in turn,
 minima and medians of the rounds. `floor` is decoding all of the image, and OpenCV's CUBIC without
-IPP, alone: what a loader without any work of its own could do with these libraries. Then images a
-second with 1 thread and with more, in turn: the ratio is what a thread adds.
+IPP, alone: what a loader without any work of its own could do with these libraries. Then what a
+thread of several is worth beside a single one, by the kernel's own accounts (Linux): processor time
+an image, and how long the loading threads were held up by each other.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from __future__ import annotations
 import argparse
 import os
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -142,19 +144,43 @@ def show_stages(folder: Path, case: str, files: list[bytes], rounds: int) -> Non
     print(f"  floor / all of a batch       {ratios[0]:6.2f} {ratios[1]:6.2f}", flush=True)
 
 
-def show_scaling(folder: Path, case: str, rounds: int, threads: int, images: int) -> None:
-    rates: dict[int, list[float]] = {1: [], threads: []}
+def scheduled() -> np.ndarray:
+    """Seconds for which the loading threads have run, and have waited for a core, so far."""
+    found = np.zeros(2)
+    for thread in threading.enumerate():
+        if thread.name.startswith("caffeio-data"):
+            text = Path(f"/proc/self/task/{thread.native_id}/schedstat").read_text()
+            found += np.array(text.split()[:2], float) / 1e9
+    return found
+
+
+def work(folder: Path, case: str, threads: int, batches: int) -> np.ndarray:
+    """Images a second, us of processor time an image, share of its time that a thread is held up.
+
+    Held up by the interpreter's lock, or for want of work; to wait for a core is not counted.
+    """
+    with source_of(folder, case, threads) as source:
+        for _ in range(8):  # as many as may lie ready
+            source.next()
+        start, before = time.perf_counter(), scheduled()
+        for _ in range(batches):
+            source.next()
+        wall, (ran, waited) = time.perf_counter() - start, scheduled() - before
+    images = batches * BATCH
+    return np.array([images / wall, ran / images * 1e6, 1 - (ran + waited) / wall / threads])
+
+
+def show_scaling(folder: Path, case: str, rounds: int, threads: int) -> None:
+    """What a thread of several is worth, on a machine that may be busy with other things too."""
+    one, many = [], []
     for _ in range(rounds):
-        for count, found in rates.items():
-            with source_of(folder, case, count) as source:  # it must not read on meanwhile
-                start = time.perf_counter()
-                for _ in range(images // BATCH):
-                    source.next()
-                found.append(images / (time.perf_counter() - start))
-    one, many = (np.median(found) for found in rates.values())
+        one.append(work(folder, case, 1, 12))
+        many.append(work(folder, case, threads, 12))
+    a, b = np.median(one, 0), np.median(many, 0)
     print(
-        f"{case}: {one:.0f} images/s with 1 thread, {many:.0f} with {threads}: "
-        f"{many / one / threads:.2f} of {threads} times",
+        f"{case}: {a[0]:.0f} images/s with 1 thread, {b[0]:.0f} with {threads}; us an image "
+        f"{a[1]:.0f} and {b[1]:.0f}, held up {a[2]:.1%} and {b[2]:.1%}: "
+        f"a thread of {threads} is worth {a[1] / b[1] * (1 - b[2]) / (1 - a[2]):.2f}",
         flush=True,
     )
 
@@ -187,7 +213,7 @@ def main() -> None:
         print()
         for case in CASES:
             if args.only in case and args.threads > 1:
-                show_scaling(folder, case, args.rounds, args.threads, 8 * BATCH)
+                show_scaling(folder, case, args.rounds, args.threads)
 
 
 if __name__ == "__main__":

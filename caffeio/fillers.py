@@ -27,7 +27,7 @@ class Owner(Protocol):
         """An error that names the layer."""
 
 
-class Source(Protocol):
+class RandomSource(Protocol):
     """Where random numbers come from."""
 
     def uniform(self, out: Tensor, low: float, high: float) -> None:
@@ -82,7 +82,7 @@ class CaffeSource:
 
 
 class NoSource:
-    """Draws nothing."""
+    """A source of random numbers that draws none."""
 
     def uniform(self, out: Tensor, low: float, high: float) -> None:
         """Leave `out` as it is."""
@@ -113,11 +113,11 @@ def fill(
         out.fill_(default)
         return
     torch_made = rng is None or isinstance(rng, torch.Generator)
-    source: Source = TorchSource(rng) if torch_made else CaffeSource(rng)  # type: ignore[arg-type]
+    source: RandomSource = TorchSource(rng) if torch_made else CaffeSource(rng)  # type: ignore[arg-type]
     _fill(out, filler, source, owner)
 
 
-def _fill(out: Tensor, filler: pb.FillerParameter, source: Source, owner: Owner) -> None:
+def _fill(out: Tensor, filler: pb.FillerParameter, source: RandomSource, owner: Owner) -> None:
     kind = filler.type
     if kind not in FILLERS:
         raise owner.error(
@@ -129,17 +129,17 @@ def _fill(out: Tensor, filler: pb.FillerParameter, source: Source, owner: Owner)
         FILLERS[kind](out, filler, source, owner)
 
 
-def _constant(out: Tensor, filler: pb.FillerParameter, source: Source, owner: Owner) -> None:
+def _constant(out: Tensor, filler: pb.FillerParameter, source: RandomSource, owner: Owner) -> None:
     out.fill_(filler.value)
 
 
-def _uniform(out: Tensor, filler: pb.FillerParameter, source: Source, owner: Owner) -> None:
+def _uniform(out: Tensor, filler: pb.FillerParameter, source: RandomSource, owner: Owner) -> None:
     if filler.min > filler.max:
         raise owner.error("filler min must not be above max", field="filler.min")
     source.uniform(out, filler.min, filler.max)
 
 
-def _gaussian(out: Tensor, filler: pb.FillerParameter, source: Source, owner: Owner) -> None:
+def _gaussian(out: Tensor, filler: pb.FillerParameter, source: RandomSource, owner: Owner) -> None:
     if filler.std <= 0:
         raise owner.error("filler std must be above 0", field="filler.std")
     source.gaussian(out, filler.mean, filler.std)
@@ -154,7 +154,7 @@ def _gaussian(out: Tensor, filler: pb.FillerParameter, source: Source, owner: Ow
 
 
 def _positive_unitball(
-    out: Tensor, filler: pb.FillerParameter, source: Source, owner: Owner
+    out: Tensor, filler: pb.FillerParameter, source: RandomSource, owner: Owner
 ) -> None:
     source.uniform(out, 0, 1)
     rows = out.view(out.shape[0], -1) if out.dim() else out.view(1, 1)
@@ -171,17 +171,17 @@ def fan(out: Tensor, filler: pb.FillerParameter) -> float:
     return fan_out if filler.variance_norm == pb.FillerParameter.FAN_OUT else fan_in
 
 
-def _xavier(out: Tensor, filler: pb.FillerParameter, source: Source, owner: Owner) -> None:
+def _xavier(out: Tensor, filler: pb.FillerParameter, source: RandomSource, owner: Owner) -> None:
     scale = _float32(math.sqrt(_float32(3 / _float32(fan(out, filler)))))
     source.uniform(out, -scale, scale)
 
 
-def _msra(out: Tensor, filler: pb.FillerParameter, source: Source, owner: Owner) -> None:
+def _msra(out: Tensor, filler: pb.FillerParameter, source: RandomSource, owner: Owner) -> None:
     std = _float32(math.sqrt(_float32(2 / _float32(fan(out, filler)))))
     source.gaussian(out, 0, std * filler.scale)
 
 
-def _bilinear(out: Tensor, filler: pb.FillerParameter, source: Source, owner: Owner) -> None:
+def _bilinear(out: Tensor, filler: pb.FillerParameter, source: RandomSource, owner: Owner) -> None:
     if out.dim() != 4 or out.shape[2] != out.shape[3]:
         raise owner.error("filler 'bilinear' needs a 4-D blob with a square kernel", field="filler")
     width = out.shape[3]

@@ -82,7 +82,7 @@ def _show_gpus(chosen: list[str]) -> None:
 
 
 @dataclass
-class Plan:
+class TrainPlan:
     """What is to be trained, read and checked, with nothing built yet; no torch was needed."""
 
     jobs: list[Job]
@@ -90,7 +90,7 @@ class Plan:
     chain: bool
 
 
-def plan(solvers: list[str], options: dict[str, Any]) -> Plan:
+def plan(solvers: list[str], options: dict[str, Any]) -> TrainPlan:
     """Read the solvers, their nets, weights and state. Raises CaffeIOError for what is wrong."""
     for option, name in (("--report", "report"), ("--profile", "profile_to")):
         path = options[name]
@@ -105,7 +105,7 @@ def plan(solvers: list[str], options: dict[str, Any]) -> Plan:
     return made
 
 
-def _plan(solvers: list[str], chosen: TrainOptions, snapshot: str | None) -> Plan:
+def _plan(solvers: list[str], chosen: TrainOptions, snapshot: str | None) -> TrainPlan:
     if len(solvers) == 1 and len(read_phases(solvers[0])) == 1:
         return _plan_one(solvers[0], chosen, snapshot)
     if snapshot:
@@ -116,15 +116,15 @@ def _plan(solvers: list[str], chosen: TrainOptions, snapshot: str | None) -> Pla
         if not finished:
             begins = number == 0 and state is None
             _check_files(job, (chosen.weights or job.weights) if begins else ())
-    return Plan(jobs, chosen, chain=True)
+    return TrainPlan(jobs, chosen, chain=True)
 
 
-def _plan_one(solver: str, chosen: TrainOptions, snapshot: str | None) -> Plan:
+def _plan_one(solver: str, chosen: TrainOptions, snapshot: str | None) -> TrainPlan:
     job = read_job(solver, chosen)
     if snapshot and snapshot != "auto":
         _given.require_state(snapshot)
     _check_files(job, () if snapshot else job.weights)
-    return Plan([job], chosen, chain=False)
+    return TrainPlan([job], chosen, chain=False)
 
 
 def _check_files(job: Job, weights: Sequence[str | os.PathLike[str]]) -> None:
@@ -149,7 +149,7 @@ def _refuse_inputs(job: Job, inputs: Sequence[str]) -> None:
         )
 
 
-def require_device(made: Plan) -> None:
+def require_device(made: TrainPlan) -> None:
     """Raise CaffeIOError, before torch is loaded, for a GPU where there is surely none."""
     if made.options.device:
         require_gpu(made.options.device)
@@ -157,7 +157,7 @@ def require_device(made: Plan) -> None:
         require_gpu(made.jobs[0].requested_device, made.jobs[0].device_reason)
 
 
-def dry_run(made: Plan, options: dict[str, Any]) -> None:
+def dry_run(made: TrainPlan, options: dict[str, Any]) -> None:
     """Print what a training would do."""
     from caffeio.cli._terminal import write_report
     from caffeio.converters.show.dry_run import plan_phases, report
@@ -184,7 +184,7 @@ def _listen(watcher: Watcher, options: dict[str, Any], say: Callable[[str], None
         watcher.listeners.append(Recorder(options["report"], say, watcher.warn))
 
 
-def run(made: Plan, solvers: list[str], options: dict[str, Any], opened: ExitStack) -> None:
+def run(made: TrainPlan, solvers: list[str], options: dict[str, Any], opened: ExitStack) -> None:
     """Train; exit code 0 also after a signal, as Caffe's.
 
     `opened` keeps the files that were looked at until the first phase has read them.

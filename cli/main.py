@@ -64,7 +64,7 @@ def _lost(error: BaseException) -> bool:
     return is_connection_error(error)
 
 
-class Group(click.Group):
+class CommandGroup(click.Group):
     """Loads commands when they are used and turns user errors into exit code 2."""
 
     def main(self, args: Sequence[str] | None = None, *rest: Any, **options: Any) -> Any:
@@ -168,7 +168,7 @@ class Group(click.Group):
 
 
 @click.group(
-    cls=Group,
+    cls=CommandGroup,
     context_settings={
         "help_option_names": ["-h", "--help"],
         "max_content_width": 100,

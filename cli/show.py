@@ -98,7 +98,7 @@ def _net(source: Any, options: dict[str, Any]) -> tuple[str | None, Any]:
     phase = options["phase"]
     shown = nets.load(
         source,
-        chosen := nets.Options(
+        chosen := nets.ShowOptions(
             phase.upper() if phase else None,
             options["stages"],
             options["level"],
@@ -137,9 +137,9 @@ def _net(source: Any, options: dict[str, Any]) -> tuple[str | None, Any]:
 
 
 def _run_options(options: dict[str, Any]) -> Any:
-    from caffeio.converters.show.chain import Run
+    from caffeio.converters.show.chain import ChainRun
 
-    return Run(options["workers"], options["dataset_size"], options["speed"])
+    return ChainRun(options["workers"], options["dataset_size"], options["speed"])
 
 
 def _chain(sources: list[Any], options: dict[str, Any]) -> Any:

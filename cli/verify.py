@@ -43,15 +43,15 @@ def command(ctx: click.Context, /, files: tuple[str, ...], **options: Any) -> No
     """
     there(*files)
     apart(options["output"])
-    from caffeio.converters.deploy.deploy_net import Options
+    from caffeio.converters.deploy.deploy_net import DeployOptions
     from caffeio.converters.prototxt import parse_input_shape
     from caffeio.converters.verify.report import compare
     from caffeio.converters.verify.sides import open_sides, pair_up
 
     shapes = dict(parse_input_shape(text) for text in options["input_shape"])
     common: dict[str, Any] = {"input_shapes": shapes, "outputs": options["output_blob"]}
-    first = Options(dialect=options["dialect"], **common)
-    second = Options(dialect=options["other_dialect"] or options["dialect"], **common)
+    first = DeployOptions(dialect=options["dialect"], **common)
+    second = DeployOptions(dialect=options["other_dialect"] or options["dialect"], **common)
     sides = open_sides(*pair_up(files), first, second)
     given = _arrays(options["inputs"]) if options["inputs"] else None
     found, report = compare(*sides, first, given=given, tolerance=options["tolerance"])

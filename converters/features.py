@@ -17,9 +17,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from caffeio.converters.deploy.deploy_net import Options, load_deploy_net
+from caffeio.converters.deploy.deploy_net import DeployOptions, load_deploy_net
 from caffeio.data.base import read_mean
-from caffeio.data.records.annotated_datum import Box
+from caffeio.data.records.annotated_datum import AnnotatedBox
 from caffeio.data.transform.image import planar, read_image, resize
 from caffeio.errors import CaffeIOError, DataError, NetError
 from caffeio.layers.registry import family_of
@@ -47,12 +47,14 @@ class Preprocessing:
 
 
 @dataclass
-class Seen:
+class SeenPicture:
     """What a net made of a picture."""
 
     preparation: str  # how the picture was prepared
     classes: list[tuple[int, str, float]] = field(default_factory=list)  # number, name, score
-    boxes: list[tuple[Box, float, str]] = field(default_factory=list)  # with score and name
+    boxes: list[tuple[AnnotatedBox, float, str]] = field(
+        default_factory=list
+    )  # with score and name
     maps: dict[str, list[int]] = field(default_factory=dict)  # blob -> the channels that are drawn
     notes: list[str] = field(default_factory=list)
     picture: Picture | None = None
@@ -72,7 +74,7 @@ def see(
     input_shapes: Mapping[str, Sequence[int]] | None = None,
     profile: str | None = None,
     allow_python: bool = False,
-) -> Seen:
+) -> SeenPicture:
     """Run one picture through a net and draw what happens.
 
     A net with data layers is made a deploy net, and its transform_param is used, as far as
@@ -80,7 +82,7 @@ def see(
     whose maps are drawn, by default some of all depths. names: of the classes. threshold: of boxes.
     Raises CaffeIOError.
     """
-    options = Options(input_shapes or {}, profile=profile, allow_python=allow_python,
+    options = DeployOptions(input_shapes or {}, profile=profile, allow_python=allow_python,
                       need_weights=True)  # fmt: skip
     net, notes = load_deploy_net(model, weights, options)
     name, shape = _input(net)
@@ -90,7 +92,7 @@ def see(
     tensor = torch.from_numpy(x).requires_grad_(saliency)
     with torch.set_grad_enabled(saliency):
         outputs = net({name: tensor})
-    seen = Seen(f"resized to {shape[3]}x{shape[2]}, {words}", notes=notes)
+    seen = SeenPicture(f"resized to {shape[3]}x{shape[2]}, {words}", notes=notes)
     shown = to_bgr(original[None] if original.ndim == 2 else original.transpose(2, 0, 1))
     large = [shown]
     scores = _scores(net, outputs)
@@ -191,7 +193,7 @@ def _scores(net: Net, outputs: Mapping[str, Any]) -> str | None:
 
 def _boxes(
     outputs: Mapping[str, Any], threshold: float, names: Sequence[str]
-) -> list[tuple[Box, float, str]]:
+) -> list[tuple[AnnotatedBox, float, str]]:
     """Detections above the threshold: rows of image, label, score, corners (DetectionOutput)."""
     out = []
     for value in outputs.values():
@@ -200,12 +202,12 @@ def _boxes(
         for _, label, score, *corners in value.detach().reshape(-1, 7).tolist():
             if label >= 0 and score >= threshold:
                 name = _name(int(label), names)
-                out.append((Box(int(label), 0, *corners), float(score), name))
+                out.append((AnnotatedBox(int(label), 0, *corners), float(score), name))
     return sorted(out, key=lambda row: -row[1])
 
 
 def _saliency(
-    net: Net, scores: str, best: int, x: torch.Tensor, shown: Picture, seen: Seen
+    net: Net, scores: str, best: int, x: torch.Tensor, shown: Picture, seen: SeenPicture
 ) -> list[Picture]:
     """The picture with its pixels' weight laid over it; none where a layer has no gradient."""
     made = {top: step for step in net.steps for top in step.tops}
@@ -255,7 +257,7 @@ def _has_maps(value: torch.Tensor | None) -> bool:
 
 
 def _rows(
-    net: Net, blobs: Sequence[str], seen: Seen
+    net: Net, blobs: Sequence[str], seen: SeenPicture
 ) -> list[tuple[str, list[tuple[str, Picture]]]]:
     rows = []
     for blob in blobs:

@@ -14,13 +14,14 @@ from typing import Any
 import numpy as np
 
 from caffeio.errors import CaffeIOError, UnsupportedError
+from caffeio.layers.registry import find
 from caffeio.proto.dialect.dialect import Decoded, Lost, Unknown, decode
 from caffeio.proto.io.blobs import DOUBLE, FLOAT, Array, BlobInfo, scan_blob, view
 from caffeio.proto.io.stream import Numbers, Part, blob_parts
 from caffeio.proto.io.wire import Buffer, bytes_header, varint_field
 
 
-class Blob:
+class StateBlob:
     """One blob of a layer: a BlobProto in a file, or an array of ours."""
 
     def __init__(
@@ -64,7 +65,7 @@ def _given(array: Array | None) -> Array:
 
 
 @dataclass
-class Layer:
+class StateLayer:
     """A layer without blobs in its message, its blobs, and what its dialect did not know.
 
     `source` is its place in the file, None for a layer that was added; the paths of `unknown`
@@ -72,7 +73,7 @@ class Layer:
     """
 
     param: Any
-    blobs: list[Blob] = field(default_factory=list)
+    blobs: list[StateBlob] = field(default_factory=list)
     unknown: list[Unknown] = field(default_factory=list)
     source: int | None = None
     origin: list[tuple[int, int]] = field(default_factory=list)  # of each blob: layer, blob
@@ -83,7 +84,7 @@ class NetState:
     """A net: the message without layers, the layers, and the name of the field they are in."""
 
     net: Any
-    layers: list[Layer]
+    layers: list[StateLayer]
     field: str
     unknown: list[Unknown]
 
@@ -120,13 +121,13 @@ def state_of(data: Buffer, decoded: Decoded) -> NetState:
     for index, message in enumerate(getattr(net, name)):
         param = type(message)()
         param.CopyFrom(message)
-        layer = Layer(param, source=index)
+        layer = StateLayer(param, source=index)
         v0 = name == "layers" and bool(param.layer.blobs)
         for k, blob in enumerate(message.layer.blobs if v0 else message.blobs):
             path = (name, index, *(("layer",) if v0 else ()), "blobs", k)
             names = {entry.name for entry, _ in blob.ListFields()}
             names |= {place.name for place in decoded.payload.get(path, ())}
-            layer.blobs.append(Blob(data, decoded.blobs[path], frozenset(names)))
+            layer.blobs.append(StateBlob(data, decoded.blobs[path], frozenset(names)))
             layer.origin.append((index, k))
         (param.layer if v0 else param).ClearField("blobs")
         layers.append(layer)
@@ -160,7 +161,7 @@ def history_order(state: NetState) -> list[tuple[int, int]]:
     return [layer.origin[k] for layer, k in _owners(state) if k < len(layer.origin)]
 
 
-def _owners(state: NetState) -> Iterable[tuple[Layer, int]]:
+def _owners(state: NetState) -> Iterable[tuple[StateLayer, int]]:
     seen: set[str] = set()
     for layer in state.layers:
         specs = getattr(layer.param, "param", ())
@@ -177,7 +178,7 @@ def _owners(state: NetState) -> Iterable[tuple[Layer, int]]:
 
 
 def blob_for(
-    blob: Blob,
+    blob: StateBlob,
     source_numbers: Mapping[str, int],
     target_numbers: Mapping[str, int],
     *,
@@ -235,23 +236,19 @@ def modern_shape(layer_type: str, index: int, legacy: tuple[int, ...]) -> tuple[
 
     None if the layer type or the dimensions do not tell. Source: each layer's LayerSetUp.
     """
-    ones = [n for n in legacy if n != 1]
-    if layer_type in ("Convolution", "Deconvolution") and index == 0:
-        return legacy
-    if layer_type in ("InnerProduct", "Embed") and index == 0 and legacy[:2] == (1, 1):
-        return legacy[2:]
-    is_vector = index == 1 or layer_type == "PReLU"
-    source_numbers = ("Convolution", "Deconvolution", "InnerProduct", "Embed", "PReLU")
-    if layer_type in source_numbers and is_vector and len(ones) <= 1:
-        return (math.prod(legacy),)
-    return None
+    cls = find(layer_type)
+    axes = cls.blob_axes[index] if cls is not None and index < len(cls.blob_axes) else None
+    if axes is None or any(n != 1 for n in legacy[: 4 - axes]):
+        ones = [n for n in legacy if n != 1]
+        return (math.prod(legacy),) if axes == 1 and len(ones) <= 1 else None
+    return legacy[4 - axes :]
 
 
 __all__ = [
-    "Blob",
-    "Layer",
     "Lost",
     "NetState",
+    "StateBlob",
+    "StateLayer",
     "blob_for",
     "history_order",
     "located",

@@ -20,7 +20,7 @@ TRAIN, TEST = 6400, 1280  # images
 
 
 @dataclass
-class Report:
+class DemoReport:
     """What the demo found."""
 
     accuracy: dict[str, float] = field(default_factory=dict)  # by phase, and "ensemble"
@@ -32,9 +32,9 @@ class Report:
     images_per_s: float = 0.0
 
 
-def run(folder: Path, say: Say, log: Log, progress: Callable[[str, int, int], None]) -> Report:
+def run(folder: Path, say: Say, log: Log, progress: Callable[[str, int, int], None]) -> DemoReport:
     """Do everything in `folder`; `say` gets plain sentences, `log` Caffe's lines."""
-    report = Report()
+    report = DemoReport()
     folder.mkdir(parents=True, exist_ok=True)
     for name, count, seed in (("train_lmdb", TRAIN, 1), ("test_lmdb", TEST, 2)):
         if not (folder / name).exists():
@@ -66,7 +66,7 @@ def _train(
     solver: Path,
     phase: str,
     weights: list[Path],
-    report: Report,
+    report: DemoReport,
     log: Log,
     progress: Callable[[str, int, int], None],
 ) -> tuple[Path, int]:
@@ -88,7 +88,7 @@ def _train(
     return Path(trainer.snapshots.names(trainer.iter)[0]), images
 
 
-def _score(folder: Path, weights: dict[str, Path], report: Report, log: Log) -> None:
+def _score(folder: Path, weights: dict[str, Path], report: DemoReport, log: Log) -> None:
     model = folder / "train_val.prototxt"
     batches = TEST // recipe.BATCH
     for phase in ("init", "cyc1", "cyc2", "cyc3"):
@@ -100,7 +100,7 @@ def _score(folder: Path, weights: dict[str, Path], report: Report, log: Log) -> 
         report.accuracy[phase] = float(result.outputs["top-1"])
 
 
-def _export(folder: Path, weights: Path, report: Report) -> None:
+def _export(folder: Path, weights: Path, report: DemoReport) -> None:
     from caffeio.converters.onnx.export import export_onnx, verify_onnx
 
     report.caffemodel = weights
@@ -109,7 +109,7 @@ def _export(folder: Path, weights: Path, report: Report) -> None:
     report.onnx_error = verify_onnx(folder / "train_val.prototxt", weights, report.onnx)
 
 
-def _draw(folder: Path, report: Report) -> Path:
+def _draw(folder: Path, report: DemoReport) -> Path:
     """Learning rate and loss of all phases, end to end, and the accuracies."""
     import matplotlib
 

@@ -46,11 +46,7 @@ class Normalize(LayerType):
         """Write ReduceSumSquare, Sqrt, Div, Mul."""
         dims = len(g.shape(bottoms[0]))
         over = list(range(1, dims)) if self.across else [1]
-        if g.client == "opencv" and len(over) > 2:  # 4.14 sums over three axes wrongly
-            squares = g.op("ReduceSumSquare", bottoms, axes=over[1:], keepdims=1)
-            squares = g.op("ReduceSum", [squares, g.ints((1,), "axes")], keepdims=1)
-        else:
-            squares = g.op("ReduceSumSquare", bottoms, axes=over, keepdims=1)
+        squares = g.reduced("ReduceSumSquare", bottoms[0], over)
         norm = g.op("Sqrt", [g.op("Add", [squares, g.const(self.eps, "eps")])])
         many = len(self.blob_specs[0].shape) == 1
         scale = g.param(self, 0, shape=(-1, *[1] * (dims - 2)) if many else None)

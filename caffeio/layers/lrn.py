@@ -52,11 +52,12 @@ class LRN(LayerType):
             return str(
                 g.op("LRN", [x], size=self.size, alpha=self.alpha, beta=self.beta, bias=self.k)
             )
+        from caffeio.layers.onnx.pooling import padded_average
+
         half = self.size // 2
-        mean = g.op(
-            "AveragePool", [g.op("Mul", [x, x])], kernel_shape=(self.size,) * 2, strides=(1, 1),
-            pads=(half,) * 4, count_include_pad=1,
-        )  # fmt: skip
+        squares = g.op("Mul", [x, x])
+        window = {"kernel_shape": (self.size,) * 2, "strides": (1, 1)}
+        mean = padded_average(g, squares, (half,) * 4, **window)
         base = g.scaled(mean, self.alpha, 1.0)
         return str(g.op("Mul", [x, g.op("Pow", [base, g.const(-self.beta, "power")])]))
 
@@ -92,9 +93,9 @@ class MVN(LayerType):
         shape = g.shape(x)
         if len(shape) < 4:
             x = g.reshape(x, *[0] * len(shape), *[1] * (4 - len(shape)))
-        centred: str = g.op("Sub", [x, g.op("ReduceMean", [x], axes=self.dims)])
+        centred: str = g.op("Sub", [x, g.reduced("ReduceMean", x, self.dims)])
         if not self.normalize_variance:
             return centred
         squares = g.op("Mul", [centred, centred])
-        deviation = g.op("Sqrt", [g.op("ReduceMean", [squares], axes=self.dims)])
+        deviation = g.op("Sqrt", [g.reduced("ReduceMean", squares, self.dims)])
         return str(g.op("Div", [centred, g.scaled(deviation, 1.0, self.eps)]))

@@ -70,10 +70,16 @@ class Reduction(LayerType):
         """Write ReduceSum, ReduceL1, ReduceSumSquare or ReduceMean."""
         (x,) = bottoms
         axes = list(range(self.start, len(g.shape(x))))
-        if self.operation == "SUM":  # its axes are an input in opset 17
-            return g.scaled(g.op("ReduceSum", [x, g.ints(axes, "axes")], keepdims=0), self.coeff)
-        names = {"ASUM": "ReduceL1", "SUMSQ": "ReduceSumSquare", "MEAN": "ReduceMean"}
-        return g.scaled(g.op(names[self.operation], [x], axes=axes, keepdims=0), self.coeff)
+        names = {"SUM": "ReduceSum", "ASUM": "ReduceL1", "SUMSQ": "ReduceSumSquare",
+                 "MEAN": "ReduceMean"}  # fmt: skip
+        op_type = names[self.operation]
+        if not self.start and op_type != "ReduceSum":  # OpenCV has no shape for what is left
+            return g.scaled(g.op(op_type, [x], axes=axes, keepdims=0), self.coeff)
+        if not self.start:
+            return g.scaled(g.op(op_type, [x, g.ints(axes, "axes")], keepdims=0), self.coeff)
+        keep = int(self.coeff != 1)  # OpenCV 4 scales vectors wrongly
+        y = g.scaled(g.reduced(op_type, x, axes, keepdims=keep), self.coeff)
+        return g.reshape(y, *[0] * self.start) if keep else y
 
 
 @layer("ArgMax")

@@ -14,15 +14,35 @@ Ints = tuple[int, ...]
 Shape = tuple[int, ...]
 
 
-class Owner(Protocol):
+class WindowOwner(Protocol):
     """The layer whose window it is: it makes the errors."""
 
     def check(self, ok: bool, message: str, *, field: str | None = None) -> None:
         """Raise an error of the layer unless `ok`."""
 
 
+def written_values(p: Any, name: str) -> Ints:
+    """Values of a window's field as message `p` has them; none where none is given.
+
+    They are those of `name` (repeated, or one), or of its _h and _w, with Caffe's default for the
+    one of the two that is not given.
+    """
+    stem = name.removesuffix("_size")
+    if _has_forms(p, stem):
+        return getattr(p, f"{stem}_h"), getattr(p, f"{stem}_w")
+    given = getattr(p, name, ())
+    if isinstance(given, int):  # one fork's field is not repeated
+        return (given,) if p.HasField(name) else ()
+    return tuple(given)
+
+
+def _has_forms(p: Any, stem: str) -> bool:
+    """Whether one of _h and _w is given; dilation has no such forms."""
+    return hasattr(p, f"{stem}_h") and (p.HasField(f"{stem}_h") or p.HasField(f"{stem}_w"))
+
+
 def per_axis(
-    owner: Owner, p: Any, name: str, field: str, axes: int, default: int | None,
+    owner: WindowOwner, p: Any, name: str, field: str, axes: int, default: int | None,
     *, both: bool = False,
 ) -> Ints:  # fmt: skip
     """Values of field `name` (repeated, or its _h and _w) of message `p` for `axes` spatial axes.
@@ -36,8 +56,9 @@ def per_axis(
     values: Sequence[int] = given
     if isinstance(given, int):  # one fork's field is not repeated
         values = [given] if p.HasField(name) else []
-    low, high = name.replace("_size", "") + "_h", name.replace("_size", "") + "_w"
-    if hasattr(p, low) and (p.HasField(low) or p.HasField(high)):
+    stem = name.removesuffix("_size")
+    low, high = f"{stem}_h", f"{stem}_w"
+    if _has_forms(p, stem):
         forms = f"{low} and {high}"
         owner.check(axes == 2, f"{forms} need 2 spatial axes, there are {axes}", field=path)
         owner.check(not values, f"give either {name} or {forms}, not both", field=path)
@@ -71,7 +92,7 @@ def least_sizes(kernel: Ints, pad: Ints, dilation: Ints) -> Ints:
     return tuple(d * (k - 1) + 1 - 2 * p for k, p, d in zip(kernel, pad, dilation, strict=True))
 
 
-def check_positive(owner: Owner, values: Ints, field: str) -> None:
+def check_positive(owner: WindowOwner, values: Ints, field: str) -> None:
     """Raise LayerError unless all `values` are above 0."""
     owner.check(all(v > 0 for v in values), f"must be above 0, not {values}", field=field)
 

@@ -81,7 +81,7 @@ def wrong_params(node: Node, blobs: int, statistics: Iterable[int]) -> Iterator[
 
 
 @dataclass
-class Owner:
+class BlobOwner:
     """The layer that named a shared param first: the blob is its own."""
 
     node: Node
@@ -94,11 +94,11 @@ class SharedParams:
     """The params of a net that have names."""
 
     def __init__(self) -> None:
-        self.owners: dict[str, Owner] = {}
+        self.owners: dict[str, BlobOwner] = {}
 
     def add(
         self, node: Node, shapes: Mapping[int, Shape]
-    ) -> Iterator[tuple[int, Owner, Refusal | None]]:
+    ) -> Iterator[tuple[int, BlobOwner, Refusal | None]]:
         """Take a layer's named params in; yield those that another layer owns, and what is wrong.
 
         `shapes` holds the shapes of the blobs that are known; -1 is an unknown dimension.
@@ -109,7 +109,7 @@ class SharedParams:
             mults = {k: getattr(spec, k) for k in ("lr_mult", "decay_mult") if spec.HasField(k)}
             owner = self.owners.get(spec.name)
             if owner is None:
-                self.owners[spec.name] = Owner(node, i, shapes[i], mults)
+                self.owners[spec.name] = BlobOwner(node, i, shapes[i], mults)
                 continue
             refusal = self._wrong_shape(node, i, owner, shapes[i])
             for key, value in mults.items():
@@ -119,7 +119,7 @@ class SharedParams:
             yield i, owner, refusal
 
     @staticmethod
-    def _wrong_shape(node: Node, i: int, owner: Owner, mine: Shape) -> Refusal | None:
+    def _wrong_shape(node: Node, i: int, owner: BlobOwner, mine: Shape) -> Refusal | None:
         spec, theirs = node.param.param[i], owner.shape
         if -1 in (*mine, *theirs):
             return None

@@ -95,7 +95,7 @@ class Batch:
 
 
 @dataclass
-class Group:
+class ParamGroup:
     """Blobs of one device, dtype, layout kind and pair of multipliers."""
 
     indices: list[int]
@@ -117,7 +117,7 @@ class Group:
             yield positions, float(rates[self.indices[positions[0]]])
 
 
-class Plan:
+class UpdatePlan:
     """The blobs to update in groups, valid as long as their memory stays where it is."""
 
     def __init__(
@@ -131,7 +131,7 @@ class Plan:
         self._params = [blob.tensor for blob in blobs]
         self._places = self._where()
         self._zeros: dict[int, Tensor] = {}
-        groups: dict[tuple[Any, ...], Group] = {}
+        groups: dict[tuple[Any, ...], ParamGroup] = {}
         for i, blob in enumerate(blobs):
             if i in idle:
                 continue
@@ -140,7 +140,7 @@ class Plan:
             key = (tensor.device, tensor.dtype, dense, *mults)
             group = groups.get(key)
             if group is None:
-                group = groups[key] = Group([], [], [[] for _ in names], *mults, dense)
+                group = groups[key] = ParamGroup([], [], [[] for _ in names], *mults, dense)
             group.indices.append(i)
             group.params.append(tensor)
             for kind, name in zip(group.history, names, strict=True):

@@ -18,7 +18,7 @@ from torch.optim import Optimizer
 
 from caffeio.errors import Locator, SnapshotError, SolverError, UnsupportedError
 from caffeio.profiles import Profile
-from caffeio.solver.groups import Batch, Learnable, Plan
+from caffeio.solver.groups import Batch, Learnable, UpdatePlan
 from caffeio.solver.policies import nvidia_weight_decay
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ class CaffeOptimizer(Optimizer):
         self.delta = max(float(solver.delta), float(np.float32(floor)))
         self._clip_done = False
         self._idle: set[int] | None = None
-        self._plan: Plan | None = None
+        self._plan: UpdatePlan | None = None
         self._iteration = 0
         self._check()
         self._first: dict[tuple[float, float], int] = {}  # blob of each group, for its rate
@@ -148,7 +148,7 @@ class CaffeOptimizer(Optimizer):
         return [self.update_of(i) for i in range(len(self.blobs))]
 
     def update_of(self, index: int) -> Tensor:
-        """One of `diffs()`."""
+        """Return the diff of one parameter."""
         if not self.keep_diff:
             raise SolverError("diffs are kept with snapshot_diff: true only")
         tensor = self.blobs[index].tensor
@@ -312,9 +312,9 @@ class CaffeOptimizer(Optimizer):
                     group.dense,
                 )
 
-    def _current_plan(self) -> Plan:
+    def _current_plan(self) -> UpdatePlan:
         if self._plan is None or not self._plan.valid():
-            self._plan = Plan(self.blobs, self.state, self._names, self._idle_blobs())
+            self._plan = UpdatePlan(self.blobs, self.state, self._names, self._idle_blobs())
         return self._plan
 
     def _decay(self, index: int) -> float:

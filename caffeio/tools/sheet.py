@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import cv2
 import numpy as np
 
-from caffeio.data.records.annotated_datum import Box
+from caffeio.data.records.annotated_datum import AnnotatedBox
 from caffeio.data.records.datum import Datum
 from caffeio.data.transform.image import decode
 from caffeio.tools.db_stats import CLASSES, DbStats, read_sample
@@ -52,7 +52,9 @@ def grid(rows: Sequence[tuple[str, Sequence[tuple[str, Picture]]]]) -> Picture:
     return out
 
 
-def draw_boxes(picture: Picture, boxes: Sequence[Box], texts: Sequence[str] = ()) -> Picture:
+def draw_boxes(
+    picture: Picture, boxes: Sequence[AnnotatedBox], texts: Sequence[str] = ()
+) -> Picture:
     """A copy with boxes (corners in units of the picture's size), each with its text, if any."""
     out = picture.copy()
     height, width = out.shape[:2]

@@ -20,7 +20,7 @@ def write_certificate(job: Conversion, outcome: Outcome) -> None:
 
     Raises UnsupportedError if one of them cannot be run.
     """
-    from caffeio.converters.deploy.deploy_net import Options
+    from caffeio.converters.deploy.deploy_net import DeployOptions
     from caffeio.converters.report import html
     from caffeio.converters.verify.check import LIMIT, LIMIT_HALF
     from caffeio.converters.verify.report import compare
@@ -31,7 +31,7 @@ def write_certificate(job: Conversion, outcome: Outcome) -> None:
     place = Path(r.certificate)
     if place.suffix not in (".html", ".json"):
         raise UnsupportedError("a certificate is .html or .json", where=str(place))
-    options = Options(
+    options = DeployOptions(
         input_shapes=r.input_shape,
         stages=r.stage,
         level=r.level,

@@ -43,7 +43,7 @@ from caffeio.proto.weights.npz import promised_bytes
 from caffeio.proto.weights.write import write_caffemodel
 
 if TYPE_CHECKING:
-    from caffeio.converters.deploy.deploy_net import Options
+    from caffeio.converters.deploy.deploy_net import DeployOptions
     from caffeio.converters.verify.check import Checked
 
 UNTRAINED = "UNTRAINED"  # how a net without weights is announced
@@ -385,17 +385,17 @@ def to_program(job: Conversion) -> Outcome:
     return outcome
 
 
-def _use_options(job: Conversion) -> tuple[Options, Weights | None]:
+def _use_options(job: Conversion) -> tuple[DeployOptions, Weights | None]:
     """How the net is built for use, and its weights if there are any."""
     weights = read_weights(job.sources[-1], job.kinds[-1]) if job.kinds[-1] in FORMATS else None
     return replace(_export_options(job.request), need_weights=True), weights
 
 
-def _export_options(request: Request) -> Options:
-    from caffeio.converters.deploy.deploy_net import Options
+def _export_options(request: Request) -> DeployOptions:
+    from caffeio.converters.deploy.deploy_net import DeployOptions
 
     profile = get_profile(request.caffe) if request.caffe else None
-    return Options(
+    return DeployOptions(
         input_shapes=request.input_shape,
         stages=request.stage,
         level=request.level,

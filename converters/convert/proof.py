@@ -15,7 +15,7 @@ from caffeio.proto.files import NetFile, read_net
 from caffeio.proto.weights.load import Weights
 
 if TYPE_CHECKING:
-    from caffeio.converters.deploy.deploy_net import Options
+    from caffeio.converters.deploy.deploy_net import DeployOptions
     from caffeio.converters.request import Outcome
     from caffeio.converters.verify.check import Checked
 
@@ -69,7 +69,9 @@ def attempt(
     conclude(outcome, checked, target, who, limit)
 
 
-def prove_deploy(file: NetFile, weights: Weights | None, options: Options, text: str) -> Checked:
+def prove_deploy(
+    file: NetFile, weights: Weights | None, options: DeployOptions, text: str
+) -> Checked:
     """A deploy prototxt with the weights, against the net of the user's files."""
     from caffeio.converters.verify.check import check
     from caffeio.converters.verify.models import NetModel
@@ -98,8 +100,8 @@ def prove_deploy(file: NetFile, weights: Weights | None, options: Options, text:
 def prove_nets(
     first: tuple[NetFile, Weights | None],
     second: tuple[NetFile, Weights | None],
-    options: Options,
-    other: Options,
+    options: DeployOptions,
+    other: DeployOptions,
 ) -> Checked:
     """Two nets with weights, each as given, on what the first predicts."""
     from caffeio.converters.verify.check import check
@@ -113,7 +115,7 @@ def prove_nets(
     return check(reference, NetModel(mine), outputs, own)
 
 
-def random_weights(file: NetFile, options: Options) -> Weights:
+def random_weights(file: NetFile, options: DeployOptions) -> Weights:
     """Random numbers for the net that a file becomes in use, where no weights are given."""
     from caffeio.converters.verify.reference import predictions, reference_net
     from caffeio.converters.weightfiles import weights_of

@@ -7,7 +7,7 @@ from importlib import import_module
 from pathlib import Path
 
 from caffeio.converters.convert.proof import attempt
-from caffeio.converters.deploy.deploy_net import Options
+from caffeio.converters.deploy.deploy_net import DeployOptions
 from caffeio.converters.onnx.choices import Choices
 from caffeio.converters.onnx.dynamic import AXES
 from caffeio.converters.onnx.export import export_onnx
@@ -55,7 +55,7 @@ def _labels(path: str | None) -> list[str]:
     return names
 
 
-def to_onnx(job: Conversion, weights: Weights | None, options: Options) -> Outcome:
+def to_onnx(job: Conversion, weights: Weights | None, options: DeployOptions) -> Outcome:
     """Write the model of a job and compare it with the net of the user's files."""
     r, outcome = job.request, Outcome()
     choices = choices_of(r)

@@ -27,7 +27,7 @@ PathLike = str | os.PathLike[str]
 
 
 @dataclass
-class Options:
+class DeployOptions:
     """How a net is built for an export; all as for `caffeio.load_net` but for `deploy`.
 
     With `deploy` data layers become inputs (one example, unless `input_shapes` says otherwise),
@@ -48,7 +48,7 @@ class Options:
 
 
 def load_deploy_net(
-    prototxt: PathLike, weights: Weights | PathLike | None, options: Options
+    prototxt: PathLike, weights: Weights | PathLike | None, options: DeployOptions
 ) -> tuple[Net, list[str]]:
     """Build the net, fill it, copy the weights; return it and notes on what was left out.
 
@@ -92,7 +92,9 @@ def load_deploy_net(
     return net, notes
 
 
-def _cut(message: pb.NetParameter, options: Options, profile: Profile, file: NetFile) -> list[str]:
+def _cut(
+    message: pb.NetParameter, options: DeployOptions, profile: Profile, file: NetFile
+) -> list[str]:
     """Keep what the wanted outputs need, from the wanted inputs on; returns notes on it."""
     made = _tops(message)
     if options.outputs and made.issuperset(options.outputs):
@@ -109,7 +111,7 @@ def _tops(message: pb.NetParameter) -> set[str]:
 
 
 def _with_meta(
-    message: pb.NetParameter, options: Options, profile: Profile, dialect: str,
+    message: pb.NetParameter, options: DeployOptions, profile: Profile, dialect: str,
     folders: tuple[str, ...],
 ) -> Net:  # fmt: skip
     """The net of a message without values, which knows all shapes."""
@@ -125,7 +127,7 @@ def _with_meta(
 
 
 def cut_inputs(
-    message: pb.NetParameter, options: Options, profile: Profile, dialect: str,
+    message: pb.NetParameter, options: DeployOptions, profile: Profile, dialect: str,
     folders: tuple[str, ...],
 ) -> str:  # fmt: skip
     """Let the net begin at the blobs `options.inputs`, as they end up; returns a note.
@@ -204,7 +206,7 @@ def keep_needed(net: pb.NetParameter, outputs: Sequence[str]) -> None:
 
 
 def deployed(
-    file: NetFile, arrays: Weights | None, options: Options, profile: Profile
+    file: NetFile, arrays: Weights | None, options: DeployOptions, profile: Profile
 ) -> tuple[pb.NetParameter, list[str]]:
     """The layers of the TEST phase, made a deploy net if that is wanted; and notes on it.
 
@@ -232,7 +234,7 @@ def drop_shapes(net: pb.NetParameter, *, lent: bool = False) -> None:
             layer.ClearField("blobs")
 
 
-def as_given(file: NetFile, options: Options) -> tuple[pb.NetParameter, list[str]]:
+def as_given(file: NetFile, options: DeployOptions) -> tuple[pb.NetParameter, list[str]]:
     """The layers that take part in TEST, unchanged; and notes on what had to be understood.
 
     A snapshot holds the layers of the net that was trained, each with the phase it ran in: all of
@@ -255,7 +257,7 @@ def _has_test_rule(net: pb.NetParameter) -> bool:
     return any(rule.HasField("phase") and rule.phase == pb.TEST for rule in rules)
 
 
-def active(file: NetFile, options: Options) -> pb.NetParameter:
+def active(file: NetFile, options: DeployOptions) -> pb.NetParameter:
     """A copy of the net with the layers of its TEST phase only; unknown fields there are errors."""
     state = net_state(file.message, "TEST", options.level, options.stages)
     refuse_unknown(of_active_layers(file.unknown, file.message, state))

@@ -19,7 +19,7 @@ TOLERANCE = 2e-7  # relative: below one step of float32, as pow() of C libraries
 
 
 @dataclass
-class Curve:
+class RateCurve:
     """The rates of one solver at iterations 0 to max_iter - 1, or why there are none."""
 
     rates: Floats | None
@@ -32,8 +32,8 @@ class Curve:
 class RateDiff:
     """How two curves differ; iterations are None where they do not."""
 
-    left: Curve
-    right: Curve
+    left: RateCurve
+    right: RateCurve
     common: int = 0  # iterations that both have
     differing: int = 0
     first: int | None = None
@@ -56,17 +56,17 @@ class RateDiff:
         return self.differing == 0 and len(self.left.rates) == len(self.right.rates)
 
 
-def curve(solver: SolverParameter, profile: Profile) -> Curve:
+def curve(solver: SolverParameter, profile: Profile) -> RateCurve:
     """Compute a solver's rates; a policy that follows the loss has none before it runs."""
     formula = formula_of(solver, profile)
     try:
         schedule = Schedule(solver, profile)
         if solver.lr_policy == "plateau":
             note = "the rate follows the training loss: shown as if it never stood still"
-            return Curve(schedule.at(np.arange(max(solver.max_iter, 0))), formula, note=note)
-        return Curve(schedule.array(max(solver.max_iter, 0)), formula)
+            return RateCurve(schedule.at(np.arange(max(solver.max_iter, 0))), formula, note=note)
+        return RateCurve(schedule.array(max(solver.max_iter, 0)), formula)
     except SolverError as error:
-        return Curve(None, formula, str(error))
+        return RateCurve(None, formula, str(error))
 
 
 def formula_of(solver: SolverParameter, profile: Profile) -> str:
@@ -97,7 +97,7 @@ def formula_of(solver: SolverParameter, profile: Profile) -> str:
     return text
 
 
-def compare(left: Curve, right: Curve, marks: set[int]) -> RateDiff:
+def compare(left: RateCurve, right: RateCurve, marks: set[int]) -> RateDiff:
     """Compare two curves over the iterations that both have."""
     diff = RateDiff(left, right)
     if left.rates is None or right.rates is None:
@@ -165,7 +165,7 @@ def report(diff: RateDiff, section: Section, names: tuple[str, str]) -> None:
 
 def _picture(diff: RateDiff, names: tuple[str, str]) -> Picture:
     """Both curves as a page draws them."""
-    sides: tuple[tuple[str, Curve, Tone], ...] = (
+    sides: tuple[tuple[str, RateCurve, Tone], ...] = (
         (names[0], diff.left, "left"),
         (names[1], diff.right, "right"),
     )
@@ -211,7 +211,7 @@ def _remark(diff: RateDiff, t: int) -> str:
     return ", ".join(remarks)
 
 
-def _at(one: Curve, t: int) -> float | None:
+def _at(one: RateCurve, t: int) -> float | None:
     return float(one.rates[t]) if one.rates is not None and t < len(one.rates) else None
 
 
@@ -222,7 +222,7 @@ def _rate(value: float | None) -> str:
 def as_data(diff: RateDiff) -> dict[str, Any]:
     """The comparison as plain data."""
 
-    def one(side: Curve) -> dict[str, Any]:
+    def one(side: RateCurve) -> dict[str, Any]:
         out: dict[str, Any] = {"formula": side.formula}
         if side.rates is None:
             return {**out, "problem": side.problem}

@@ -7,12 +7,12 @@ from dataclasses import dataclass, field
 from caffeio.converters.diff import net_diff, rates
 from caffeio.converters.diff.solver_fields import FIELDS, SolverField
 from caffeio.converters.diff.solver_side import SolverSide, is_set, shown, value_of
-from caffeio.converters.diff.training import Seen
+from caffeio.converters.diff.training import SeenImages
 
 
 @dataclass
-class Options:
-    """How to compare."""
+class SolverDiffOptions:
+    """What the user chooses of how solvers are compared."""
 
     follow_nets: bool = True
     dataset_size: int | None = None
@@ -45,14 +45,14 @@ class SolverDiff:
 
     left: SolverSide
     right: SolverSide
-    options: Options
+    options: SolverDiffOptions
     fields: list[FieldChange]
     respelled: list[str]  # written differently, same meaning
     equal: list[tuple[str, str, bool]]  # name, value, set by a file
     rates: rates.RateDiff
     nets: net_diff.NetDiff | None = None
     same_net_file: bool = False
-    seen: tuple[Seen, Seen] | None = None
+    seen: tuple[SeenImages, SeenImages] | None = None
     other: list[str] = field(default_factory=list)
 
     @property
@@ -69,7 +69,7 @@ class SolverDiff:
         return quiet and nets_same and not self.other
 
 
-def diff_solvers(left: SolverSide, right: SolverSide, options: Options) -> SolverDiff:
+def diff_solvers(left: SolverSide, right: SolverSide, options: SolverDiffOptions) -> SolverDiff:
     """Compare two solvers that `load` read."""
     fields, respelled, equal = [], [], []
     for rule in FIELDS:
@@ -106,10 +106,10 @@ def _compare_nets(diff: SolverDiff) -> None:
         diff.nets = net_diff.diff_nets(left.net, right.net)
 
 
-def _seen(side: SolverSide, options: Options) -> Seen:
+def _seen(side: SolverSide, options: SolverDiffOptions) -> SeenImages:
     dataset = options.dataset_size or side.feed.entries
     message = side.message
-    return Seen(
+    return SeenImages(
         side.feed.batch, options.workers, max(message.iter_size, 1), message.max_iter, dataset
     )
 

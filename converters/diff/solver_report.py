@@ -8,7 +8,7 @@ from caffeio.converters.diff import net_diff, net_report, rates
 from caffeio.converters.diff.solver_diff import SolverDiff
 from caffeio.converters.diff.solver_side import SolverSide, value_of
 from caffeio.converters.diff.training import (
-    Seen,
+    SeenImages,
     coverage,
     snapshot_iterations,
     spans,
@@ -161,7 +161,7 @@ def as_data(diff: SolverDiff) -> dict[str, Any]:
     """The comparison as plain data."""
     assert diff.seen is not None
 
-    def side(one: SolverSide, seen: Seen) -> dict[str, Any]:
+    def side(one: SolverSide, seen: SeenImages) -> dict[str, Any]:
         return {
             "file": one.label,
             "profile": one.profile.name,

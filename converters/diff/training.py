@@ -101,7 +101,7 @@ def spans(iterations: Sequence[int]) -> str:
 
 
 @dataclass(frozen=True)
-class Seen:
+class SeenImages:
     """How much data one run uses."""
 
     batch: int | None  # of one worker

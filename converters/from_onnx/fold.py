@@ -13,7 +13,7 @@ import numpy as np
 
 from caffeio.converters.from_onnx.graph import Array, Dims, Graph, Node
 from caffeio.converters.from_onnx.model import Model, array_of, opset_of
-from caffeio.converters.onnx.runtime import Runner
+from caffeio.converters.onnx.runtime import OnnxRunner
 from caffeio.errors import UnsupportedError
 
 _SHAPES = ("Shape", "Size")  # their values are known, whatever goes in
@@ -112,7 +112,7 @@ def _constant_values(model: Model) -> tuple[set[str], dict[str, Array], dict[str
     probe = model.copy()
     have = {item.name for item in probe.graph.output}
     probe.graph.output.extend(onnx.ValueInfoProto(name=name) for name in made if name not in have)
-    found = Runner(probe.runnable(), weights=probe.weights)(sample(model))
+    found = OnnxRunner(probe.runnable(), weights=probe.weights)(sample(model))
     values = {t.name: array_of(t) for t in model.graph.initializer} | model.weights
     shapes: dict[str, Dims] = {}
     for name, value in found.items():

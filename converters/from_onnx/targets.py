@@ -35,7 +35,7 @@ RULES = {
 
 
 @dataclass(frozen=True)
-class Row:
+class TargetRow:
     """One fact of a table."""
 
     kind: str
@@ -52,10 +52,10 @@ class Target:
     name: str
     title: str = ""
     dialect: str = "bvlc"
-    layers: dict[str, Row] = field(default_factory=dict)
-    fields: dict[str, Row] = field(default_factory=dict)
-    rules: dict[str, Row] = field(default_factory=dict)
-    rows: list[Row] = field(default_factory=list)
+    layers: dict[str, TargetRow] = field(default_factory=dict)
+    fields: dict[str, TargetRow] = field(default_factory=dict)
+    rules: dict[str, TargetRow] = field(default_factory=dict)
+    rows: list[TargetRow] = field(default_factory=list)
 
     def has(self, kind: str) -> bool:
         """Whether it has a layer type."""
@@ -70,7 +70,7 @@ class Target:
         owned = (name.partition(".") for name in self.fields)
         return {field for owner, _, field in owned if owner == message}
 
-    def rule(self, name: str) -> Row | None:
+    def rule(self, name: str) -> TargetRow | None:
         """The row of a rule, if the target has it."""
         return self.rules.get(name)
 
@@ -100,16 +100,16 @@ def get_target(name: str) -> Target:
     return target
 
 
-def _row(line: str, where: str) -> Row:
+def _row(line: str, where: str) -> TargetRow:
     parts = line.split("\t")
     if len(parts) != 5 or parts[0] not in KINDS or parts[3] not in STATES or not parts[4]:
         raise CaffeIOError("a row is kind, name, value, state and source", where=where)
     if parts[0] == "rule" and parts[1] not in RULES:
         raise CaffeIOError(f"unknown rule {parts[1]!r}", where=where)
-    return Row(*parts)
+    return TargetRow(*parts)
 
 
-def _add_row(target: Target, row: Row) -> None:
+def _add_row(target: Target, row: TargetRow) -> None:
     if row.kind == "base":
         base = get_target(row.name)
         target.dialect = base.dialect

@@ -13,7 +13,7 @@ from caffeio.converters.from_onnx.fold import lookups, with_batch
 from caffeio.converters.from_onnx.graph import Array
 from caffeio.converters.from_onnx.model import Model
 from caffeio.converters.from_onnx.truth import LIMIT, Truth, nearer
-from caffeio.converters.onnx.runtime import Runner
+from caffeio.converters.onnx.runtime import OnnxRunner
 from caffeio.converters.verify.check import Checked, Row
 from caffeio.converters.verify.numbers import absolute_difference
 from caffeio.errors import CaffeIOError
@@ -70,7 +70,7 @@ class Compared:
 
 
 @dataclass
-class Report:
+class VerifyReport:
     """What was compared: the outputs, the runs, and what could not be."""
 
     outputs: list[Compared]
@@ -130,12 +130,12 @@ def build_net(compiled: Compiled, batch: int | None = None, *, own: bool = False
     return net
 
 
-def verify(compiled: Compiled, seed: int = 0) -> Report:
+def verify(compiled: Compiled, seed: int = 0) -> VerifyReport:
     """Run both on random and structured inputs, with the given batch and with a larger one.
 
     Raises UnsupportedError if onnxruntime is not installed.
     """
-    report = Report([Compared(name) for name in compiled.outputs], [], [])
+    report = VerifyReport([Compared(name) for name in compiled.outputs], [], [])
     _runs(compiled, compiled.model, build_net(compiled), report, "", seed)
     more = with_batch(compiled.model, 2) if compiled.any_batch else None
     if more is None:
@@ -152,10 +152,10 @@ def verify(compiled: Compiled, seed: int = 0) -> Report:
 
 
 def _runs(
-    compiled: Compiled, model: Model, net: Net, report: Report, suffix: str, seed: int
+    compiled: Compiled, model: Model, net: Net, report: VerifyReport, suffix: str, seed: int
 ) -> None:
     more = _with_logits(model)
-    runner = Runner(more.runnable(), need_runtime=True, weights=more.weights)
+    runner = OnnxRunner(more.runnable(), need_runtime=True, weights=more.weights)
     for kind, inputs in _samples(model, seed, few=bool(suffix)):
         theirs, truth = runner(inputs), Truth(more, inputs)
         net.reset_state()  # an LSTM would begin where the last run ended
@@ -178,7 +178,7 @@ def _compare(
     item: Compared,
     run: str,
     truth: Truth,
-    report: Report,
+    report: VerifyReport,
 ) -> None:
     """Compare an output; what goes into a last Softmax or Sigmoid counts as well."""
     blob = compiled.outputs[item.output]
@@ -239,7 +239,7 @@ def _samples(model: Model, seed: int, *, few: bool) -> Iterator[tuple[str, dict[
         yield kind, inputs
 
 
-def check(report: Report, where: str) -> None:
+def check(report: VerifyReport, where: str) -> None:
     """Raise CaffeIOError if an output differs by more than the limit."""
     bad = [item for item in report.outputs if not item.worst <= LIMIT]
     if bad:

@@ -8,7 +8,7 @@ from pathlib import Path
 from caffeio import __version__
 from caffeio.converters.from_onnx.compile import Compiled
 from caffeio.converters.from_onnx.graph import Array
-from caffeio.converters.from_onnx.targets import Row, Target
+from caffeio.converters.from_onnx.targets import Target, TargetRow
 from caffeio.errors import CaffeIOError, UnsupportedError
 from caffeio.proto.dialect.dialect import Lost
 from caffeio.proto.io.atomic import atomic_write, size_text
@@ -118,7 +118,7 @@ def unverified(compiled: Compiled) -> list[str]:
     return [f"not verified with {target.name} itself: {', '.join(hearsay)}"]
 
 
-def _fact(row: Row) -> str:
+def _fact(row: TargetRow) -> str:
     return row.name if row.kind == "layer" else f"{row.name} {row.value}".strip()
 
 

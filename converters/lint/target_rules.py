@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from caffeio.converters.from_onnx.rules import complaints
 from caffeio.converters.from_onnx.targets import RULES as HABITS
-from caffeio.converters.from_onnx.targets import Row, Target, get_target
+from caffeio.converters.from_onnx.targets import Target, TargetRow, get_target
 from caffeio.converters.lint.model import ERROR, Finding, NetContext, is_loss, net_rule
 from caffeio.layers.registry import reads_data
 from caffeio.net.shapes import is_known
@@ -19,7 +19,7 @@ def _target(context: NetContext) -> Target | None:
     return get_target(context.target) if context.target else None
 
 
-def _unsure(target: Target, row: Row | None = None) -> str:
+def _unsure(target: Target, row: TargetRow | None = None) -> str:
     """Words for what was not checked with the target itself."""
     hearsay = row.state == "hearsay" if row else any(r.state == "hearsay" for r in target.rows)
     return f" (not verified with {target.name} itself)" if hearsay else ""

@@ -122,7 +122,9 @@ def _cut(net: Net, index: int) -> str:
     """Words on how to export what comes before a step; none where that cannot be said."""
     made = {top for s in net.steps[:index] if not s.layer.is_source for top in s.tops}
     changed = {top for s in net.steps[index:] for top in s.tops}  # in place: not what is read here
-    blobs = dict.fromkeys(b for b in net.steps[index].bottoms if b in made)
+    copies = {top: s.bottoms[0] for s in net.steps if s.node.type == "Split" for top in s.tops}
+    read = [copies.get(blob, blob) for blob in net.steps[index].bottoms]
+    blobs = dict.fromkeys(blob for blob in read if blob in made)
     if not blobs or changed.intersection(blobs):
         return ""
     flags = " ".join(f"--output-blob {blob}" for blob in blobs)

@@ -137,7 +137,7 @@ def _compare(net: Net, mine: Built, other: Built, shapes: Mapping[str, Shape]) -
     layer = ""
     for a, b in zip(mine.graph.nodes, other.graph.nodes, strict=False):
         if not _same(a, b) or not _same_constants(mine, other, a):
-            layer = a.layer
+            layer = _maker(net, mine, a)
             break
     if not layer and len(mine.graph.nodes) != len(other.graph.nodes):
         layer = max(mine.graph.nodes, other.graph.nodes, key=len)[-1].layer
@@ -147,6 +147,13 @@ def _compare(net: Net, mine: Built, other: Built, shapes: Mapping[str, Shape]) -
             f"layer {layer!r} has a form for one size only: at {sizes} it would be another"
         )
         raise located(net, error)
+
+
+def _maker(net: Net, built: Built, node: OnnxNode) -> str:
+    """The layer of a node; of one that hands an output over, the layer that makes the blob."""
+    blobs = {blob for blob, name in built.outputs.items() if name in node.outputs}
+    makers = [step.node.name for step in net.steps if blobs & set(step.tops)]
+    return node.layer if node.layer in {step.node.name for step in net.steps} else makers[-1]
 
 
 def _same(a: OnnxNode, b: OnnxNode) -> bool:

@@ -19,7 +19,7 @@ import numpy as np
 
 from caffeio import __version__
 from caffeio._json import to_json
-from caffeio.converters.deploy.deploy_net import Options, PathLike, load_deploy_net
+from caffeio.converters.deploy.deploy_net import DeployOptions, PathLike, load_deploy_net
 from caffeio.converters.onnx.build import Built, build, located
 from caffeio.converters.onnx.choices import Choices
 from caffeio.converters.onnx.dynamic import find_sizes
@@ -38,6 +38,7 @@ from caffeio.proto.weights.load import Weights
 
 EXTERNAL = 2_000_000_000  # bytes of weights from which on they lie in a file of their own
 _ALIGN = 4096
+LEAST_BESIDE = 64  # bytes: the scales of a Resize are fewer
 Props = dict[str, str]
 
 
@@ -54,13 +55,13 @@ def export_onnx(
 ) -> list[str]:
     """Write the net of `prototxt` with `weights` as the ONNX model `out_path`.
 
-    `options` are the fields of `deploy.deploy_net.Options`: `input_shapes`, `deploy`,
+    `options` are the fields of `deploy.deploy_net.DeployOptions`: `input_shapes`, `deploy`,
     `dialect` ... With `dynamic_batch` the first dimension of inputs and outputs may be any. Weights
     of 2 GB or more (or with `external_data`) go to `<out_path>.data`. `choices` are those
     of the command's flags. Returns notes on what was left out. Raises UnsupportedError for a layer
     that has no ONNX form, and CaffeIOError.
     """
-    chosen = Options(**{"outputs": tuple(outputs or ()), **options})
+    chosen = DeployOptions(**{"outputs": tuple(outputs or ()), **options})
     choices = choices or Choices()
     axes = {*choices.dynamic, *(("batch",) if dynamic_batch else ())}
     net, notes = load_deploy_net(prototxt, weights, chosen)
@@ -91,7 +92,12 @@ def export_onnx(
 
 
 def _add_pictures(
-    built: Built, net: Net, file: NetFile, options: Options, choices: PictureOptions, props: Props
+    built: Built,
+    net: Net,
+    file: NetFile,
+    options: DeployOptions,
+    choices: PictureOptions,
+    props: Props,
 ) -> str:
     """Put the preprocessing before the net; tells what goes in."""
     shapes = {name: built.graph.shapes[name] for name in built.inputs}
@@ -254,7 +260,7 @@ def write(
     if external_data if external_data is not None else size >= EXTERNAL:
         beside = Path(f"{os.fspath(path)}.data")
         with atomic_write(beside, needed=size, error=CaffeIOError) as file:
-            for array in arrays.values():
+            for array in filter(_lies_beside, arrays.values()):
                 file.write(b"\0" * (-file.tell() % _ALIGN))
                 file.write(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
         model = to_model(built, net, external=beside.name, sources=sources)
@@ -292,12 +298,17 @@ def _nodes(built: Built) -> list[Any]:
     return out
 
 
+def _lies_beside(array: np.ndarray) -> bool:
+    """Whether an array is one of weights: runtimes want sizes and scales in the model itself."""
+    return array.dtype.kind == "f" and array.nbytes > LEAST_BESIDE
+
+
 def _tensors(onnx: Any, arrays: Mapping[str, np.ndarray], external: str | None) -> list[Any]:
     out, offset = [], 0
     for name, array in arrays.items():
         kind = onnx.helper.np_dtype_to_tensor_dtype(array.dtype)
         tensor = onnx.TensorProto(name=name, data_type=kind, dims=array.shape)
-        if external is None:
+        if external is None or not _lies_beside(array):
             tensor.raw_data = np.ascontiguousarray(array).tobytes()
         else:
             offset += -offset % _ALIGN

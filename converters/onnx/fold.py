@@ -16,7 +16,7 @@ import numpy as np
 from caffeio.converters.onnx.build import Built, sweep
 from caffeio.converters.onnx.fold_affine import fold_affine, fold_chains
 from caffeio.converters.onnx.infer import Dims, Type, infer, proto
-from caffeio.converters.onnx.runtime import Runner
+from caffeio.converters.onnx.runtime import OnnxRunner
 from caffeio.layers.onnx.graph import OPSET, OnnxGraph, OnnxNode
 
 _LARGE = 1 << 20  # bytes that a constant may grow to
@@ -77,7 +77,7 @@ def _values(graph: OnnxGraph, nodes: list[OnnxNode]) -> dict[str, Any]:
     made = [onnx.ValueInfoProto(name=name) for node in nodes for name in node.outputs]
     whole = helper.make_graph([proto(node) for node in nodes], "constants", [], made, tensors)
     imports = [helper.make_opsetid("", OPSET)]
-    return Runner(helper.make_model(whole, opset_imports=imports, ir_version=8))({})
+    return OnnxRunner(helper.make_model(whole, opset_imports=imports, ir_version=8))({})
 
 
 def _merge_copies(graph: OnnxGraph, ends: set[str]) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from caffeio._json import to_json
-from caffeio.converters.deploy.deploy_net import Options, as_given
+from caffeio.converters.deploy.deploy_net import DeployOptions, as_given
 from caffeio.converters.onnx.build import Built
 from caffeio.converters.preprocessing import DRAWING, parse_mean
 from caffeio.data.base import read_mean
@@ -62,7 +62,7 @@ class Pictures:
         return self.transformer.mean is None and self.transformer.crop_size is None
 
     def draw(self, seed: int) -> np.ndarray:
-        """Random pictures."""
+        """Make random pictures."""
         return np.random.default_rng(seed).integers(0, 256, self.shape).astype(np.uint8)
 
     @property
@@ -98,7 +98,7 @@ class Pictures:
         }
 
     def entry(self) -> dict[str, str]:
-        """The metadata."""
+        """Return the metadata that tell of the pictures."""
         return {"caffe:preprocess": to_json(self.describe())}
 
     def note(self) -> str:
@@ -158,7 +158,7 @@ class Pictures:
 
 def find_pictures(
     file: NetFile,
-    options: Options,
+    options: DeployOptions,
     choices: PictureOptions,
     profile: Profile,
     inputs: dict[str, Shape],

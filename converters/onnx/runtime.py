@@ -17,7 +17,7 @@ Array = np.ndarray[Any, Any]
 LARGE = 1_900_000_000  # bytes; protobuf cannot serialize 2 GiB
 
 
-class Runner:
+class OnnxRunner:
     """A model that is ready to run."""
 
     def __init__(
@@ -102,4 +102,4 @@ def evaluate(op: str, inputs: Sequence[Array], opset: int, **attributes: Any) ->
     )
     imports = [onnx.helper.make_opsetid("", opset)]
     model = onnx.helper.make_model(graph, opset_imports=imports, ir_version=8)
-    return Runner(model)(dict(zip(names, inputs, strict=True)))["y"]
+    return OnnxRunner(model)(dict(zip(names, inputs, strict=True)))["y"]

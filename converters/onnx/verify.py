@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from caffeio.converters.deploy.deploy_net import Options, PathLike
+from caffeio.converters.deploy.deploy_net import DeployOptions, PathLike
 from caffeio.converters.onnx.half import HALF
 from caffeio.converters.onnx.pictures import PictureOptions, Pictures, find_pictures
 from caffeio.converters.verify.check import Checked, before_probabilities, check
@@ -61,7 +61,7 @@ def check_onnx(
     model takes pictures, and the net what Caffe's transformer makes of them. With the client
     "opencv" OpenCV runs the model, and the rows of detections are a set.
     """
-    options = Options(**given)
+    options = DeployOptions(**given)
     file = read_net(prototxt, dialect=options.dialect)
     arrays = weights
     if weights is not None and not isinstance(weights, Weights):
@@ -86,7 +86,7 @@ class _Job:
 
     file: NetFile
     weights: Weights | None
-    options: Options
+    options: DeployOptions
     blobs: list[str]
     pictures: PictureOptions | None
     client: str

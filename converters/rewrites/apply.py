@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from caffeio.converters.deploy.deploy import from_snapshot
-from caffeio.converters.netstate import Blob, Layer, NetState
+from caffeio.converters.netstate import NetState, StateBlob, StateLayer
 from caffeio.converters.rewrites.forms import rewrite_of
 from caffeio.converters.rewrites.piece import CannotRewriteError, Piece
 from caffeio.errors import CaffeIOError
@@ -66,8 +66,8 @@ def rewrite_layers(
     return done, failed
 
 
-def _layer(param: pb.LayerParameter, blobs: Sequence[object], old: Layer) -> Layer:
-    made = Layer(param, [Blob(array=array) for array in blobs])  # type: ignore[arg-type]
+def _layer(param: pb.LayerParameter, blobs: Sequence[object], old: StateLayer) -> StateLayer:
+    made = StateLayer(param, [StateBlob(array=array) for array in blobs])  # type: ignore[arg-type]
     if len(blobs) == len(old.blobs) and len(blobs):
         made.origin = list(old.origin)
     return made

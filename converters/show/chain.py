@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from caffeio.converters.diff.training import Seen, snapshot_iterations
+from caffeio.converters.diff.training import SeenImages, snapshot_iterations
 from caffeio.converters.kinds import KINDS
 from caffeio.converters.report.model import Cell, Report, count, short_float
 from caffeio.converters.source import Source
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Run:
+class ChainRun:
     """What the user says of a training that the files do not: its workers, its data, its speed.
 
     `speed`: images a second of all workers together.
@@ -40,7 +40,7 @@ def duration(hours: float) -> str:
     return f"{hours:.3g} h" if hours < 48 else f"{hours / 24:.3g} days ({hours:,.0f} h)"
 
 
-def rows(seen: Seen, run: Run) -> dict[str, str]:
+def rows(seen: SeenImages, run: ChainRun) -> dict[str, str]:
     """The rows of a table about one solver."""
     out = seen.summary_rows()
     hours = run.hours(seen.images)
@@ -54,7 +54,7 @@ def rows(seen: Seen, run: Run) -> dict[str, str]:
 @dataclass(frozen=True)
 class _Phase:
     side: SolverSide
-    seen: Seen
+    seen: SeenImages
 
     def rate(self) -> str:
         from caffeio.converters.diff import rates
@@ -65,7 +65,7 @@ class _Phase:
         first, last = float(curve.rates[0]), float(curve.rates[-1])
         return f"{first:.3g} to {last:.3g}"
 
-    def as_data(self, run: Run) -> dict[str, Any]:
+    def as_data(self, run: ChainRun) -> dict[str, Any]:
         message = self.side.message
         at = snapshot_iterations(message)
         return {
@@ -80,7 +80,7 @@ class _Phase:
 
 
 def show_chain(
-    sources: Sequence[Source], run: Run, *, dialect: str | None, caffe: str | None
+    sources: Sequence[Source], run: ChainRun, *, dialect: str | None, caffe: str | None
 ) -> Report:
     """Show solvers as the phases of one training; a file may hold several (Intel's params_pair).
 
@@ -113,17 +113,13 @@ def show_chain(
 
 
 def _read_phase(
-    source: Source, run: Run, dialect: str | None, caffe: str | None
+    source: Source, run: ChainRun, dialect: str | None, caffe: str | None
 ) -> Iterator[_Phase]:
-    from caffeio.converters.diff.solver_side import load_pair, load_side
-    from caffeio.training.multiphase import read_phases
+    from caffeio.converters.diff.solver_side import load_pair, load_phases
 
     if source.kind == "phases":
-        side = None
-        for number, (file, batch) in enumerate(read_phases(source.path), 1):
-            side = load_side(source, file, dialect, side)
-            side.label = f"{source.label}, phase {number}"
-            yield _phase(side, run, caffe, batch or side.feed.batch)
+        for side in load_phases(source, dialect):
+            yield _phase(side, run, caffe)
         return
     if source.kind not in ("solver", "text"):
         raise CaffeIOError(
@@ -132,21 +128,20 @@ def _read_phase(
             where=source.label,
         )
     side = load_pair(source, source, dialect)[0]
-    yield _phase(side, run, caffe, side.feed.batch)
+    yield _phase(side, run, caffe)
 
 
-def _phase(side: SolverSide, run: Run, caffe: str | None, batch: int | None) -> _Phase:
-    """A phase, with the batch size that its pair says, or its net."""
+def _phase(side: SolverSide, run: ChainRun, caffe: str | None) -> _Phase:
     from caffeio.profiles import get_profile
 
     if caffe:
         side.profile = get_profile(caffe)
     dataset = run.dataset or side.feed.entries
     iter_size, iterations = max(side.message.iter_size, 1), side.message.max_iter
-    return _Phase(side, Seen(batch, run.workers, iter_size, iterations, dataset))
+    return _Phase(side, SeenImages(side.feed.batch, run.workers, iter_size, iterations, dataset))
 
 
-def _table(phases: Sequence[_Phase], out: Report, run: Run) -> None:
+def _table(phases: Sequence[_Phase], out: Report, run: ChainRun) -> None:
     epochs = any(phase.seen.epochs is not None for phase in phases)
     more = [*(["epochs"] if epochs else []), *(["time"] if run.speed else [])]
     heads = ("solver", "iterations", "an update", "images", *more, "rate")
@@ -169,7 +164,9 @@ def _short(label: str) -> str:
     return f"phase {phase}" if comma else Path(path).stem
 
 
-def _total(out: Report, images: int | None, dataset: int | None, iterations: int, run: Run) -> None:
+def _total(
+    out: Report, images: int | None, dataset: int | None, iterations: int, run: ChainRun
+) -> None:
     section = out.section("Together")
     table = section.table("", "", heads=False)
     table.add("iterations", f"{iterations:,}")

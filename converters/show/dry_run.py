@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from caffeio.converters.diff.training import (
-    Seen,
+    SeenImages,
     entries_of,
     snapshot_iterations,
     spans,
@@ -64,12 +64,12 @@ class PhasePlan:
     unknown_shapes: bool = False
 
     @property
-    def seen(self) -> Seen:
+    def seen(self) -> SeenImages:
         """The images of what is still to do."""
         param = self.job.param
         feed = next((f for f in self.feeds if f.phase == "TRAIN" and f.batch), None)
         todo = 0 if self.start.how == "skipped" else max(param.max_iter - self.start.iteration, 0)
-        return Seen(
+        return SeenImages(
             feed.batch if feed else None, self.workers, max(param.iter_size, 1), todo,
             feed.records if feed else None,
         )  # fmt: skip

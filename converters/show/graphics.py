@@ -7,7 +7,7 @@ from itertools import pairwise
 
 from caffeio.converters.report.model import scaled
 from caffeio.converters.show.layout import Drawing, layout
-from caffeio.converters.show.view import Row, View, shape_words
+from caffeio.converters.show.view import LayerRow, View, shape_words
 from caffeio.layers.registry import family_of
 from caffeio.visible import escaped, visible
 
@@ -30,7 +30,7 @@ STYLE = (
 _SHAPE_ONLY = {"PriorBox", "Crop"}  # their last bottom gives a size and no values
 
 
-def label(row: Row) -> list[str]:
+def label(row: LayerRow) -> list[str]:
     """The lines of a box: name, types, words, shape and size."""
     lines = [row.name, row.type_name]
     if row.summary:
@@ -131,7 +131,7 @@ def _aside(drawing: Drawing, edge: tuple[int, int]) -> str:
     )
 
 
-def _box(drawing: Drawing, row: Row, lines: list[str]) -> str:
+def _box(drawing: Drawing, row: LayerRow, lines: list[str]) -> str:
     box = drawing.boxes[row.index]
     x, y = box.x - box.width / 2, box.y - box.height / 2
     colour = COLOURS[family_of(row.node.type)]
@@ -168,7 +168,7 @@ def dot(view: View) -> str:
     return "\n".join([*out, "}"]) + "\n"
 
 
-def _made_by(row: Row, blob: str) -> bool:
+def _made_by(row: LayerRow, blob: str) -> bool:
     return len(row.node.tops) > 1 and blob in row.node.tops
 
 

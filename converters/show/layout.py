@@ -19,7 +19,7 @@ LANE = 5.0  # between edges that go to the next column side by side
 
 
 @dataclass
-class Box:
+class LayoutBox:
     """One node: its size is given, its centre is found. Invisible ones have no width."""
 
     width: float
@@ -40,7 +40,7 @@ class Drawing:
     pieces are (x, from, to), one a rank.
     """
 
-    boxes: list[Box]
+    boxes: list[LayoutBox]
     routes: dict[tuple[int, int], list[tuple[float, float, float]]]
     width: float
     height: float
@@ -63,7 +63,7 @@ def layout(
 
     columns: a deep graph may be broken into columns, where that makes it larger in a frame.
     """
-    boxes = [Box(width, height) for width, height in sizes]
+    boxes = [LayoutBox(width, height) for width, height in sizes]
     for start, end in sorted(edges, key=lambda edge: (edge[1], edge[0])):
         boxes[end].rank = max(boxes[end].rank, boxes[start].rank + 1)
     chains = {edge: _chain(boxes, edge) for edge in dict.fromkeys(edges)}
@@ -83,7 +83,7 @@ def layout(
     return Drawing(boxes, routes, width, height, turns)
 
 
-def _route(chain: Sequence[Box]) -> Iterator[tuple[float, float, float]]:
+def _route(chain: Sequence[LayoutBox]) -> Iterator[tuple[float, float, float]]:
     """The pieces of an edge's route, from its first box's bottom to its last one's top."""
     for i, box in enumerate(chain):
         start = box.height / 2 if i == 0 else -box.row / 2
@@ -91,11 +91,11 @@ def _route(chain: Sequence[Box]) -> Iterator[tuple[float, float, float]]:
         yield box.x, box.y + start, box.y + end
 
 
-def _chain(boxes: list[Box], edge: tuple[int, int]) -> list[int]:
+def _chain(boxes: list[LayoutBox], edge: tuple[int, int]) -> list[int]:
     """Start, invisible boxes on the ranks between, end."""
     chain = [edge[0]]
     for rank in range(boxes[edge[0]].rank + 1, boxes[edge[1]].rank):
-        boxes.append(Box(0.0, 0.0, rank))
+        boxes.append(LayoutBox(0.0, 0.0, rank))
         chain.append(len(boxes) - 1)
     chain.append(edge[1])
     for a, b in pairwise(chain):
@@ -104,14 +104,14 @@ def _chain(boxes: list[Box], edge: tuple[int, int]) -> list[int]:
     return chain
 
 
-def _ranks(boxes: list[Box]) -> list[list[int]]:
+def _ranks(boxes: list[LayoutBox]) -> list[list[int]]:
     ranks: list[list[int]] = [[] for _ in range(max((b.rank for b in boxes), default=-1) + 1)]
     for index, box in enumerate(boxes):
         ranks[box.rank].append(index)
     return ranks
 
 
-def _reorder(boxes: list[Box], ranks: list[list[int]], *, down: bool) -> None:
+def _reorder(boxes: list[LayoutBox], ranks: list[list[int]], *, down: bool) -> None:
     """Sort each rank by the median place of the neighbours on the rank before."""
     place = {index: i for rank in ranks for i, index in enumerate(rank)}
     for rank in ranks if down else reversed(ranks):
@@ -123,7 +123,7 @@ def _reorder(boxes: list[Box], ranks: list[list[int]], *, down: bool) -> None:
         place.update({index: i for i, index in enumerate(rank)})
 
 
-def _place_x(boxes: list[Box], ranks: list[list[int]], gap: float) -> None:
+def _place_x(boxes: list[LayoutBox], ranks: list[list[int]], gap: float) -> None:
     """Pack each rank, then pull every box towards its neighbours, keeping order and gaps."""
     for rank in ranks:
         x = 0.0
@@ -144,7 +144,7 @@ def _place_x(boxes: list[Box], ranks: list[list[int]], gap: float) -> None:
             _spread(boxes, rank, centres, gap)
 
 
-def _spread(boxes: list[Box], rank: list[int], centres: list[float], gap: float) -> None:
+def _spread(boxes: list[LayoutBox], rank: list[int], centres: list[float], gap: float) -> None:
     """Least-squares places in order with least distances (pool adjacent violators)."""
     offsets = [0.0]
     for a, b in pairwise(rank):
@@ -164,7 +164,7 @@ def _spread(boxes: list[Box], rank: list[int], centres: list[float], gap: float)
         at += members
 
 
-def _place_y(boxes: list[Box], ranks: list[list[int]], gap: float) -> None:
+def _place_y(boxes: list[LayoutBox], ranks: list[list[int]], gap: float) -> None:
     y = 0.0
     for rank in ranks:
         height = max((boxes[i].height for i in rank), default=0.0)
@@ -180,7 +180,7 @@ Chains = dict[tuple[int, int], list[int]]
 Turns = dict[tuple[int, int], dict[int, tuple[float, float, float]]]
 
 
-def _columns(boxes: list[Box], ranks: list[list[int]], chains: Chains, gap: float) -> Turns:
+def _columns(boxes: list[LayoutBox], ranks: list[list[int]], chains: Chains, gap: float) -> Turns:
     """Break the ranks into as many columns as show the graph largest; returns the edges' turns."""
     crossing = [0] * len(ranks)  # edges from this rank to the next one
     for chain in chains.values():
@@ -200,7 +200,9 @@ def _columns(boxes: list[Box], ranks: list[list[int]], chains: Chains, gap: floa
     return _turns(boxes, list(_parts(ranks, best)), chains)
 
 
-def _starts(boxes: list[Box], ranks: list[list[int]], crossing: list[int], count: int) -> list[int]:
+def _starts(
+    boxes: list[LayoutBox], ranks: list[list[int]], crossing: list[int], count: int
+) -> list[int]:
     """The first rank of each column: about equal heights, cut where few edges cross."""
     heights = [_height(boxes, rank) for rank in ranks]
     whole = sum(heights)
@@ -218,7 +220,7 @@ def _starts(boxes: list[Box], ranks: list[list[int]], crossing: list[int], count
     return starts
 
 
-def _height(boxes: list[Box], rank: list[int]) -> float:
+def _height(boxes: list[LayoutBox], rank: list[int]) -> float:
     return max((boxes[i].height for i in rank), default=0.0)
 
 
@@ -227,13 +229,13 @@ def _parts(ranks: list[list[int]], starts: list[int]) -> Iterator[list[list[int]
         yield ranks[a:b]
 
 
-def _extent(boxes: list[Box], part: list[list[int]]) -> tuple[float, float]:
+def _extent(boxes: list[LayoutBox], part: list[list[int]]) -> tuple[float, float]:
     """The left and right end of a column."""
     inside = [boxes[i] for rank in part for i in rank]
     return min(b.x - b.width / 2 for b in inside), max(b.x + b.width / 2 for b in inside)
 
 
-def _move(boxes: list[Box], parts: list[list[list[int]]]) -> None:
+def _move(boxes: list[LayoutBox], parts: list[list[list[int]]]) -> None:
     """Put the columns side by side, each at the top."""
     at = 0.0
     for part in parts:
@@ -246,7 +248,7 @@ def _move(boxes: list[Box], parts: list[list[list[int]]]) -> None:
         at += right - left + GUTTER
 
 
-def _turns(boxes: list[Box], parts: list[list[list[int]]], chains: Chains) -> Turns:
+def _turns(boxes: list[LayoutBox], parts: list[list[list[int]]], chains: Chains) -> Turns:
     """Where each edge goes from one column to the next, side by side with the others."""
     column = {i: at for at, part in enumerate(parts) for rank in part for i in rank}
     bottoms = [max(boxes[i].y + boxes[i].height / 2 for i in part[-1]) for part in parts]

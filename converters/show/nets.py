@@ -14,7 +14,7 @@ from caffeio.converters.preprocessing import Recipe, recipe_of
 from caffeio.converters.report.model import Cell, Report, Section, Tone, count, listed, scaled, size
 from caffeio.converters.show.layer_summary import short_type
 from caffeio.converters.show.stats import Stats, stats_of
-from caffeio.converters.show.view import Row, View, as_data, make_view, shape_words
+from caffeio.converters.show.view import LayerRow, View, as_data, make_view, shape_words
 from caffeio.converters.source import Source
 from caffeio.errors import CaffeIOError, NetError
 from caffeio.layers.base import FOREIGN_FIELD
@@ -30,8 +30,8 @@ from caffeio.shape_text import format_shape
 
 
 @dataclass(frozen=True)
-class Options:
-    """How to look at a net."""
+class ShowOptions:
+    """What the user chooses of how a net is shown."""
 
     phase: str | None = None  # by default TEST, or TRAIN if that alone can be built
     stages: tuple[str, ...] = ()
@@ -58,7 +58,7 @@ class ShownNet:
     filters: tuple[str, NDArray[Any]] | None = None  # of the first layer that reads pictures
 
 
-def load(source: Source, options: Options) -> ShownNet:
+def load(source: Source, options: ShowOptions) -> ShownNet:
     """Read a prototxt or caffemodel. What is wrong with the net ends up in `warnings`."""
     shown = ShownNet(source)
     if source.kind != "caffemodel.h5":  # HDF5 weights hold no net
@@ -147,7 +147,7 @@ def dialect_words(file: NetFile, source: Source, given: str | None) -> str:
     return f"{found.dialect}, {100 * found.confidence:.0f} % sure{also}"
 
 
-def _graph(shown: ShownNet, options: Options) -> Graph | None:
+def _graph(shown: ShownNet, options: ShowOptions) -> Graph | None:
     """Build the net for the phase that was asked for, else for the first that works."""
     assert shown.file is not None
     message, locate = shown.file.message, shown.file.locate
@@ -177,7 +177,7 @@ def _graph(shown: ShownNet, options: Options) -> Graph | None:
 
 
 def _with_inputs(
-    message: pb.NetParameter, phase: str, options: Options, shown: ShownNet
+    message: pb.NetParameter, phase: str, options: ShowOptions, shown: ShownNet
 ) -> pb.NetParameter:
     """A copy of the net in which an Input layer makes the blobs that nothing makes."""
     state = net_state(message, phase, options.level, options.stages)
@@ -201,7 +201,7 @@ def _with_inputs(
     return net
 
 
-def report(shown: ShownNet, options: Options) -> Report:
+def report(shown: ShownNet, options: ShowOptions) -> Report:
     """The net on one screen."""
     kind = {"net": "net prototxt", "caffemodel": "weights", "caffemodel.h5": "weights (HDF5)"}
     out = Report(f"{shown.source.label}: {kind.get(shown.source.kind, shown.source.kind)}")
@@ -286,7 +286,7 @@ def _facts(view: View, table: Any) -> None:
     )
 
 
-def _layers(shown: ShownNet, section: Section, options: Options) -> None:
+def _layers(shown: ShownNet, section: Section, options: ShowOptions) -> None:
     assert shown.view is not None
     rows = shown.view.rows
     if options.show_all:
@@ -313,7 +313,7 @@ def _layers(shown: ShownNet, section: Section, options: Options) -> None:
         )
 
 
-def _macs(row: Row, batch: int) -> str:
+def _macs(row: LayerRow, batch: int) -> str:
     if row.macs is None:
         return "?"
     return scaled(row.macs / batch) if row.macs else ""

@@ -13,7 +13,7 @@ from caffeio.converters.report.model import Report, scaled, size
 from caffeio.converters.show import graphics
 from caffeio.converters.show.nets import ShownNet
 from caffeio.converters.show.stats import Stats
-from caffeio.converters.show.view import Part, Row, shape_words
+from caffeio.converters.show.view import LayerRow, Part, shape_words
 from caffeio.shape_text import format_shape
 from caffeio.visible import escaped
 
@@ -263,7 +263,7 @@ _TOOLS = (
 )
 
 
-def _row(row: Row, shown: ShownNet) -> str:
+def _row(row: LayerRow, shown: ShownNet) -> str:
     facts = [row.type_name, row.summary, shape_words(row.tops)]
     facts.append(scaled(row.parameters) + " parameters" if row.parameters else "")
     facts.append(scaled(row.macs) + " MACs" if row.macs else "")

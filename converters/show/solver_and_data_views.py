@@ -18,7 +18,7 @@ from caffeio.converters.report.model import (
     size,
     sparkline,
 )
-from caffeio.converters.show.chain import Run, rows
+from caffeio.converters.show.chain import ChainRun, rows
 from caffeio.converters.source import Source
 from caffeio.data.db.buffer import Buffer
 from caffeio.errors import CaffeIOError
@@ -26,7 +26,7 @@ from caffeio.proto.io.regular import read_regular
 
 
 def show_solver(
-    source: Source, *, dialect: str | None, caffe: str | None, show_all: bool, run: Run
+    source: Source, *, dialect: str | None, caffe: str | None, show_all: bool, run: ChainRun
 ) -> Report:
     """A solver: its fields, its learning rate, its run, its net."""
     from caffeio.converters.diff import rates, solver_diff
@@ -37,7 +37,7 @@ def show_solver(
     if caffe:
         side.profile = get_profile(caffe)
     out = Report(f"{source.label}: {KINDS['solver']}")
-    options = solver_diff.Options(dataset_size=run.dataset, workers=run.workers)
+    options = solver_diff.SolverDiffOptions(dataset_size=run.dataset, workers=run.workers)
     diff = solver_diff.diff_solvers(side, side, options)
     head = out.section("").table("", "", heads=False)
     head.add("Caffe", f"{side.profile.name} (by its fields and its net)")
@@ -88,7 +88,7 @@ def _rates(diff: Any, out: Report) -> None:
         table.add(f"{t:,}", f"{values[t]:.6g}")
 
 
-def _add_run(diff: Any, out: Report, run: Run) -> None:
+def _add_run(diff: Any, out: Report, run: ChainRun) -> None:
     from caffeio.converters.diff.training import snapshot_iterations, spans, test_iterations
 
     side = diff.left

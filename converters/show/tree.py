@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from caffeio.converters.report.model import Cell, Section, scaled
-from caffeio.converters.show.view import Row, View, shape_words
+from caffeio.converters.show.view import LayerRow, View, shape_words
 
 
 def report(view: View, section: Section) -> None:
@@ -39,7 +39,7 @@ def depths(view: View) -> list[int]:
     return out
 
 
-def _flow(row: Row, view: View) -> list[int]:
+def _flow(row: LayerRow, view: View) -> list[int]:
     """The rows that feed this one, less data layers where there are others (labels)."""
     inner = [source for source in row.sources if view.rows[source].sources]
     return inner or row.sources
@@ -57,7 +57,7 @@ def _common(a: int | None, b: int | None, parted: list[int | None], level: list[
     return a
 
 
-def _line(row: Row, view: View, depth: int, section: Section) -> None:
+def _line(row: LayerRow, view: View, depth: int, section: Section) -> None:
     parts: list[Cell | str] = [Cell("│ " * depth, "dim"), Cell(row.name, "strong"), "  "]
     parts.append(row.type_name)
     if row.summary:

@@ -27,7 +27,7 @@ class Part:
 
 
 @dataclass
-class Row:
+class LayerRow:
     """A layer with the in-place layers behind it."""
 
     index: int
@@ -82,7 +82,7 @@ class View:
 
     graph: Graph
     shapes: NetShapes
-    rows: list[Row]
+    rows: list[LayerRow]
 
     @property
     def inputs(self) -> list[tuple[str, Shape | None]]:
@@ -114,7 +114,7 @@ def _sum(values: Sequence[int | None]) -> int | None:
 
 def make_view(shapes: NetShapes, *, fold: bool = True) -> View:
     """Arrange the layers of a net in rows; `fold` folds in-place layers."""
-    rows: list[Row] = []
+    rows: list[LayerRow] = []
     maker: dict[str, int] = {}  # blob -> row
     alias = split_names(shapes.graph)
     for node, found in zip(shapes.graph.nodes, shapes.layers, strict=True):
@@ -126,7 +126,7 @@ def make_view(shapes: NetShapes, *, fold: bool = True) -> View:
         if fold and _folds(node) and len(rows[maker[node.bottoms[0]]].node.tops) == 1:
             rows[maker[node.bottoms[0]]].parts.append(part)
             continue
-        row = Row(len(rows), [part])
+        row = LayerRow(len(rows), [part])
         row.sources = list(dict.fromkeys(maker[b] for b in node.bottoms if b in maker))
         for source in row.sources:
             rows[source].readers.append(row.index)

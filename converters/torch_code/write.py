@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from caffeio import __version__
-from caffeio.converters.deploy.deploy_net import Options, load_deploy_net
+from caffeio.converters.deploy.deploy_net import DeployOptions, load_deploy_net
 from caffeio.converters.torch_code.module import ModuleWriter, Written
 from caffeio.converters.verify.check import Checked, check
 from caffeio.converters.verify.models import Arrays
@@ -44,7 +44,7 @@ class TorchModel:
         self.inputs = dict(shapes)
 
     def run(self, inputs: Mapping[str, np.ndarray]) -> Arrays:
-        """Run it on copies."""
+        """Run the module on copies of the inputs."""
         given = [torch.from_numpy(np.array(inputs[name])) for name in self.inputs]
         with torch.no_grad():
             found = self.module(*given)
@@ -53,7 +53,11 @@ class TorchModel:
 
 
 def write_module(
-    prototxt: PathLike, weights: Weights | None, path: PathLike, options: Options, target: PathLike
+    prototxt: PathLike,
+    weights: Weights | None,
+    path: PathLike,
+    options: DeployOptions,
+    target: PathLike,
 ) -> tuple[Written, list[str]]:
     """Write `path` (.py) and its weights beside it (.safetensors); returns notes as well.
 
@@ -84,7 +88,11 @@ def _plain(text: str) -> str:
 
 
 def check_module(
-    prototxt: PathLike, weights: Weights | None, path: PathLike, written: Written, options: Options
+    prototxt: PathLike,
+    weights: Weights | None,
+    path: PathLike,
+    written: Written,
+    options: DeployOptions,
 ) -> Checked:
     """Import the file, load its weights, and run it against the net of the user's files."""
     module = import_file(Path(path))
@@ -121,7 +129,7 @@ def _compare(
     model: Any,
     inputs: Sequence[str],
     outputs: Sequence[str],
-    options: Options,
+    options: DeployOptions,
 ) -> Checked:
     file = read_net(prototxt, dialect=options.dialect)
     known = predictions(file, weights, options)[1]
@@ -159,12 +167,14 @@ class Program(nn.Module):
 
 
 def write_program(
-    prototxt: PathLike, weights: Weights | None, path: PathLike, options: Options
+    prototxt: PathLike, weights: Weights | None, path: PathLike, options: DeployOptions
 ) -> tuple[list[str], list[str], list[str]]:
     """Write a torch.export program; returns its inputs, its outputs, and notes."""
     net, notes = load_deploy_net(prototxt, weights, options)
     made = {top for step in net.steps if not step.layer.is_source for top in step.tops}
     outputs = list(options.outputs) or [blob for blob in net.outputs if blob in made]
+    if not outputs:
+        raise UnsupportedError(f"net {net.name!r} has no output to export")
     read = {name for step in net.steps for name in step.bottoms}
     tops = [top for step in net.steps if step.layer.is_source for top in step.tops]
     sources = [top for top in tops if top in read]
@@ -194,7 +204,7 @@ def check_program(
     weights: Weights | None,
     path: PathLike,
     ends: tuple[Sequence[str], Sequence[str]],
-    options: Options,
+    options: DeployOptions,
 ) -> Checked:
     """Load the program and run it against the net of the user's files."""
     with warnings.catch_warnings():

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
-from caffeio.converters.netstate import Layer, NetState
+from caffeio.converters.netstate import NetState, StateLayer
 from caffeio.layers.registry import is_data_type
 from caffeio.proto import caffe_pb2 as pb
 from caffeio.proto.dialect.dialect import Lost
@@ -93,7 +93,7 @@ def unfuse(state: NetState, target: Schema) -> list[str]:
             relu.top.append(layer.param.top[0])
             if slope:
                 relu.relu_param.negative_slope = slope
-            state.layers.insert(at + 1, Layer(relu))
+            state.layers.insert(at + 1, StateLayer(relu))
             done.append(f"layer {layer.param.name!r}: its fused ReLU is a layer now")
         elif p.relu:
             done.append(f"layer {layer.param.name!r}: flag of fusion removed, its ReLU is there")

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from caffeio.converters.netstate import Blob, Layer, NetState
+from caffeio.converters.netstate import NetState, StateBlob, StateLayer
 from caffeio.proto import caffe_pb2 as pb
 from caffeio.proto.dialect.schema import Schema
 from caffeio.proto.io.blobs import Array
@@ -47,7 +47,7 @@ def _has_filler(param: pb.LayerParameter) -> bool:
     return any(param.batch_norm_param.HasField(name) for name in names)
 
 
-def _take_scale(layer: Layer, names: set[str]) -> Layer:
+def _take_scale(layer: StateLayer, names: set[str]) -> StateLayer:
     """Take scale and shift out of a BatchNorm; return the Scale layer for them."""
     norm = layer.param
     name = f"scale_{norm.name}"
@@ -69,7 +69,7 @@ def _take_scale(layer: Layer, names: set[str]) -> Layer:
         p.filler.CopyFrom(q.scale_filler)
     if q.HasField("bias_filler"):
         p.bias_filler.CopyFrom(q.bias_filler)
-    out = Layer(scale, layer.blobs[3:], origin=layer.origin[3:])
+    out = StateLayer(scale, layer.blobs[3:], origin=layer.origin[3:])
     del layer.blobs[3:], layer.origin[3:]
     return out
 
@@ -112,7 +112,7 @@ def _can_merge(state: NetState, at: int, form: str) -> bool:
     return plain and mine and not shared and blobs and (form == "intel" or p.bias_term)
 
 
-def _merge(norm: Layer, scale: Layer, form: str) -> None:
+def _merge(norm: StateLayer, scale: StateLayer, form: str) -> None:
     p, q = scale.param.scale_param, norm.param.batch_norm_param
     norm.param.top[0] = scale.param.top[0]
     norm.blobs += scale.blobs
@@ -143,13 +143,13 @@ def divide_by_factor(state: NetState) -> list[str]:
             continue
         scale = np.float32(0 if factor == 0 else 1 / factor)
         for k in (0, 1):
-            layer.blobs[k] = Blob(array=(layer.blobs[k].array() * scale).astype(np.float32))
-        layer.blobs[2] = Blob(array=np.ones(layer.blobs[2].shape, np.float32))
+            layer.blobs[k] = StateBlob(array=(layer.blobs[k].array() * scale).astype(np.float32))
+        layer.blobs[2] = StateBlob(array=np.ones(layer.blobs[2].shape, np.float32))
         done.append(f"layer {layer.param.name!r}: statistics divided by their factor {factor:g}")
     return done
 
 
-def _factor(blob: Blob) -> float | None:
+def _factor(blob: StateBlob) -> float | None:
     array: Array = blob.array()
     return float(array.reshape(-1)[0]) if array.size == 1 else None
 

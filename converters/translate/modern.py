@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from caffeio.converters.netstate import Layer, NetState
+from caffeio.converters.netstate import NetState, StateLayer
 from caffeio.converters.translate.adapt import sort_lost
 from caffeio.proto import caffe_pb2 as pb
 from caffeio.proto.dialect.dialect import Lost, encode
@@ -40,7 +40,7 @@ def modernise(state: NetState, source: str) -> list[Lost]:
             continue
         old, new = olds[place], pb.LayerParameter()
         new.CopyFrom(param)
-        state.layers.append(Layer(new, old.blobs, source=old.source, origin=old.origin))
+        state.layers.append(StateLayer(new, old.blobs, source=old.source, origin=old.origin))
     rest = upgraded.message
     rest.ClearField("layer")
     for name in _INPUTS:

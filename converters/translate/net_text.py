@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from caffeio.converters.netstate import Blob, Layer, NetState
+from caffeio.converters.netstate import NetState, StateBlob, StateLayer
 from caffeio.converters.translate.adapt import sort_lost
 from caffeio.converters.translate.translate import Translation, adapt_state, lost_types
 from caffeio.proto import caffe_pb2 as pb
@@ -58,8 +58,8 @@ def translate_net(
         copy.CopyFrom(param)
         copy.ClearField("blobs")
         places = [(index, k) for k in range(len(arrays))]
-        own = [Blob(array=array) for array in arrays]
-        layers.append(Layer(copy, own, source=index, origin=places))
+        own = [StateBlob(array=array) for array in arrays]
+        layers.append(StateLayer(copy, own, source=index, origin=places))
     state = NetState(rest, layers, "layer", [])
     result = Translation(source, target)
     adapt_state(state, result, input_shapes=input_shapes)

@@ -16,8 +16,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from caffeio.converters.netstate import (
-    Layer,
     NetState,
+    StateLayer,
     blob_for,
     history_order,
     located,
@@ -194,7 +194,7 @@ def lost_types(state: NetState, source: Schema, target: Schema) -> list[Lost]:
     ]
 
 
-def _shape(layer: Layer, index: int) -> tuple[int, ...] | None:
+def _shape(layer: StateLayer, index: int) -> tuple[int, ...] | None:
     info = layer.blobs[index].info
     if info is None or not info.legacy:
         return None

@@ -28,7 +28,8 @@ class CvModel:
         except cv2.error as error:
             raise UnsupportedError(
                 f"OpenCV {cv2.__version__} cannot read the model: {error}"
-            ) from (None)
+            ) from None
+        self.net.enableWinograd(False)  # its quicker convolutions are less exact
 
     def run(self, inputs: Mapping[str, np.ndarray]) -> Arrays:
         """The outputs by the names of their blobs."""

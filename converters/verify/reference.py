@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from caffeio.converters.deploy.deploy_net import (
-    Options,
+    DeployOptions,
     as_given,
     deployed,
     drop_shapes,
@@ -29,7 +29,7 @@ Shapes = Mapping[str, Sequence[int]]
 def reference_net(
     file: NetFile,
     weights: Weights | None,
-    options: Options,
+    options: DeployOptions,
     outputs: Sequence[str],
     shapes: Shapes,
 ) -> Net:
@@ -63,7 +63,7 @@ def reference_net(
 
 
 def predictions(
-    file: NetFile, weights: Weights | None, options: Options
+    file: NetFile, weights: Weights | None, options: DeployOptions
 ) -> tuple[list[str], dict[str, tuple[int, ...]]]:
     """The blobs that a net for use ends in, and the shapes of its inputs; nothing is run.
 
@@ -94,7 +94,7 @@ def _added(
     file: NetFile,
     given: pb.NetParameter,
     weights: Weights | None,
-    options: Options,
+    options: DeployOptions,
     profile: Profile,
     shapes: Shapes,
 ) -> list[Any]:
@@ -103,7 +103,7 @@ def _added(
         return []
     known = {(layer.name, layer.type) for layer in given.layer}
     tops = {top for layer in given.layer for top in layer.top}
-    chosen = Options(**{**vars(options), "input_shapes": _known_inputs(given, shapes)})
+    chosen = DeployOptions(**{**vars(options), "input_shapes": _known_inputs(given, shapes)})
     message, _ = deployed(file, weights, chosen, profile)
     return [
         layer
@@ -132,7 +132,9 @@ def _source_shapes(layers: Sequence[Any], shapes: Shapes) -> Shapes:
     return out
 
 
-def own_data(net: Net, file: NetFile, options: Options, shapes: Shapes) -> dict[str, Any] | None:
+def own_data(
+    net: Net, file: NetFile, options: DeployOptions, shapes: Shapes
+) -> dict[str, Any] | None:
     """The first examples of the net's own data for the inputs `shapes`; None if there are none."""
     found: dict[str, Any] = {}
     given, _ = as_given(file, options)

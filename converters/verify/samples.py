@@ -25,7 +25,7 @@ def sample_inputs(net: Net, seed: int = 0, scale: float = 1.0) -> dict[str, np.n
     for step in net.steps:
         if step.layer.is_source:
             for top, shape in zip(step.tops, step.layer.top_shapes, strict=True):
-                out[top] = (rng.standard_normal(shape) * scale).astype(np.float32)
+                out[top] = np.asarray(rng.standard_normal(shape) * scale, np.float32)
     for name, high in _indices(net).items():
         out[name] = rng.integers(0, high, out[name].shape).astype(np.float32)
     for name, (images, height, width) in _regions(net).items():

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from caffeio.converters.deploy.deploy_net import Options
+from caffeio.converters.deploy.deploy_net import DeployOptions
 from caffeio.converters.kinds import kind_of
 from caffeio.converters.verify.models import Arrays, NetModel, OnnxModel
 from caffeio.converters.verify.reference import predictions, reference_net
@@ -47,7 +47,7 @@ class Files:
 
     @property
     def paths(self) -> list[Path]:
-        """All of them."""
+        """The paths of all files."""
         return [path for path in (self.net, self.weights, self.whole) if path is not None]
 
     @property
@@ -128,7 +128,7 @@ def is_script(path: Path) -> bool:
 class NetSide:
     """A net with weights as `load_net` has it in TEST; losses end in what they measure."""
 
-    def __init__(self, files: Files, options: Options) -> None:
+    def __init__(self, files: Files, options: DeployOptions) -> None:
         self.files = files
         first = files.net or files.weights
         assert first is not None
@@ -233,7 +233,9 @@ class TorchSide:
 Side = NetSide | OnnxSide | TorchSide
 
 
-def open_sides(first: Files, second: Files, options: Options, other: Options) -> tuple[Side, Side]:
+def open_sides(
+    first: Files, second: Files, options: DeployOptions, other: DeployOptions
+) -> tuple[Side, Side]:
     """Open both; a program of PyTorch takes its inputs' names from the other side."""
     opened: list[Side | None] = [None, None]
     for i, (files, chosen) in enumerate(((first, options), (second, other))):

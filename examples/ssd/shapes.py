@@ -6,17 +6,17 @@ import cv2
 import numpy as np
 
 from caffeio.data.db.lmdb import write_lmdb
-from caffeio.data.records.annotated_datum import Box, encode_annotated
+from caffeio.data.records.annotated_datum import AnnotatedBox, encode_annotated
 from caffeio.data.records.datum import encode_datum
 
 SIZE = 96  # pixels a side
 NAMES = ("background", "disc", "square", "triangle")
 
 
-def draw(rng: np.random.Generator) -> tuple[np.ndarray, list[Box]]:
+def draw(rng: np.random.Generator) -> tuple[np.ndarray, list[AnnotatedBox]]:
     """One picture, uint8 (SIZE, SIZE, 3), with one to three shapes that hardly overlap."""
     picture = rng.normal(90, 25, (SIZE, SIZE, 3))
-    boxes: list[Box] = []
+    boxes: list[AnnotatedBox] = []
     for _ in range(rng.integers(1, 4)):
         side = int(rng.integers(18, 44))
         x, y = rng.integers(1, SIZE - side - 1, 2).tolist()
@@ -26,7 +26,7 @@ def draw(rng: np.random.Generator) -> tuple[np.ndarray, list[Box]]:
         label = int(rng.integers(1, 4))
         paint(picture, label, x, y, side, rng.uniform(0, 255, 3).tolist())
         corners = (v / SIZE for v in (x, y, x + side, y + side))
-        boxes.append(Box(label, len(boxes), *corners))
+        boxes.append(AnnotatedBox(label, len(boxes), *corners))
     picture += rng.normal(0, 8, picture.shape)
     return np.clip(picture, 0, 255).astype(np.uint8), boxes
 

@@ -17,7 +17,7 @@ from caffeio.errors import DialectError, ParseError
 from caffeio.proto import caffe_pb2
 from caffeio.proto.dialect import schema
 from caffeio.proto.dialect.plan import CANONICAL
-from caffeio.proto.dialect.rules import Rule, rule_table, rules_of
+from caffeio.proto.dialect.rules import FieldRule, rule_table, rules_of
 from caffeio.proto.dialect.schema import Schema
 from caffeio.proto.dialect.scorer import (
     ODD,
@@ -161,9 +161,9 @@ def score_dialects(data: Buffer, message: str) -> list[Candidate]:
 
 
 @cache
-def _rules_for(message: str, number: int) -> list[tuple[Rule | None, list[int]]]:
+def _rules_for(message: str, number: int) -> list[tuple[FieldRule | None, list[int]]]:
     """The different rules that dialects have for a field, each with the dialects' indices."""
-    out: list[tuple[Rule | None, list[int]]] = []
+    out: list[tuple[FieldRule | None, list[int]]] = []
     for index, dialect in enumerate(schema.dialect_names()):
         rule = rule_table(rules_of(dialect, message)).get(number)
         for known, members in out:
@@ -234,7 +234,7 @@ class _Net:
                 candidate.note(Interpretation(0, found), place)
 
 
-def _is_misplaced(rule: Rule, layer_type: str) -> bool:
+def _is_misplaced(rule: FieldRule, layer_type: str) -> bool:
     """Whether a layer has parameters that are named after another layer type."""
     name = rule.entry.name
     if not (layer_type and name.endswith("_param") and rule.entry.message):

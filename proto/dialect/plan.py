@@ -55,7 +55,7 @@ def accepts(entry: Field, kind: int) -> bool:
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
+class PlanStep:
     """What becomes of one field."""
 
     source: Field
@@ -67,7 +67,7 @@ class Step:
 
 
 @cache
-def plan(source: str, target: str, message: str, out: str) -> dict[int, Step]:
+def plan(source: str, target: str, message: str, out: str) -> dict[int, PlanStep]:
     """By number, what becomes of the fields of `message` of one dialect in `out` of the other.
 
     Files that pycaffe's messages wrote may have numbers of `union` beside those of their dialect.
@@ -106,17 +106,17 @@ def _enum_names(here: schema.Schema, enum: str, there: schema.Schema) -> dict[in
 
 def _step(
     entry: Field, goal: Field | None, indexed: bool, here: schema.Schema, there: schema.Schema
-) -> Step:
+) -> PlanStep:
     if entry.enum:
         names = _enum_names(here, entry.enum, there)
         numbers = there.enums.get(goal.enum, {}) if goal and goal.enum else {}
         table = {n: numbers[name] for n, name in names.items() if name in numbers}
-        return Step(entry, goal, indexed, table, names)
+        return PlanStep(entry, goal, indexed, table, names)
     if goal is None:
-        return Step(entry, None, indexed)
+        return PlanStep(entry, None, indexed)
     if wire_type(entry) == BYTES or goal.type == entry.type:
-        return Step(entry, goal, indexed, plain=True)
-    return Step(entry, goal, indexed, plain=_fits(entry.type, goal.type))
+        return PlanStep(entry, goal, indexed, plain=True)
+    return PlanStep(entry, goal, indexed, plain=_fits(entry.type, goal.type))
 
 
 def _fits(narrow: str, wide: str) -> bool:

@@ -9,7 +9,7 @@ from caffeio.proto.dialect import schema
 from caffeio.proto.dialect.schema import Field, Schema
 
 
-class Rule(NamedTuple):
+class FieldRule(NamedTuple):
     """What a dialect knows of a field number of a message."""
 
     message: str
@@ -20,7 +20,7 @@ class Rule(NamedTuple):
     range: tuple[float, float] | None  # of the values that occur
 
 
-_RULES: list[dict[int, Rule]] = []
+_RULES: list[dict[int, FieldRule]] = []
 _KNOWN: dict[object, int] = {}
 _BLOBS: set[int] = set()  # the indices of BlobProto's rules
 _RULES_BY_DIALECT: dict[str, dict[str, int]] = {}  # filled for a whole dialect at once
@@ -68,7 +68,7 @@ class _Maker:
         if message not in self.done:
             inside = outer | {message}
             rules = {
-                entry.number: Rule(
+                entry.number: FieldRule(
                     message,
                     entry,
                     _numbers_of(self.own, entry.enum) if entry.enum else None,
@@ -82,7 +82,7 @@ class _Maker:
         return self.done[message]
 
 
-def _index(message: str, rules: dict[int, Rule]) -> int:
+def _index(message: str, rules: dict[int, FieldRule]) -> int:
     """Where these rules stand in `_RULES`, put there if none is equal."""
     key = (
         message,
@@ -108,7 +108,7 @@ def _is_special(message: str, entry: Field) -> bool:
     return plain is None or plain.number != entry.number
 
 
-def rule_table(rules: int) -> dict[int, Rule]:
+def rule_table(rules: int) -> dict[int, FieldRule]:
     """The rules by field number."""
     return _RULES[rules]
 

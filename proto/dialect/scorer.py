@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 from caffeio.errors import ParseError
 from caffeio.proto.dialect.plan import accepts, wire_type
-from caffeio.proto.dialect.rules import Rule, is_blob, rule_table
+from caffeio.proto.dialect.rules import FieldRule, is_blob, rule_table
 from caffeio.proto.dialect.transcode import MAX_FIELDS, PAYLOAD
 from caffeio.proto.io.wire import (
     BYTES,
@@ -153,7 +153,9 @@ class Scorer:
         problems += _suspicions(name, self._named(table, start, end)) if name in _CHECKED else ()
         return Interpretation(hash((name, tuple(digests))), tuple(problems), tuple(special))
 
-    def judge(self, rule: Rule | None, message: str, raw: Raw, depth: int = 1) -> Interpretation:
+    def judge(
+        self, rule: FieldRule | None, message: str, raw: Raw, depth: int = 1
+    ) -> Interpretation:
         """Judge one field of a message by its rule (None: the dialect does not know it)."""
         if rule is None:
             what = f"{message} has no field {raw.number}"
@@ -182,7 +184,7 @@ class Scorer:
     ) -> Interpretation:
         return Interpretation(hash((raw.kind, self._bytes(raw))), (problem,), special)
 
-    def _out_of_range(self, rule: Rule, label: str, raw: Raw) -> Iterator[Problem]:
+    def _out_of_range(self, rule: FieldRule, label: str, raw: Raw) -> Iterator[Problem]:
         """A float that does not occur in this field, as far as the dialect's table knows."""
         if rule.range is not None and raw.kind == FIXED32:
             (value,) = struct.unpack("<f", self._bytes(raw))
@@ -191,7 +193,12 @@ class Scorer:
                 yield Problem(ODD, f"{label} would be from {low:g} to {high:g}", f"{value:g}")
 
     def _inner(
-        self, rule: Rule, label: str, raw: Raw, special: tuple[tuple[str, str], ...], depth: int
+        self,
+        rule: FieldRule,
+        label: str,
+        raw: Raw,
+        special: tuple[tuple[str, str], ...],
+        depth: int,
     ) -> Interpretation:
         assert isinstance(raw.value, tuple)
         if rule.inner < 0:
@@ -204,7 +211,7 @@ class Scorer:
         return Interpretation(part.digest, part.problems, special or part.special)
 
     def _varints(
-        self, rule: Rule, label: str, raw: Raw, special: tuple[tuple[str, str], ...]
+        self, rule: FieldRule, label: str, raw: Raw, special: tuple[tuple[str, str], ...]
     ) -> Interpretation:
         value = raw.value
         numbers = [value] if isinstance(value, int) else packed_varints(self.buf, *value)
@@ -221,7 +228,9 @@ class Scorer:
         problems = (Problem(UNKNOWN, what, str(wrong[0])),) if wrong else ()
         return Interpretation(hash(names), problems, special)
 
-    def _named(self, table: dict[int, Rule], start: int, end: int) -> dict[str, list[int | str]]:
+    def _named(
+        self, table: dict[int, FieldRule], start: int, end: int
+    ) -> dict[str, list[int | str]]:
         """The varints of a message by the names of its fields, enum values by theirs."""
         out: dict[str, list[int | str]] = {}
         for number, kind, value, _, _ in iter_places(self.buf, start, end):
@@ -262,7 +271,7 @@ class Scorer:
         return f"{last - first} bytes" if last > first else "nothing"
 
 
-def _name_of(table: dict[int, Rule]) -> str:
+def _name_of(table: dict[int, FieldRule]) -> str:
     return next((rule.message for rule in table.values()), "the message")
 
 

@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 from caffeio.proto.dialect.plan import (
     CANONICAL,
-    Step,
+    PlanStep,
     accepts,
     encode_value,
     plan,
@@ -170,7 +170,7 @@ class _Fields:
         self.found: dict[int, list[Sequence[Part]]] = {}
         self.packed: dict[int, list[bytes]] = {}
 
-    def place(self, step: Step) -> Path:
+    def place(self, step: PlanStep) -> Path:
         """The path of one more occurrence of a field."""
         name = step.source.name
         index = self.counts[name] = self.counts.get(name, -1) + 1
@@ -181,7 +181,9 @@ class _Fields:
         wire = bytes(self.run.buf[start:stop])
         self.run.unknown.append(Unknown(self.path, self.name, number, wire))
 
-    def add(self, step: Step, goal: Field, kind: int, value: Value, start: int, stop: int) -> None:
+    def add(
+        self, step: PlanStep, goal: Field, kind: int, value: Value, start: int, stop: int
+    ) -> None:
         """Add a field that both sides know."""
         entry, run, place = step.source, self.run, self.place(step)
         if wire_type(entry) == BYTES:
@@ -263,7 +265,7 @@ def _joined(parts: Iterable[Part]) -> bytes:
 
 
 def _numbers(
-    buf: Buffer, step: Step, goal: Field, kind: int, value: Value
+    buf: Buffer, step: PlanStep, goal: Field, kind: int, value: Value
 ) -> tuple[list[bytes], list[int | float]]:
     """The bytes of a number or of packed numbers as the target has them, and what it refuses.
 

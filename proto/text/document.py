@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from caffeio.proto.text.edits import change, remove
 from caffeio.proto.text.fieldpath import parse_path
-from caffeio.proto.text.tree import Node, Tree
+from caffeio.proto.text.tree import Tree, TreeNode
 
 
 class Document(Tree):
@@ -28,4 +28,4 @@ class Document(Tree):
         return remove(self, parse_path(path))
 
 
-__all__ = ["Document", "Node"]
+__all__ = ["Document", "TreeNode"]

@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from caffeio.errors import CaffeIOError
-from caffeio.proto.text.fieldpath import Step
+from caffeio.proto.text.fieldpath import PathStep
 from caffeio.proto.text.literals import STRING
 from caffeio.proto.text.tables import VALUE, list_items
-from caffeio.proto.text.tree import Node, Tree
+from caffeio.proto.text.tree import Tree, TreeNode
 from caffeio.proto.text.values import find_field, quote, spell
 
 _SEPARATOR = re.compile(r"[ \t]*[;,]")
@@ -29,11 +29,11 @@ class _Edit:
     removals: list[tuple[int, int]] = field(default_factory=list)
     count: int = 0
 
-    def replace(self, node: Node, value: str) -> None:
+    def replace(self, node: TreeNode, value: str) -> None:
         """Another value for a node."""
         self.changes.append((node.begin, node.end, value))
 
-    def take_out(self, node: Node) -> None:
+    def take_out(self, node: TreeNode) -> None:
         """Remove a node with the separator behind it."""
         separator = _SEPARATOR.match(self.document.text, node.end)
         self.removals.append((node.start, separator.end() if separator else node.end))
@@ -47,7 +47,7 @@ class _Edit:
         self.document.replace(text)
 
 
-def change(document: Tree, steps: list[Step], operator: str, value: str) -> int:
+def change(document: Tree, steps: list[PathStep], operator: str, value: str) -> int:
     """Do `KEY=VALUE` or `KEY+=VALUE`; see `Document.set` and `Document.add`."""
     edit = _Edit(document, ".".join(map(str, steps)))
     owners = [document.root]
@@ -61,7 +61,7 @@ def change(document: Tree, steps: list[Step], operator: str, value: str) -> int:
     return edit.count
 
 
-def remove(document: Tree, steps: list[Step]) -> int:
+def remove(document: Tree, steps: list[PathStep]) -> int:
     """Take fields out; see `Document.remove`."""
     edit = _Edit(document, ".".join(map(str, steps)))
     found = document.follow(steps)
@@ -71,7 +71,7 @@ def remove(document: Tree, steps: list[Step]) -> int:
             if descriptor is not None:
                 descriptor = find_field(descriptor, step.name, edit.path).message_type
         raise CaffeIOError(f"{edit.path}: nothing matches in {document.path}")
-    groups: dict[int, list[Node]] = {}
+    groups: dict[int, list[TreeNode]] = {}
     for node in found:
         if node.group is None:
             edit.take_out(node)
@@ -83,7 +83,9 @@ def remove(document: Tree, steps: list[Step]) -> int:
     return len(found)
 
 
-def _enter(edit: _Edit, owner: Node, steps: list[Step], operator: str, value: str) -> list[Node]:
+def _enter(
+    edit: _Edit, owner: TreeNode, steps: list[PathStep], operator: str, value: str
+) -> list[TreeNode]:
     """The messages inside `owner` that the first step chooses; a missing one is written whole."""
     step = steps[0]
     known = owner.named(step.name)
@@ -98,18 +100,20 @@ def _enter(edit: _Edit, owner: Node, steps: list[Step], operator: str, value: st
     return chosen
 
 
-def _may_make(step: Step, known: list[Node]) -> bool:
+def _may_make(step: PathStep, known: list[TreeNode]) -> bool:
     return (step.new_index if step.selectors else 0) == len(known)
 
 
-def _check_entry(entry: Any, step: Step, path: str, operator: str = "=") -> None:
+def _check_entry(entry: Any, step: PathStep, path: str, operator: str = "=") -> None:
     if step.selectors and not entry.is_repeated:
         raise CaffeIOError(f"{path}: {step.name} is not repeated: take away the brackets")
     if operator == "+=" and (not entry.is_repeated or step.selectors):
         raise CaffeIOError(f"{path}: += appends to a repeated field")
 
 
-def _compose(edit: _Edit, owner: Node, steps: list[Step], operator: str, value: str) -> list[Any]:
+def _compose(
+    edit: _Edit, owner: TreeNode, steps: list[PathStep], operator: str, value: str
+) -> list[Any]:
     """The lines of a new field with new messages around it: [["a {", [...], "}"]] nested."""
     descriptor: Any = owner.descriptor
     entries = []
@@ -145,7 +149,7 @@ def _values(entry: Any, value: str, path: str) -> list[str]:
     return [spelled]
 
 
-def _change_in(edit: _Edit, owner: Node, step: Step, operator: str, value: str) -> None:
+def _change_in(edit: _Edit, owner: TreeNode, step: PathStep, operator: str, value: str) -> None:
     """Change, or write, the last field of the path in one message."""
     nodes = owner.named(step.name)
     entry = owner.descriptor.fields_by_name.get(step.name) if owner.descriptor else None
@@ -180,7 +184,7 @@ def _change_in(edit: _Edit, owner: Node, step: Step, operator: str, value: str) 
         edit.count += bool(step.selectors) or operator == "+="
 
 
-def _replace_all(edit: _Edit, nodes: list[Node], values: list[str]) -> list[str]:
+def _replace_all(edit: _Edit, nodes: list[TreeNode], values: list[str]) -> list[str]:
     """Give the nodes of one field these values in turn; returns the values that are left."""
     groups = {id(node.group): node.group for node in nodes}
     group = nodes[0].group if nodes and len(groups) == 1 else None
@@ -196,7 +200,7 @@ def _replace_all(edit: _Edit, nodes: list[Node], values: list[str]) -> list[str]
     return values[len(nodes) :]
 
 
-def _as_before(node: Node, value: str, path: str) -> str:
+def _as_before(node: TreeNode, value: str, path: str) -> str:
     """A value for a field that the schema does not know, quoted if the old one is."""
     if node.is_message:
         raise CaffeIOError(f"{path}: the schema does not know it: edit the fields in it")
@@ -212,7 +216,7 @@ def _newline(text: str) -> str:
     return "\r\n" if at > 0 and text[at - 1] == "\r" else "\n"
 
 
-def _insert(edit: _Edit, owner: Node, name: str, lines: list[Any]) -> None:
+def _insert(edit: _Edit, owner: TreeNode, name: str, lines: list[Any]) -> None:
     """Write new lines into a message, behind its last field, or the last one of that name."""
     text = edit.document.text
     children = owner.named(name) or owner.children or []
@@ -228,7 +232,7 @@ def _insert(edit: _Edit, owner: Node, name: str, lines: list[Any]) -> None:
         edit.changes.append(_into_empty(text, owner, lines))
 
 
-def _behind(text: str, last: Node, lines: list[Any]) -> tuple[int, int, str]:
+def _behind(text: str, last: TreeNode, lines: list[Any]) -> tuple[int, int, str]:
     """The change that writes lines behind a field: on lines of their own if it has its own."""
     line = text.rfind("\n", 0, last.start) + 1
     indent = text[line : last.start].lstrip("\ufeff")
@@ -242,7 +246,7 @@ def _behind(text: str, last: Node, lines: list[Any]) -> tuple[int, int, str]:
     return at, at, " " + _inline(lines)
 
 
-def _into_empty(text: str, owner: Node, lines: list[Any]) -> tuple[int, int, str]:
+def _into_empty(text: str, owner: TreeNode, lines: list[Any]) -> tuple[int, int, str]:
     """The change that writes lines between the braces of a message without fields."""
     start, end = owner.begin + 1, owner.end - 1
     inner = text[start:end]
@@ -295,7 +299,7 @@ def _extent(text: str, start: int, end: int) -> tuple[int, int]:
     return len(text[:start].rstrip(" \t")), end
 
 
-def _remove_items(edit: _Edit, nodes: list[Node]) -> None:
+def _remove_items(edit: _Edit, nodes: list[TreeNode]) -> None:
     """Take items out of one list in brackets; the list goes with its last item."""
     group = nodes[0].group
     assert group is not None and group.parent is not None
@@ -313,7 +317,7 @@ def _remove_items(edit: _Edit, nodes: list[Node]) -> None:
         edit.changes.append((kept[-1].end, same[-1].end, ""))
 
 
-def insert_text(document: Tree, owner: Node, text: str) -> None:
+def insert_text(document: Tree, owner: TreeNode, text: str) -> None:
     """Write a field, as it stands in another text, behind the last one of a message."""
     edit = _Edit(document, owner.path)
     _insert(edit, owner, "", [line.strip() for line in text.splitlines()])

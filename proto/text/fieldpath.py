@@ -33,7 +33,7 @@ class Selector:
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
+class PathStep:
     """A field's name and the selectors behind it."""
 
     name: str
@@ -57,7 +57,7 @@ def _shown(selector: Selector) -> str:
     return "*" if selector.kind == "all" else selector.value
 
 
-def parse_path(text: str) -> list[Step]:
+def parse_path(text: str) -> list[PathStep]:
     """The steps of a path; CaffeIOError if it is none."""
     steps, at = _steps(text, 0)
     if at != len(text):
@@ -65,7 +65,7 @@ def parse_path(text: str) -> list[Step]:
     return steps
 
 
-def parse_assignment(text: str) -> tuple[list[Step], str, str]:
+def parse_assignment(text: str) -> tuple[list[PathStep], str, str]:
     """Path, operator ("=" or "+=") and value of `KEY=VALUE` or `KEY+=VALUE`."""
     steps, at = _steps(text, 0)
     rest = text[at:]
@@ -75,8 +75,8 @@ def parse_assignment(text: str) -> tuple[list[Step], str, str]:
     raise CaffeIOError(f"expected KEY=VALUE, found {text!r}")
 
 
-def _steps(text: str, at: int) -> tuple[list[Step], int]:
-    steps: list[Step] = []
+def _steps(text: str, at: int) -> tuple[list[PathStep], int]:
+    steps: list[PathStep] = []
     while True:
         name = _NAME.match(text, at)
         if name is None:
@@ -89,7 +89,7 @@ def _steps(text: str, at: int) -> tuple[list[Step], int]:
                 raise _broken(text, at)
             selectors.append(_selector(*match.groups()))
             at = match.end()
-        steps.append(Step(name[1], tuple(selectors)))
+        steps.append(PathStep(name[1], tuple(selectors)))
         if not text.startswith(".", at):
             return steps, at
         at += 1

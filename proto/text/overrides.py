@@ -8,7 +8,7 @@ from typing import Any
 from google.protobuf.message import Message
 
 from caffeio.errors import CaffeIOError
-from caffeio.proto.text.fieldpath import Step, parse_assignment, select
+from caffeio.proto.text.fieldpath import PathStep, parse_assignment, select
 from caffeio.proto.text.printer import format_scalar
 from caffeio.proto.text.slips import best_match
 from caffeio.proto.text.values import find_field, spell, wire_form
@@ -37,7 +37,7 @@ def apply_overrides(
     return counts
 
 
-def _outer(message: Any, steps: list[Step], path: str) -> list[Any]:
+def _outer(message: Any, steps: list[PathStep], path: str) -> list[Any]:
     """The messages that a path leads to; a missing one is made if the path says which."""
     found = [message]
     for step in steps:
@@ -45,7 +45,7 @@ def _outer(message: Any, steps: list[Step], path: str) -> list[Any]:
     return found
 
 
-def _inner(owner: Any, step: Step, path: str) -> list[Any]:
+def _inner(owner: Any, step: PathStep, path: str) -> list[Any]:
     field = find_field(owner.DESCRIPTOR, step.name, path)
     if field.message_type is None:
         raise CaffeIOError(f"{path}: {step.name} has no fields")
@@ -92,7 +92,7 @@ def _reads(field: Any, item: Any, value: str) -> bool:
         return False
 
 
-def _set(owner: Any, step: Step, operator: str, value: str, path: str) -> int:
+def _set(owner: Any, step: PathStep, operator: str, value: str, path: str) -> int:
     """Set the last field of a path in one message; the number of places changed."""
     field = find_field(owner.DESCRIPTOR, step.name, path)
     if operator == "+=" and (not field.is_repeated or step.selectors):
@@ -127,7 +127,7 @@ def _by_index(items: Any) -> Any:
     )
 
 
-def _known(message: Any, steps: list[Step]) -> str:
+def _known(message: Any, steps: list[PathStep]) -> str:
     """What could have been chosen at the first step that chooses nothing."""
     owner: Any = message
     for step in steps:

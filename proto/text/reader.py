@@ -10,7 +10,14 @@ from caffeio.errors import ParseError
 from caffeio.proto.io.wire import varint
 from caffeio.proto.text.literals import SKIP, BadValueError
 from caffeio.proto.text.places import caret, line_and_column
-from caffeio.proto.text.tables import STATEMENT, AnyTable, Entry, ListTable, Table, UnknownNameError
+from caffeio.proto.text.tables import (
+    STATEMENT,
+    AnyTable,
+    Entry,
+    ListTable,
+    MessageTable,
+    UnknownNameError,
+)
 
 MAX_DEPTH = 100
 _LONGEST = 300  # characters of an error's message
@@ -23,7 +30,7 @@ _WORD = re.compile(r"[\w.+-]+|.", re.ASCII | re.DOTALL)
 class _Frame(NamedTuple):
     """What is kept of an enclosing message while an inner one is read."""
 
-    table: Table
+    table: MessageTable
     out: list[bytes]
     seen: int
     closer: str
@@ -41,14 +48,14 @@ class TextReader:
     that was asked; `enum_numbers` says whether an enum value was given by its number.
     """
 
-    def __init__(self, text: str, root: Table, path: str) -> None:
+    def __init__(self, text: str, root: MessageTable, path: str) -> None:
         """`root` is the table of the message that the text holds; `path` is named in errors."""
         self.text, self.root, self.path = text, root, path
         self.begin = 1 if text.startswith("\ufeff") else 0
         self.statements: list[str] = STATEMENT.findall(text, self.begin)
         while self.statements and not self.statements[-1]:
             self.statements.pop()
-        self.unknown: list[tuple[int, Table]] = []
+        self.unknown: list[tuple[int, MessageTable]] = []
         self.enum_numbers = False
 
     def read(self) -> bytes:
@@ -93,7 +100,7 @@ class TextReader:
             raise self._missing(len(self.statements), current, seen)
         return b"".join(out)
 
-    def _learn(self, index: int, current: Table, closer: str, opened: int) -> Entry | None:
+    def _learn(self, index: int, current: MessageTable, closer: str, opened: int) -> Entry | None:
         """The entry of a statement that is not known yet; None for a separator."""
         statement = self.statements[index]
         try:
@@ -145,7 +152,7 @@ class TextReader:
             message = f"expected the value of {parts[1]}, found {found}"
         return self._error(index, message, at - offset)
 
-    def _missing(self, index: int, current: Table, seen: int) -> ParseError:
+    def _missing(self, index: int, current: MessageTable, seen: int) -> ParseError:
         names = ", ".join(current.names_of(current.required & ~seen))
         owner = current.descriptor.name
         return self._error(index, f"{owner} must have {names} in the dialect {current.dialect}")

@@ -37,7 +37,7 @@ _MEMO_ENTRIES, _MEMO_LENGTH = 4096, 80
 
 # what a statement comes to: the bit of a field that may be given once (0: more often),
 # the bytes of the value or of the submessage's tag, the submessage's table
-Entry = tuple[int, bytes, "Table | None"]
+Entry = tuple[int, bytes, "MessageTable | None"]
 
 
 class Learned(NamedTuple):
@@ -73,7 +73,7 @@ class FieldEntry:
         self.tag = varint(descriptor.number << 3 | wire)
 
 
-class Table:
+class MessageTable:
     """What the statements inside one message type mean, in one dialect or in none.
 
     `memo` holds what is known already; `required` has the bits of the fields that must be there.
@@ -162,10 +162,10 @@ class Table:
         return 0, b"".join(data), None
 
 
-class ListTable(Table):
+class ListTable(MessageTable):
     """The inside of `field: [{...}, {...}]`: only messages stand there, without a name."""
 
-    def __init__(self, element: Table, tag: bytes) -> None:
+    def __init__(self, element: MessageTable, tag: bytes) -> None:
         """`tag` goes before each `element`."""
         super().__init__(None, element.dialect)
         self.element: Entry = (0, tag, element)
@@ -175,11 +175,11 @@ class ListTable(Table):
         return None
 
 
-class AnyTable(Table):
+class AnyTable(MessageTable):
     """The inside of a field that the schema does not know: anything well-formed goes."""
 
     def __init__(self) -> None:
-        """Know nothing."""
+        """Make the table of a message without a schema."""
         super().__init__(None, None)
         self.element: Entry = (0, b"", self)
 
@@ -194,9 +194,9 @@ class AnyTable(Table):
 
 
 @cache
-def table(descriptor: Any, dialect: str | None) -> Table:
+def table(descriptor: Any, dialect: str | None) -> MessageTable:
     """The table of a message descriptor; with a dialect its labels and enum numbers hold."""
-    return Table(descriptor, dialect)
+    return MessageTable(descriptor, dialect)
 
 
 def _empty(value: str) -> bool:

@@ -17,7 +17,7 @@ from caffeio.proto.text.document import Document
 from caffeio.proto.text.printer import format_message
 from caffeio.proto.text.reader import TextReader
 from caffeio.proto.text.slips import OF_V1_LAYERS, best_match
-from caffeio.proto.text.tables import Table, table
+from caffeio.proto.text.tables import MessageTable, table
 
 M = TypeVar("M", bound=Message)
 _SUGGESTIONS = 200  # so many unknown fields of a file get one: each takes a millisecond
@@ -90,7 +90,10 @@ class ParsedText:
         return self.document.locate(*path)
 
     def _describe(
-        self, index: int, table_: Table, suggest: Callable[[str, tuple[str, ...]], str | None]
+        self,
+        index: int,
+        table_: MessageTable,
+        suggest: Callable[[str, tuple[str, ...]], str | None],
     ) -> UnknownField:
         node = self.document.statements[index]
         assert node is not None
@@ -115,7 +118,7 @@ class ParsedText:
 
 
 def _nothing(name: str, known: tuple[str, ...]) -> None:
-    """No suggestion."""
+    """Suggest no other name."""
 
 
 def parse(

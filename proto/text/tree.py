@@ -8,14 +8,14 @@ from collections.abc import Iterator
 from functools import cached_property
 from typing import Any
 
-from caffeio.proto.text.fieldpath import Step, parse_path, select
+from caffeio.proto.text.fieldpath import PathStep, parse_path, select
 from caffeio.proto.text.literals import SKIP, BadValueError, real, string
 from caffeio.proto.text.tables import STATEMENT, list_items
 
 _HEAD = re.compile(rf"(\w*+){SKIP}:?{SKIP}", re.ASCII)
 
 
-class Node:
+class TreeNode:
     """One field in the text: its name, its place and, for a message, what is in it.
 
     `start` to `end` is the whole field, `begin` to `end` its value. The items of a list in
@@ -25,13 +25,13 @@ class Node:
     __slots__ = ("begin", "children", "document", "end", "group", "name", "parent", "start")
 
     def __init__(
-        self, document: Tree, parent: Node | None, name: str, start: int, begin: int
+        self, document: Tree, parent: TreeNode | None, name: str, start: int, begin: int
     ) -> None:
         """A node that ends where its value begins, until its end is known."""
         self.document, self.parent, self.name = document, parent, name
         self.start, self.begin, self.end = start, begin, begin
-        self.children: list[Node] | None = None
-        self.group: Node | None = None
+        self.children: list[TreeNode] | None = None
+        self.group: TreeNode | None = None
 
     @property
     def text(self) -> str:
@@ -66,7 +66,7 @@ class Node:
         field = outer.fields_by_name.get(self.name) if outer is not None else None
         return field.message_type if field is not None else None
 
-    def named(self, name: str) -> list[Node]:
+    def named(self, name: str) -> list[TreeNode]:
         """The fields called `name` directly in here, in file order."""
         if self.parent is None:
             return self.document.of_root.get(name, [])
@@ -106,27 +106,27 @@ class Tree:
         self.replace(text)
 
     def replace(self, text: str) -> None:
-        """Take another text."""
+        """Put another text in place of the old one."""
         self.text = text
-        self.statements: list[Node | None] = []  # of every statement its node, None for others
+        self.statements: list[TreeNode | None] = []  # of every statement its node, None for others
         for name in ("of_root", "ordinals", "_lines"):
             self.__dict__.pop(name, None)
         self.root = self._build()
 
     @cached_property
-    def of_root(self) -> dict[str, list[Node]]:
+    def of_root(self) -> dict[str, list[TreeNode]]:
         """The fields of the root by name."""
-        out: dict[str, list[Node]] = {}
+        out: dict[str, list[TreeNode]] = {}
         for child in self.root.children or ():
             out.setdefault(child.name, []).append(child)
         return out
 
     @cached_property
-    def ordinals(self) -> dict[Node, int]:
+    def ordinals(self) -> dict[TreeNode, int]:
         """The index of every field that has namesakes beside it, among them."""
-        out: dict[Node, int] = {}
+        out: dict[TreeNode, int] = {}
         for owner in (self.root, *self.walk()):
-            groups: dict[str, list[Node]] = {}
+            groups: dict[str, list[TreeNode]] = {}
             for child in owner.children or ():
                 groups.setdefault(child.name, []).append(child)
             for group in groups.values():
@@ -138,8 +138,8 @@ class Tree:
     def _lines(self) -> list[int]:
         return [0, *(match.end() for match in re.finditer("\n", self.text))]
 
-    def _build(self) -> Node:
-        root = Node(self, None, "", 0, 0)
+    def _build(self) -> TreeNode:
+        root = TreeNode(self, None, "", 0, 0)
         root.children, root.end = [], len(self.text)
         stack = [root]
         for match in STATEMENT.finditer(self.text, self.text.startswith("\ufeff")):
@@ -153,7 +153,7 @@ class Tree:
             self.statements.append(node)
         return root
 
-    def _grow(self, stack: list[Node], statement: str, start: int) -> Node:
+    def _grow(self, stack: list[TreeNode], statement: str, start: int) -> TreeNode:
         """Add the node of a field, or of an element of a list of messages."""
         head = _HEAD.match(statement)
         assert head is not None
@@ -161,7 +161,7 @@ class Tree:
         parent = above if above.children is not None else above.parent
         assert parent is not None and parent.children is not None
         name = head[1] or above.name
-        node = Node(self, parent, name, start, start + head.end())
+        node = TreeNode(self, parent, name, start, start + head.end())
         node.end = start + len(statement)
         value = statement[head.end() :]
         if value[0] != "[":
@@ -172,12 +172,12 @@ class Tree:
             stack.append(node)
         elif value[0] == "[":
             for text, at in list_items(value):
-                item = Node(self, parent, name, node.begin + at, node.begin + at)
+                item = TreeNode(self, parent, name, node.begin + at, node.begin + at)
                 item.end, item.group = item.begin + len(text), node
                 parent.children.append(item)
         return node
 
-    def walk(self) -> Iterator[Node]:
+    def walk(self) -> Iterator[TreeNode]:
         """All fields, outer ones before what is in them; the items of a list one by one."""
         stack = list(reversed(self.root.children or ()))
         while stack:
@@ -191,7 +191,7 @@ class Tree:
         bom = line == 1 and self.text.startswith("\ufeff")
         return line, max(offset - self._lines[line - 1] - bom, 0) + 1
 
-    def place(self, node: Node) -> str:
+    def place(self, node: TreeNode) -> str:
         """The node's "file:line:column"."""
         line, column = self.position(node.start)
         return f"{self.path}:{line}:{column}"
@@ -210,17 +210,17 @@ class Tree:
             node = found[at]
         return self.place(node)
 
-    def find(self, path: str) -> list[Node]:
+    def find(self, path: str) -> list[TreeNode]:
         """The fields that a path (see `caffeio.proto.text.fieldpath`) names, in file order."""
         return self.follow(parse_path(path))
 
-    def follow(self, steps: list[Step]) -> list[Node]:
+    def follow(self, steps: list[PathStep]) -> list[TreeNode]:
         """The fields that the steps of a path lead to."""
         found = [self.root]
         for step in steps:
             found = [node for owner in found for node in self.chosen(owner, step)]
         return found
 
-    def chosen(self, owner: Node, step: Step) -> list[Node]:
+    def chosen(self, owner: TreeNode, step: PathStep) -> list[TreeNode]:
         """The fields of one message that one step chooses."""
-        return select(owner.named(step.name), step.selectors, Node.is_called, Node.has)
+        return select(owner.named(step.name), step.selectors, TreeNode.is_called, TreeNode.has)

@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import math
 import os
-import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,10 +17,10 @@ import numpy as np
 
 from caffeio.errors import CaffeIOError, ParseError, SnapshotError, WeightsError
 from caffeio.memory import check_room
-from caffeio.proto.io.atomic import atomic_path, write_error
 from caffeio.proto.io.blobs import MAX_AXES, NOTHING, Array, BlobInfo, Values
 from caffeio.proto.io.wire import Buffer
-from caffeio.proto.weights.hdf5_reader import Dataset, ExoticError, Group, read_tree
+from caffeio.proto.weights.hdf5_file import h5py_or_error, stored_bytes, write_h5
+from caffeio.proto.weights.hdf5_reader import Dataset, ExoticError, Hdf5Group, read_tree
 from caffeio.proto.weights.mapping import LayerEntry, Weights
 from caffeio.proto.weights.write import per_layer
 
@@ -40,7 +39,7 @@ def load_weights_h5(path: Path_, buffer: Buffer) -> Weights:
     """
     root = read_group(path, buffer, WeightsError)
     data, diffs = root.members.get("data"), root.members.get("diff")
-    if not isinstance(data, Group):
+    if not isinstance(data, Hdf5Group):
         found = ", ".join(sorted(root.members)) or "nothing"
         message = f"has no group 'data', so it is not a Caffe HDF5 model (it has {found})"
         if "iter" in root.members:
@@ -61,23 +60,23 @@ def load_weights_h5(path: Path_, buffer: Buffer) -> Weights:
     return Weights(Path(path), "hdf5", "", layers, buffer, fetch)
 
 
-def _layer_groups(group: Group, prefix: str) -> Iterator[tuple[str, Group]]:
+def _layer_groups(group: Hdf5Group, prefix: str) -> Iterator[tuple[str, Hdf5Group]]:
     """The groups that are layers: those with data sets, and those with nothing in them."""
     for name, member in group.members.items():
-        if isinstance(member, Group):
+        if isinstance(member, Hdf5Group):
             inner = member.members.values()
             if not inner or any(isinstance(m, Dataset) for m in inner):
                 yield prefix + name, member
             yield from _layer_groups(member, f"{prefix}{name}/")
 
 
-def _find_group(group: Group | Dataset | None, name: str) -> Group | None:
+def _find_group(group: Hdf5Group | Dataset | None, name: str) -> Hdf5Group | None:
     for part in name.split("/"):
-        group = group.members.get(part) if isinstance(group, Group) else None
-    return group if isinstance(group, Group) else None
+        group = group.members.get(part) if isinstance(group, Hdf5Group) else None
+    return group if isinstance(group, Hdf5Group) else None
 
 
-def _entry(layer: str, group: Group, diffs: Group | None) -> LayerEntry:
+def _entry(layer: str, group: Hdf5Group, diffs: Hdf5Group | None) -> LayerEntry:
     """A layer: its data sets are named 0, 1, ...; those that another layer owns are not there."""
     blobs = []
     numbers = sorted(int(n) for n in group.members if n.isdecimal() and len(n) < 9)
@@ -98,7 +97,7 @@ def _entry(layer: str, group: Group, diffs: Group | None) -> LayerEntry:
     return LayerEntry(layer, "", blobs, indices=() if whole else tuple(numbers))
 
 
-def numbered(group: Group, what: str, names: list[str] | None = None) -> list[Dataset]:
+def numbered(group: Hdf5Group, what: str, names: list[str] | None = None) -> list[Dataset]:
     """The data sets `names` of a group, else "0", "1", ...; ParseError if others are there."""
     data = {n: m for n, m in group.members.items() if isinstance(m, Dataset)}
     wanted = [str(i) for i in range(len(data))] if names is None else names
@@ -121,7 +120,7 @@ def values_of(dataset: Dataset) -> Values:
     return Values(dataset.dtype, count, ((dataset.offset, count, dataset.dtype.itemsize),))
 
 
-def read_group(path: Path_, buffer: Buffer, error: type[CaffeIOError]) -> Group:
+def read_group(path: Path_, buffer: Buffer, error: type[CaffeIOError]) -> Hdf5Group:
     """The structure of an HDF5 file: by our own reader, by h5py if that does not know it."""
     try:
         return read_tree(buffer)
@@ -129,9 +128,9 @@ def read_group(path: Path_, buffer: Buffer, error: type[CaffeIOError]) -> Group:
         place = f" ({problem.where})" if problem.where else ""
         raise error(f"{problem.message}{place}", where=str(path)) from None
     except ExoticError as reason:
-        library = _library(path, str(reason), error)
+        h5py = h5py_or_error(path, str(reason), error)
     try:
-        with library.File(path, "r") as file:
+        with h5py.File(path, "r") as file:
             return _h5py_group(file, 0)
     except (OSError, RuntimeError, KeyError, ValueError) as problem:
         raise error(f"the HDF5 library cannot read it: {problem}", where=str(path)) from None
@@ -139,20 +138,10 @@ def read_group(path: Path_, buffer: Buffer, error: type[CaffeIOError]) -> Group:
         raise error(problem.message, where=str(path)) from None
 
 
-def _library(path: Path_, why: str, error: type[CaffeIOError]) -> Any:
-    """The module h5py, or an error that says what to do."""
-    try:
-        import h5py
-    except ImportError:
-        message = f"needs the HDF5 library ({why}): pip install 'caffeio[hdf5]'"
-        raise error(message, where=str(path)) from None
-    return h5py
-
-
-def _h5py_group(group: Any, depth: int) -> Group:
+def _h5py_group(group: Any, depth: int) -> Hdf5Group:
     if depth > 64:
         raise ParseError("HDF5 groups are nested more than 64 deep")
-    members: dict[str, Group | Dataset] = {}
+    members: dict[str, Hdf5Group | Dataset] = {}
     for name in group:
         link = group.get(name, getlink=True)
         if type(link).__name__ != "HardLink":
@@ -164,7 +153,7 @@ def _h5py_group(group: Any, depth: int) -> Group:
             members[name] = _h5py_dataset(member)
         else:
             raise ParseError(f"HDF5: {member.name} is neither group nor data set")
-    return Group(members)
+    return Hdf5Group(members)
 
 
 def _h5py_dataset(dataset: Any) -> Dataset:
@@ -179,10 +168,10 @@ def _h5py_dataset(dataset: Any) -> Dataset:
 
 def read_packed(path: Path_, name: str, shape: tuple[int, ...], error: type[CaffeIOError]) -> Array:
     """The numbers of a data set that only the HDF5 library can find."""
-    library = _library(path, "chunked data", error)
+    h5py = h5py_or_error(path, "chunked data", error)
     check_room(8 * math.prod(shape), f"{path}: {name}")
     try:
-        with library.File(path, "r") as file:
+        with h5py.File(path, "r") as file:
             array: Array = np.asarray(file[name][()]).reshape(shape)
     except (OSError, RuntimeError, KeyError, ValueError) as problem:
         raise error(f"{name} cannot be read: {problem}", where=str(path)) from None
@@ -230,7 +219,8 @@ def write_caffemodel_h5(
                     if array is not None:
                         write_numbers(group, str(i), array)
 
-    write_h5(path, fill, sync=sync)
+    arrays = [a for layers in groups.values() for row in layers for a in row if a is not None]
+    write_h5(path, fill, sync=sync, size=sum(map(stored_bytes, arrays)))
 
 
 def write_numbers(group: Any, name: str, array: Array) -> None:
@@ -241,7 +231,7 @@ def write_numbers(group: Any, name: str, array: Array) -> None:
 
 def write_string(file: Any, name: str, text: str) -> None:
     """A scalar null-terminated string, as H5LTmake_dataset_string makes it."""
-    h5py = _library(name, "to write", SnapshotError)
+    h5py = h5py_or_error(name, "to write", SnapshotError)
     raw = text.encode("utf-8", "surrogateescape")
     kind = h5py.h5t.C_S1.copy()
     kind.set_size(len(raw) + 1)
@@ -249,21 +239,3 @@ def write_string(file: Any, name: str, text: str) -> None:
     space = h5py.h5s.create(h5py.h5s.SCALAR)
     dataset = h5py.h5d.create(file.id, name.encode(), kind, space)
     dataset.write(h5py.h5s.ALL, h5py.h5s.ALL, np.array(raw, f"S{len(raw) + 1}"), kind)
-
-
-def write_h5(path: Path_, fill: Callable[[Any], None], *, sync: bool) -> None:
-    """Let `fill` write an HDF5 file in the oldest format, which every Caffe reads."""
-    library = _library(path, "to write", SnapshotError)
-    with atomic_path(path, sync=sync) as temporary:
-        try:
-            with library.File(temporary, "w", libver=("earliest", "v108")) as file:
-                fill(file)
-        except (OSError, RuntimeError) as problem:
-            number = getattr(problem, "errno", None) or _errno_in(str(problem))
-            raise write_error(path, OSError(number, str(problem))) from None
-
-
-def _errno_in(text: str) -> int:
-    """The errno that the HDF5 library names in its message."""
-    found = re.search(r"errno = (\d+)", text)
-    return int(found[1]) if found else 0

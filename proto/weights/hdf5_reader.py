@@ -5,7 +5,7 @@ and 1, groups in symbol tables, contiguous or compact data sets of plain numbers
 Everything is checked against the size of the file, and nothing is executed, followed or allocated
 for it: unlike the C library this can be given hostile files. What is well-formed but newer
 (superblock 2 and 3, chunks, filters) raises ExoticError, so that the caller can turn to h5py.
-Format: "HDF5 File Format Specification", The HDF Group.
+Format: "HDF5 File Format Specification", The HDF Hdf5Group.
 """
 
 from __future__ import annotations
@@ -46,10 +46,10 @@ class Dataset:
 
 
 @dataclass(frozen=True)
-class Group:
+class Hdf5Group:
     """A group: name -> member, in the order of the file (by name)."""
 
-    members: dict[str, Group | Dataset]
+    members: dict[str, Hdf5Group | Dataset]
 
 
 class _Message(NamedTuple):
@@ -58,11 +58,11 @@ class _Message(NamedTuple):
     end: int
 
 
-def read_tree(buf: Buffer) -> Group:
+def read_tree(buf: Buffer) -> Hdf5Group:
     """Read the whole structure, no numbers. Raises ParseError, or ExoticError."""
     tree = _Tree(buf)
     root = tree.root()
-    if not isinstance(root, Group):
+    if not isinstance(root, Hdf5Group):
         fail("the root of the HDF5 file is not a group", 0)
     return root
 
@@ -88,7 +88,7 @@ class _Tree:
         if not 0 <= at <= len(self.buf) - 4 or bytes(self.buf[at : at + 4]) != magic:
             fail(f"HDF5: {magic.decode()!r} was expected", at)
 
-    def root(self) -> Group | Dataset:
+    def root(self) -> Hdf5Group | Dataset:
         """Read the superblock and all that follows."""
         start = next(
             (n for n in (0, 512, 1024, 2048) if bytes(self.buf[n : n + 8]) == HDF5_SIGNATURE), -1
@@ -107,7 +107,7 @@ class _Tree:
             fail(f"the HDF5 file is cut off: {missing} bytes are missing", len(self.buf))
         return self.object(header, "", 0)
 
-    def object(self, address: int, name: str, depth: int) -> Group | Dataset:
+    def object(self, address: int, name: str, depth: int) -> Hdf5Group | Dataset:
         """The group or data set whose object header is at `address`."""
         at = self.base + address
         if depth > _MAX_DEPTH or at in self.met:
@@ -153,7 +153,7 @@ class _Tree:
                     yield message
                 pos = message.end
 
-    def group(self, table: _Message, path: str, depth: int) -> Group:
+    def group(self, table: _Message, path: str, depth: int) -> Hdf5Group:
         """The members of a group, from its B-tree and its heap of names."""
         tree, heap = self.take("QQ", table.start)
         self.expect(b"HEAP", self.base + heap)
@@ -161,7 +161,7 @@ class _Tree:
         names += self.base
         if names + names_size > len(self.buf):
             fail("HDF5: the names of a group lie outside of the file", self.base + heap)
-        members: dict[str, Group | Dataset] = {}
+        members: dict[str, Hdf5Group | Dataset] = {}
         for at in self.leaves(self.base + tree, 0):
             name_offset, address, cache = self.take("QQI", at)
             if cache == 2:
@@ -172,7 +172,7 @@ class _Tree:
             raw = bytes(self.buf[start : min(start + 4096, names + names_size)]).split(b"\0", 1)[0]
             name = raw.decode("utf-8", "backslashreplace")
             members[name] = self.object(address, f"{path}/{name}", depth + 1)
-        return Group(members)
+        return Hdf5Group(members)
 
     def leaves(self, at: int, depth: int) -> Iterator[int]:
         """The places of the symbol table entries below the B-tree node at byte `at`."""
@@ -255,4 +255,4 @@ class _Tree:
         return at
 
 
-__all__ = ["Dataset", "ExoticError", "Group", "ParseError", "read_tree"]
+__all__ = ["Dataset", "ExoticError", "Hdf5Group", "ParseError", "read_tree"]

@@ -36,11 +36,11 @@ from caffeio.proto.weights.hdf5 import (
     read_group,
     read_packed,
     values_of,
-    write_h5,
     write_numbers,
     write_string,
 )
-from caffeio.proto.weights.hdf5_reader import Dataset, Group
+from caffeio.proto.weights.hdf5_file import stored_bytes, write_h5
+from caffeio.proto.weights.hdf5_reader import Dataset, Hdf5Group
 from caffeio.proto.weights.load import load_weights
 
 # Field numbers of SolverState; 5 and 6 are of Intel's, NVIDIA's and SSD's forks.
@@ -140,7 +140,7 @@ def _scan(buffer: Buffer) -> tuple[SolverState, list[BlobInfo]]:
 def _read_h5(path: str | os.PathLike[str], buffer: Buffer) -> SolverState:
     root = read_group(path, buffer, SnapshotError)
     history = root.members.get("history")
-    if "iter" not in root.members or not isinstance(history, Group):
+    if "iter" not in root.members or not isinstance(history, Hdf5Group):
         found = ", ".join(sorted(root.members)) or "nothing"
         message = f"is no .solverstate.h5: no 'iter' and 'history' in it, but {found}"
         raise SnapshotError(message, where=str(path))
@@ -228,7 +228,7 @@ def _write_h5(
         for i, array in enumerate(state.history):
             write_numbers(history, str(i), array)
 
-    write_h5(path, fill, sync=sync)
+    write_h5(path, fill, sync=sync, size=sum(map(stored_bytes, state.history)))
 
 
 def snapshot_names(prefix: str | os.PathLike[str]) -> list[tuple[int, Path]]:

@@ -12,7 +12,7 @@ from click.testing import CliRunner, Result
 
 from caffeio.cli.main import main
 from caffeio.data.db.lmdb import write_lmdb
-from caffeio.data.records.annotated_datum import Box, encode_annotated
+from caffeio.data.records.annotated_datum import AnnotatedBox, encode_annotated
 from caffeio.data.records.datum import encode_datum
 from caffeio.tools.sheet import CELL, GAP, grid
 from tests.data.helpers import jpeg_lmdb, photo
@@ -94,7 +94,7 @@ def test_classes_have_names(tmp_path: Path) -> None:
 
 def test_annotated_records(tmp_path: Path) -> None:
     picture = cv2.imencode(".png", np.zeros((50, 80, 3), np.uint8))[1].tobytes()
-    boxes = [Box(2, 0, 0.1, 0.1, 0.9, 0.9), Box(5, 0, 0.4, 0.4, 0.6, 0.6)]
+    boxes = [AnnotatedBox(2, 0, 0.1, 0.1, 0.9, 0.9), AnnotatedBox(5, 0, 0.4, 0.4, 0.6, 0.6)]
     record = encode_annotated(encode_datum(data=picture, label=-1, encoded=True), boxes)
     write_lmdb(tmp_path / "db", [("0", record), ("1", record)])
     result = run("db", "show", tmp_path / "db", "--sheet", tmp_path / "s.png")

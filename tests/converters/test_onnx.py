@@ -13,7 +13,7 @@ import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from caffeio.converters.deploy.deploy_net import Options, load_deploy_net
+from caffeio.converters.deploy.deploy_net import DeployOptions, load_deploy_net
 from caffeio.converters.onnx.build import Built, build
 from caffeio.converters.onnx.export import export_onnx, to_model, verify_onnx
 from caffeio.converters.onnx.verify import check_onnx
@@ -352,7 +352,7 @@ def test_outputs_are_real_caffes() -> None:
     folder = GOLDEN / "nets" / "residual_inplace"
     arrays = dict(np.load(folder / "golden_test.npz"))
     shape = arrays["in/data"].shape if "in/data" in arrays else arrays["blob/data"].shape
-    options = Options(input_shapes={"data": shape})
+    options = DeployOptions(input_shapes={"data": shape})
     net, _ = load_deploy_net(folder / "net.prototxt", folder / "weights.caffemodel", options)
     blobs = [b for b in net.blob_shapes if f"blob/{b}" in arrays and b not in ("data", "label")]
     built = build(net, blobs)
@@ -488,3 +488,29 @@ def test_the_error_names_the_blobs_at_which_to_cut() -> None:
     with pytest.raises(UnsupportedError, match=r"--output-blob p --output-blob q$"):
         build(net, ["y"])
     assert set(build(net, ["p", "q"]).outputs) == {"p", "q"}
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        'type: "Slice" top: "z" slice_param { axis: 1 slice_point: 1 }',
+        'type: "Reshape" reshape_param { shape { dim: 0 dim: -1 } }',
+        'type: "Upsample" upsample_param { scale: 2 }',
+        'type: "Pooling" pooling_param { kernel_size: 3 pad: 1 pool: AVE }',
+        'type: "Interp" interp_param { zoom_factor: 2 }',
+        'type: "Crop" bottom: "b" crop_param { axis: 2 offset: 1 }',
+        'type: "Tile" tile_param { tiles: 2 }',
+        'type: "Reduction" reduction_param { axis: 1 }',
+    ],
+)
+def test_runtimes_read_sizes_beside_external_weights(layer: str, tmp_path: Path) -> None:
+    """onnxruntime infers shapes before it reads the other file."""
+    shape = "input_param { shape { dim: 2 dim: 3 dim: 6 dim: 6 } }"
+    text = (
+        f'layer {{ name: "in" type: "Input" top: "a" {shape} }}\n'
+        f'layer {{ name: "in2" type: "Input" top: "b" {shape.replace("6", "4")} }}\n'
+        f'layer {{ name: "x" bottom: "a" top: "y" {layer} }}'
+    )
+    export_onnx(text, None, tmp_path / "m.onnx", external_data=True)
+    ort = pytest.importorskip("onnxruntime")
+    ort.InferenceSession(str(tmp_path / "m.onnx"), providers=["CPUExecutionProvider"])

@@ -61,7 +61,7 @@ def view_of(text: str, **options):
 
 
 def shown_net(path: Path, **options) -> nets.ShownNet:
-    return nets.load(Source(path.name, path, kind_of(path)), nets.Options(**options))
+    return nets.load(Source(path.name, path, kind_of(path)), nets.ShowOptions(**options))
 
 
 def test_in_place_layers_are_folded():
@@ -91,6 +91,7 @@ CONV = 'type: "Convolution" convolution_param { %s }'
             "1x3 dilation 2 4 groups -> 8 no bias",
         ),
         ('type: "Pooling" pooling_param { pool: AVE kernel_size: 3 stride: 2 }', "ave 3x3 /2"),
+        ('type: "Pooling" pooling_param { kernel_size: 3 dilation: 2 }', "max 3x3 dilation 2"),
         ('type: "Pooling" pooling_param { global_pooling: true }', "global max"),
         ('type: "Eltwise" eltwise_param { operation: PROD }', "prod"),
         ('type: "Dropout" dropout_param { dropout_ratio: 0.4 }', "dropout_ratio 0.4"),
@@ -275,7 +276,7 @@ def weights_file() -> Path:
 
 def test_a_caffemodel():
     shown = shown_net(weights_file())
-    report = nets.report(shown, nets.Options())
+    report = nets.report(shown, nets.ShowOptions())
     assert report.data["dialect"] == shown.file.dialect
     names = {entry["name"] for entry in report.data["net"]["layers"]}
     assert set(shown.stats) <= names
@@ -327,7 +328,7 @@ def residual_page(tmp_path: Path) -> Path:
     shown.stats = {"a": [stats_of(generator.normal(size=(4, 3, 3, 3))), stats_of(np.zeros(4))]}
     shown.blob_types = {"a": "Convolution"}
     out = tmp_path / "net.html"
-    out.write_text(page.render(shown, nets.report(shown, nets.Options())), encoding="utf-8")
+    out.write_text(page.render(shown, nets.report(shown, nets.ShowOptions())), encoding="utf-8")
     return out
 
 

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from caffeio.boost_random import CaffeRng
 from caffeio.data.db.lmdb import write_lmdb
-from caffeio.data.records.annotated_datum import Box, encode_annotated
+from caffeio.data.records.annotated_datum import AnnotatedBox, encode_annotated
 from caffeio.data.records.datum import encode_datum
 from caffeio.data.transform import boxes as bx
 from caffeio.data.transform.distort import distort
@@ -137,8 +137,10 @@ def test_only_the_first_measure_that_is_set_decides() -> None:
 # -- the layer -------------------------------------------------------------------------------
 
 
-def boxes_of(i: int) -> list[Box]:
-    return [Box(1 + i, j, 0.1 + 0.1 * j, 0.2, 0.5 + 0.1 * j, 0.75, j == 1) for j in range(i)]
+def boxes_of(i: int) -> list[AnnotatedBox]:
+    return [
+        AnnotatedBox(1 + i, j, 0.1 + 0.1 * j, 0.2, 0.5 + 0.1 * j, 0.75, j == 1) for j in range(i)
+    ]
 
 
 def database(path: Path, kind: str = "png", **size: int) -> Path:

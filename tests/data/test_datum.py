@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from caffeio.data.records.annotated_datum import Box, encode_annotated, scan_annotated
+from caffeio.data.records.annotated_datum import AnnotatedBox, encode_annotated, scan_annotated
 from caffeio.data.records.datum import encode_datum, scan_datum
 from caffeio.errors import DataError
 from caffeio.proto import caffe_pb2 as pb
@@ -88,12 +88,16 @@ def test_last_of_repeated_fields_counts() -> None:
 
 
 BOX = st.builds(
-    Box, st.integers(0, 3), INT32, *[st.floats(-1, 2, width=32) for _ in range(4)], st.booleans()
+    AnnotatedBox,
+    st.integers(0, 3),
+    INT32,
+    *[st.floats(-1, 2, width=32) for _ in range(4)],
+    st.booleans(),
 )
 
 
 @given(st.lists(BOX, max_size=6))
-def test_annotations_come_back(boxes: list[Box]) -> None:
+def test_annotations_come_back(boxes: list[AnnotatedBox]) -> None:
     datum = encode_datum(data=b"abc", label=4, encoded=True)
     found = scan_annotated(encode_annotated(datum, boxes))
     order = list(dict.fromkeys(box.group_label for box in boxes))
@@ -109,5 +113,5 @@ def test_annotated_message_of_ssd() -> None:
     group = b"\x08\x02\x12" + bytes([len(annotation)]) + annotation
     record = b"\x0a\x02\x28\x05\x10\x00\x1a" + bytes([len(group)]) + group
     found = scan_annotated(record)
-    assert found.boxes == [Box(2, 1, 0.25, 0.5, 0.75, 1.0, True)]
+    assert found.boxes == [AnnotatedBox(2, 1, 0.25, 0.5, 0.75, 1.0, True)]
     assert found.datum.label == 5

@@ -17,7 +17,7 @@ from caffeio.data.transform.image import COLOR, NATIVE, Encoded, decode
 from caffeio.data.transform.jpeg_top import decode_top, plain_frame
 from caffeio.errors import DataError
 from caffeio.profiles import INTEL
-from tests.data.helpers import data_layer, make_source, photo
+from tests.data.helpers import data_layer, layer, make_source, photo
 
 SAMPLINGS = ["444", "422", "420", "440", "411", "Gray"]
 PROGRESSIVE, RESTARTS = cv2.IMWRITE_JPEG_PROGRESSIVE, cv2.IMWRITE_JPEG_RST_INTERVAL
@@ -132,3 +132,22 @@ def test_batches_are_those_of_whole_images(
             batches.append([source.next()[0].clone() for _ in range(3)])
     for one, other in zip(*batches, strict=True):
         assert np.array_equal(one.numpy(), other.numpy())
+
+
+@pytest.mark.parametrize("size", ["", "min_height: 160 min_width: 150"])
+def test_images_of_a_list(tmp_path: Path, size: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for i in range(5):
+        (tmp_path / f"{i}.jpg").write_bytes(jpeg(i, 140 + 9 * i, 150 - 7 * i, SAMPLINGS[i]))
+    (tmp_path / "list.txt").write_text("".join(f"{i}.jpg {i}\n" for i in range(5)))
+    param = layer(
+        'name: "d" type: "ImageData" top: "data" top: "label" '
+        "transform_param { crop_size: 24 mirror: true } image_data_param { batch_size: 10 "
+        f'source: "{tmp_path}/list.txt" root_folder: "{tmp_path}/" {size} }}'
+    )
+    batches = []
+    for whole in (False, True):
+        if whole:
+            monkeypatch.setattr("caffeio.data.transform.image.plain_frame", lambda data: None)
+        with make_source(param, seed=4, threads=2) as source:
+            batches.append([source.next()[0].clone().numpy() for _ in range(3)])
+    assert np.array_equal(*map(np.stack, batches))

@@ -12,7 +12,7 @@ import pytest
 
 from caffeio.data import Options
 from caffeio.data.db.lmdb import write_lmdb
-from caffeio.data.records.annotated_datum import Box, encode_annotated
+from caffeio.data.records.annotated_datum import AnnotatedBox, encode_annotated
 from caffeio.data.records.datum import encode_datum
 from caffeio.errors import CaffeIOError
 from caffeio.net.graph import build_graph
@@ -68,7 +68,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("data")
     raw_lmdb(out / "raw", 3, height=20, width=30)
     raw_lmdb(out / "gray", 3, height=20, width=30, channels=1)
-    boxes = [Box(1, 0, 0.1, 0.1, 0.5, 0.5), Box(2, 0, 0.2, 0.2, 0.9, 0.9)]
+    boxes = [AnnotatedBox(1, 0, 0.1, 0.1, 0.5, 0.5), AnnotatedBox(2, 0, 0.2, 0.2, 0.9, 0.9)]
     jpeg = encode_datum(data=encoded(".jpg"), label=1, encoded=True)
     kinds = {
         "jpeg": jpeg,
@@ -186,3 +186,11 @@ def test_where_shapes_are_from(folder: Path) -> None:
     assert told(text, BVLC, folder).guessed == {"d": f"first record of {folder / 'raw'}"}
     assert told(net_of("memory", ""), BVLC).guessed == {}
     assert told(net_of("shuffled", ""), BVLC, folder).blobs["x"] == (2, 3, -1, -1)
+
+
+def test_labels_of_annotated_records(folder: Path) -> None:
+    """A record without boxes' type has a plain label; the rows of others are those of a batch."""
+    labels = {"plain": (2,), "typed": (1, 1, 1, 8), "boxes": (1, 1, 2, 8)}
+    for kind, shape in labels.items():
+        assert made(net_of(kind, ""), BVLC, folder) == [(2, 3, 25, 35), shape]
+        assert told(net_of(kind, ""), BVLC, folder).blobs["y"] == shape

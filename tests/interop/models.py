@@ -12,7 +12,7 @@ import numpy as np
 
 from caffeio import load_net
 from caffeio.converters.convert.convert import convert
-from caffeio.converters.deploy.deploy_net import Options
+from caffeio.converters.deploy.deploy_net import DeployOptions
 from caffeio.converters.request import Request
 from caffeio.converters.verify.models import NetModel, OnnxModel
 from caffeio.converters.verify.numbers import relative_difference
@@ -104,7 +104,7 @@ def _numbers(model: Model, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, n
     blobs = list(onnx.blobs.values())
     # what load_net makes, with a Softmax where a training net has the loss
     file = read_net(model.prototxt)
-    net = reference_net(file, weights, Options(), blobs, {**shapes, **onnx.inputs})
+    net = reference_net(file, weights, DeployOptions(), blobs, {**shapes, **onnx.inputs})
     reference = NetModel(net)
     everything = sample_inputs(net, 0)
     makers = {top: step.node.name for step in net.steps for top in step.tops}

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from caffeio.errors import CaffeIOError
 from caffeio.proto import caffe_pb2 as pb
-from caffeio.proto.text.document import Document, Node
+from caffeio.proto.text.document import Document, TreeNode
 from caffeio.proto.text.overrides import apply_overrides
 from caffeio.proto.text.printer import format_scalar
 from caffeio.proto.text.text_format import parse
@@ -171,7 +171,7 @@ def test_seven_is_a_number_or_a_name() -> None:
         Document(text, pb.NetParameter).set("layer[7].type", "X")
 
 
-def scalars(node: Node) -> list[Node]:
+def scalars(node: TreeNode) -> list[TreeNode]:
     """The nodes of values below a node that stand for fields the schema knows."""
     out = []
     for child in node.children or ():
@@ -244,7 +244,7 @@ def test_removing_a_field_leaves_the_rest(styled: tuple[str, pb.NetParameter], r
             assert document.text.count(comment) == around.count(comment)
 
 
-def path_of(node: Node) -> list[tuple[str, int]]:
+def path_of(node: TreeNode) -> list[tuple[str, int]]:
     steps: list[tuple[str, int]] = []
     while node.parent is not None:
         steps.insert(0, (node.name, node.parent.named(node.name).index(node)))

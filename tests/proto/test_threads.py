@@ -61,7 +61,7 @@ def test_texts_are_read_alike_by_threads_that_start_cold() -> None:
 
 
 def test_fields_of_a_table_have_bits_of_their_own_from_the_begin() -> None:
-    table = tables.Table(pb.SolverParameter.DESCRIPTOR, None)
+    table = tables.MessageTable(pb.SolverParameter.DESCRIPTOR, None)
     bits = [field.bit for field in table.fields.values() if field.bit]
     assert len(bits) == len(set(bits)) > 50
     assert all(bit & (bit - 1) == 0 for bit in bits)

@@ -22,7 +22,7 @@ from caffeio.data.records.datum import (
 from caffeio.proto.io.wire import varint as encode_varint
 
 
-class Box(NamedTuple):
+class AnnotatedBox(NamedTuple):
     """One annotation: corners in units of the image's width and height."""
 
     group_label: int
@@ -38,7 +38,7 @@ class AnnotatedDatum(NamedTuple):
     """A Datum with boxes, as SSD's AnnotatedData layer reads it."""
 
     datum: Datum
-    boxes: list[Box]
+    boxes: list[AnnotatedBox]
     has_type: bool = False
     type: int = 0  # 0 is BBOX, the only one
 
@@ -89,7 +89,7 @@ def _bbox(buf: memoryview) -> tuple[float, float, float, float, bool]:
     return corners[0], corners[1], corners[2], corners[3], difficult
 
 
-def _group(buf: memoryview) -> Iterator[Box]:
+def _group(buf: memoryview) -> Iterator[AnnotatedBox]:
     fields = list(_fields(buf))
     label = 0
     for number, value in fields:
@@ -104,12 +104,12 @@ def _group(buf: memoryview) -> Iterator[Box]:
                 instance = _number(part)
             elif inner == 2:
                 box = _bbox(_message(part))
-        yield Box(label, instance, *box)
+        yield AnnotatedBox(label, instance, *box)
 
 
 def scan_annotated(record: Buffer) -> AnnotatedDatum:
     """Read a serialized AnnotatedDatum; its pixels stay a view of `record`."""
-    datum, boxes, kind = Datum(), list[Box](), None
+    datum, boxes, kind = Datum(), list[AnnotatedBox](), None
     for number, value in _fields(memoryview(record)):
         if number == 1:
             datum = scan_datum(_message(value))
@@ -120,7 +120,7 @@ def scan_annotated(record: Buffer) -> AnnotatedDatum:
     return AnnotatedDatum(datum, boxes, kind is not None, kind or 0)
 
 
-def encode_annotated(datum: bytes, boxes: Iterable[Box], *, type: int | None = 0) -> bytes:
+def encode_annotated(datum: bytes, boxes: Iterable[AnnotatedBox], *, type: int | None = 0) -> bytes:
     """Serialize an AnnotatedDatum; boxes are grouped by label in order of appearance."""
     out = bytearray(b"\x0a" + encode_varint(len(datum)) + datum)
     if type is not None:

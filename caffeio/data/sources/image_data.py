@@ -13,7 +13,7 @@ from caffeio.data.batch import SampleTask
 from caffeio.data.draws import NO_DRAWS, LayerSeeds, SampleRandom
 from caffeio.data.loader import LoaderSource
 from caffeio.data.records.image_list import parse_list
-from caffeio.data.transform.image import Pixels, read_image, resize
+from caffeio.data.transform.image import Encoded, Pixels, open_image, resize
 from caffeio.data.transform.normalize import Image
 from caffeio.layers.transforms import listed_size
 from caffeio.proto import caffe_pb2 as pb
@@ -126,13 +126,25 @@ class ImageSource(LoaderSource):
     def _size(self, job: SampleTask) -> tuple[int, int]:
         return self._read(job.record).shape[1:]
 
-    def image(self, job: SampleTask) -> tuple[Image, float]:
-        """Read, resize."""
-        return self._read(job.record), job.label
+    def image(self, job: SampleTask) -> tuple[Image | Encoded, float]:
+        """Read, and resize if the layer says so; what is not resized is decoded later."""
+        image = self._open(job.record)
+        if self._keeps(image.height, image.width):
+            return image, job.label
+        return self._resized(image), job.label
+
+    def _open(self, name: str) -> Encoded:
+        path = self.layer.join(self.param.root_folder, name)
+        return open_image(path, color=self.param.is_color)
+
+    def _keeps(self, height: int, width: int) -> bool:
+        return listed_size(self.param, height, width) == (height, width)
+
+    def _resized(self, image: Encoded) -> Image:
+        return Image(resize_listed(image.top(image.height), self.param), False)
 
     def _read(self, name: str) -> Image:
-        path = self.layer.join(self.param.root_folder, name)
-        return Image(resize_listed(read_image(path, color=self.param.is_color), self.param), False)
+        return self._resized(self._open(name))
 
     def describe(self, job: SampleTask) -> str:
         """The list and the image."""

@@ -126,12 +126,12 @@ class Encoded:
     nothing is decoded yet, and damage below the rows that are needed stays unnoticed.
     """
 
-    def __init__(self, data: Buffer, flag: int = NATIVE) -> None:
-        self._data, self._flag = data, flag
+    def __init__(self, data: Buffer, flag: int = NATIVE, path: str = "") -> None:
+        self._data, self._flag, self._path = data, flag, path
         self._pixels: Pixels | None = None
         self._frame = self._upright_frame()
         if self._frame is None:
-            self._pixels = decode(data, flag)
+            self._pixels = self._whole()
             self.height, self.width = self._pixels.shape[:2]
         else:
             self.height, self.width = self._frame.height, self._frame.width
@@ -143,25 +143,36 @@ class Encoded:
         turned = self._flag != NATIVE and b"Exif" in bytes(self._data[:65536])
         return None if turned else frame
 
+    def _whole(self) -> Pixels:
+        try:
+            return decode(self._data, self._flag)
+        except DataError as error:
+            if not self._path:
+                raise
+            raise DataError(f"could not load {self._path!r}: {error.message}") from None
+
     def top(self, rows: int) -> Pixels:
         """At least the first `rows` rows."""
         if self._pixels is None:
             assert self._frame is not None
             found = _decode_jpeg(self._data, self._flag, self._frame, rows)
-            self._pixels = decode(self._data, self._flag) if found is None else found
+            self._pixels = self._whole() if found is None else found
         return self._pixels
 
 
-def read_image(path: str, *, color: bool) -> Pixels:
-    """Read an image file as Caffe's ReadImageToCVMat does: BGR or gray, EXIF rotation obeyed."""
+def open_image(path: str, *, color: bool) -> Encoded:
+    """Open an image file as Caffe's ReadImageToCVMat does: BGR or gray, EXIF rotation obeyed."""
     try:
         data = read_regular(path)
     except OSError as error:
         raise DataError(f"could not load {path!r}: {error.strerror}") from None
-    try:
-        return decode(data, COLOR if color else GRAY)
-    except DataError as error:
-        raise DataError(f"could not load {path!r}: {error.message}") from None
+    return Encoded(data, COLOR if color else GRAY, path)
+
+
+def read_image(path: str, *, color: bool) -> Pixels:
+    """Read all of an image file: `open_image`, decoded."""
+    image = open_image(path, color=color)
+    return image.top(image.height)
 
 
 def check_size(width: int, height: int) -> None:

@@ -160,6 +160,18 @@ class OnnxGraph:
         name: str = self.op("Reshape", [x, self.ints(dims)])
         return name
 
+    def reduced(self, op_type: str, x: str, axes: Sequence[int], keepdims: int = 1) -> str:
+        """Reduce `x` over axes, two at a time: OpenCV 4.14 is wrong over three without a word."""
+        left = list(axes)
+        while left:
+            now, left = left[-2:], left[:-2]
+            if op_type == "ReduceSum":  # its axes are an input in opset 17
+                x = self.op(op_type, [x, self.ints(now, "axes")], keepdims=keepdims)
+            else:
+                x = self.op(op_type, [x], axes=now, keepdims=keepdims)
+            op_type = "ReduceSum" if op_type == "ReduceSumSquare" else op_type
+        return x
+
     def scaled(self, x: str, factor: float, offset: float = 0.0) -> str:
         """x * factor + offset, without the operators that change nothing."""
         if factor != 1:

@@ -130,11 +130,20 @@ def _average(g: OnnxGraph, x: str, w: Window, sizes: Ints, divisor: str) -> str:
     if pads is not None:
         whole = divisor == "full" or (divisor == "bvlc" and any(w.pad) and _exact(w, sizes))
         if whole or divisor == "real" or not any(w.pad):
-            include = {"count_include_pad": 1} if whole and any(pads) else {}
-            return str(g.op("AveragePool", [x], pads=pads, **_shape(w), **include))
+            if whole and any(pads):
+                return padded_average(g, x, pads, **_shape(w))
+            return str(g.op("AveragePool", [x], pads=pads, **_shape(w)))
     sums = _sums(g, x, w, sizes)
     by = _divisors(w, sizes, divisor)
     return str(g.op("Div", [sums, g.const(by, "divisor")]))
+
+
+def padded_average(g: OnnxGraph, x: str, pads: Ints, **attributes: Any) -> str:
+    """Average of windows whose padding counts: OpenCV 4.14 does not see count_include_pad."""
+    half = len(pads) // 2
+    both = g.ints((0, 0, *pads[:half], 0, 0, *pads[half:]), "pads")
+    wide = g.op("Pad", [x, both, g.const(0.0, "padding")])
+    return str(g.op("AveragePool", [wide], **attributes))
 
 
 def _divisors(w: Window, sizes: Ints, kind: str) -> np.ndarray:

@@ -148,6 +148,8 @@ class PriorBox(LayerType):
 
     def onnx(self, g: OnnxGraph, *bottoms: str) -> str:
         """Write a constant: the boxes at the net's own size."""
+        if g.dynamic_size:
+            raise g.unsupported("its boxes are a constant, for one size of its map and the picture")
         x, image = (g.shape(name) for name in bottoms)
         return g.const(self.priors(((x[2], x[3]), (image[2], image[3]))), "priors")
 

@@ -98,7 +98,7 @@ def _resize_constant(
         return evaluate(op, present, opset, **attrs)
     import onnx
 
-    from caffeio.converters.onnx.runtime import Runner
+    from caffeio.converters.onnx.runtime import OnnxRunner
 
     names = ["" if value is None else f"x{i}" for i, value in enumerate(inputs)]
     node = onnx.helper.make_node(op, names, ["y"], **attrs)
@@ -112,7 +112,7 @@ def _resize_constant(
     graph = onnx.helper.make_graph([node], "one", infos, [onnx.ValueInfoProto(name="y")])
     imports = [onnx.helper.make_opsetid("", opset)]
     model = onnx.helper.make_model(graph, opset_imports=imports, ir_version=8)
-    return Runner(model)(given)["y"]
+    return OnnxRunner(model)(given)["y"]
 
 
 def _known(w: Writer, x: str, matrices: list[Array]) -> str | None:

@@ -9,6 +9,7 @@ from caffeio.converters.from_onnx.graph import Graph
 from caffeio.converters.from_onnx.patterns import (  # noqa: F401  (they register their patterns)
     activations,
     convolutions,
+    means,
     moves,
     norms,
 )

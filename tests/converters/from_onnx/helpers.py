@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from caffeio.converters.from_onnx.compile import Compiled, compile_model
-from caffeio.converters.from_onnx.verify import Report, verify
+from caffeio.converters.from_onnx.verify import VerifyReport, verify
 
 onnx: Any = __import__("onnx")
 NEAR = 1e-5
@@ -53,7 +53,7 @@ def compiled(
     return net
 
 
-def report_of(model: Any, target: str = "bvlc-1.0") -> Report:
+def report_of(model: Any, target: str = "bvlc-1.0") -> VerifyReport:
     return verify(compile_model(model, target=target))
 
 

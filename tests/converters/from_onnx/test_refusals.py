@@ -165,13 +165,13 @@ def test_models_that_are_too_large_for_memory_go_by_way_of_the_disk(
     from caffeio.converters.onnx import runtime
 
     saved: list[str] = []
-    before = runtime.Runner._on_disk
+    before = runtime.OnnxRunner._on_disk
 
     def on_disk(model: Any, folder: Path) -> str:
         saved.append(before(model, folder))
         return saved[-1]
 
     monkeypatch.setattr(runtime, "LARGE", 1000)
-    monkeypatch.setattr(runtime.Runner, "_on_disk", staticmethod(on_disk))
+    monkeypatch.setattr(runtime.OnnxRunner, "_on_disk", staticmethod(on_disk))
     compiled(export(torch.nn.Conv2d(8, 16, 3), X))
     assert len(saved) >= 4  # shapes and numbers, with two batches

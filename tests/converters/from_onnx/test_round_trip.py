@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from caffeio.converters.deploy.deploy_net import Options, load_deploy_net
+from caffeio.converters.deploy.deploy_net import DeployOptions, load_deploy_net
 from caffeio.converters.from_onnx.compile import Compiled, compile_model
 from caffeio.converters.from_onnx.verify import verify
 from caffeio.converters.onnx.build import build
@@ -88,7 +88,7 @@ def test_layers(case: Path) -> None:
 def test_nets(path: Path) -> None:
     weights = path.parent / "weights.caffemodel"
     given = load_weights(weights) if weights.exists() else None
-    net, _ = load_deploy_net(path, given, Options())
+    net, _ = load_deploy_net(path, given, DeployOptions())
     back = there_and_back(net)
     if path.stem == "ssd_like":
         assert of_compiled(back)["DetectionOutput"] == 1
@@ -112,7 +112,7 @@ def test_public_models(name: str) -> None:
     folder = CORPUS / name
     [prototxt] = folder.glob("*.prototxt")
     [weights] = folder.glob("*.caffemodel")
-    net, _ = load_deploy_net(prototxt, load_weights(weights), Options())
+    net, _ = load_deploy_net(prototxt, load_weights(weights), DeployOptions())
     back = there_and_back(net, near=CONDITIONED.get(name, NEAR))
     assert of_compiled(back).total() <= 1.2 * of_net(net).total(), of_compiled(back)
 
@@ -139,7 +139,7 @@ layer { name: "d1" type: "Convolution" bottom: "u1" top: "d1" convolution_param 
 def test_places_of_a_pooling_come_back_for_upsample(tmp_path: Path) -> None:
     """SegNet and ENet: a Pooling with a mask, which an Upsample reads."""
     (tmp_path / "segnet.prototxt").write_text(SEGNET)
-    net, _ = load_deploy_net(tmp_path / "segnet.prototxt", None, Options(untrained=True))
+    net, _ = load_deploy_net(tmp_path / "segnet.prototxt", None, DeployOptions(untrained=True))
     back = there_and_back(net, "nnie")
     assert of_compiled(back) == of_net(net)
     with pytest.raises(UnsupportedError, match="ScatterElements"):

@@ -13,8 +13,8 @@ from caffeio.converters.from_onnx.rules import complaints
 from caffeio.converters.from_onnx.targets import (
     RULES,
     STATES,
-    Row,
     Target,
+    TargetRow,
     get_target,
     target_names,
 )
@@ -73,8 +73,8 @@ def test_own_layers_of_a_target_are_used() -> None:
 def test_either_field_that_rounds_down_is_enough(field: str) -> None:
     param = pb.LayerParameter(type="Pooling")
     param.pooling_param.ceil_mode = False
-    layers = {"Pooling": Row("layer", "Pooling", "", "read", "a test")}
-    row = Row("field", f"PoolingParameter.{field}", "", "read", "a test")
+    layers = {"Pooling": TargetRow("layer", "Pooling", "", "read", "a test")}
+    row = TargetRow("field", f"PoolingParameter.{field}", "", "read", "a test")
     assert form_of(Target("own", layers=layers), param) is floor_pooling
     assert form_of(Target("own", layers=layers, fields={row.name: row}), param) is None
 

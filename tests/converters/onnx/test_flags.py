@@ -166,6 +166,30 @@ def test_a_graph_for_one_size_is_refused(tmp_path: Path) -> None:
     assert "layer 'x' has a form for one size only: at data 1x3x44x16" in said
 
 
+def test_boxes_of_ssd_are_for_one_size(tmp_path: Path) -> None:
+    layer = (
+        'layer { name: "c" type: "Pooling" bottom: "data" top: "c" '
+        "pooling_param { kernel_size: 2 } }\n"
+        'layer { name: "p" type: "PriorBox" bottom: "c" bottom: "data" top: "p" '
+        "prior_box_param { min_size: 4 } }\n"
+    )
+    said = convert(tmp_path, HEAD + layer, "--dynamic", "height", code=2)
+    assert "layer 'p' (type PriorBox) has no ONNX form: its boxes are a constant" in said
+    assert said.rstrip().endswith("can be exported: --output-blob c")
+    convert(tmp_path, HEAD + layer, "--dynamic", "batch")
+
+
+def test_an_output_that_is_a_constant_is_named_by_its_layer(tmp_path: Path) -> None:
+    """Its graph has no node of the layer."""
+    layer = (
+        'layer { name: "k" type: "Parameter" top: "k" parameter_param { shape { dim: 2 } } }\n'
+        'layer { name: "i" type: "ContinuationIndicator" bottom: "data" top: "i" '
+        "continuation_indicator_param { time_step: 3 axis: 2 } }\n"
+    )
+    said = convert(tmp_path, HEAD + layer, "--dynamic", "height", code=2)
+    assert "layer 'i' has a form for one size only" in said
+
+
 def test_merged_images_are_told(tmp_path: Path) -> None:
     shape = 'layer { name: "s" type: "Reshape" bottom: "d" top: "y" reshape_param { shape { dim: 1 dim: -1 dim: 5 } } }'  # noqa: E501
     _, said = convert(tmp_path, HEAD + BODY.replace("METHOD", "") + shape, "--dynamic", "batch")
