@@ -24,8 +24,10 @@ endif
 WITH ?=
 # The suite starts hundreds of processes: what they import is compiled once, whatever is set here.
 unexport PYTHONDONTWRITEBYTECODE
-# One worker a core; a test that waits for a file or a process leaves its core to the others.
-WORKERS := --numprocesses=auto --maxprocesses=8 --dist=worksteal
+# One worker more than there are cores: a test that waits for a file or a process leaves its core
+# to the others.
+CORES := $(shell $(PYTHON) -c 'import os; print(os.cpu_count() or 1)')
+WORKERS = --numprocesses=$(shell expr $(or $(CORES),1) + 1) --maxprocesses=8 --dist=worksteal
 
 .PHONY: interop demo test test-fast test-lowest test-newest test-portable test-sdist wheel test-nightly notebooks links nightly-models lint types docs bench clean
 
@@ -96,7 +98,12 @@ interop: $(STAMP)
 	.venv-opencv5/bin/python -m pip install --quiet $(PIP_ARGS) 'opencv-python-headless>=5,<6'
 	$(PYTHON) -m venv .venv-openvino
 	.venv-openvino/bin/python -m pip install --quiet $(PIP_ARGS) openvino
+	$(PYTHON) -m venv .venv-mobile
+	.venv-mobile/bin/python -m pip install --quiet $(PIP_ARGS) ncnn MNN
+	.venv-mobile/bin/python -m pip install --quiet $(PIP_ARGS) --no-deps pnnx
+	ln -sf $$(echo $(CURDIR)/.venv-mobile/lib/python*/site-packages/pnnx/pnnx) .venv-mobile/bin/pnnx  # its wrapper wants torch
 	CAFFEIO_OPENCV5=$(CURDIR)/.venv-opencv5/bin/python CAFFEIO_OPENVINO=$(CURDIR)/.venv-openvino/bin/python \
+	  CAFFEIO_NCNN=$(CURDIR)/.venv-mobile/bin/python CAFFEIO_MNN=$(CURDIR)/.venv-mobile/bin/python \
 	  $(BIN)/python -m pytest -q tests/interop
 	$(BIN)/python tests/interop/run.py $(if $(MODELS),--models $(MODELS) --write docs/interop.md) \
 	  --python opencv5=.venv-opencv5/bin/python --python openvino=.venv-openvino/bin/python
@@ -127,11 +134,14 @@ LINKS :=
 links: docs
 	$(BIN)/python .ci/links.py site $(LINKS)
 
+# All benchmarks with their defaults, half an hour on an idle machine; BENCH='text train' for some.
+# What they print goes into docs/performance.md, with the machine and the versions.
+BENCH :=
 bench: $(STAMP)
-	for file in benchmarks/bench_*.py; do $(BIN)/python $$file; done
+	$(BIN)/python benchmarks/run_all.py $(BENCH)
 
 clean:
-	rm -rf $(VENV) .venv-lowest .venv-newest .venv-portable .venv-models .venv-opencv5 .venv-openvino build dist site demo
+	rm -rf $(VENV) .venv-lowest .venv-newest .venv-portable .venv-models .venv-opencv5 .venv-openvino .venv-mobile build dist site demo
 
 	rm -rf examples/notebooks/training examples/notebooks/net.prototxt $(VENV) .venv-lowest .venv-newest .venv-portable .venv-models build dist site demo
 

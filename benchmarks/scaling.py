@@ -260,7 +260,7 @@ def _worker(args: argparse.Namespace) -> None:
         os._exit(0)
 
 
-def _run(ranks: int, args: argparse.Namespace, *, apart: bool = False) -> dict[str, Any]:
+def _run_workers(ranks: int, args: argparse.Namespace, *, apart: bool = False) -> dict[str, Any]:
     base = ["--iterations", str(args.iterations), "--batch", str(args.batch), "--width",
             str(args.width), *(["--apart"] if apart else [])]  # fmt: skip
     own = [__file__, "worker", *base]
@@ -298,8 +298,8 @@ def expected(
 def measure(args: argparse.Namespace) -> None:
     """Print the model beside measured workers of this machine; more than its cores share them."""
     ranks = [int(n) for n in args.ranks.split(",")]
-    alone = {n: _run(n, args, apart=True) for n in sorted({1, *ranks})}
-    found = {n: _run(n, args) for n in sorted({2, *ranks} - {1})}
+    alone = {n: _run_workers(n, args, apart=True) for n in sorted({1, *ranks})}
+    found = {n: _run_workers(n, args) for n in sorted({2, *ranks} - {1})}
     link, cores = constants(found[2]), len(os.sched_getaffinity(0))
     print(f"link {link.link / 1e9:.2f} GB/s, {1e6 * link.latency:.0f} us a message; "
           f"{found[2]['bytes'] / 1e6:.1f} MB of gradients; {cores} cores")  # fmt: skip

@@ -212,7 +212,7 @@ class CaffeRng:
                 return np.float32(shift + x)
 
     def _unit(self) -> np.float32:
-        """A float32 in [0, 1)."""
+        """Draw a float32 in [0, 1)."""
         while True:
             value = np.float32(int(self.raw())) * np.float32(2.0**-32)
             if value < 1:

@@ -82,7 +82,7 @@ class CaffeSource:
 
 
 class NoSource:
-    """Draws nothing."""
+    """A source of random numbers that draws none."""
 
     def uniform(self, out: Tensor, low: float, high: float) -> None:
         """Leave `out` as it is."""

@@ -36,7 +36,7 @@ class Board:
             self.start = self.last + 1
 
     def iteration(self, entry: Mapping[str, Any], speed: float) -> None:
-        """After an iteration."""
+        """Write loss and rate of an iteration."""
         at = self.start + entry["iter"] - 1
         self.last = at
         self._add("train/loss", float(entry["loss"]), at)
@@ -44,7 +44,7 @@ class Board:
         self._add("train/images_per_s", speed, at)
 
     def test(self, iteration: int, net: int, means: Mapping[str, float]) -> None:
-        """After a test."""
+        """Write the scores of a test."""
         for name, value in means.items():
             self._add(f"test/{name}" if not net else f"test/#{net} {name}", value,
                       self.start + iteration)  # fmt: skip

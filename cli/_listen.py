@@ -28,10 +28,10 @@ class Listener:
         """After an iteration; see `caffeio.training.events.Events`."""
 
     def test(self, result: Any) -> None:
-        """After a test."""
+        """Take the scores of a test."""
 
     def snapshot(self, weights: str, state: str) -> None:
-        """After a snapshot."""
+        """Take the paths of a snapshot."""
 
     def finish(self, trainer: Trainer) -> None:
         """A phase has ended, at max_iter or by a signal; its nets are still there."""

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from caffeio.cli._listen import Listener
+from caffeio.visible import visible_lines
 
 if TYPE_CHECKING:
     from caffeio.training.trainer import Trainer
@@ -59,30 +61,43 @@ class Profiler(Listener):
         self._profile.start()
 
     def _write(self) -> None:
-        self._over = True
-        self._profile.stop()
-        end = ".gz" if self.path.endswith(".gz") else ".json"
-        part = f"{self.path}.part{end}"
+        """End the trace, and write it; what fails is told, and the training goes on."""
+        traced, self._profile, self._over = self._profile, None, True
+        traced.stop()  # a second time it would end the process
+        part = f"{self.path}.part{'.gz' if self.path.endswith('.gz') else '.json'}"
         try:
-            self._profile.export_chrome_trace(part)
+            traced.export_chrome_trace(part)
             Path(part).replace(self.path)
         except (OSError, RuntimeError) as error:
-            self.warn(f"{self.path}: the trace cannot be written: {error}")
+            self.warn(f"{self.path}: the trace cannot be written ({_why(error, self.path)})")
+            for left in (part, f"{part}.tmp"):  # torch's own
+                with contextlib.suppress(OSError):
+                    Path(left).unlink()
             return
         self.say(f"Trace of {self._traced} iterations: {self.path} (open it in ui.perfetto.dev)")
-        for name, seconds, share in self._longest():
+        for name, seconds, share in _longest(traced):
             self.say(f"  {share:5.1f} %  {1000 * seconds:9.2f} ms  {name}")
-        self._profile = None
-
-    def _longest(self) -> list[tuple[str, float, float]]:
-        """The five operators that took most of the time themselves: name, seconds, share."""
-        rows = [(e.key, (e.self_cpu_time_total + getattr(e, "self_device_time_total", 0)) / 1e6)
-                for e in self._profile.key_averages()]  # fmt: skip
-        total = sum(seconds for _, seconds in rows) or 1.0
-        rows.sort(key=lambda row: -row[1])
-        return [(name, seconds, 100 * seconds / total) for name, seconds in rows[:5]]
 
     def close(self) -> None:
         """Write what there is, if the training ended first."""
         if self._profile is not None:
             self._write()
+
+
+def _why(error: Exception, path: str) -> str:
+    """What kept a trace from the disk: torch says nothing of a full one, and leaves no file."""
+    folder = Path(path).absolute().parent
+    with contextlib.suppress(OSError):
+        room = os.statvfs(folder)
+        if isinstance(error, FileNotFoundError) and folder.is_dir():
+            return f"{room.f_bavail * room.f_frsize} bytes are free on its file system"
+    return visible_lines(str(error)).splitlines()[0]
+
+
+def _longest(profile: Any) -> list[tuple[str, float, float]]:
+    """The five operators that took most of the time themselves: name, seconds, share."""
+    rows = [(e.key, (e.self_cpu_time_total + getattr(e, "self_device_time_total", 0)) / 1e6)
+            for e in profile.key_averages()]  # fmt: skip
+    total = sum(seconds for _, seconds in rows) or 1.0
+    rows.sort(key=lambda row: -row[1])
+    return [(name, seconds, 100 * seconds / total) for name, seconds in rows[:5]]

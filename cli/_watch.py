@@ -92,12 +92,12 @@ class Watcher:
             listener.prepare(job)
 
     def snapshot(self, weights: str, state: str) -> None:
-        """After a snapshot."""
+        """Tell a snapshot to all listeners."""
         for listener in self.listeners:
             listener.snapshot(weights, state)
 
     def finish(self, trainer: Trainer) -> None:
-        """A phase has ended."""
+        """Tell all listeners that a phase has ended."""
         for listener in self.listeners:
             listener.finish(trainer)
 
@@ -183,7 +183,7 @@ class Watcher:
             self._lose_stderr()
 
     def test(self, result: Any) -> None:
-        """After a test."""
+        """Tell a test's scores to all listeners."""
         means = {name: float(np.mean(value)) for name, value in result.outputs.items()}
         best = [f"{name} {value:.4g}" for name, value in list(means.items())[:2]]
         self.scores = f"  test: {visible(', '.join(best))}" if best else ""

@@ -77,9 +77,8 @@ def command(left: str, right: str, **options: Any) -> None:
         Settings,
         compare,
         compare_revisions,
-        plot_rates,
-        require_rates,
     )
+    from caffeio.converters.diff.rates_picture import plot_rates, require_rates
     from caffeio.converters.source import open_revisions, open_source, scratch_folder
     from caffeio.errors import CaffeIOError
 

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from caffeio.errors import CaffeIOError, UnsupportedError
+from caffeio.layers.registry import find
 from caffeio.proto.dialect.dialect import Decoded, Lost, Unknown, decode
 from caffeio.proto.io.blobs import DOUBLE, FLOAT, Array, BlobInfo, scan_blob, view
 from caffeio.proto.io.stream import Numbers, Part, blob_parts
@@ -235,16 +236,12 @@ def modern_shape(layer_type: str, index: int, legacy: tuple[int, ...]) -> tuple[
 
     None if the layer type or the dimensions do not tell. Source: each layer's LayerSetUp.
     """
-    ones = [n for n in legacy if n != 1]
-    if layer_type in ("Convolution", "Deconvolution") and index == 0:
-        return legacy
-    if layer_type in ("InnerProduct", "Embed") and index == 0 and legacy[:2] == (1, 1):
-        return legacy[2:]
-    is_vector = index == 1 or layer_type == "PReLU"
-    source_numbers = ("Convolution", "Deconvolution", "InnerProduct", "Embed", "PReLU")
-    if layer_type in source_numbers and is_vector and len(ones) <= 1:
-        return (math.prod(legacy),)
-    return None
+    cls = find(layer_type)
+    axes = cls.blob_axes[index] if cls is not None and index < len(cls.blob_axes) else None
+    if axes is None or any(n != 1 for n in legacy[: 4 - axes]):
+        ones = [n for n in legacy if n != 1]
+        return (math.prod(legacy),) if axes == 1 and len(ones) <= 1 else None
+    return legacy[4 - axes :]
 
 
 __all__ = [

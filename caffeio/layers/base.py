@@ -132,6 +132,8 @@ class LayerType:
     has_blobs: ClassVar[bool] = False  # may it have learnable blobs?
     # The blobs' names in a state_dict, where those are PyTorch's and not the ones of `add_blob`.
     blob_names: ClassVar[tuple[str, ...]] = ()
+    # How many axes the blobs have that old files give four; () where the type does not tell.
+    blob_axes: ClassVar[tuple[int, ...]] = ()
     # What it does with the blobs that the net's message gives.
     takes_blobs: ClassVar[bool] = True  # it begins with them (LSTM and RNN fill theirs anew)
     insists_on_shape: ClassVar[bool] = False  # they must have its own shape, not only its count

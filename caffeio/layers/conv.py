@@ -47,6 +47,7 @@ class BaseConvolution(LayerType):
     in_place = False
     fields = owns(convolution_param=_FIELDS)
     blob_names = ("weight", "bias")
+    blob_axes = (4, 1)
     compute = "caffeio.ops.conv:convolution"
     pure = True
     fresh = True

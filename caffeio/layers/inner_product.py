@@ -32,6 +32,7 @@ class InnerProduct(LayerType):
     in_place = False
     fields = owns(inner_product_param=_FIELDS)
     blob_names = ("weight", "bias")
+    blob_axes = (2, 1)
     compute = "caffeio.ops.inner_product:inner_product"
     pure = True
     fresh = True
@@ -105,6 +106,7 @@ class Embed(LayerType):
         embed_param=("num_output", "input_dim", "bias_term", "weight_filler", "bias_filler")
     )
     blob_names = ("weight", "bias")
+    blob_axes = (2, 1)
     compute = "caffeio.ops.inner_product:embed"
     pure = True
 

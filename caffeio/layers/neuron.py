@@ -68,6 +68,7 @@ class PReLU(LayerType):
     has_blobs = True
     fields = owns(prelu_param=("filler", "channel_shared"))
     blob_names = ("weight",)
+    blob_axes = (1,)
     compute = "caffeio.ops.neuron:prelu"
     pure = True
     fresh = True

@@ -21,6 +21,26 @@ class WindowOwner(Protocol):
         """Raise an error of the layer unless `ok`."""
 
 
+def written_values(p: Any, name: str) -> Ints:
+    """Values of a window's field as message `p` has them; none where none is given.
+
+    They are those of `name` (repeated, or one), or of its _h and _w, with Caffe's default for the
+    one of the two that is not given.
+    """
+    stem = name.removesuffix("_size")
+    if _has_forms(p, stem):
+        return getattr(p, f"{stem}_h"), getattr(p, f"{stem}_w")
+    given = getattr(p, name, ())
+    if isinstance(given, int):  # one fork's field is not repeated
+        return (given,) if p.HasField(name) else ()
+    return tuple(given)
+
+
+def _has_forms(p: Any, stem: str) -> bool:
+    """Whether one of _h and _w is given; dilation has no such forms."""
+    return hasattr(p, f"{stem}_h") and (p.HasField(f"{stem}_h") or p.HasField(f"{stem}_w"))
+
+
 def per_axis(
     owner: WindowOwner, p: Any, name: str, field: str, axes: int, default: int | None,
     *, both: bool = False,
@@ -36,8 +56,9 @@ def per_axis(
     values: Sequence[int] = given
     if isinstance(given, int):  # one fork's field is not repeated
         values = [given] if p.HasField(name) else []
-    low, high = name.replace("_size", "") + "_h", name.replace("_size", "") + "_w"
-    if hasattr(p, low) and (p.HasField(low) or p.HasField(high)):
+    stem = name.removesuffix("_size")
+    low, high = f"{stem}_h", f"{stem}_w"
+    if _has_forms(p, stem):
         forms = f"{low} and {high}"
         owner.check(axes == 2, f"{forms} need 2 spatial axes, there are {axes}", field=path)
         owner.check(not values, f"give either {name} or {forms}, not both", field=path)

@@ -304,7 +304,7 @@ class Written(Protocol):
         """Blobs that no layer consumes."""
 
     def modules(self) -> Iterator[nn.Module]:
-        """All modules."""
+        """The modules of all layers."""
 
     def read_data(self, step: Step, given: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
         """The tops of a data layer."""

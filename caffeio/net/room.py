@@ -22,7 +22,7 @@ class Sized(Protocol):
 
     @property
     def name(self) -> str:
-        """Its name."""
+        """The name of the net."""
 
 
 class Estimate(NamedTuple):
@@ -35,7 +35,7 @@ class Estimate(NamedTuple):
 
     @property
     def total(self) -> int:
-        """All of it."""
+        """The sum of all parts, in bytes."""
         return sum(self)
 
     def __str__(self) -> str:

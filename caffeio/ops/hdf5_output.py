@@ -12,7 +12,8 @@ import numpy as np
 from torch import Tensor
 
 from caffeio.errors import CaffeIOError
-from caffeio.proto.io.atomic import atomic_path
+from caffeio.proto.io.atomic import atomic_write
+from caffeio.proto.weights.hdf5_file import memory_file
 
 if TYPE_CHECKING:
     from caffeio.layers.sources import HDF5Output
@@ -33,13 +34,18 @@ def hdf5_output(layer: HDF5Output, *bottoms: Tensor) -> tuple[Tensor, ...]:
         not layer.written, f"{layer.file_name!r} has its datasets already: Caffe writes one batch"
     )
     try:
-        with atomic_path(layer.file_name) as path, h5py.File(path, "w") as file:
-            for name, blob in (("data", data), ("label", label)):
-                values = blob.detach().cpu().numpy().astype(np.float32)
-                file[name] = values.reshape(values.shape + (1,) * (4 - values.ndim))
+        image = memory_file(h5py, lambda file: _fill(file, data=data, label=label))
+        with atomic_write(layer.file_name, needed=len(image)) as whole:
+            whole.write(image)
     except (OSError, CaffeIOError) as error:
         raise layer.error(
             f"cannot write {layer.file_name!r}: {error}", field="hdf5_output_param.file_name"
         ) from None
     layer.written = True
     return ()
+
+
+def _fill(file: Any, **blobs: Tensor) -> None:
+    for name, blob in blobs.items():
+        values = blob.detach().cpu().numpy().astype(np.float32)
+        file[name] = values.reshape(values.shape + (1,) * (4 - values.ndim))

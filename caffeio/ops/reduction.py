@@ -77,7 +77,7 @@ def _sums(layer: Reduction, flat: Tensor, x: Tensor) -> Tensor:
 
 
 def arg_max(layer: ArgMax, x: Tensor) -> Tensor:
-    """See the class."""
+    """Return indices or values of the largest, as the class says."""
     x = x.detach()
     if layer.dim is not None:
         values, indices = _largest(layer, x, layer.dim)

@@ -80,10 +80,10 @@ class InputRunner(Runner):
     """The tops hold what the script writes."""
 
     def forward(self, device: torch.device, record: bool) -> None:
-        """Nothing."""
+        """Compute nothing: there is no top."""
 
     def backward(self, device: torch.device) -> None:
-        """Nothing."""
+        """Give no gradient."""
 
 
 class SourceRunner(InputRunner):

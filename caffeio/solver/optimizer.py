@@ -148,7 +148,7 @@ class CaffeOptimizer(Optimizer):
         return [self.update_of(i) for i in range(len(self.blobs))]
 
     def update_of(self, index: int) -> Tensor:
-        """One of `diffs()`."""
+        """Return the diff of one parameter."""
         if not self.keep_diff:
             raise SolverError("diffs are kept with snapshot_diff: true only")
         tensor = self.blobs[index].tensor

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 Picture = NDArray[np.uint8]  # (H, W, 3), BGR
 PAPER = 250
+GAP = 8  # pixels between pictures: less cannot be told from white pixels in them
 
 
 def filter_sheet(values: NDArray[Any]) -> Picture:
@@ -26,14 +27,14 @@ def tiles(pictures: Sequence[Picture], *, side: int = 0, width: int = 560) -> Pi
     """
     side = side or max(1, round(len(pictures) ** 0.5 + 0.49))
     height, wide = pictures[0].shape[:2]
-    scale = max(1, (width // side - 2) // wide)
+    scale = max(1, (width // side - GAP) // wide)
     rows = -(-len(pictures) // side)
-    cell_h, cell_w = height * scale + 2, wide * scale + 2
-    out = np.full((rows * cell_h, side * cell_w, 3), PAPER, np.uint8)
+    cell_h, cell_w = height * scale + GAP, wide * scale + GAP
+    out = np.full((rows * cell_h - GAP, side * cell_w - GAP, 3), PAPER, np.uint8)
     for i, picture in enumerate(pictures):
         y, x = i // side * cell_h, i % side * cell_w
         large = picture.repeat(scale, 0).repeat(scale, 1)
-        out[y + 1 : y + 1 + large.shape[0], x + 1 : x + 1 + large.shape[1]] = large
+        out[y : y + large.shape[0], x : x + large.shape[1]] = large
     return out
 
 

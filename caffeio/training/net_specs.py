@@ -144,7 +144,7 @@ def _recipe_of(
             message, lines = upgraded.message, upgraded.log
         title, inline, is_text = name, True, True
 
-        def where(i: int) -> str:
+        def locate(i: int) -> str:
             return solver.locate(*prefix, "layer", i)
     else:
         path = find_file(value, folder, what="net file", where=_place(solver, name, index))
@@ -155,7 +155,7 @@ def _recipe_of(
         near = str(path.resolve().parent)
         search = (*search, near) if near not in search else search
 
-        def where(i: int) -> str:
+        def locate(i: int) -> str:
             return file.locate("layer", i)
 
     message = _copy(message)
@@ -164,8 +164,8 @@ def _recipe_of(
     merged.MergeFrom(message.state)
     merged.MergeFrom(extra)
     return NetRecipe(
-        message, merged, profile_of_dialect(dialect), dialect, title, search, where, unknown, lines,
-        inline, is_text,
+        message, merged, profile_of_dialect(dialect), dialect, title, search, locate, unknown,
+        lines, inline, is_text,
     )  # fmt: skip
 
 

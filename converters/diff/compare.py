@@ -6,7 +6,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
-from caffeio.converters.curve_files import require_suffix
 from caffeio.converters.kinds import KINDS, kind_of, members
 from caffeio.converters.report.model import Cell, Line, Report, count, short_names
 from caffeio.converters.source import Source
@@ -47,6 +46,8 @@ def compare(left: Source, right: Source, settings: Settings) -> Report:
     kinds = (left.kind, right.kind)
     if kinds == ("solver", "solver"):
         return _solvers(left, right, settings)
+    if "phases" in kinds and {*kinds} <= {"phases", "solver"}:
+        return _phases(left, right, settings)
     if all(kind in WEIGHTS for kind in kinds):
         return _weights(left, right, settings)
     if all(kind in ("net", "caffemodel") for kind in kinds):
@@ -85,31 +86,19 @@ def solver_diff_of(left: Source, right: Source, settings: Settings) -> SolverDif
     return solver_diff.diff_solvers(sides[0], sides[1], options)
 
 
-def require_rates(left: Source, right: Source, target: str) -> None:
-    """Raise CaffeIOError, before any work, where `plot_rates` could draw nothing."""
-    if (left.kind, right.kind) != ("solver", "solver"):
-        raise CaffeIOError("--plot draws learning rates: both sides must be solvers")
-    require_suffix(target)
-
-
-def plot_rates(left: Source, right: Source, settings: Settings, target: str) -> None:
-    """Draw the learning rates of two solvers (PNG, SVG, PDF), or list them (CSV)."""
-    from caffeio.converters import plot as lr_plot
-
-    diff = solver_diff_of(left, right, settings).rates
-    names = short_names((left.label, right.label))
-    curves = []
-    for name, one in zip(names, (diff.left, diff.right), strict=True):
-        if one.rates is None or not len(one.rates):
-            raise CaffeIOError(one.problem or "max_iter is not set: no rates to draw", where=name)
-        curves.append(lr_plot.Curve(name, one.rates))
-    lr_plot.write(target, curves)
-
-
 def _solvers(left: Source, right: Source, settings: Settings) -> Report:
     from caffeio.converters.diff import solver_report
 
     return solver_report.report(solver_diff_of(left, right, settings))
+
+
+def _phases(left: Source, right: Source, settings: Settings) -> Report:
+    from caffeio.converters.diff import phases_diff, solver_diff
+
+    options = solver_diff.SolverDiffOptions(
+        settings.follow_nets, settings.dataset_size, settings.workers, settings.show_all
+    )
+    return phases_diff.report(left, right, options, dialect=settings.dialect, caffe=settings.caffe)
 
 
 def net_side(source: Source, settings: Settings) -> NetSide:

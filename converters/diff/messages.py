@@ -9,6 +9,7 @@ from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
 
 from caffeio.converters.report.model import short_float
+from caffeio.layers.window import written_values
 from caffeio.proto.caffe_pb2 import LayerParameter
 from caffeio.shape_text import format_shape
 
@@ -101,12 +102,10 @@ def _one_spelling(p: Any, prefix: str, out: Flat) -> None:
         stem = name.removesuffix("_size")
         for variant in (name, f"{stem}_h", f"{stem}_w"):
             out.pop(f"{prefix}.{variant}", None)
-        values = list(getattr(p, name, ()))
-        if stem != "dilation" and (p.HasField(f"{stem}_h") or p.HasField(f"{stem}_w")):
-            values = [getattr(p, f"{stem}_h"), getattr(p, f"{stem}_w")]
+        values = written_values(p, name)
         if len(set(values)) == 1:
             values = values[:1]
-        if values and values != [_WINDOW_DEFAULTS[name]]:
+        if values and values != (_WINDOW_DEFAULTS[name],):
             out[f"{prefix}.{name}"] = format_shape(values, " x ")
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -40,10 +40,14 @@ class NetSide:
     @cached_property
     def shapes(self) -> dict[str, NetShapes]:
         """Phase -> the shapes of the net in it; phases in which it does not build are left out."""
-        out = {}
+        out: dict[str, NetShapes] = {}
+        ruled = any(layer.include or layer.exclude for layer in self.message.layer)
         for phase in PHASES:
             try:
-                graph = build_graph(self.message, phase=phase)
+                if out and not ruled:  # the same layers take part
+                    graph = replace(out[PHASES[0]].graph, phase=phase)
+                else:
+                    graph = build_graph(self.message, phase=phase)
             except NetError as error:
                 self.problems[phase] = str(error)
                 continue
@@ -86,7 +90,7 @@ class LayerChange:
 
 @dataclass
 class NetDiff:
-    """How two nets differ."""
+    """The differences between two nets."""
 
     left: NetSide
     right: NetSide

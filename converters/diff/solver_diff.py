@@ -12,7 +12,7 @@ from caffeio.converters.diff.training import SeenImages
 
 @dataclass
 class SolverDiffOptions:
-    """How to compare."""
+    """What the user chooses of how solvers are compared."""
 
     follow_nets: bool = True
     dataset_size: int | None = None

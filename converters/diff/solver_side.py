@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import posixpath
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from google.protobuf.message import Message
@@ -20,6 +20,7 @@ from caffeio.proto.caffe_pb2 import NetParameter, SolverParameter
 from caffeio.proto.files import SolverFile, read_net, read_solver
 from caffeio.proto.io.regular import read_regular
 from caffeio.proto.upgrade.upgrade import upgrade_net
+from caffeio.training.multiphase import read_phases
 
 _PATHS = {"net", "train_net", "test_net", "snapshot_prefix", "weights"}
 _NET_FIELDS = ("net", "net_param", "train_net", "train_net_param")
@@ -75,6 +76,23 @@ def load_side(
     side = SolverSide(source.label, file.message, profile, source, file.unknown, file.dialect)
     _load_net(side, dialect, other)
     return side
+
+
+def load_phases(source: Source, dialect: str | None = None) -> list[SolverSide]:
+    """Read the solvers of a file of several phases (Intel's params_pair), with their batch sizes.
+
+    A file with one solver gives that one.
+    """
+    sides: list[SolverSide] = []
+    files = read_phases(source.path)
+    for number, (file, batch) in enumerate(files, 1):
+        side = load_side(source, file, dialect, sides[-1] if sides else None)
+        if len(files) > 1:
+            side.label = f"{source.label}, phase {number}"
+        if batch:
+            side.feed = replace(side.feed, batch=batch)
+        sides.append(side)
+    return sides
 
 
 def _load_net(side: SolverSide, dialect: str | None, other: SolverSide | None) -> None:

@@ -26,7 +26,6 @@ REASONS: dict[str, tuple[str, str]] = {
     "NonMaxSuppression": ("its result has a size that depends on the data", CUT),
     "NonZero": ("its result has a size that depends on the data", CUT),
     "TopK": ("Caffe sorts nothing", CUT),
-    "GatherND": ("Caffe picks nothing by computed indices", CUT),
     "GatherElements": ("Caffe picks nothing by computed indices", CUT),
     "ScatterND": ("Caffe writes nothing at computed places", CUT),
     "ScatterElements": ("Caffe writes nothing at computed places", CUT),

@@ -51,7 +51,7 @@ class Selection:
     target: str | None = None  # a name in from_onnx/targets
 
     def takes(self, code: str) -> bool:
-        """Whether a rule runs."""
+        """Whether the user's choice lets a rule run."""
         chosen = not self.select or code.startswith(self.select)
         return chosen and not (self.ignore and code.startswith(self.ignore))
 

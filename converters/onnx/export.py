@@ -38,6 +38,7 @@ from caffeio.proto.weights.load import Weights
 
 EXTERNAL = 2_000_000_000  # bytes of weights from which on they lie in a file of their own
 _ALIGN = 4096
+LEAST_BESIDE = 64  # bytes: the scales of a Resize are fewer
 Props = dict[str, str]
 
 
@@ -259,7 +260,7 @@ def write(
     if external_data if external_data is not None else size >= EXTERNAL:
         beside = Path(f"{os.fspath(path)}.data")
         with atomic_write(beside, needed=size, error=CaffeIOError) as file:
-            for array in arrays.values():
+            for array in filter(_lies_beside, arrays.values()):
                 file.write(b"\0" * (-file.tell() % _ALIGN))
                 file.write(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
         model = to_model(built, net, external=beside.name, sources=sources)
@@ -297,12 +298,17 @@ def _nodes(built: Built) -> list[Any]:
     return out
 
 
+def _lies_beside(array: np.ndarray) -> bool:
+    """Whether an array is one of weights: runtimes want sizes and scales in the model itself."""
+    return array.dtype.kind == "f" and array.nbytes > LEAST_BESIDE
+
+
 def _tensors(onnx: Any, arrays: Mapping[str, np.ndarray], external: str | None) -> list[Any]:
     out, offset = [], 0
     for name, array in arrays.items():
         kind = onnx.helper.np_dtype_to_tensor_dtype(array.dtype)
         tensor = onnx.TensorProto(name=name, data_type=kind, dims=array.shape)
-        if external is None:
+        if external is None or not _lies_beside(array):
             tensor.raw_data = np.ascontiguousarray(array).tobytes()
         else:
             offset += -offset % _ALIGN

@@ -62,7 +62,7 @@ class Rewriter:
         self.put(node)
 
     def const(self, like: OnnxNode, value: np.ndarray, hint: str) -> str:
-        """A new constant."""
+        """Add a constant; returns its name."""
         array = value.astype(np.int64) if value.dtype.kind in "iu" else value
         name = self.graph.fresh(f"{like.layer}.{hint}")
         self.graph.constants[name] = array

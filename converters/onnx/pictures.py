@@ -62,7 +62,7 @@ class Pictures:
         return self.transformer.mean is None and self.transformer.crop_size is None
 
     def draw(self, seed: int) -> np.ndarray:
-        """Random pictures."""
+        """Make random pictures."""
         return np.random.default_rng(seed).integers(0, 256, self.shape).astype(np.uint8)
 
     @property
@@ -98,7 +98,7 @@ class Pictures:
         }
 
     def entry(self) -> dict[str, str]:
-        """The metadata."""
+        """Return the metadata that tell of the pictures."""
         return {"caffe:preprocess": to_json(self.describe())}
 
     def note(self) -> str:

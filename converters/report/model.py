@@ -21,7 +21,7 @@ class Cell:
 
 @dataclass(slots=True)
 class Line:
-    """One paragraph."""
+    """A paragraph of a report."""
 
     parts: tuple[Cell, ...]
 

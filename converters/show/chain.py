@@ -115,15 +115,11 @@ def show_chain(
 def _read_phase(
     source: Source, run: ChainRun, dialect: str | None, caffe: str | None
 ) -> Iterator[_Phase]:
-    from caffeio.converters.diff.solver_side import load_pair, load_side
-    from caffeio.training.multiphase import read_phases
+    from caffeio.converters.diff.solver_side import load_pair, load_phases
 
     if source.kind == "phases":
-        side = None
-        for number, (file, batch) in enumerate(read_phases(source.path), 1):
-            side = load_side(source, file, dialect, side)
-            side.label = f"{source.label}, phase {number}"
-            yield _phase(side, run, caffe, batch or side.feed.batch)
+        for side in load_phases(source, dialect):
+            yield _phase(side, run, caffe)
         return
     if source.kind not in ("solver", "text"):
         raise CaffeIOError(
@@ -132,18 +128,17 @@ def _read_phase(
             where=source.label,
         )
     side = load_pair(source, source, dialect)[0]
-    yield _phase(side, run, caffe, side.feed.batch)
+    yield _phase(side, run, caffe)
 
 
-def _phase(side: SolverSide, run: ChainRun, caffe: str | None, batch: int | None) -> _Phase:
-    """A phase, with the batch size that its pair says, or its net."""
+def _phase(side: SolverSide, run: ChainRun, caffe: str | None) -> _Phase:
     from caffeio.profiles import get_profile
 
     if caffe:
         side.profile = get_profile(caffe)
     dataset = run.dataset or side.feed.entries
     iter_size, iterations = max(side.message.iter_size, 1), side.message.max_iter
-    return _Phase(side, SeenImages(batch, run.workers, iter_size, iterations, dataset))
+    return _Phase(side, SeenImages(side.feed.batch, run.workers, iter_size, iterations, dataset))
 
 
 def _table(phases: Sequence[_Phase], out: Report, run: ChainRun) -> None:

@@ -9,6 +9,7 @@ from google.protobuf.message import Message
 
 from caffeio.converters.diff.messages import flatten
 from caffeio.converters.report.model import short_float
+from caffeio.layers.window import written_values
 from caffeio.proto.caffe_pb2 import EltwiseParameter, LayerParameter, PoolingParameter
 from caffeio.shape_text import format_shape
 
@@ -21,10 +22,7 @@ def layer_summary(param: LayerParameter) -> str:
 
 def _pair(p: Any, name: str, default: int) -> str:
     """`3x3`, from the repeated field or from the _h and _w forms; "" if it is the default."""
-    stem = name.removesuffix("_size")
-    values = list(getattr(p, name))
-    if p.HasField(f"{stem}_h") or p.HasField(f"{stem}_w"):
-        values = [getattr(p, f"{stem}_h"), getattr(p, f"{stem}_w")]
+    values = written_values(p, name)
     if len(values) == 1:
         values *= 2
     return "" if not values or set(values) == {default} else format_shape(values)
@@ -43,14 +41,14 @@ def _window(p: Any) -> list[str]:
         words.append(f"/{_short(stride)}")
     if pad:
         words.append(f"pad {_short(pad)}")
+    if dilation := _pair(p, "dilation", 1):
+        words.append(f"dilation {_short(dilation)}")
     return words
 
 
 def _convolution(param: LayerParameter) -> str:
     p = param.convolution_param
     words = _window(p)
-    if list(p.dilation) not in ([], [1]):
-        words.append(f"dilation {_short(format_shape(p.dilation))}")
     if p.group > 1:
         words.append(f"{p.group} groups")
     words.append(f"-> {p.num_output}")

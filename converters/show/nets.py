@@ -31,7 +31,7 @@ from caffeio.shape_text import format_shape
 
 @dataclass(frozen=True)
 class ShowOptions:
-    """How to look at a net."""
+    """What the user chooses of how a net is shown."""
 
     phase: str | None = None  # by default TEST, or TRAIN if that alone can be built
     stages: tuple[str, ...] = ()

@@ -44,7 +44,7 @@ class TorchModel:
         self.inputs = dict(shapes)
 
     def run(self, inputs: Mapping[str, np.ndarray]) -> Arrays:
-        """Run it on copies."""
+        """Run the module on copies of the inputs."""
         given = [torch.from_numpy(np.array(inputs[name])) for name in self.inputs]
         with torch.no_grad():
             found = self.module(*given)

@@ -155,8 +155,11 @@ def _session(path: str | os.PathLike[str], also: Sequence[str]) -> Any:
             if name in made - outputs:
                 loaded.graph.output.add(name=name)
         model = loaded.SerializeToString()
+    given = {"sess_options": options, "providers": ["CPUExecutionProvider"]}
     try:
-        return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+        if beside.exists() and not isinstance(model, str):  # as users load it, with its other file
+            ort.InferenceSession(os.fspath(path), **given)
+        return ort.InferenceSession(model, **given)
     except _errors() as error:  # an opset or an operator that this version does not have
         text = " ".join(str(error).split())
         raise UnsupportedError(f"onnxruntime {ort.__version__} cannot run the model: {text}") from (

@@ -47,7 +47,7 @@ class Files:
 
     @property
     def paths(self) -> list[Path]:
-        """All of them."""
+        """The paths of all files."""
         return [path for path in (self.net, self.weights, self.whole) if path is not None]
 
     @property

@@ -179,7 +179,7 @@ class AnyTable(MessageTable):
     """The inside of a field that the schema does not know: anything well-formed goes."""
 
     def __init__(self) -> None:
-        """Know nothing."""
+        """Make the table of a message without a schema."""
         super().__init__(None, None)
         self.element: Entry = (0, b"", self)
 

@@ -118,7 +118,7 @@ class ParsedText:
 
 
 def _nothing(name: str, known: tuple[str, ...]) -> None:
-    """No suggestion."""
+    """Suggest no other name."""
 
 
 def parse(

@@ -106,7 +106,7 @@ class Tree:
         self.replace(text)
 
     def replace(self, text: str) -> None:
-        """Take another text."""
+        """Put another text in place of the old one."""
         self.text = text
         self.statements: list[TreeNode | None] = []  # of every statement its node, None for others
         for name in ("of_root", "ordinals", "_lines"):

@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import math
 import os
-import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,9 +17,9 @@ import numpy as np
 
 from caffeio.errors import CaffeIOError, ParseError, SnapshotError, WeightsError
 from caffeio.memory import check_room
-from caffeio.proto.io.atomic import atomic_path, write_error
 from caffeio.proto.io.blobs import MAX_AXES, NOTHING, Array, BlobInfo, Values
 from caffeio.proto.io.wire import Buffer
+from caffeio.proto.weights.hdf5_file import h5py_or_error, stored_bytes, write_h5
 from caffeio.proto.weights.hdf5_reader import Dataset, ExoticError, Hdf5Group, read_tree
 from caffeio.proto.weights.mapping import LayerEntry, Weights
 from caffeio.proto.weights.write import per_layer
@@ -129,24 +128,14 @@ def read_group(path: Path_, buffer: Buffer, error: type[CaffeIOError]) -> Hdf5Gr
         place = f" ({problem.where})" if problem.where else ""
         raise error(f"{problem.message}{place}", where=str(path)) from None
     except ExoticError as reason:
-        library = _library(path, str(reason), error)
+        h5py = h5py_or_error(path, str(reason), error)
     try:
-        with library.File(path, "r") as file:
+        with h5py.File(path, "r") as file:
             return _h5py_group(file, 0)
     except (OSError, RuntimeError, KeyError, ValueError) as problem:
         raise error(f"the HDF5 library cannot read it: {problem}", where=str(path)) from None
     except ParseError as problem:
         raise error(problem.message, where=str(path)) from None
-
-
-def _library(path: Path_, why: str, error: type[CaffeIOError]) -> Any:
-    """The module h5py, or an error that says what to do."""
-    try:
-        import h5py
-    except ImportError:
-        message = f"needs the HDF5 library ({why}): pip install 'caffeio[hdf5]'"
-        raise error(message, where=str(path)) from None
-    return h5py
 
 
 def _h5py_group(group: Any, depth: int) -> Hdf5Group:
@@ -179,10 +168,10 @@ def _h5py_dataset(dataset: Any) -> Dataset:
 
 def read_packed(path: Path_, name: str, shape: tuple[int, ...], error: type[CaffeIOError]) -> Array:
     """The numbers of a data set that only the HDF5 library can find."""
-    library = _library(path, "chunked data", error)
+    h5py = h5py_or_error(path, "chunked data", error)
     check_room(8 * math.prod(shape), f"{path}: {name}")
     try:
-        with library.File(path, "r") as file:
+        with h5py.File(path, "r") as file:
             array: Array = np.asarray(file[name][()]).reshape(shape)
     except (OSError, RuntimeError, KeyError, ValueError) as problem:
         raise error(f"{name} cannot be read: {problem}", where=str(path)) from None
@@ -230,7 +219,8 @@ def write_caffemodel_h5(
                     if array is not None:
                         write_numbers(group, str(i), array)
 
-    write_h5(path, fill, sync=sync)
+    arrays = [a for layers in groups.values() for row in layers for a in row if a is not None]
+    write_h5(path, fill, sync=sync, size=sum(map(stored_bytes, arrays)))
 
 
 def write_numbers(group: Any, name: str, array: Array) -> None:
@@ -241,7 +231,7 @@ def write_numbers(group: Any, name: str, array: Array) -> None:
 
 def write_string(file: Any, name: str, text: str) -> None:
     """A scalar null-terminated string, as H5LTmake_dataset_string makes it."""
-    h5py = _library(name, "to write", SnapshotError)
+    h5py = h5py_or_error(name, "to write", SnapshotError)
     raw = text.encode("utf-8", "surrogateescape")
     kind = h5py.h5t.C_S1.copy()
     kind.set_size(len(raw) + 1)
@@ -249,21 +239,3 @@ def write_string(file: Any, name: str, text: str) -> None:
     space = h5py.h5s.create(h5py.h5s.SCALAR)
     dataset = h5py.h5d.create(file.id, name.encode(), kind, space)
     dataset.write(h5py.h5s.ALL, h5py.h5s.ALL, np.array(raw, f"S{len(raw) + 1}"), kind)
-
-
-def write_h5(path: Path_, fill: Callable[[Any], None], *, sync: bool) -> None:
-    """Let `fill` write an HDF5 file in the oldest format, which every Caffe reads."""
-    library = _library(path, "to write", SnapshotError)
-    with atomic_path(path, sync=sync) as temporary:
-        try:
-            with library.File(temporary, "w", libver=("earliest", "v108")) as file:
-                fill(file)
-        except (OSError, RuntimeError) as problem:
-            number = getattr(problem, "errno", None) or _errno_in(str(problem))
-            raise write_error(path, OSError(number, str(problem))) from None
-
-
-def _errno_in(text: str) -> int:
-    """The errno that the HDF5 library names in its message."""
-    found = re.search(r"errno = (\d+)", text)
-    return int(found[1]) if found else 0

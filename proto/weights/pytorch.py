@@ -6,7 +6,7 @@ import os
 import pickle
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -129,11 +129,34 @@ def write(
     _save(torch, path, tensors, sync)
 
 
+class _Told:
+    """A file that keeps why it could not be written: torch.save tells of its own places only."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self.file = file
+        self.error: OSError | None = None
+
+    def write(self, data: Any) -> int:
+        """Write bytes."""
+        try:
+            return self.file.write(data)
+        except OSError as error:
+            self.error = error
+            raise
+
+    def flush(self) -> None:
+        """Write what is in the buffer."""
+        self.file.flush()
+
+
 def _save(torch: Any, path: str | os.PathLike[str], tensors: dict[str, Any], sync: bool) -> None:
     with atomic_write(path, sync=sync) as file:
+        told = _Told(file)
         try:
-            torch.save(tensors, file)
-        except RuntimeError as error:
+            torch.save(tensors, told)
+        except (RuntimeError, OSError) as error:
+            if told.error is not None:
+                raise told.error from None
             raise SnapshotError(f"cannot be written: {error}", where=str(path)) from error
 
 

@@ -36,10 +36,10 @@ from caffeio.proto.weights.hdf5 import (
     read_group,
     read_packed,
     values_of,
-    write_h5,
     write_numbers,
     write_string,
 )
+from caffeio.proto.weights.hdf5_file import stored_bytes, write_h5
 from caffeio.proto.weights.hdf5_reader import Dataset, Hdf5Group
 from caffeio.proto.weights.load import load_weights
 
@@ -228,7 +228,7 @@ def _write_h5(
         for i, array in enumerate(state.history):
             write_numbers(history, str(i), array)
 
-    write_h5(path, fill, sync=sync)
+    write_h5(path, fill, sync=sync, size=sum(map(stored_bytes, state.history)))
 
 
 def snapshot_names(prefix: str | os.PathLike[str]) -> list[tuple[int, Path]]:

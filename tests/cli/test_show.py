@@ -129,6 +129,16 @@ def test_a_solver_file_of_several_phases(tmp_path, monkeypatch):
     assert len(json.loads(chain.output)["phases"]) == 4
     invoke = CliRunner().invoke
     assert "multi 3: 4 iterations" in invoke(main, ["plot", "multi.prototxt"]).output
+    assert "The same 3 phases." in invoke(main, ["diff", "multi.prototxt", "multi.prototxt"]).output
+    other = PHASES.replace("batch_size: 16", "batch_size: 4").replace("max_iter: 4", "max_iter: 5")
+    (tmp_path / "other.prototxt").write_text(other)
+    differ = invoke(main, ["diff", "multi.prototxt", "other.prototxt"]).output
+    assert "2 of 3 phases differ." in differ and "Phase 3: Fields" in differ
+    assert "batch_size 16 -> 4." in differ and "Phase 1" not in differ
+    words = ["diff", "multi.prototxt", str(RECIPE / "cyc2.prototxt"), "--json"]
+    assert [p.get("only") for p in json.loads(invoke(main, words).output)["phases"]] == [
+        None, "left", "left",
+    ]  # fmt: skip
     edit = "params_pair[2].solver_params.regularization_type=L3"
     assert invoke(main, ["edit", "multi.prototxt", edit]).exit_code == 0
     found = json.loads(invoke(main, ["lint", "multi.prototxt", "--json"]).output)

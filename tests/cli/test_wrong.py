@@ -135,7 +135,7 @@ CASES = {
     ("db", "create", WEIGHTS, "db"): f"{WEIGHTS} is weights; db create takes a list of images, a",
     ("db", "create", NET, "db"): f"{NET} is a net; db create takes",
     ("scale", "odd/phases.prototxt", "--workers", "2"): "several phases (params_pair); scale takes",
-    ("diff", "odd/phases.prototxt", SOLVER): "is a solver of several phases (params_pair)",
+    ("diff", "odd/phases.prototxt", NET): "is a solver of several phases (params_pair)",
     ("diff", NET, NET, "--plot", "x.png"): "--plot draws learning rates: both sides must be solv",
     ("diff", SOLVER, SOLVER, "--plot", "x.gif"): "curves are written as .csv, .png, .svg, .pdf",
     ("plot", SOLVER, "-o", "x.gif"): "x.gif: curves are written as .csv, .png, .svg, .pdf",

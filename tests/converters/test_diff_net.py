@@ -167,3 +167,15 @@ def test_a_net_that_does_not_build_is_still_compared():
     assert "unknown bottom blob 'pol'" in found.right.problems["TEST"] or found.right.shapes == {}
     (change,) = found.changed
     assert [vars(c) for c in change.changes] == [{"what": "bottom", "left": "pool", "right": "pol"}]
+
+
+def test_dilation_in_its_two_spellings() -> None:
+    """A fork's dilation_h and dilation_w were left out, so that such nets were called equal."""
+
+    def fields(text: str) -> dict[str, str]:
+        layer = f"name: 'c' type: 'Convolution' convolution_param {{ kernel_size: 3 {text} }}"
+        return layer_fields(parse(layer, pb.LayerParameter).message)
+
+    assert fields("dilation_h: 2 dilation_w: 3")["convolution_param.dilation"] == "2 x 3"
+    assert fields("dilation_h: 2 dilation_w: 2") == fields("dilation: 2")
+    assert "convolution_param.dilation" not in fields("dilation: 1")

@@ -488,3 +488,29 @@ def test_the_error_names_the_blobs_at_which_to_cut() -> None:
     with pytest.raises(UnsupportedError, match=r"--output-blob p --output-blob q$"):
         build(net, ["y"])
     assert set(build(net, ["p", "q"]).outputs) == {"p", "q"}
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        'type: "Slice" top: "z" slice_param { axis: 1 slice_point: 1 }',
+        'type: "Reshape" reshape_param { shape { dim: 0 dim: -1 } }',
+        'type: "Upsample" upsample_param { scale: 2 }',
+        'type: "Pooling" pooling_param { kernel_size: 3 pad: 1 pool: AVE }',
+        'type: "Interp" interp_param { zoom_factor: 2 }',
+        'type: "Crop" bottom: "b" crop_param { axis: 2 offset: 1 }',
+        'type: "Tile" tile_param { tiles: 2 }',
+        'type: "Reduction" reduction_param { axis: 1 }',
+    ],
+)
+def test_runtimes_read_sizes_beside_external_weights(layer: str, tmp_path: Path) -> None:
+    """onnxruntime infers shapes before it reads the other file."""
+    shape = "input_param { shape { dim: 2 dim: 3 dim: 6 dim: 6 } }"
+    text = (
+        f'layer {{ name: "in" type: "Input" top: "a" {shape} }}\n'
+        f'layer {{ name: "in2" type: "Input" top: "b" {shape.replace("6", "4")} }}\n'
+        f'layer {{ name: "x" bottom: "a" top: "y" {layer} }}'
+    )
+    export_onnx(text, None, tmp_path / "m.onnx", external_data=True)
+    ort = pytest.importorskip("onnxruntime")
+    ort.InferenceSession(str(tmp_path / "m.onnx"), providers=["CPUExecutionProvider"])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 from pathlib import Path
 
 import cv2
@@ -19,6 +18,7 @@ from caffeio.converters.preprocessing import RUNTIMES, Recipe, recipe_of, script
 from caffeio.data import make_source
 from caffeio.errors import UnsupportedError
 from caffeio.proto.files import read_net
+from tests import warm
 
 NET = """
 name: "pictures"
@@ -81,7 +81,7 @@ def test_scripts_do_what_caffe_does(
         assert len([line for line in shown.stdout.splitlines() if line.strip()]) <= 18
         (tmp_path / "feed.py").write_text(shown.stdout)
         done = subprocess.run(
-            [sys.executable, "feed.py", "a.png"], cwd=tmp_path, capture_output=True, text=True,
+            **warm.command("feed.py", "a.png"), cwd=tmp_path, capture_output=True, text=True,
             check=False,
         )  # fmt: skip
         assert done.returncode == 0, done.stderr

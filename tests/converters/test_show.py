@@ -91,6 +91,7 @@ CONV = 'type: "Convolution" convolution_param { %s }'
             "1x3 dilation 2 4 groups -> 8 no bias",
         ),
         ('type: "Pooling" pooling_param { pool: AVE kernel_size: 3 stride: 2 }', "ave 3x3 /2"),
+        ('type: "Pooling" pooling_param { kernel_size: 3 dilation: 2 }', "max 3x3 dilation 2"),
         ('type: "Pooling" pooling_param { global_pooling: true }', "global max"),
         ('type: "Eltwise" eltwise_param { operation: PROD }', "prod"),
         ('type: "Dropout" dropout_param { dropout_ratio: 0.4 }', "dropout_ratio 0.4"),

@@ -357,6 +357,7 @@ def test_legacy_blobs_that_must_be_rewritten_stay_legacy(tmp_path: Path) -> None
         ("InnerProduct", 0, (1, 1, 4, 5), (4, 5)),
         ("InnerProduct", 0, (4, 5, 1, 1), None),
         ("PReLU", 0, (1, 1, 1, 7), (7,)),
+        ("DepthwiseConvolution", 0, (4, 1, 3, 3), (4, 1, 3, 3)),
         ("Odd", 0, (1, 1, 1, 7), None),
     ],
 )

@@ -186,3 +186,11 @@ def test_where_shapes_are_from(folder: Path) -> None:
     assert told(text, BVLC, folder).guessed == {"d": f"first record of {folder / 'raw'}"}
     assert told(net_of("memory", ""), BVLC).guessed == {}
     assert told(net_of("shuffled", ""), BVLC, folder).blobs["x"] == (2, 3, -1, -1)
+
+
+def test_labels_of_annotated_records(folder: Path) -> None:
+    """A record without boxes' type has a plain label; the rows of others are those of a batch."""
+    labels = {"plain": (2,), "typed": (1, 1, 1, 8), "boxes": (1, 1, 2, 8)}
+    for kind, shape in labels.items():
+        assert made(net_of(kind, ""), BVLC, folder) == [(2, 3, 25, 35), shape]
+        assert told(net_of(kind, ""), BVLC, folder).blobs["y"] == shape

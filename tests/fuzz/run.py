@@ -30,7 +30,7 @@ else:
 INTERESTING = (0, 1, 2, 4, 0x7F, 0x80, 0xFF, 0x0A, 0x2A, 0x2D, 0x3A, 0x42, 0x52, 0x62, 0xA2)
 VARINTS = (b"\xff" * 9 + b"\1", b"\xff\xff\xff\xff\x0f", b"\x80\x80\x80\x80\x10", b"\xff\x7f")
 # Bytes of an input, where long ones are slow and find no more: those of the campaigns
-LENGTHS = {"nets": 500, "text": 500, "weights": 1000}
+LENGTHS = {"nets": 250, "text": 250, "weights": 300}
 
 
 class Hang(BaseException):

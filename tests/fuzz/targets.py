@@ -29,6 +29,7 @@ from caffeio.net import load_net
 from caffeio.proto import caffe_pb2 as pb
 from caffeio.proto.dialect.dialect import decode, detect, encode
 from caffeio.proto.files import decode_text, read_net
+from caffeio.proto.io import mapped
 from caffeio.proto.io.mapped import HDF5_SIGNATURE, foreign
 from caffeio.proto.text.text_format import format_message, parse
 from caffeio.proto.weights.blobproto import read_blobproto
@@ -90,7 +91,13 @@ def _walk(weights: Weights, data: bytes) -> None:
 def weights(data: bytes) -> None:
     """A binary caffemodel."""
     if data[:8] != HDF5_SIGNATURE:
-        _walk(load_weights(put(data)), data)
+        opened = mapped.open_map
+        mapped.open_map = lambda path: memoryview(data)  # files cost more than the reading
+        try:
+            found = load_weights("memory.caffemodel")
+        finally:
+            mapped.open_map = opened
+        _walk(found, data)
 
 
 def solverstate(data: bytes) -> None:

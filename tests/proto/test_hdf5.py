@@ -5,6 +5,7 @@ import os
 import re
 import struct
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import h5py
@@ -307,11 +308,32 @@ def test_a_failed_write_leaves_the_old_file(
     def full(*args: Any, **options: Any) -> None:
         raise OSError("Unable to write (file write failed: errno = 28, error message = 'full')")
 
-    monkeypatch.setattr(h5py.Group, "create_dataset", full)
-    with pytest.raises(SnapshotError, match=r"x\.h5: cannot be written: .* are free"):
+    monkeypatch.setattr("caffeio.proto.weights.hdf5_file._IN_MEMORY", -1)  # as if it were large
+    with monkeypatch.context() as patch:
+        patch.setattr(h5py.Group, "create_dataset", full)
+        wanted = r"x\.h5: cannot be written: No space left on device \(.* are free [^\n]*\)$"
+        with pytest.raises(SnapshotError, match=wanted):
+            write_caffemodel_h5(path, net_of(["a"]), [[np.ones(3)]])
+    assert path.read_bytes() == b"old"
+    no_room = SimpleNamespace(f_bavail=1, f_frsize=10)
+    monkeypatch.setattr("caffeio.proto.weights.hdf5_file.os.statvfs", lambda _: no_room)
+    with pytest.raises(SnapshotError, match=r"\(24 bytes are needed, 10 bytes are free"):
         write_caffemodel_h5(path, net_of(["a"]), [[np.ones(3)]])
     assert path.read_bytes() == b"old"
     assert os.listdir(tmp_path) == ["x.h5"]
+
+
+def test_files_are_the_same_whether_made_in_memory_or_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    blobs = [[np.ones((3, 4), np.float32), np.arange(7.0)]]
+    write_caffemodel_h5(tmp_path / "a.h5", net_of(["a"]), blobs)
+    monkeypatch.setattr("caffeio.proto.weights.hdf5_file._IN_MEMORY", -1)
+    write_caffemodel_h5(tmp_path / "b.h5", net_of(["a"]), blobs)
+    sizes = {path.stat().st_size for path in tmp_path.iterdir()}
+    assert len(sizes) == 1
+    both = [load_weights(tmp_path / name)["a"] for name in ("a.h5", "b.h5")]
+    assert all(np.array_equal(x, y) for x, y in zip(*both, strict=True))
 
 
 def test_signature_behind_garbage() -> None:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import subprocess
-import sys
 
 import numpy as np
 
 import caffeio.pycaffe as caffe
+from tests import warm
 
 NET = """
 layer { name: "data" type: "DummyData" top: "data" top: "label" dummy_data_param {
@@ -65,8 +65,11 @@ def by_hand():
 def test_workers_agree_and_average(tmp_path, monkeypatch):
     write(tmp_path)
     monkeypatch.chdir(tmp_path)
-    command = [sys.executable, "-c", WORKER, caffe.NCCL.new_uid().decode()]
-    workers = [subprocess.Popen([*command, str(rank), f"{rank}.npy"]) for rank in range(2)]
+    uid = caffe.NCCL.new_uid().decode()
+    workers = [
+        subprocess.Popen(**warm.command("-c", WORKER, uid, str(rank), f"{rank}.npy"))
+        for rank in range(2)
+    ]
     assert [worker.wait(timeout=120) for worker in workers] == [0, 0]
     first, second = np.load("0.npy"), np.load("1.npy")
     assert np.array_equal(first, second)

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import resource
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from caffeio.net import load_net
+from tests.paths import ROOT
 from tests.reliability.forked import one_error, run
 
 NET = """
@@ -69,3 +73,36 @@ def test_a_prefix_with_a_nul(files: Path) -> None:
     )
     (files / "nul.prototxt").write_text(solver + 'solver_mode: CPU snapshot_prefix: "a\\000b"')
     one_error(run("train", "nul.prototxt", cwd=files), "snapshot prefix", "NUL")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="limits of POSIX")
+@pytest.mark.parametrize("kind", ["h5", "pt"])
+def test_a_process_of_its_own_ends_with_one_line(kind: str, files: Path) -> None:
+    """The HDF5 library crashed at the end of a process whose disk took no more."""
+    command = [sys.executable, "-m", "caffeio", "convert", "w.caffemodel", f"own.{kind}"]
+
+    def tiny() -> None:
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (600, 600))
+
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    ended = subprocess.run(command, cwd=files, env=env, preexec_fn=tiny, capture_output=True,
+                           text=True, check=False)  # fmt: skip
+    assert ended.returncode == 2, ended
+    [line] = ended.stderr.splitlines()
+    assert line.startswith(f"Error: own.{kind}: cannot be written: File too large (")
+    assert not (files / f"own.{kind}").exists()
+
+
+def test_a_trace_that_cannot_be_written(training_case: Path) -> None:
+    """The training ends as if nothing had been asked for; torch died of a second stop."""
+    script = "from caffeio.cli._profiler import Profiler; from caffeio import Trainer; " + (
+        "import types; said = []; p = Profiler('no/such/place.json', said.append); "
+        "t = Trainer('solver.prototxt', overrides=['max_iter=9']); p.begin(t); "
+        "[(t.step(1), p.iteration({})) for _ in range(8)]; p.close(); p.close(); "
+        "assert len(said) == 1 and 'cannot be written' in said[0], said"
+    )
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    ended = subprocess.run([sys.executable, "-c", script], env=env, capture_output=True, text=True,
+                           check=False)  # fmt: skip
+    assert ended.returncode == 0, ended

@@ -50,7 +50,7 @@ def coverage(a: Boxes, b: Boxes) -> NDArray[np.float32]:
 
 
 def clip(boxes: Boxes) -> Boxes:
-    """Cut to [0, 1]."""
+    """Cut the boxes to [0, 1]."""
     return np.clip(boxes, _F(0), _F(1))
 
 

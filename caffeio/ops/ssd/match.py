@@ -143,7 +143,7 @@ def mine(
 
 
 class Rules(TypedDict):
-    """What `match` is told."""
+    """The fields of MultiBoxLoss that decide matches."""
 
     per_prediction: bool
     threshold: float

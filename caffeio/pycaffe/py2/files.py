@@ -146,7 +146,7 @@ class Buffer(io.BytesIO):
         return self._as_read(super().__next__())
 
     def getvalue(self) -> Any:
-        """All of it."""
+        """Return all that was written."""
         return self._as_read(super().getvalue())
 
 

@@ -12,7 +12,7 @@ FROZEN = {"lr_mult": 0, "decay_mult": 0}
 
 
 def constant(value: float) -> dict[str, Any]:
-    """A filler."""
+    """Make a constant filler."""
     return {"type": "constant", "value": value}
 
 

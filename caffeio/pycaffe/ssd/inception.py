@@ -60,7 +60,7 @@ class _Builder:
         self.join(name, [self.tower(f"{name}{suffix}", steps) for suffix, steps in towers])
 
     def join(self, name: str, tops: Sequence[Any]) -> None:
-        """The Concat of towers."""
+        """Add the Concat of towers."""
         self.bottom = f"{name}/join"
         self.net[self.bottom] = L.Concat(*tops, axis=1)
 

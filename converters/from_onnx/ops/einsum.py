@@ -1,4 +1,4 @@
-"""Sums of products with a constant along one axis or several: Einsum, CumSum, Trilu."""
+"""Products with a constant matrix along one axis or several: Einsum, CumSum, GatherND, Trilu."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ from caffeio.converters.from_onnx.ops.dense import inner_product
 from caffeio.converters.from_onnx.ops.pointwise import times_constant
 from caffeio.converters.from_onnx.ops.reduce import reduced
 from caffeio.converters.from_onnx.table import CUT, operator
+
+_MOST = 1 << 22  # numbers of a matrix that only picks
 
 
 def along(w: Writer, x: str, axis: int, matrix: Array) -> str:
@@ -147,3 +149,27 @@ def trilu(w: Writer, node: Node) -> str:
         w.fix_batch()
     part = np.triu if node.attrs.get("upper", 1) else np.tril
     return times_constant(w, x, part(np.ones(w.shape(x)[-2:]), int(offset)), w.shape(x))
+
+
+@operator("GatherND")
+def gather_nd(w: Writer, node: Node) -> str:
+    """Constant places of the first axes: a product with a matrix that has one 1 a row."""
+    found, out = w.graph.constant(node.inputs[1]), node.outputs[0]
+    if found is None or node.attrs.get("batch_dims", 0):
+        raise Refused("Caffe picks nothing by computed indices", CUT)
+    x = w.blob(node.inputs[0])
+    shape, batch, depth = w.shape(x), w.batch.get(x), found.shape[-1]
+    rows = math.prod(shape[:depth])
+    places = np.moveaxis(found.astype(np.int64), -1, 0) % np.reshape(
+        shape[:depth], (depth, *[1] * (found.ndim - 1))
+    )
+    picked = np.ravel_multi_index(tuple(places), shape[:depth]).reshape(-1)
+    if picked.size * rows > _MOST:
+        raise Refused(f"it picks {picked.size} of {rows} places", CUT)
+    if batch is not None and batch < depth:
+        w.fix_batch()
+    to = None if batch is None or batch < depth else batch - depth + 1
+    matrix = np.zeros((picked.size, rows), np.float32)
+    matrix[np.arange(picked.size), picked] = 1
+    y = along(w, w.reshape(x, (rows, *shape[depth:]), hint="places", batch=to), 0, matrix)
+    return w.reshape(y, w.graph.shapes[out], batch=None if to is None else w.graph.batch_axis(out))

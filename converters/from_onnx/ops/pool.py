@@ -281,4 +281,8 @@ def lrn(w: Writer, node: Node) -> str:
         "beta": float(a.get("beta", 0.75)),
         "k": float(a.get("bias", 1.0)),
     }
-    return w.unary("LRN", w.blob(node.inputs[0]), lrn_param=fields)
+    x = w.blob(node.inputs[0])
+    shape = w.shape(x)
+    if len(shape) != 4:  # Caffe's LRN takes maps only
+        x = w.reshape(x, (*shape[:2], math.prod(shape[2:]), 1), hint="as_2d")
+    return w.reshape(w.unary("LRN", x, lrn_param=fields), shape, hint="back")

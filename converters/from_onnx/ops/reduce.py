@@ -146,7 +146,7 @@ def _reduce_axes(w: Writer, x: str, begin: int, end: int, method: str) -> str:
     shape, batch = w.shape(x), w.batch.get(x)
     count = math.prod(shape[begin:end])
     kept: Dims = (*shape[:begin], *[1] * (end - begin), *shape[end:])
-    if ((begin, end) == (2, 3) and len(shape) == 4) or (begin, end) == (3, 4):
+    if len(shape) == 4 and (begin, end) in ((2, 3), (3, 4)):
         y, inner = x, shape[5 - end]
         kernel = {"kernel_h": count, "kernel_w": 1} if begin == 2 else {
             "kernel_h": 1, "kernel_w": count}  # fmt: skip

@@ -156,3 +156,85 @@ def lrn_within(graph: Graph) -> None:
                 replace(graph, node, [*parts, scaled, square], new)
                 maker = alone(graph)
                 break
+
+
+_VIEWS = ("Reshape", "Squeeze", "Unsqueeze")
+
+
+@pattern
+def lrn_across(graph: Graph) -> None:
+    """x / (k + alpha * average of the squares of its neighbours) ^ beta: LRN across channels."""
+    for node in list(graph.nodes):
+        found = _neighbours(graph, node) if node.op == "Div" else None
+        if found is None:
+            continue
+        attrs, parts = found
+        new = Node("LRN", node.name, [node.inputs[0]], node.outputs, attrs)
+        replace(graph, node, parts, new)
+
+
+def _neighbours(graph: Graph, node: Node) -> tuple[dict[str, float], list[Node]] | None:
+    """The attributes of ONNX's LRN, and the nodes that say it."""
+    maker, parts, numbers = alone(graph), [], []
+    name = node.inputs[1]
+    for op in ("Pow", "Add", "Mul"):
+        part = maker(name)
+        number = scalar(graph, part.inputs[1]) if part is not None and part.op == op else None
+        if part is None or number is None:
+            return None
+        parts.append(part)
+        numbers.append(number)
+        name = part.inputs[0]
+    views = _views(maker, name)
+    pool = maker(views[-1].inputs[0] if views else name)
+    if pool is None or pool.op != "AveragePool":
+        return None
+    behind = maker(pool.inputs[0])
+    pad = behind if behind is not None and behind.op == "Pad" else None
+    inner = _views(maker, (pad or pool).inputs[0])
+    square = maker(inner[-1].inputs[0] if inner else (pad or pool).inputs[0])
+    shape, map_shape = graph.shape(node.inputs[0]), graph.shape((pad or pool).inputs[0])
+    size = _size_of_window(graph, pool, pad)
+    fits = (
+        size is not None
+        and square is not None
+        and square.op == "Mul"
+        and square.inputs == [node.inputs[0]] * 2
+        and map_shape[:3] == (shape[0], 1, shape[1])
+    )
+    if not fits or square is None or size is None:
+        return None
+    attrs = {"size": size, "alpha": numbers[2], "beta": numbers[0], "bias": numbers[1]}
+    return attrs, [*parts, *views, pool, *([pad] if pad else []), *inner, square]
+
+
+def _views(maker: Maker, name: str) -> list[Node]:
+    """The nodes in front of a value that only change its shape, the nearest one first."""
+    out: list[Node] = []
+    while (part := maker(name)) is not None and part.op in _VIEWS:
+        out.append(part)
+        name = part.inputs[0]
+    return out
+
+
+def _size_of_window(graph: Graph, pool: Node, pad: Node | None) -> int | None:
+    """The odd number of neighbours along the third axis, if all are counted, zeros included."""
+    size, *rest = (int(n) for n in pool.attrs["kernel_shape"])
+    axes = len(rest) + 1
+    pads = [int(n) for n in pool.attrs.get("pads", [0] * 2 * axes)]
+    if pad is not None:
+        more, value = graph.ints(pad, "pads", 1), graph.number(pad, "value", 2, 0.0)
+        zero = pad.attrs.get("mode", "constant") == "constant" and value == 0 and not pad.input(3)
+        if (
+            not zero
+            or more is None
+            or any(pads)
+            or any(more[i] for i in (0, 1, axes + 2, axes + 3))
+        ):
+            return None
+        pads = [*more[2 : axes + 2], *more[axes + 4 :]]
+    wanted = [size // 2, *[0] * (axes - 1)] * 2
+    ones = all(int(n) == 1 for n in (*rest, *pool.attrs.get("strides", [1])))
+    counted = pad is not None or pool.attrs.get("count_include_pad", 0) == 1
+    whole = not pool.attrs.get("ceil_mode", 0) and counted and ones and size % 2 == 1
+    return size if whole and pads == wanted else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from importlib.util import find_spec
 from pathlib import Path
@@ -26,6 +27,10 @@ from tests.paths import EXPORTS_PROGRAMS, NO_PROGRAMS
 pytest.importorskip("onnxruntime")
 # OpenCV's reader has no Bias, Parameter and LSTM: these nets are written for it
 FOR_OPENCV = {"yolo5", "yolo8", "crnn", "paddle_ocr_rec"}
+# Relatives of the others: each takes a second in torch's exporter
+RELATIVES = ("resnet50", "vgg11_bn", "mobilenet_v2", "mnasnet", "squeezenet", "efficientnet",
+             "regnet_y", "googlenet", "unet_transpose")  # fmt: skip
+NIGHT = pytest.mark.skipif("CAFFEIO_NIGHTLY" not in os.environ, reason="runs at night")
 SOME = ("resnet18", "mobilenet_v3", "shufflenet_v2", "unet_resize", "yolo5", "crnn")
 
 
@@ -106,7 +111,13 @@ def test_layers_of_caffe_1_0_where_opencv_has_fewer(name: str) -> None:
 
 @pytest.mark.skipif(find_spec("onnxscript") is None, reason="needs onnxscript")
 @pytest.mark.parametrize(
-    "name", [pytest.param(n, marks=() if n in SOME else pytest.mark.slow) for n in NETS]
+    "name",
+    [
+        pytest.param(
+            n, marks=() if n in SOME else (pytest.mark.slow, *([NIGHT] if n in RELATIVES else []))
+        )
+        for n in NETS
+    ],
 )
 def test_dynamo_export(name: str) -> None:
     module, x = make(name)

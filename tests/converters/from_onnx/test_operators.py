@@ -131,6 +131,7 @@ FUNCTIONS: dict[str, tuple[Callable[[torch.Tensor], Any], int]] = {
     "cumsum_rows": (lambda x: x.cumsum(2), 3),
     "cumsum_columns": (lambda x: x.cumsum(3), 1),
     "triangle": (lambda x: x.tril() + x.triu(2), 3),
+    "mean_of_six_axes": (lambda x: x.view(x.shape[0], 2, 2, 2, 9, 11).mean((3, 5)), 6),
     "product": (lambda x: x.prod(1), 3),
     "two_to_the_x": (lambda x: 2**x, 1),
     "above_another": (lambda x: (x > x.mean(1, keepdim=True)).float(), 7),
@@ -159,6 +160,7 @@ MODULES: dict[str, tuple[nn.Module, int]] = {
     "prelu_shared": (nn.PReLU(), 1),
     "batch_norm": (nn.BatchNorm2d(8), 2),
     "instance_norm": (nn.InstanceNorm2d(8, affine=True), 4),
+    "lrn": (nn.LocalResponseNorm(5, 2e-2, 0.7, 1.5), 1),
     "group_norm": (nn.GroupNorm(2, 8), 4),
     "layer_norm": (nn.LayerNorm(11), 4),
     "linear": (nn.Linear(11, 5), 1),
@@ -335,3 +337,15 @@ def test_rms_normalization() -> None:
     nodes = [onnx.helper.make_node("RMSNormalization", ["x", "g"], ["y"], axis=-2)]
     gains = {"g": np.linspace(0.5, 2, 24, dtype=np.float32).reshape(3, 8)}
     compiled(graph_of(nodes, {"x": ["N", 4, 3, 8]}, ["y"], gains, opset=23))
+
+
+def test_constant_places() -> None:
+    """As torch's newer exporter writes the nearest-exact Resize."""
+    places = np.stack(np.meshgrid([0, 2, -1], [3, 3, 1], indexing="ij"), 2)
+    nodes = [
+        onnx.helper.make_node("Transpose", ["x"], ["t"], perm=[2, 3, 0, 1]),
+        onnx.helper.make_node("GatherND", ["t", "at"], ["g"]),
+        onnx.helper.make_node("Transpose", ["g"], ["y"], perm=[2, 3, 0, 1]),
+    ]
+    net = compiled(graph_of(nodes, {"x": ["N", 2, 4, 5]}, ["y"], {"at": places}), near=0)
+    assert net.any_batch
