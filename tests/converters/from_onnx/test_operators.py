@@ -349,3 +349,21 @@ def test_constant_places() -> None:
     ]
     net = compiled(graph_of(nodes, {"x": ["N", 2, 4, 5]}, ["y"], {"at": places}), near=0)
     assert net.any_batch
+
+
+@pytest.mark.parametrize(("target", "layers"), [("ssd", ["Input", "Normalize"]), ("bvlc-1.0", 6)])
+def test_ssds_normalize(target: str, layers: Any) -> None:
+    node = onnx.helper.make_node
+    nodes = [
+        node("ReduceSumSquare", ["x"], ["s"], axes=[1], keepdims=1),
+        node("Add", ["s", "eps"], ["a"]),
+        node("Sqrt", ["a"], ["r"]),
+        node("Div", ["x", "r"], ["d"]),
+        node("Mul", ["d", "g"], ["y"]),
+    ]
+    constants = {
+        "eps": np.array(1e-10, np.float32),
+        "g": np.linspace(1, 9, 4, dtype=np.float32).reshape(1, 4, 1, 1),
+    }
+    net = compiled(graph_of(nodes, {"x": ["N", 4, 3, 5]}, ["y"], constants), target=target)
+    assert layers in (kinds(net), len(net.layers))
