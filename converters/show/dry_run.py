@@ -20,8 +20,8 @@ from caffeio.converters.show.view import split_names
 from caffeio.layers.registry import reads_data
 from caffeio.memory import free_bytes
 from caffeio.net.recipe import NetRecipe
-from caffeio.net.worker_batch import share_batches, worker_batch
 from caffeio.net.shapes import NetShapes, infer_net, is_known, product
+from caffeio.net.worker_batch import share_batches, worker_batch
 from caffeio.proto.weights.solverstate import newest_whole_pair
 from caffeio.training.job import Job
 from caffeio.training.phases import name_of, progress
