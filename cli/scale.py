@@ -48,10 +48,10 @@ def command(
 
     batch_size is that of one worker, so N workers make updates of N times as many images: rates
     grow by the rule, and iterations, steps and warm-up shrink so that as many images are seen
-    (test_iter too, where all workers test: Intel's Caffe). NVIDIA's Caffe shares batch_size out among
-    its workers: there nothing changes with their number. Of several solvers the first starts
-    the training, the others continue it: the first keeps the rate that its warm-up starts from.
-    Comments stay. Nothing is written without --output or --in-place.
+    (test_iter too, where all workers test: Intel's Caffe). NVIDIA's Caffe shares batch_size out
+    among its workers: nothing changes there. Of several solvers the first starts the training, the
+    others continue it: the first keeps the rate that its warm-up starts from. Comments stay.
+    Nothing is written without --output or --in-place.
     """
     if output and in_place:
         raise click.UsageError("--in-place and --output exclude each other.")
