@@ -367,3 +367,39 @@ def test_ssds_normalize(target: str, layers: Any) -> None:
     }
     net = compiled(graph_of(nodes, {"x": ["N", 4, 3, 5]}, ["y"], constants), target=target)
     assert layers in (kinds(net), len(net.layers))
+
+
+@pytest.mark.parametrize("factor", [1e-3, 0.01, 0.3, 20.0, 1e4])
+def test_a_factor_of_a_logarithm(factor: float) -> None:
+    """A base says it only where float32 has that base, and enough digits of it."""
+    net = compiled(export(Of(lambda _, x: factor * torch.log(x * x + 1)), X), near=2e-6)
+    assert ("Power" in kinds(net)[3:]) is (factor != 0.3)
+
+
+def centred(power: float) -> Callable[[Any, torch.Tensor], torch.Tensor]:
+    def function(_: Any, x: torch.Tensor) -> torch.Tensor:
+        rest = x - x.mean((2, 3), keepdim=True)
+        return rest / (rest.pow(power).mean((2, 3), keepdim=True).sqrt() + 1e-3)
+
+    return function
+
+
+def around(alpha: Any) -> Callable[[Any, torch.Tensor], torch.Tensor]:
+    def function(_: Any, x: torch.Tensor) -> torch.Tensor:
+        return x * (1 + F.avg_pool2d(x * x, 3, 1, 1) * alpha) ** -0.75
+
+    return function
+
+
+@pytest.mark.parametrize(
+    ("function", "kind", "whole"),
+    [
+        (centred(2.0), "MVN", True),
+        (centred(4.0), "MVN", False),  # no square
+        (around(0.5), "LRN", True),
+        (around(torch.arange(1.0, 9).reshape(8, 1, 1)), "LRN", False),  # a factor a channel
+    ],
+)
+def test_what_is_nearly_a_layer_is_none(function: Any, kind: str, whole: bool) -> None:
+    found = kinds(compiled(export(Of(function), X)))
+    assert (found == ["Input", kind]) is whole
