@@ -14,6 +14,7 @@ from caffeio.errors import SnapshotError, WeightsError
 from caffeio.proto.io.atomic import atomic_write
 from caffeio.proto.io.blobs import Array
 from caffeio.proto.io.mapped import map_file
+from caffeio.proto.io.regular import open_regular
 from caffeio.proto.weights.blob_names import blob_names, is_torch_named, rank
 from caffeio.proto.weights.mapping import LayerEntry, Weights, info_of
 
@@ -70,9 +71,13 @@ def read(path: str | os.PathLike[str]) -> Weights:
 
 def _load_archive(torch: Any, path: str | os.PathLike[str]) -> Any:
     problem: Exception
-    for mmap in (True, False):  # files of PyTorch before 1.6 cannot be mapped
+    name = os.fspath(path)
+    by_suffix = name.lower().endswith(".safetensors")  # torch.load takes one for safetensors then
+    for mmap in (False,) if by_suffix else (True, False):  # before PyTorch 1.6 none can be mapped
         try:
-            return torch.load(os.fspath(path), map_location="cpu", weights_only=True, mmap=mmap)
+            with open_regular(path) as file:
+                source = file if by_suffix else name
+                return torch.load(source, map_location="cpu", weights_only=True, mmap=mmap)
         except _UNREADABLE as error:
             problem = error
     if isinstance(problem, pickle.UnpicklingError):  # torch's own words advise to run the code
