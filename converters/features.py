@@ -82,8 +82,9 @@ def see(
     whose maps are drawn, by default some of all depths. names: of the classes. threshold: of boxes.
     Raises CaffeIOError.
     """
-    options = DeployOptions(input_shapes or {}, profile=profile, allow_python=allow_python,
-                      need_weights=True)  # fmt: skip
+    options = DeployOptions(
+        input_shapes or {}, profile=profile, allow_python=allow_python, need_weights=True
+    )
     net, notes = load_deploy_net(model, weights, options)
     name, shape = _input(net)
     chosen, words = _prepared(model, preprocessing or Preprocessing())
@@ -115,7 +116,7 @@ def see(
 def _input(net: Net) -> tuple[str, tuple[int, ...]]:
     """The name and shape of the one picture that a net takes."""
     if len(net.inputs) != 1:
-        raise NetError(f"the net has the inputs {', '.join(net.inputs)}: one picture is options")
+        raise NetError(f"the net has the inputs {', '.join(net.inputs)}: one picture is wanted")
     name = net.inputs[0]
     shape = next(
         tuple(map(int, step.layer.top_shapes[step.tops.index(name)]))

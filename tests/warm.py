@@ -5,7 +5,8 @@ workers, nearly all for imports, and hundreds of tests need a process. What `com
 subprocess.Popen and subprocess.run fork and run the command at once, with the pipes, folder,
 environment, signals, session and exit code that a new interpreter would have; workers that the
 command starts are forks as well. How a new interpreter starts is what other tests look at, among
-them those of the documentation's pages; in nightly runs every process is one.
+them those of the documentation's pages; in nightly runs, and where torch is built for GPUs, every
+process is one.
 """
 
 from __future__ import annotations
@@ -35,7 +36,9 @@ import torch
 
 from tests.paths import ROOT
 
-FORKS = sys.platform == "linux" and not os.environ.get("CAFFEIO_NIGHTLY")
+# Builds of torch for GPUs start autograd's threads in the first backward, which no fork survives.
+FOR_CPUS = torch.version.cuda is None and torch.version.hip is None
+FORKS = sys.platform == "linux" and FOR_CPUS and "CAFFEIO_NIGHTLY" not in os.environ
 _TORCH_SEED = 67280421310721  # of a process in which nobody has set one
 
 
@@ -43,7 +46,7 @@ def command(*arguments: str, env: Mapping[str, str] | None = None) -> dict[str, 
     """What subprocess's functions need to run `python ARGUMENTS` with `env` beside our own."""
     whole = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), **(env or {})}
     options: dict[str, Any] = {"args": [sys.executable, *arguments], "env": whole}
-    if FORKS and not torch.cuda.is_initialized():
+    if FORKS:
         _import_what_all_import()
         options["preexec_fn"] = partial(_become, options["args"], whole)
     return options

@@ -80,7 +80,7 @@ class InputRunner(Runner):
     """The tops hold what the script writes."""
 
     def forward(self, device: torch.device, record: bool) -> None:
-        """Compute nothing: there is no top."""
+        """Compute nothing: the script writes the tops."""
 
     def backward(self, device: torch.device) -> None:
         """Give no gradient."""

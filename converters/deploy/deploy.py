@@ -34,6 +34,7 @@ def deploy(net: Any, input_shapes: Mapping[str, Shape] | None = None) -> list[st
     layers = [layer for layer in net.layer if not is_metric_type(layer.type)]
     inputs = _inputs(layers)
     kept = _living(layers, inputs)
+    notes += _constants(layers, inputs)
     out = [_input_layer(layers, name, shapes, kept) for name in inputs]
     losses = [layer for layer in kept if is_loss_type(layer.type)]
     for layer in kept:
@@ -87,6 +88,25 @@ def _inputs(layers: Sequence[Any]) -> list[str]:
     weighted = [top for top in dict.fromkeys(tops) if _reaches_weights(layers, top)]
     firsts = [layer.top[0] for layer in layers if is_data_type(layer.type) and layer.top]
     return weighted or list(dict.fromkeys(firsts))
+
+
+def _constants(layers: Sequence[Any], inputs: Sequence[str]) -> list[str]:
+    """Notes on inputs that are constants in Caffe, where the net has another input as well."""
+    if len({*inputs, *_input_tops(layers)}) < 2:
+        return []  # the net's picture
+    notes = []
+    for layer in layers:
+        if layer.type != "DummyData":
+            continue
+        fillers = list(layer.dummy_data_param.data_filler) or [pb.FillerParameter()]
+        for i, top in enumerate(layer.top):
+            filler = fillers[min(i, len(fillers) - 1)]
+            if top in inputs and filler.type == "constant":
+                notes.append(
+                    f"{top!r} is an input now: give it {filler.value:g} everywhere, as DummyData "
+                    f"{layer.name!r} does"
+                )
+    return notes
 
 
 def _reaches_weights(layers: Sequence[Any], source: str) -> bool:

@@ -64,6 +64,7 @@ class Writer:
         self.stem = ""
         self.notes: list[str] = []
         self.one_batch: list[str] = []  # nodes whose layers fit one batch only
+        self.wires: Any = None  # of wiring.py: readers and makers of all blobs
         self._count: dict[str, int] = {}
         self._constants: dict[bytes, str] = {}
 

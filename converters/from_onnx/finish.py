@@ -8,7 +8,7 @@ from typing import Any
 from caffeio.converters.from_onnx.caffe_net import CaffeLayer, Writer
 from caffeio.converters.from_onnx.merging import STEPS
 from caffeio.converters.from_onnx.names import plain
-from caffeio.converters.from_onnx.wiring import makers, readers, rename
+from caffeio.converters.from_onnx.wiring import makers, mended, readers, rename
 from caffeio.proto import caffe_pb2 as pb
 
 # Layers whose top has memory of its own (that of a Reshape or a Slice is its bottom's) and whose
@@ -21,7 +21,7 @@ _IN_PLACE = ("ReLU", "BatchNorm", "Scale")
 def finish(w: Writer, outputs: Iterable[str]) -> None:
     """Tidy the net up; blobs in `outputs` keep their values and names."""
     keep = set(outputs)
-    while any(step(w, keep) for step in STEPS):
+    while any(mended(w, step, keep) for step in STEPS):
         pass
     _drop_unread(w, keep)
     if w.target.rule("line_behind_power"):

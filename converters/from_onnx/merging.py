@@ -187,7 +187,7 @@ def _logarithms(w: Writer, keep: set[str]) -> bool:
                 continue
             if inner.type_name == "Exp" and inner.param.exp_param.base == -1:
                 inner.param.exp_param.shift += math.log(factor)
-            elif inner.type_name == "Log" and inner.param.log_param.base == -1 and factor != 1:
+            elif _has_base(inner, factor):
                 inner.param.log_param.base = math.exp(1 / factor)
             else:
                 continue
@@ -195,6 +195,15 @@ def _logarithms(w: Writer, keep: set[str]) -> bool:
             w.layers.remove(layer)
             return True
     return False
+
+
+def _has_base(log: CaffeLayer, factor: float) -> bool:
+    """Whether a Log by a base in float32 is as exact as a natural one times a factor.
+
+    The base is e ** (1 / factor): it must not overflow, and near 1 it has too few digits.
+    """
+    natural = log.type_name == "Log" and log.param.log_param.base == -1
+    return natural and factor != 1 and 1 / 64 <= factor <= 8
 
 
 def _reductions(w: Writer, keep: set[str]) -> bool:

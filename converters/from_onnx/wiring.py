@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from caffeio.converters.from_onnx.caffe_net import CaffeLayer, Writer
 
 
 def readers(w: Writer) -> dict[str, list[CaffeLayer]]:
     """Blob -> the layers that read it."""
+    if w.wires is not None:
+        known: dict[str, list[CaffeLayer]] = w.wires[0]
+        return known
     out: dict[str, list[CaffeLayer]] = {}
     for layer in w.layers:
         for name in layer.bottoms:
@@ -16,6 +21,9 @@ def readers(w: Writer) -> dict[str, list[CaffeLayer]]:
 
 def makers(w: Writer) -> dict[str, CaffeLayer]:
     """Blob -> the layer that makes it (the last one of a chain in place)."""
+    if w.wires is not None:
+        known: dict[str, CaffeLayer] = w.wires[1]
+        return known
     return {top: layer for layer in w.layers for top in layer.tops}
 
 
@@ -67,3 +75,16 @@ def rename(w: Writer, old: str, new: str) -> None:
                 if name == old:
                     names[i] = new
     w.shapes[new] = w.shapes[old]
+
+
+def mended(w: Writer, step: Callable[[Writer, set[str]], bool], keep: set[str]) -> bool:
+    """What a step says that looks for one place and changes nothing before it has found it.
+
+    Who makes and reads what is looked up once for it: nets that are unrolled have 10,000 layers.
+    """
+    w.wires = None
+    w.wires = (readers(w), makers(w))
+    try:
+        return step(w, keep)
+    finally:
+        w.wires = None

@@ -145,6 +145,8 @@ def _tops(
 ) -> tuple[str, ...]:
     """Add step `index`; with a `net`, the error says where that can be cut before it."""
     try:
+        if graph.client == "opencv" and not all(step.layer.top_shapes):
+            raise graph.unsupported("OpenCV 4 has no blobs without axes, and ends at one")
         tops = step.layer.onnx(graph, *bottoms)
     except UnsupportedError as error:
         where = error.where or step.node.where or None

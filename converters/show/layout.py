@@ -208,12 +208,12 @@ def _starts(
     whole = sum(heights)
     starts, slack = [0], whole / count / 4
     for column in range(1, count):
-        centres = whole * column / count
+        cut = whole * column / count
         costs = {}
         done = 0.0
         for i, height in enumerate(heights):
-            if i > starts[-1] and abs(done - centres) <= slack:
-                costs[i] = crossing[i - 1] + 2 * abs(done - centres) / slack
+            if i > starts[-1] and abs(done - cut) <= slack:
+                costs[i] = crossing[i - 1] + 2 * abs(done - cut) / slack
             done += height
         if costs:
             starts.append(min(costs, key=costs.__getitem__))

@@ -10,7 +10,6 @@ import cv2
 import numpy as np
 
 from caffeio.converters.verify.models import Arrays, DoesNotRunError
-from caffeio.errors import UnsupportedError
 
 ROWS = ("DetectionOutput",)  # layers whose rows are a set
 
@@ -26,7 +25,7 @@ class CvModel:
         try:
             self.net = cv2.dnn.readNetFromONNX(os.fspath(path))
         except cv2.error as error:
-            raise UnsupportedError(
+            raise DoesNotRunError(
                 f"OpenCV {cv2.__version__} cannot read the model: {error}"
             ) from None
         self.net.enableWinograd(False)  # its quicker convolutions are less exact

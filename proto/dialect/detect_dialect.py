@@ -13,6 +13,8 @@ from functools import cache
 from importlib import import_module
 from typing import Any, NamedTuple
 
+from google.protobuf.message import DecodeError
+
 from caffeio.errors import DialectError, ParseError
 from caffeio.proto import caffe_pb2
 from caffeio.proto.dialect import schema
@@ -306,7 +308,10 @@ def _message(data: Buffer, name: str, dialect: str) -> Any:
     run = Transcoder(data, dialect, CANONICAL, cut=True)
     parts = run.message(0, len(data), name, name)
     wire = b"".join(bytes(p) for p in parts if isinstance(p, bytes | bytearray | memoryview))
-    return getattr(caffe_pb2, name).FromString(wire)
+    try:
+        return getattr(caffe_pb2, name).FromString(wire)
+    except DecodeError as error:
+        raise ParseError(f"not a {name}: {error}") from None
 
 
 def side_by_side(data: Buffer, message: str, dialects: list[str]) -> str:

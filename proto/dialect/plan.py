@@ -11,6 +11,7 @@ from functools import cache
 from caffeio.proto.dialect import schema
 from caffeio.proto.dialect.schema import Field
 from caffeio.proto.dialect.union import is_own, union
+from caffeio.proto.io.varint import varint
 from caffeio.proto.io.wire import (
     BYTES,
     FIXED32,
@@ -21,7 +22,6 @@ from caffeio.proto.io.wire import (
     fail,
     packed_varints,
     signed,
-    varint,
 )
 
 CANONICAL = "canonical"

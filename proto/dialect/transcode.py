@@ -27,6 +27,7 @@ from caffeio.proto.dialect.plan import (
 )
 from caffeio.proto.dialect.schema import Field
 from caffeio.proto.io.stream import Numbers, Part, field_parts
+from caffeio.proto.io.varint import varint
 from caffeio.proto.io.wire import (
     BYTES,
     FIXED32,
@@ -38,7 +39,6 @@ from caffeio.proto.io.wire import (
     fail,
     read_field,
     tag,
-    varint,
 )
 
 Path = tuple[str | int, ...]

@@ -14,7 +14,8 @@ from typing import NamedTuple
 import numpy as np
 
 from caffeio.proto.io.blobs import DOUBLE, FLOAT, MAX_AXES, RAW_TYPES, Array
-from caffeio.proto.io.wire import bytes_field, bytes_header, varint, varint_field
+from caffeio.proto.io.varint import varint
+from caffeio.proto.io.wire import bytes_field, bytes_header, varint_field
 
 Bytes = bytes | bytearray | memoryview
 Blob = Array | Bytes  # an array, or a whole BlobProto as it is to stand in the file

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from typing import NoReturn
 
 from caffeio.errors import ParseError
+from caffeio.proto.io.varint import varint
 
 Buffer = bytes | bytearray | memoryview | mmap.mmap
 Span = tuple[int, int]
@@ -124,22 +125,6 @@ def signed(value: int, bits: int = 64) -> int:
     """The int32 or int64 that protobuf stores as the varint `value`."""
     value &= (1 << bits) - 1
     return value - (1 << bits) if value >> (bits - 1) else value
-
-
-_SMALL = [bytes([i]) for i in range(0x80)]
-
-
-def varint(value: int) -> bytes:
-    """Encode an integer; negative ones take ten bytes, as protobuf's int32 and int64 do."""
-    if 0 <= value < 0x80:
-        return _SMALL[value]
-    value &= _MASK64
-    out = bytearray()
-    while value > 0x7F:
-        out.append(value & 0x7F | 0x80)
-        value >>= 7
-    out.append(value)
-    return bytes(out)
 
 
 def varint_size(value: int) -> int:

@@ -11,7 +11,7 @@ import re
 import struct
 from collections.abc import Callable
 
-from caffeio.proto.io.wire import varint
+from caffeio.proto.io.varint import varint
 
 SKIP = r"\s*+(?:\#[^\n]*+\s*+)*+"
 STRING = r""" (?: "[^"\\\n]*+(?:\\.[^"\\\n]*+)*+" | '[^'\\\n]*+(?:\\.[^'\\\n]*+)*+' ) """.replace(

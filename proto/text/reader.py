@@ -7,7 +7,7 @@ from itertools import islice
 from typing import NamedTuple
 
 from caffeio.errors import ParseError
-from caffeio.proto.io.wire import varint
+from caffeio.proto.io.varint import varint
 from caffeio.proto.text.literals import SKIP, BadValueError
 from caffeio.proto.text.places import caret, line_and_column
 from caffeio.proto.text.tables import (

@@ -8,7 +8,7 @@ from functools import cache
 from typing import Any, NamedTuple, TypeVar
 
 from caffeio.proto.dialect import schema
-from caffeio.proto.io.wire import varint
+from caffeio.proto.io.varint import varint
 from caffeio.proto.text.literals import (
     ATOM,
     SCALARS,

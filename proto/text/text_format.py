@@ -84,7 +84,7 @@ class ParsedText:
         """The place, "file:line:column", of a field, of its element, or of what encloses it.
 
         The path alternates names and, for repeated fields, indices:
-        `where("layer", 3, "convolution_param", "kernel_size")`. What the text does not hold is
+        `locate("layer", 3, "convolution_param", "kernel_size")`. What the text does not hold is
         placed at the innermost message around it that the text does hold.
         """
         return self.document.locate(*path)

@@ -197,7 +197,7 @@ class Tree:
         return f"{self.path}:{line}:{column}"
 
     def locate(self, *path: str | int) -> str:
-        """See `ParsedText.where`."""
+        """See `ParsedText.locate`."""
         node = self.root
         for i, name in enumerate(path):
             if isinstance(name, int):

@@ -5,7 +5,7 @@ and 1, groups in symbol tables, contiguous or compact data sets of plain numbers
 Everything is checked against the size of the file, and nothing is executed, followed or allocated
 for it: unlike the C library this can be given hostile files. What is well-formed but newer
 (superblock 2 and 3, chunks, filters) raises ExoticError, so that the caller can turn to h5py.
-Format: "HDF5 File Format Specification", The HDF Hdf5Group.
+Format: "HDF5 File Format Specification", The HDF Group.
 """
 
 from __future__ import annotations

@@ -158,7 +158,7 @@ def test_user_errors(files: tuple[Path, Path, Path], tmp_path: Path) -> None:
         'input: "a" input: "b" input_shape { dim: [1, 3, 4, 4] } input_shape { dim: [1, 3] } '
         'layer { name: "s" type: "Silence" bottom: "a" bottom: "b" }'
     )
-    with pytest.raises(CaffeIOError, match="the inputs a, b"):
+    with pytest.raises(CaffeIOError, match="the inputs a, b: one picture is wanted"):
         see(two, files[1], files[2])
 
 

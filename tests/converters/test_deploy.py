@@ -35,6 +35,30 @@ def test_losses_of_detectors_and_their_labels_go(kind: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("fillers", "said"),
+    [
+        ('data_filler { type: "constant" value: 0.5 }', "0.5"),
+        ("", "0"),
+        ('data_filler { type: "uniform" } data_filler { value: 2 }', "2"),
+        ('data_filler { type: "gaussian" }', ""),
+    ],
+)
+def test_a_constant_that_becomes_an_input_is_told(fillers: str, said: str) -> None:
+    def notes(picture: str) -> list[str]:
+        constant = f"dummy_data_param {{ shape {{ dim: 1 dim: 3 dim: 4 dim: 4 }} {fillers} }}"
+        net = text_format.Parse(
+            f'{picture} layer {{ name: "d" type: "DummyData" top: "u" top: "k" {constant} }} '
+            'layer { name: "c" type: "Convolution" bottom: "k" top: "c" blobs { num: 1 } }',
+            pb.NetParameter(),
+        )
+        return deploy(net)
+
+    told = [f"'k' is an input now: give it {said} everywhere, as DummyData 'd' does"]
+    assert notes('layer { name: "i" type: "Input" top: "x" }') == (told if said else [])
+    assert notes("") == []  # the only input is the picture
+
+
+@pytest.mark.parametrize(
     ("data", "shape"),
     [
         (

@@ -69,20 +69,26 @@ def test_yolo_detection_output():
         f"num_classes: 3 num_box: 2 confidence_threshold: 0.2 nms_threshold: 0.3 {biases(ANCHORS)}"
     )
     layer = build(f'type: "YoloDetectionOutput" yolo_detection_output_param {{ {text} }}', x.shape)
+    found = candidates(x.double().numpy(), side)
+    expected = rows_of(greedy(found, 0.3))
+    assert 3 < len(expected) < len(found)
+    assert_close(layer(x)[0, 0], expected, "rows", 1e-6)
+    assert meta_shapes(layer, tuple(x.shape)) == [(1, 1, 1, 7)]
+
+
+def candidates(x, side):
+    """Boxes of version 2 with a score of 0.2 and more: (score, box, label), in float64."""
     found = []
     for j in range(side):
         for i in range(side):
             for n, anchor in enumerate(ANCHORS):
-                v = x[0, n * 8 : n * 8 + 8, j, i].double().numpy()
+                v = x[0, n * 8 : n * 8 + 8, j, i]
                 p = softmax(v[5:])
                 score = sigmoid(v[4]) * p.max()
                 if score >= 0.2:
                     box = box_of(v, i, j, anchor, (side, side), (side, side))
                     found.append((score, box, int(p.argmax())))
-    expected = rows_of(greedy(found, 0.3))
-    assert 3 < len(expected) < len(found)
-    assert_close(layer(x)[0, 0], expected, "rows", 1e-6)
-    assert meta_shapes(layer, tuple(x.shape)) == [(1, 1, 1, 7)]
+    return found
 
 
 def test_yolov3_detection_output():

@@ -12,7 +12,8 @@ from caffeio.errors import DataError, ParseError, SnapshotError, WeightsError
 from caffeio.proto import caffe_pb2 as pb
 from caffeio.proto.io.blobs import BlobInfo, Values, scan_blob, shapes_match, view
 from caffeio.proto.io.stream import Numbers, blob_parts
-from caffeio.proto.io.wire import bytes_field, tag, varint, varint_field
+from caffeio.proto.io.varint import varint
+from caffeio.proto.io.wire import bytes_field, tag, varint_field
 from caffeio.proto.weights.blobproto import read_blobproto, write_blobproto
 from tests.paths import GOLDEN
 

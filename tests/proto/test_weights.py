@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from caffeio.errors import CaffeIOError, DialectError, SnapshotError, WeightsError
 from caffeio.proto import caffe_pb2 as pb
 from caffeio.proto.dialect.dialect import decode
-from caffeio.proto.io.wire import bytes_field, varint, varint_field
+from caffeio.proto.io.varint import varint
+from caffeio.proto.io.wire import bytes_field, varint_field
 from caffeio.proto.weights.load import Weights, load_weights, write_caffemodel
 from tests.paths import GOLDEN, SHARED, needs_shared
 

@@ -19,7 +19,8 @@ from caffeio.converters.report import text as report_text
 from caffeio.converters.report.model import Cell, Table
 from caffeio.memory import collector_paused
 from caffeio.net import load_net
-from caffeio.proto.io.wire import FIXED32, bytes_field, bytes_header, tag, varint
+from caffeio.proto.io.varint import varint
+from caffeio.proto.io.wire import FIXED32, bytes_field, bytes_header, tag
 from caffeio.proto.weights.load import load_weights
 from tests.reliability import large
 

@@ -39,7 +39,7 @@ def test_metrics_on_a_full_disk(training_case: Path) -> None:
 def test_metrics_that_nobody_reads(training_case: Path) -> None:
     os.mkfifo("fifo")
     message = one_error(run("train", "solver.prototxt", *SHORT, "--metrics", "fifo"))
-    assert "a pipe that nobody reads" in message
+    assert "a pipe that nothing reads" in message
 
 
 def test_metrics_whose_reader_goes(training_case: Path) -> None:

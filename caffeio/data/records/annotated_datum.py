@@ -19,7 +19,7 @@ from caffeio.data.records.datum import (
     skip,
     varint,
 )
-from caffeio.proto.io.wire import varint as encode_varint
+from caffeio.proto.io.varint import varint as encode_varint
 
 
 class AnnotatedBox(NamedTuple):

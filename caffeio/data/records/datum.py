@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from caffeio.errors import DataError
-from caffeio.proto.io.wire import varint as encode_varint
+from caffeio.proto.io.varint import varint as encode_varint
 
 Buffer = bytes | bytearray | memoryview
 

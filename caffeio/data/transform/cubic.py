@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from caffeio.data.transform.image import Pixels
 
-_MARGIN = 8  # columns; OpenCV treats the last ones of a row otherwise (see kernels)
+_MARGIN = 32  # columns; OpenCV treats the last ones of a row otherwise (see kernels)
 
 
 class Part(NamedTuple):

@@ -78,20 +78,20 @@ def ZFNetBody(  # noqa: N802
     need_fc8: bool = False,
     freeze_layers: Sequence[str] = (),
 ) -> NetSpec:
-    """Add ZFNet: conv1 to conv5 and, as on, fc6, fc7 and fc8 with prob."""
+    """Add ZFNet: conv1 to conv5 and, as asked for, fc6, fc7 and fc8 with prob."""
     assert from_layer in net.tops
     plain = _plain()
     top = from_layer
     for number, outputs, size in ((1, 96, 7), (2, 256, 5)):
         top = _add_layer(net, top, f"conv{number}", L.Convolution, num_output=outputs,
-                   pad=size // 2, kernel_size=size, stride=2, **plain)  # fmt: skip
+                         pad=size // 2, kernel_size=size, stride=2, **plain)  # fmt: skip
         top = _relu(net, top, str(number))
         top = _add_layer(net, top, f"norm{number}", L.LRN, local_size=3, alpha=0.00005, beta=0.75,
-                   norm_region=P.LRN.WITHIN_CHANNEL, engine=P.LRN.CAFFE)  # fmt: skip
+                         norm_region=P.LRN.WITHIN_CHANNEL, engine=P.LRN.CAFFE)  # fmt: skip
         top = _pool(net, top, f"pool{number}", 3, 2, pad=1)
     for number, outputs in ((3, 384), (4, 384), (5, 256)):
         top = _add_layer(net, top, f"conv{number}", L.Convolution, num_output=outputs, pad=1,
-                   kernel_size=3, **plain)  # fmt: skip
+                         kernel_size=3, **plain)  # fmt: skip
         top = _relu(net, top, str(number))
     if need_fc:
         top = _pool(net, top, "pool5", 3, 1 if dilated else 2, pad=1)
@@ -130,7 +130,7 @@ def VGGNetBody(  # noqa: N802
     freeze_layers: Sequence[str] = (),
     dilate_pool4: bool = False,
 ) -> NetSpec:
-    """Add VGG-16: conv1_1 to conv5_3 and, as on, fc6 and fc7.
+    """Add VGG-16: conv1_1 to conv5_3 and, as asked for, fc6 and fc7.
 
     `nopool` puts convolutions of stride 2 in place of poolings.
     """

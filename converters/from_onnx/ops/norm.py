@@ -157,3 +157,13 @@ def rms_normalization(w: Writer, node: Node) -> str:
     root = w.power(mean, shift=eps, power=-0.5, hint="inverse_root")
     y = combined(w, [x, root], [1.0, 1.0], shape, "PROD")
     return times_constant(w, y, np.asarray(scale, np.float64), shape)
+
+
+@operator("UnitNorm")
+def unit_norm(w: Writer, node: Node) -> str:
+    """SSD's Normalize; `converters/rewrites` says it where the target lacks it."""
+    x, scale = w.blob(node.inputs[0]), w.graph.constant(node.inputs[1])
+    assert scale is not None
+    fields = {"across_spatial": False, "channel_shared": False, "eps": float(node.attrs["eps"])}
+    top: str = w.layer("Normalize", [x], w.shape(x), blobs=[scale.reshape(-1)], norm_param=fields)
+    return top

@@ -48,8 +48,7 @@ def mirror(w: Writer, x: str, axis: int, low: int, high: int, mode: str) -> str:
     size = w.shape(x)[axis]
     if size == 1:
         mode = "edge"
-    names = {"edge": "edge", "reflect": "reflect", "wrap": "wrap"}
-    if mode not in names:
+    if mode not in ("edge", "reflect", "wrap"):
         raise Refused(f"pad mode {mode!r}")
     indices = np.pad(np.arange(size), (low, high), mode=mode)  # type: ignore[call-overload]
     return take(w, x, axis, [int(i) for i in indices], hint="pad")

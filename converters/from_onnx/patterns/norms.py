@@ -36,6 +36,13 @@ def _centred(graph: Graph, node: Node | None) -> tuple[str, Node, list[int]] | N
     return node.inputs[0], mean, sorted(axis % rank for axis in axes)
 
 
+def _is_square(graph: Graph, node: Node, name: str) -> bool:
+    """Whether a node is the square of the value `name`."""
+    if node.op == "Pow":
+        return node.inputs[0] == name and scalar(graph, node.inputs[1]) == 2
+    return node.op == "Mul" and node.inputs == [name] * 2
+
+
 @pattern
 def mvn(graph: Graph) -> None:
     """(x - mean) / (sqrt(mean of squares) + eps) over maps: MVN; x - mean alone as well."""
@@ -56,9 +63,7 @@ def mvn(graph: Graph) -> None:
         found = _centred(graph, centred)
         if below is None or mean is None or square is None or found is None or centred is None:
             continue
-        if square.op == "Mul" and square.inputs == [centred.outputs[0]] * 2:
-            pass
-        elif not (square.op == "Pow" and square.inputs[0] == centred.outputs[0]):
+        if not _is_square(graph, square, centred.outputs[0]) or not mean.attrs.get("keepdims", 1):
             continue
         x, first, axes = found
         over = graph.ints(mean, "axes", 1) or []
@@ -129,10 +134,11 @@ def lrn_within(graph: Graph) -> None:
             base = maker(power.inputs[0]) if power is not None and power.op == "Pow" else None
             if power is None or base is None:
                 continue
-            parts, alpha = [power, base], 1.0
+            parts: list[Node] = [power, base]
+            alpha: float | None = 1.0
             scaled = maker(base.inputs[0]) if base.op == "Add" else None
             if scaled is not None and scaled.op == "Mul":
-                alpha = scalar(graph, scaled.inputs[1]) or 0.0
+                alpha = scalar(graph, scaled.inputs[1])
                 parts.append(scaled)
                 scaled = maker(scaled.inputs[0])
             square = maker(scaled.inputs[0]) if scaled and scaled.op == "AveragePool" else None
@@ -148,9 +154,8 @@ def lrn_within(graph: Graph) -> None:
                 and list(scaled.attrs.get("pads", [])) == [size[0] // 2] * 4
                 and list(scaled.attrs.get("strides", [1, 1])) == [1, 1]
                 and scaled.attrs.get("count_include_pad", 0) == 1
-                and beta is not None
             )
-            if fits and beta is not None:
+            if fits and alpha is not None and beta is not None:
                 attrs = {"size": size[0], "alpha": alpha, "beta": -beta}
                 new = Node("LrnWithin", node.name, [x], node.outputs, attrs)
                 replace(graph, node, [*parts, scaled, square], new)
@@ -201,6 +206,7 @@ def _neighbours(graph: Graph, node: Node) -> tuple[dict[str, float], list[Node]]
         and square.op == "Mul"
         and square.inputs == [node.inputs[0]] * 2
         and map_shape[:3] == (shape[0], 1, shape[1])
+        and graph.shape(name) == shape
     )
     if not fits or square is None or size is None:
         return None

@@ -47,10 +47,10 @@ OURS = {  # with larger pictures where the net does not fix them
 }  # fmt: skip
 # By the statistics of four pictures float32 computes these to 3e-4 only (torch's own against its
 # float64): they keep statistics that are drawn.
-DRAWN = ("regnet_y_400mf", "googlenet")
+DRAWN = ("regnet_y_400mf", "googlenet", "densenet121")
 EXPORTERS: dict[str, Callable[..., Any]] = {"TorchScript": by_torchscript, "dynamo": by_dynamo}
 _KEPT: list[Any] = []  # what lives as long as the process
-NEAR = 1e-5
+NEAR, SAME = 1e-5, 1e-4  # of onnxruntime; of torch, by OpenCV's own arithmetic
 HEAD = (
     "| model | exporter | layers | off onnxruntime by | off torch in OpenCV by | seconds |\n"
     "|---|---|---|---|---|---|"
@@ -131,6 +131,7 @@ def by_opencv(net: Compiled, x: Tensor, wanted: list[Tensor]) -> float:
         files = [str(Path(folder) / f"net.{kind}") for kind in ("prototxt", "caffemodel")]
         write_files(net, files[1], files[0], "a nightly run")
         reader = cv2.dnn.readNetFromCaffe(*files)
+    reader.enableWinograd(False)  # a fast form of 3 x 3 kernels that is 6e-5 off by itself
     reader.setInput(x.numpy(), next(iter(net.inputs.values())))
     found = reader.forward(list(net.outputs.values()))
     return max(
@@ -150,7 +151,7 @@ def opencv_cell(model: Any, net: Compiled, x: Tensor, expected: list[Tensor]) ->
             said = f"not read: {str(error).strip().splitlines()[0][:120]}"
             continue
         said = f"{off:.1g}" + (f" (`--target {target}`)" if target != DEFAULT_TARGET else "")
-        if off <= NEAR:
+        if off <= SAME:
             return said, True
     return said, False
 

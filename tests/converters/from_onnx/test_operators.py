@@ -349,3 +349,57 @@ def test_constant_places() -> None:
     ]
     net = compiled(graph_of(nodes, {"x": ["N", 2, 4, 5]}, ["y"], {"at": places}), near=0)
     assert net.any_batch
+
+
+@pytest.mark.parametrize(("target", "layers"), [("ssd", ["Input", "Normalize"]), ("bvlc-1.0", 6)])
+def test_ssds_normalize(target: str, layers: Any) -> None:
+    node = onnx.helper.make_node
+    nodes = [
+        node("ReduceSumSquare", ["x"], ["s"], axes=[1], keepdims=1),
+        node("Add", ["s", "eps"], ["a"]),
+        node("Sqrt", ["a"], ["r"]),
+        node("Div", ["x", "r"], ["d"]),
+        node("Mul", ["d", "g"], ["y"]),
+    ]
+    constants = {
+        "eps": np.array(1e-10, np.float32),
+        "g": np.linspace(1, 9, 4, dtype=np.float32).reshape(1, 4, 1, 1),
+    }
+    net = compiled(graph_of(nodes, {"x": ["N", 4, 3, 5]}, ["y"], constants), target=target)
+    assert layers in (kinds(net), len(net.layers))
+
+
+@pytest.mark.parametrize("factor", [1e-3, 0.01, 0.3, 20.0, 1e4])
+def test_a_factor_of_a_logarithm(factor: float) -> None:
+    """A base says it only where float32 has that base, and enough digits of it."""
+    net = compiled(export(Of(lambda _, x: factor * torch.log(x * x + 1)), X), near=2e-6)
+    assert ("Power" in kinds(net)[3:]) is (factor != 0.3)
+
+
+def centred(power: float) -> Callable[[Any, torch.Tensor], torch.Tensor]:
+    def function(_: Any, x: torch.Tensor) -> torch.Tensor:
+        rest = x - x.mean((2, 3), keepdim=True)
+        return rest / (rest.pow(power).mean((2, 3), keepdim=True).sqrt() + 1e-3)
+
+    return function
+
+
+def around(alpha: Any) -> Callable[[Any, torch.Tensor], torch.Tensor]:
+    def function(_: Any, x: torch.Tensor) -> torch.Tensor:
+        return x * (1 + F.avg_pool2d(x * x, 3, 1, 1) * alpha) ** -0.75
+
+    return function
+
+
+@pytest.mark.parametrize(
+    ("function", "kind", "whole"),
+    [
+        (centred(2.0), "MVN", True),
+        (centred(4.0), "MVN", False),  # no square
+        (around(0.5), "LRN", True),
+        (around(torch.arange(1.0, 9).reshape(8, 1, 1)), "LRN", False),  # a factor a channel
+    ],
+)
+def test_what_is_nearly_a_layer_is_none(function: Any, kind: str, whole: bool) -> None:
+    found = kinds(compiled(export(Of(function), X)))
+    assert (found == ["Input", kind]) is whole

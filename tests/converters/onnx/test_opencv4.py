@@ -12,10 +12,13 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from click.testing import CliRunner
 
 import caffeio
+from caffeio.cli.main import main
 from caffeio.converters.onnx.choices import Choices
 from caffeio.converters.onnx.export import export_onnx
+from caffeio.errors import UnsupportedError
 
 onnx = pytest.importorskip("onnx")
 LAYERS = """
@@ -58,3 +61,20 @@ def test_opencv_4_computes_the_same(row: str, opset: int, tmp_path: Path) -> Non
     found = net.forward()
     assert found.size == wanted.size
     assert np.abs(found.reshape(wanted.shape) - wanted).max() <= 1e-5 * np.abs(wanted).max()
+
+
+def test_a_blob_without_axes_is_refused_for_opencv(tmp_path: Path) -> None:
+    """OpenCV would end the process."""
+    text = f'{HEAD}layer {{ name: "x" type: "Reduction" bottom: "data" top: "y" }}'
+    with pytest.raises(UnsupportedError, match=r"layer 'x' .* OpenCV 4 has no blobs without axes"):
+        export_onnx(text, None, tmp_path / "m.onnx", choices=Choices(client="opencv"))
+
+
+def test_what_opencv_cannot_read_is_not_written_for_it(tmp_path: Path) -> None:
+    net, out = tmp_path / "n.prototxt", tmp_path / "m.onnx"
+    head = HEAD.replace('top: "data"', 'top: "data" top: "s"')
+    head = head.replace("dim: 8 } }", "dim: 8 } shape { dim: 2 dim: 1 } }")
+    net.write_text(head + 'layer { name: "x" type: "Filter" bottom: "data" bottom: "s" top: "y" }')
+    result = CliRunner().invoke(main, ["convert", str(net), str(out), "--for", "opencv"])
+    assert result.exit_code == 2 and "cannot read the model" in result.stderr
+    assert not out.exists()

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+import caffeio
 from caffeio.converters.onnx import export
 from caffeio.converters.onnx.choices import Choices
 from caffeio.errors import UnsupportedError
+from caffeio.proto.files import read_net
+from caffeio.proto.weights.load import write_caffemodel
 from tests.converters.test_onnx import check, dims_of
+from tests.layers.test_yolo import candidates, greedy, rows_of
 
-pytest.importorskip("onnxruntime")
+ort = pytest.importorskip("onnxruntime")
 NEWEST = min(22, pytest.importorskip("onnx").defs.onnx_opset_version())
 INFO = np.array([[70, 90, 1.5]], np.float32)
 TINY = np.array([[0.1, 0.1, 0.01]], np.float32)
@@ -77,6 +82,45 @@ def test_yolo_detections(images: int, least: float) -> None:
     text = f'type: "Yolov3DetectionOutput" yolov3_detection_output_param {{ {fields} }}'
     for seed in range(3):
         check(text, (images, 16, 3, 4), (images, 16, 6, 8), seed=seed)
+
+
+def test_a_net_of_yolo_2_from_its_training_net(tmp_path: Path) -> None:
+    """RegionLoss leaves the head; YoloDetectionOutput behind it finds what float64 loops find."""
+    head = (
+        'layer { name: "data" type: "Input" top: "data" input_param { shape { dim: 1 dim: 6 dim: 4 '
+        'dim: 4 } } }\nlayer { name: "head" type: "Convolution" bottom: "data" top: "head" '
+        "convolution_param { num_output: 16 kernel_size: 1 weight_filler { type: 'gaussian' "
+        "std: 0.5 } } }\n"
+    )
+    label = 'layer { name: "t" type: "Input" top: "t" input_param { shape { dim: 1 dim: 1 dim: 2 dim: 8 } } }\n'  # noqa: E501
+    loss = (
+        'layer { name: "loss" type: "RegionLoss" bottom: "head" bottom: "t" top: "loss" '
+        "region_loss_param { side: 4 num_class: 3 num: 2 coords: 4 biases: 1 biases: 1.5 biases: 3 "
+        "biases: 2 } }\n"
+    )
+    found = (
+        'layer { name: "found" type: "YoloDetectionOutput" bottom: "head" top: "found" '
+        f"yolo_detection_output_param {{ {YOLO.replace('CONF', 'confidence_threshold: 0.2')} }} }}"
+    )
+    files = tmp_path / "train.prototxt", tmp_path / "use.prototxt"
+    files[0].write_text(head + label + loss)
+    files[1].write_text(head + found)
+    net = caffeio.load_net(files[1], seed=1)
+    weights = {"head": [p.detach().numpy() for p in net.params["head"]]}
+    path = tmp_path / "w.caffemodel"
+    write_caffemodel(path, read_net(files[0]).message, weights, dialect="intel")
+    x = np.random.default_rng(0).normal(size=(1, 6, 4, 4)).astype(np.float32)
+    out = []
+    for file in files:
+        notes = export.export_onnx(file, path, tmp_path / "m.onnx")
+        session = ort.InferenceSession(tmp_path / "m.onnx", providers=["CPUExecutionProvider"])
+        out.append(session.run(None, {"data": x})[0])
+        if file is files[0]:
+            assert "RegionLoss 'loss' left out" in notes
+    boxes = candidates(out[0].astype(np.float64), 4)
+    rows = rows_of(greedy(boxes, 0.3))
+    assert 3 < len(rows) < len(boxes)
+    assert np.abs(out[1][0, 0] - rows).max() < 1e-5
 
 
 def test_yolo_takes_any_batch() -> None:
