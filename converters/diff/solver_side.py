@@ -84,7 +84,7 @@ def load_phases(source: Source, dialect: str | None = None) -> list[SolverSide]:
     A file with one solver gives that one.
     """
     sides: list[SolverSide] = []
-    files = read_phases(source.path)
+    files = read_phases(source.path, dialect=dialect)
     for number, (file, batch) in enumerate(files, 1):
         side = load_side(source, file, dialect, sides[-1] if sides else None)
         if len(files) > 1:
