@@ -151,9 +151,11 @@ def _start(
 ) -> None:
     """Train in this process, or launch the workers that do."""
     from caffeio.cli import _train
+    from caffeio.training.phases import check_batches
 
     _train.require_device(made)
     workers = _train.worker_count(options)
+    check_batches(made.jobs, max(workers, int(os.environ.get("WORLD_SIZE", "1"))))
     if workers > 1 and "RANK" not in os.environ:
         from caffeio.training.launch import launch
 
