@@ -66,6 +66,7 @@ test-newest:
 test-portable:
 	$(PYTHON) -m venv .venv-portable
 	python=.venv-portable/bin/python; test -e $$python || python=.venv-portable/Scripts/python; \
+	$$python -m pip install --quiet $(PIP_ARGS) --upgrade 'pip>=25.1' && \
 	$$python -m pip install --quiet $(PIP_ARGS) --editable '.[hdf5,onnx,safetensors]' --group dev && \
 	$$python -m pytest -q $(WORKERS) -m 'not slow' tests/proto tests/layers tests/net tests/solver tests/converters
 
@@ -141,16 +142,15 @@ bench: $(STAMP)
 	$(BIN)/python benchmarks/run_all.py $(BENCH)
 
 clean:
-	rm -rf $(VENV) .venv-lowest .venv-newest .venv-portable .venv-models .venv-opencv5 .venv-openvino .venv-mobile build dist site demo
-
-	rm -rf examples/notebooks/training examples/notebooks/net.prototxt $(VENV) .venv-lowest .venv-newest .venv-portable .venv-models build dist site demo
+	rm -rf $(VENV) .venv-lowest .venv-newest .venv-portable .venv-models .venv-opencv5 .venv-openvino .venv-mobile \
+	  build dist site demo examples/notebooks/training examples/notebooks/net.prototxt
 
 # Coverage-guided fuzzing of every reader, one after the other; what is found lands in tests/fuzz/corpus.
 .PHONY: fuzz
 FUZZ_SECONDS := 60
 FUZZ_TARGETS := weights solverstate blobproto hdf5 lmdb tensors npz onnx text nets sniff
 fuzz: $(STAMP)
-	$(BIN)/$(PIP) --constraint constraints.txt --group fuzz
+	$(PIP) --constraint constraints.txt --group fuzz
 	for target in $(FUZZ_TARGETS); do \
 	  $(BIN)/python tests/fuzz/run.py $$target --atheris -max_total_time=$(FUZZ_SECONDS) \
 	    -print_final_stats=1 || exit 1; done

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from google.protobuf.message import Message
@@ -94,7 +95,7 @@ def upgrade_text(text: str, path: str, dialect: str | None = None) -> Rewritten:
     parsed, guess = parse_file(text, kind, path, dialect)
     upgraded: Upgraded[Any]
     if kind is pb.MultiPhaseSolverParameter:
-        upgraded = _upgrade_phases(parsed, path)
+        upgraded = _upgrade_phases(parsed)
     elif kind is pb.SolverParameter:
         upgraded = upgrade_solver(parsed.message, path=path, locate=parsed.locate)
     else:
@@ -111,7 +112,7 @@ def upgrade_text(text: str, path: str, dialect: str | None = None) -> Rewritten:
     return out
 
 
-def _upgrade_phases(parsed: ParsedText, path: str) -> Upgraded[Any]:
+def _upgrade_phases(parsed: ParsedText) -> Upgraded[Any]:
     """Upgrade each solver of a file that holds several (Intel's params_pair)."""
     message = pb.MultiPhaseSolverParameter()
     message.CopyFrom(parsed.message)
@@ -119,7 +120,8 @@ def _upgrade_phases(parsed: ParsedText, path: str) -> Upgraded[Any]:
     for number, pair in enumerate(message.params_pair, 1):
         if not pair.HasField("solver_params"):
             continue
-        one = upgrade_solver(pair.solver_params, path=path)
+        place = partial(parsed.locate, "params_pair", number - 1, "solver_params")
+        one = upgrade_solver(pair.solver_params, locate=place)
         pair.solver_params.CopyFrom(one.message)
         done += [f"phase {number}: {line}" for line in one.done]
     return Upgraded(message, done)

@@ -45,6 +45,11 @@ def _nothing() -> int:
     raise RuntimeError("this sample draws nothing")
 
 
+def undecided() -> int:
+    """Give a word for draws of the thread that decide nothing: whichever it is will do."""
+    return 0
+
+
 NO_DRAWS = Draws((), _nothing, _nothing)
 
 

@@ -22,7 +22,7 @@ from torch import Tensor
 from caffeio.boost_random import CaffeRng
 from caffeio.data.base import DataSource, Shape, SourceContext
 from caffeio.data.batch import Delivery, Result, SampleTask, Slot
-from caffeio.data.draws import Draws, SampleRandom, Word
+from caffeio.data.draws import Draws, SampleRandom, Word, undecided
 from caffeio.data.transform.image import Encoded, set_ipp
 from caffeio.data.transform.normalize import Image, Window
 from caffeio.data.transform.transformer import Transformer
@@ -111,8 +111,8 @@ class LoaderSource(DataSource):
     def repeat(self, seed: int | None, thread: CaffeRng) -> None:
         """Draw as real Caffe does, whose transformer had this seed (see SampleRandom.repeat).
 
-        Samples that draw as they are loaded are rehearsed beforehand, in order, so that threads can
-        load them; only where the thread's generator decides something are they loaded one by one.
+        What samples draw as they are loaded is drawn beforehand, in order, so that threads can load
+        them; only where the thread's generator decides something are they loaded one by one.
         """
         self.random.repeat(seed, thread)
         draws = self.transformer.thread_draws()
@@ -138,7 +138,7 @@ class LoaderSource(DataSource):
 
             with suppress(DataError):  # a broken image: the one that loads it will say so
                 self.transformer.predraw(*size(job), next_word)
-            job.draws = Draws(job.draws.predrawn, iter(words).__next__, _zero)
+            job.draws = Draws(job.draws.predrawn, iter(words).__next__, undecided)
 
     # -- running ---------------------------------------------------------------------------
 
@@ -343,10 +343,6 @@ class LoaderSource(DataSource):
             self._pool.shutdown(wait=True, cancel_futures=True)
         self._pending.clear()
         self._given = None
-
-
-def _zero() -> int:
-    return 0
 
 
 def usable_cores() -> int:

@@ -89,7 +89,7 @@ def _window(layer: Any) -> tuple[int, int, int] | None:
     if layer.type in ("Convolution", "Deconvolution"):
         param = layer.convolution_param
         first = [
-            ([*list(getattr(param, name)), default])[0]
+            next(iter(getattr(param, name)), default)
             for name, default in (("kernel_size", 1), ("stride", 1), ("pad", 0))
         ]
         return first[0], first[1], first[2]

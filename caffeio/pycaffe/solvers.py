@@ -196,13 +196,13 @@ class Solver:
 
     type_name = ""
 
-    def __init__(self, file: str | os.PathLike[str], *, _kind: str | None = None) -> None:
+    def __init__(self, file: str | os.PathLike[str], *, _type: str | None = None) -> None:
         path = os.fsdecode(file)
         if not os.path.exists(path):
             raise RuntimeError(f"Could not open file {path}")
         try:
             job = read_job(path, TrainOptions(allow_python=True))
-            type_name = _kind or self.type_name
+            type_name = _type or self.type_name
             if job.param.type != type_name:
                 job.param.type = type_name
             log = glog if not state.solver_rank else NULL_LOG
@@ -342,4 +342,4 @@ def get_solver(file: str | os.PathLike[str]) -> Solver:
         raise CaffeError(str(error)) from None
     if type_name in _CLASSES:
         return _CLASSES[type_name](path)
-    return Solver(path, _kind=type_name)
+    return Solver(path, _type=type_name)

@@ -27,18 +27,19 @@ class PhaseFile(SolverFile):
 
 
 def read_phases(
-    path: str | os.PathLike[str],
+    path: str | os.PathLike[str], *, dialect: str | None = None
 ) -> list[tuple[SolverFile, int | None]]:
     """The solvers in a file, one or more, each with the batch size of its phase if it has one.
 
     The net is that of the first phase; the files of phase j (from 0) get `_phase_<j>` in their
-    prefix. Raises CaffeIOError as `read_solver`, and SolverError where Caffe stops.
+    prefix. `dialect` is as for `read_solver`. Raises CaffeIOError as it does, and SolverError where
+    Caffe stops.
     """
-    file = read_solver(path)
+    file = read_solver(path, dialect=dialect)
     if file.text is None or all(item.name != "params_pair" for item in file.unknown):
         return [(file, None)]
     name = str(file.path or "<text>")
-    parsed, guess = parse_file(file.text, pb.MultiPhaseSolverParameter, name, None)
+    parsed, guess = parse_file(file.text, pb.MultiPhaseSolverParameter, name, dialect)
     pairs = parsed.message.params_pair
     if not pairs or not pairs[0].HasField("solver_params"):
         raise SolverError("the first params_pair must have solver_params", where=name)
@@ -52,7 +53,7 @@ def read_phases(
             batch_size = pair.batch_size
         phase = PhaseFile(file.path, guess.dialect, file.text, parsed.unknown, guess, parsed)
         phase.pair = owner
-        phase.upgraded = upgrade_solver(pairs[owner].solver_params, path=name)
+        phase.upgraded = upgrade_solver(pairs[owner].solver_params, locate=phase.locate)
         phase.message = pb.SolverParameter()
         phase.message.CopyFrom(phase.upgraded.message)
         if phase.message.solver_mode != pb.SolverParameter.CPU:

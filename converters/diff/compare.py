@@ -16,7 +16,7 @@ from caffeio.proto.io.regular import read_regular
 
 if TYPE_CHECKING:
     from caffeio.converters.diff.net_diff import NetSide
-    from caffeio.converters.diff.solver_diff import SolverDiff
+    from caffeio.converters.diff.solver_diff import SolverDiff, SolverDiffOptions
     from caffeio.converters.diff.weights_diff import Arrays
 
 WEIGHTS = ("caffemodel", "caffemodel.h5")
@@ -71,6 +71,14 @@ def compare(left: Source, right: Source, settings: Settings) -> Report:
     raise CaffeIOError(f"these are of different kinds: {words[0]}, {words[1]}")
 
 
+def _solver_options(settings: Settings) -> SolverDiffOptions:
+    from caffeio.converters.diff.solver_diff import SolverDiffOptions
+
+    return SolverDiffOptions(
+        settings.follow_nets, settings.dataset_size, settings.workers, settings.show_all
+    )
+
+
 def solver_diff_of(left: Source, right: Source, settings: Settings) -> SolverDiff:
     """Read and compare two solvers."""
     from caffeio.converters.diff import solver_diff
@@ -80,10 +88,7 @@ def solver_diff_of(left: Source, right: Source, settings: Settings) -> SolverDif
     if settings.caffe:
         for side in sides:
             side.profile = get_profile(settings.caffe)
-    options = solver_diff.SolverDiffOptions(
-        settings.follow_nets, settings.dataset_size, settings.workers, settings.show_all
-    )
-    return solver_diff.diff_solvers(sides[0], sides[1], options)
+    return solver_diff.diff_solvers(sides[0], sides[1], _solver_options(settings))
 
 
 def _solvers(left: Source, right: Source, settings: Settings) -> Report:
@@ -93,11 +98,9 @@ def _solvers(left: Source, right: Source, settings: Settings) -> Report:
 
 
 def _phases(left: Source, right: Source, settings: Settings) -> Report:
-    from caffeio.converters.diff import phases_diff, solver_diff
+    from caffeio.converters.diff import phases_diff
 
-    options = solver_diff.SolverDiffOptions(
-        settings.follow_nets, settings.dataset_size, settings.workers, settings.show_all
-    )
+    options = _solver_options(settings)
     return phases_diff.report(left, right, options, dialect=settings.dialect, caffe=settings.caffe)
 
 

@@ -12,13 +12,15 @@ from caffeio.converters.from_onnx.compile import Compiled
 from caffeio.converters.from_onnx.fold import lookups, with_batch
 from caffeio.converters.from_onnx.graph import Array
 from caffeio.converters.from_onnx.model import Model
+from caffeio.converters.from_onnx.selection import bottoms_of, selected, selecting, with_bottoms
 from caffeio.converters.from_onnx.truth import LIMIT, Truth, nearer
 from caffeio.converters.onnx.runtime import OnnxRunner
 from caffeio.converters.verify.check import Checked, Row
-from caffeio.converters.verify.numbers import absolute_difference
+from caffeio.converters.verify.numbers import absolute_difference, relative_difference
 from caffeio.errors import CaffeIOError
 from caffeio.net.graph import build_graph
 from caffeio.net.net import Net
+from caffeio.net.step import Step
 from caffeio.profiles import profile_of_dialect
 
 _PROBABILITIES = ("Softmax", "Sigmoid")
@@ -71,25 +73,36 @@ class Compared:
 
 @dataclass
 class VerifyReport:
-    """What was compared: the outputs, the runs, and what could not be."""
+    """What was compared: the outputs, the runs, and what could not be.
+
+    `inner` are blobs that an output selects its rows from.
+    """
 
     outputs: list[Compared]
     runs: list[str]
     notes: list[str]
+    inner: dict[str, Compared] = field(default_factory=dict)
+
+    @property
+    def items(self) -> list[Compared]:
+        """All that was compared."""
+        return [*self.outputs, *self.inner.values()]
 
     @property
     def worst(self) -> float:
         """The largest difference of all."""
-        return max((item.worst for item in self.outputs), default=float("inf"))
+        return max((item.worst for item in self.items), default=float("inf"))
 
     def lines(self) -> list[str]:
         """The comparison for people: an output a line."""
         head = f"compared with onnxruntime on inputs {', '.join(self.runs)}; largest relative"
-        return [head + " difference:", *(f"  {o.output}: {o.worst:.2g}" for o in self.outputs)]
+        return [head + " difference:", *(f"  {o.output}: {o.worst:.2g}" for o in self.items)]
 
     def checked(self) -> Checked:
         """The comparison as the other conversions report theirs."""
         rows = [Row(o.output, o.shape, "output", o.absolute, o.worst) for o in self.outputs]
+        rows += [Row(i.output, i.shape, "selected from", i.absolute, i.worst)
+                 for i in self.inner.values()]  # fmt: skip
         return Checked(rows, [f"inputs {', '.join(self.runs)}"], list(self.notes))
 
 
@@ -154,7 +167,7 @@ def verify(compiled: Compiled, seed: int = 0) -> VerifyReport:
 def _runs(
     compiled: Compiled, model: Model, net: Net, report: VerifyReport, suffix: str, seed: int
 ) -> None:
-    more = _with_logits(model)
+    more = with_bottoms(_with_logits(model))
     runner = OnnxRunner(more.runnable(), need_runtime=True, weights=more.weights)
     for kind, inputs in _samples(model, seed, few=bool(suffix)):
         theirs, truth = runner(inputs), Truth(more, inputs)
@@ -186,6 +199,8 @@ def _compare(
     item.shape = wanted.shape
     maker = next((s for s in reversed(net.steps) if blob in s.tops), net.steps[-1])
     probability = maker.node.type in _PROBABILITIES
+    if (step := selecting(net, blob)) is not None:
+        mine = _compare_bottoms(net, step, (blob, mine, wanted), theirs, item, run, report)
     wanted, off = nearer(item.output, mine, wanted, truth)
     if off:
         report.notes.append(
@@ -198,6 +213,36 @@ def _compare(
         before = net.blobs[maker.bottoms[0]].numpy()
         if before.size == logits.size:
             item.add(f"{run}, before the {maker.node.type}", before.reshape(logits.shape), logits)
+
+
+def _compare_bottoms(
+    net: Net,
+    step: Step,
+    rows: tuple[str, Array, Array],
+    theirs: dict[str, Array],
+    item: Compared,
+    run: str,
+    report: VerifyReport,
+) -> Array:
+    """Compare what an output's rows are selected from; returns the rows that count.
+
+    These are the net's own, or where they differ those that its layer selects from the model's
+    numbers: where scores are nearly equal, rounding decides which row comes first.
+    """
+    blob, mine, wanted = rows
+    bottoms = bottoms_of(net, step, theirs, item.output)
+    for one in bottoms or ():
+        inner = report.inner.setdefault(one.blob, Compared(one.blob, one.mine.shape))
+        inner.add(run, one.mine, one.theirs)
+    if bottoms is None or relative_difference(mine, wanted) <= LIMIT:
+        return mine
+    off = max(relative_difference(one.mine, one.theirs) for one in bottoms)
+    report.notes.append(
+        f"{item.output!r} ({run} inputs): what its rows are selected from differs by {off:.2g}, "
+        "and that orders or selects other rows; those compared are what the Caffe net's "
+        f"{step.node.type} selects from onnxruntime's numbers"
+    )
+    return selected(step, blob, bottoms)
 
 
 def _with_logits(model: Model) -> Model:
@@ -241,7 +286,7 @@ def _samples(model: Model, seed: int, *, few: bool) -> Iterator[tuple[str, dict[
 
 def check(report: VerifyReport, where: str) -> None:
     """Raise CaffeIOError if an output differs by more than the limit."""
-    bad = [item for item in report.outputs if not item.worst <= LIMIT]
+    bad = [item for item in report.items if not item.worst <= LIMIT]
     if bad:
         listed = "; ".join(f"{b.output!r} by {b.worst:.3g} ({b.run} inputs)" for b in bad)
         raise CaffeIOError(

@@ -101,7 +101,7 @@ def _contexts(
     if source.kind == "net":
         return [_net_context(source, selection)]
     if source.kind == "phases":
-        files = [file for file, _ in read_phases(source.path)]
+        files = [file for file, _ in read_phases(source.path, dialect=selection.dialect)]
     else:
         files = [read_solver(source.path, dialect=selection.dialect)]
     return [_solver_context(source, file, selection) for file in files]

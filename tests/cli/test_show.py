@@ -143,11 +143,16 @@ def test_a_solver_file_of_several_phases(tmp_path, monkeypatch):
     assert invoke(main, ["edit", "multi.prototxt", edit]).exit_code == 0
     found = json.loads(invoke(main, ["lint", "multi.prototxt", "--json"]).output)
     assert {item["code"] for item in found} == {"CIO522"}, found
+    words = ["lint", "multi.prototxt", "--dialect", "bvlc"]
+    assert "SolverBatchSizePair.batch_size is not in bvlc" in invoke(main, words).output
     old = PHASES.replace("base_lr: 0.1 ", "base_lr: 0.1 solver_type: ADAM ")
     (tmp_path / "old.prototxt").write_text(old)
     assert invoke(main, ["upgrade", "old.prototxt", "new.prototxt"]).exit_code == 0
     new = (tmp_path / "new.prototxt").read_text()
     assert 'type: "Adam"' in new and "solver_type" not in new
+    (tmp_path / "old.prototxt").write_text(old.replace("ADAM", 'ADAM type: "Adam"'))
+    wrong = invoke(main, ["upgrade", "old.prototxt", "-"])
+    assert wrong.exit_code == 2 and "old.prototxt:2:78: both solver_type" in wrong.output
 
 
 def test_errors_go_to_stderr(tmp_path):

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import platform
+import sys
 from collections.abc import Iterator
+from functools import cache
+from unittest.mock import Mock
 
 import cv2
 import numpy as np
@@ -79,6 +83,28 @@ def test_large_pictures(size: tuple[int, int]) -> None:
         want = cv2.resize(rectangle, to, interpolation=cv2.INTER_CUBIC)
         part = Part(3, 10, to[1] - 3, to[0] - 10)
         assert np.array_equal(cubic.cubic(rectangle, len(rectangle), to, part), want[3:, 10:])
+
+
+def test_the_loops_compile_where_numba_is() -> None:
+    pytest.importorskip("numba")
+    assert cubic.kernels() is not None
+
+
+@pytest.mark.parametrize("cause", ["full", "no compiling"])
+def test_where_numba_cannot_compile_opencv_does_it(
+    cause: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    numba = pytest.importorskip("numba")
+    monkeypatch.delitem(sys.modules, "caffeio.data.transform.kernels", raising=False)
+    if cause == "full":
+        monkeypatch.setattr(numba, "njit", Mock(side_effect=OSError(errno.ENOSPC, "full")))
+    else:
+        monkeypatch.setattr(numba.config, "DISABLE_JIT", 1)
+    monkeypatch.setattr(cubic, "kernels", cache(cubic.kernels.__wrapped__))
+    image = picture(30, 40, 3, 0)
+    want = cv2.resize(image, (20, 10), interpolation=cv2.INTER_CUBIC)[2:7, 3:9]
+    assert np.array_equal(cubic.cubic(image, 30, (20, 10), Part(2, 3, 5, 6)), want)
+    assert cubic.loaded_kernels() is None
 
 
 @pytest.mark.parametrize("profile", [BVLC, NVIDIA], ids=lambda p: p.name)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -11,6 +12,7 @@ import simplejpeg
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from caffeio.boost_random import CaffeRng
 from caffeio.data.db.lmdb import write_lmdb
 from caffeio.data.records.datum import encode_datum
 from caffeio.data.transform.image import COLOR, NATIVE, Encoded, decode
@@ -88,16 +90,19 @@ def test_damaged_files_give_the_same_rows_or_are_left_to_the_full_decoder(
 
 
 def test_what_is_left_to_the_full_decoder() -> None:
-    image = photo(2, 90, 70)
+    pixels = photo(2, 90, 70)
     kinds = {
-        "progressive": cv2.imencode(".jpg", image, [PROGRESSIVE, 1])[1].tobytes(),
-        "restarts": cv2.imencode(".jpg", image, [RESTARTS, 2])[1].tobytes(),
-        "png": cv2.imencode(".png", image)[1].tobytes(),
+        "progressive": cv2.imencode(".jpg", pixels, [PROGRESSIVE, 1])[1].tobytes(),
+        "restarts": cv2.imencode(".jpg", pixels, [RESTARTS, 2])[1].tobytes(),
+        "png": cv2.imencode(".png", pixels)[1].tobytes(),
     }
     for kind, data in kinds.items():
         assert plain_frame(data) is None, kind
         assert np.array_equal(Encoded(data).top(5), decode(data)), kind
     plain = jpeg(2, 90, 70, "420")
+    image = Encoded(plain)
+    assert len(image.top(5)) < 90
+    assert np.array_equal(image.top(90), decode(plain))  # more than before
     with pytest.raises(DataError, match="cannot decode"):
         Encoded(plain[:-40])
     turned = plain[:2] + b"\xff\xe1\x00\x08Exif\0\0" + plain[2:]
@@ -151,3 +156,44 @@ def test_images_of_a_list(tmp_path: Path, size: str, monkeypatch: pytest.MonkeyP
         with make_source(param, seed=4, threads=2) as source:
             batches.append([source.next()[0].clone().numpy() for _ in range(3)])
     assert np.array_equal(*map(np.stack, batches))
+
+
+@pytest.mark.parametrize("kind", ["Data", "ImageData"])
+@pytest.mark.parametrize("skip", [False, True])
+def test_a_head_that_the_decoder_refuses(tmp_path: Path, kind: str, skip: bool) -> None:
+    """Its size can be read, its image cannot: an error that names it, also where words are drawn
+    beforehand."""
+    files = [jpeg(i, 120, 140, "420") for i in range(3)]
+    broken = bytearray(files[1])
+    frame = plain_frame(broken)
+    assert frame is not None
+    broken[frame.at + 3] += 3  # a longer head of the frame than its channels take
+    broken[frame.at + 19 : frame.at + 19] = bytes(3)
+    files[1] = bytes(broken)
+    assert plain_frame(files[1]) is not None
+    transform = f"crop_size: 24 mirror: true {WINDOW}{CUBIC}}}"
+    if kind == "Data":
+        write_lmdb(
+            tmp_path / "db",
+            ((f"{i}", encode_datum(data=f, label=i, encoded=True)) for i, f in enumerate(files)),
+        )
+        param = data_layer(tmp_path / "db", transform, 3)
+    else:
+        for i, file in enumerate(files):
+            (tmp_path / f"{i}.jpg").write_bytes(file)
+        (tmp_path / "list.txt").write_text("".join(f"{i}.jpg {i}\n" for i in range(3)))
+        param = layer(
+            f'name: "d" type: "ImageData" top: "data" top: "label" transform_param {{ {transform} '
+            f'}} image_data_param {{ batch_size: 3 source: "{tmp_path}/list.txt" '
+            f'root_folder: "{tmp_path}/" }}'
+        )
+    told: list[str] = []
+    options: dict[str, Any] = {"on_bad_record": "skip", "note": told.append} if skip else {}
+    with make_source(param, profile=INTEL, threads=2, **options) as source:
+        source.draw_setup(CaffeRng(3))
+        if skip:
+            assert source.next()[1].tolist() == [0, 2, 2]
+            assert len(told) == 1 and "cannot" in told[0]
+            return
+        with pytest.raises(DataError, match=r"could not load|cannot decode"):
+            source.next()

@@ -91,6 +91,33 @@ def test_each_job_of_the_workflows_is_a_target_of_make() -> None:
     assert jobs >= 14
 
 
+GROUPS = (
+    "fuzz",
+    "test-portable",
+    "test-lowest",
+    "test-newest",
+    "test-nightly",
+    "docs",
+    "notebooks",
+)
+
+
+@pytest.mark.parametrize("target", GROUPS)
+def test_dependency_groups_are_installed_by_a_pip_that_knows_them(target: str) -> None:
+    """Groups came with pip 25.1; Python 3.12 brings an older one."""
+    done = subprocess.run(
+        ["make", "--dry-run", "--always-make", "UV=", f"PYTHON={sys.executable}", target],
+        cwd=ROOT, capture_output=True, text=True, timeout=30, check=True,
+    )  # fmt: skip
+    pips = re.findall(r"(\S+) -m pip install (.*)", done.stdout)
+    asked = [(python, rest) for python, rest in pips if "--group" in rest]
+    assert asked
+    for python, rest in asked:
+        upgrade = [p for p, r in pips[: pips.index((python, rest))] if "'pip>=25.1'" in r]
+        assert python in upgrade, (python, upgrade)
+        assert re.fullmatch(r"\$python|\.venv[a-z-]*/bin/python", python)
+
+
 def test_what_the_image_is_made_of_is_there() -> None:
     text = (ROOT / "Dockerfile").read_text()
     ignored = (ROOT / ".dockerignore").read_text().split()

@@ -124,21 +124,20 @@ class ImageSource(LoaderSource):
         return jobs
 
     def _size(self, job: SampleTask) -> tuple[int, int]:
-        return self._read(job.record).shape[1:]
+        image = self._open(job.record)
+        return listed_size(self.param, image.height, image.width)
 
     def image(self, job: SampleTask) -> tuple[Image | Encoded, float]:
         """Read, and resize if the layer says so; what is not resized is decoded later."""
         image = self._open(job.record)
-        if self._keeps(image.height, image.width):
+        size = (image.height, image.width)
+        if listed_size(self.param, *size) == size:
             return image, job.label
         return self._resized(image), job.label
 
     def _open(self, name: str) -> Encoded:
         path = self.layer.join(self.param.root_folder, name)
         return open_image(path, color=self.param.is_color)
-
-    def _keeps(self, height: int, width: int) -> bool:
-        return listed_size(self.param, height, width) == (height, width)
 
     def _resized(self, image: Encoded) -> Image:
         return Image(resize_listed(image.top(image.height), self.param), False)

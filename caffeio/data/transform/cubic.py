@@ -32,10 +32,13 @@ class Part(NamedTuple):
 
 @cache
 def kernels() -> Any:
-    """The compiled loops; None where numba is missing or refuses this Python or numpy."""
+    """The compiled loops; None where numba is missing or cannot compile: OpenCV does it then.
+
+    Not only ImportError: a cache that is damaged, a full disk, an LLVM that cannot be loaded.
+    """
     try:
         return import_module("caffeio.data.transform.kernels")
-    except ImportError:
+    except Exception:  # noqa: BLE001
         return None
 
 

@@ -78,12 +78,14 @@ def decode(data: Buffer, flag: int = NATIVE) -> Pixels:
 
 
 def encoded_size(data: Buffer, flag: int = NATIVE) -> tuple[int, int]:
-    """Height and width that `decode` would give, from the header where that tells."""
+    """Height and width of an `Encoded` image, from the header where that tells."""
+    frame = _upright_frame(data, flag)
+    if frame is not None:
+        return frame.height, frame.width
     head = bytes(data[:26])
     if head[:8] == b"\x89PNG\r\n\x1a\n" and len(head) == 26:
         return int.from_bytes(head[20:24], "big"), int.from_bytes(head[16:20], "big")
-    turned = flag != NATIVE and b"Exif" in bytes(data[:65536])
-    if head[:2] == b"\xff\xd8" and simplejpeg is not None and not turned:
+    if head[:2] == b"\xff\xd8" and simplejpeg is not None and not _turned(data, flag):
         try:
             height, width = simplejpeg.decode_jpeg_header(data)[:2]
             return int(height), int(width)
@@ -91,6 +93,19 @@ def encoded_size(data: Buffer, flag: int = NATIVE) -> tuple[int, int]:
             pass
     image = decode(data, flag)
     return image.shape[0], image.shape[1]
+
+
+def _turned(data: Buffer, flag: int) -> bool:
+    """Whether EXIF may tell that a JPEG is to be turned."""
+    return flag != NATIVE and b"Exif" in bytes(data[:65536])
+
+
+def _upright_frame(data: Buffer, flag: int) -> Frame | None:
+    """The frame of a JPEG whose upper rows can be decoded alone; None for all other files."""
+    frame = plain_frame(data)
+    if frame is None or not within_limit(frame.height, frame.width):
+        return None  # `decode` says what is wrong
+    return None if _turned(data, flag) else frame
 
 
 def _decode_jpeg(
@@ -106,7 +121,7 @@ def _decode_jpeg(
         gray = flag == GRAY or (flag == NATIVE and components == "Gray")
         if components == "RGB" and gray:
             return None
-        if flag != NATIVE and b"Exif" in bytes(data[:65536]):
+        if _turned(data, flag):
             return None
         space = "GRAY" if gray else "BGR"
         image: Pixels | None = None
@@ -129,19 +144,12 @@ class Encoded:
     def __init__(self, data: Buffer, flag: int = NATIVE, path: str = "") -> None:
         self._data, self._flag, self._path = data, flag, path
         self._pixels: Pixels | None = None
-        self._frame = self._upright_frame()
+        self._frame = _upright_frame(data, flag)
         if self._frame is None:
             self._pixels = self._whole()
             self.height, self.width = self._pixels.shape[:2]
         else:
             self.height, self.width = self._frame.height, self._frame.width
-
-    def _upright_frame(self) -> Frame | None:
-        frame = plain_frame(self._data)
-        if frame is None or not within_limit(frame.height, frame.width):
-            return None  # `decode` says what is wrong
-        turned = self._flag != NATIVE and b"Exif" in bytes(self._data[:65536])
-        return None if turned else frame
 
     def _whole(self) -> Pixels:
         try:
@@ -153,7 +161,7 @@ class Encoded:
 
     def top(self, rows: int) -> Pixels:
         """At least the first `rows` rows."""
-        if self._pixels is None:
+        if self._pixels is None or len(self._pixels) < rows:
             assert self._frame is not None
             found = _decode_jpeg(self._data, self._flag, self._frame, rows)
             self._pixels = self._whole() if found is None else found

@@ -19,6 +19,8 @@ from numpy.typing import NDArray
 numba: Any = import_module("numba")
 extending: Any = import_module("numba.extending")
 ir: Any = import_module("llvmlite.ir")
+if numba.config.DISABLE_JIT:
+    raise ImportError("NUMBA_DISABLE_JIT is set: _mix_pixel has no Python form")
 
 Ints = NDArray[np.int32]
 Floats = NDArray[np.float32]

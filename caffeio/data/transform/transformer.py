@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from caffeio.data.draws import Draws, Word
+from caffeio.data.draws import Draws, Word, undecided
 from caffeio.data.records.datum import Datum
 from caffeio.data.transform import augment, nvidia
 from caffeio.data.transform.cubic import Part
@@ -105,13 +105,8 @@ class Transformer(Normalizer):
 
     def predraw(self, height: int, width: int, next_word: Word) -> None:
         """Take from `next_word` what resizing an image of this size takes, and do nothing else."""
-        p = self.param
-        if nvidia.nvidia_resizes(p):
-            nvidia.nvidia_size(height, width, p, next_word)
-        elif p.HasField("random_resize_param"):
-            augment.random_size(height, width, p.random_resize_param, next_word)
-        elif p.HasField("random_aspect_ratio_param"):
-            augment.random_window(height, width, p.random_aspect_ratio_param, next_word)
+        if self.randomly_resized:
+            self._random_cut(height, width, Draws((), next_word, undecided))
 
     # -- image -> window -------------------------------------------------------------------
 

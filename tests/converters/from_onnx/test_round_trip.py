@@ -103,7 +103,7 @@ def test_nets(path: Path) -> None:
     [
         "brocolli_pnet", "c2o_log8", "c2o_scale3", "c2o_scale8", "eth_lenet", "hyperlpr_char",
         "hyperlpr_finemap", "hyperlpr_finemap_fp16", "mtcnn_det1", "mtcnn_det3", "nv_lenet",
-        "rfb320", *(pytest.param(n, marks=pytest.mark.slow) for n in (
+        "rfb320", "yuface_v1", *(pytest.param(n, marks=pytest.mark.slow) for n in (
             "nsfw", "waifu_upconv7", "waifu_upresnet10", "wechat_sr"
         )),
     ],
