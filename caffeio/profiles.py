@@ -71,6 +71,7 @@ class Profile:
     weights_in_solver: bool = True  # the command's weights become the solver's `weights` field
     # many workers
     tests_on_all_workers: bool = False  # every worker tests its share, results are averaged
+    divides_batch: bool = False  # batch_size is that of all workers together, each takes its part
     worker_in_paths: bool = False  # %# and %* in paths: this worker's number, how many there are
     averages_statistics: bool = False  # snapshots hold the workers' mean BatchNorm statistics
     clips_gradients: bool = True  # clip_gradients is obeyed
@@ -136,6 +137,7 @@ NVIDIA = Profile(
     initial_test_batch=True,
     display_rule="nvidia",
     tests_on_all_workers=True,
+    divides_batch=True,
     prefix_from_solver_file=False,
     upgrades_batch_norm=False,
     weights_in_solver=False,

@@ -150,11 +150,13 @@ def _refuse_inputs(job: Job, inputs: Sequence[str]) -> None:
 
 
 def require_device(made: TrainPlan) -> None:
-    """Raise CaffeIOError, before torch is loaded, for a GPU where there is surely none."""
-    if made.options.device:
-        require_gpu(made.options.device)
-    elif not made.chain:
-        require_gpu(made.jobs[0].requested_device, made.jobs[0].device_reason)
+    """Raise CaffeIOError, before torch is loaded, for a solver's GPU where there is surely none.
+
+    The options' own GPU was looked for before the files were read.
+    """
+    for job in () if made.options.device else made.jobs:
+        if job.requested_device != "cpu" and not (made.chain and progress(job)[0]):
+            require_gpu(job.requested_device, job.device_reason)
 
 
 def dry_run(made: TrainPlan, options: dict[str, Any]) -> None:

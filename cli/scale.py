@@ -7,6 +7,8 @@ from typing import Any
 
 import click
 
+from caffeio.cli._options import caffe as caffe_option
+
 EPILOG = """\b
 Examples:
   caffeio scale solver_cyc1.prototxt --from 128 --workers 16
@@ -35,19 +37,21 @@ Examples:
     show_default=True,
     help="How the rates grow with the images in an update.",
 )
+@caffe_option(text="Whose Caffe trains")
 @click.option("--output", "-o", type=click.Path(), metavar="DIR", help="Write the solvers here.")
 @click.option("--in-place", "-i", is_flag=True, help="Write the solvers back.")
 def command(
     solvers: tuple[str, ...], workers: int, before: int, rule: str, output: str | None,
-    in_place: bool,
+    in_place: bool, caffe: str | None,
 ) -> None:  # fmt: skip
     """Rewrite solvers for another number of workers, and show what changes.
 
     batch_size is that of one worker, so N workers make updates of N times as many images: rates
     grow by the rule, and iterations, steps and warm-up shrink so that as many images are seen
-    (test_iter too, where all workers test: Intel's Caffe). Of several solvers the first starts
-    the training, the others continue it: the first keeps the rate that its warm-up starts from.
-    Comments stay. Nothing is written without --output or --in-place.
+    (test_iter too, where all workers test: Intel's Caffe). NVIDIA's Caffe shares batch_size out
+    among its workers: nothing changes there. Of several solvers the first starts the training, the
+    others continue it: the first keeps the rate that its warm-up starts from. Comments stay.
+    Nothing is written without --output or --in-place.
     """
     if output and in_place:
         raise click.UsageError("--in-place and --output exclude each other.")
@@ -60,7 +64,8 @@ def command(
     if output and len({Path(name).name for name in solvers}) < len(solvers):
         raise click.UsageError("two of the solvers have one file name: --output would mix them up")
     scaled = [
-        _scaled(name, workers / before, rule, starts=i == 0) for i, name in enumerate(solvers)
+        _scaled(name, workers / before, rule, caffe, starts=i == 0)
+        for i, name in enumerate(solvers)
     ]
     for name, old, new, notes in scaled:
         show_diff(old, new, name)
@@ -76,15 +81,19 @@ def command(
             write_output(target, [encode_text(new)])
 
 
-def _scaled(path: str, factor: float, rule: str, *, starts: bool) -> tuple[str, Any, Any, Any]:
+def _scaled(
+    path: str, factor: float, rule: str, caffe: str | None, *, starts: bool
+) -> tuple[str, Any, Any, Any]:
     """The file's name, its text before and after, and what deserves a word."""
-    from caffeio.profiles import profile_of_solver
     from caffeio.proto.files import decode_file_text, read_bytes, read_solver
     from caffeio.proto.rewrite import edit_text
     from caffeio.solver.scaling import scale_solver
 
     file = read_solver(path)
-    solver, profile = file.message, profile_of_solver(file.message, file.dialect)
+    solver, profile = file.message, _profile(file, caffe)
+    old = decode_file_text(read_bytes(path), path)
+    if profile.divides_batch:
+        return path, old, old, [_SHARED.format(profile.name)]
     changes = scale_solver(
         solver,
         factor,
@@ -92,7 +101,6 @@ def _scaled(path: str, factor: float, rule: str, *, starts: bool) -> tuple[str, 
         starts=starts and not solver.weights,
         tests_shared=profile.tests_on_all_workers,
     )
-    old = decode_file_text(read_bytes(path), path)
     new, _ = edit_text(old, [change.assignment() for change in changes], path=path)
     notes = [f"{change.key}: {change.note}" for change in changes if change.note]
     notes += _too_large(solver, changes)
@@ -104,6 +112,25 @@ def _scaled(path: str, factor: float, rule: str, *, starts: bool) -> tuple[str, 
             f"diverge easily; add warmup_iter and warmup_start_lr (5 epochs are usual)"
         )
     return path, old, new, notes
+
+
+_SHARED = (
+    "batch_size is that of all workers together (Caffe {!r}): an update has as many images on any "
+    "number of workers, each takes its part; larger updates need a larger batch_size"
+)
+
+
+def _profile(file: Any, caffe: str | None) -> Any:
+    """The profile that a training of this solver would have; its net need not be here."""
+    from caffeio.errors import CaffeIOError
+    from caffeio.profiles import choose_profile
+    from caffeio.training.net_specs import train_spec
+
+    try:
+        dialect = None if caffe else train_spec(file).dialect
+    except CaffeIOError:
+        dialect = None
+    return choose_profile(caffe, file.dialect, file.message, dialect)
 
 
 def _too_large(solver: Any, changes: Any) -> list[str]:

@@ -31,7 +31,10 @@ Caffe's own spelling works too: caffeio train -solver F -weights W -gpu 0,1
 @click.command(epilog=EPILOG, cls=CaffeCommand)
 @click.argument("solvers", nargs=-1, type=click.Path())
 @click.option("--solver", "-solver", "solver_option", metavar="FILE", help="As an argument.")
-@click.option("--weights", "-weights", "-w", metavar="A[,B]", help="Start from these weights.")
+@click.option(
+    "--weights", "-weights", "-w", metavar="A[,B]",
+    help="Start from these weights (.caffemodel, .h5, .safetensors, .pt, .npz).",
+)  # fmt: skip
 @click.option(
     "--snapshot", "-snapshot", metavar="FILE|auto",
     help="Go on from this .solverstate; auto: from the newest whole pair, if there is one.",
@@ -148,9 +151,11 @@ def _start(
 ) -> None:
     """Train in this process, or launch the workers that do."""
     from caffeio.cli import _train
+    from caffeio.training.phases import check_batches
 
     _train.require_device(made)
     workers = _train.worker_count(options)
+    check_batches(made.jobs, max(workers, int(os.environ.get("WORLD_SIZE", "1"))))
     if workers > 1 and "RANK" not in os.environ:
         from caffeio.training.launch import launch
 

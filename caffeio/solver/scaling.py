@@ -1,6 +1,7 @@
 """A solver for another number of workers: rates, warm-up and iterations.
 
-With batch_size per worker, N workers make updates of N times as many images. Goyal et al. 2017
+With batch_size per worker, N workers make updates of N times as many images (not where the profile
+divides batches: NVIDIA's Caffe). Goyal et al. 2017
 (arXiv 1706.02677) keep the sum of all updates by multiplying the rate by the same factor (linear
 scaling) and starting from the small rate (warm-up); the iterations shrink so that as many images
 are seen.

@@ -14,9 +14,11 @@ import torch
 from caffeio.boost_random import CaffeRng
 from caffeio.data import Options
 from caffeio.log.glog import Log
+from caffeio.net.named_tensors import weights_for
 from caffeio.net.net import Net
 from caffeio.net.recipe import NetRecipe
 from caffeio.net.step import raw_blobs
+from caffeio.net.worker_batch import share_batches
 from caffeio.proto.io.opened import opened_once
 from caffeio.proto.text.text_format import format_message
 from caffeio.proto.weights.load import Weights, load_weights
@@ -45,6 +47,8 @@ def log_start(job: Job, world: World, log: Log, *, hint: bool) -> None:
     log.note(f"Numbers of Caffe {job.profile.name!r} (--caffe chooses another)")
     if hint and world.device.type == "cpu" and torch.cuda.is_available():
         log.note("A GPU stands idle: --device cuda trains on it")
+    if world.size > 1 and job.profile.divides_batch:
+        log.note(f"batch_size is that of all {world.size} workers together: each takes its part")
     for line in job.notes:
         log.note(line, level="W")
     text = "Initializing solver from parameters: \n"
@@ -119,6 +123,7 @@ class NetBuilder:
             net.share_trained_layers_with(train)
 
     def _net(self, recipe: NetRecipe, opened: ExitStack) -> Net:
+        recipe = share_batches(recipe, self.world.size)
         log_upgrade(self.log, recipe.upgrade_log)
         log_filtering(self.log, recipe.message, recipe.state)
         net = self.make(recipe)
@@ -143,7 +148,7 @@ class NetBuilder:
 
 def _not_in(loaded: Sequence[tuple[str, str, Weights]], net: Net) -> list[str]:
     """The layers with a blob that no file gives: neither under their name, nor to a sharer."""
-    found = {name for _, _, weights in loaded for name in weights}
+    found = {name for _, _, given in loaded for name in weights_for(net, given)}
     blobs = [(step.node.name, {id(blob) for blob in raw_blobs(step.layer)}) for step in net.steps]
     given = set[int]().union(*(ids for name, ids in blobs if name in found))
     return [name for name, ids in blobs if name not in found and ids - given]

@@ -17,7 +17,7 @@ from caffeio.training.distributed import ALONE, World
 from caffeio.training.events import Events
 from caffeio.training.job import Job
 from caffeio.training.options import TrainFields, TrainOptions, merge_options
-from caffeio.training.phases import name_of, progress, read_chain
+from caffeio.training.phases import check_batches, name_of, progress, read_chain
 from caffeio.training.trainer import Trainer
 
 __all__ = ["Phase", "progress", "read_chain", "run_chain"]
@@ -71,6 +71,7 @@ def run_chain(
                 reason = None if device else job.device_reason
                 owner = owner or World.init(requested, reason=reason)
                 world = owner.on(requested, reason=reason)
+                check_batches(jobs, world.size)
             title = f"phase {number} of {len(jobs)} ({name_of(job)})"
             done, resume = world.broadcast(progress(job) if world.is_root else (False, None))
             if done:

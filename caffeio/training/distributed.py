@@ -1,7 +1,7 @@
 """One process or many: the only file that knows torch.distributed.
 
 `torchrun` (or `caffeio train --nproc N`, which calls it) starts the workers; each trains on its
-own share of the data with `batch_size` images, and gradients are averaged over the workers, as in
+own share of the data with a batch of its own, and gradients are averaged over the workers, as in
 BVLC's NCCL solver (src/caffe/parallel.cpp) and Intel's multi-node solver.
 """
 

@@ -11,6 +11,7 @@ from dataclasses import replace
 from typing import Unpack
 
 from caffeio.errors import CaffeIOError, SolverError
+from caffeio.net.worker_batch import share_batches
 from caffeio.proto.weights.load import load_weights
 from caffeio.proto.weights.solverstate import newest_whole_pair
 from caffeio.training.job import Job, read_job, sort_overrides
@@ -47,6 +48,13 @@ def _is_whole(path: str, job: Job) -> bool:
         return bool(layers)  # a cut-off HDF5 file cannot be read
     nodes = job.train.graph().nodes
     return bool(layers) and layers[-1].name == nodes[-1].name
+
+
+def check_batches(jobs: Sequence[Job], workers: int) -> None:
+    """Raise NetError if `workers` cannot share the batches of all nets of all phases evenly."""
+    for job in jobs:
+        for spec in job.specs:
+            share_batches(spec, workers)
 
 
 def read_chain(

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from caffeio.converters.diff import net_diff, rates
 from caffeio.converters.diff.solver_fields import FIELDS, SolverField
 from caffeio.converters.diff.solver_side import SolverSide, is_set, shown, value_of
-from caffeio.converters.diff.training import SeenImages
+from caffeio.converters.diff.training import SeenImages, images_seen
 
 
 @dataclass
@@ -108,10 +108,7 @@ def _compare_nets(diff: SolverDiff) -> None:
 
 def _seen(side: SolverSide, options: SolverDiffOptions) -> SeenImages:
     dataset = options.dataset_size or side.feed.entries
-    message = side.message
-    return SeenImages(
-        side.feed.batch, options.workers, max(message.iter_size, 1), message.max_iter, dataset
-    )
+    return images_seen(side.message, side.feed, side.profile, options.workers, dataset)
 
 
 def _compare(

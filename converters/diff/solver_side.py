@@ -110,8 +110,8 @@ def _load_net(side: SolverSide, dialect: str | None, other: SolverSide | None) -
             side.net_problem = str(error)
         break
     if side.net is not None and not side.feed.source:
-        side.feed = feed_of(side.net.message, "TRAIN", side.net.search)
-        side.test_feed = feed_of(side.net.message, "TEST", side.net.search)
+        side.feed = feed_of(side.net.message, "TRAIN", side.net.search, side.net.label)
+        side.test_feed = feed_of(side.net.message, "TEST", side.net.search, side.net.label)
 
 
 def _follow(side: SolverSide, name: str, dialect: str | None, other: SolverSide | None) -> None:

@@ -12,6 +12,7 @@ from caffeio.converters.report.model import share
 from caffeio.errors import DataError
 from caffeio.layers.registry import reads_data
 from caffeio.net.graph import is_included, net_state
+from caffeio.net.worker_batch import worker_batch
 from caffeio.profiles import Profile
 from caffeio.proto.caffe_pb2 import NetParameter, SolverParameter
 from caffeio.proto.io.regular import open_regular
@@ -29,10 +30,13 @@ class Feed:
     batch: int | None = None
     entries: int | None = None
     source: str = ""
+    layer: str = ""
+    field: str = ""  # that holds the batch size
+    place: str = ""  # its net
 
 
-def feed_of(net: NetParameter, phase: str, search: Sequence[str] = ()) -> Feed:
-    """The first data layer of `net` in `phase`."""
+def feed_of(net: NetParameter, phase: str, search: Sequence[str] = (), place: str = "") -> Feed:
+    """The first data layer of `net`, which messages call `place`, in `phase`."""
     state = net_state(net, phase)
     for layer in net.layer:
         if not reads_data(layer.type) and layer.type != "MemoryData":
@@ -43,7 +47,8 @@ def feed_of(net: NetParameter, phase: str, search: Sequence[str] = ()) -> Feed:
             if layer.HasField(name):
                 param = getattr(layer, name)
                 source = getattr(param, "source", "")
-                return Feed(int(param.batch_size) or None, entries_of(source, search), source)
+                batch, entries = int(param.batch_size) or None, entries_of(source, search)
+                return Feed(batch, entries, source, layer.name, name, place)
     return Feed()
 
 
@@ -155,6 +160,18 @@ class SeenImages:
             "dataset": self.dataset,
             "epochs": self.epochs,
         }
+
+
+def images_seen(
+    solver: SolverParameter, feed: Feed, profile: Profile, workers: int, dataset: int | None
+) -> SeenImages:
+    """The data that `workers` use in a whole run. Raises NetError: they cannot share the batch."""
+    batch = feed.batch
+    if batch is not None:
+        batch = worker_batch(
+            batch, workers, profile, field=feed.field, layer=feed.layer, where=feed.place or None
+        )
+    return SeenImages(batch, workers, max(solver.iter_size, 1), solver.max_iter, dataset)
 
 
 def coverage(solver: SolverParameter, feed: Feed) -> str:

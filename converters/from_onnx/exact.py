@@ -37,6 +37,9 @@ def clip(w: Writer, x: str, low: float, high: float) -> str:
     if low == 0:
         return w.unary("ReLU", x)
     if low > -3e38:
+        if abs(low) >= LARGE:
+            below = w.unary("ReLU", w.power(x, scale=-1, shift=low, hint="below"), hint="lack")
+            return w.eltwise("SUM", [x, below], hint="max")
         x = w.unary("ReLU", w.power(x, shift=-low, hint="low"), hint="relu")
         return w.power(x, shift=low, hint="high")
     if high >= 3e38:

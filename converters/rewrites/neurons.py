@@ -5,7 +5,7 @@ from __future__ import annotations
 from caffeio.converters.rewrites.piece import CannotRewriteError, Piece, rewrite
 from caffeio.proto import caffe_pb2 as pb
 
-LARGE = 1e3  # from this bound on, high - relu(high - x) would lose too many digits
+LARGE = 1e3  # from this bound on, high - relu(high - x) and the like lose too many digits
 
 
 @rewrite("ReLU6")
@@ -27,21 +27,31 @@ def relu6(piece: Piece) -> None:
 def clip(piece: Piece) -> None:
     """max(x, low), less what is more than high; both by ReLU."""
     p, now, top = piece.old.clip_param, piece.old.bottom[0], piece.old.top[0]
-    large = abs(p.max) >= LARGE
-    least = piece.blob("least") if large else top  # an Eltwise does not work in place
-    if p.min:
-        piece.add("Power", [now], least, "low").power_param.shift = -p.min
-        now = least
-    piece.add("ReLU", [now], least, "least")
-    if not large:
-        _at_most(piece, p.max - p.min, p.max)
+    if max(abs(p.min), abs(p.max)) >= LARGE:
+        _large_clip(piece)
         return
-    above = piece.blob("above")
-    piece.add("Power", [least], above, "above").power_param.shift = p.min - p.max
+    if p.min:
+        piece.add("Power", [now], top, "low").power_param.shift = -p.min
+        now = top
+    piece.add("ReLU", [now], top, "least")
+    _at_most(piece, p.max - p.min, p.max)
+
+
+def _large_clip(piece: Piece) -> None:
+    """x and what it lacks of low, less what is more than high: x between them is not touched."""
+    p, bottom, top = piece.old.clip_param, piece.old.bottom[0], piece.old.top[0]
+    least, above = piece.blob("least"), piece.blob("above")  # an Eltwise does not work in place
+    if p.min:
+        below = piece.blob("below")
+        lack = piece.add("Power", [bottom], below, "below").power_param
+        lack.scale, lack.shift = -1, p.min
+        piece.add("ReLU", [below], below, "lack")
+        piece.add("Eltwise", [bottom, below], least, "least")
+    else:
+        piece.add("ReLU", [bottom], least, "least")
+    piece.add("Power", [least], above, "above").power_param.shift = -p.max
     piece.add("ReLU", [above], above, "excess")
     piece.add("Eltwise", [least, above], top).eltwise_param.coeff.extend((1, -1))
-    if p.min:
-        piece.add("Power", [top], top, "back").power_param.shift = p.min
 
 
 def _at_most(piece: Piece, most: float, end: float) -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from caffeio.converters.diff.training import SeenImages, snapshot_iterations
+from caffeio.converters.diff.training import SeenImages, images_seen, snapshot_iterations
 from caffeio.converters.kinds import KINDS
 from caffeio.converters.report.model import Cell, Report, count, short_float
 from caffeio.converters.source import Source
@@ -137,8 +137,7 @@ def _phase(side: SolverSide, run: ChainRun, caffe: str | None) -> _Phase:
     if caffe:
         side.profile = get_profile(caffe)
     dataset = run.dataset or side.feed.entries
-    iter_size, iterations = max(side.message.iter_size, 1), side.message.max_iter
-    return _Phase(side, SeenImages(side.feed.batch, run.workers, iter_size, iterations, dataset))
+    return _Phase(side, images_seen(side.message, side.feed, side.profile, run.workers, dataset))
 
 
 def _table(phases: Sequence[_Phase], out: Report, run: ChainRun) -> None:

@@ -21,6 +21,7 @@ from caffeio.layers.registry import reads_data
 from caffeio.memory import free_bytes
 from caffeio.net.recipe import NetRecipe
 from caffeio.net.shapes import NetShapes, infer_net, is_known, product
+from caffeio.net.worker_batch import share_batches, worker_batch
 from caffeio.proto.weights.solverstate import newest_whole_pair
 from caffeio.training.job import Job
 from caffeio.training.phases import name_of, progress
@@ -48,7 +49,8 @@ class Feed:
     phase: str
     source: str
     records: int | None
-    batch: int | None
+    batch: int | None  # as the file says it
+    field: str = ""
 
 
 @dataclass
@@ -69,8 +71,14 @@ class PhasePlan:
         param = self.job.param
         feed = next((f for f in self.feeds if f.phase == "TRAIN" and f.batch), None)
         todo = 0 if self.start.how == "skipped" else max(param.max_iter - self.start.iteration, 0)
+        batch = None
+        if feed is not None and feed.batch is not None:
+            batch = worker_batch(
+                feed.batch, self.workers, self.job.profile, field=feed.field, layer=feed.layer,
+                where=self.job.train.title,
+            )  # fmt: skip
         return SeenImages(
-            feed.batch if feed else None, self.workers, max(param.iter_size, 1), todo,
+            batch, self.workers, max(param.iter_size, 1), todo,
             feed.records if feed else None,
         )  # fmt: skip
 
@@ -86,7 +94,7 @@ def plan_phases(
         start = _start(job, list(weights), before, snapshot, chain)
         plan = PhasePlan(job, start, workers, device or job.requested_device)
         plan.feeds = [feed for spec in job.specs for feed in _feeds(spec)]
-        plan.memory, plan.unknown_shapes = _memory(job)
+        plan.memory, plan.unknown_shapes = _memory(job, workers)
         phases.append(plan)
         before = job.snapshot_names(job.param.max_iter)[0]
         weights = ()
@@ -119,15 +127,17 @@ def _feeds(spec: NetRecipe) -> Iterator[Feed]:
                 param = getattr(node.param, name)
                 source = getattr(param, "source", "")
                 records = entries_of(source, spec.search_path)
-                yield Feed(node.name, graph.phase, source, records, int(param.batch_size) or None)
+                yield Feed(
+                    node.name, graph.phase, source, records, int(param.batch_size) or None, name
+                )
 
 
-def _memory(job: Job) -> tuple[dict[str, int], bool]:
-    """Bytes by what takes them, and whether some shapes are not known."""
+def _memory(job: Job, workers: int) -> tuple[dict[str, int], bool]:
+    """Bytes of one worker by what takes them, and whether some shapes are not known."""
     shapes = [
         infer_net(spec.graph(), spec.input_shapes, profile=spec.profile,
                   search_path=spec.search_path)
-        for spec in job.specs
+        for spec in (share_batches(spec, workers) for spec in job.specs)
     ]  # fmt: skip
     weights = 4 * shapes[0].parameters
     history = 2 if job.param.type in _TWO_MOMENTS else 1
@@ -252,6 +262,10 @@ def _together(phases: Sequence[PhasePlan], out: Report) -> None:
             table.add("epochs", f"{total / dataset:.4g} of {dataset:,} images")
 
 
+def _feed_as_data(feed: Feed) -> dict[str, Any]:
+    return {key: value for key, value in vars(feed).items() if key != "field"}
+
+
 def _as_data(plan: PhasePlan) -> dict[str, Any]:
     job = plan.job
     at = [i for i in snapshot_iterations(job.param) if i > plan.start.iteration]
@@ -264,7 +278,7 @@ def _as_data(plan: PhasePlan) -> dict[str, Any]:
         "profile": job.profile.name,
         "device": plan.device,
         "run": plan.seen.as_data(),
-        "data": [vars(feed) for feed in plan.feeds],
+        "data": [_feed_as_data(feed) for feed in plan.feeds],
         "snapshots": [] if plan.start.how == "skipped" else at,
         "final_weights": job.snapshot_names(job.param.max_iter)[0],
         "memory": plan.memory,

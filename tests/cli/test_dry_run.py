@@ -171,3 +171,43 @@ def test_a_state_of_another_solver_is_guessed(demo: Path) -> None:
     result = CliRunner().invoke(main, [*arguments, "--snapshot", "demo/init_iter_7.solverstate"])
     assert result.exit_code == 2
     assert re.search(r"an Adam solver of this net has \d+: .* another type", result.stderr)
+
+
+def test_a_batch_that_workers_share_is_counted_once(demo: Path) -> None:
+    """In the plan, in `show` and in `diff`: NVIDIA's workers take parts of the file's batch."""
+    text = (
+        'net: "demo/train_val.prototxt" base_lr: 0.1 lr_policy: "fixed" max_iter: 100\n'
+        'snapshot_prefix: "nv" solver_mode: CPU\n'
+    )
+    Path("solver.prototxt").write_text(text)
+    solver = "solver.prototxt"
+    nvidia = ("--caffe", "nvidia")
+    [whole], [part] = dry(solver, *nvidia), dry(solver, *nvidia, "--nproc", "8")
+    assert (whole["run"]["batch"], part["run"]["batch"]) == (32, 4)
+    for key in ("images_per_update", "images", "epochs"):
+        assert part["run"][key] == whole["run"][key], key
+    assert part["data"] == whole["data"]  # what the file says
+    blobs = "blobs of the training net"
+    assert part["memory"][blobs] < whole["memory"][blobs] / 7
+    for command in (("show", solver, solver), ("show", solver)):
+        more = ("--workers", "8", "--speed", "100", *nvidia)
+        result = CliRunner().invoke(main, [*command, *more])
+        assert result.exit_code == 0, result.output
+        told = result.stdout
+        alone = CliRunner().invoke(main, [*command, "--speed", "100", *nvidia]).stdout
+        assert re.findall(r"\d+(?:\.\d+)? (?:h|min)\b", told) == re.findall(
+            r"\d+(?:\.\d+)? (?:h|min)\b", alone
+        ) != []  # fmt: skip
+        bvlc = CliRunner().invoke(main, [*command, *more[:-1], "bvlc"]).stdout
+        assert re.findall(r"images seen +[\d,]+", told) == re.findall(
+            r"images seen +[\d,]+", alone
+        ) != re.findall(r"images seen +[\d,]+", bvlc)  # fmt: skip
+        odd = CliRunner().invoke(main, [*command, "--workers", "7", *nvidia])
+        assert odd.exit_code == 2
+        assert "layer 'data': data_param.batch_size 32 is the batch of all" in odd.stderr
+    Path("nv.prototxt").write_text(text + "rampup_interval: 1\n")
+    result = CliRunner().invoke(
+        main, ["diff", "nv.prototxt", "nv.prototxt", "--workers", "8", "--json"]
+    )
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.stdout)["left"]["data"]["images_per_update"] == 32

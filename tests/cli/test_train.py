@@ -57,6 +57,21 @@ def iterations(path: str) -> list[int]:
     return [entry["iter"] for entry in entries(path) if "lr" in entry]
 
 
+@pytest.mark.parametrize("solvers", [["solver.prototxt"], ["other.prototxt", "solver.prototxt"]])
+def test_a_solvers_gpu_is_missed_at_once(
+    solvers: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before torch is loaded, and before a chain trains the phases that run on the CPU."""
+    text = Path("solver.prototxt").read_text()
+    Path("other.prototxt").write_text(text.replace('"snap"', '"other"'))
+    Path("solver.prototxt").write_text(text.replace("solver_mode: CPU", "solver_mode: GPU"))
+    monkeypatch.setattr("caffeio.gpus.DEVICES", ())
+    monkeypatch.setattr(_train, "worker_count", lambda options: pytest.fail("went on"))
+    result = train(*solvers)
+    assert result.exit_code == 2, result.output
+    assert "a GPU is asked for (solver_mode: GPU at solver.prototxt:" in result.stderr
+
+
 # -- metrics -----------------------------------------------------------------------------------
 
 

@@ -90,16 +90,19 @@ def test_damaged_files_give_the_same_rows_or_are_left_to_the_full_decoder(
 
 
 def test_what_is_left_to_the_full_decoder() -> None:
-    image = photo(2, 90, 70)
+    pixels = photo(2, 90, 70)
     kinds = {
-        "progressive": cv2.imencode(".jpg", image, [PROGRESSIVE, 1])[1].tobytes(),
-        "restarts": cv2.imencode(".jpg", image, [RESTARTS, 2])[1].tobytes(),
-        "png": cv2.imencode(".png", image)[1].tobytes(),
+        "progressive": cv2.imencode(".jpg", pixels, [PROGRESSIVE, 1])[1].tobytes(),
+        "restarts": cv2.imencode(".jpg", pixels, [RESTARTS, 2])[1].tobytes(),
+        "png": cv2.imencode(".png", pixels)[1].tobytes(),
     }
     for kind, data in kinds.items():
         assert plain_frame(data) is None, kind
         assert np.array_equal(Encoded(data).top(5), decode(data)), kind
     plain = jpeg(2, 90, 70, "420")
+    image = Encoded(plain)
+    assert len(image.top(5)) < 90
+    assert np.array_equal(image.top(90), decode(plain))  # more than before
     with pytest.raises(DataError, match="cannot decode"):
         Encoded(plain[:-40])
     turned = plain[:2] + b"\xff\xe1\x00\x08Exif\0\0" + plain[2:]

@@ -365,7 +365,7 @@ def test_seeded_windows_do_not_depend_on_threads(tmp_path: Path, transform: str,
     assert rests[0] == rests[1]
 
 
-def test_rehearsal_is_the_plain_order(tmp_path: Path) -> None:
+def test_predrawing_keeps_the_plain_order(tmp_path: Path) -> None:
     """First all samples' mirror and crop words, then the windows' words, sample by sample."""
     param = data_layer(jpeg_lmdb(tmp_path / "db", 4), RECIPE, 4)
     main = CaffeRng(5)

@@ -149,3 +149,25 @@ def test_the_seeds_chain_sees_as_many_images() -> None:
         changes = {c.field: c for c in scale_solver(solver, 2 / 128, starts=i == 0)}
         assert changes["max_iter"].new == solver.max_iter * 64
         assert ("warmup_start_lr" in changes) == (name in ("cyc2", "cyc3"))
+
+
+def test_a_batch_that_workers_share_is_not_scaled(tmp_path: Path) -> None:
+    """NVIDIA's: told by --caffe, by the solver's fields, or by its net alone."""
+    path, net = tmp_path / "solver.prototxt", tmp_path / "net.prototxt"
+    plain = 'net: "net.prototxt"\nbase_lr: 0.1\nlr_policy: "fixed"\nmax_iter: 100\n'
+    cases = [
+        (plain, "", ("--caffe", "nvidia")),
+        (plain + "rampup_interval: 5\n", "", ()),
+        (plain, "default_forward_type: FLOAT16\n", ()),
+    ]
+    for text, head, more in cases:
+        path.write_text(text)
+        net.write_text(head + 'layer { name: "d" type: "Data" top: "d" }\n')
+        done = CliRunner().invoke(main, ["scale", str(path), "--workers", "8", "-i", *more])
+        assert done.exit_code == 0, done.output
+        assert "batch_size is that of all workers together" in done.stderr
+        assert path.read_text() == text
+    net.unlink()
+    path.write_text(plain)
+    done = CliRunner().invoke(main, ["scale", str(path), "--workers", "8"])
+    assert "base_lr: 0.8" in done.stdout

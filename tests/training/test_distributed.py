@@ -271,7 +271,7 @@ def test_who_tests(training_case: Path, profile: str, shared: bool) -> None:
     common = ["train", "solver.prototxt", "--weights", "init.caffemodel", "--caffe", profile]
     common += ["--set", "base_lr=0", "--set", "max_iter=1", "--set", "snapshot_after_train=false"]
     common += ["--set", "test_interval=1", "--device", "cpu"]
-    counts = (10, 5) if shared else (6, 6)  # 10 batches are all records, from whichever on
+    counts = (10, 10) if shared else (6, 6)  # 10 batches are all records, from whichever on
     for workers, count, name in zip(("1", "2"), counts, ("one", "two"), strict=True):
         more = ["--set", f"test_iter[0]={count}", "--metrics", f"{name}.jsonl"]
         run = caffeio(*common, *more, "--nproc", workers)
@@ -283,3 +283,51 @@ def test_who_tests(training_case: Path, profile: str, shared: bool) -> None:
     assert len(results[0]) > 1
     for name, value in results[0].items():
         assert results[1][name] == pytest.approx(value, rel=1e-5 if shared else 1e-7)
+
+
+def test_nvidias_workers_share_a_batch(training_case: Path) -> None:
+    """Two of them train and test as one does, with the same files; three are refused."""
+    common = ["train", "solver.prototxt", "--weights", "init.caffemodel", "--caffe", "nvidia"]
+    found, tests = [], []
+    for workers in ("1", "2"):
+        metrics = Path(f"{workers}.jsonl")
+        run = caffeio(*common, "--nproc", workers, "--metrics", str(metrics))
+        assert run.returncode == 0, run.stderr
+        said = "batch_size is that of all 2 workers together"
+        assert (said in run.stderr) == (workers == "2")
+        final = next(Path().glob("snap_iter_*5.caffemodel"))
+        found.append({k: [np.array(b) for b in v] for k, v in load_weights(final).items()})
+        final.unlink()
+        lines = [json.loads(line) for line in metrics.read_text().splitlines()]
+        steps = [line for line in lines if "lr" in line]
+        assert len(steps) == 25
+        for step in steps:
+            assert step["images_per_s"] * step["seconds"] == pytest.approx(10, rel=1e-2)
+        tests.append([line["outputs"] for line in lines if "test_net" in line])
+    for layer, blobs in found[1].items():
+        for mine, wanted in zip(blobs, found[0][layer], strict=True):
+            np.testing.assert_allclose(mine, wanted, rtol=1e-4, atol=1e-6)
+    assert len(tests[0]) == len(tests[1]) > 3
+    for alone, together in zip(*tests, strict=True):
+        assert together["loss"] == pytest.approx(alone["loss"], rel=1e-4)
+    before = set(Path().iterdir())
+    run = caffeio(*common, "--nproc", "3")
+    assert run.returncode == 2
+    assert run.stderr.count("Error") == 1
+    assert "layer 'data': data_param.batch_size 10 is the batch of all workers" in run.stderr
+    assert set(Path().iterdir()) == before
+
+
+def test_a_later_phase_that_cannot_share_its_batch_is_refused_first(training_case: Path) -> None:
+    """Before the first phase trains: also where torchrun counts the workers."""
+    text, net = Path("solver.prototxt").read_text(), Path("net.prototxt").read_text()
+    Path("net1.prototxt").write_text(net.replace("batch_size: 20", "batch_size: 21"))
+    Path("s1.prototxt").write_text(
+        text.replace('"net.prototxt"', '"net1.prototxt"').replace('"snap"', '"p1"')
+    )
+    common = ("train", "solver.prototxt", "s1.prototxt", "--caffe", "nvidia", "--nproc", "2")
+    for more in ((), ("--dry-run",)):
+        run = caffeio(*common, *more)
+        assert run.returncode == 2
+        assert "net1.prototxt:3:1: layer 'data': data_param.batch_size 21" in run.stderr
+    assert not list(Path().glob("*_iter_*.solverstate"))

@@ -161,7 +161,7 @@ class Encoded:
 
     def top(self, rows: int) -> Pixels:
         """At least the first `rows` rows."""
-        if self._pixels is None:
+        if self._pixels is None or len(self._pixels) < rows:
             assert self._frame is not None
             found = _decode_jpeg(self._data, self._flag, self._frame, rows)
             self._pixels = self._whole() if found is None else found

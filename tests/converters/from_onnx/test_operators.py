@@ -65,6 +65,8 @@ FUNCTIONS: dict[str, tuple[Callable[[torch.Tensor], Any], int]] = {
     "clamp": (lambda x: x.clamp(-0.5, 2e3), 6),
     "clamp_low": (lambda x: x.clamp(min=0.3), 3),
     "clamp_high": (lambda x: x.clamp(max=0.3), 3),
+    "clamp_half": (lambda x: x.clamp(-65504, 65504), 6),
+    "clamp_far_low": (lambda x: x.clamp(min=-1e4), 3),
     "threshold": (lambda x: (x > 0.3).float(), 1),
     "affine": (lambda x: 3 * x + 1, 1),
     "power": (lambda x: (x.abs() + 0.1).pow(0.3), 2),
