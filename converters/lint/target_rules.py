@@ -171,7 +171,7 @@ def _is_line(context: NetContext, index: int) -> bool:
 
 
 def _thin(context: NetContext) -> Iterator[int]:
-    """Places of depthwise 3 x 3 convolutions (padding 1, strides to 2) over maps of one row or column."""
+    """Places of depthwise 3 x 3 convolutions, padding 1, stride 1 or 2, on one row or column."""
     for index, layer in enumerate(context.layers):
         p, bottom = layer.convolution_param, _bottom(context, index)
         if layer.type != "Convolution" or bottom is None or len(bottom) != 4:
