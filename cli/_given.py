@@ -12,7 +12,7 @@ from caffeio.errors import CaffeIOError
 SOLVER = ("solver",)
 PHASES = ("phases",)  # a solver file of several phases
 NET = ("net",)
-WEIGHTS = ("caffemodel", "caffemodel.h5")
+WEIGHTS = ("caffemodel", "caffemodel.h5", "safetensors", "pt", "npz")
 STATE = ("solverstate", "solverstate.h5")
 # Kinds that may turn out to be anything: their readers have the better words.
 _OPEN = ("text",)
@@ -170,7 +170,7 @@ def require_net(path: str, command: str, *, example: str = "") -> None:
 
 
 def require_weights(path: str, command: str = "--weights") -> None:
-    """An option takes a .caffemodel; it is opened, so that a damaged one is told at once."""
+    """An option takes weights of any format; they are opened, so that damage is told at once."""
     from caffeio.proto.weights.load import load_weights
 
     hint = "or --snapshot, to go on from this state" if command == "--weights" else ""

@@ -32,7 +32,8 @@ Examples:
 @click.option("--model", "-model", "model_option", metavar="FILE", help="As an argument.")
 @click.option(
     "--weights", "-weights", "-w", multiple=True, metavar="A[,B]",
-    help="Weights to score; several are scored singly and as an ensemble.",
+    help="Weights to score (.caffemodel, .h5, .safetensors, .pt, .npz); several are scored singly "
+    "and as an ensemble.",
 )  # fmt: skip
 @click.option(
     "--iterations", "-iterations", "-n", default=50, type=click.IntRange(0), help="Batches to run."

@@ -31,7 +31,10 @@ Caffe's own spelling works too: caffeio train -solver F -weights W -gpu 0,1
 @click.command(epilog=EPILOG, cls=CaffeCommand)
 @click.argument("solvers", nargs=-1, type=click.Path())
 @click.option("--solver", "-solver", "solver_option", metavar="FILE", help="As an argument.")
-@click.option("--weights", "-weights", "-w", metavar="A[,B]", help="Start from these weights.")
+@click.option(
+    "--weights", "-weights", "-w", metavar="A[,B]",
+    help="Start from these weights (.caffemodel, .h5, .safetensors, .pt, .npz).",
+)  # fmt: skip
 @click.option(
     "--snapshot", "-snapshot", metavar="FILE|auto",
     help="Go on from this .solverstate; auto: from the newest whole pair, if there is one.",

@@ -12,6 +12,7 @@ from caffeio.converters.weight_names import Match
 from caffeio.fillers import fill
 from caffeio.net.copy_weights import mismatches
 from caffeio.net.graph import Readers
+from caffeio.net.named_tensors import weights_for
 from caffeio.net.net import Net
 from caffeio.net.step import Step, raw_blobs
 from caffeio.proto.weights.load import Weights
@@ -25,6 +26,9 @@ def match_weights(net: Net, weights: Weights | None, known: Iterable[str] = ()) 
     `known` names layers of the file that are not missed in the net (those of another phase).
     """
     match = Match()
+    if weights is not None:
+        match.wrong = mismatches(net, weights)
+        weights = weights if match.wrong else weights_for(net, weights)
     names = {step.node.name for step in net.steps}
     fed = {} if weights is None else _fed(net, weights)
     for step in net.steps:
@@ -37,7 +41,6 @@ def match_weights(net: Net, weights: Weights | None, known: Iterable[str] = ()) 
         merged = {step.node.merged_scale for step in net.steps}
         taken = {*names, *merged, *known}
         match.unused = list(dict.fromkeys(n for n in weights if n not in taken))
-        match.wrong = mismatches(net, weights)
     return match
 
 

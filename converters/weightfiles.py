@@ -9,18 +9,16 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from caffeio.converters.netstate import modern_shape
 from caffeio.errors import UnsupportedError, WeightsError
 from caffeio.net.graph import Graph
 from caffeio.proto import caffe_pb2 as pb
 from caffeio.proto.files import read_net
-from caffeio.proto.io.blobs import NOTHING, Array, BlobInfo, Values
+from caffeio.proto.io.blobs import Array, BlobInfo
 from caffeio.proto.upgrade.upgrade import V1_TYPES
 from caffeio.proto.upgrade.v0 import V0_TYPES
 from caffeio.proto.weights.load import Weights, load_weights, write_caffemodel_h5
-from caffeio.proto.weights.mapping import LayerEntry
+from caffeio.proto.weights.mapping import weights_of_arrays
 
 PathLike = str | os.PathLike[str]
 
@@ -149,18 +147,7 @@ def with_blobs(
 
 def weights_of(arrays: Mapping[str, Sequence[Array]], path: PathLike = "<memory>") -> Weights:
     """Arrays by layer name as if they had been read from a file."""
-    held = {name: [np.asarray(a) for a in blobs] for name, blobs in arrays.items()}
-    layers = [LayerEntry(name, "", [_info(a) for a in blobs]) for name, blobs in held.items()]
-
-    def fetch(layer: int, blob: int, diff: bool) -> Array:
-        return held[layers[layer].name][blob]
-
-    return Weights(Path(path), "memory", "", layers, b"", fetch)
-
-
-def _info(array: Array) -> BlobInfo:
-    values = Values(array.dtype, array.size, ())
-    return BlobInfo(array.shape, False, array.dtype, array.size, -1, values, NOTHING)
+    return weights_of_arrays(arrays, Path(path))
 
 
 def _with_shared(graph: Graph, weights: Mapping[str, Sequence[Array]]) -> list[Sequence[Array]]:

@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from caffeio.errors import WeightsError
+from caffeio.net.named_tensors import check_met, check_tensors, weights_for
 from caffeio.net.step import LearnableParam, Step, raw_blobs
 from caffeio.profiles import Profile
 from caffeio.proto.io.blobs import BlobInfo, shapes_match
@@ -37,29 +38,34 @@ def copy_trained_layers(net: Target, weights: Weights) -> list[str]:
     The first layer of a name receives; layers of the net that the file lacks keep what they
     have. Everything is checked before anything is copied. Raises WeightsError.
     """
-    targets: dict[str, Step] = {}
-    for step in net.steps:
-        targets.setdefault(step.node.name, step)
+    given, weights = weights, weights_for(net, weights)
+    targets, merged = _targets(net)
     plan: Plan = []
     ignored: list[str] = []
-    merged = {s.node.merged_scale: s for s in net.steps if s.node.merged_scale}
     for index in range(len(weights.layers)):
         part = _plan_entry(net, weights, index, targets, merged)
         if part is None:
             ignored.append(weights.layers[index].name)
         else:
             plan += part
+    check_met(given, weights, ignored)
     _copy(plan, weights)
     _norm_factors(net, weights, targets)
     return ignored
 
 
-def replaced_blobs(net: Target, weights: Weights) -> set[int]:
-    """Find the ids of the net's blobs that `copy_trained_layers` would write; raises as it does."""
+def _targets(net: Target) -> tuple[dict[str, Step], dict[str, Step]]:
+    """The first layer of each name, and the BatchNorms by the Scale that each has taken in."""
     targets: dict[str, Step] = {}
     for step in net.steps:
         targets.setdefault(step.node.name, step)
-    merged = {s.node.merged_scale: s for s in net.steps if s.node.merged_scale}
+    return targets, {s.node.merged_scale: s for s in net.steps if s.node.merged_scale}
+
+
+def replaced_blobs(net: Target, weights: Weights) -> set[int]:
+    """Find the ids of the net's blobs that `copy_trained_layers` would write; raises as it does."""
+    weights = weights_for(net, weights)
+    targets, merged = _targets(net)
     parts = [
         _plan_entry(net, weights, index, targets, merged) for index in range(len(weights.layers))
     ]
@@ -68,10 +74,11 @@ def replaced_blobs(net: Target, weights: Weights) -> set[int]:
 
 def mismatches(net: Target, weights: Weights) -> list[str]:
     """What `copy_trained_layers` would raise, a message for every layer of the file."""
-    targets: dict[str, Step] = {}
-    for step in net.steps:
-        targets.setdefault(step.node.name, step)
-    merged = {s.node.merged_scale: s for s in net.steps if s.node.merged_scale}
+    try:
+        weights = weights_for(net, weights)
+    except WeightsError as error:
+        return [str(error)]
+    targets, merged = _targets(net)
     out = []
     for index in range(len(weights.layers)):
         try:
@@ -88,9 +95,11 @@ def _plan_entry(
     entry = weights.layers[index]
     target = targets.get(entry.name)
     if target is None and entry.name in merged and len(entry.blobs) <= 2:
+        check_tensors(weights, entry, "Scale", ("weight", "bias"))
         return _plan_scale(weights, index, entry, merged[entry.name])
     if target is None:
         return None
+    check_tensors(weights, entry, target.node.type, target.layer.blobs.names)
     partial = entry.indices or not entry.blobs
     if weights.format == "hdf5" and partial:
         return _plan_hdf5(net, weights, index, entry, target)

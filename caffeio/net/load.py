@@ -35,6 +35,8 @@ def load_net(
 ) -> Net:
     """Build the net of a prototxt (a path, or the text itself) and load its weights.
 
+    `weights` are one file or several: .caffemodel, .h5, .safetensors, .pt (a state_dict; no code of
+    it is run) or .npz, all that `Net.save` writes; float16, bfloat16 and float64 become float32.
     Without `weights` the blobs are filled as the prototxt says; with `seed` all random numbers
     are those of a real Caffe with that random_seed. `dialect` names the fork whose schema a
     binary file has; `profile` is the Caffe whose numbers are computed (default: the dialect's).

@@ -344,7 +344,7 @@ class Net:
     # -- weights -----------------------------------------------------------------------------
 
     def copy_from(self, file: str | os.PathLike[str]) -> None:
-        """Copy the weights of a .caffemodel or .h5 file into the layers of the same name."""
+        """Copy the weights of a file of any format into the layers of the same name."""
         path = _path(file)
         _check_file(path)
         try:

@@ -14,6 +14,7 @@ import torch
 from caffeio.boost_random import CaffeRng
 from caffeio.data import Options
 from caffeio.log.glog import Log
+from caffeio.net.named_tensors import weights_for
 from caffeio.net.net import Net
 from caffeio.net.recipe import NetRecipe
 from caffeio.net.step import raw_blobs
@@ -147,7 +148,7 @@ class NetBuilder:
 
 def _not_in(loaded: Sequence[tuple[str, str, Weights]], net: Net) -> list[str]:
     """The layers with a blob that no file gives: neither under their name, nor to a sharer."""
-    found = {name for _, _, weights in loaded for name in weights}
+    found = {name for _, _, given in loaded for name in weights_for(net, given)}
     blobs = [(step.node.name, {id(blob) for blob in raw_blobs(step.layer)}) for step in net.steps]
     given = set[int]().union(*(ids for name, ids in blobs if name in found))
     return [name for name, ids in blobs if name not in found and ids - given]

@@ -73,8 +73,9 @@ def _weights_for(job: Conversion) -> Weights:
     path, kind = job.sources[-1], job.kinds[-1]
     if kind not in ("pt", "safetensors") or len(job.sources) < 2:
         return read_weights(path, kind)
-    from caffeio.converters.torch_names.convert import is_torch_named, module_to_caffe
-    from caffeio.converters.torch_names.mapfile import read_map
+    from caffeio.net.torch_names.convert import module_to_caffe
+    from caffeio.net.torch_names.mapfile import read_map
+    from caffeio.proto.weights.blob_names import is_torch_named
 
     reader = import_module(f"caffeio.proto.weights.{'pytorch' if kind == 'pt' else kind}")
     tensors = reader.read_tensors(path)
@@ -87,8 +88,8 @@ def _weights_for(job: Conversion) -> Weights:
 
 def _to_module(job: Conversion, outcome: Outcome, weights: Weights) -> Outcome:
     """Weights under the names that a PyTorch module has."""
-    from caffeio.converters.torch_names.convert import caffe_to_module, module_to_caffe
-    from caffeio.converters.torch_names.mapfile import read_map
+    from caffeio.net.torch_names.convert import caffe_to_module, module_to_caffe
+    from caffeio.net.torch_names.mapfile import read_map
 
     if job.target_format not in ("pt", "safetensors"):
         raise UnsupportedError("--names torch is for .pt and .safetensors")

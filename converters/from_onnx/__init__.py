@@ -13,7 +13,8 @@
                         Caffes' layers from `converters/rewrites`, which --to-dialect uses too
     merging.py        neighbours that are one layer; wiring.py: who makes and reads a blob
     finish.py         what nobody reads goes, ReLU in place, names (names.py)
-    verify.py         onnxruntime on the original, our Net on the result; truth.py: float64 decides
+    verify.py         onnxruntime on the original, our Net on the result; truth.py: float64 decides;
+                        selection.py: rows that a layer chooses
     write.py          prototxt, and caffemodel or HDF5
 
 `targets.py` reads what each Caffe takes out of `targets/`; `rules.py` holds layers against it, here

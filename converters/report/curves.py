@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Sequence
 
 from caffeio.converters.report.model import short_float
@@ -58,11 +59,11 @@ def _axes(longest: int, low: float, high: float) -> list[str]:
 
 
 def ticks(low: float, high: float, *, least: float = 0.0) -> list[float]:
-    """Three to seven round numbers from `low` to `high`: multiples of 1, 2 or 5 x 10^n.
+    """Two to six round numbers from `low` to `high`: multiples of 1, 2 or 5 x 10^n.
 
     `least`: the smallest distance between two of them.
     """
-    rough = max((high - low) / 5, least)
+    rough = max(high / 5 - low / 5, least, sys.float_info.min)
     power = 10.0 ** math.floor(math.log10(rough))
     step = next(power * i for i in (1, 2, 5, 10) if power * i >= rough * 0.999999)
     first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)

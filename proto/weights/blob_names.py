@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 # Names of the blobs in their order; other types' blobs are named by their index.
 BLOBS = {
     "Convolution": ("weight", "bias"),
@@ -15,6 +17,7 @@ BLOBS = {
     "PReLU": ("weight",),
     "BatchNorm": ("mean", "variance", "factor", "scale", "bias"),
 }
+TORCH_ONLY = ("running_mean", "running_var", "num_batches_tracked", "weight_ih_l0", "weight_hh_l0")
 _ORDER = ("weight", "mean", "variance", "factor", "scale", "bias")
 
 
@@ -29,3 +32,8 @@ def rank(last: str, place: int) -> tuple[int, int]:
     if last.isdecimal():
         return 0, int(last)
     return (1, _ORDER.index(last)) if last in _ORDER else (2, place)
+
+
+def is_torch_named(names: Iterable[str]) -> bool:
+    """Whether tensors have names that only a PyTorch module gives."""
+    return any(name.rpartition(".")[2] in TORCH_ONLY for name in names)

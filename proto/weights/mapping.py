@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from caffeio.errors import ParseError, WeightsError
-from caffeio.proto.io.blobs import Array, BlobInfo, view
+from caffeio.proto.io.blobs import NOTHING, Array, BlobInfo, Values, view
 from caffeio.proto.io.wire import Buffer
 
 Fetch = Callable[[int, int, bool], Array]  # (layer, blob, diff): for what cannot be mapped
@@ -21,7 +21,7 @@ class LayerEntry(NamedTuple):
 
     `type` is Caffe's name of today for V1 files, and the old lower-case word for V0 files; HDF5
     files have none. `indices` are the blobs' numbers where the file leaves some out: HDF5 files
-    lack what another layer owns.
+    lack what another layer owns. `names` are what a file of tensors calls the blobs.
     """
 
     name: str
@@ -29,10 +29,14 @@ class LayerEntry(NamedTuple):
     blobs: list[BlobInfo]
     version: str = "V2"
     indices: tuple[int, ...] = ()
+    names: tuple[str, ...] = ()
 
     def number(self, position: int) -> int:
         """Which of its layer's blobs stands at `position` of `blobs`."""
         return self.indices[position] if self.indices else position
+
+
+TENSORS = ("safetensors", "pytorch", "npz")  # formats of named tensors
 
 
 @dataclass(eq=False)
@@ -47,11 +51,13 @@ class Weights(Mapping[str, list[Array]]):
     """
 
     path: Path
-    format: str  # "binary" or "hdf5"
+    format: str  # "binary", "hdf5", "memory", or one of TENSORS
     net_name: str
     layers: list[LayerEntry]
     buffer: Buffer = field(repr=False)
     fetch: Fetch | None = field(default=None, repr=False)
+    module: Callable[[], dict[str, Array]] | None = field(default=None, repr=False)
+    """The tensors by their own names, where these and the forms are those of a PyTorch module."""
 
     def __post_init__(self) -> None:
         self._index = {entry.name: i for i, entry in enumerate(self.layers) if entry.blobs}
@@ -121,3 +127,20 @@ class Weights(Mapping[str, list[Array]]):
         except ParseError as error:
             place = f"layer {entry.name!r}, blob {blob}"
             raise WeightsError(f"{place}: {error.message}", where=str(self.path)) from None
+
+
+def weights_of_arrays(arrays: Mapping[str, Sequence[Array]], path: Path) -> Weights:
+    """Arrays by layer name as if they had been read from a file."""
+    held = {name: [np.asarray(a) for a in blobs] for name, blobs in arrays.items()}
+    layers = [LayerEntry(name, "", [info_of(a) for a in blobs]) for name, blobs in held.items()]
+
+    def fetch(layer: int, blob: int, diff: bool) -> Array:
+        return held[layers[layer].name][blob]
+
+    return Weights(path, "memory", "", layers, b"", fetch)
+
+
+def info_of(array: Array) -> BlobInfo:
+    """An array as a blob whose numbers no file holds as they are."""
+    values = Values(array.dtype, array.size, ())
+    return BlobInfo(array.shape, False, array.dtype, array.size, -1, values, NOTHING)

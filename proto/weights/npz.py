@@ -17,9 +17,9 @@ import numpy as np
 from caffeio.errors import WeightsError
 from caffeio.memory import check_room
 from caffeio.proto.io.atomic import atomic_write
-from caffeio.proto.io.blobs import NOTHING, Array, BlobInfo, Values
+from caffeio.proto.io.blobs import Array
 from caffeio.proto.io.regular import open_regular
-from caffeio.proto.weights.mapping import LayerEntry, Weights
+from caffeio.proto.weights.mapping import LayerEntry, Weights, info_of
 
 # What zipfile, zlib and NumPy raise for files that are damaged, locked, or made to hurt
 BROKEN_ARCHIVE = (
@@ -52,7 +52,7 @@ def read(path: str | os.PathLike[str]) -> Weights:
         raise WeightsError(f"is damaged or no .npz: {problem}", where=str(path)) from None
     arrays = [_blobs(layer, blobs, path) for layer, blobs in groups.items()]
     layers = [
-        LayerEntry(layer, "", [_info(array) for array in blobs])
+        LayerEntry(layer, "", [info_of(array) for array in blobs])
         for layer, blobs in zip(groups, arrays, strict=True)
     ]
 
@@ -98,11 +98,6 @@ def _blobs(layer: str, blobs: Mapping[int, Array], path: str | os.PathLike[str])
         message = f"layer {layer!r} has blobs {sorted(blobs)}: there must be no gap"
         raise WeightsError(message, where=str(path))
     return [blobs[i] for i in range(len(blobs))]
-
-
-def _info(array: Array) -> BlobInfo:
-    values = Values(array.dtype, array.size, ())
-    return BlobInfo(array.shape, False, array.dtype, array.size, -1, values, NOTHING)
 
 
 def write(

@@ -12,10 +12,11 @@ import numpy as np
 
 from caffeio.errors import SnapshotError, WeightsError
 from caffeio.proto.io.atomic import atomic_write
-from caffeio.proto.io.blobs import NOTHING, Array, BlobInfo, Values
+from caffeio.proto.io.blobs import Array
 from caffeio.proto.io.mapped import map_file
-from caffeio.proto.weights.blob_names import blob_names, rank
-from caffeio.proto.weights.mapping import LayerEntry, Weights
+from caffeio.proto.io.regular import open_regular
+from caffeio.proto.weights.blob_names import blob_names, is_torch_named, rank
+from caffeio.proto.weights.mapping import LayerEntry, Weights, info_of
 
 if TYPE_CHECKING:
     import torch
@@ -44,31 +45,45 @@ def read(path: str | os.PathLike[str]) -> Weights:
     import torch
 
     buffer = map_file(path, WeightsError, "a PyTorch file")
-    tensors = _tensors(path, _load_archive(torch, path))
-    groups: dict[str, list[tuple[tuple[int, int], torch.Tensor]]] = {}
-    for place, (name, tensor) in enumerate(tensors.items()):
+    tensors = _arrays(path, _tensors(path, _load_archive(torch, path)))
+    groups: dict[str, list[tuple[tuple[int, int], str]]] = {}
+    for place, name in enumerate(tensors):
         layer, _, last = name.rpartition(".")
-        groups.setdefault(layer or name, []).append((rank(last, place), tensor))
-    arrays = {
-        layer: [_numpy(t) for _, t in sorted(members, key=lambda pair: pair[0])]
+        groups.setdefault(layer or name, []).append((rank(last, place), name))
+    keys = {
+        layer: [key for _, key in sorted(members, key=lambda pair: pair[0])]
         for layer, members in groups.items()
     }
-    layers = [LayerEntry(name, "", [_info(a) for a in blobs]) for name, blobs in arrays.items()]
+    layers = [
+        LayerEntry(
+            layer, "", [info_of(tensors[key]) for key in own],
+            names=tuple(key.rpartition(".")[2] for key in own),
+        )
+        for layer, own in keys.items()
+    ]  # fmt: skip
 
     def fetch(layer: int, blob: int, diff: bool) -> Array:
-        return arrays[layers[layer].name][blob]
+        return tensors[keys[layers[layer].name][blob]]
 
-    return Weights(Path(path), "pytorch", "", layers, buffer, fetch)
+    module = (lambda: tensors) if is_torch_named(tensors) else None
+    return Weights(Path(path), "pytorch", "", layers, buffer, fetch, module)
 
 
 def _load_archive(torch: Any, path: str | os.PathLike[str]) -> Any:
     problem: Exception
-    for mmap in (True, False):  # files of PyTorch before 1.6 cannot be mapped
+    name = os.fspath(path)
+    by_suffix = name.lower().endswith(".safetensors")  # torch.load takes one for safetensors then
+    for mmap in (False,) if by_suffix else (True, False):  # before PyTorch 1.6 none can be mapped
         try:
-            return torch.load(os.fspath(path), map_location="cpu", weights_only=True, mmap=mmap)
+            with open_regular(path) as file:
+                source = file if by_suffix else name
+                return torch.load(source, map_location="cpu", weights_only=True, mmap=mmap)
         except _UNREADABLE as error:
             problem = error
-    text = str(problem).splitlines()[0] if str(problem) else type(problem).__name__
+    if isinstance(problem, pickle.UnpicklingError):  # torch's own words advise to run the code
+        text = "it holds other things than tensors, or is damaged (none of it has been run)"
+    else:
+        text = str(problem).splitlines()[0] if str(problem) else type(problem).__name__
     raise WeightsError(f"is no PyTorch file of tensors: {text}", where=str(path)) from problem
 
 
@@ -87,6 +102,20 @@ def _tensors(path: str | os.PathLike[str], content: Any) -> dict[str, torch.Tens
     return dict(content)
 
 
+def _arrays(path: str | os.PathLike[str], tensors: Mapping[str, torch.Tensor]) -> dict[str, Array]:
+    """The tensors as arrays; raises WeightsError for a kind that NumPy does not have."""
+    out: dict[str, Array] = {}
+    for name, tensor in tensors.items():
+        try:
+            out[name] = _numpy(tensor)
+        except (TypeError, RuntimeError, ValueError) as error:
+            text = str(error).splitlines()[0]
+            kind = f"{tensor.dtype}, {tensor.layout}"
+            message = f"tensor {name!r} ({kind}) is no plain tensor of numbers: {text}"
+            raise WeightsError(message, where=str(path)) from None
+    return out
+
+
 def _numpy(tensor: torch.Tensor) -> Array:
     tensor = tensor.detach()
     if str(tensor.dtype) == "torch.bfloat16":
@@ -94,11 +123,6 @@ def _numpy(tensor: torch.Tensor) -> Array:
     array: Array = tensor.numpy()
     array.flags.writeable = False
     return array
-
-
-def _info(array: Array) -> BlobInfo:
-    values = Values(array.dtype, array.size, ())
-    return BlobInfo(array.shape, False, array.dtype, array.size, -1, values, NOTHING)
 
 
 def write(
@@ -165,9 +189,7 @@ def read_tensors(path: str | os.PathLike[str]) -> dict[str, Array]:
     import torch
 
     map_file(path, WeightsError, "a PyTorch file")
-    return {
-        name: _numpy(tensor) for name, tensor in _tensors(path, _load_archive(torch, path)).items()
-    }
+    return _arrays(path, _tensors(path, _load_archive(torch, path)))
 
 
 def write_tensors(path: str | os.PathLike[str], tensors: Mapping[str, Array]) -> None:

@@ -21,7 +21,7 @@ from caffeio.proto.io.blobs import MAX_AXES, NOTHING, Array, BlobInfo, Values, v
 from caffeio.proto.io.mapped import map_file
 from caffeio.proto.io.stream import Numbers, Part, size_of, write_parts
 from caffeio.proto.io.wire import Buffer
-from caffeio.proto.weights.blob_names import BLOBS, blob_names, rank
+from caffeio.proto.weights.blob_names import BLOBS, blob_names, is_torch_named, rank
 from caffeio.proto.weights.mapping import LayerEntry, Weights
 
 _TYPES = {
@@ -39,6 +39,7 @@ _TYPES = {
     "BOOL": "?",
 }
 _NAMES = {np.dtype(numpy_name): name for name, numpy_name in _TYPES.items()}
+_BFLOAT = "BF16"  # the upper half of a float32, which is what it is read as
 _KEY = "caffeio"  # of our metadata: {"net": name, "layers": [[name, type, number of blobs], ...]}
 _MAX_HEADER = 100_000_000  # the limit of the safetensors package
 
@@ -63,7 +64,16 @@ def read(path: str | os.PathLike[str]) -> Weights:
         raise WeightsError(error.message, where=str(path)) from None
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise WeightsError(f"is no safetensors file: {error}", where=str(path)) from None
-    return Weights(Path(path), "safetensors", str(known.get("net", "")), layers, buffer)
+
+    def fetch(layer: int, blob: int, diff: bool) -> Array:
+        return _numbers(buffer, layers[layer].blobs[blob])
+
+    def module() -> dict[str, Array]:
+        return {name: _numbers(buffer, blob) for name, blob in tensors.items()}
+
+    of_module = module if "layers" not in known and is_torch_named(tensors) else None
+    net_name = str(known.get("net", ""))
+    return Weights(Path(path), "safetensors", net_name, layers, buffer, fetch, of_module)
 
 
 MODULE = "caffeio.module"  # in the metadata of weights that lie beside a Python file
@@ -90,32 +100,46 @@ def _header(buffer: Buffer) -> tuple[dict[str, Any], int]:
 
 def _tensor(name: str, entry: dict[str, Any], start: int, buffer: Buffer) -> BlobInfo:
     kind = entry["dtype"]
-    if kind not in _TYPES:
+    if kind not in _TYPES and kind != _BFLOAT:
         raise ParseError(f"tensor {name!r} is of type {kind}, which numpy does not have")
-    dtype = np.dtype(_TYPES[kind])
+    dtype = np.dtype(_TYPES.get(kind, "<f4"))
+    stored = 2 if kind == _BFLOAT else dtype.itemsize
     shape = tuple(entry["shape"])
     first, last = entry["data_offsets"]
     if not all(type(n) is int and n >= 0 for n in (*shape, first, last)):
         raise ParseError(f"tensor {name!r}: shape or offsets are not sizes")
     count = math.prod(shape)
-    if len(shape) > MAX_AXES or last - first != count * dtype.itemsize:
+    if len(shape) > MAX_AXES or last - first != count * stored:
         raise ParseError(f"tensor {name!r}: shape {shape} does not fit {last - first} bytes")
     if start + last > len(buffer):
         missing = start + last - len(buffer)
         raise ParseError(f"is cut off: tensor {name!r} needs {missing} bytes more")
-    pieces = ((start + first, count, dtype.itemsize),) if count else ()
+    pieces = ((start + first, count, dtype.itemsize),) if count and kind != _BFLOAT else ()
     values = Values(dtype, count, pieces)
-    return BlobInfo(shape, False, dtype, count, start + first if count else -1, values, NOTHING)
+    place = start + first if count else -1
+    return BlobInfo(
+        shape, False, dtype, count, place, values, NOTHING, start=start + first, end=start + last
+    )
+
+
+def _numbers(buffer: Buffer, blob: BlobInfo) -> Array:
+    """A tensor as a view of the file; a bfloat16 one as float32, in memory of its own."""
+    if blob.data.pieces or not blob.count:
+        return view(buffer, blob.shape, blob.data)
+    upper = np.frombuffer(buffer, "<u2", blob.count, blob.start).astype("<u4")
+    array: Array = (upper << 16).view("<f4").reshape(blob.shape)
+    array.flags.writeable = False
+    return array
 
 
 def _check_apart(tensors: Mapping[str, BlobInfo]) -> None:
     """Raise ParseError if two tensors have a byte in common."""
     end, before = 0, ""
-    held = [(blob.offset, name, blob) for name, blob in tensors.items() if blob.count]
-    for offset, name, blob in sorted(held, key=lambda item: item[:2]):
-        if offset < end:
+    held = [(blob.start, name, blob) for name, blob in tensors.items() if blob.count]
+    for start, name, blob in sorted(held, key=lambda item: item[:2]):
+        if start < end:
             raise ParseError(f"tensors {before!r} and {name!r} overlap")
-        end, before = offset + blob.count * blob.dtype.itemsize, name
+        end, before = blob.end, name
 
 
 def _check_texts(known: object) -> None:
@@ -129,26 +153,29 @@ def _check_texts(known: object) -> None:
 def _ours(layers: list[list[Any]], tensors: dict[str, BlobInfo]) -> list[LayerEntry]:
     out = []
     for name, kind, count in layers:
-        blobs = []
+        keys, blobs = [], []
         for key in count if isinstance(count, list) else range(count):
             if f"{name}.{key}" not in tensors:
                 raise ParseError(f"the tensor {name}.{key} that its metadata names is missing")
+            keys.append(str(key))
             blobs.append(tensors[f"{name}.{key}"])
-        out.append(LayerEntry(str(name), str(kind), blobs))
+        out.append(LayerEntry(str(name), str(kind), blobs, names=tuple(keys)))
     return out
 
 
 def _grouped(tensors: dict[str, BlobInfo]) -> list[LayerEntry]:
     """Layers of a file that is not ours, by the names' part before the last dot."""
-    groups: dict[str, list[tuple[tuple[int, int], BlobInfo]]] = {}
+    groups: dict[str, list[tuple[tuple[int, int], str, BlobInfo]]] = {}
     for name, blob in sorted(tensors.items(), key=lambda item: item[1].offset):
         layer, _, last = name.rpartition(".")
         members = groups.setdefault(layer or name, [])
-        members.append((rank(last, len(members)), blob))
-    return [
-        LayerEntry(name, "", [blob for _, blob in sorted(members, key=lambda pair: pair[0])])
-        for name, members in groups.items()
-    ]
+        members.append((rank(last, len(members)), last, blob))
+    out = []
+    for name, members in groups.items():
+        members.sort(key=lambda member: member[0])
+        blobs, names = [blob for _, _, blob in members], tuple(last for _, last, _ in members)
+        out.append(LayerEntry(name, "", blobs, names=names))
+    return out
 
 
 def write(
@@ -218,7 +245,7 @@ def read_tensors(path: str | os.PathLike[str]) -> dict[str, Array]:
         header, start = _header(buffer)
         header.pop("__metadata__", None)
         found = {name: _tensor(name, entry, start, buffer) for name, entry in header.items()}
-        return {name: view(buffer, blob.shape, blob.data) for name, blob in found.items()}
+        return {name: _numbers(buffer, blob) for name, blob in found.items()}
     except ParseError as error:
         raise WeightsError(error.message, where=str(path)) from None
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:

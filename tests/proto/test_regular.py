@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from caffeio.converters.plot import read_losses
-from caffeio.converters.torch_names.mapfile import read_map
 from caffeio.errors import CaffeIOError
+from caffeio.net.torch_names.mapfile import read_map
 from caffeio.proto.io.regular import read_utf8
 
 

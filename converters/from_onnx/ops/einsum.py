@@ -15,6 +15,7 @@ from caffeio.converters.from_onnx.ops.reduce import reduced
 from caffeio.converters.from_onnx.table import CUT, operator
 
 _MOST = 1 << 22  # numbers of a matrix that only picks
+_LONGEST = 4096  # of an axis that is summed up by a matrix
 
 
 def along(w: Writer, x: str, axis: int, matrix: Array) -> str:
@@ -134,6 +135,8 @@ def cum_sum(w: Writer, node: Node) -> str:
     x = w.blob(node.inputs[0])
     axis = int(found.reshape(())) % len(w.shape(x))
     size = w.shape(x)[axis]
+    if size > _LONGEST:
+        raise Refused(f"it sums up an axis of {size} (at most {_LONGEST})", CUT)
     ones = np.tril(np.ones((size, size)), -1 if node.attrs.get("exclusive", 0) else 0)
     return along(w, x, axis, ones[::-1, ::-1] if node.attrs.get("reverse", 0) else ones)
 

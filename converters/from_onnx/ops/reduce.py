@@ -10,6 +10,7 @@ from caffeio.converters.from_onnx.caffe_net import Refused, Writer
 from caffeio.converters.from_onnx.graph import Dims, Node
 from caffeio.converters.from_onnx.ops.pool import over_map
 from caffeio.converters.from_onnx.table import operator
+from caffeio.converters.rewrites.moves import MOST_PIECES
 
 
 @operator("Softmax", "LogSoftmax")
@@ -99,6 +100,8 @@ def reduce(w: Writer, node: Node) -> str:
 def _product(w: Writer, x: str, axes: list[int]) -> str:
     """The product over axes, which have size 1 then: slices, and an Eltwise of them."""
     for axis in axes:
+        if w.shape(x)[axis] > MOST_PIECES:
+            raise Refused(f"it needs more than {MOST_PIECES} pieces of axis {axis}")
         if w.shape(x)[axis] > 1:
             parts = exact.slices(w, x, axis, range(1, w.shape(x)[axis]), hint="factors")
             x = w.eltwise("PROD", parts, hint="product")

@@ -175,3 +175,16 @@ def test_models_that_are_too_large_for_memory_go_by_way_of_the_disk(
     monkeypatch.setattr(runtime.OnnxRunner, "_on_disk", staticmethod(on_disk))
     compiled(export(torch.nn.Conv2d(8, 16, 3), X))
     assert len(saved) >= 4  # shapes and numbers, with two batches
+
+
+@pytest.mark.parametrize(
+    ("op", "given", "said"),
+    [
+        ("CumSum", {"axis": np.array(1)}, "it sums up an axis of 60000 (at most 4096)"),
+        ("ReduceProd", {}, "it needs more than 512 pieces of axis 1"),
+    ],
+)
+def test_no_layer_is_made_that_no_memory_holds(op: str, given: dict[str, Any], said: str) -> None:
+    attrs = {} if given else {"axes": [1]}
+    nodes = [node(op, ["x", *given], ["y"], **attrs)]
+    assert said in refusal(graph_of(nodes, {"x": [1, 60000]}, ["y"], given))

@@ -2,27 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from caffeio.converters.report.model import listed
-from caffeio.converters.torch_names.forms import Named, to_caffe, to_torch
-from caffeio.converters.torch_names.mapfile import NameMap
-from caffeio.converters.weightfiles import weights_of
 from caffeio.errors import WeightsError
+from caffeio.net.torch_names.forms import Named, to_caffe, to_torch
+from caffeio.net.torch_names.mapfile import NameMap
 from caffeio.proto import caffe_pb2 as pb
 from caffeio.proto.io.blobs import Array
-from caffeio.proto.weights.load import Weights
+from caffeio.proto.weights.mapping import Weights, weights_of_arrays
 
-TORCH_ONLY = ("running_mean", "running_var", "num_batches_tracked", "weight_ih_l0", "weight_hh_l0")
 _STATISTICS = ("num_batches_tracked",)
-
-
-def is_torch_named(names: Iterable[str]) -> bool:
-    """Whether tensors have names that only a PyTorch module gives."""
-    return any(name.rpartition(".")[2] in TORCH_ONLY for name in names)
 
 
 def _layers(net: pb.NetParameter) -> list[pb.LayerParameter]:
@@ -39,7 +31,8 @@ def _with_norms(net: pb.NetParameter, names: NameMap) -> dict[str, str]:
         plain = layer.type == "Scale" and len(layer.bottom) == 1 and layer.name not in names.modules
         if plain and source is not None and source.type == "BatchNorm":
             out[layer.name] = source.name
-        makers.update((top, layer) for top in layer.top)
+        made_by = source if layer.type == "Split" and source is not None else layer
+        makers.update((top, made_by) for top in layer.top)
     return out
 
 
@@ -52,6 +45,47 @@ def module_to_caffe(
     WeightsError for a map that names layers or modules which are not there, and for tensors that
     nobody takes, unless the map skips them.
     """
+    arrays, left = _by_layer(tensors, net, names, path)
+    if left:
+        raise WeightsError(_left_over(left, tensors, arrays), where=str(path))
+    return weights_of_arrays(arrays, path)
+
+
+def module_for_net(tensors: Mapping[str, Array], net: pb.NetParameter, path: Path) -> Weights:
+    """The blobs of the layers of a net that is built, out of a module's state_dict of their names.
+
+    Modules that the net does not have stay in the result under their own names, so that they are
+    told. Raises WeightsError for tensors of the net's own layers that these have no place for, and
+    for numbers that are no floats.
+    """
+    known = {layer.name for layer in net.layer}
+    arrays, left = _by_layer(tensors, net, NameMap(), path)
+    extra: dict[str, list[Array]] = {}
+    homeless = []
+    for name in left:
+        module = name.rpartition(".")[0] or name
+        if module in known:
+            homeless.append(name)
+        else:
+            extra.setdefault(module, []).append(tensors[name])
+    if homeless:
+        raise WeightsError(
+            f"the net's layers have no place for {len(homeless)} tensors of their modules: "
+            f"{_listed(homeless)}",
+            where=str(path),
+        )
+    for name in tensors:
+        module, _, last = name.rpartition(".")
+        if module in known and last not in _STATISTICS and tensors[name].dtype.kind != "f":
+            message = f"tensor {name!r} holds {tensors[name].dtype}, and weights are floats"
+            raise WeightsError(message, where=str(path))
+    return weights_of_arrays({**arrays, **extra}, path)
+
+
+def _by_layer(
+    tensors: Mapping[str, Array], net: pb.NetParameter, names: NameMap, path: Path
+) -> tuple[dict[str, Sequence[Array]], list[str]]:
+    """The blobs of each layer, and the tensors that no layer takes."""
     groups: dict[str, Named] = {}
     for name, array in tensors.items():
         module, _, last = name.rpartition(".")
@@ -65,7 +99,11 @@ def module_to_caffe(
             module = names.module(norms[layer.name])
         if module not in groups:
             continue
-        blobs, taken = to_caffe(layer, groups[module])
+        try:
+            blobs, taken = to_caffe(layer, groups[module])
+        except (ValueError, IndexError) as error:
+            message = f"module {module!r} does not fit layer {layer.name!r} ({layer.type}): {error}"
+            raise WeightsError(message, where=str(path)) from None
         if blobs:
             arrays[layer.name] = [np.asarray(blob, _float(blob)) for blob in blobs]
         used.update(f"{module}.{last}" if module else last for last in taken)
@@ -74,9 +112,12 @@ def module_to_caffe(
         for name in tensors
         if name not in used and name.rpartition(".")[2] not in _STATISTICS and not names.skips(name)
     ]
-    if left:
-        raise WeightsError(_left_over(left, tensors, arrays), where=str(path))
-    return weights_of(arrays, path)
+    return arrays, left
+
+
+def _listed(names: Sequence[str], limit: int = 8) -> str:
+    shown = ", ".join(names[:limit])
+    return shown if len(names) <= limit else f"{shown} and {len(names) - limit} more"
 
 
 def _float(array: Array) -> np.dtype:
@@ -97,7 +138,7 @@ def _check_map(net: pb.NetParameter, names: NameMap, groups: Mapping[str, Named]
 
 def _left_over(left: list[str], tensors: Mapping[str, Array], arrays: Mapping[str, object]) -> str:
     text = (
-        f"{len(left)} tensors belong to no layer of the net: {listed(left, 8)}. Say in a --map "
+        f"{len(left)} tensors belong to no layer of the net: {_listed(left)}. Say in a --map "
         "FILE whose they are (LAYER = MODULE), or `skip = PATTERN`"
     )
     first = {name.partition(".")[0] for name in tensors}
