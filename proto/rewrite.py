@@ -121,7 +121,7 @@ def _upgrade_phases(parsed: ParsedText) -> Upgraded[Any]:
         if not pair.HasField("solver_params"):
             continue
         place = partial(parsed.locate, "params_pair", number - 1, "solver_params")
-        one = upgrade_solver(pair.solver_params, locate=place)
+        one = upgrade_solver(pair.solver_params, path=parsed.path, locate=place)
         pair.solver_params.CopyFrom(one.message)
         done += [f"phase {number}: {line}" for line in one.done]
     return Upgraded(message, done)

@@ -53,7 +53,8 @@ def read_phases(
             batch_size = pair.batch_size
         phase = PhaseFile(file.path, guess.dialect, file.text, parsed.unknown, guess, parsed)
         phase.pair = owner
-        phase.upgraded = upgrade_solver(pairs[owner].solver_params, locate=phase.locate)
+        solver = pairs[owner].solver_params
+        phase.upgraded = upgrade_solver(solver, path=name, locate=phase.locate)
         phase.message = pb.SolverParameter()
         phase.message.CopyFrom(phase.upgraded.message)
         if phase.message.solver_mode != pb.SolverParameter.CPU:

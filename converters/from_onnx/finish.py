@@ -26,6 +26,8 @@ def finish(w: Writer, outputs: Iterable[str]) -> None:
     _drop_unread(w, keep)
     if w.target.rule("line_behind_power"):
         _part_lines(w)
+    if w.target.rule("scale_of_positions"):
+        _part_scales(w)
     if w.target.rule("outputs_are_layers"):
         _layers_of_outputs(w, keep)
     _in_place(w, keep)
@@ -45,6 +47,15 @@ def _part_lines(w: Writer) -> None:
         ):
             continue
         behind.param.bottom[0] = _same(w, index + 1, top[0], w.unique(f"{top[0]}_apart"))
+
+
+def _part_scales(w: Writer) -> None:
+    """Put a Reshape that does nothing before a Scale that has no number for each channel."""
+    for index, layer in reversed(list(enumerate(w.layers))):
+        p = layer.param.scale_param
+        if layer.type_name == "Scale" and (p.axis, p.num_axes) != (1, 1):
+            bottom = layer.bottoms[0]
+            layer.param.bottom[0] = _same(w, index, bottom, w.unique(f"{bottom}_apart"))
 
 
 def _layers_of_outputs(w: Writer, keep: set[str]) -> None:
@@ -104,6 +115,8 @@ def _in_place(w: Writer, keep: set[str]) -> None:
         fits = maker is not None and maker.type_name in _OWN_MEMORY + _IN_PLACE
         if not fits or name in keep or len(reads[name]) != 1:
             continue
+        if top in keep and w.target.rule("outputs_are_layers"):
+            continue
         if maker is not None and maker.type_name == "Concat" and len(maker.bottoms) == 1:
             continue
         layer.param.top[0] = name
@@ -121,7 +134,8 @@ def _in_place(w: Writer, keep: set[str]) -> None:
 def name_blob(w: Writer, blob: str, expected: str) -> str:
     """Call an output's blob, and the layer that makes it, as the model does; returns the name.
 
-    A name that is taken leaves the blob's as it is.
+    A name that is taken leaves the blob's as it is. A layer in place keeps its own name: OpenCV has
+    given the blob's to an earlier one by then.
     """
     name = plain(expected)
     taken = {n for layer in w.layers for n in (*layer.bottoms, *layer.tops)}
@@ -130,6 +144,7 @@ def name_blob(w: Writer, blob: str, expected: str) -> str:
         blob = name
     last = [layer for layer in w.layers if blob in layer.tops][-1]
     names = {layer.param.name for layer in w.layers}
-    if len(last.tops) == 1 and last.type_name != "Input" and blob not in names:
+    own = len(last.tops) == 1 and blob not in last.bottoms and last.type_name != "Input"
+    if own and blob not in names:
         last.param.name = blob
     return blob

@@ -28,6 +28,7 @@ RULES = {
     "softmax_axis_1": "Softmax has axis 1",
     "permute_order": "Permute has this order only",
     "line_behind_power": "a Power of power 1 behind another Power is computed wrongly",
+    "scale_of_positions": "a Scale of positions behind a convolution is taken for one of channels",
     "outputs_are_layers": "an output is asked for by the name of its layer",
     "plain_log": "the fields of a Log are not read",
     "thin_depthwise": "a 3 x 3 kernel a channel over a map of one row or column is read beside it",

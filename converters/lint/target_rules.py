@@ -11,6 +11,7 @@ from caffeio.converters.from_onnx.targets import Target, TargetRow, get_target
 from caffeio.converters.lint.model import ERROR, Finding, NetContext, is_loss, net_rule
 from caffeio.layers.registry import reads_data
 from caffeio.net.shapes import is_known
+from caffeio.proto import caffe_pb2 as pb
 
 _ODD = re.compile(r"[^A-Za-z0-9_.\-]")
 
@@ -116,3 +117,77 @@ def target_in_place(context: NetContext) -> Iterator[Finding]:
         if makers.get(name) in ("Convolution", "InnerProduct") and readers.count(name) == 1:
             message = HABITS["in_place_relu"] + _unsure(target, row)
             yield context.layer("CIO704", index, message, "top")
+
+
+@net_rule("CIO705", "target-wrong-numbers", ERROR)
+def target_wrong_numbers(context: NetContext) -> Iterator[Finding]:
+    """The target loads the layer and computes other numbers than Caffe.
+
+    Two Powers are kept apart by a Reshape to the same shape (`dim: 0` for each axis); rows of a
+    3 x 3 kernel that see the padding only can be left out (`kernel_h: 1 pad_h: 0`). `caffeio
+    convert model.onnx --target NAME` does both.
+    """
+    target = _target(context)
+    if target is None:
+        return
+    found = (("line_behind_power", _lines), ("thin_depthwise", _thin))
+    for name, places in found:
+        row = target.rule(name)
+        for index in places(context) if row is not None else ():
+            yield context.layer("CIO705", index, HABITS[name] + _unsure(target, row), "type")
+
+
+def _lines(context: NetContext) -> Iterator[int]:
+    """Places of layers a * x + b that alone read a root or power without a shift of its own."""
+    makers: dict[str, tuple[int, pb.LayerParameter]] = {}
+    pairs, reads = [], dict.fromkeys(range(len(context.layers)), 0)
+    for index, layer in enumerate(context.layers):
+        if not context.in_phase(layer, "TEST"):
+            continue
+        for name in layer.bottom:
+            if name in makers:
+                at, maker = makers[name]
+                reads[at] += 1
+                if _is_bare_power(maker) and _is_line(context, index):
+                    pairs.append((at, index))
+        makers.update((name, (index, layer)) for name in layer.top)
+    yield from (index for at, index in pairs if reads[at] == 1)
+
+
+def _is_bare_power(layer: pb.LayerParameter) -> bool:
+    p = layer.power_param
+    return layer.type == "Power" and p.power != 1 and p.shift == 0
+
+
+def _is_line(context: NetContext, index: int) -> bool:
+    """Whether a layer does the same a * x + b to all numbers."""
+    layer = context.layers[index]
+    if layer.type == "Power":
+        p = layer.power_param
+        return p.power == 1 and (p.scale, p.shift) != (1, 0)
+    bottom = _bottom(context, index)
+    one = bottom is not None and bottom[1:2] == (1,)
+    return one and layer.type in ("Scale", "BatchNorm") and len(layer.bottom) == 1
+
+
+def _thin(context: NetContext) -> Iterator[int]:
+    """Places of depthwise 3 x 3 convolutions, padding 1, stride 1 or 2, on one row or column."""
+    for index, layer in enumerate(context.layers):
+        p, bottom = layer.convolution_param, _bottom(context, index)
+        if layer.type != "Convolution" or bottom is None or len(bottom) != 4:
+            continue
+        kernel = list(p.kernel_size) or [p.kernel_h, p.kernel_w]
+        pad = list(p.pad) or [p.pad_h, p.pad_w]
+        stride = list(p.stride) or [p.stride_h or 1, p.stride_w or 1]
+        depthwise = p.group == bottom[1] == p.num_output > 1
+        window = set(kernel) == {3} and set(pad) == {1} and max(stride) <= 2
+        if depthwise and window and 1 in bottom[2:]:
+            yield index
+
+
+def _bottom(context: NetContext, index: int) -> tuple[int, ...] | None:
+    """The shape of a layer's first bottom in TEST, if it is known."""
+    for phase, found, _ in context.shapes_of(index):
+        if phase == "TEST" and found and found[0] is not None and is_known(found[0]):
+            return tuple(map(int, found[0]))
+    return None

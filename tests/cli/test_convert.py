@@ -131,8 +131,8 @@ def test_translation(folder: Path) -> None:
     text = folder / "fork.prototxt"
     text.write_text(
         'name: "n" layer { name: "d" type: "Input" top: "d" input_param { shape { dim: 1 dim: 2'
-        ' dim: 3 dim: 3 } } } layer { name: "p" type: "Permute" bottom: "d" top: "p"'
-        " permute_param { order: 0 order: 2 } }"
+        ' dim: 600 dim: 601 } } } layer { name: "p" type: "Permute" bottom: "d" top: "p"'
+        " permute_param { order: 0 order: 3 order: 1 order: 2 } }"
     )
     good(text, fork, "--to-dialect", "ssd", "--untrained")
     to_bvlc = (fork, folder / "plain.caffemodel", "--to-dialect", "bvlc", "--dialect", "ssd")

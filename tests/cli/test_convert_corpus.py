@@ -21,7 +21,6 @@ PAIRS = [pytest.param(entry, id=entry["id"]) for entry in MODELS if "prototxt" i
 NO_BVLC = {
     "res10_ssd": "DetectionOutput",
     "yuface_v1": "DetectionOutput",
-    "rfb320": "Permute",
 }
 
 

@@ -243,6 +243,7 @@ WITH_TARGET = {
     "CIO702",
     "CIO703",
     "CIO704",
+    "CIO705",
 }  # tests/converters/from_onnx/test_lint_target.py
 
 

@@ -170,6 +170,9 @@ def test_phases_of_intels_multi_phase_file() -> None:
     Path("m.prototxt").write_text(PHASES.replace("CPU", "GPU", 1))
     with pytest.raises(SolverError, match=r"m\.prototxt:3:\d+: .*CPU only"):
         read_phases("m.prototxt")
+    Path("m.prototxt").write_text(PHASES.replace("0.01", "0.01 solver_type: ADAM"))
+    upgraded = read_phases("m.prototxt")[2][0].upgraded
+    assert upgraded is not None and upgraded.log[0][1].endswith("(enum)': m.prototxt")
     Path("m.prototxt").write_text(PHASES.replace("0.01", '0.01 solver_type: ADAM type: "Adam"'))
     with pytest.raises(SolverError, match=r"m\.prototxt:5:45: both solver_type"):
         read_phases("m.prototxt")

@@ -64,3 +64,56 @@ def test_without_a_target_the_rules_keep_quiet(tmp_path: Path) -> None:
     unknown = CliRunner().invoke(main, ["lint", "--target", "hal9000", str(path)])
     assert unknown.exit_code == 2
     assert "unknown target 'hal9000'" in unknown.output
+
+
+def power(name: str, bottom: str, fields: str) -> str:
+    return f'layer {{ name: "{name}" type: "Power" bottom: "{bottom}" top: "{name}" power_param {{ {fields} }} }}\n'
+
+
+def depthwise(
+    rows: int, columns: int, fields: str = "num_output: 8 group: 8 kernel_size: 3 pad: 1"
+) -> str:
+    data = INPUT.replace("dim: 6 dim: 6", f"dim: {rows} dim: {columns}")
+    return (
+        data
+        + f'layer {{ name: "c" type: "Convolution" bottom: "data" top: "c" convolution_param {{ {fields} }} }}\n'
+    )
+
+
+SQUARE = INPUT + power("a", "data", "power: 2")
+LINE = power("b", "a", "scale: 2 shift: 1")
+ONE = INPUT.replace("dim: 8", "dim: 1") + power("a", "data", "power: 0.5")
+SCALE = 'layer { name: "s" type: "Scale" bottom: "a" top: "s" }'
+# net, what of it OpenCV computes wrongly; all were run in opencv-python-headless 4.14
+WRONG = [
+    (SQUARE + LINE, "power 1 behind another Power"),
+    (SQUARE + power("b", "a", "scale: 2"), "power 1 behind another Power"),
+    (SQUARE.replace("power: 2", "power: 2 scale: 3") + LINE, "power 1 behind another Power"),
+    (SQUARE + LINE.replace('top: "b"', 'top: "a"') + power("e", "a", "power: 3"), "power 1 behind another Power"),
+    (SQUARE.replace("power: 2", "power: 2 shift: 1") + LINE, ""),
+    (SQUARE + power("b", "a", ""), ""),
+    (SQUARE + power("b", "a", "power: 2 shift: 1"), ""),
+    (INPUT + power("a", "data", "scale: 2") + LINE, ""),
+    (SQUARE + 'layer { name: "r" type: "Reshape" bottom: "a" top: "r" reshape_param { shape { dim: 0 } } }\n' + LINE.replace('bottom: "a"', 'bottom: "r"'), ""),
+    (SQUARE + LINE + power("e", "a", "power: 3"), ""),
+    (ONE + SCALE, "power 1 behind another Power"),
+    (SQUARE + SCALE, ""),
+    (depthwise(1, 1), "3 x 3 kernel a channel"),
+    (depthwise(1, 5), "3 x 3 kernel a channel"),
+    (depthwise(5, 1, "num_output: 8 group: 8 kernel_h: 3 kernel_w: 3 pad_h: 1 pad_w: 1"), "3 x 3 kernel a channel"),
+    (depthwise(1, 5, "num_output: 8 group: 8 kernel_size: 3 pad: 1 stride: 2"), "3 x 3 kernel a channel"),
+    (depthwise(1, 5, "num_output: 8 group: 8 kernel_size: 3 pad: 1 stride: 3"), ""),
+    (depthwise(1, 5, "num_output: 8 group: 8 kernel_size: 3 pad: 2"), ""),
+    (depthwise(2, 5), ""),
+    (depthwise(1, 5, "num_output: 8 group: 8 kernel_h: 1 kernel_w: 3 pad_w: 1"), ""),
+    (depthwise(1, 5, "num_output: 16 group: 8 kernel_size: 3 pad: 1"), ""),
+    (depthwise(1, 5, "num_output: 8 group: 8 kernel_size: 5 pad: 2"), ""),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("text", "message"), WRONG)
+def test_what_opencv_computes_wrongly(text: str, message: str, tmp_path: Path) -> None:
+    found = lint(text, "opencv", tmp_path)
+    assert found.count("CIO705") == bool(message), found
+    assert message in found
+    assert "CIO705" not in lint(text, "bvlc", tmp_path)

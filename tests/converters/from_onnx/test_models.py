@@ -67,9 +67,9 @@ def test_torchscript_export_and_opencv(name: str, tmp_path: Path) -> None:
         assert off(found[blob].detach().numpy(), theirs) < NEAR
 
 
-LACKING = {"argmax", "minus_mean", "equal", "hardshrink", "masks", "sign", "softshrink",
-           "threshold", "where_line", "where_number", "where_numbers", "where_wide",
-           "where_zero"}  # fmt: skip
+LACKING = {"above_another", "above_numbers", "argmax", "minus_mean", "equal", "hardshrink", "masks",
+           "same_as_another", "sign", "softshrink", "threshold", "where_line", "where_number",
+           "where_numbers", "where_wide", "where_zero"}  # fmt: skip
 QUICK = ("normalize", "norm", "slice", "max_pool_floor", "hardswish", "minimum")
 
 
