@@ -168,8 +168,9 @@ def _only_factor(layer: CaffeLayer) -> bool:
 
 def _logarithms(w: Writer, keep: set[str]) -> bool:
     """A line in front of an Exp or Log, and a factor behind, are fields of it."""
+    kinds = ("Exp",) if w.target.rule("plain_log") else ("Exp", "Log")
     for layer in w.layers:
-        if layer.type_name in ("Exp", "Log"):
+        if layer.type_name in kinds:
             p = layer.param.exp_param if layer.type_name == "Exp" else layer.param.log_param
             before = only_maker(w, layer, keep, ("Power",))
             if before is not None and before.param.power_param.power == 1 and not p.ListFields():
@@ -181,7 +182,7 @@ def _logarithms(w: Writer, keep: set[str]) -> bool:
         elif (
             layer.type_name == "Power" and layer.param.power_param.scale > 0 and _only_factor(layer)
         ):
-            inner = only_maker(w, layer, keep, ("Exp", "Log"))
+            inner = only_maker(w, layer, keep, kinds)
             factor = layer.param.power_param.scale
             if inner is None:
                 continue

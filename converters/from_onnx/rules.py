@@ -31,15 +31,18 @@ def complaints(
         if shape is not None and len(shape) > target.max_axes:
             yield f"a blob {shape} has more than {target.max_axes} axes"
             break
-    yield from _statistics(target, param)
+    yield from _passed_over(target, param)
     yield from _axes(target, param)
 
 
-def _statistics(target: Target, param: Any) -> Iterator[str]:
+def _passed_over(target: Target, param: Any) -> Iterator[str]:
+    """Fields that a toolchain reads over."""
     p = param.batch_norm_param
     fresh = p.HasField("use_global_stats") and not p.use_global_stats
     if param.type == "BatchNorm" and fresh and target.rule("stored_statistics"):
         yield "a BatchNorm by the statistics of its bottom is read as one by stored statistics"
+    if param.type == "Log" and param.log_param.ListFields() and target.rule("plain_log"):
+        yield "the base, scale and shift of a Log are not read"
 
 
 def _axes(target: Target, param: Any) -> Iterator[str]:

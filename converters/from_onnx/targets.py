@@ -30,6 +30,7 @@ RULES = {
     "line_behind_power": "a Power of power 1 behind another Power is computed wrongly",
     "scale_of_positions": "a Scale of positions behind a convolution is taken for one of channels",
     "outputs_are_layers": "an output is asked for by the name of its layer",
+    "plain_log": "the fields of a Log are not read",
     "thin_depthwise": "a 3 x 3 kernel a channel over a map of one row or column is read beside it",
     "deconvolution_group": "Deconvolution has one group, or one for each channel",
 }

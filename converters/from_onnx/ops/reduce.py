@@ -8,6 +8,7 @@ from typing import Any
 from caffeio.converters.from_onnx import exact
 from caffeio.converters.from_onnx.caffe_net import Refused, Writer
 from caffeio.converters.from_onnx.graph import Dims, Node
+from caffeio.converters.from_onnx.ops.pointwise import combined
 from caffeio.converters.from_onnx.ops.pool import over_map
 from caffeio.converters.from_onnx.table import operator
 from caffeio.converters.rewrites.moves import MOST_PIECES
@@ -71,6 +72,8 @@ def reduce(w: Writer, node: Node) -> str:
     kind = node.op.removeprefix("Reduce")
     if kind == "Prod":
         return _shaped(w, _product(w, x, axes), node)
+    if kind == "LogSumExp":
+        return _shaped(w, _log_sum_exp(w, x, axes), node)
     whole = axes == list(range(axes[0], len(shape)))
     if whole and kind in ("L1", "SumSquare") and w.target.has("Reduction"):
         operation: dict[str, Any] = {
@@ -79,9 +82,8 @@ def reduce(w: Writer, node: Node) -> str:
         }
         y = _reduction(w, x, axes[0], operation)
         return _shaped(w, y, node)
-    before = {"L1": "AbsVal", "LogSumExp": "Exp"}.get(kind)
-    if before:
-        x = w.unary(before, x, hint="each")
+    if kind == "L1":
+        x = w.unary("AbsVal", x, hint="each")
     if kind in ("L2", "SumSquare"):
         x = w.power(x, power=2, hint="square")
     if kind == "Min":
@@ -92,7 +94,7 @@ def reduce(w: Writer, node: Node) -> str:
         y = w.power(y, power=0.5, hint="root")
     if kind == "Min":
         y = w.power(y, scale=-1, hint="back")
-    if kind in ("LogSum", "LogSumExp"):
+    if kind == "LogSum":
         y = w.unary("Log", y, hint="log")
     return _shaped(w, y, node)
 
@@ -106,6 +108,14 @@ def _product(w: Writer, x: str, axes: list[int]) -> str:
             parts = exact.slices(w, x, axis, range(1, w.shape(x)[axis]), hint="factors")
             x = w.eltwise("PROD", parts, hint="product")
     return x
+
+
+def _log_sum_exp(w: Writer, x: str, axes: list[int]) -> str:
+    """The largest, and the logarithm of the sum of what the others are below it: exp(89) is inf."""
+    most = reduced(w, x, axes, "MAX")
+    below = combined(w, [x, most], [1, -1], w.shape(x), "SUM")
+    total = reduced(w, w.unary("Exp", below, hint="each"), axes, "SUM")
+    return w.eltwise("SUM", [w.unary("Log", total, hint="log"), most])
 
 
 def reduced(w: Writer, x: str, axes: list[int], method: str) -> str:

@@ -31,6 +31,8 @@ def concat(w: Writer, node: Node) -> str:
     """Concat; constants among its inputs are Parameter layers."""
     axis = int(node.attrs["axis"])
     parts = [name for name in node.inputs if 0 not in w.graph.shape(name)]
+    if not parts:
+        raise Refused("all of its inputs are empty", "Caffe's blobs hold one number at least")
     xs = [w.blob(name) for name in parts]
     return exact.concat(w, xs, axis % len(w.shape(xs[0])), hint="")
 

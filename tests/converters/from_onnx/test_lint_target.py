@@ -20,6 +20,7 @@ CASES = [
     ("CIO701", "ncnn", INPUT + 'layer { name: "i" type: "InnerProduct" bottom: "data" top: "i" inner_product_param { num_output: 3 axis: 3 } }', "only axis 1 is read"),
     ("CIO701", "sophgo", INPUT + 'layer { name: "b" type: "BatchNorm" bottom: "data" top: "b" batch_norm_param { use_global_stats: false } }', "stored statistics"),
     ("CIO701", "ncnn", INPUT + 'layer { name: "v" type: "Reshape" bottom: "data" top: "v" reshape_param { shape { dim: 0 dim: 2 dim: 4 dim: 6 dim: 6 } } }', "more than 4 axes"),
+    ("CIO701", "opencv", INPUT + 'layer { name: "l" type: "Log" bottom: "data" top: "l" log_param { scale: 2 } }', "of a Log are not read"),
     ("CIO702", "nnie", INPUT + CONV.replace('name: "c"', 'name: "a/c"'), "letters, digits"),
     ("CIO703", "nnie", INPUT + INPUT.replace('"data"', '"more"'), "one Input layer"),
     ("CIO703", "ncnn", GOOD.replace("dim: 1 dim: 8", "dim: 4 dim: 8"), "the batch is 1"),

@@ -188,3 +188,15 @@ def test_no_layer_is_made_that_no_memory_holds(op: str, given: dict[str, Any], s
     attrs = {} if given else {"axes": [1]}
     nodes = [node(op, ["x", *given], ["y"], **attrs)]
     assert said in refusal(graph_of(nodes, {"x": [1, 60000]}, ["y"], given))
+
+
+def test_rows_that_the_example_has_none_of_are_refused() -> None:
+    """A detector that finds nothing in the example: what it joins is empty."""
+    nodes = [
+        node("Greater", ["x", "most"], ["found"]),
+        node("NonZero", ["found"], ["places"]),
+        node("Concat", ["places", "places"], ["y"], axis=1),
+    ]
+    said = refusal(graph_of(nodes, {"x": [1, 6]}, ["y"], {"most": np.float32(1e9)}))
+    assert "NonZero" in said
+    assert "all of its inputs are empty" in said
