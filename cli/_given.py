@@ -175,7 +175,7 @@ def require_weights(path: str, command: str = "--weights") -> None:
 
     hint = "or --snapshot, to go on from this state" if command == "--weights" else ""
     require_kind(
-        path, WEIGHTS, f"{command} takes a .caffemodel", hint=hint if is_one(path, STATE) else ""
+        path, WEIGHTS, f"{command} takes weights", hint=hint if is_one(path, STATE) else ""
     )
     load_weights(path)
 

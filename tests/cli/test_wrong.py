@@ -100,11 +100,11 @@ CASES = {
     ("time", SOLVER): f"is a solver; time takes a net: did you mean {NET}?",
     ("test", WEIGHTS, NET): f"caffeio test {NET} --weights {WEIGHTS}",
     ("test", WEIGHTS): f"{WEIGHTS} is weights; test takes a net",
-    ("test", NET, "--weights", STATE): f"is a solver state; --weights takes a .caffemodel: did you "
+    ("test", NET, "--weights", STATE): f"is a solver state; --weights takes weights: did you "
     f"mean {WEIGHTS}?",
     ("train", SOLVER, "--snapshot", WEIGHTS): f"takes a .solverstate: did you mean {STATE}?",
     ("train", SOLVER, "--weights", STATE): "or --snapshot, to go on from this state",
-    ("train", SOLVER, "--weights", NET): f"{NET} is a net; --weights takes a .caffemodel",
+    ("train", SOLVER, "--weights", NET): f"{NET} is a net; --weights takes weights",
     ("extract-features", NET, WEIGHTS, "fc", "o", "1"): "the weights go first, then the net",
     (
         "extract-features",
