@@ -10,14 +10,13 @@ import torch
 
 from caffeio.converters.weight_names import Match
 from caffeio.fillers import fill
+from caffeio.layers.base import SAME_AGAIN
 from caffeio.net.copy_weights import mismatches
 from caffeio.net.graph import Readers
 from caffeio.net.named_tensors import weights_for
 from caffeio.net.net import Net
 from caffeio.net.step import Step, raw_blobs
 from caffeio.proto.weights.load import Weights
-
-SAME_AGAIN = ("constant", "bilinear")  # fillers that draw nothing
 
 
 def match_weights(net: Net, weights: Weights | None, known: Iterable[str] = ()) -> Match:

@@ -24,6 +24,7 @@ ENGINE_CHOICES = frozenset(  # fields that choose an implementation, not a resul
     ("engine", "cudnn_convolution_algo_seeker", "conv_algos_override", "cudnn_flavor",
      "conv_algorithm", "force_nd_im2col", "torch_pooling", "fuse", "random_seed")
 )  # fmt: skip
+SAME_AGAIN = ("constant", "bilinear")  # fillers that draw nothing: what they make can be meant
 
 
 @dataclass(frozen=True)

@@ -3,23 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from caffeio.converters.report.model import count, listed
 from caffeio.converters.request import Request
 from caffeio.errors import UnsupportedError
+from caffeio.layers.base import SAME_AGAIN
+from caffeio.layers.registry import find
 from caffeio.net.graph import is_included, net_state
 from caffeio.proto import caffe_pb2 as pb
 from caffeio.proto.files import read_net
-
-# Types whose weights only a training makes, and where their filler stands. All that a net lacks is
-# counted when it is built (deploy_net.py): this is about files that nobody meant.
-_LEARNED = {
-    "Convolution": "convolution_param", "ConvolutionDepthwise": "convolution_param",
-    "DepthwiseConvolution": "convolution_param", "Deconvolution": "convolution_param",
-    "InnerProduct": "inner_product_param", "Embed": "embed_param", "LSTM": "recurrent_param",
-    "RNN": "recurrent_param",
-}  # fmt: skip
-_MEANT = ("constant", "bilinear")  # fillers that draw nothing
 
 
 def require_weights(path: Path, request: Request) -> None:
@@ -38,11 +31,23 @@ def require_weights(path: Path, request: Request) -> None:
 
 
 def _is_learned(layer: pb.LayerParameter) -> bool:
-    """Whether a layer's first blob is what a training makes, and the text does not hold it."""
-    if layer.type not in _LEARNED or layer.blobs:
+    """Whether a layer's first blob is what only a training makes, and the text does not hold it.
+
+    All that a net lacks is counted when it is built (deploy_net.py); this is about files that
+    nobody meant, so only a `weight_filler` is looked at, where the type's message has one.
+    """
+    kind = find(layer.type)
+    if kind is None or not kind.has_blobs or layer.blobs:
         return False
-    param = getattr(layer, _LEARNED[layer.type])
+    for message in kind.fields:
+        param = getattr(layer, message)
+        if "weight_filler" in param.DESCRIPTOR.fields_by_name:
+            return _is_random_or_zero(param)
+    return False
+
+
+def _is_random_or_zero(param: Any) -> bool:
     filler = param.weight_filler
     if not param.HasField("weight_filler"):
         return True  # all 0
-    return filler.type not in _MEANT or (filler.type == "constant" and filler.value == 0)
+    return filler.type not in SAME_AGAIN or (filler.type == "constant" and filler.value == 0)

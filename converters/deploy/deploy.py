@@ -13,12 +13,12 @@ from caffeio.converters.deploy.hints import shape_hint
 from caffeio.converters.report.model import listed
 from caffeio.converters.splits import heal_splits
 from caffeio.errors import LayerError, UnsupportedError
+from caffeio.layers.base import SAME_AGAIN
 from caffeio.layers.registry import find, is_data_type, is_loss_type, is_metric_type
 from caffeio.net.shapes import infer
 from caffeio.proto import caffe_pb2 as pb
 
 _PHASE_ONLY = ("include", "exclude", "phase", "loss_weight", "propagate_down")
-SAME_AGAIN = ("constant", "bilinear")  # fillers that draw nothing
 _SSD_NOTE = "DetectionOutput has the usual nms 0.45, top_k 400, keep_top_k 200, confidence 0.01"
 Shape = Sequence[int]
 
