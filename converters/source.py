@@ -135,6 +135,19 @@ def _is_revision(name: str) -> bool:
         return False
 
 
+def extract(tar: tarfile.TarFile, folder: Path) -> None:
+    """Extract what stays inside `folder`."""
+    if hasattr(tarfile, "data_filter"):
+        tar.extractall(folder, filter="data")
+        return
+    for (
+        member
+    ) in tar:  # Python before 3.11.4 has no filters: regular files only, so no link leads out
+        name = PurePosixPath(member.name)
+        if member.isfile() and not name.is_absolute() and ".." not in name.parts:
+            tar.extract(member, folder)
+
+
 def _open_in_git(name: str, revision: str, inside: str, scratch: Path) -> Source:
     kind = _git("cat-file", "-t", f"{revision}:{inside}")
     if kind.returncode:
@@ -147,7 +160,7 @@ def _open_in_git(name: str, revision: str, inside: str, scratch: Path) -> Source
         folder = _target(scratch, revision, inside)
         archive = _git("archive", "--format=tar", f"{revision}:{inside}")
         with tarfile.open(fileobj=io.BytesIO(archive.stdout)) as tar:
-            tar.extractall(folder, filter="data")
+            extract(tar, folder)
         return Source(name, folder, kind_of(folder), revision, inside, scratch)
     data = _git_bytes(f"{revision}:{inside}")
     assert data is not None

@@ -153,7 +153,8 @@ class Transcoder:
             lead = re.escape(bytes(self.buf[pos : stop - width]))
             run = re.compile(b"(?:%b.{%d})*+" % (lead, width), re.DOTALL)
             match = run.match(self.buf, pos, end)
-            stop = match.end() if match and match.end() > stop else stop
+            if match:  # whole numbers only: Python 3.11.2 ends within one that is cut off
+                stop = max(stop, match.end() - (match.end() - pos) % (stop - pos))
         places = self.payload.setdefault(path, [])
         if places and places[-1].stop == pos and places[-1].number == entry.number:
             pos = places.pop().start

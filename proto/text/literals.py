@@ -13,11 +13,13 @@ from collections.abc import Callable
 
 from caffeio.proto.io.varint import varint
 
+# What repeats in a possessive way is one character, or cannot fail behind its first one: before
+# 3.11.5, Python 3.11 forgets to go back where an iteration fails.
 SKIP = r"\s*+(?:\#[^\n]*+\s*+)*+"
 STRING = r""" (?: "[^"\\\n]*+(?:\\.[^"\\\n]*+)*+" | '[^'\\\n]*+(?:\\.[^'\\\n]*+)*+' ) """.replace(
     " ", ""
 )
-ATOM = rf"(?:-{SKIP}(?=[\w.]))?+[\w.+-]++"
+ATOM = rf"(?:-{SKIP}(?=[\w.]))?[\w.+-]++"
 
 _STRINGS = re.compile(rf"{SKIP}({STRING})", re.ASCII)
 _ESCAPE = re.compile(

@@ -23,7 +23,8 @@ T = TypeVar("T")
 
 _NAME = r"[A-Za-z_]\w*+"
 _LIST = rf"\[(?:[^\[\]{{}}<>\"'\#]|{STRING}|\#[^\n]*+)*+\]"
-VALUE = rf"(?:{ATOM}|{STRING}(?:{SKIP}{STRING})*+|{_LIST})"
+_STRINGS = rf"{STRING}(?:{SKIP}{STRING})*"
+VALUE = rf"(?:{ATOM}|{_STRINGS}|{_LIST})"
 # One statement a match: a field with its value, the opening of a message or of a list of messages,
 # or else a closing bracket, a separator, a word or character that does not belong there, and at the
 # very end nothing.
@@ -31,7 +32,7 @@ STATEMENT = re.compile(
     rf"{SKIP}({_NAME}{SKIP}(?::{SKIP}(?:{VALUE}|[{{<\[])|[{{<\[])|{_NAME}|[^\s]|\Z)", re.ASCII
 )
 PARTS = re.compile(rf"({_NAME}){SKIP}(:?){SKIP}({VALUE}|[{{<\[])", re.ASCII)
-_ITEM = re.compile(rf"{SKIP}(?:({ATOM}|{STRING}(?:{SKIP}{STRING})*+)|(,)|(\])|(.))", re.ASCII)
+_ITEM = re.compile(rf"{SKIP}(?:({ATOM}|{_STRINGS})|(,)|(\])|(.))", re.ASCII)
 
 _MEMO_ENTRIES, _MEMO_LENGTH = 4096, 80
 

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 
 from caffeio.cli.main import main
+from caffeio.converters import source
 from caffeio.demo import recipe as demo
 from tests.paths import ROOT
 
@@ -117,6 +120,32 @@ def test_git_revisions_are_followed_into_their_nets(tmp_path, monkeypatch):
     assert [f["same"] for f in json.loads(folders.output)["files"]] == [False, True]
     missing = run("HEAD:models/none.prototxt", "models/solver.prototxt")
     assert missing.exit_code == 2 and "git says" in missing.stderr
+
+
+@pytest.mark.parametrize("filters", [True, False])
+def test_a_revision_is_extracted_inside_its_folder(filters, tmp_path, monkeypatch):
+    """Python before 3.11.4 has no filters for archives."""
+    if not filters:
+        monkeypatch.delattr("tarfile.data_filter", raising=False)
+    elif not hasattr(tarfile, "data_filter"):
+        pytest.skip("this Python has no filters")
+    written = io.BytesIO()
+    with tarfile.open(fileobj=written, mode="w") as tar:
+        for name in ("a/n.prototxt", "../out.prototxt")[: 1 if filters else 2]:
+            member = tarfile.TarInfo(name)
+            member.size = 3
+            tar.addfile(member, io.BytesIO(b"abc"))
+        if not filters:
+            link = tarfile.TarInfo("a/link")
+            link.type, link.linkname = tarfile.SYMTYPE, "../../out"
+            tar.addfile(link)
+    written.seek(0)
+    folder = tmp_path / "in" / "folder"
+    folder.mkdir(parents=True)
+    with tarfile.open(fileobj=written) as tar:
+        source.extract(tar, folder)
+    found = [str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if not path.is_dir()]
+    assert found == ["in/folder/a/n.prototxt"]
 
 
 def loaded_modules(*arguments: str) -> set[str]:
