@@ -224,10 +224,12 @@ def _tests(plan: PhasePlan, table: Any) -> None:
         table.add("tests", "never")
         return
     feeds = [feed for feed in plan.feeds if feed.phase == "TEST"]
+    profile = plan.job.profile  # a batch_size of all workers together is already what all test
+    testing = plan.workers if profile.tests_on_all_workers and not profile.divides_batch else 1
     covers = []
     for iterations, feed in zip(param.test_iter, feeds, strict=False):
         if feed.batch:
-            images = iterations * feed.batch
+            images = iterations * feed.batch * testing
             part = f" ({share(images, feed.records)} of the data)" if feed.records else ""
             covers.append(f"{images:,} images{part}")
     table.add("tests", f"{spans(at)}{': ' if covers else ''}{listed(covers)}")

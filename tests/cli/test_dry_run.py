@@ -106,6 +106,15 @@ def test_one_solver_with_weights_tests_and_snapshots(demo: Path) -> None:
     assert phase["what"] == "begins" and phase["from"] is None
 
 
+@pytest.mark.parametrize(("caffe", "images"), [("bvlc", 64), ("intel", 256), ("nvidia", 64)])
+def test_images_of_a_test_are_those_of_all_who_test(caffe: str, images: int, demo: Path) -> None:
+    """BVLC: worker 0; Intel: each worker test_iter batches; NVIDIA: each a part of the batch."""
+    arguments = ["demo/solver_init.prototxt", "--set", "test_iter=2", "--set", "test_interval=50"]
+    more = ["--caffe", caffe, "--nproc", "4", "--dry-run"]
+    text = CliRunner().invoke(main, ["train", *arguments, *more]).stdout
+    assert f": {images} images" in re.search(r"tests +every 50 .*", text)[0]
+
+
 def test_what_is_missing_is_an_error_before_and_a_warning_here(demo: Path) -> None:
     arguments = ["train", "demo/solver_init.prototxt", "--set", "snapshot_prefix=none/x"]
     result = CliRunner().invoke(main, [*arguments, "--dry-run"])
