@@ -109,10 +109,17 @@ def test_one_solver_with_weights_tests_and_snapshots(demo: Path) -> None:
 @pytest.mark.parametrize(("caffe", "images"), [("bvlc", 64), ("intel", 256), ("nvidia", 64)])
 def test_images_of_a_test_are_those_of_all_who_test(caffe: str, images: int, demo: Path) -> None:
     """BVLC: worker 0; Intel: each worker test_iter batches; NVIDIA: each a part of the batch."""
-    arguments = ["demo/solver_init.prototxt", "--set", "test_iter=2", "--set", "test_interval=50"]
+    data = 'layer { name: "data" type: "Data" top: "data" top: "label" data_param { batch_size: 32'
+    rest = ' source: "demo/test_lmdb" backend: LMDB } }'
+    Path("n.prototxt").write_text(data + rest)
+    Path("s.prototxt").write_text(
+        'net: "n.prototxt" base_lr: 0.1 lr_policy: "fixed" max_iter: 100 test_iter: 2 '
+        'test_interval: 50 snapshot_prefix: "s"'
+    )
     more = ["--caffe", caffe, "--nproc", "4", "--dry-run"]
-    text = CliRunner().invoke(main, ["train", *arguments, *more]).stdout
-    assert f": {images} images" in re.search(r"tests +every 50 .*", text)[0]
+    result = CliRunner().invoke(main, ["train", "s.prototxt", *more])
+    assert result.exit_code == 0, result.stderr
+    assert re.search(rf"tests +every 50 .*: {images} images", result.stdout), result.stdout
 
 
 def test_what_is_missing_is_an_error_before_and_a_warning_here(demo: Path) -> None:
