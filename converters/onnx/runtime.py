@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tempfile
 from collections.abc import Mapping, Sequence
 from importlib import import_module
@@ -15,6 +16,21 @@ from caffeio.errors import CaffeIOError, UnsupportedError
 
 Array = np.ndarray[Any, Any]
 LARGE = 1_900_000_000  # bytes; protobuf cannot serialize 2 GiB
+# A line of onnxruntime's sources and the function there, which it puts before its words.
+_PLACE = re.compile(r"/onnxruntime_src/\S+:\d+ [^()]*\([^()]*\)(?: const)? ")
+_OPSET = re.compile(r"Opset (\d+) is under development.* till opset (\d+)")
+
+
+def said_by(error: Exception) -> str:
+    """What onnxruntime says, in one line without places in its sources."""
+    text = _PLACE.sub("", " ".join(str(error).split()))
+    if found := _OPSET.search(text):
+        version = import_module("onnxruntime").__version__
+        return (
+            f"it is of opset {found[1]}, onnxruntime {version} runs those up to {found[2]}: "
+            "pip install --upgrade onnxruntime"
+        )
+    return text[:300]
 
 
 class OnnxRunner:
@@ -62,8 +78,7 @@ class OnnxRunner:
         except CaffeIOError:
             raise
         except Exception as error:  # noqa: BLE001  (onnxruntime's own)
-            said = str(error).strip().split("\n")[0][:300]
-            raise UnsupportedError(f"onnxruntime cannot load the model: {said}") from None
+            raise UnsupportedError(f"onnxruntime cannot load the model: {said_by(error)}") from None
 
     @staticmethod
     def _on_disk(model: Any, folder: Path) -> str:
@@ -75,12 +90,11 @@ class OnnxRunner:
         return str(path)
 
     def __call__(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
-        """Every output by name. Raises UnsupportedError with the runtime's first line."""
+        """Every output by name. Raises UnsupportedError with the runtime's words."""
         try:
             found: Sequence[Any] = self._session.run(None, {**self._weights, **inputs})
         except Exception as error:  # noqa: BLE001  (onnxruntime's own)
-            said = str(error).strip().split("\n")[0][:300]
-            raise UnsupportedError(f"the model does not run: {said}") from None
+            raise UnsupportedError(f"the model does not run: {said_by(error)}") from None
         return dict(zip(self.names, found, strict=True))
 
 
