@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import tempfile
 from collections.abc import Mapping, Sequence
 from importlib import import_module
@@ -12,25 +11,11 @@ from typing import Any
 
 import numpy as np
 
+from caffeio.converters.verify.runtime_words import said_by
 from caffeio.errors import CaffeIOError, UnsupportedError
 
 Array = np.ndarray[Any, Any]
 LARGE = 1_900_000_000  # bytes; protobuf cannot serialize 2 GiB
-# A line of onnxruntime's sources and the function there, which it puts before its words.
-_PLACE = re.compile(r"/onnxruntime_src/\S+:\d+ [^()]*\([^()]*\)(?: const)? ")
-_OPSET = re.compile(r"Opset (\d+) is under development.* till opset (\d+)")
-
-
-def said_by(error: Exception) -> str:
-    """What onnxruntime says, in one line without places in its sources."""
-    text = _PLACE.sub("", " ".join(str(error).split()))
-    if found := _OPSET.search(text):
-        version = import_module("onnxruntime").__version__
-        return (
-            f"it is of opset {found[1]}, onnxruntime {version} runs those up to {found[2]}: "
-            "pip install --upgrade onnxruntime"
-        )
-    return text[:300]
 
 
 class OnnxRunner:

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
-from caffeio.converters.onnx.runtime import said_by
+from caffeio.converters.verify.runtime_words import said_by
 from caffeio.errors import CaffeIOError, UnsupportedError
 from caffeio.net.net import Net
 from caffeio.shape_text import format_shape

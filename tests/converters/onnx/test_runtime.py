@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from caffeio.converters.onnx.runtime import OnnxRunner, said_by
+from caffeio.converters.onnx.runtime import OnnxRunner
+from caffeio.converters.verify.runtime_words import said_by
 from caffeio.errors import UnsupportedError
 from tests.converters.from_onnx.helpers import graph_of, onnx
 
