@@ -32,7 +32,7 @@ class HeldFile:
     def __init__(self, path: Path) -> None:
         """Open the file. Raises OSError."""
         self.path = path
-        self.number = os.open(path, os.O_RDONLY)
+        self.number = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
         weakref.finalize(self, os.close, self.number)
         self._was = self._now()
         self.size = self._was[0]
@@ -193,9 +193,11 @@ def _external(tensor: Any, folder: Path, held: dict[Path, HeldFile]) -> Array:
 
 
 def _numbers(tensor: Any, file: HeldFile, offset: int, length: int) -> Array:
+    """The numbers of a tensor in a file, mapped if they can be; float32 for bfloat16."""
     import onnx
 
-    dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type)
+    bfloat16 = tensor.data_type == tensor.BFLOAT16  # onnx before 1.19 has no dtype for it
+    dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.UINT16 if bfloat16 else tensor.data_type)
     shape = tuple(tensor.dims)
     wanted = dtype.itemsize * math.prod(shape)
     if wanted != length:
@@ -205,10 +207,11 @@ def _numbers(tensor: Any, file: HeldFile, offset: int, length: int) -> Array:
     if not length:
         return np.zeros(shape, dtype)
     aligned = offset % dtype.itemsize == 0
-    if aligned and dtype.isbuiltin == 1 and file.size >= READ:
+    if aligned and dtype.isbuiltin == 1 and not bfloat16 and file.size >= READ:
         with open(os.dup(file.number), "rb") as opened:  # noqa: PTH123  (of a number)
             return np.memmap(opened, dtype, "c", offset, shape).view(np.ndarray)
-    return file.bytes(offset, length).view(dtype).reshape(shape)
+    found = file.bytes(offset, length).view(dtype).reshape(shape)
+    return (found.astype(np.uint32) << 16).view(np.float32) if bfloat16 else found
 
 
 def _take_in(tensor: Any, array: Array) -> None:
