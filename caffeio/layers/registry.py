@@ -77,7 +77,8 @@ def find(type_name: str) -> type[LayerType] | None:
     For a type that is not built in, the packages of third parties are imported, as when a net is
     built: raises CaffeIOError for one that cannot be imported.
     """
-    load_own()
+    if type_name not in REGISTRY:
+        load_own()
     if type_name not in REGISTRY:
         load_plugins()
     return REGISTRY.get(type_name)

@@ -240,12 +240,12 @@ def largest_label(
     layer: pb.LayerParameter, search: tuple[str, ...], records: int = 100
 ) -> int | None:
     """The largest label of the first records of a database, or None where it is not here."""
-    from caffeio.data.db.database import open_db
-    from caffeio.data.records.datum import scan_datum
-
     path = opener(search)(layer.data_param.source)
     if path is None:
         return None
+    from caffeio.data.db.database import open_db
+    from caffeio.data.records.datum import scan_datum
+
     backend = pb.DataParameter.DB.Name(layer.data_param.backend)
     try:
         db = open_db(str(path), backend)
