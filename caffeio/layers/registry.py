@@ -96,6 +96,11 @@ def reads_data(type_name: str) -> bool:
     return cls is not None and cls.reads_data
 
 
+def batch_message(type_name: str) -> str:
+    """Return the message of a data layer that has its batch_size (`data_param`); "" for others."""
+    return getattr(find(type_name), "batch_message", "")
+
+
 def is_loss_type(type_name: str) -> bool:
     """Whether layers of this type are losses; the name of an unknown type decides."""
     cls = find(type_name)

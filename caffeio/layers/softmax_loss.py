@@ -102,6 +102,7 @@ class SoftmaxWithLoss(SoftmaxLossBase):
     makes the loss and that item's gradient nan.
     """
 
+    short_type = "SoftmaxLoss"
     predicts = "Softmax"
     bottoms = between(2, 3)
     tops = between(1, 2)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from caffeio.converters.diff.training import entries_of
+from caffeio.converters.diff.training import count_entries
 from caffeio.converters.lint.model import ERROR, INFO, Finding, NetContext, net_rule
 from caffeio.data.first_record import first_record, opener
 from caffeio.errors import CaffeIOError
@@ -177,7 +177,7 @@ def no_records(context: NetContext) -> Iterator[Finding]:
     """The database is here, and is empty: Caffe crashes when it reads from it."""
     for index, layer in enumerate(context.layers):
         source = layer.data_param.source
-        if layer.type in ("Data", "AnnotatedData") and entries_of(source, context.search) == 0:
+        if layer.type in ("Data", "AnnotatedData") and count_entries(source, context.search) == 0:
             yield context.layer("CIO308", index, f"{source} is empty", "data_param", "source")
 
 
