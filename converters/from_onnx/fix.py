@@ -136,10 +136,12 @@ def retype(model: Model, kinds: Collection[int], to: int) -> None:
     """Make numbers of the types `kinds` (of TensorProto) numbers of the type `to`, in place."""
     import onnx
 
-    dtypes = [onnx.helper.tensor_dtype_to_np_dtype(kind) for kind in kinds]
+    dtype = onnx.helper.tensor_dtype_to_np_dtype(to)
+    dtypes = {onnx.helper.tensor_dtype_to_np_dtype(kind) for kind in kinds}
+    dtypes.discard(dtype)  # what onnx before 1.19 takes for bfloat16
     for name, array in model.weights.items():
         if array.dtype in dtypes:
-            model.weights[name] = array.astype(onnx.helper.tensor_dtype_to_np_dtype(to))
+            model.weights[name] = array.astype(dtype)
     _retype_graph(model.graph, kinds, to)
 
 

@@ -142,9 +142,11 @@ def _external(tensor: Any, folder: Path) -> Array:
 
 
 def _numbers(tensor: Any, place: Path, offset: int, length: int) -> Array:
+    """The numbers of a tensor in a file, mapped if they can be; float32 for bfloat16."""
     import onnx
 
-    dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type)
+    bfloat16 = tensor.data_type == tensor.BFLOAT16  # onnx before 1.19 has no dtype for it
+    dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.UINT16 if bfloat16 else tensor.data_type)
     shape = tuple(tensor.dims)
     wanted = dtype.itemsize * math.prod(shape)
     if wanted != length:
@@ -154,10 +156,11 @@ def _numbers(tensor: Any, place: Path, offset: int, length: int) -> Array:
     if not length:
         return np.zeros(shape, dtype)
     aligned = offset % dtype.itemsize == 0
-    if aligned and dtype.isbuiltin == 1:
+    if aligned and dtype.isbuiltin == 1 and not bfloat16:
         return np.memmap(place, dtype, "c", offset, shape).view(np.ndarray)
     raw = np.fromfile(place, np.uint8, count=length, offset=offset)
-    return raw.view(dtype).reshape(shape)
+    found = raw.view(dtype).reshape(shape)
+    return (found.astype(np.uint32) << 16).view(np.float32) if bfloat16 else found
 
 
 def _take_in(tensor: Any, array: Array) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from caffeio.converters.verify.runtime_words import said_by
 from caffeio.errors import CaffeIOError, UnsupportedError
 
 Array = np.ndarray[Any, Any]
@@ -62,8 +63,7 @@ class OnnxRunner:
         except CaffeIOError:
             raise
         except Exception as error:  # noqa: BLE001  (onnxruntime's own)
-            said = str(error).strip().split("\n")[0][:300]
-            raise UnsupportedError(f"onnxruntime cannot load the model: {said}") from None
+            raise UnsupportedError(f"onnxruntime cannot load the model: {said_by(error)}") from None
 
     @staticmethod
     def _on_disk(model: Any, folder: Path) -> str:
@@ -75,12 +75,11 @@ class OnnxRunner:
         return str(path)
 
     def __call__(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
-        """Every output by name. Raises UnsupportedError with the runtime's first line."""
+        """Every output by name. Raises UnsupportedError with the runtime's words."""
         try:
             found: Sequence[Any] = self._session.run(None, {**self._weights, **inputs})
         except Exception as error:  # noqa: BLE001  (onnxruntime's own)
-            said = str(error).strip().split("\n")[0][:300]
-            raise UnsupportedError(f"the model does not run: {said}") from None
+            raise UnsupportedError(f"the model does not run: {said_by(error)}") from None
         return dict(zip(self.names, found, strict=True))
 
 

@@ -205,7 +205,7 @@ def test_figures_of_a_mapped_file_leave_its_pages(tmp_path, monkeypatch):
     array = np.frombuffer(memoryview(held), np.float32, values.size, 3)
 
     def resident():
-        text = Path("/proc/self/smaps").read_text()
+        text = Path("/proc/self/smaps").read_text(encoding="utf-8")
         part = text[text.index(str(path)) :]
         return int(re.search(r"Rss: +(\d+) kB", part)[1]) << 10
 

@@ -160,7 +160,7 @@ def test_prepared_nets_give_the_numbers_of_the_layers(name: str) -> None:
 @pytest.mark.parametrize("meta_path", CASES, ids=ids)
 @torch.no_grad()
 def test_golden_nets_prepared(meta_path: Path) -> None:
-    folder, meta = meta_path.parent, json.loads(meta_path.read_text())
+    folder, meta = meta_path.parent, json.loads(meta_path.read_text(encoding="utf-8"))
     arrays = golden(folder / f"golden{meta_path.stem[4:]}.prototxt")
     net = load_net(
         folder / "net.prototxt", folder / "weights.caffemodel",
