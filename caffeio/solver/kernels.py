@@ -40,7 +40,9 @@ def sgd(
     Torch's SGD has 1 - dampening for `gain`. `grad_scale` divides g first (and rewrites it).
     """
     torch._fused_sgd_(
-        *map(_in_order, (params, grads, history)),
+        _in_order(params),
+        _in_order(grads),
+        _in_order(history),
         weight_decay=decay,
         momentum=_momentum(momentum),
         lr=lr,
@@ -63,7 +65,9 @@ def nesterov(
 ) -> None:
     """h = momentum * h + u; w -= u + momentum * h, where u = g / grad_scale + decay * w."""
     torch._fused_sgd_(
-        *map(_in_order, (params, grads, history)),
+        _in_order(params),
+        _in_order(grads),
+        _in_order(history),
         weight_decay=decay,
         momentum=_momentum(momentum),
         lr=1.0,
@@ -94,7 +98,10 @@ def adam(
     """
     step = torch.full((), _FAR, dtype=torch.float32, device=params[0].device)
     torch._fused_adam_(
-        *map(_in_order, (params, grads, first, second)),
+        _in_order(params),
+        _in_order(grads),
+        _in_order(first),
+        _in_order(second),
         [],
         [step] * len(params),
         lr=lr,
@@ -121,7 +128,9 @@ def adagrad(
     """g += decay * w; h += g^2; w -= lr * g / (sqrt(h) + delta)."""
     step = torch.ones((), dtype=torch.float32, device=params[0].device)
     torch._fused_adagrad_(
-        *map(_in_order, (params, grads, history)),
+        _in_order(params),
+        _in_order(grads),
+        _in_order(history),
         [step] * len(params),
         lr=lr,
         lr_decay=0.0,
