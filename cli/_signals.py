@@ -32,11 +32,10 @@ class Signals:
     """Collects signals between the iterations, as Caffe's SignalHandler does."""
 
     def __init__(self, sigint: str, sighup: str) -> None:
-        self.effects = {
-            signal.SIGHUP: EFFECTS[sighup],
-            signal.SIGINT: EFFECTS[sigint],
-            signal.SIGTERM: EFFECTS[sigint],
-        }
+        self.effects: dict[int, Action] = {}
+        if hasattr(signal, "SIGHUP"):  # Windows has none
+            self.effects[signal.SIGHUP] = EFFECTS[sighup]
+        self.effects |= {signal.SIGINT: EFFECTS[sigint], signal.SIGTERM: EFFECTS[sigint]}
         self.pending: list[int] = []
         self.trainer: Trainer | None = None  # what is to be saved
         self._asked: list[tuple[float, int]] = []  # when to stop was asked, and by which signal
