@@ -85,7 +85,7 @@ class Signals:
         while not self._over.is_set():
             if select.select([heard], [], [], 0.2 if self._asked else None)[0]:
                 for number in heard.recv(64):
-                    if self.effects.get(number) == Action.STOP:  # type: ignore[call-overload]
+                    if self.effects.get(number) == Action.STOP:
                         self._asked.append((time.monotonic(), number))
             if self._waited() > (PATIENCE if len(self._asked) < 2 else PATIENCE / 2):
                 self._end()
