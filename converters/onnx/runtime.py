@@ -15,11 +15,16 @@ from caffeio.converters.verify.runtime_words import said_by
 from caffeio.errors import CaffeIOError, UnsupportedError
 
 Array = np.ndarray[Any, Any]
+_LACKING = "Could not find an implementation for "  # of onnxruntime's message
 LARGE = 1_900_000_000  # bytes; protobuf cannot serialize 2 GiB
 
 
 class OnnxRunner:
-    """A model that is ready to run."""
+    """A model that is ready to run.
+
+    `lacks` tells what onnxruntime has no implementation of, "" if it runs the model: then onnx's
+    reference evaluator does.
+    """
 
     def __init__(
         self,
@@ -34,6 +39,7 @@ class OnnxRunner:
         """
         self._weights = dict(weights or {})
         self.names = [item.name for item in model.graph.output]
+        self.lacks = ""
         if find_spec("onnxruntime") is not None:
             self._session = self._load(model)
         elif need_runtime:
@@ -42,9 +48,7 @@ class OnnxRunner:
                 "(or give --no-verify)"
             )
         else:
-            from onnx.reference import ReferenceEvaluator
-
-            self._session = ReferenceEvaluator(model)
+            self._session = _reference(model)
 
     def _load(self, model: Any) -> Any:
         ort: Any = import_module("onnxruntime")
@@ -63,7 +67,12 @@ class OnnxRunner:
         except CaffeIOError:
             raise
         except Exception as error:  # noqa: BLE001  (onnxruntime's own)
-            raise UnsupportedError(f"onnxruntime cannot load the model: {said_by(error)}") from None
+            said = said_by(error)
+            _, found, lacking = said.partition(_LACKING)
+            if not found:
+                raise UnsupportedError(f"onnxruntime cannot load the model: {said}") from None
+            self.lacks = lacking.split(" ")[0]
+            return _reference(model)
 
     @staticmethod
     def _on_disk(model: Any, folder: Path) -> str:
@@ -81,6 +90,17 @@ class OnnxRunner:
         except Exception as error:  # noqa: BLE001  (onnxruntime's own)
             raise UnsupportedError(f"the model does not run: {said_by(error)}") from None
         return dict(zip(self.names, found, strict=True))
+
+
+def _reference(model: Any) -> Any:
+    """onnx's own evaluator, which is slow. Raises UnsupportedError."""
+    from onnx.reference import ReferenceEvaluator
+
+    try:
+        return ReferenceEvaluator(model)
+    except Exception as error:  # noqa: BLE001  (onnx's own)
+        said = str(error).strip().split("\n")[0][:300]
+        raise UnsupportedError(f"nothing here can run the model: {said}") from None
 
 
 def evaluate(op: str, inputs: Sequence[Array], opset: int, **attributes: Any) -> Array:

@@ -55,7 +55,10 @@ def arrays_of(net: Compiled) -> list[np.ndarray]:
     return [blob for layer in net.layers for blob in layer.blobs]
 
 
-def test_weights_in_a_file_are_mapped_and_shared(tmp_path: Path) -> None:
+def test_weights_in_a_file_are_mapped_and_shared(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(models, "READ", 1000)
     verify(compile_model(load_model(model_file(tmp_path, 8))))  # modules take memory, too
     path = model_file(tmp_path)
     tracemalloc.start()
@@ -135,6 +138,41 @@ def test_shared_blobs_are_in_hdf5_once(tmp_path: Path) -> None:
     with h5py.File(tmp_path / "net.h5") as file:
         counts = [len(group) for group in file["data"].values()]
     assert sum(counts) == 6  # three products, though there are three steps of each
+
+
+@pytest.mark.parametrize("size", [1000, BYTES // 2])
+@pytest.mark.parametrize("mapped_from", [1000, 1 << 28])
+def test_a_file_that_is_shortened_while_it_is_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int, mapped_from: int
+) -> None:
+    """A map would end the process with a bus error: the file is looked at before each use."""
+    monkeypatch.setattr(models, "READ", mapped_from)
+    path = model_file(tmp_path)
+    model = load_model(path)
+    net = compile_model(model)
+    with (tmp_path / "m.data").open("r+b") as file:
+        file.truncate(size)
+    if mapped_from > BYTES:  # it was read
+        assert verify(net).worst <= NEAR
+        return
+    written = r"m\.data: was written while it was read"
+    with pytest.raises(CaffeIOError, match=written):
+        verify(net)
+    with pytest.raises(CaffeIOError, match=written):
+        compile_model(model)
+    with pytest.raises(CaffeIOError, match=written):
+        write.write_files(net, tmp_path / "n.caffemodel", tmp_path / "n.prototxt", "a test")
+    assert not list(tmp_path.glob("n.*"))
+
+
+def test_another_file_in_the_place_of_a_mapped_one_does_no_harm(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(models, "READ", 1000)
+    net = compile_model(load_model(model_file(tmp_path)))
+    (tmp_path / "other").write_bytes(b"short")
+    (tmp_path / "other").replace(tmp_path / "m.data")
+    assert verify(net).worst <= NEAR
 
 
 @pytest.mark.parametrize(
