@@ -135,8 +135,8 @@ LINKS :=
 links: docs
 	$(BIN)/python .ci/links.py site $(LINKS)
 
-# All benchmarks with their defaults, half an hour on an idle machine; BENCH='text train' for some.
-# What they print goes into docs/performance.md, with the machine and the versions.
+# All benchmarks with their defaults, 25 minutes on two idle cores; BENCH='text train' for some.
+# What they print and one table of all figures go into docs/performance.md, with the machine and the versions.
 BENCH :=
 bench: $(STAMP)
 	$(BIN)/python benchmarks/run_all.py $(BENCH)
