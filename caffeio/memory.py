@@ -82,7 +82,7 @@ def free_bytes() -> int | None:
 
 def _available() -> int | None:
     try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
+        lines = Path("/proc/meminfo").read_text(encoding="utf-8").splitlines()
     except OSError:
         return None
     sizes = (line.split()[1] for line in lines if line.startswith("MemAvailable:"))
@@ -110,7 +110,7 @@ def _limit() -> int | None:
         soft = resource.getrlimit(resource.RLIMIT_AS)[0]
         if soft == resource.RLIM_INFINITY:
             return None
-        pages = int(Path("/proc/self/statm").read_text().split()[0])
+        pages = int(Path("/proc/self/statm").read_text(encoding="utf-8").split()[0])
         return max(0, soft - pages * os.sysconf("SC_PAGESIZE"))
     except (ImportError, OSError):
         return None

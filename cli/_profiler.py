@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -88,9 +89,9 @@ def _why(error: Exception, path: str) -> str:
     """What kept a trace from the disk: torch says nothing of a full one, and leaves no file."""
     folder = Path(path).absolute().parent
     with contextlib.suppress(OSError):
-        room = os.statvfs(folder)
+        room = shutil.disk_usage(folder)
         if isinstance(error, FileNotFoundError) and folder.is_dir():
-            return f"{room.f_bavail * room.f_frsize} bytes are free on its file system"
+            return f"{room.free} bytes are free on its file system"
     return visible_lines(str(error)).splitlines()[0]
 
 

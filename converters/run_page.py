@@ -221,7 +221,7 @@ def machine_facts() -> Mapping[str, str]:
 
 def _processor() -> str:
     try:
-        lines: Sequence[str] = Path("/proc/cpuinfo").read_text().splitlines()
+        lines: Sequence[str] = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
         return platform.processor() or "unknown"
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]

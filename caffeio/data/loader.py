@@ -7,7 +7,6 @@ threads scale and nothing is copied between processes.
 
 from __future__ import annotations
 
-import os
 from abc import abstractmethod
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -22,6 +21,7 @@ from torch import Tensor
 from caffeio.boost_random import CaffeRng
 from caffeio.data.base import DataSource, Shape, SourceContext
 from caffeio.data.batch import Delivery, Result, SampleTask, Slot
+from caffeio.data.cores import local_world, usable_cores
 from caffeio.data.draws import Draws, SampleRandom, Word, undecided
 from caffeio.data.transform.image import Encoded, set_ipp
 from caffeio.data.transform.normalize import Image, Window
@@ -343,18 +343,3 @@ class LoaderSource(DataSource):
             self._pool.shutdown(wait=True, cancel_futures=True)
         self._pending.clear()
         self._given = None
-
-
-def usable_cores() -> int:
-    """How many cores this process may use; all of the machine where the system keeps no such set.
-
-    macOS and Windows have no os.sched_getaffinity.
-    """
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
-def local_world() -> int:
-    """How many processes of this run share the machine (torchrun says so)."""
-    return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))

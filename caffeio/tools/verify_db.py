@@ -5,7 +5,6 @@ The decoding runs in threads: OpenCV and simplejpeg let go of the interpreter's 
 
 from __future__ import annotations
 
-import os
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -13,6 +12,7 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from itertools import islice
 
+from caffeio.data.cores import usable_cores
 from caffeio.data.db.buffer import Buffer
 from caffeio.data.db.database import open_db
 from caffeio.data.records.annotated_datum import scan_annotated
@@ -47,7 +47,7 @@ def verify_db(
     the records done and their number (None: unknown). Raises DataError if the database itself is
     damaged.
     """
-    threads = threads or len(os.sched_getaffinity(0))
+    threads = threads or usable_cores()
     found = Verified()
     with (
         closing(open_db(path, backend)) as db,

@@ -73,7 +73,7 @@ def is_own(path: Path, target_format: str) -> bool:
             with zipfile.ZipFile(path) as archive:
                 return any(name.endswith("/caffeio") for name in archive.namelist())
         if target_format == "py" and path.suffix == ".py":
-            with path.open(errors="replace") as file:
+            with path.open(encoding="utf-8", errors="replace") as file:
                 return "written by caffeio" in file.readline()
         if target_format == "safetensors" or (
             target_format == "py" and path.suffix == ".safetensors"

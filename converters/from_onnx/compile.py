@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from caffeio.converters.from_onnx.caffe_net import CaffeLayer, Refused, Writer
-from caffeio.converters.from_onnx.finish import finish, name_blob
+from caffeio.converters.from_onnx.finish import finish, name_blob, own_output
 from caffeio.converters.from_onnx.fix import fixed
 from caffeio.converters.from_onnx.fold import fold
 from caffeio.converters.from_onnx.graph import Dims, Graph, Node
@@ -17,8 +17,8 @@ from caffeio.converters.from_onnx.ops import load_operators
 from caffeio.converters.from_onnx.patterns import fuse
 from caffeio.converters.from_onnx.patterns.told import restore
 from caffeio.converters.from_onnx.table import NO_CONVERTER, REASONS
-from caffeio.converters.from_onnx.targets import Target, get_target
-from caffeio.converters.onnx.told import told_layers
+from caffeio.converters.from_onnx.targets import Target, get_target, target_names
+from caffeio.converters.onnx.told import Told, told_layers
 from caffeio.errors import CaffeIOError, UnsupportedError
 from caffeio.proto import caffe_pb2 as pb
 from caffeio.shape_text import format_shape
@@ -72,13 +72,31 @@ def compile_model(
     except CaffeIOError as error:
         raise type(error)(error.message, where=error.where or where) from None
     refuse_inputs(graph, ready, where)
-    restore(graph, told_layers(ready.proto), chosen)
-    fuse(graph)
-    w = Writer(graph, chosen)
-    problems = _write_layers(w)
+    told, folded = told_layers(ready.proto), graph.copy()
+    w, problems = _written(graph, told, chosen)
     if problems:
-        raise UnsupportedError(_listing(problems, count, chosen, graph), where=where)
+        said = _listing(problems, count, chosen, graph) + _elsewhere(folded, told, chosen)
+        raise UnsupportedError(said, where=where)
     return _finished(w, ready)
+
+
+def _written(
+    graph: Graph, told: list[Told], target: Target
+) -> tuple[Writer, list[tuple[Node, Refused]]]:
+    """The layers of a folded graph, which is changed; and what was refused."""
+    restore(graph, told, target)
+    fuse(graph)
+    w = Writer(graph, target)
+    return w, _write_layers(w)
+
+
+def _elsewhere(graph: Graph, told: list[Told], target: Target) -> str:
+    """A line that names the other targets which can do all of a graph, "" if none can."""
+    able = []
+    for name in target_names():
+        if name != target.name and not _written(graph.copy(), told, get_target(name))[1]:
+            able.append(name)
+    return f"\n  all of it can be done with --target {', '.join(able)}" if able else ""
 
 
 def refuse_inputs(graph: Graph, model: Model, where: str) -> None:
@@ -86,6 +104,13 @@ def refuse_inputs(graph: Graph, model: Model, where: str) -> None:
     if not graph.inputs:
         raise UnsupportedError("the model has no inputs: all of it is constant", where=where)
     constant = [name for name in graph.outputs if graph.constant(name) is not None]
+    for name in constant:
+        if 0 in graph.shape(name):
+            raise UnsupportedError(
+                f"output {name!r} is empty, ({format_shape(graph.shape(name), ', ')}): leave it "
+                "out with --output-blob",
+                where=where,
+            )
     if constant:
         raise UnsupportedError(
             f"output {constant[0]!r} depends on no input: leave it out with --output-blob",
@@ -217,8 +242,10 @@ def _finished(w: Writer, model: Model) -> Compiled:
             w.stem = plain(value)
             w.values[value] = w.unary("Power", blob, power_param={})
     finish(w, [w.values[value] for value in graph.outputs])
-    outputs = {value: name_blob(w, w.values[value], value) for value in graph.outputs}
     inputs = {value: w.values[value] for value in graph.inputs}
+    for value in graph.outputs:
+        w.values[value] = own_output(w, w.values[value])
+    outputs = {value: name_blob(w, w.values[value], value) for value in graph.outputs}
     name = plain(model.graph.name or "net")
     any_batch = graph.larger is not None and not w.one_batch
     if w.one_batch:

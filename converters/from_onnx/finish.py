@@ -131,6 +131,34 @@ def _in_place(w: Writer, keep: set[str]) -> None:
             made_by[top], reads[top] = layer, []
 
 
+def own_output(w: Writer, blob: str) -> str:
+    """A blob with the numbers of an output, which nothing reads: Caffe's outputs are such blobs.
+
+    OpenCV hands out any layer's.
+    """
+    if w.target.rule("outputs_are_layers") or not readers(w).get(blob):
+        return blob
+    last = max(i for i, layer in enumerate(w.layers) if blob in layer.tops)
+    behind = [layer for layer in w.layers[last + 1 :] if blob in layer.bottoms]
+    if not behind:
+        return blob
+    out = w.unique(f"{blob}_out")
+    w.shapes[out], w.batch[out] = w.shape(blob), w.batch.get(blob)
+    if w.target.has("Split"):
+        on = w.unique(f"{blob}_on")
+        w.shapes[on], w.batch[on] = w.shape(blob), w.batch.get(blob)
+        param = pb.LayerParameter(name=w.unique(f"{blob}_split"), type="Split", bottom=[blob])
+        param.top.extend([on, out])
+        for layer in behind:
+            for i, name in enumerate(layer.param.bottom):
+                if name == blob:
+                    layer.param.bottom[i] = on
+    else:
+        param = pb.LayerParameter(name=out, type="Power", bottom=[blob], top=[out])
+    w.layers.insert(last + 1, CaffeLayer(param))
+    return out
+
+
 def name_blob(w: Writer, blob: str, expected: str) -> str:
     """Call an output's blob, and the layer that makes it, as the model does; returns the name.
 

@@ -6,11 +6,14 @@ from collections.abc import Collection, Mapping, Sequence
 from importlib import import_module
 from typing import Any
 
+import numpy as np
+
 from caffeio.converters.from_onnx.model import Model, array_of
-from caffeio.errors import UnsupportedError
+from caffeio.errors import CaffeIOError, UnsupportedError
 
 HALVES = (10, 11, 16)  # TensorProto.FLOAT16, DOUBLE, BFLOAT16
 FLOAT, DOUBLE = 1, 11
+_NUMBERS = (1, 2, 3, 4, 5, 6, 7, 9, 10, 11, 12, 13, 16)  # TensorProto's types that floats can be
 
 Shapes = Mapping[str, Sequence[int]]
 
@@ -23,8 +26,9 @@ def fixed(model: Model, shapes: Shapes, outputs: Sequence[str] = ()) -> Model:
     dimension is unknown, naming what `--input-shape` wants.
     """
     work = _without_functions(model.copy())
-    _float32(work)
     graph = work.graph
+    _dense(graph)
+    _float32(work)
     weights = {tensor.name for tensor in graph.initializer} | work.weights.keys()
     kept = [item for item in graph.input if item.name not in weights]
     del graph.input[:]
@@ -38,6 +42,7 @@ def fixed(model: Model, shapes: Shapes, outputs: Sequence[str] = ()) -> Model:
         _fix(item, shapes.get(item.name))
     del graph.value_info[:]
     _cut(graph, outputs)
+    _once(graph)
     for item in graph.output:
         if item.type.HasField("tensor_type"):
             item.type.tensor_type.ClearField("shape")
@@ -49,10 +54,55 @@ def _without_functions(model: Model) -> Model:
     if not model.proto.functions:
         return model
     inliner = import_module("onnx.inliner")
-    return Model(inliner.inline_local_functions(model.runnable()), model.weights)
+    return Model(inliner.inline_local_functions(model.runnable()), model.weights, model.files)
+
+
+def _dense(graph: Any) -> None:
+    """Write sparse tensors out."""
+    for sparse in graph.sparse_initializer:
+        graph.initializer.append(_written_out(sparse))
+    del graph.sparse_initializer[:]
+    for node in graph.node:
+        for attribute in node.attribute:
+            if attribute.HasField("sparse_tensor"):
+                dense = _written_out(attribute.sparse_tensor)
+                attribute.Clear()
+                attribute.name, attribute.type = "value", attribute.TENSOR
+                attribute.t.CopyFrom(dense)
+
+
+def _written_out(sparse: Any) -> Any:
+    """A TensorProto of a SparseTensorProto, whose indices are flat or (numbers, axes)."""
+    import onnx
+
+    values, indices = array_of(sparse.values), array_of(sparse.indices)
+    dense = np.zeros(tuple(sparse.dims), values.dtype)
+    try:
+        if indices.ndim == 1:
+            dense.reshape(-1)[indices] = values
+        else:
+            dense[tuple(indices.T)] = values
+    except (IndexError, ValueError) as error:
+        raise CaffeIOError(f"tensor {sparse.values.name!r} is damaged: {error}") from None
+    return onnx.numpy_helper.from_array(dense, sparse.values.name)
+
+
+def _once(graph: Any) -> None:
+    """Name each output once, and no two nodes alike: runtimes want it so."""
+    outputs = {item.name: item for item in graph.output}
+    if len(outputs) < len(graph.output):
+        kept = [type(item).FromString(item.SerializeToString()) for item in outputs.values()]
+        del graph.output[:]
+        graph.output.extend(kept)
+    seen: set[str] = set()
+    for number, node in enumerate(graph.node):
+        if node.name in seen and node.name:
+            node.name = f"{node.name}_{number}"
+        seen.add(node.name)
 
 
 def _fix(item: Any, given: Sequence[int] | None) -> None:
+    _refuse_kind(item)
     dims = item.type.tensor_type.shape.dim
     if given is not None:
         if item.type.tensor_type.HasField("shape") and len(dims) != len(given):
@@ -80,6 +130,20 @@ def _fix(item: Any, given: Sequence[int] | None) -> None:
     item.type.tensor_type.shape.ClearField("dim")
     for size in found:
         item.type.tensor_type.shape.dim.add(dim_value=size)
+
+
+def _refuse_kind(item: Any) -> None:
+    """Raise UnsupportedError for an input that holds no numbers which floats can be."""
+    import onnx
+
+    kind = item.type.tensor_type.elem_type
+    if not item.type.HasField("tensor_type"):
+        said = f"is no tensor but of {item.type.WhichOneof('value') or 'an unknown type'}"
+    elif kind not in _NUMBERS:
+        said = f"holds {onnx.TensorProto.DataType.Name(kind)}"
+    else:
+        return
+    raise UnsupportedError(f"input {item.name!r} {said}: Caffe's blobs are floats")
 
 
 def _cut(graph: Any, outputs: Sequence[str]) -> None:
@@ -136,10 +200,12 @@ def retype(model: Model, kinds: Collection[int], to: int) -> None:
     """Make numbers of the types `kinds` (of TensorProto) numbers of the type `to`, in place."""
     import onnx
 
-    dtypes = [onnx.helper.tensor_dtype_to_np_dtype(kind) for kind in kinds]
+    dtype = onnx.helper.tensor_dtype_to_np_dtype(to)
+    dtypes = {onnx.helper.tensor_dtype_to_np_dtype(kind) for kind in kinds}
+    dtypes.discard(dtype)  # what onnx before 1.19 takes for bfloat16
     for name, array in model.weights.items():
         if array.dtype in dtypes:
-            model.weights[name] = array.astype(onnx.helper.tensor_dtype_to_np_dtype(to))
+            model.weights[name] = array.astype(dtype)
     _retype_graph(model.graph, kinds, to)
 
 

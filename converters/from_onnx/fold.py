@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from caffeio.converters.from_onnx.graph import Array, Dims, Graph, Node
+from caffeio.converters.from_onnx.inputs import sample
 from caffeio.converters.from_onnx.model import Model, array_of, opset_of
 from caffeio.converters.onnx.runtime import OnnxRunner
 from caffeio.errors import UnsupportedError
@@ -19,6 +20,30 @@ from caffeio.errors import UnsupportedError
 _SHAPES = ("Shape", "Size")  # their values are known, whatever goes in
 _RANDOM = ("RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Bernoulli",
            "Multinomial")  # fmt: skip
+_BY_DATA = (
+    "NonZero",
+    "NonMaxSuppression",
+    "Unique",
+    "Compress",
+    "Loop",
+    "Scan",
+    "If",
+    "SequenceAt",
+    "OptionalGetElement",
+)  # fmt: skip  (their shapes depend on the data)
+_BY_INPUTS = (
+    "Range",
+    "ConstantOfShape",
+    "Reshape",
+    "Expand",
+    "Tile",
+    "Slice",
+    "Pad",
+    "Resize",
+    "TopK",
+    "OneHot",
+    "Split",
+)  # fmt: skip  (by those behind the first)
 _NOTHING = ("Identity", "Dropout")  # in inference
 _ORDINARY = ("", "ai.onnx")
 
@@ -32,7 +57,9 @@ def fold(model: Model) -> Graph:
         constant, values, shapes = _constant_values(model)
         if not _inline_ifs(model, constant, values):
             break
-    graph = _graph(model, constant, values, shapes)
+    empty = _empty(model, shapes) - constant
+    values |= {name: np.zeros(shapes[name], np.float32) for name in empty}
+    graph = _graph(model, constant | empty, values, shapes)
     graph.larger = larger_shapes(model)
     _drop_nothings(graph, model)
     graph.sweep()
@@ -64,50 +91,11 @@ def with_batch(model: Model, more: int) -> Model | None:
     return other
 
 
-def lookups(model: Model) -> dict[str, int]:
-    """Inputs that are indices of rows -> the number of rows."""
-    origin = {item.name: item.name for item in model.graph.input}
-    rows = {t.name: int(t.dims[0]) for t in model.graph.initializer if t.dims}
-    rows |= {name: len(array) for name, array in model.weights.items()}
-    shapes = {
-        item.name: [dim.dim_value for dim in item.type.tensor_type.shape.dim]
-        for item in model.graph.input
-    }
-    out: dict[str, int] = {}
-    for node in model.graph.node:
-        if node.op_type in ("Cast", "Identity", "Reshape", "Unsqueeze", "Squeeze", "Flatten"):
-            if node.input[0] in origin:
-                origin.update(dict.fromkeys(node.output, origin[node.input[0]]))
-        elif node.op_type in ("Gather", "OneHot") and len(node.input) > 1:
-            source = origin.get(node.input[1] if node.op_type == "Gather" else node.input[0])
-            if source is not None:
-                data = node.input[0]
-                axis = next((a.i for a in node.attribute if a.name == "axis"), 0)
-                known = rows.get(data) if axis == 0 else None
-                known = known or (shapes[data][axis] if data in shapes else None)
-                out[source] = min(known or 1, out.get(source, 1 << 30))
-    return out
-
-
-def sample(model: Model) -> dict[str, Array]:
-    """Inputs of the model's shapes and types for the run that tells shapes."""
-    import onnx
-
-    rng = np.random.default_rng(0)
-    out, indices = {}, lookups(model)
-    for item in model.graph.input:
-        tensor = item.type.tensor_type
-        dims = tuple(dim.dim_value for dim in tensor.shape.dim)
-        dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type)
-        floats = dtype.kind == "f" and item.name not in indices
-        out[item.name] = (rng.standard_normal(dims) if floats else np.zeros(dims)).astype(dtype)
-    return out
-
-
 def _constant_values(model: Model) -> tuple[set[str], dict[str, Array], dict[str, Dims]]:
     """Names of constant values, their values, and all shapes."""
     import onnx
 
+    model.check_files()
     constant, made = _constant_names(model)
     probe = model.copy()
     have = {item.name for item in probe.graph.output}
@@ -136,6 +124,20 @@ def _constant_names(model: Model) -> tuple[set[str], list[str]]:
         if fixed and node.op_type not in _RANDOM and node.domain in _ORDINARY:
             constant.update(node.output)
     return constant, made
+
+
+def _empty(model: Model, shapes: Mapping[str, Dims]) -> set[str]:
+    """Values without a number in them, whatever goes in: they are as good as constants."""
+    unsure: set[str] = set()
+    out: set[str] = set()
+    constant = _constant_names(model)[0]
+    for node in model.graph.node:
+        sized = node.op_type in _BY_INPUTS and not constant.issuperset(node.input[1:] or node.input)
+        if sized or node.op_type in _BY_DATA or unsure.intersection(node.input):
+            unsure.update(node.output)
+        else:
+            out.update(name for name in node.output if 0 in shapes.get(name, ()))
+    return out
 
 
 def _outer(node: Any) -> set[str]:

@@ -46,6 +46,17 @@ class Graph:
     larger: dict[str, Dims] | None = None  # the shapes with one example more; None: only this batch
     aliases: dict[str, str] = field(default_factory=dict)  # names that are gone -> those that stay
 
+    def copy(self) -> Graph:
+        """The graph with nodes of its own, and the same arrays."""
+        nodes = [
+            Node(n.op, n.name, [*n.inputs], [*n.outputs], dict(n.attrs), n.place, [*n.part_of])
+            for n in self.nodes
+        ]
+        return Graph(
+            nodes, dict(self.constants), dict(self.shapes), [*self.inputs], [*self.outputs],
+            self.opset, None if self.larger is None else dict(self.larger), dict(self.aliases),
+        )  # fmt: skip
+
     def batch_axis(self, name: str) -> int | None:
         """The axis of a value that grows with the batch; None if none does, or it is unknown."""
         if self.larger is None or name not in self.larger:

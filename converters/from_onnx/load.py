@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 from caffeio.converters.from_onnx.model import Model, checked, mapped
 from caffeio.errors import CaffeIOError
+
+_WITHOUT_INPUTS = 4  # the first IR version whose initializers need be no inputs
 
 
 def load_model(path: str | os.PathLike[str]) -> Model:
@@ -23,7 +26,7 @@ def load_model(path: str | os.PathLike[str]) -> Model:
 
     try:
         model = mapped(onnx.load(place, load_external_data=False), place.parent)
-        onnx.checker.check_model(model.runnable())
+        onnx.checker.check_model(_with_shapes(model.runnable()))
     except CaffeIOError as error:
         raise CaffeIOError(error.message, where=str(path)) from None
     except FileNotFoundError:
@@ -34,3 +37,17 @@ def load_model(path: str | os.PathLike[str]) -> Model:
         said = str(error).strip().split("\n")[0][:300]
         raise CaffeIOError(f"is no valid ONNX model: {said}", where=str(path)) from None
     return checked(model, str(path))
+
+
+def _with_shapes(proto: Any) -> Any:
+    """The message with all that the checker asks for and no runtime does.
+
+    These are types and shapes everywhere, and in old versions initializers among the inputs.
+    """
+    for item in (*proto.graph.input, *proto.graph.output, *proto.graph.value_info):
+        if item.type.WhichOneof("value") in (None, "tensor_type"):
+            tensor = item.type.tensor_type
+            tensor.elem_type = tensor.elem_type or 1
+            tensor.shape.SetInParent()
+    proto.ir_version = max(proto.ir_version, _WITHOUT_INPUTS)
+    return proto

@@ -1,11 +1,13 @@
 """An ONNX model whose large weights lie beside the message, so that they are not copied.
 
-Weights in files are mapped, not read; those of a torch module are the module's own memory.
+Weights in large files are mapped, not read; those of a torch module are the module's own memory.
 """
 
 from __future__ import annotations
 
 import math
+import os
+import weakref
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,18 +19,55 @@ from caffeio.errors import CaffeIOError, UnsupportedError
 
 OLDEST = 7  # the first opset with today's broadcasting
 LARGE = 1 << 20  # bytes: initializers from this size on lie beside the message
+READ = 1 << 28  # bytes: weights' files below this size are read instead of mapped
 _WHOLE = (1, 2, 3, 4, 5, 6, 7, 10, 11, 12, 13, 16)  # TensorProto's types of whole bytes
+
+
+class HeldFile:
+    """A file that is mapped, held open to see whether it is still what it was.
+
+    A map that reaches beyond the end of its file ends the process with a bus error.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Open the file. Raises OSError."""
+        self.path = path
+        self.number = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
+        weakref.finalize(self, os.close, self.number)
+        self._was = self._now()
+        self.size = self._was[0]
+
+    def _now(self) -> tuple[int, int]:
+        state = os.fstat(self.number)
+        return state.st_size, state.st_mtime_ns
+
+    def check(self) -> None:
+        """Raise CaffeIOError if the file has been written since it was opened."""
+        if self._now() != self._was:
+            raise CaffeIOError(
+                "was written while it was read: nothing of it can be trusted", where=str(self.path)
+            )
+
+    def bytes(self, offset: int, length: int) -> Array:
+        """A part of the file, read. Raises CaffeIOError if the file ends before it."""
+        with open(os.dup(self.number), "rb") as file:  # noqa: PTH123  (of a number)
+            file.seek(offset)
+            raw = np.fromfile(file, np.uint8, count=length)
+        if raw.size != length:
+            raise CaffeIOError("got shorter while it was read", where=str(self.path))
+        return raw
 
 
 @dataclass
 class Model:
     """A ModelProto without its large initializers, and these as arrays by name.
 
-    The arrays may be maps of a file or a torch module's own: they are read, never written.
+    The arrays may be maps of `files` or a torch module's own: they are read, never written.
     """
 
     proto: Any
     weights: dict[str, Array] = field(default_factory=dict)
+    files: list[HeldFile] = field(default_factory=list)
 
     @property
     def graph(self) -> Any:
@@ -39,7 +78,12 @@ class Model:
         """The model with a message of its own, and the same arrays."""
         proto = type(self.proto)()
         proto.CopyFrom(self.proto)
-        return Model(proto, dict(self.weights))
+        return Model(proto, dict(self.weights), self.files)
+
+    def check_files(self) -> None:
+        """Raise CaffeIOError if a file that is mapped has been written: before its use."""
+        for file in self.files:
+            file.check()
 
     def runnable(self) -> Any:
         """A ModelProto that takes the arrays as inputs: no runtime copies those."""
@@ -78,17 +122,17 @@ def mapped(model: Any, folder: Path) -> Model:
     """
     from onnx.external_data_helper import uses_external_data
 
-    found = {}
+    found, held = {}, dict[Path, HeldFile]()
     for tensor in model.graph.initializer:
         if uses_external_data(tensor):
-            array = _external(tensor, folder)
+            array = _external(tensor, folder, held)
             if array.nbytes >= LARGE and tensor.data_type in _WHOLE:
                 found[tensor.name] = array
             else:
                 _take_in(tensor, array)
     for tensor in _other_tensors(model):
         if uses_external_data(tensor):
-            _take_in(tensor, _external(tensor, folder))
+            _take_in(tensor, _external(tensor, folder, held))
     kept = [tensor for tensor in model.graph.initializer if tensor.name not in found]
     if found:
         copies = [type(tensor).FromString(tensor.SerializeToString()) for tensor in kept]
@@ -96,6 +140,7 @@ def mapped(model: Any, folder: Path) -> Model:
         model.graph.initializer.extend(copies)
     out = model_of(model)
     out.weights.update(found)
+    out.files = [file for file in held.values() if file.size >= READ]
     return out
 
 
@@ -114,10 +159,11 @@ def _other_tensors(model: Any) -> list[Any]:
     return out
 
 
-def _external(tensor: Any, folder: Path) -> Array:
-    """The bytes or numbers of a tensor in a file beside the model, as a map that may be written.
+def _external(tensor: Any, folder: Path, held: dict[Path, HeldFile]) -> Array:
+    """The bytes or numbers of a tensor in a file beside the model.
 
-    What is written stays in memory: torch wants arrays that allow it, and nobody does it.
+    Those of a large file are a map that may be written: what is written stays in memory. torch
+    wants arrays that allow it, and nobody does it.
     """
     entries = {entry.key: entry.value for entry in tensor.external_data}
     place = folder / entries.get("location", "")
@@ -126,38 +172,46 @@ def _external(tensor: Any, folder: Path) -> Array:
         inside = place.resolve().is_relative_to(folder.resolve()) and not place.is_symlink()
         if not inside or not entries.get("location"):
             raise CaffeIOError(f"{where} points outside of the model's folder: {str(place)!r}")
-        offset, size = int(entries.get("offset", 0)), place.stat().st_size
+        if place not in held:
+            if place.exists() and not place.is_file():
+                raise CaffeIOError(f"{where}: {place} is no file")
+            held[place] = HeldFile(place)
+        size = held[place].size
+        offset = int(entries.get("offset", 0))
         length = int(entries.get("length", size - offset))
     except FileNotFoundError:
         raise CaffeIOError(f"its weights are not at {place}") from None
     except (OSError, ValueError) as error:
         raise CaffeIOError(f"{where} cannot be found: {error}") from None
-    if not 0 <= offset <= offset + length <= size or not place.is_file():
+    if not 0 <= offset <= offset + length <= size:
         raise CaffeIOError(
             f"{where} lies at bytes {offset} to {offset + length} of {place}, which has {size}"
         )
     if tensor.data_type not in _WHOLE:
-        return np.fromfile(place, np.uint8, count=length, offset=offset)
-    return _numbers(tensor, place, offset, length)
+        return held[place].bytes(offset, length)
+    return _numbers(tensor, held[place], offset, length)
 
 
-def _numbers(tensor: Any, place: Path, offset: int, length: int) -> Array:
+def _numbers(tensor: Any, file: HeldFile, offset: int, length: int) -> Array:
+    """The numbers of a tensor in a file, mapped if they can be; float32 for bfloat16."""
     import onnx
 
-    dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type)
+    bfloat16 = tensor.data_type == tensor.BFLOAT16  # onnx before 1.19 has no dtype for it
+    dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.UINT16 if bfloat16 else tensor.data_type)
     shape = tuple(tensor.dims)
     wanted = dtype.itemsize * math.prod(shape)
     if wanted != length:
         raise CaffeIOError(
-            f"tensor {tensor.name!r} has {length} bytes in {place}; {shape} are {wanted}"
+            f"tensor {tensor.name!r} has {length} bytes in {file.path}; {shape} are {wanted}"
         )
     if not length:
         return np.zeros(shape, dtype)
     aligned = offset % dtype.itemsize == 0
-    if aligned and dtype.isbuiltin == 1:
-        return np.memmap(place, dtype, "c", offset, shape).view(np.ndarray)
-    raw = np.fromfile(place, np.uint8, count=length, offset=offset)
-    return raw.view(dtype).reshape(shape)
+    if aligned and dtype.isbuiltin == 1 and not bfloat16 and file.size >= READ:
+        with open(os.dup(file.number), "rb") as opened:  # noqa: PTH123  (of a number)
+            return np.memmap(opened, dtype, "c", offset, shape).view(np.ndarray)
+    found = file.bytes(offset, length).view(dtype).reshape(shape)
+    return (found.astype(np.uint32) << 16).view(np.float32) if bfloat16 else found
 
 
 def _take_in(tensor: Any, array: Array) -> None:
@@ -205,6 +259,8 @@ def _copy_fields(source: Any, target: Any, without: str) -> None:
 
 def checked(model: Model, where: str) -> Model:
     """The model, if its opset is one that we read. Raises UnsupportedError."""
+    import onnx
+
     if not _is_text(model.proto):
         raise CaffeIOError("has names that are not UTF-8: it is damaged", where=where)
     if not model.graph.node:
@@ -214,6 +270,12 @@ def checked(model: Model, where: str) -> Model:
         raise UnsupportedError(
             f"the model is of opset {opset}; those from {OLDEST} on are read: export it anew, or "
             "use onnx.version_converter",
+            where=where,
+        )
+    if opset > (newest := onnx.defs.onnx_opset_version()):
+        raise UnsupportedError(
+            f"the model is of opset {opset}, and the installed onnx {onnx.__version__} knows those "
+            f"up to {newest}: update it, or export the model for an older one",
             where=where,
         )
     return model

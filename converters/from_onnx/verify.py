@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 
 from caffeio.converters.from_onnx.compile import Compiled
-from caffeio.converters.from_onnx.fold import lookups, with_batch
+from caffeio.converters.from_onnx.fold import with_batch
 from caffeio.converters.from_onnx.graph import Array
 from caffeio.converters.from_onnx.model import Model
+from caffeio.converters.from_onnx.samples import samples
 from caffeio.converters.from_onnx.selection import bottoms_of, selected, selecting, with_bottoms
 from caffeio.converters.from_onnx.truth import LIMIT, Truth, nearer
 from caffeio.converters.onnx.runtime import OnnxRunner
@@ -40,6 +40,8 @@ class Compared:
 
     def add(self, run: str, mine: Array, theirs: Array, scale: float | None = None) -> None:
         """Note a run; `scale` stands for the largest value (1 for probabilities)."""
+        if theirs.size == 0 == mine.size:
+            return  # there is nothing in it
         finite = theirs[np.isfinite(theirs)]
         if not finite.size:
             self.runs.append((run, float("inf"), 1.0))  # nothing to hold it against
@@ -56,8 +58,8 @@ class Compared:
 
     @property
     def worst(self) -> float:
-        """The largest relative difference of all runs."""
-        return max(self.relative.values(), default=float("inf"))
+        """The largest relative difference of all runs; 0 if all were empty."""
+        return max(self.relative.values(), default=0.0 if 0 in self.shape else float("inf"))
 
     @property
     def run(self) -> str:
@@ -68,7 +70,7 @@ class Compared:
     @property
     def absolute(self) -> float:
         """The largest difference of all runs."""
-        return max((off for _, off, _ in self.runs), default=float("inf"))
+        return max((off for _, off, _ in self.runs), default=self.worst)
 
 
 @dataclass
@@ -82,6 +84,7 @@ class VerifyReport:
     runs: list[str]
     notes: list[str]
     inner: dict[str, Compared] = field(default_factory=dict)
+    by: str = "onnxruntime"
 
     @property
     def items(self) -> list[Compared]:
@@ -95,7 +98,7 @@ class VerifyReport:
 
     def lines(self) -> list[str]:
         """The comparison for people: an output a line."""
-        head = f"compared with onnxruntime on inputs {', '.join(self.runs)}; largest relative"
+        head = f"compared with {self.by} on inputs {', '.join(self.runs)}; largest relative"
         return [head + " difference:", *(f"  {o.output}: {o.worst:.2g}" for o in self.items)]
 
     def checked(self) -> Checked:
@@ -169,7 +172,10 @@ def _runs(
 ) -> None:
     more = with_bottoms(_with_logits(model))
     runner = OnnxRunner(more.runnable(), need_runtime=True, weights=more.weights)
-    for kind, inputs in _samples(model, seed, few=bool(suffix)):
+    if runner.lacks:
+        report.by = f"onnx's reference evaluator (onnxruntime has no {runner.lacks})"
+    for kind, inputs in samples(model, net, compiled.inputs, seed, few=bool(suffix)):
+        model.check_files()
         theirs, truth = runner(inputs), Truth(more, inputs)
         net.reset_state()  # an LSTM would begin where the last run ended
         with torch.no_grad():
@@ -256,32 +262,6 @@ def _with_logits(model: Model) -> Model:
             other.graph.node.add(op_type="Identity", input=[node.input[0]], output=[name])
             other.graph.output.add(name=name)
     return other
-
-
-def _samples(model: Model, seed: int, *, few: bool) -> Iterator[tuple[str, dict[str, Array]]]:
-    """Names of runs and their inputs."""
-    rng = np.random.default_rng(seed)
-    indices = lookups(model)
-    for kind in ("normal", "ramp", "large") if not few else ("normal",):
-        inputs = {}
-        for item in model.graph.input:
-            import onnx
-
-            tensor = item.type.tensor_type
-            dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type)
-            shape = tuple(dim.dim_value for dim in tensor.shape.dim)
-            if dtype.kind != "f" or item.name in indices:
-                rows = indices.get(item.name, 2)
-                inputs[item.name] = rng.integers(0, rows, shape).astype(dtype)
-            elif kind == "ramp":
-                size = int(np.prod(shape))
-                signs = np.where(np.arange(size) % 3, 1, -1)
-                ramp = np.linspace(0.5, 2, size) * signs
-                inputs[item.name] = ramp.astype(dtype).reshape(shape)
-            else:
-                scale = 4.0 if kind == "large" else 1.0
-                inputs[item.name] = (rng.standard_normal(shape) * scale).astype(dtype)
-        yield kind, inputs
 
 
 def check(report: VerifyReport, where: str) -> None:

@@ -42,6 +42,7 @@ def write_files(
     Raises UnsupportedError for weights that no caffemodel holds (unless it shall be `hdf5`),
     CaffeIOError and SnapshotError if the files cannot be written.
     """
+    compiled.model.check_files()
     lost: list[Lost] = []
     message = compiled.message()
     if hdf5:
@@ -50,6 +51,7 @@ def write_files(
         refuse_size(compiled, str(caffemodel))
         blobs = [layer.blobs for layer in compiled.layers]
         write_caffemodel(caffemodel, message, blobs, dialect=compiled.target.dialect, lost=lost)
+    compiled.model.check_files()
     with atomic_write(prototxt, error=CaffeIOError) as file:
         file.write(prototxt_text(compiled, source).encode("utf-8"))
     return [f"the caffemodel cannot say {item}; the prototxt does" for item in lost]

@@ -11,14 +11,20 @@ from typing import Any
 
 import numpy as np
 
+from caffeio.converters.verify.runtime_words import said_by
 from caffeio.errors import CaffeIOError, UnsupportedError
 
 Array = np.ndarray[Any, Any]
+_LACKING = "Could not find an implementation for "  # of onnxruntime's message
 LARGE = 1_900_000_000  # bytes; protobuf cannot serialize 2 GiB
 
 
 class OnnxRunner:
-    """A model that is ready to run."""
+    """A model that is ready to run.
+
+    `lacks` tells what onnxruntime has no implementation of, "" if it runs the model: then onnx's
+    reference evaluator does.
+    """
 
     def __init__(
         self,
@@ -33,6 +39,7 @@ class OnnxRunner:
         """
         self._weights = dict(weights or {})
         self.names = [item.name for item in model.graph.output]
+        self.lacks = ""
         if find_spec("onnxruntime") is not None:
             self._session = self._load(model)
         elif need_runtime:
@@ -41,9 +48,7 @@ class OnnxRunner:
                 "(or give --no-verify)"
             )
         else:
-            from onnx.reference import ReferenceEvaluator
-
-            self._session = ReferenceEvaluator(model)
+            self._session = _reference(model)
 
     def _load(self, model: Any) -> Any:
         ort: Any = import_module("onnxruntime")
@@ -56,14 +61,21 @@ class OnnxRunner:
             providers = ["CPUExecutionProvider"]
             if model.ByteSize() < LARGE:
                 return ort.InferenceSession(model.SerializeToString(), options, providers=providers)
-            with tempfile.TemporaryDirectory(prefix="caffeio-") as folder:
+            # On Windows the runtime keeps the files that it maps.
+            with tempfile.TemporaryDirectory(
+                prefix="caffeio-", ignore_cleanup_errors=True
+            ) as folder:
                 path = self._on_disk(model, Path(folder))
                 return ort.InferenceSession(path, options, providers=providers)
         except CaffeIOError:
             raise
         except Exception as error:  # noqa: BLE001  (onnxruntime's own)
-            said = str(error).strip().split("\n")[0][:300]
-            raise UnsupportedError(f"onnxruntime cannot load the model: {said}") from None
+            said = said_by(error)
+            _, found, lacking = said.partition(_LACKING)
+            if not found:
+                raise UnsupportedError(f"onnxruntime cannot load the model: {said}") from None
+            self.lacks = lacking.split(" ")[0]
+            return _reference(model)
 
     @staticmethod
     def _on_disk(model: Any, folder: Path) -> str:
@@ -75,13 +87,23 @@ class OnnxRunner:
         return str(path)
 
     def __call__(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
-        """Every output by name. Raises UnsupportedError with the runtime's first line."""
+        """Every output by name. Raises UnsupportedError with the runtime's words."""
         try:
             found: Sequence[Any] = self._session.run(None, {**self._weights, **inputs})
         except Exception as error:  # noqa: BLE001  (onnxruntime's own)
-            said = str(error).strip().split("\n")[0][:300]
-            raise UnsupportedError(f"the model does not run: {said}") from None
+            raise UnsupportedError(f"the model does not run: {said_by(error)}") from None
         return dict(zip(self.names, found, strict=True))
+
+
+def _reference(model: Any) -> Any:
+    """onnx's own evaluator, which is slow. Raises UnsupportedError."""
+    from onnx.reference import ReferenceEvaluator
+
+    try:
+        return ReferenceEvaluator(model)
+    except Exception as error:  # noqa: BLE001  (onnx's own)
+        said = str(error).strip().split("\n")[0][:300]
+        raise UnsupportedError(f"nothing here can run the model: {said}") from None
 
 
 def evaluate(op: str, inputs: Sequence[Array], opset: int, **attributes: Any) -> Array:

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
+from caffeio.converters.verify.runtime_words import said_by
 from caffeio.errors import CaffeIOError, UnsupportedError
 from caffeio.net.net import Net
 from caffeio.shape_text import format_shape
@@ -110,9 +111,8 @@ class OnnxModel:
             found = self.session.run(None, {name: inputs[name] for name in names})
         except _errors() as error:
             shapes = " and ".join(f"{n} {format_shape(inputs[n].shape)}" for n in names)
-            text = " ".join(str(error).split())
             raise DoesNotRunError(
-                f"the model does not run in onnxruntime at {shapes}: {text}"
+                f"the model does not run in onnxruntime at {shapes}: {said_by(error)}"
             ) from None
         plain = [v.astype(np.float32) if v.dtype == np.float16 else v for v in found]
         return dict(zip(self.blobs.values(), plain, strict=True))
@@ -161,7 +161,6 @@ def _session(path: str | os.PathLike[str], also: Sequence[str]) -> Any:
             ort.InferenceSession(os.fspath(path), **given)
         return ort.InferenceSession(model, **given)
     except _errors() as error:  # an opset or an operator that this version does not have
-        text = " ".join(str(error).split())
-        raise UnsupportedError(f"onnxruntime {ort.__version__} cannot run the model: {text}") from (
-            None
-        )
+        raise UnsupportedError(
+            f"onnxruntime {ort.__version__} cannot run the model: {said_by(error)}"
+        ) from None

@@ -28,13 +28,20 @@ def sample_inputs(net: Net, seed: int = 0, scale: float = 1.0) -> dict[str, np.n
                 out[top] = np.asarray(rng.standard_normal(shape) * scale, np.float32)
     for name, high in _indices(net).items():
         out[name] = rng.integers(0, high, out[name].shape).astype(np.float32)
-    for name, (images, height, width) in _regions(net).items():
-        out[name] = _boxes(rng, out[name].shape, images, height, width)
-    for name, size in _image_sizes(net).items():
-        out[name] = np.resize(np.asarray(size, np.float32), out[name].shape)
+    out |= places(net, rng)
     for name in _marks(net):
         out[name] = np.ones(out[name].shape, np.float32)
         out[name][:1] = 0
+    return out
+
+
+def places(net: Net, rng: np.random.Generator) -> dict[str, np.ndarray]:
+    """Arrays for the inputs that are regions or sizes of images, by name."""
+    out, shapes = {}, net.blob_shapes
+    for name, (images, height, width) in _regions(net).items():
+        out[name] = _boxes(rng, tuple(shapes[name]), images, height, width)
+    for name, size in _image_sizes(net).items():
+        out[name] = np.resize(np.asarray(size, np.float32), tuple(shapes[name]))
     return out
 
 

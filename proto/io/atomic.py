@@ -12,6 +12,7 @@ import errno
 import os
 import re
 import secrets
+import shutil
 import stat
 import zlib
 from collections.abc import Iterator
@@ -24,6 +25,9 @@ from caffeio.proto.io.regular import check_name
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _BROKEN = (*FULL, errno.EIO, errno.EROFS)
+# Windows flushes what may be written only, knows no folders as files and, before Python 3.13, no
+# fchmod; it keeps a file whose content somebody uses, a map of this process's among them.
+_WINDOWS = os.name == "nt"
 
 
 def size_text(count: int) -> str:
@@ -47,8 +51,8 @@ def write_error(
     text = f"cannot be written: {problem.strerror or problem}"
     if problem.errno in FULL:
         try:
-            room = os.statvfs(Path(path).absolute().parent)
-            free = f"{size_text(room.f_bavail * room.f_frsize)} are free on its file system"
+            room = shutil.disk_usage(Path(path).absolute().parent)
+            free = f"{size_text(room.free)} are free on its file system"
         except OSError:
             free = "the free space is unknown"
         text += f" ({size_text(needed)} are needed, {free})" if needed is not None else f" ({free})"
@@ -88,7 +92,7 @@ def atomic_write(
             if sync:
                 os.fsync(file.fileno())
             name = name or _link(file.fileno(), target)
-        _publish(name, target, sync)
+        _publish(name, target, sync, path, error)
     except BaseException as problem:
         _remove(name)
         if isinstance(problem, OSError) and problem.errno in _BROKEN:
@@ -113,14 +117,14 @@ def atomic_path(
         raise write_error(path, problem, error=error) from problem
     try:
         yield Path(temporary)
-        descriptor = os.open(temporary, os.O_RDONLY)
+        descriptor = os.open(temporary, os.O_RDWR if _WINDOWS else os.O_RDONLY)
         try:
             _keep_mode(descriptor, target)
             if sync:
                 os.fsync(descriptor)
         finally:
             os.close(descriptor)
-        _publish(temporary, target, sync)
+        _publish(temporary, target, sync, path, error)
     except BaseException as problem:
         _remove(temporary)
         if isinstance(problem, OSError) and problem.errno in _BROKEN:
@@ -210,13 +214,22 @@ def _link(descriptor: int, target: str) -> str:
 
 def _keep_mode(descriptor: int, target: str) -> None:
     """Give the new file the permissions of the one that it replaces."""
+    if not hasattr(os, "fchmod"):
+        return
     with suppress(FileNotFoundError, PermissionError):
         os.fchmod(descriptor, stat.S_IMODE(os.stat(target).st_mode))
 
 
-def _publish(name: str, target: str, sync: bool) -> None:
-    os.replace(name, target)
-    if sync:
+def _publish(
+    name: str, target: str, sync: bool, path: str | os.PathLike[str], error: type[CaffeIOError]
+) -> None:
+    try:
+        os.replace(name, target)
+    except OSError as problem:
+        if _WINDOWS and problem.errno == errno.EACCES:
+            problem = OSError(errno.EBUSY, "another program, or this one, uses it")
+        raise write_error(path, problem, error=error) from None
+    if sync and not _WINDOWS:
         folder = os.open(os.path.dirname(target) or ".", os.O_RDONLY)
         try:
             os.fsync(folder)

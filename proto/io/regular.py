@@ -20,6 +20,9 @@ Path_ = str | os.PathLike[str]
 TEXT_LIMIT = 1 << 30  # bytes; the largest public prototxt has 2 MB
 STREAM_LIMIT = 4 << 30  # bytes from standard input
 
+# Windows has no pipes that one would wait for, and changes the bytes of files that are text.
+_FLAGS = getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+
 _KINDS = (
     (stat.S_ISFIFO, "a named pipe"),
     (stat.S_ISCHR, "a device"),
@@ -53,7 +56,7 @@ def _check_regular(state: os.stat_result, path: Path_) -> None:
 def open_regular(path: Path_) -> BufferedReader:
     """Open a regular file for reading bytes; never waits. Raises OSError for everything else."""
     check_regular(path)  # before opening: to open some devices does something
-    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | os.O_CLOEXEC)
+    descriptor = os.open(path, os.O_RDONLY | _FLAGS)
     try:
         _check_regular(os.fstat(descriptor), path)  # another file may have taken its place
         return os.fdopen(descriptor, "rb")

@@ -6,6 +6,7 @@ import contextlib
 import errno
 import os
 import re
+import shutil
 import uuid
 from collections.abc import Callable
 from pathlib import Path
@@ -72,9 +73,8 @@ def memory_file(h5py: Any, fill: Callable[[Any], None], **options: Any) -> bytes
 
 def _check_disk(path: Path_, size: int) -> None:
     """Raise SnapshotError if the file system has less room than that."""
-    with contextlib.suppress(OSError, AttributeError):  # no such folder: said later; Windows
-        room = os.statvfs(Path(path).absolute().parent)
-        if room.f_bavail * room.f_frsize < size:
+    with contextlib.suppress(OSError):  # no such folder: said later
+        if shutil.disk_usage(Path(path).absolute().parent).free < size:
             full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             raise write_error(path, full, needed=size)
 

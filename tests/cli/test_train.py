@@ -157,10 +157,10 @@ def on_terminal(*arguments: str) -> str:
 
 def test_progress_bar_on_a_terminal_only() -> None:
     shown = on_terminal(
-        "--log", "caffe", *sets("max_iter=3000", "test_interval=100000", "display=500")
+        "--log", "caffe", *sets("max_iter=800", "test_interval=100000", "display=200")
     )  # fmt: skip
-    assert re.search(r"solver\.prototxt.*\d+/3000.*[\d.]+ images/s.*\d:\d\d:\d\d", shown)
-    assert "Iteration 500 (" in shown  # log lines are above the bar
+    assert re.search(r"solver\.prototxt.*\d+/800.*[\d.]+ images/s.*\d:\d\d:\d\d", shown)
+    assert "Iteration 200 (" in shown  # log lines are above the bar
     piped = trained(*sets("max_iter=5", "snapshot=0"))
     assert "images/s" not in piped.output
     assert "\x1b" not in piped.output

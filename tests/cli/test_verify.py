@@ -159,7 +159,8 @@ def test_torch_programs(folder: Path) -> None:
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         torch.jit.trace(Plain(), example).save(str(folder / "p.pt"))
-        torch.export.save(torch.export.export(Plain(), (example,)), str(folder / "p.pt2"))
+        program = torch.export.export(Plain(), (example,), strict=False)  # as from torch 2.7 on
+        torch.export.save(program, str(folder / "p.pt2"))
     assert data(*files, folder / "p.pt")["same"]
     assert data(*files, folder / "p.pt2")["same"]
     (folder / "odd.pt2").write_bytes(b"odd")

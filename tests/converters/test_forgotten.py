@@ -31,7 +31,7 @@ LEARNED = sorted(name for name in known_types() if message_of(name))
 
 def ask(path: Path, type_name: str, fields: str = "", message: str = "") -> None:
     message = message or message_of(type_name)
-    path.write_text(LAYER.format(type_name, message, fields))
+    path.write_text(LAYER.format(type_name, message, fields), encoding="utf-8")
     require_weights(path, Request())
 
 

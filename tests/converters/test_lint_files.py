@@ -156,7 +156,7 @@ def check_fixes(text: str, rng: random.Random) -> None:
     wrong = text[: place.start()] + slip + text[place.end() :]
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "x.prototxt")
-        path.write_text(wrong)
+        path.write_text(wrong, encoding="utf-8")
         try:
             found = lint(Source(path.name, path, kind_of(path)), Selection())
         except CaffeIOError:

@@ -227,6 +227,22 @@ def test_pooling_windows(
     check(f'type: "Pooling" pooling_param {{ {fields} }}', (1, 2, *size))
 
 
+@pytest.mark.parametrize("method", ["AVE", "STOCHASTIC"])
+@pytest.mark.parametrize(("kernel", "stride"), [(1, 2), (1, 3), (2, 3), (3, 4)])
+def test_windows_behind_the_bottom(method: str, kernel: int, stride: int) -> None:
+    """No padding in front of a pool is as large as its kernel: onnxruntime 1.21 refuses that."""
+    fields = f"pool: {method} kernel_size: {kernel} stride: {stride}"
+    size = kernel + stride * 2 - 1  # the third window would begin behind it
+    model = check(f'type: "Pooling" pooling_param {{ {fields} }}', (1, 2, size, 9))
+    values = {item.name: onnx.numpy_helper.to_array(item) for item in model.graph.initializer}
+    makers = {node.output[0]: node for node in model.graph.node}
+    for node in model.graph.node:
+        if node.op_type == "AveragePool" and node.input[0] in makers:
+            maker = makers[node.input[0]]
+            if maker.op_type == "Pad":
+                assert values[maker.input[1]].max() < kernel
+
+
 def test_regions_and_masks() -> None:
     rois = np.array([[0, 1, 2, 20, 11], [1, 0, 0, 3, 50], [1, 30, 30, 40, 40]], np.float32)
     fields = "pooled_h: 2 pooled_w: 3 spatial_scale: 0.25"

@@ -102,7 +102,7 @@ def page(folder: Path, name: str) -> Path:
         return page_of(folder, resnet(folder.relative_to(Path.cwd())))
     source = Path(f"{name}.prototxt")
     text = LENET if name == "lenet" else (ROOT / "tests" / "nets" / source).read_text()
-    source.write_text(text)
+    source.write_text(text, encoding="utf-8")
     return page_of(folder, source)
 
 

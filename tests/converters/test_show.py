@@ -208,6 +208,7 @@ def test_histograms_are_numpy_s(values):
     assert stats.low == good.min() and stats.high == good.max()
 
 
+@pytest.mark.skipif(not Path("/proc/self/smaps").exists(), reason="only Linux tells of pages")
 def test_figures_of_a_mapped_file_leave_its_pages(tmp_path, monkeypatch):
     """The pages of a large file are given back while it is read."""
     monkeypatch.setattr("caffeio.proto.io.streamed.AHEAD", 4 << 20)
@@ -219,7 +220,7 @@ def test_figures_of_a_mapped_file_leave_its_pages(tmp_path, monkeypatch):
     array = np.frombuffer(memoryview(held), np.float32, values.size, 3)
 
     def resident():
-        text = Path("/proc/self/smaps").read_text()
+        text = Path("/proc/self/smaps").read_text(encoding="utf-8")
         part = text[text.index(str(path)) :]
         return int(re.search(r"Rss: +(\d+) kB", part)[1]) << 10
 

@@ -135,7 +135,9 @@ def look(page: Path, *options: str, size: str = "1400,900") -> dict[str, Any]:
     allowed = base64.b64encode(hashlib.sha256(LOOK.encode()).digest()).decode()
     text = page.read_text(encoding="utf-8")
     text = text.replace("</body>", f"<script>{LOOK}</script></body>")
-    page.write_text(text.replace("script-src ", f"script-src 'sha256-{allowed}' "))
+    page.write_text(
+        text.replace("script-src ", f"script-src 'sha256-{allowed}' "), encoding="utf-8"
+    )
     for _ in range(3):  # a browser that is started on a busy machine may give up by itself
         with tempfile.TemporaryDirectory(
             ignore_cleanup_errors=True

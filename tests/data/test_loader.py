@@ -16,9 +16,10 @@ import torch
 
 from caffeio.boost_random import CaffeRng
 from caffeio.data.batch import Result, SampleTask, Slot
+from caffeio.data.cores import usable_cores
 from caffeio.data.db.lmdb import write_lmdb
 from caffeio.data.draws import Draws
-from caffeio.data.loader import LoaderSource, usable_cores
+from caffeio.data.loader import LoaderSource
 from caffeio.data.records.datum import encode_datum
 from caffeio.data.transform.image import COLOR, encoded_size, set_ipp
 from caffeio.data.transform.normalize import Image

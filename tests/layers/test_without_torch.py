@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -51,7 +52,7 @@ def run(tmp_path: Path, *lines: str) -> list[str]:
     (tmp_path / "net.prototxt").write_text(NET)
     done = subprocess.run(
         [sys.executable, "-c", AUDIT], input="\n".join(lines), text=True, capture_output=True,
-        cwd=tmp_path, env={"PYTHONPATH": str(ROOT), "PATH": ""}, check=False,
+        cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)}, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     return done.stdout.split("---\n")

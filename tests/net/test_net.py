@@ -68,7 +68,7 @@ def test_golden_net(meta_path: Path, weights: str) -> None:
     folder = meta_path.parent
     if not (folder / weights).exists():
         pytest.skip("Caffe wrote no such file for this case")
-    meta = json.loads(meta_path.read_text())
+    meta = json.loads(meta_path.read_text(encoding="utf-8"))
     arrays = golden(folder / f"golden{meta_path.stem[4:]}.prototxt")
     net = load_net(
         folder / "net.prototxt", folder / weights,

@@ -38,7 +38,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     net = load_net(NET)
     write_caffemodel("w.caffemodel", net.to_proto(), net.blob_arrays())
-    Path("s.prototxt").write_text(SOLVER + "snapshot_after_train: false")
+    Path("s.prototxt").write_text(SOLVER + "snapshot_after_train: false", encoding="utf-8")
     return tmp_path
 
 
@@ -62,14 +62,16 @@ WAYS: dict[str, Callable[[str], Any]] = {
 
 @pytest.mark.parametrize("way", WAYS.values(), ids=list(WAYS))
 def test_no_way_to_a_net_passes_over_an_unknown_field(way: Callable[[str], Any]) -> None:
-    Path("n.prototxt").write_text(NET + 'layer { name: "x" type: "Silence" bottom: "ip" quux: 1 }')
+    Path("n.prototxt").write_text(
+        NET + 'layer { name: "x" type: "Silence" bottom: "ip" quux: 1 }', encoding="utf-8"
+    )
     with pytest.raises(CaffeIOError, match="quux"):
         way("n.prototxt")
 
 
 @pytest.mark.parametrize("way", [key for key in WAYS if key != "layers --coverage"])
 def test_every_way_builds_a_good_net(way: str) -> None:
-    Path("n.prototxt").write_text(NET)
+    Path("n.prototxt").write_text(NET, encoding="utf-8")
     WAYS[way]("n.prototxt")
 
 

@@ -320,12 +320,13 @@ LOSS = 'layer { name: "loss" type: "SoftmaxWithLoss" bottom: "fc" bottom: "label
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
-    Path("net.prototxt").write_text(DATA + NORM[NORM.index("\n") :] + LOSS)
+    Path("net.prototxt").write_text(DATA + NORM[NORM.index("\n") :] + LOSS, encoding="utf-8")
     Path("solver.prototxt").write_text(
         'net: "net.prototxt" base_lr: 0 lr_policy: "fixed" max_iter: 1 snapshot_prefix: "s"\n'
-        "solver_mode: CPU"
+        "solver_mode: CPU",
+        encoding="utf-8",
     )
-    net = trained(Path("net.prototxt").read_text())
+    net = trained(Path("net.prototxt").read_text(encoding="utf-8"))
     for suffix in SUFFIXES:
         net.save(f"w{suffix}")
     return tmp_path

@@ -67,8 +67,8 @@ def main(cases: str, answers: str, types: list[str]) -> None:
         schema.write(descriptor_set(types))
         schema.flush()
         name = caffe_pb2.DESCRIPTOR.name
-        with open(answers, "w") as out:
-            for line in Path(cases).read_text().splitlines():
+        with open(answers, "w", encoding="utf-8") as out:
+            for line in Path(cases).read_text(encoding="utf-8").splitlines():
                 mode, kind, data = json.loads(line)
                 answer = run(schema.name, name, mode, kind, base64.b64decode(data))
                 code, output, error = answer

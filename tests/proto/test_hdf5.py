@@ -315,8 +315,8 @@ def test_a_failed_write_leaves_the_old_file(
         with pytest.raises(SnapshotError, match=wanted):
             write_caffemodel_h5(path, net_of(["a"]), [[np.ones(3)]])
     assert path.read_bytes() == b"old"
-    no_room = SimpleNamespace(f_bavail=1, f_frsize=10)
-    monkeypatch.setattr("caffeio.proto.weights.hdf5_file.os.statvfs", lambda _: no_room)
+    no_room = SimpleNamespace(free=10)
+    monkeypatch.setattr("caffeio.proto.weights.hdf5_file.shutil.disk_usage", lambda _: no_room)
     with pytest.raises(SnapshotError, match=r"\(24 bytes are needed, 10 bytes are free"):
         write_caffemodel_h5(path, net_of(["a"]), [[np.ones(3)]])
     assert path.read_bytes() == b"old"

@@ -28,7 +28,7 @@ def where(*path: str | int) -> str:
 
 def log_lines(path: Path) -> list[tuple[str, str]]:
     """Severity and text of the lines that the upgrade itself logs, not the tool around it."""
-    lines = [line.rstrip("\n") for line in path.read_text().splitlines()]
+    lines = [line.rstrip("\n") for line in path.read_text(encoding="utf-8").splitlines()]
     split = [(line[0], *line.partition("] ")[::2]) for line in lines]
     return [(letter, text) for letter, head, text in split if " upgrade_proto.cpp" in head]
 

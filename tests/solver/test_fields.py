@@ -27,11 +27,11 @@ REFUSED = {
 @pytest.fixture(autouse=True)
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    Path("n.prototxt").write_text(LAYERS)
+    Path("n.prototxt").write_text(LAYERS, encoding="utf-8")
 
 
 def solver(text: str, net: str = 'net: "n.prototxt" ') -> str:
-    Path("s.prototxt").write_text(RULES + net + text)
+    Path("s.prototxt").write_text(RULES + net + text, encoding="utf-8")
     return "s.prototxt"
 
 
@@ -93,18 +93,20 @@ def test_fields_without_effect_are_named_in_the_log(field: str, words: str) -> N
 
 
 def test_net_fields() -> None:
-    Path("n.prototxt").write_text("global_grad_scale: 1000 default_forward_type: FLOAT16" + LAYERS)
+    Path("n.prototxt").write_text(
+        "global_grad_scale: 1000 default_forward_type: FLOAT16" + LAYERS, encoding="utf-8"
+    )
     notes = read_job(solver("test_iter: 1 test_interval: 1")).notes
     assert len([n for n in notes if "global_grad_scale" in n]) == 1
     assert len([n for n in notes if "default_forward_type" in n]) == 1
-    Path("n.prototxt").write_text("quantizer { }" + LAYERS)
+    Path("n.prototxt").write_text("quantizer { }" + LAYERS, encoding="utf-8")
     with pytest.raises(UnsupportedError, match="quantizer"):
         read_job(solver(""))
 
 
 def test_bn_stats_batch_size_of_the_net_reaches_its_layers() -> None:
     norm = 'layer { name: "bn" type: "BatchNorm" bottom: "ip" top: "bn" } '
-    Path("n.prototxt").write_text("bn_stats_batch_size: 2" + LAYERS + norm)
+    Path("n.prototxt").write_text("bn_stats_batch_size: 2" + LAYERS + norm, encoding="utf-8")
     with Trainer(solver(""), device="cpu") as trainer:
         step = next(step for step in trainer.net.steps if step.node.name == "bn")
         assert step.node.param.batch_norm_param.stats_batch_size == 2
@@ -128,10 +130,15 @@ def test_overrides_go_where_the_field_is() -> None:
 def test_solver_mode_gpu_without_one_says_what_to_type(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     text = solver("").replace("s.", "g.")
-    Path(text).write_text(Path("s.prototxt").read_text().replace("CPU", "GPU"))
+    Path(text).write_text(
+        Path("s.prototxt").read_text(encoding="utf-8").replace("CPU", "GPU"), encoding="utf-8"
+    )
     with pytest.raises(CaffeIOError, match=r"solver_mode: GPU at g\.prototxt:1:\d+.*--device cpu"):
         Trainer(text)
-    Path(text).write_text(Path("s.prototxt").read_text().replace("solver_mode: CPU", ""))
+    Path(text).write_text(
+        Path("s.prototxt").read_text(encoding="utf-8").replace("solver_mode: CPU", ""),
+        encoding="utf-8",
+    )
     with pytest.raises(CaffeIOError, match="'intel' takes this for GPU"):
         Trainer(text, profile="intel")
     with Trainer(text) as trainer:  # BVLC: only where it is written
@@ -159,7 +166,7 @@ params_pair { solver_params { base_lr: 0.01 lr_policy: "step" stepsize: 2 gamma:
 
 
 def test_phases_of_intels_multi_phase_file() -> None:
-    Path("m.prototxt").write_text(PHASES)
+    Path("m.prototxt").write_text(PHASES, encoding="utf-8")
     phases = read_phases("m.prototxt")
     messages = [file.message for file, _ in phases]
     assert [batch for _, batch in phases] == [8, 4, 4]
@@ -167,16 +174,20 @@ def test_phases_of_intels_multi_phase_file() -> None:
     assert [m.max_iter for m in messages] == [3, 3, 2]
     assert [m.net for m in messages] == ["d.prototxt"] * 3
     assert phases[2][0].locate("lr_policy") == "m.prototxt:5:45"
-    Path("m.prototxt").write_text(PHASES.replace("CPU", "GPU", 1))
+    Path("m.prototxt").write_text(PHASES.replace("CPU", "GPU", 1), encoding="utf-8")
     with pytest.raises(SolverError, match=r"m\.prototxt:3:\d+: .*CPU only"):
         read_phases("m.prototxt")
-    Path("m.prototxt").write_text(PHASES.replace("0.01", "0.01 solver_type: ADAM"))
+    Path("m.prototxt").write_text(
+        PHASES.replace("0.01", "0.01 solver_type: ADAM"), encoding="utf-8"
+    )
     upgraded = read_phases("m.prototxt")[2][0].upgraded
     assert upgraded is not None and upgraded.log[0][1].endswith("(enum)': m.prototxt")
-    Path("m.prototxt").write_text(PHASES.replace("0.01", '0.01 solver_type: ADAM type: "Adam"'))
+    Path("m.prototxt").write_text(
+        PHASES.replace("0.01", '0.01 solver_type: ADAM type: "Adam"'), encoding="utf-8"
+    )
     with pytest.raises(SolverError, match=r"m\.prototxt:5:45: both solver_type"):
         read_phases("m.prototxt")
-    Path("m.prototxt").write_text("params_pair { batch_size: 1 }")
+    Path("m.prototxt").write_text("params_pair { batch_size: 1 }", encoding="utf-8")
     with pytest.raises(SolverError, match="first params_pair"):
         read_phases("m.prototxt")
 

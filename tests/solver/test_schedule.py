@@ -51,7 +51,7 @@ def read(folder: Path) -> pb.SolverParameter:
 
 
 def rows_of(path: Path) -> list[dict[str, str]]:
-    with path.open() as lines:
+    with path.open(encoding="utf-8") as lines:
         return list(csv.DictReader(lines))
 
 

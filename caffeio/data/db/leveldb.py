@@ -153,7 +153,7 @@ def _shadow(path: str) -> str:
                 continue
             check_regular(old)
             if name.endswith((".ldb", ".sst")):
-                os.symlink(os.path.realpath(old), new)
+                _link_or_copy(os.path.realpath(old), new)
             else:
                 shutil.copyfile(old, new)
     except OSError as error:
@@ -161,6 +161,14 @@ def _shadow(path: str) -> str:
         place = f"{os.path.basename(error.filename)} " if error.filename else ""
         raise DataError(f"cannot open LevelDB {path!r}: {place}{error.strerror}") from None
     return shadow
+
+
+def _link_or_copy(old: str, new: str) -> None:
+    """Let `new` be the file `old`, where the system has links that everybody may make."""
+    try:
+        os.symlink(old, new)
+    except (OSError, NotImplementedError):
+        shutil.copyfile(old, new)
 
 
 class LevelCursor:

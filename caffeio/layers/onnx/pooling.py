@@ -7,6 +7,7 @@ for the last windows is made explicit, and averages are corrected to Caffe's div
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -169,6 +170,16 @@ def _exact(w: Window, sizes: Ints) -> bool:
 
 
 def _sums(g: OnnxGraph, x: str, w: Window, sizes: Ints) -> str:
-    """The sum of each window, what sticks out counting 0."""
-    mean = g.op("AveragePool", [_padded(g, x, w, sizes, 0.0)], **_shape(w))
-    return g.scaled(mean, math.prod(w.kernel))
+    """The sum of each window, what sticks out counting 0.
+
+    A window that starts behind the bottom is added to the result: onnxruntime 1.21 takes the Pad
+    for the pool's own, which must be smaller than the kernel.
+    """
+    inside = replace(w, clip=True)
+    mean = g.op("AveragePool", [_padded(g, x, inside, sizes, 0.0)], **_shape(w))
+    sums = g.scaled(mean, math.prod(w.kernel))
+    more = [a - b for a, b in zip(w.output(sizes), inside.output(sizes), strict=True)]
+    if not any(more):
+        return sums
+    ends = g.ints((0, 0, *[0] * len(more), 0, 0, *more), "ends")
+    return str(g.op("Pad", [sums, ends, g.const(0.0, "padding")]))

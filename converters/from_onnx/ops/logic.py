@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 
 from caffeio.converters.from_onnx.caffe_net import Refused, Writer
-from caffeio.converters.from_onnx.graph import Dims, Node
+from caffeio.converters.from_onnx.graph import Array, Dims, Node
 from caffeio.converters.from_onnx.ops.pointwise import combined, plus_constant, times_constant
 from caffeio.converters.from_onnx.table import operator
 
@@ -95,8 +95,9 @@ def sign(w: Writer, node: Node) -> str:
 def where(w: Writer, node: Node) -> str:
     """mask * a + (1 - mask) * b: exact where both are finite."""
     out = w.graph.shapes[node.outputs[0]]
-    if any(w.graph.constant(name) is not None for name in node.inputs[:1]):
-        raise Refused("its condition is constant")
+    chosen = w.graph.constant(node.inputs[0])
+    if chosen is not None:
+        return _by_constant(w, node, np.asarray(chosen, bool), out)
     maker = w.graph.makers().get(node.inputs[0])
     if maker is None or maker.op not in (*COMPARISONS, "Cast"):
         raise Refused("Caffe chooses nothing by a condition that comes from outside")
@@ -109,6 +110,22 @@ def where(w: Writer, node: Node) -> str:
     if len(kept) < 2:
         return kept[0] if kept else w.power(combined(w, [mask], [1.0], out, "SUM"), scale=0)
     return combined(w, kept, [1.0, 1.0], out, "SUM")
+
+
+def _by_constant(w: Writer, node: Node, chosen: Array, out: Dims) -> str:
+    """Values where a constant says so: each times 0 or 1, and constants added."""
+    computed, numbers = [], np.zeros(out)
+    for name, mask in zip(node.inputs[1:], (chosen, ~chosen), strict=True):
+        value = w.graph.constant(name)
+        if value is not None:
+            numbers = numbers + np.where(mask, np.asarray(value, np.float64), 0.0)
+        elif mask.any():
+            whole = combined(w, [w.blob(name)], [1.0], out, "SUM")
+            computed.append(whole if mask.all() else times_constant(w, whole, mask * 1.0, out))
+    if not computed:
+        return w.constant(numbers)
+    x = combined(w, computed, [1.0] * len(computed), out, "SUM")
+    return plus_constant(w, x, numbers, out) if numbers.any() else x
 
 
 def _masked(w: Writer, mask: str, name: str, out: Dims, chosen: Callable[[], str]) -> str | None:

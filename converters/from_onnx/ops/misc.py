@@ -20,6 +20,20 @@ def told_layer(w: Writer, node: Node) -> list[str]:
     return tops
 
 
+@operator("MaxRoiPool")
+def max_roi_pool(w: Writer, node: Node) -> str:
+    """ROIPooling of forks: ONNX took the operator from there."""
+    rows, columns = node.attrs["pooled_shape"]
+    fields = {
+        "pooled_h": rows, "pooled_w": columns,
+        "spatial_scale": float(node.attrs.get("spatial_scale", 1.0)),
+    }  # fmt: skip
+    out = node.outputs[0]
+    shape, batch = w.graph.shapes[out], w.graph.batch_axis(out)
+    blobs = [w.blob(name) for name in node.inputs]
+    return str(w.layer("ROIPooling", blobs, shape, batch=batch, roi_pooling_param=fields))
+
+
 _INTEGERS = (2, 3, 4, 5, 6, 7, 12, 13)
 _LOOKS_UP = ("Gather",)
 

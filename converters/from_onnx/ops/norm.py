@@ -127,9 +127,12 @@ def mvn(w: Writer, node: Node) -> str:
     return w.unary("MVN", x, mvn_param=fields)
 
 
+_NEXT_TO_NOTHING = 1e-37  # above the least float32 (1.2e-38): its powers -0.5 and -1 are finite
+
+
 @operator("LpNormalization")
 def lp_normalization(w: Writer, node: Node) -> str:
-    """x over its norm along an axis."""
+    """x over its norm along an axis; 0 where that is 0, as runtimes have it."""
     from caffeio.converters.from_onnx.ops.reduce import reduced
 
     x = w.blob(node.inputs[0])
@@ -140,7 +143,8 @@ def lp_normalization(w: Writer, node: Node) -> str:
         w.fix_batch()
     each = w.power(x, power=2, hint="square") if order == 2 else w.unary("AbsVal", x, hint="abs")
     total = reduced(w, each, [axis], "SUM")
-    inverse = w.power(total, power=-0.5 if order == 2 else -1, hint="inverse")
+    power = -0.5 if order == 2 else -1
+    inverse = w.power(total, shift=_NEXT_TO_NOTHING, power=power, hint="inverse")
     return w.eltwise("PROD", [x, exact.spread(w, inverse, shape)])
 
 

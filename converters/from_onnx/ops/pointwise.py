@@ -275,6 +275,8 @@ def _grown(w: Writer, x: str, out: Dims) -> str:
 def combined(w: Writer, xs: list[str], coeff: list[float], out: Dims, operation: str) -> str:
     """An Eltwise; the smaller of two blobs by a Scale or Bias with two bottoms, else repeated."""
     shapes = [w.shape(x) for x in xs]
+    if len(xs) == 1 and coeff == [1.0]:
+        return _grown(w, xs[0], out)
     if all(shape == out for shape in shapes):
         return w.eltwise(operation, xs, coeff if operation == "SUM" else ())
     if len(xs) == 2 and operation != "MAX" and out in shapes:

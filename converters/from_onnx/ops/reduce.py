@@ -26,14 +26,26 @@ def softmax(w: Writer, node: Node) -> str:
         y = w.reshape(x, (*shape[:axis], math.prod(shape[axis:])), hint="flat")
     y = w.unary("Softmax", y, softmax_param={"axis": axis} if axis != 1 else {})
     y = w.reshape(y, shape, hint="back")
-    return y if node.op == "Softmax" else w.unary("Log", y, hint="log")
+    if node.op == "Softmax":
+        return y
+    w.notes.append(
+        f"{node.outputs[0]!r}: LogSoftmax is a Softmax and a Log; what is more than 87 below the "
+        "largest of its axis becomes -inf, or loses digits"
+    )
+    return w.unary("Log", y, hint="log")
 
 
 @operator("ArgMax", "ArgMin")
 def arg_max(w: Writer, node: Node) -> str:
-    """ArgMax along an axis; Caffe keeps the axis and takes the first of equals."""
-    if node.attrs.get("select_last_index", 0):
-        raise Refused("it takes the last of equal values")
+    """ArgMax along an axis; Caffe keeps the axis and takes the last of equals.
+
+    It sorts pairs of a value and its index, the largest first (argmax_layer.cpp).
+    """
+    if not node.attrs.get("select_last_index", 0):
+        w.notes.append(
+            f"{node.outputs[0]!r}: of equal values Caffe's ArgMax takes the last, {node.op} the "
+            "first"
+        )
     x = w.blob(node.inputs[0])
     x = w.power(x, scale=1.0 if node.op == "ArgMax" else -1.0, hint="minus")
     shape = w.shape(x)

@@ -11,9 +11,17 @@ from caffeio.converters.from_onnx.slices import slice_ranges
 from caffeio.converters.from_onnx.table import operator
 
 
+def refuse_computed(w: Writer, node: Node, what: str) -> None:
+    """Raise Refused if an operator's second input, of which its shape comes, is no constant."""
+    if node.input(1) and w.graph.constant(node.inputs[1]) is None:
+        said = "is" if what == "shape" else "are"
+        raise Refused(f"its {what} {said} computed", "export with fixed shapes")
+
+
 @operator("Reshape", "Flatten", "Squeeze", "Unsqueeze")
 def reshape(w: Writer, node: Node) -> str:
     """The shape is known: a Reshape, or a Flatten."""
+    refuse_computed(w, node, "shape" if node.op == "Reshape" else "axes")
     out = node.outputs[0]
     return w.reshape(w.blob(node.inputs[0]), w.graph.shapes[out], batch=w.graph.batch_axis(out))
 
@@ -113,6 +121,7 @@ def strided(w: Writer, x: str, steps: dict[int, range]) -> str:
 @operator("Expand")
 def expand(w: Writer, node: Node) -> str:
     """Tile along each axis that grows."""
+    refuse_computed(w, node, "shape")
     x = w.blob(node.inputs[0])
     out = w.graph.shapes[node.outputs[0]]
     have, batch = w.shape(x), w.batch.get(x)
@@ -180,16 +189,17 @@ def space_to_depth(w: Writer, node: Node) -> str:
     """A convolution with one 1 in each kernel.
 
     `order` (of Focus) gives the offsets (row, column) of the output's groups of channels; with
-    `inner` the offsets of one channel stand together.
+    `inner` (as with the mode CRD) the offsets of one channel stand together.
     """
     x = w.blob(node.inputs[0])
     n, channels, height, width = w.shape(x)
     block = int(node.attrs["blocksize"])
     order = node.attrs.get("order", [(i, j) for i in range(block) for j in range(block)])
+    inner = node.attrs.get("inner") or node.attrs.get("mode") == "CRD"
     blob = np.zeros((channels * len(order), channels, block, block), np.float32)
     for k, (i, j) in enumerate(order):
         for c in range(channels):
-            at = c * len(order) + k if node.attrs.get("inner") else k * channels + c
+            at = c * len(order) + k if inner else k * channels + c
             blob[at, c, i, j] = 1
     if height % block or width % block:
         raise Refused("the map is no multiple of the block")

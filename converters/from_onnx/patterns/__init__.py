@@ -15,10 +15,14 @@ from caffeio.converters.from_onnx.patterns import (  # noqa: F401  (they registe
     unit_norm,
 )
 from caffeio.converters.from_onnx.patterns.base import PATTERNS
+from caffeio.converters.from_onnx.patterns.transposes import cancel_transposes
 
 
 def fuse(graph: Graph) -> None:
-    """Apply all patterns."""
-    for one in PATTERNS:
-        one(graph)
-        graph.sweep()
+    """Apply all patterns, again where Transposes between them went."""
+    again = True
+    while again:
+        for one in PATTERNS:
+            one(graph)
+            graph.sweep()
+        again = cancel_transposes(graph)

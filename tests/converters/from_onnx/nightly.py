@@ -8,12 +8,14 @@ model is refused or off.
 
 from __future__ import annotations
 
+import copy
 import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import dataclass, field
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -28,8 +30,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
 
 from caffeio.converters.from_onnx.compile import DEFAULT_TARGET, Compiled, compile_model
 from caffeio.converters.from_onnx.torch_export import by_dynamo, by_torchscript
-from caffeio.converters.from_onnx.verify import verify
+from caffeio.converters.from_onnx.verify import build_net, verify
 from caffeio.converters.from_onnx.write import write_files
+from caffeio.converters.onnx.runtime import OnnxRunner
 from caffeio.errors import CaffeIOError
 from tests.converters.from_onnx.nets import make
 
@@ -51,6 +54,10 @@ DRAWN = ("regnet_y_400mf", "googlenet", "densenet121")
 EXPORTERS: dict[str, Callable[..., Any]] = {"TorchScript": by_torchscript, "dynamo": by_dynamo}
 _KEPT: list[Any] = []  # what lives as long as the process
 NEAR, SAME = 1e-5, 1e-4  # of onnxruntime; of torch, by OpenCV's own arithmetic
+# What is farther off is held against the module in float64: a float32 run of the Caffe net may be
+# farther from that by half again than onnxruntime's (OpenCV's than torch's), which one of two right
+# runs is. FCN-ResNet-50's float32 is 9e-5 from its float64, whoever computes it.
+EQUAL_RANK = 1.5
 HEAD = (
     "| model | exporter | layers | off onnxruntime by | off torch in OpenCV by | seconds |\n"
     "|---|---|---|---|---|---|"
@@ -125,33 +132,83 @@ def prepared(name: str) -> tuple[nn.Module, Tensor]:
     return module.eval(), torch.randn(1, 3, size, size)
 
 
-def by_opencv(net: Compiled, x: Tensor, wanted: list[Tensor]) -> float:
-    """How far OpenCV's numbers of the two files are from torch's, of the largest value."""
+def by_opencv(net: Compiled, x: Tensor) -> list[Any]:
+    """OpenCV's numbers of the two files."""
     with tempfile.TemporaryDirectory() as folder:
         files = [str(Path(folder) / f"net.{kind}") for kind in ("prototxt", "caffemodel")]
         write_files(net, files[1], files[0], "a nightly run")
         reader = cv2.dnn.readNetFromCaffe(*files)
     reader.enableWinograd(False)  # a fast form of 3 x 3 kernels that is 6e-5 off by itself
     reader.setInput(x.numpy(), next(iter(net.inputs.values())))
-    found = reader.forward(list(net.outputs.values()))
-    return max(
-        float(np.abs(mine.reshape(-1) - theirs.numpy().reshape(-1)).max() / theirs.abs().max())
-        for mine, theirs in zip(found, wanted, strict=True)
-    )
+    return list(reader.forward(list(net.outputs.values())))
 
 
-def opencv_cell(model: Any, net: Compiled, x: Tensor, expected: list[Tensor]) -> tuple[str, bool]:
+def distance(found: Sequence[Any], exact: Sequence[Any]) -> float:
+    """The largest difference of arrays from others, each of its largest value."""
+    pairs = [(np.asarray(a).reshape(-1), np.asarray(b).reshape(-1))
+             for a, b in zip(found, exact, strict=True)]  # fmt: skip
+    return max(float(np.abs(a - b).max() / np.abs(b).max()) for a, b in pairs)
+
+
+def outputs_of(module: nn.Module, x: Tensor) -> list[Tensor]:
+    """A module's outputs as a list."""
+    with torch.no_grad():
+        found = module(x)
+    return list(found) if isinstance(found, tuple) else [found]
+
+
+@dataclass
+class Checked:
+    """A module, its example, the model, and what torch computes in float32 and in float64."""
+
+    module: nn.Module
+    x: Tensor
+    model: Any
+    net: Compiled
+    wanted: list[Tensor]
+    exact: list[Tensor] = field(default_factory=list)
+
+    def in_float64(self) -> list[Tensor]:
+        """The module's outputs in float64, computed once."""
+        if not self.exact:
+            self.exact = outputs_of(copy.deepcopy(self.module).double(), self.x.double())
+        return self.exact
+
+    def ranks(self) -> tuple[float, float]:
+        """How far the Caffe net's numbers are from float64, and how far onnxruntime's are."""
+        name, blob = next(iter(self.net.inputs.items()))
+        runner = OnnxRunner(
+            self.net.model.runnable(), need_runtime=True, weights=self.net.model.weights
+        )
+        theirs = runner({name: self.x.numpy()})
+        with torch.no_grad():
+            net = build_net(self.net)
+            net({blob: self.x})
+        mine = [net.blobs[top].numpy() for top in self.net.outputs.values()]
+        exact = self.in_float64()
+        return distance(mine, exact), distance([theirs[n] for n in self.net.outputs], exact)
+
+
+def opencv_cell(checked: Checked) -> tuple[str, bool]:
     """What OpenCV makes of the net for Caffe 1.0, else of the one for OpenCV; whether it fits."""
     said = ""
     for target in (DEFAULT_TARGET, "opencv"):
         try:
-            made = net if target == DEFAULT_TARGET else compile_model(model, target=target)
-            off = by_opencv(made, x, expected)
+            default = target == DEFAULT_TARGET
+            made = checked.net if default else compile_model(checked.model, target=target)
+            found = by_opencv(made, checked.x)
         except (CaffeIOError, cv2.error) as error:
             said = f"not read: {str(error).strip().splitlines()[0][:120]}"
             continue
-        said = f"{off:.1g}" + (f" (`--target {target}`)" if target != DEFAULT_TARGET else "")
+        off = distance(found, checked.wanted)
+        more = "" if default else f" (`--target {target}`)"
+        said = f"{off:.1g}{more}"
         if off <= SAME:
+            return said, True
+        exact = checked.in_float64()
+        mine, theirs = distance(found, exact), distance(checked.wanted, exact)
+        said += f"; float64: {mine:.1g}, torch {theirs:.1g}"
+        if mine <= EQUAL_RANK * theirs:
             return said, True
     return said, False
 
@@ -159,9 +216,7 @@ def opencv_cell(model: Any, net: Compiled, x: Tensor, expected: list[Tensor]) ->
 def check(name: str, exporter: str) -> tuple[str, bool]:
     """Convert one model; its row of the table, and whether all is well."""
     module, x = prepared(name)
-    with torch.no_grad():
-        found = module(x)
-    wanted = list(found) if isinstance(found, tuple) else [found]
+    wanted = outputs_of(module, x)
     began = time.monotonic()
     try:
         with warnings.catch_warnings():
@@ -171,10 +226,15 @@ def check(name: str, exporter: str) -> tuple[str, bool]:
         worst = verify(net).worst
     except CaffeIOError as error:
         return f"| {name} | {exporter} | refused: {error.message[:300]} | | | |", False
+    checked, fits, said = Checked(module, x, model, net, wanted), worst <= NEAR, f"{worst:.1g}"
+    if not fits:
+        mine, theirs = checked.ranks()
+        said += f"; float64: {mine:.1g}, onnxruntime {theirs:.1g}"
+        fits = mine <= EQUAL_RANK * theirs
     seconds = time.monotonic() - began
-    cell, fits = opencv_cell(model, net, x, wanted)
-    row = f"| {name} | {exporter} | {len(net.layers)} | {worst:.1g} | {cell} | {seconds:.0f} |"
-    return row, worst <= NEAR and fits
+    cell, read = opencv_cell(checked)
+    row = f"| {name} | {exporter} | {len(net.layers)} | {said} | {cell} | {seconds:.0f} |"
+    return row, fits and read
 
 
 def main(names: list[str]) -> int:

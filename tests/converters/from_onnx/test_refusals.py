@@ -12,6 +12,7 @@ import torch.nn.functional as F
 
 from caffeio.converters.from_onnx.compile import compile_model
 from caffeio.converters.from_onnx.load import load_model
+from caffeio.converters.from_onnx.verify import verify
 from caffeio.errors import CaffeIOError, UnsupportedError
 from tests.converters.from_onnx.helpers import Of, compiled, export, graph_of, kinds, onnx
 from tests.converters.from_onnx.test_operators import X
@@ -119,6 +120,18 @@ def test_old_and_broken_files(tmp_path: Path) -> None:
         load_model(tmp_path / "old.onnx")
 
 
+def test_an_output_without_a_shape(tmp_path: Path) -> None:
+    """onnx's checker asks for one; runtimes and we do not."""
+    model = graph_of([node("Relu", ["x"], ["y"])], {"x": [1, 2]}, ["y"])
+    model.graph.output[0].type.tensor_type.elem_type = 1
+    onnx.save(model, tmp_path / "m.onnx")
+    assert kinds(compiled(load_model(tmp_path / "m.onnx"))) == ["Input", "ReLU"]
+    model.graph.input[0].type.tensor_type.ClearField("shape")
+    onnx.save(model, tmp_path / "m.onnx")
+    with pytest.raises(UnsupportedError, match="--input-shape x=N,C,H,W"):
+        compile_model(load_model(tmp_path / "m.onnx"))
+
+
 def test_external_data(tmp_path: Path) -> None:
     model = export(torch.nn.Conv2d(8, 4, 3), X)
     onnx.save(
@@ -200,3 +213,74 @@ def test_rows_that_the_example_has_none_of_are_refused() -> None:
     said = refusal(graph_of(nodes, {"x": [1, 6]}, ["y"], {"most": np.float32(1e9)}))
     assert "NonZero" in said
     assert "all of its inputs are empty" in said
+
+
+def test_values_without_numbers() -> None:
+    """An empty part of a Concat is left out; an empty output says so."""
+    nodes = [
+        node("Slice", ["x", "one", "one", "one"], ["nothing"]),
+        node("Concat", ["nothing", "x"], ["y"], axis=1),
+    ]
+    given = {"one": np.array([1])}
+    assert kinds(compiled(graph_of(nodes, {"x": [1, 3, 2]}, ["y"], given))) == ["Input", "Power"]
+    said = refusal(graph_of(nodes[:1], {"x": [1, 3, 2]}, ["nothing"], given))
+    assert "output 'nothing' is empty, (1, 0, 2)" in said
+
+
+@pytest.mark.parametrize("op", ["Reshape", "Expand", "Unsqueeze", "Squeeze"])
+def test_shapes_that_are_computed(op: str) -> None:
+    """An input may hold another shape than the example's."""
+    model = graph_of([node(op, ["x", "s"], ["y"])], {"x": [1, 4], "s": [1]}, ["y"])
+    model.graph.input[1].type.tensor_type.elem_type = onnx.TensorProto.INT64
+    with pytest.raises(UnsupportedError, match=r"computed|does not run"):
+        compile_model(model)
+
+
+@pytest.mark.parametrize(
+    ("kind", "said"), [("STRING", "holds STRING"), ("COMPLEX64", "holds COMPLEX64")]
+)
+def test_inputs_that_are_no_numbers(kind: str, said: str) -> None:
+    model = graph_of([node("Identity", ["x"], ["y"])], {"x": [1, 4]}, ["y"])
+    model.graph.input[0].type.tensor_type.elem_type = onnx.TensorProto.DataType.Value(kind)
+    assert f"input 'x' {said}: Caffe's blobs are floats" in refusal(model)
+
+
+def test_an_opset_of_the_future(tmp_path: Path) -> None:
+    model = graph_of([node("Relu", ["x"], ["y"])], {"x": [1, 2]}, ["y"], opset=99)
+    onnx.save(model, tmp_path / "m.onnx")
+    with pytest.raises(CaffeIOError, match="opset 99, and the installed onnx"):
+        load_model(tmp_path / "m.onnx")
+
+
+def test_names_of_one_output_and_of_nodes_that_stand_twice() -> None:
+    nodes = [node("Relu", ["x"], ["a/b"]), node("Relu", ["a/b"], ["a:b"])]
+    model = graph_of(nodes, {"x": [1, 2]}, ["a:b", "a:b"])
+    net = compiled(model)
+    assert list(net.outputs) == ["a:b"]
+
+
+def test_sparse_weights() -> None:
+    h = onnx.helper
+    values = h.make_tensor("w", 1, [3], [0.5, -1.0, 2.0])
+    for places in (h.make_tensor("i", 7, [3], [0, 4, 5]),
+                   h.make_tensor("i", 7, [3, 2], [0, 0, 2, 0, 2, 1])):  # fmt: skip
+        model = graph_of([node("MatMul", ["x", "w"], ["y"])], {"x": [1, 3]}, ["y"])
+        sparse = h.make_sparse_tensor(values, places, [3, 2])
+        model.graph.sparse_initializer.append(sparse)
+        net = compiled(model)
+        assert net.layers[1].blobs[0].tolist() == [[0.5, 0, -1], [0, 0, 2]]
+        constant = h.make_node("Constant", [], ["w"], sparse_value=sparse)
+        del model.graph.sparse_initializer[:]
+        model.graph.node.insert(0, constant)
+        compiled(model)
+
+
+def test_all_targets_that_can_do_it_are_named() -> None:
+    model = graph_of([node("MaxRoiPool", ["x", "r"], ["y"], pooled_shape=[2, 3])],
+                     {"x": [1, 2, 8, 8], "r": [4, 5]}, ["y"])  # fmt: skip
+    assert refusal(model).endswith("with --target intel, ncnn, nnie, rockchip, sophgo")
+    net = compile_model(model, target="nnie")
+    assert kinds(net) == ["Input", "Input", "ROIPooling"]
+    report = verify(net)
+    assert report.worst == 0
+    assert report.outputs[0].runs[0][2] > 0  # regions of the map, not nothing

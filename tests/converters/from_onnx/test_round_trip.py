@@ -92,8 +92,9 @@ def test_nets(path: Path) -> None:
     back = there_and_back(net)
     if path.stem == "ssd_like":
         assert of_compiled(back)["DetectionOutput"] == 1
-        with pytest.raises(UnsupportedError, match="NonMaxSuppression"):
+        with pytest.raises(UnsupportedError, match="NonMaxSuppression") as caught:
             there_and_back(net, "bvlc")
+        assert caught.value.message.endswith("all of it can be done with --target intel, ssd")
     assert of_compiled(back).total() <= 1.2 * of_net(net).total()
 
 
@@ -142,8 +143,11 @@ def test_places_of_a_pooling_come_back_for_upsample(tmp_path: Path) -> None:
     net, _ = load_deploy_net(tmp_path / "segnet.prototxt", None, DeployOptions(untrained=True))
     back = there_and_back(net, "nnie")
     assert of_compiled(back) == of_net(net)
-    with pytest.raises(UnsupportedError, match="ScatterElements"):
-        there_and_back(net, "ssd")  # it has no Upsample
+    with pytest.raises(UnsupportedError, match="ScatterElements") as caught:
+        there_and_back(net, "ssd")  # weiliu89's Caffe has no Upsample
+    assert caught.value.message.endswith(
+        "all of it can be done with --target nnie, rockchip, sophgo"
+    )
 
 
 def test_a_note_that_is_wrong_is_found_by_the_numbers() -> None:

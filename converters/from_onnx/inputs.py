@@ -1,0 +1,58 @@
+"""What goes into a model for the run that tells its shapes, and which inputs are indices."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from caffeio.converters.from_onnx.graph import Array
+from caffeio.converters.from_onnx.model import Model, array_of
+
+
+def lookups(model: Model) -> dict[str, int]:
+    """Inputs that are indices of rows -> the number of rows; regions are of row 0."""
+    origin = {item.name: item.name for item in model.graph.input}
+    rows = {t.name: int(t.dims[0]) for t in model.graph.initializer if t.dims}
+    ones = {t.name: t for t in model.graph.initializer if math.prod(t.dims) == 1}
+    rows |= {name: len(array) for name, array in model.weights.items()}
+    shapes = {
+        item.name: [dim.dim_value for dim in item.type.tensor_type.shape.dim]
+        for item in model.graph.input
+    }
+    out: dict[str, int] = {}
+    for node in model.graph.node:
+        if node.op_type in ("Cast", "Identity", "Reshape", "Unsqueeze", "Squeeze", "Flatten"):
+            if node.input[0] in origin:
+                origin.update(dict.fromkeys(node.output, origin[node.input[0]]))
+        elif node.op_type == "MaxRoiPool" and node.input[1] in origin:
+            out[origin[node.input[1]]] = 1
+        elif node.op_type == "OneHot" and node.input[0] in origin:
+            known = ones.get(node.input[1])
+            depth = 1 if known is None else int(array_of(known).flat[0])
+            out[origin[node.input[0]]] = min(depth, out.get(origin[node.input[0]], 1 << 30))
+        elif node.op_type == "Gather":
+            source = origin.get(node.input[1])
+            if source is not None:
+                data = node.input[0]
+                axis = next((a.i for a in node.attribute if a.name == "axis"), 0)
+                known = rows.get(data) if axis == 0 else None
+                known = known or (shapes[data][axis] if data in shapes else None)
+                out[source] = min(known or 1, out.get(source, 1 << 30))
+    return out
+
+
+def sample(model: Model) -> dict[str, Array]:
+    """Inputs of the model's shapes and types for the run that tells shapes."""
+    import onnx
+
+    rng = np.random.default_rng(0)
+    out, indices = {}, lookups(model)
+    for item in model.graph.input:
+        tensor = item.type.tensor_type
+        dims = tuple(dim.dim_value for dim in tensor.shape.dim)
+        dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type)
+        floats = dtype.kind == "f" and item.name not in indices
+        made = rng.standard_normal(dims) if floats else np.zeros(dims)
+        out[item.name] = np.asarray(made, dtype)
+    return out

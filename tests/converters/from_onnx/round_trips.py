@@ -1,0 +1,358 @@
+"""Every net at hand goes Caffe -> ONNX -> Caffe: the same numbers, and about as many layers.
+
+Run as `python tests/converters/from_onnx/round_trips.py [--log FILE] [--seconds N] [WORD...]`. The
+nets are those of tests/golden and, where it lies beside the repository, of the reference material;
+a WORD picks those whose path holds it. Nets without weights get random ones, and large pictures are
+made smaller where the net allows it. Each net runs in a process of its own. Prints a line for each
+net that does not come back and a summary; exits with 1 if a net comes back wrong, with too many
+layers, ends in anything but a refusal, or takes longer than it may. --log keeps one JSON object a
+net, and nets that are in it are not run again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import csv
+import json
+import multiprocessing
+import sys
+import tempfile
+import time
+import traceback
+import warnings
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
+
+from caffeio.converters.deploy.deploy_net import DeployOptions, load_deploy_net
+from caffeio.converters.from_onnx.compile import Compiled, compile_model
+from caffeio.converters.from_onnx.samples import samples
+from caffeio.converters.from_onnx.targets import get_target
+from caffeio.converters.from_onnx.verify import VerifyReport, build_net, verify
+from caffeio.converters.onnx.build import Built, build
+from caffeio.converters.onnx.export import to_model
+from caffeio.converters.onnx.runtime import OnnxRunner
+from caffeio.converters.verify.numbers import relative_difference
+from caffeio.errors import CaffeIOError, UnsupportedError
+from caffeio.net.net import Net
+from caffeio.net.step import Step
+from caffeio.proto.weights.load import load_weights
+from tests.paths import GOLDEN, SHARED
+
+NEAR, MORE = 1e-5, 1.2  # of the largest value; layers, of those that the net had
+# Farther off than NEAR may be a net whose float32 is so far from its float64, whoever computes it:
+# the net that came back may be half again as far from that as onnxruntime is.
+EQUAL_RANK = 1.5
+# Where a net stands: those that are no findings, then those that are.
+FINE = ("equal", "not exported", "refused", "no net")
+FINDINGS = ("off", "layers", "error", "slow", "died")
+TARGETS = ("bvlc", "ssd", "nnie", "intel", "nvidia")  # those with the net's layers come first
+# Layers without work of their own in TEST.
+NOTHING = {"Dropout", "Split", "Silence", "Input"}
+# Layer types whose one layer is several operators of ONNX, and comes back as those.
+SEVERAL = {"Crop": 4, "Embed": 2}
+EACH = {"Convolution", "Deconvolution"}  # as many layers in one as it has tops
+# What a net may be given where it does not say its input's shape.
+GUESSES = ((1, 3, 224, 224), (1, 3, 227, 227), (1, 3, 360, 480), (1, 1, 28, 28), (1, 3, 64, 64))
+MAX_PIXELS, SMALL = 96 * 96, 96
+
+
+@dataclass
+class Found:
+    """What became of a net; `why` is a refusal's or an error's text."""
+
+    net: str
+    status: str
+    why: str = ""
+    target: str = ""
+    worst: float = 0.0
+    before: int = 0
+    after: int = 0
+    differs: dict[str, list[int]] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+    seconds: float = 0.0
+    float64: list[float] = field(default_factory=list)  # how far ours is from it, and onnxruntime's
+
+
+@dataclass(frozen=True)
+class Case:
+    """A net by name: a prototxt with or without weights, or the text of one."""
+
+    name: str
+    path: Path
+    weights: Path | None = None
+    text: str = ""
+
+
+def cases() -> Iterator[Case]:
+    """All nets, small ones of ours first."""
+    for root, name in ((GOLDEN, "tests/golden"), (SHARED / "golden", "golden")):
+        for path in sorted(root.rglob("*.prototxt")):
+            beside = path.with_name("weights.caffemodel")
+            weights = beside if beside.exists() and path.name == "net.prototxt" else None
+            yield Case(f"{name}/{path.relative_to(root)}", path, weights)
+        for path in sorted((root / "fuzz").glob("*/cases.json")):
+            for case in json.loads(path.read_text()):
+                yield Case(
+                    f"{name}/fuzz/{path.parent.name}/{case['seed']}", path, None, case["text"]
+                )
+    corpus = SHARED / "corpus"
+    for path in sorted((corpus / "caffemodels").glob("*/*.caffemodel")):
+        for prototxt in path.parent.glob("*.prototxt"):
+            yield Case(f"corpus/{path.parent.name}", prototxt, path)
+    if (corpus / "index.csv").exists():
+        with (corpus / "index.csv").open() as lines:
+            rows = [row for row in csv.DictReader(lines) if row["kind"] == "net"]
+        for row in sorted(rows, key=lambda row: int(row["layers"])):
+            yield Case(f"corpus/{row['path']}", corpus / row["path"])
+
+
+def loaded(case: Case) -> Net:
+    """The net as `convert` would export it, with a small input where it takes one."""
+    if case.weights is not None:
+        return load_deploy_net(case.path, load_weights(case.weights), DeployOptions())[0]
+    with tempfile.TemporaryDirectory() as folder:
+        path = case.path
+        if case.text:
+            path = Path(folder) / "net.prototxt"
+            path.write_text(case.text)
+        net = _with_shapes(path)
+        try:
+            smaller = {n: _small(net.blob_shapes[n]) for n in net.inputs}
+            net = _read(path, smaller)
+        except CaffeIOError:
+            pass  # its last layers have numbers for one size
+    randomize(net)
+    return net
+
+
+def _read(path: Path, shapes: dict[str, tuple[int, ...]]) -> Net:
+    options = DeployOptions(untrained=True, input_shapes=shapes)
+    return load_deploy_net(path, None, options)[0]
+
+
+def _with_shapes(path: Path) -> Net:
+    """The net with its own shapes, or with guessed ones if it has none."""
+    try:
+        return _read(path, {})
+    except UnsupportedError as error:
+        if "--input-shape" not in error.message:
+            raise
+        name = error.message.split("'")[1]
+        for shape in GUESSES:
+            try:
+                return _read(path, {name: shape})
+            except CaffeIOError:
+                continue
+        raise
+
+
+def _small(shape: tuple[int, ...]) -> tuple[int, ...]:
+    if len(shape) == 4 and min(shape[2:]) > SMALL and shape[1] <= 4:
+        return (1, shape[1], *(max(SMALL, n // 4 // 32 * 32) for n in shape[2:]))
+    return shape if shape[:1] < (3,) else (2, *shape[1:])
+
+
+def randomize(net: Net) -> None:
+    """Fill blobs as after a training: nothing is 0 or 1 by chance, and no blob dies or grows."""
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for step in net.steps:
+            for number, blob in enumerate(step.layer.blobs):
+                _fill(step, number, blob, generator)
+
+
+def _fill(step: Step, number: int, blob: torch.Tensor, generator: torch.Generator) -> None:
+    kind = step.node.type
+    if kind == "BatchNorm" and number == 2:
+        blob.fill_(1)
+    elif (kind, number) in (("BatchNorm", 1), ("BN", 3)):
+        blob.uniform_(0.5, 1.5, generator=generator)
+    elif number == 0 and kind in ("BN", "Scale", "PReLU", "Normalize"):
+        blob.uniform_(0.5, 1.2, generator=generator)
+    elif blob.dim() >= 2 and blob.numel() > max(blob.shape):
+        terms = blob[0].numel() if kind != "Deconvolution" else blob.shape[0]
+        blob.normal_(0, (1.6 / max(terms, 1)) ** 0.5, generator=generator)
+    else:
+        blob.normal_(0, 0.1, generator=generator)
+
+
+def ranks(net: Net, built: Built, back: Compiled) -> tuple[float, float]:
+    """How far the net that came back is from the first one in float64, and how far onnxruntime."""
+    mine, double = build_net(back), copy.deepcopy(net).double()
+    runner = OnnxRunner(back.model.runnable(), need_runtime=True, weights=back.model.weights)
+    worst = [0.0, 0.0]
+    for _, inputs in samples(back.model, mine, back.inputs, 0):
+        theirs = runner(inputs)
+        for one in (mine, double):
+            one.reset_state()
+        with torch.no_grad():
+            mine({back.inputs[n]: torch.from_numpy(v) for n, v in inputs.items()})
+            pairs = zip(net.inputs, built.inputs, strict=True)
+            double({blob: torch.from_numpy(inputs[n]).double() for blob, n in pairs})
+        for blob, name in built.outputs.items():
+            exact = double.blobs[blob].numpy()
+            found = (mine.blobs[back.outputs[name]].numpy(), theirs[name])
+            for i, value in enumerate(found):
+                worst[i] = max(worst[i], relative_difference(value.reshape(exact.shape), exact))
+    return worst[0], worst[1]
+
+
+def round_trip(net: Net) -> tuple[Built, Compiled, VerifyReport]:
+    """The net from the net's ONNX model, for the first target that takes it; and the comparison."""
+    built = build(net)
+    model = to_model(built, net)
+    kinds = {step.node.type for step in net.steps if not step.layer.is_source} - NOTHING
+    lacks = {name: sum(not get_target(name).has(kind) for kind in kinds) for name in TARGETS}
+    first: UnsupportedError | None = None
+    for target in sorted(TARGETS, key=lambda name: lacks[name]):
+        try:
+            back = compile_model(model, target=target)
+        except UnsupportedError as error:
+            first = first or error
+            continue
+        return built, back, verify(back)
+    assert first is not None
+    raise first
+
+
+def of_net(net: Net) -> Counter[str]:
+    """Layers of a net that compute in TEST, a Convolution of two blobs twice."""
+    made = [step for step in net.steps if not step.layer.is_source]
+    return counts(
+        kind
+        for step in made
+        for kind in [step.node.type] * (len(step.tops) if step.node.type in EACH else 1)
+    )
+
+
+def of_compiled(back: Compiled) -> Counter[str]:
+    """Layers of a compiled net that compute."""
+    return counts(layer.type_name for layer in back.layers)
+
+
+def counts(kinds: Iterable[str]) -> Counter[str]:
+    """How often each type is there, without those that do nothing in TEST."""
+    return Counter(kind for kind in kinds if kind not in NOTHING)
+
+
+def walk(case: Case) -> Found:
+    """Take one net there and back."""
+    found = Found(case.name, "not exported")
+    try:
+        net = loaded(case)
+        to_model(build(net), net)
+        found.status = "refused"
+        built, back, report = round_trip(net)
+    except UnsupportedError as error:
+        found.why = str(error)
+        return found
+    except CaffeIOError as error:
+        found.status = "no net" if found.status == "not exported" else "error"
+        found.why = str(error)
+        return found
+    before, after = of_net(net), of_compiled(back)
+    found.differs = {k: [before[k], after[k]] for k in before | after if before[k] != after[k]}
+    found.target, found.worst, found.notes = back.target.name, report.worst, report.notes
+    found.before, found.after = before.total(), after.total()
+    several = sum(SEVERAL.get(kind, 1) for kind in before.elements())
+    found.status = "equal"
+    if not report.worst <= NEAR:
+        found.float64 = list(ranks(net, built, back))
+        if not found.float64[0] <= EQUAL_RANK * found.float64[1]:
+            found.status = "off"
+    if found.status == "equal" and found.after > max(
+        MORE * found.before, several, len(net.outputs)
+    ):
+        found.status = "layers"
+    return found
+
+
+def _worker(case: Case, folder: str) -> None:
+    warnings.simplefilter("ignore")
+    began = time.monotonic()
+    try:
+        found = walk(case)
+    except Exception:  # noqa: BLE001  (whatever it is, it is a finding)
+        found = Found(case.name, "error", traceback.format_exc()[-2000:])
+    found.seconds = round(time.monotonic() - began, 1)
+    (Path(folder) / "found.json").write_text(json.dumps(asdict(found)))
+
+
+def apart(case: Case, seconds: float) -> Found:
+    """Run a net in a process of its own, which has so many seconds."""
+    with tempfile.TemporaryDirectory() as folder:
+        process = multiprocessing.get_context("fork").Process(target=_worker, args=(case, folder))
+        process.start()
+        process.join(seconds)
+        if process.is_alive():
+            process.kill()
+            process.join()
+            return Found(case.name, "slow", f"more than {seconds:g} s", seconds=seconds)
+        result = Path(folder) / "found.json"
+        if not result.exists():
+            return Found(case.name, "died", f"exit code {process.exitcode}")
+        return Found(**json.loads(result.read_text()))
+
+
+def summary(rows: list[Found]) -> str:
+    """How many nets are where, and what refusals say, the most frequent first."""
+    lines = [", ".join(f"{n} {status}" for status, n in Counter(r.status for r in rows).items())]
+    back = [row for row in rows if row.status == "equal"]
+    if back:
+        worst, most = max(row.worst for row in back), max(r.after / max(r.before, 1) for r in back)
+        lines.append(f"equal: off by {worst:.2g} at most, {most:.2f} of the layers at most")
+    for status in ("not exported", "refused", "no net"):
+        reasons = Counter(_kind_of(row.why) for row in rows if row.status == status)
+        lines += [f"{status}: {n} x {why}" for why, n in reasons.most_common()]
+    return "\n".join(lines)
+
+
+def _kind_of(why: str) -> str:
+    """A refusal without its place and names."""
+    text = why.split(": ", 1)[-1] if why[:1] in "/." or why.startswith("<") else why
+    return " ".join(w for w in text.split()[:24] if "'" not in w)
+
+
+def told(found: Found) -> str:
+    """One line on a net that is a finding."""
+    layers = f"{found.before} -> {found.after} layers {found.differs}"
+    far = f", float64 {found.float64}" if found.float64 else ""
+    return f"{found.status}: {found.net}: off by {found.worst:.2g}{far}, {layers} {found.why}"
+
+
+def main(args: list[str]) -> int:
+    """Walk; returns the exit code."""
+    parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
+    parser.add_argument("words", nargs="*")
+    parser.add_argument("--log", type=Path)
+    parser.add_argument("--seconds", type=float, default=600, help="for one net")
+    given = parser.parse_args(args)
+    torch.set_num_threads(1)
+    known: dict[str, Found] = {}
+    if given.log and given.log.exists():
+        rows = [Found(**json.loads(line)) for line in given.log.read_text().splitlines()]
+        known = {row.net: row for row in rows}
+    done: list[Found] = []
+    for case in cases():
+        if given.words and not any(word in case.name for word in given.words):
+            continue
+        found = known.get(case.name) or apart(case, given.seconds)
+        done.append(found)
+        if given.log and case.name not in known:
+            with given.log.open("a") as log:
+                log.write(json.dumps(asdict(found)) + "\n")
+        if found.status in FINDINGS:
+            print(told(found), flush=True)
+    print(summary(done))
+    return int(any(row.status in FINDINGS for row in done))
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
