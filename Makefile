@@ -47,9 +47,11 @@ test: $(STAMP)
 test-fast: $(STAMP)
 	$(BIN)/python -m pytest -q $(WORKERS) -m 'not slow'
 
+# The environments of the next three are made anew: another Python, or versions that have become
+# newer, would stay unseen in an old one.
 # The fast suite with the lowest version of everything that pyproject.toml promises.
 test-lowest:
-	$(PYTHON) -m venv .venv-lowest
+	$(PYTHON) -m venv --clear .venv-lowest
 	.venv-lowest/bin/python -m pip install --quiet $(PIP_ARGS) --upgrade 'pip>=25.1'
 	.venv-lowest/bin/python .ci/lowest.py > .venv-lowest/floors.txt
 	.venv-lowest/bin/python -m pip install --quiet $(PIP_ARGS) --constraint .venv-lowest/floors.txt --editable '.[$(EXTRAS)]' --group dev
@@ -57,14 +59,14 @@ test-lowest:
 
 # The fast suite with the newest versions that the ranges allow; WITH asks for some by name.
 test-newest:
-	$(PYTHON) -m venv .venv-newest
+	$(PYTHON) -m venv --clear .venv-newest
 	.venv-newest/bin/python -m pip install --quiet $(PIP_ARGS) --upgrade 'pip>=25.1'
 	.venv-newest/bin/python -m pip install --quiet $(PIP_ARGS) --editable '.[$(EXTRAS)]' --group dev $(if $(WITH),'$(WITH)')
 	.venv-newest/bin/python -m pytest -q $(WORKERS) -m 'not slow'
 
 # What must pass on every system: texts, weights, layers, nets, conversions.
 test-portable:
-	$(PYTHON) -m venv .venv-portable
+	$(PYTHON) -m venv --clear .venv-portable
 	python=.venv-portable/bin/python; test -e $$python || python=.venv-portable/Scripts/python; \
 	$$python -m pip install --quiet $(PIP_ARGS) --upgrade 'pip>=25.1' && \
 	$$python -m pip install --quiet $(PIP_ARGS) --editable '.[hdf5,onnx,safetensors]' --group dev && \
@@ -140,8 +142,8 @@ LINKS :=
 links: docs
 	$(BIN)/python .ci/links.py site $(LINKS)
 
-# All benchmarks with their defaults, half an hour on an idle machine; BENCH='text train' for some.
-# What they print goes into docs/performance.md, with the machine and the versions.
+# All benchmarks with their defaults, 25 minutes on two idle cores; BENCH='text train' for some.
+# What they print and one table of all figures go into docs/performance.md, with the machine and the versions.
 BENCH :=
 bench: $(STAMP)
 	$(BIN)/python benchmarks/run_all.py $(BENCH)

@@ -29,7 +29,8 @@ from pathlib import Path
 import numpy as np
 import torch
 from bench_inference import BATCHES, trained
-from nets import SIZES, prototxt
+from nets import SIZES, TITLES, prototxt
+from summary import faster
 
 from caffeio import load_net
 
@@ -115,6 +116,8 @@ def compare(
     print(f"{name:10} {batch:4} {low[0]:9.1f} {low[1]:9.1f} "
           f"{ratios(times['caffeio'], times['real'])}   {apart:.1e}", flush=True)  # fmt: skip
     real.free(theirs)
+    faster(f"TEST forward, {TITLES[name]}, {batch} images, 1 thread", "BVLC Caffe 1.0",
+           "at least 1.3", times["caffeio"], times["real"])  # fmt: skip
 
 
 def start(real: RealCaffe, rounds: int, clock: Clock, folder: Path) -> None:
@@ -134,6 +137,7 @@ def start(real: RealCaffe, rounds: int, clock: Clock, folder: Path) -> None:
     mine, other = times["caffeio"][1:], times["real"][1:]
     print(f"ResNet-50, build and load: {min(mine):.0f} ms, real Caffe {min(other):.0f} ms, ratio "
           f"{ratios(mine, other)}")  # fmt: skip
+    faster("ResNet-50, build and load", "BVLC Caffe 1.0", "at least 2", mine, other)
 
 
 def main() -> None:

@@ -7,12 +7,14 @@ or photographs brought to that size) and the same random windows in every stage,
 minima and medians of the rounds. `floor` is decoding all of the image, and OpenCV's CUBIC without
 IPP, alone: what a loader without any work of its own could do with these libraries. Then what a
 thread of several is worth beside a single one, by the kernel's own accounts (Linux): processor time
-an image, and how long the loading threads were held up by each other.
+an image, and how long the loading threads were held up by each other; and what a process of several
+is worth that decodes and does nothing else: that is the machine's own limit.
 """
 
 from __future__ import annotations
 
 import argparse
+import multiprocessing
 import os
 import tempfile
 import threading
@@ -27,6 +29,7 @@ import simplejpeg
 import torch
 from bench_data import MEAN, RECIPE, TEST, photo
 from google.protobuf import text_format
+from summary import figure
 
 from caffeio.data import make_source
 from caffeio.data.db.lmdb import write_lmdb
@@ -142,6 +145,8 @@ def show_stages(folder: Path, case: str, files: list[bytes], rounds: int) -> Non
     base = [taken[n] for n in ("decode, whole", "CUBIC, OpenCV without IPP") if n in taken]
     ratios = [sum(map(pick, base)) / pick(taken["all of a batch"]) for pick in (min, np.median)]
     print(f"  floor / all of a batch       {ratios[0]:6.2f} {ratios[1]:6.2f}", flush=True)
+    figure(f"batch of JPEGs, {case}, 1 core", "decoding all of each and OpenCV's CUBIC alone",
+           "at least 1.3", *ratios)  # fmt: skip
 
 
 def scheduled() -> np.ndarray:
@@ -170,6 +175,44 @@ def work(folder: Path, case: str, threads: int, batches: int) -> np.ndarray:
     return np.array([images / wall, ran / images * 1e6, 1 - (ran + waited) / wall / threads])
 
 
+def decode_alone(files: list[bytes], start: Any, pipe: Any) -> None:
+    """Tell how many images a second a process decodes that does nothing else, for two seconds."""
+    start.wait()
+    began, rounds = time.perf_counter(), 0
+    while time.perf_counter() - began < 2:
+        for file in files:
+            simplejpeg.decode_jpeg(file, colorspace="BGR")
+        rounds += 1
+    pipe.send(rounds * len(files) / (time.perf_counter() - began))
+
+
+def rate_of_decoders(files: list[bytes], processes: int) -> float:
+    """Images a second of each of so many decoders, the mean."""
+    fork = multiprocessing.get_context("fork")
+    start, (inlet, outlet) = fork.Barrier(processes), fork.Pipe(duplex=False)
+    each = [
+        fork.Process(target=decode_alone, args=(files, start, outlet)) for _ in range(processes)
+    ]
+    for process in each:
+        process.start()
+    rates = [inlet.recv() for _ in each]
+    for process in each:
+        process.join()
+    return float(np.mean(rates))
+
+
+def show_limit(files: list[bytes], rounds: int, processes: int) -> None:
+    """What a decoder of several is worth, each a process of its own without anything shared."""
+    pairs = [
+        (rate_of_decoders(files, 1), rate_of_decoders(files, processes)) for _ in range(rounds)
+    ]
+    one, many = (list(rates) for rates in zip(*pairs, strict=True))
+    best, middle = max(many) / max(one), float(np.median(many) / np.median(one))
+    print(f"decoders alone, a process each: one of {processes} is worth {middle:.2f} ({best:.2f})")
+    figure(f"(images/s of a decoder alone, of {processes} processes)", "one process", "", best,
+           middle)  # fmt: skip
+
+
 def show_scaling(folder: Path, case: str, rounds: int, threads: int) -> None:
     """What a thread of several is worth, on a machine that may be busy with other things too."""
     one, many = [], []
@@ -183,6 +226,9 @@ def show_scaling(folder: Path, case: str, rounds: int, threads: int) -> None:
         f"a thread of {threads} is worth {a[1] / b[1] * (1 - b[2]) / (1 - a[2]):.2f}",
         flush=True,
     )
+    best = max(m[0] for m in many) / max(o[0] for o in one) / threads
+    figure(f"images/s a thread, {case}, {threads} threads", "one thread", "at least 0.95",
+           best, b[0] / a[0] / threads)  # fmt: skip
 
 
 def main() -> None:
@@ -214,6 +260,8 @@ def main() -> None:
         for case in CASES:
             if args.only in case and args.threads > 1:
                 show_scaling(folder, case, args.rounds, args.threads)
+        if args.threads > 1:
+            show_limit(files, args.rounds, args.threads)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Two workers of caffeio beside two of plain DistributedDataParallel, in the same run.
 
-    python benchmarks/bench_ddp.py [--nets lenet,mobilenet] [--ranks 2] [--batch 4] [--rounds 5]
+    python benchmarks/bench_ddp.py [--nets lenet,mobilenet] [--ranks 2] [--batch N] [--rounds 5]
 
 All ranks train on batches that are there already, over gloo with one thread each; both kinds run in
 turn in the same processes, in every second round the other one first. A round is many iterations
@@ -30,12 +30,16 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 import bench_train
 import torch
 import torch.distributed as dist
-from nets import plain
+from nets import TITLES, plain
 from peers import plain_step
+from summary import figure
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+BATCHES = {"lenet": 16, "mobilenet": 4}
+ITERATIONS = {"lenet": 20}  # of a round; of other nets 5
 Run = Callable[[int], None]  # many iterations
+Times = list[tuple[float, float]]  # of each round: by the clock, and of the processor
 
 
 def theirs(name: str, batch: int) -> Run:
@@ -71,7 +75,7 @@ def worker(rank: int, size: int, port: int, args: argparse.Namespace, pipe: Any)
     with tempfile.TemporaryDirectory() as folder:
         ours = bench_train.trainer_of(args.net, args.batch, "fp32", False, Path(folder))
         kinds: dict[str, Run] = {"caffeio": ours.step, "plain": theirs(args.net, args.batch)}
-        found: dict[str, list[tuple[float, float]]] = {kind: [] for kind in kinds}
+        found: dict[str, Times] = {kind: [] for kind in kinds}
         for number in range(args.rounds + 1):
             for kind, work in list(kinds.items())[:: 1 if number % 2 else -1]:
                 if size > 1:
@@ -86,8 +90,8 @@ def worker(rank: int, size: int, port: int, args: argparse.Namespace, pipe: Any)
         dist.destroy_process_group()
 
 
-def run(size: int, args: argparse.Namespace) -> dict[str, tuple[float, float]]:
-    """Medians of the rounds of both, with `size` workers: milliseconds, and processor time."""
+def run(size: int, args: argparse.Namespace) -> dict[str, Times]:
+    """The rounds of both, with `size` workers."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -100,14 +104,42 @@ def run(size: int, args: argparse.Namespace) -> dict[str, tuple[float, float]]:
         process.start()
     outlet.close()
     try:
-        found = inlet.recv()
+        found: dict[str, Times] = inlet.recv()
     finally:
         for process in ranks:
             process.join()
+    return found
+
+
+def medians(found: dict[str, Times]) -> dict[str, tuple[float, float]]:
+    """Milliseconds and processor time of both."""
     return {
         kind: (statistics.median(a for a, _ in times), statistics.median(b for _, b in times))
         for kind, times in found.items()
     }
+
+
+def tell(net: str, size: int, batch: int, found: dict[str, Times]) -> None:
+    """Tell the summary the ratio of times by the clock."""
+    (low, middle), (other_low, other) = (
+        (min(times)[0], statistics.median(a for a, _ in times))
+        for times in (found["caffeio"], found["plain"])
+    )
+    workers = f"{size} gloo workers" if size > 1 else "one worker"
+    beside = "DistributedDataParallel" if size > 1 else "plain PyTorch"
+    figure(f"training step, {TITLES[net]}, {batch} images, {workers}, 1 thread each", beside,
+           "", other_low / low, other / middle)  # fmt: skip
+
+
+def tell_overhead(net: str, size: int, batch: int, found: dict[int, dict[str, Times]]) -> None:
+    """Tell the summary how much longer a step takes with an exchange, ours / theirs."""
+    added = {}
+    for kind in ("caffeio", "plain"):
+        alone, many = ([t[0] for t in found[n][kind]] for n in (1, size))
+        added[kind] = min(many) - min(alone), statistics.median(many) - statistics.median(alone)
+    low, middle = (a / b for a, b in zip(added["caffeio"], added["plain"], strict=True))
+    figure(f"what {size} gloo workers add to a step, {TITLES[net]}, {batch} images",
+           "DistributedDataParallel (ours / it)", "at most 1.0", low, middle)  # fmt: skip
 
 
 def main() -> None:
@@ -115,16 +147,22 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--nets", default="lenet,mobilenet")
     parser.add_argument("--ranks", type=int, default=2)
-    parser.add_argument("--batch", type=int, default=16)
+    parser.add_argument("--batch", type=int, default=0, help="0: what suits each net")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--iterations", type=int, default=20)
+    parser.add_argument("--iterations", type=int, default=0, help="of a round; 0: what suits")
     parser.add_argument("--json", help="write what was found here")
     args = parser.parse_args()
-    rows = []
-    print(f"batch {args.batch} a worker      caffeio (processor)      plain (processor)   ratio")
+    rows, asked = [], (args.batch, args.iterations)
+    print("net, batch a worker         caffeio (processor)      plain (processor)   ratio")
     for net in args.nets.split(","):
         args.net = net
-        alone, many = run(1, args), run(args.ranks, args)
+        args.batch = asked[0] or BATCHES.get(net, 4)
+        args.iterations = asked[1] or ITERATIONS.get(net, 5)
+        times = {size: run(size, args) for size in (1, args.ranks)}
+        for size, rounds in times.items():
+            tell(net, size, args.batch, rounds)
+        tell_overhead(net, args.ranks, args.batch, times)
+        alone, many = medians(times[1]), medians(times[args.ranks])
         added = {kind: (many[kind][0] - alone[kind][0], many[kind][1] - alone[kind][1])
                  for kind in many}  # fmt: skip
         titles = {"one worker": alone, f"{args.ranks} workers": many, "the exchange": added}
@@ -132,7 +170,7 @@ def main() -> None:
             (mine, busy), (other, theirs_busy) = found["caffeio"], found["plain"]
             rows.append({"net": net, "workers": title, "caffeio": mine, "plain": other,
                          "caffeio processor": busy, "plain processor": theirs_busy})  # fmt: skip
-            print(f"{net:12} {title:12} {mine:8.2f} ({busy:.2f}) ms {other:8.2f} "
+            print(f"{net:9} {args.batch:3} {title:12} {mine:8.2f} ({busy:.2f}) ms {other:8.2f} "
                   f"({theirs_busy:.2f}) ms {other / mine:8.2f}")  # fmt: skip
     if args.json:
         Path(args.json).write_text(json.dumps(rows, indent=1))

@@ -25,13 +25,20 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from nets import SIZES, plain, prototxt
+from nets import SIZES, TITLES, plain, prototxt
+from summary import faster
 from torch import Tensor, nn
 
 from caffeio import load_net
 from caffeio.net import Net
 
 BATCHES = {"resnet50": 16, "googlenet": 16, "caffenet": 16, "mobilenet": 16, "lenet": 64}
+PEERS = {  # who, and what was asked
+    "eager": ("plain PyTorch, eager", "at least 1.0"),
+    "jit": ("plain PyTorch, torch.jit frozen", "at least 1.0"),
+    "inductor": ("plain PyTorch, inductor frozen", "at least 1.0"),
+    "ort": ("onnxruntime", ""),
+}
 Run = Callable[[], Any]
 
 
@@ -127,8 +134,9 @@ def compare(args: argparse.Namespace, name: str, clock: Callable[[], float]) -> 
     images = torch.randn(batch, *SIZES[name])
     runs = {"ours": ours(name, batch, images), **peers(name, images, args.without.split(","))}
     times: dict[str, list[float]] = {key: [] for key in runs}
-    for turn in range(args.rounds + 2):
-        for key, run in runs.items():
+    rounds = args.rounds if SIZES[name][0] > 1 else 20 * args.rounds
+    for turn in range(rounds + 2):
+        for key, run in list(runs.items())[:: 1 if turn % 2 else -1]:
             begin = clock()
             run()
             if turn > 1:
@@ -138,6 +146,8 @@ def compare(args: argparse.Namespace, name: str, clock: Callable[[], float]) -> 
         low = min(times[key]) / min(times["ours"])
         middle = statistics.median(times[key]) / statistics.median(times["ours"])
         row += f"  {key} {low:.2f} ({middle:.2f})"
+        what = f"TEST forward, {TITLES[name]}, {batch} images, {torch.get_num_threads()} threads"
+        faster(what, *PEERS[key], times["ours"], times[key])
     print(row, flush=True)
 
 
@@ -160,7 +170,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--nets", default=",".join(BATCHES))
     parser.add_argument("--batch", type=int, default=0, help="0: what suits each net")
-    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=0)
     parser.add_argument("--without", default="", help="peers to leave out")
     parser.add_argument("--cpu-time", action="store_true")

@@ -15,7 +15,6 @@ Peaks of memory are those of a process that trains one of them alone.
 from __future__ import annotations
 
 import argparse
-import resource
 import statistics
 import subprocess
 import sys
@@ -25,12 +24,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from nets import SIZES, plain, prototxt
+from nets import SIZES, TITLES, plain, prototxt
 from peers import DECAY, RATE, plain_step
+from summary import faster, figure, peak_mb
 
 from caffeio.training.trainer import Trainer
 
-BATCHES = {"resnet50": 16, "vgg16": 8, "mobilenet": 16, "googlenet": 16, "caffenet": 16,
+BATCHES = {"resnet50": 8, "vgg16": 4, "mobilenet": 8, "googlenet": 8, "caffenet": 8,
            "lenet": 64}  # fmt: skip
 Step = Callable[[], None]
 
@@ -110,16 +110,37 @@ def compare(args: argparse.Namespace, name: str, precision: str, folder: Path) -
     }
     if args.compile:
         steps["eager"] = theirs(name, batch, precision, False)
-    times = measure(steps, args.rounds, clock)
+    rounds = args.rounds if SIZES[name][0] > 1 else 20 * args.rounds
+    times = measure(steps, rounds, clock)
     low = {key: min(values) for key, values in times.items()}
     row = f"{name:10} {batch:4} {precision:5} {low['ours']:9.1f} {low['theirs']:9.1f} "
     row += ratios(times["ours"], times["theirs"])
     if args.compile:
         row += ratios(times["ours"], times["eager"])
+    tell(args, name, precision, times)
     if args.memory:
         both = [peak(args, which, name, precision) for which in ("ours", "theirs")]
         row += f" {both[0]:7.0f} {both[1]:7.0f} {both[0] / both[1]:6.2f}"
+        figure(f"memory of the training, {TITLES[name]}, {precision}", "plain PyTorch (ours / it)",
+               "at most 1.02", both[0] / both[1], both[0] / both[1])  # fmt: skip
     print(row, flush=True)
+
+
+def tell(
+    args: argparse.Namespace, name: str, precision: str, times: dict[str, list[float]]
+) -> None:
+    """Tell the summary the ratios of one row."""
+    what = f"{TITLES[name]}, {args.batch or BATCHES[name]} images, {precision}"
+    what += f", {torch.get_num_threads()} threads"
+    if args.compile:
+        what = f"training step with --compile, {what}"
+        faster(what, "plain PyTorch, compiled", "at least 1.0", times["ours"], times["theirs"])
+        faster(what, "plain PyTorch, eager", "at least 1.15", times["ours"], times["eager"])
+        faster(f"(plain PyTorch, compiled: {what})", "plain PyTorch, eager", "", times["theirs"],
+               times["eager"])  # fmt: skip
+    else:
+        faster(f"training step, {what}", "plain PyTorch", "at least 1.0", times["ours"],
+               times["theirs"])  # fmt: skip
 
 
 def main() -> None:
@@ -132,19 +153,21 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=0)
     parser.add_argument("--compile", action="store_true")
     parser.add_argument("--cpu-time", action="store_true")
-    parser.add_argument("--memory", action="store_true")
+    parser.add_argument("--memory", action=argparse.BooleanOptionalAction)
     parser.add_argument("--only", choices=["ours", "theirs"])
     args = parser.parse_args()
     if args.threads:
         torch.set_num_threads(args.threads)
+    if args.memory is None:
+        args.memory = not args.compile
     with tempfile.TemporaryDirectory() as folder:
         if args.only:
             batch = args.batch or BATCHES[args.nets]
             options = args.nets, batch, args.precision, args.compile
             step = ours(*options, Path(folder)) if args.only == "ours" else theirs(*options)
-            for _ in range(3):
+            for _ in range(2):  # the first one makes what the second one finds
                 step()
-            print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+            print(peak_mb())
             return
         print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {args.rounds} rounds")
         more = "  eager  median (quartiles)" if args.compile else ""

@@ -20,6 +20,8 @@ SIZES = {  # name: the shape of one image
     "caffenet": (3, 227, 227),
     "lenet": (1, 28, 28),
 }
+TITLES = {"resnet50": "ResNet-50", "vgg16": "VGG-16", "mobilenet": "MobileNet",
+          "googlenet": "GoogLeNet-like", "caffenet": "CaffeNet-like", "lenet": "LeNet"}  # fmt: skip
 INCEPTIONS = {  # 1x1, 3x3 reduce, 3x3, 5x5 reduce, 5x5, pool projection
     "3a": (64, 96, 128, 16, 32, 32), "3b": (128, 128, 192, 32, 96, 64),
     "4a": (192, 96, 208, 16, 48, 64), "4b": (160, 112, 224, 24, 64, 64),

@@ -2,12 +2,13 @@
 
     python benchmarks/scaling.py predict [--rate 2500] [--batch 128] [--link 25] [--latency 5]
     python benchmarks/scaling.py published
-    python benchmarks/scaling.py measure [--ranks 1,2,4] [--iterations 20]
+    python benchmarks/scaling.py measure [--ranks 1,2,4] [--rounds 5]
 
 `predict` prints the ResNet-50 recipe's five phases on 8 to 1,024 GPUs. `published` holds the model
 against the runs of 64 and 448 nodes that the recipe's authors published. `measure` runs 1, 2 and 4
 workers on this machine over gloo: side by side without an exchange, bare all-reduces, and together
-as DistributedDataParallel; it prints what the model makes of the first two beside the third.
+as DistributedDataParallel, in turn in the same processes; it prints what the model makes of the
+first two beside the third.
 docs/scaling.md explains it.
 
 The all-reduce follows Thakur, Rabenseifner and Gropp, "Optimization of Collective Communication
@@ -26,7 +27,9 @@ import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 RESNET50_BYTES = 4 * 25_557_032  # the gradients of ResNet-50, float32
@@ -197,22 +200,41 @@ def scatter_of(times: list[float]) -> float:
     return (high - low) / 1.349 / middle  # 1.349: between the quartiles of a normal law
 
 
-def _all_reduce_seconds(count: int, rounds: int) -> float:
-    """The median time in which all ranks sum `count` float32 numbers."""
+def _all_reduce_times(count: int, times: int) -> list[float]:
+    """The times in which all ranks sum `count` float32 numbers."""
     import torch
     import torch.distributed as dist
 
-    data, times = torch.zeros(count), []
-    for _ in range(rounds):
+    data, found = torch.zeros(count), []
+    for _ in range(times):
         dist.barrier()
         began = time.perf_counter()
         dist.all_reduce(data)
-        times.append(time.perf_counter() - began)
-    return statistics.median(times)
+        found.append(time.perf_counter() - began)
+    return found
+
+
+def _step_times(net: Any, batch: int, times: int) -> list[float]:
+    """The times of training steps of `net`; the first one is left out."""
+    import torch
+
+    optimizer = torch.optim.SGD(net.parameters(), 0.01, 0.9)
+    images, labels = torch.randn(batch, 3, 63, 63), torch.randint(0, 100, (batch,))
+    found = []
+    for _ in range(times + 1):
+        began = time.perf_counter()
+        optimizer.zero_grad()
+        torch.nn.functional.cross_entropy(net(images), labels).backward()
+        optimizer.step()
+        found.append(time.perf_counter() - began)
+    return found[1:]
 
 
 def _worker(args: argparse.Namespace) -> None:
-    """One rank: a small net's steps, then bare all-reduces; rank 0 prints JSON."""
+    """One rank: steps without an exchange, bare all-reduces and steps with one, in turn.
+
+    Rank 0 prints the times as JSON.
+    """
     import torch
     import torch.distributed as dist
     from torch import nn
@@ -220,49 +242,45 @@ def _worker(args: argparse.Namespace) -> None:
 
     torch.set_num_threads(1)
     size = int(os.environ.get("WORLD_SIZE", "1"))
+    torch.manual_seed(0)
+
+    def make() -> nn.Module:
+        return nn.Sequential(
+            nn.Conv2d(3, 32, 3, 2), nn.ReLU(), nn.Conv2d(32, 64, 3, 2), nn.ReLU(), nn.Flatten(),
+            nn.Linear(64 * 15 * 15, args.width), nn.ReLU(), nn.Linear(args.width, 100),
+        )  # fmt: skip
+
+    net, joined = make(), make()
+    count = sum(p.numel() for p in net.parameters())
+    batches = (args.batch, 2 * args.batch)
+    kinds = {f"apart {n}": partial(_step_times, net, n) for n in batches}
     if size > 1:
         dist.init_process_group("gloo")
-    together = size > 1 and not args.apart
-    torch.manual_seed(0)
-    net: nn.Module = nn.Sequential(
-        nn.Conv2d(3, 32, 3, 2), nn.ReLU(), nn.Conv2d(32, 64, 3, 2), nn.ReLU(), nn.Flatten(),
-        nn.Linear(64 * 15 * 15, args.width), nn.ReLU(), nn.Linear(args.width, 100),
-    )  # fmt: skip
-    size_bytes = 4 * sum(p.numel() for p in net.parameters())
-    if together:
-        net = DistributedDataParallel(net, gradient_as_bucket_view=True, static_graph=True)
-    optimizer = torch.optim.SGD(net.parameters(), 0.01, 0.9)
-    times: dict[int, list[float]] = {}
-    for batch in (args.batch, 2 * args.batch):
-        images, labels = torch.randn(batch, 3, 63, 63), torch.randint(0, 100, (batch,))
-        for i in range(args.iterations + 3):
-            began = time.perf_counter()
-            optimizer.zero_grad()
-            nn.functional.cross_entropy(net(images), labels).backward()
-            optimizer.step()
-            if i >= 3:
-                times.setdefault(batch, []).append(time.perf_counter() - began)
-        if size > 1:
-            dist.barrier()
-    found: dict[str, Any] = {
-        "bytes": size_bytes,
-        "steps": {batch: statistics.median(t) for batch, t in times.items()},
-        "scatter": {batch: scatter_of(t) for batch, t in times.items()},
-    }
-    if together:
-        found["small"] = _all_reduce_seconds(2, args.iterations)
-        found["large"] = _all_reduce_seconds(size_bytes // 4, args.iterations)
+        joined = DistributedDataParallel(joined, gradient_as_bucket_view=True, static_graph=True)
+        kinds |= {f"together {n}": partial(_step_times, joined, n) for n in batches}
+        kinds |= {
+            "small": partial(_all_reduce_times, 2),
+            "large": partial(_all_reduce_times, count),
+        }
+    found: dict[str, Any] = {kind: [] for kind in kinds}
+    for turn in range(args.rounds + 1):
+        for kind, work in list(kinds.items())[:: 1 if turn % 2 else -1]:
+            if size > 1:
+                dist.barrier()
+            times = work(args.iterations)
+            if turn:  # the first round warms up
+                found[kind] += times
     if int(os.environ.get("RANK", "0")) == 0:
-        print(json.dumps(found), flush=True)
+        print(json.dumps({"bytes": 4 * count, **found}), flush=True)
     if size > 1:
         dist.barrier()  # whoever leaves first takes the others' connections along
         time.sleep(0.2)
         os._exit(0)
 
 
-def _run_workers(ranks: int, args: argparse.Namespace, *, apart: bool = False) -> dict[str, Any]:
+def _run_workers(ranks: int, args: argparse.Namespace) -> dict[str, Any]:
     base = ["--iterations", str(args.iterations), "--batch", str(args.batch), "--width",
-            str(args.width), *(["--apart"] if apart else [])]  # fmt: skip
+            str(args.width), "--rounds", str(args.rounds)]  # fmt: skip
     own = [__file__, "worker", *base]
     launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)]
     command = [sys.executable, *(own if ranks == 1 else [*launch, *own])]
@@ -276,11 +294,14 @@ def _run_workers(ranks: int, args: argparse.Namespace, *, apart: bool = False) -
     return found
 
 
-def constants(pair: dict[str, Any]) -> Cluster:
+Pick = Callable[[Sequence[float]], float]  # the minimum or the median
+
+
+def constants(pair: dict[str, Any], pick: Pick = statistics.median) -> Cluster:
     """The link between two workers of this machine, from their bare all-reduces."""
-    latency = pair["small"] / 2  # a ring of two: two messages
-    bandwidth = pair["bytes"] / max(1e-9, pair["large"] - pair["small"])
-    return Cluster(rate=1.0, link=bandwidth, latency=latency)
+    small, large = pick(pair["small"]), pick(pair["large"])
+    latency = small / 2  # a ring of two: two messages
+    return Cluster(rate=1.0, link=pair["bytes"] / max(1e-9, large - small), latency=latency)
 
 
 def expected(
@@ -288,32 +309,43 @@ def expected(
 ) -> float:
     """Seconds of an iteration of workers that take `seconds` side by side without an exchange.
 
-    Where all cores compute, nothing hides the exchange; more workers than cores share them for it.
+    Where all cores compute, nothing hides the exchange. More workers than cores share them for it;
+    then nobody waits for the slowest: who has to wait leaves it a core.
     """
     share = max(1.0, ranks / cores)
     exchange = all_reduce(size, ranks, replace(link, link=link.link / share))
-    return seconds + exchange + seconds * scatter * math.sqrt(2 * math.log(ranks))
+    waiting = scatter * math.sqrt(2 * math.log(ranks)) if share == 1 else 0.0
+    return seconds * (1 + waiting) + exchange
 
 
 def measure(args: argparse.Namespace) -> None:
     """Print the model beside measured workers of this machine; more than its cores share them."""
+    from summary import figure
+
     ranks = [int(n) for n in args.ranks.split(",")]
-    alone = {n: _run_workers(n, args, apart=True) for n in sorted({1, *ranks})}
-    found = {n: _run_workers(n, args) for n in sorted({2, *ranks} - {1})}
+    found = {n: _run_workers(n, args) for n in sorted({1, 2, *ranks})}
     link, cores = constants(found[2]), len(os.sched_getaffinity(0))
+    best = constants(found[2], min)
+    size = found[2]["bytes"]
     print(f"link {link.link / 1e9:.2f} GB/s, {1e6 * link.latency:.0f} us a message; "
-          f"{found[2]['bytes'] / 1e6:.1f} MB of gradients; {cores} cores")  # fmt: skip
-    print("ranks  batch  side by side ms  model ms  measured ms  measured / model")
+          f"{size / 1e6:.1f} MB of gradients; {cores} cores; ms, medians")  # fmt: skip
+    print("ranks  batch  side by side (of one alone)   model  measured  measured / model (minima)")
     for n in ranks:
-        for batch, seconds in alone[n]["steps"].items():
-            scatter, size = alone[n]["scatter"][batch], alone[n]["bytes"]
-            model = expected(seconds, scatter, n, size, link, cores)
-            if n == 1:
-                print(f"{n:5d}  {batch:>5}  {1000 * seconds:15.1f}")
-                continue
-            now = found[n]["steps"][batch]
-            print(f"{n:5d}  {batch:>5}  {1000 * seconds:15.1f}  {1000 * model:8.1f}  "
-                  f"{1000 * now:11.1f}  {now / model:16.2f}")  # fmt: skip
+        for batch in (args.batch, 2 * args.batch):
+            apart, alone = found[n][f"apart {batch}"], found[1][f"apart {batch}"]
+            seconds = statistics.median(apart)
+            share = seconds / statistics.median(alone)
+            row = f"{n:5d}  {batch:5d}  {1000 * seconds:12.1f} ({share:.2f})"
+            if n > 1:
+                now = found[n][f"together {batch}"]
+                model = expected(seconds, scatter_of(apart), n, size, link, cores)
+                ratio = statistics.median(now) / model
+                low = min(now) / expected(min(apart), 0.0, n, size, best, cores)
+                row += (f"  {1000 * model:16.1f}  {1000 * statistics.median(now):8.1f}  "
+                        f"{ratio:16.2f} ({low:.2f})")  # fmt: skip
+                figure(f"step of {n} gloo workers, {batch} images, 1 thread each",
+                       "the model of docs/scaling.md (measured / it)", "", low, ratio)  # fmt: skip
+            print(row, flush=True)
 
 
 def main() -> None:
@@ -334,10 +366,10 @@ def main() -> None:
             part.add_argument("--price", type=float, default=2.5, help="of a GPU and hour")
         if name in ("measure", "worker"):
             part.add_argument("--ranks", default="1,2,4")
-            part.add_argument("--iterations", type=int, default=20)
+            part.add_argument("--iterations", type=int, default=6, help="of a round")
             part.add_argument("--batch", type=int, default=16)
             part.add_argument("--width", type=int, default=256)
-            part.add_argument("--apart", action="store_true", help="worker: exchange nothing")
+            part.add_argument("--rounds", type=int, default=5)
     args = parser.parse_args(sys.argv[1:] or ["predict"])
     args.work(args)
 

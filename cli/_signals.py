@@ -32,11 +32,10 @@ class Signals:
     """Collects signals between the iterations, as Caffe's SignalHandler does."""
 
     def __init__(self, sigint: str, sighup: str) -> None:
-        self.effects = {
-            signal.SIGHUP: EFFECTS[sighup],
-            signal.SIGINT: EFFECTS[sigint],
-            signal.SIGTERM: EFFECTS[sigint],
-        }
+        self.effects: dict[int, Action] = {}
+        if hasattr(signal, "SIGHUP"):  # Windows has none
+            self.effects[signal.SIGHUP] = EFFECTS[sighup]
+        self.effects |= {signal.SIGINT: EFFECTS[sigint], signal.SIGTERM: EFFECTS[sigint]}
         self.pending: list[int] = []
         self.trainer: Trainer | None = None  # what is to be saved
         self._asked: list[tuple[float, int]] = []  # when to stop was asked, and by which signal
@@ -86,7 +85,7 @@ class Signals:
         while not self._over.is_set():
             if select.select([heard], [], [], 0.2 if self._asked else None)[0]:
                 for number in heard.recv(64):
-                    if self.effects.get(number) == Action.STOP:  # type: ignore[call-overload]
+                    if self.effects.get(number) == Action.STOP:
                         self._asked.append((time.monotonic(), number))
             if self._waited() > (PATIENCE if len(self._asked) < 2 else PATIENCE / 2):
                 self._end()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from importlib.metadata import version
 from pathlib import Path
 
@@ -16,4 +17,8 @@ NO_PROGRAMS = "the exporter of torch 2.6 fails in onnxscript's own conversion of
 
 needs_shared = pytest.mark.skipif(
     not SHARED.exists(), reason="the reference material beside the repository is absent"
+)
+needs_unix = pytest.mark.skipif(
+    os.name != "posix",
+    reason="Windows has no links for everybody, modes, pipes with names, kill -9",
 )

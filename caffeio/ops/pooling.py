@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from caffeio.layers.pooling import SPP, Pooling
 
 LOWEST = torch.finfo(torch.float32).min  # -FLT_MAX: what Caffe's maximum starts from
+IN_CACHE = 1 << 22  # values: of so many two passes over memory are faster than one slow one
 DIVISORS = ("bvlc", "full", "real")  # by what a window's sum is divided, see `divisors`
 
 
@@ -170,12 +171,28 @@ class PoolAtShape:
         layer = self._layer
         w = layer.window(tuple(shape))
         plain = len(shape) == 4 and not layer.mask and w.is_native(tuple(shape[2:]))
-        if plain and layer.method == "MAX":
-            return partial(
-                torch.max_pool2d, kernel_size=w.kernel, stride=w.stride, padding=w.pad,
-                dilation=w.dilation, ceil_mode=w.ceil,
-            )  # fmt: skip
-        return partial(pool, layer)
+        if not plain or layer.method != "MAX":
+            return partial(pool, layer)
+        native = partial(
+            torch.max_pool2d, kernel_size=w.kernel, stride=w.stride, padding=w.pad,
+            dilation=w.dilation, ceil_mode=w.ceil,
+        )  # fmt: skip
+        halves = w.kernel == w.stride == (2, 2) and w.pad == (0, 0) and w.dilation == (1, 1)
+        even = shape[2] % 2 == shape[3] % 2 == 0
+        if halves and even and shape.numel() <= IN_CACHE:
+            return partial(_max_of_pairs, native=native)
+        return native
+
+
+def _max_of_pairs(x: Tensor, native: Callable[[Tensor], Tensor]) -> Tensor:
+    """Take the maximum of two rows, then of two columns, where channels lie side by side.
+
+    PyTorch's own pooling keeps where each maximum was, which takes two to four times as long.
+    """
+    if x.device.type != "cpu" or not x.is_contiguous(memory_format=torch.channels_last):
+        return native(x)
+    rows = torch.maximum(x[:, :, ::2], x[:, :, 1::2])
+    return torch.maximum(rows[..., ::2], rows[..., 1::2])
 
 
 def spatial_pyramid(layer: SPP, x: Tensor) -> Tensor:

@@ -23,6 +23,7 @@ from caffeio.pycaffe.blob import Blob, BlobVec
 from caffeio.pycaffe.layer_objects import layer_object
 from caffeio.pycaffe.live_net import CaffeError, LiveNet
 from caffeio.pycaffe.state import compute_device, glog, state
+from caffeio.pycaffe.worker_share import own_batches, own_records
 from caffeio.training.net_lines import log_filtering, log_net, log_upgrade
 
 Array = NDArray[np.float32]
@@ -442,7 +443,9 @@ def _build_net(file: str, phase: str, level: int, stages: Sequence[str]) -> Live
         )
         log_upgrade(glog, recipe.upgrade_log)
         log_filtering(glog, recipe.message, recipe.state)
-        net = recipe.build(rng=state.rng, data=Options(), net_class=LiveNet)
+        recipe = own_batches(recipe)
+        data = own_records(recipe, Options())
+        net = recipe.build(rng=state.rng, data=data, net_class=LiveNet)
     except CaffeIOError as error:
         raise CaffeError(str(error)) from None
     log_net(glog, net, recipe)

@@ -23,6 +23,7 @@ from caffeio.pycaffe.blob import Blob
 from caffeio.pycaffe.live_net import CaffeError, LiveNet
 from caffeio.pycaffe.nets import Net
 from caffeio.pycaffe.state import compute_device, glog, state
+from caffeio.pycaffe.worker_share import own_batches, own_records
 from caffeio.training.build import NetBuilder
 from caffeio.training.distributed import World
 from caffeio.training.iteration import Iteration
@@ -36,9 +37,14 @@ Callback = Callable[[], Any]
 class LiveBuilder(NetBuilder):
     """Builds live nets; the test nets share the training net's params when they are run."""
 
+    def own_batches(self, recipe: NetRecipe) -> NetRecipe:
+        """Divide batches by `caffe.set_solver_count`: this process is one of so many."""
+        return own_batches(recipe)
+
     def make(self, recipe: NetRecipe) -> CaffeNet:
         """Build one net."""
-        net = recipe.build(rng=self.rng, data=self.data, net_class=LiveNet)
+        data = own_records(recipe, self.data)
+        net = recipe.build(rng=self.rng, data=data, net_class=LiveNet)
         assert isinstance(net, LiveNet)
         net.dialect = self.job.dialect
         return net

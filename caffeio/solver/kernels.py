@@ -40,9 +40,9 @@ def sgd(
     Torch's SGD has 1 - dampening for `gain`. `grad_scale` divides g first (and rewrites it).
     """
     torch._fused_sgd_(
-        params,
-        grads,
-        history,
+        _in_order(params),
+        _in_order(grads),
+        _in_order(history),
         weight_decay=decay,
         momentum=_momentum(momentum),
         lr=lr,
@@ -65,9 +65,9 @@ def nesterov(
 ) -> None:
     """h = momentum * h + u; w -= u + momentum * h, where u = g / grad_scale + decay * w."""
     torch._fused_sgd_(
-        params,
-        grads,
-        history,
+        _in_order(params),
+        _in_order(grads),
+        _in_order(history),
         weight_decay=decay,
         momentum=_momentum(momentum),
         lr=1.0,
@@ -98,10 +98,10 @@ def adam(
     """
     step = torch.full((), _FAR, dtype=torch.float32, device=params[0].device)
     torch._fused_adam_(
-        params,
-        grads,
-        first,
-        second,
+        _in_order(params),
+        _in_order(grads),
+        _in_order(first),
+        _in_order(second),
         [],
         [step] * len(params),
         lr=lr,
@@ -128,9 +128,9 @@ def adagrad(
     """g += decay * w; h += g^2; w -= lr * g / (sqrt(h) + delta)."""
     step = torch.ones((), dtype=torch.float32, device=params[0].device)
     torch._fused_adagrad_(
-        params,
-        grads,
-        history,
+        _in_order(params),
+        _in_order(grads),
+        _in_order(history),
         [step] * len(params),
         lr=lr,
         lr_decay=0.0,
@@ -231,6 +231,14 @@ def flat(tensor: Tensor) -> Tensor | None:
     ordered = sorted(range(tensor.dim()), key=tensor.stride, reverse=True)
     permuted = tensor.permute(ordered)
     return permuted.view(-1) if permuted.is_contiguous() else None
+
+
+def _in_order(tensors: list[Tensor]) -> list[Tensor]:
+    """View dense tensors in the order of memory: the kernels copy the gradients of others."""
+    if tensors[0].device.type != "cpu":
+        return tensors
+    views = ((tensor, None if tensor.is_contiguous() else flat(tensor)) for tensor in tensors)
+    return [tensor if view is None else view for tensor, view in views]
 
 
 def pieces(*lists: Sequence[Tensor]) -> Iterator[tuple[list[int], list[list[Tensor]]]]:

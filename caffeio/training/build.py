@@ -122,8 +122,12 @@ class NetBuilder:
         for net in tests:
             net.share_trained_layers_with(train)
 
+    def own_batches(self, recipe: NetRecipe) -> NetRecipe:
+        """Divide the batches by the workers, where a net's are those of all of them."""
+        return share_batches(recipe, self.world.size)
+
     def _net(self, recipe: NetRecipe, opened: ExitStack) -> Net:
-        recipe = share_batches(recipe, self.world.size)
+        recipe = self.own_batches(recipe)
         log_upgrade(self.log, recipe.upgrade_log)
         log_filtering(self.log, recipe.message, recipe.state)
         net = self.make(recipe)

@@ -9,7 +9,7 @@ from inspect import cleandoc
 from pathlib import Path
 
 from caffeio.errors import NetError
-from caffeio.layers.registry import is_loss_type, reads_data
+from caffeio.layers.registry import batch_message, is_loss_type, reads_data
 from caffeio.net.graph import Graph, build_graph
 from caffeio.net.shapes import LayerShapes, NetShapes, Shape, infer_net
 from caffeio.profiles import Profile
@@ -238,7 +238,7 @@ class NetContext(_Context):
         graph = self.graphs.get("TRAIN")
         if graph is None:
             return False
-        data = any(reads_data(n.type) or n.type == "MemoryData" for n in graph.nodes)
+        data = any(reads_data(n.type) or batch_message(n.type) for n in graph.nodes)
         return data and any(is_loss(node.param) for node in graph.nodes)
 
     @cached_property

@@ -61,7 +61,10 @@ class OnnxRunner:
             providers = ["CPUExecutionProvider"]
             if model.ByteSize() < LARGE:
                 return ort.InferenceSession(model.SerializeToString(), options, providers=providers)
-            with tempfile.TemporaryDirectory(prefix="caffeio-") as folder:
+            # On Windows the runtime keeps the files that it maps.
+            with tempfile.TemporaryDirectory(
+                prefix="caffeio-", ignore_cleanup_errors=True
+            ) as folder:
                 path = self._on_disk(model, Path(folder))
                 return ort.InferenceSession(path, options, providers=providers)
         except CaffeIOError:

@@ -5,15 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from numpy.typing import NDArray
-
-from caffeio.converters.diff.weights_diff import blob_name
 from caffeio.converters.preprocessing import Recipe, recipe_of
 from caffeio.converters.report.model import Cell, Report, Section, Tone, count, listed, scaled, size
 from caffeio.converters.show.layer_summary import short_type
-from caffeio.converters.show.stats import Stats, stats_of
 from caffeio.converters.show.view import LayerRow, View, as_data, make_view, shape_words
 from caffeio.converters.source import Source
 from caffeio.errors import CaffeIOError, NetError
@@ -26,7 +22,13 @@ from caffeio.profiles import BVLC, Profile, choose_profile
 from caffeio.proto import caffe_pb2 as pb
 from caffeio.proto.files import NetFile, read_net
 from caffeio.proto.io.mapped import map_file
+from caffeio.proto.weights.blob_names import blob_name
 from caffeio.shape_text import format_shape
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from caffeio.converters.show.stats import Stats
 
 
 @dataclass(frozen=True)
@@ -121,6 +123,8 @@ def _load_weights(shown: ShownNet, path: Path) -> None:
     from caffeio.proto.weights.load import load_weights
 
     weights = load_weights(path)
+    from caffeio.converters.show.stats import stats_of  # with numpy: a net alone needs none
+
     shown.stats = {name: [stats_of(blob) for blob in weights[name]] for name in weights}
     shown.blob_types = {entry.name: entry.type for entry in weights.layers}
     for name, blobs in shown.stats.items():

@@ -10,7 +10,7 @@ import torch
 
 from caffeio.converters.verify.cause import likely_cause
 from caffeio.converters.verify.check import PROBABILITIES, before_probabilities
-from caffeio.converters.verify.numbers import absolute_difference, relative_difference
+from caffeio.converters.verify.numbers import differences, relative_difference
 from caffeio.converters.verify.row import LayerRow
 from caffeio.converters.verify.sides import NetSide, OnnxSide, Seen, Side
 from caffeio.net.net import Trace
@@ -135,8 +135,7 @@ def _row(layer: str, kind: str, blob: str, mine: np.ndarray, theirs: np.ndarray)
         row.other = theirs.shape
         if mine.size == theirs.size:  # (N, C, 1, 1) for (N, C): the numbers still compare
             theirs = theirs.reshape(mine.shape)
-    row.absolute = absolute_difference(theirs, mine)
-    row.relative = relative_difference(theirs, mine, least)
+    row.absolute, row.relative = differences(theirs, mine, least)
     return row
 
 

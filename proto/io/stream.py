@@ -165,12 +165,19 @@ def _slabs(numbers: Numbers) -> Iterator[memoryview]:
         yield np.array(chunk, dtype, copy=True).view(np.uint8).data
 
 
+def _write(descriptor: int, waiting: Sequence[memoryview]) -> int:
+    """Write as much as one system call does; Windows writes one buffer a call."""
+    if hasattr(os, "writev"):
+        return os.writev(descriptor, waiting)
+    return os.write(descriptor, waiting[0])
+
+
 def _flush(descriptor: int, batch: list[Bytes | memoryview], place: int, sync: bool) -> int:
     """Write all of the buffers; return the place behind them."""
     waiting = [memoryview(piece) for piece in batch]
     begin = place
     while waiting:
-        done = os.writev(descriptor, waiting)
+        done = _write(descriptor, waiting)
         place += done
         while waiting and done >= len(waiting[0]):
             done -= len(waiting.pop(0))

@@ -8,11 +8,18 @@ import sys
 from pathlib import Path
 from types import ModuleType
 
+import pytest
+
 from tests.paths import ROOT
 
 
-def script() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("run_all", ROOT / "benchmarks" / "run_all.py")
+@pytest.fixture(autouse=True)
+def _beside(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+
+
+def script(name: str = "run_all") -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, ROOT / "benchmarks" / f"{name}.py")
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -22,6 +29,8 @@ def script() -> ModuleType:
 def test_all_scripts_are_found_and_make_runs_them() -> None:
     found = script().scripts()
     assert {"train", "inference", "data", "text", "weights", "solver"} <= found.keys()
+    assert list(found)[:4] == ["caffe", "inference", "train", "compile"]
+    assert all((ROOT / "benchmarks" / command[0]).exists() for command in found.values())
     assert "benchmarks/run_all.py" in (ROOT / "Makefile").read_text()
 
 
@@ -41,21 +50,75 @@ def test_the_real_page_has_a_place_for_them() -> None:
     module = script()
     page = module.PAGE.read_text()
     assert page.index(module.MARKS[0]) < page.index(module.MARKS[1])
+    assert page.index(module.SUMMARY[0]) < page.index(module.SUMMARY[1])
+    assert module.sum_up(page, "| a |").count("| a |") == 1
     assert "torch 2" in module.machine() and "cores" in module.machine()
+
+
+def folder_of(scripts: dict[str, str], place: Path) -> list[str | Path]:
+    """Write the scripts of another `benchmarks/` and its page; return the command that runs it."""
+    for name, text in scripts.items():
+        (place / f"bench_{name}.py").write_text(text)
+    for name in ("run_all.py", "summary.py"):
+        (place / name).write_text((ROOT / "benchmarks" / name).read_text())
+    module = script()
+    (place / "page.md").write_text("".join((*module.SUMMARY, *module.MARKS)))
+    return [sys.executable, place / "run_all.py", "--page", place / "page.md"]
+
+
+FIGURES = """
+from summary import faster, figure
+print("ratio 1.25")
+faster("a step", "another", "at least 1.3", [4.0, 5.0, 7.0], [5.0, 6.5, 8.0])
+figure("memory", "another", "at most 1.02", 1.024, 1.024)
+"""
 
 
 def test_a_script_that_fails_is_named_and_the_others_run(tmp_path: Path) -> None:
     """Told of the scripts of another folder."""
-    for name, text in (("a", "raise SystemExit(3)"), ("b", "print('ratio 1.25')")):
-        (tmp_path / f"bench_{name}.py").write_text(text)
-    page = tmp_path / "page.md"
-    marks = script().MARKS
-    page.write_text(f"{marks[0]}{marks[1]}")
-    text = (ROOT / "benchmarks" / "run_all.py").read_text()
-    (tmp_path / "run_all.py").write_text(text)
-    done = subprocess.run(
-        [sys.executable, tmp_path / "run_all.py", "--page", page], capture_output=True, text=True,
-        check=False, timeout=60,
-    )  # fmt: skip
+    command = folder_of({"a": "raise SystemExit(3)", "b": FIGURES}, tmp_path)
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    page = (tmp_path / "page.md").read_text()
     assert done.returncode == 1 and "failed: bench_a.py" in done.stderr
-    assert "ratio 1.25" in page.read_text() and "bench_a" not in page.read_text()
+    assert "ratio 1.25" in page and "### bench_a" not in page
+    assert "| a step | another | at least 1.3 | 1.25 | 1.30 | by medians |" in page
+    assert "| memory | another | at most 1.02 | 1.02 | 1.02 | yes |" in page
+    assert "Not in it: bench_a.py." in page
+
+
+def test_the_summary_is_of_one_whole_run(tmp_path: Path) -> None:
+    """Some of the scripts leave it alone; another whole run replaces it."""
+    command = folder_of({"a": FIGURES, "b": "print(1)"}, tmp_path)
+    page = tmp_path / "page.md"
+    subprocess.run([*command, "a"], check=True, stdout=subprocess.DEVNULL, timeout=60)
+    assert "ratio 1.25" in page.read_text() and "a step" not in page.read_text()
+    for _ in range(2):
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL, timeout=60)
+        assert page.read_text().count("| a step |") == 1
+
+
+@pytest.mark.parametrize(
+    ("asked", "low", "middle", "met"),
+    [
+        ("", 0.1, 0.1, ""),
+        ("at least 1.0", 0.996, 1.2, "yes"),  # as printed: 1.00
+        ("at least 1.0", 1.01, 0.99, "by minima"),
+        ("at least 1.0", 0.99, 1.01, "by medians"),
+        ("at least 1.15", 1.14, 1.1, "**short**"),
+        ("at most 1.02", 1.03, 1.04, "**short**"),
+    ],
+)
+def test_a_figure_is_held_against_what_was_asked(
+    asked: str, low: float, middle: float, met: str
+) -> None:
+    assert script("summary").verdict(asked, low, middle) == met
+
+
+def test_the_peak_of_memory_is_the_programs_own() -> None:
+    """A program started by a large one does not inherit its peak, as getrusage's does."""
+    large = bytearray(300 << 20)
+    large[::4096] = b"x" * len(large[::4096])
+    code = f"import sys; sys.path[:0] = [{str(ROOT / 'benchmarks')!r}]\n"
+    code += "from summary import peak_mb; print(peak_mb())"
+    done = subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.PIPE)
+    assert 5 < float(done.stdout) < 100

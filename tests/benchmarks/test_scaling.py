@@ -78,7 +78,7 @@ def test_an_update_is_the_recipes_on_small_clusters() -> None:
 
 
 def test_constants_come_from_two_workers() -> None:
-    found = scaling.constants({"small": 2e-4, "large": 0.1002, "bytes": 1e8})
+    found = scaling.constants({"small": [2e-4, 2e-4, 9e-4], "large": [0.1002] * 3, "bytes": 1e8})
     assert found.link == pytest.approx(1e9)
     assert found.latency == pytest.approx(1e-4)
 
@@ -91,6 +91,8 @@ def test_what_is_expected_here_adds_up() -> None:
     assert four - 0.2 > 2 * (two - 0.2)  # four share the cores for the exchange, too
     slow = scaling.expected(0.2, 0.05, 2, 1e8, link, cores=2)
     assert slow == pytest.approx(two + 0.2 * 0.05 * math.sqrt(2 * math.log(2)))
+    # who waits leaves its core to the slowest
+    assert scaling.expected(0.2, 0.05, 4, 1e8, link, cores=2) == pytest.approx(four)
 
 
 def test_the_scatter_leaves_stalls_out() -> None:

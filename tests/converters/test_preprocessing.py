@@ -44,7 +44,7 @@ CASES = {
 def make(folder: Path, case: str) -> tuple[Path, np.ndarray]:
     """A net, its weights and a picture; returns the net and its probabilities as Caffe has them."""
     resize, gray, transform = CASES[case]
-    text = NET.format(folder=folder, size=resize, gray=gray, transform=transform)
+    text = NET.format(folder=folder.as_posix(), size=resize, gray=gray, transform=transform)
     (folder / "net.prototxt").write_text(text)
     (folder / "list.txt").write_text("a.png 1\n")
     draws = np.random.default_rng(0)

@@ -420,3 +420,22 @@ def test_poolings_follow_the_shape_of_their_bottom() -> None:
     for side in (9, 8, 11, 9):
         x = {"x": torch.randn(2, 4, side, side)}
         torch.testing.assert_close(net(x)["p"], written(x)["p"], rtol=2e-5, atol=2e-5)
+
+
+@pytest.mark.parametrize("sizes", [(8, 6), (7, 6), (8, 5), (2, 2)])
+@pytest.mark.parametrize("rest", ["", "round_mode: FLOOR", "pad: 1", "stride: 1"])
+@pytest.mark.parametrize("form", [torch.channels_last, torch.contiguous_format])
+def test_a_maximum_of_pairs_is_that_of_the_windows(
+    sizes: tuple[int, int], rest: str, form: torch.memory_format
+) -> None:
+    """Also of nan and of infinities, and with fewer windows than values."""
+    stride = "" if "stride" in rest else "stride: 2"
+    pool = layer("p", "Pooling", "x", "p", f"pooling_param {{ kernel_size: 2 {stride} {rest} }}")
+    net = built(INPUT % f"dim: 2 dim: 3 dim: {sizes[0]} dim: {sizes[1]}" + pool)
+    x = given(net)["x"].to(memory_format=form)
+    x[0, 0, 0, 1], x[0, 1, 1, 0], x[1, 2, -1, -1] = torch.nan, torch.inf, -torch.inf
+    with torch.no_grad():
+        fast = net({"x": x})["p"]
+        assert net._inference is not None and net._inference._prepared is not None
+        net.prepare(False)
+        torch.testing.assert_close(fast, net({"x": x})["p"], rtol=0, atol=0, equal_nan=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -23,7 +24,7 @@ def ask(
     subprocess.run(
         [sys.executable, str(script), str(cases), str(answers), *types],
         check=True,
-        env={"PYTHONPATH": str(ROOT), "PATH": ""},
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
         timeout=120,
     )
     out = [json.loads(line) for line in answers.read_text().splitlines()]

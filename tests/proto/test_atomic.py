@@ -8,14 +8,19 @@ import subprocess
 import sys
 import textwrap
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 
 from caffeio.errors import SnapshotError, WeightsError
 from caffeio.proto.io import atomic
 from caffeio.proto.io.atomic import atomic_path, atomic_write, size_text
-from caffeio.proto.io.stream import write_parts
-from tests.paths import ROOT
+from caffeio.proto.io.blobs import FLOAT
+from caffeio.proto.io.opened import open_map
+from caffeio.proto.io.regular import read_regular
+from caffeio.proto.io.stream import Numbers, write_parts
+from tests.paths import ROOT, needs_unix
 
 
 def test_content_appears_at_the_end(tmp_path: Path) -> None:
@@ -41,7 +46,7 @@ def test_failure_leaves_the_old_file(tmp_path: Path, how: object) -> None:
 def test_named_where_the_system_has_no_unnamed_files(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.delattr(os, "O_TMPFILE")
+    monkeypatch.delattr(os, "O_TMPFILE", raising=False)  # macOS has none
     target = tmp_path / "x.bin"
     with pytest.raises(KeyError), atomic_write(target) as file:
         file.write(b"half of it")
@@ -64,6 +69,7 @@ def test_atomic_path_gives_a_name(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == ["x.bin"]
 
 
+@needs_unix
 def test_permissions_and_links_stay(tmp_path: Path) -> None:
     target, link = tmp_path / "x.bin", tmp_path / "link.bin"
     target.write_bytes(b"old")
@@ -76,6 +82,7 @@ def test_permissions_and_links_stay(tmp_path: Path) -> None:
     assert stat.S_IMODE(target.stat().st_mode) == 0o640
 
 
+@needs_unix
 def test_new_files_obey_the_umask(tmp_path: Path) -> None:
     old = os.umask(0o027)
     try:
@@ -99,12 +106,14 @@ def test_a_folder_is_no_target(tmp_path: Path) -> None:
         pass
 
 
+@needs_unix
 def test_devices_are_written_to_directly() -> None:
     with atomic_write("/dev/null") as file:
         file.write(b"gone")
     assert stat.S_ISCHR(os.stat("/dev/null").st_mode)
 
 
+@needs_unix
 def test_full_disk_names_the_space(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     target = tmp_path / "x.bin"
     target.write_bytes(b"old")
@@ -138,6 +147,7 @@ def run(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+@needs_unix
 def test_file_size_limit_of_the_system(tmp_path: Path) -> None:
     target = tmp_path / "x.bin"
     target.write_bytes(b"old")
@@ -184,6 +194,7 @@ def test_size_text() -> None:
     ]
 
 
+@needs_unix
 @pytest.mark.parametrize("sync", [True, False])
 def test_the_file_is_on_the_disk_before_it_has_its_name(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sync: bool
@@ -204,6 +215,7 @@ def test_the_file_is_on_the_disk_before_it_has_its_name(
     assert steps == (["file False", "folder True"] if sync else [])
 
 
+@needs_unix
 def test_what_killed_processes_left_goes_when_the_target_is_written_again(tmp_path: Path) -> None:
     """Not what living processes write, nor what another machine or a person put there."""
     target = tmp_path / "x.caffemodel"
@@ -229,6 +241,7 @@ def test_what_killed_processes_left_goes_when_the_target_is_written_again(tmp_pa
         assert {p.name for p in tmp_path.iterdir()} == {target.name, *kept}
 
 
+@needs_unix
 def test_a_kill_between_link_and_rename_leaves_nothing_for_long(tmp_path: Path) -> None:
     target = tmp_path / "x"
     code = (
@@ -243,3 +256,58 @@ def test_a_kill_between_link_and_rename_leaves_nothing_for_long(tmp_path: Path) 
     with atomic_write(target) as file:
         file.write(b"again")
     assert [p.name for p in tmp_path.iterdir()] == ["x"]
+
+
+@pytest.fixture
+def windows(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What Windows does otherwise: calls that it lacks, folders and what may only be read."""
+    names = "O_TMPFILE O_CLOEXEC O_NONBLOCK fchmod writev posix_fadvise sched_getaffinity uname"
+    for name in names.split():
+        monkeypatch.delattr(os, name, raising=False)
+    monkeypatch.setattr(atomic, "_WINDOWS", True)
+    monkeypatch.setattr(os, "kill", None)  # 0 would be Ctrl-C there
+    real_open, flags_of = os.open, {}
+
+    def open_file(path: str, flags: int, *rest: int) -> int:
+        if os.path.isdir(path):
+            raise PermissionError(errno.EACCES, "Permission denied", path)
+        descriptor = real_open(path, flags, *rest)
+        flags_of[descriptor] = flags
+        return descriptor
+
+    def fsync(descriptor: int) -> None:
+        if not flags_of[descriptor] & (os.O_WRONLY | os.O_RDWR):
+            raise OSError(errno.EBADF, "Bad file descriptor")
+
+    monkeypatch.setattr(os, "open", open_file)
+    monkeypatch.setattr(os, "fsync", fsync)
+
+
+@pytest.mark.usefixtures("windows")
+def test_files_are_written_and_read_without_the_calls_of_unix(tmp_path: Path) -> None:
+    parts = [b"a\r\n\x1a", b"x" * (9 << 20), Numbers(np.arange(7, dtype=np.float32), FLOAT)]
+    wanted = b"".join(p if isinstance(p, bytes) else p.array.tobytes() for p in parts)
+    for _ in range(2):
+        with atomic_write(tmp_path / "x.bin") as file:
+            write_parts(file, parts, sync=True)
+        assert read_regular(tmp_path / "x.bin") == bytes(open_map(tmp_path / "x.bin")) == wanted
+        with atomic_path(tmp_path / "y.bin") as temporary:
+            temporary.write_bytes(b"new")
+    assert sorted(os.listdir(tmp_path)) == ["x.bin", "y.bin"]
+
+
+@pytest.mark.usefixtures("windows")
+@pytest.mark.parametrize("how", [atomic_write, atomic_path])
+def test_a_file_in_use_is_one_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: Any
+) -> None:
+    (tmp_path / "x.bin").write_bytes(b"old")
+
+    def replace(name: str, target: str) -> None:
+        raise PermissionError(errno.EACCES, "Access is denied", target)
+
+    monkeypatch.setattr(os, "replace", replace)
+    said = r"x\.bin: cannot be written: another program, or this one, uses it$"
+    with pytest.raises(SnapshotError, match=said), how(tmp_path / "x.bin"):
+        pass
+    assert os.listdir(tmp_path) == ["x.bin"]

@@ -12,6 +12,7 @@ from caffeio.converters.plot import read_losses
 from caffeio.errors import CaffeIOError
 from caffeio.net.torch_names.mapfile import read_map
 from caffeio.proto.io.regular import read_utf8
+from tests.paths import needs_unix
 
 
 def test_a_text_is_read(tmp_path: Path) -> None:
@@ -26,7 +27,9 @@ def test_a_text_is_read(tmp_path: Path) -> None:
     [
         ("missing", "cannot be read: No such file or directory"),
         ("folder", "cannot be read: Is a directory"),
-        ("pipe", "cannot be read: is a named pipe; only regular files are read"),
+        pytest.param(
+            "pipe", "cannot be read: is a named pipe; only regular files are read", marks=needs_unix
+        ),
         ("latin", "cannot be read: byte 1 is not UTF-8"),
     ],
 )

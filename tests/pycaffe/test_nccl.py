@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 
 import numpy as np
+import pytest
 
 import caffeio.pycaffe as caffe
 from tests import warm
+from tests.paths import GOLDEN
 
 NET = """
 layer { name: "data" type: "DummyData" top: "data" top: "label" dummy_data_param {
@@ -21,6 +24,7 @@ SOLVER = 'net: "NET" base_lr: 0.1 momentum: 0.9 lr_policy: "fixed" random_seed: 
 WORKER = """
 import sys
 import numpy as np
+import pytest
 import caffeio.pycaffe as caffe
 uid, rank, out = sys.argv[1].encode(), int(sys.argv[2]), sys.argv[3]
 caffe.init_log(2)
@@ -79,3 +83,48 @@ def test_workers_agree_and_average(tmp_path, monkeypatch):
 def test_the_uid_is_bytes():
     assert caffe.has_nccl()
     assert isinstance(caffe.NCCL.new_uid(), bytes)
+
+
+@pytest.mark.parametrize("text", ["", "default_forward_type: FLOAT\n"], ids=["bvlc", "nvidia"])
+@pytest.mark.parametrize("make", ["solver", "net"])
+def test_each_solver_reads_its_own_records(tmp_path, text, make):
+    """Every second one; NVIDIA's batch_size is that of both together, BVLC's that of each."""
+    shutil.copytree(GOLDEN / "solvers" / "lmdb", tmp_path / "lmdb")
+    net = (GOLDEN / "solvers" / "sgd_fixed" / "net.prototxt").read_text()
+    (tmp_path / "net.prototxt").write_text(text + net.replace("../lmdb", str(tmp_path / "lmdb")))
+    (tmp_path / "solver.prototxt").write_text(
+        f'net: "{tmp_path}/net.prototxt" base_lr: 0.1 lr_policy: "fixed" test_iter: 1 '
+        "test_interval: 100"
+    )
+
+    def batches(count, phase=caffe.TRAIN):
+        found = []
+        for rank in range(count):
+            caffe.set_solver_count(count)
+            caffe.set_solver_rank(rank)
+            if make == "net":
+                read = caffe.Net(str(tmp_path / "net.prototxt"), phase)
+            else:
+                solver = caffe.SGDSolver(str(tmp_path / "solver.prototxt"))
+                read = solver.test_nets[0] if phase == caffe.TEST else solver.net
+            read.forward()
+            found.append(read.blobs["data"].data.copy())
+        return found
+
+    (alone,), (first, second) = batches(1), batches(2)
+    size = 5 if text else 10
+    assert first.shape[0] == second.shape[0] == size
+    assert np.array_equal(first[:5], alone[0::2])
+    assert np.array_equal(second[:5], alone[1::2])
+    (whole,), parts = batches(1, caffe.TEST), batches(2, caffe.TEST)
+    assert all(np.array_equal(part, whole[: len(part)]) for part in parts)
+    assert len(parts[0]) == (10 if text else 20)
+
+
+def test_solvers_that_cannot_share_a_batch_are_refused(tmp_path):
+    net = (GOLDEN / "solvers" / "sgd_fixed" / "net.prototxt").read_text()
+    path = tmp_path / "net.prototxt"
+    path.write_text("default_forward_type: FLOAT\n" + net)
+    caffe.set_solver_count(3)
+    with pytest.raises(RuntimeError, match="3 workers cannot share it evenly"):
+        caffe.Net(str(path), caffe.TRAIN)

@@ -60,7 +60,7 @@ def _step(text: str, monkeypatch: pytest.MonkeyPatch) -> tuple[TrainingStep, lis
     net = load_net(text, phase="TRAIN", seed=1)
     for step in net.steps:
         step.layer.rng = None
-    torch.manual_seed(5)  # masks, too: those of few images may differ by more than is near
+    torch.manual_seed(5)
     feed = [torch.randn(64, 6), torch.arange(64.0) % 3]
     monkeypatch.setattr(net, "read_inputs", lambda: {"x": feed[0], "y": feed[1]})
     return TrainingStep(net), feed
@@ -112,13 +112,45 @@ DROPS = ["Dropout", "SpatialDropout"]
 
 @pytest.mark.parametrize("kind", DROPS)
 def test_other_masks_are_no_other_numbers(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A recording draws from another place of the generator: only far off is refused."""
+    """A recording draws from another place of the generator; of few images all may be dropped."""
 
     def elsewhere(run: Callable[[], None]) -> Callable[[], None]:
         return lambda: (torch.rand(5), run())[1]
 
-    step, _ = _step(NET.replace('"Dropout"', f'"{kind}"'), monkeypatch)
-    GraphedStep(step, step.net, elsewhere)()
+    text = NET.replace('"Dropout"', f'"{kind}"').replace("dim: 64", "dim: 2")
+    text = text.replace('top: "drop" }', 'top: "drop" dropout_param { dropout_ratio: 0.9 } }')
+    step, feed = _step(text, monkeypatch)
+    feed[:] = [30 * feed[0][:2], feed[1][:2]]
+    losses = set()
+    for seed in range(20):
+        torch.manual_seed(seed)
+        losses.add(round(GraphedStep(step, step.net, elsewhere)()[0].item(), 3))
+    assert len(losses) > 3  # and dropped they are again
+    drop = next(s.layer for s in step.net.steps if s.node.name == "drop")
+    assert drop.ratio == pytest.approx(0.9)
+
+
+@pytest.mark.parametrize("kind", [*DROPS, "Pooling"])
+def test_a_net_that_draws_is_compared_too(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its numbers are those of ordinary iterations when it does not draw, or it is refused."""
+
+    def twice(run: Callable[[], None]) -> Callable[[], None]:
+        return lambda: (run(), run())[1]  # gradients are added to twice
+
+    text = NET.replace('"Dropout"', f'"{kind}"')
+    if kind == "Pooling":
+        text = text.replace("dim: 64 dim: 6", "dim: 64 dim: 1 dim: 2 dim: 3")
+        text = text.replace('bottom: "ip" top: "drop"', 'bottom: "bn" top: "drop" pooling_param '
+                            "{ pool: STOCHASTIC kernel_size: 2 }")  # fmt: skip
+        text = text.replace('bottom: "bn" top: "ip"', 'bottom: "drop" top: "ip"')
+        text = text.replace('bottom: "drop" bottom: "y"', 'bottom: "ip" bottom: "y"')
+        lines = text.splitlines()
+        text = "\n".join([*lines[:4], lines[6], *lines[4:6], *lines[7:]])
+    step, feed = _step(text, monkeypatch)
+    feed[0] = feed[0].abs() if kind != "Pooling" else feed[0].abs().view(64, 1, 2, 3)
+    GraphedStep(step, step.net, again)()
+    with pytest.raises(SolverError, match="cannot be recorded as a CUDA graph"):
+        GraphedStep(step, step.net, twice)()
 
 
 @pytest.mark.parametrize("kind", DROPS)
