@@ -36,7 +36,7 @@ from caffeio.data.db.lmdb import write_lmdb
 from caffeio.data.draws import SampleRandom
 from caffeio.data.records.datum import encode_datum
 from caffeio.data.transform import cubic
-from caffeio.data.transform.cubic import Part
+from caffeio.data.transform.cubic import ImagePart
 from caffeio.data.transform.image import Encoded, set_ipp
 from caffeio.data.transform.normalize import Image
 from caffeio.data.transform.transformer import Plan, Transformer
@@ -103,7 +103,7 @@ def stages(folder: Path, case: str, files: list[bytes]) -> Iterator[tuple[str, C
         c, w = plan.cut, plan.window
         assert c is not None
         rectangle = image[c.y : c.y + c.height, c.x : c.x + c.width]
-        return resize(rectangle, c.height, c.to, Part(w.y, w.x, w.height, w.width))
+        return resize(rectangle, c.height, c.to, ImagePart(w.y, w.x, w.height, w.width))
 
     def with_ipp() -> None:
         before = set_ipp(True)

@@ -285,7 +285,7 @@ def _dense(x: Tensor, *, layer: Any, weight: Tensor, bias: Tensor | None) -> Ten
     return torch.nn.functional.linear(x.flatten(1), weight, bias)
 
 
-class Written(Protocol):
+class PreparableNet(Protocol):
     """What is asked of the net that is prepared."""
 
     steps: list[Step]
@@ -318,7 +318,7 @@ class Written(Protocol):
 class Inference:
     """The prepared form of one net, made when it first runs."""
 
-    def __init__(self, net: Written) -> None:
+    def __init__(self, net: PreparableNet) -> None:
         self._net = weakref.proxy(net)
         self._possible = can_prepare(net.phase, net.steps, plan_memory(net.steps, gradients=False))
         self._on_gpu = any(blob.is_cuda for blob in self._blobs())
