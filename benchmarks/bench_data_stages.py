@@ -7,12 +7,14 @@ or photographs brought to that size) and the same random windows in every stage,
 minima and medians of the rounds. `floor` is decoding all of the image, and OpenCV's CUBIC without
 IPP, alone: what a loader without any work of its own could do with these libraries. Then what a
 thread of several is worth beside a single one, by the kernel's own accounts (Linux): processor time
-an image, and how long the loading threads were held up by each other.
+an image, and how long the loading threads were held up by each other; and what a process of several
+is worth that decodes and does nothing else: that is the machine's own limit.
 """
 
 from __future__ import annotations
 
 import argparse
+import multiprocessing
 import os
 import tempfile
 import threading
@@ -34,7 +36,7 @@ from caffeio.data.db.lmdb import write_lmdb
 from caffeio.data.draws import SampleRandom
 from caffeio.data.records.datum import encode_datum
 from caffeio.data.transform import cubic
-from caffeio.data.transform.cubic import Part
+from caffeio.data.transform.cubic import ImagePart
 from caffeio.data.transform.image import Encoded, set_ipp
 from caffeio.data.transform.normalize import Image
 from caffeio.data.transform.transformer import Plan, Transformer
@@ -101,7 +103,7 @@ def stages(folder: Path, case: str, files: list[bytes]) -> Iterator[tuple[str, C
         c, w = plan.cut, plan.window
         assert c is not None
         rectangle = image[c.y : c.y + c.height, c.x : c.x + c.width]
-        return resize(rectangle, c.height, c.to, Part(w.y, w.x, w.height, w.width))
+        return resize(rectangle, c.height, c.to, ImagePart(w.y, w.x, w.height, w.width))
 
     def with_ipp() -> None:
         before = set_ipp(True)
@@ -145,6 +147,9 @@ def show_stages(folder: Path, case: str, files: list[bytes], rounds: int) -> Non
     print(f"  floor / all of a batch       {ratios[0]:6.2f} {ratios[1]:6.2f}", flush=True)
     figure(f"batch of JPEGs, {case}, 1 core", "decoding all of each and OpenCV's CUBIC alone",
            "at least 1.3", *ratios)  # fmt: skip
+    decoding, whole = taken["decode, what is needed"], taken["all of a batch"]
+    figure(f"(decoding what is needed alone, {case}, part of the batch's time)", "the batch", "",
+           min(decoding) / min(whole), float(np.median(decoding) / np.median(whole)))  # fmt: skip
 
 
 def scheduled() -> np.ndarray:
@@ -171,6 +176,44 @@ def work(folder: Path, case: str, threads: int, batches: int) -> np.ndarray:
         wall, (ran, waited) = time.perf_counter() - start, scheduled() - before
     images = batches * BATCH
     return np.array([images / wall, ran / images * 1e6, 1 - (ran + waited) / wall / threads])
+
+
+def decode_alone(files: list[bytes], start: Any, pipe: Any) -> None:
+    """Tell how many images a second a process decodes that does nothing else, for two seconds."""
+    start.wait()
+    began, rounds = time.perf_counter(), 0
+    while time.perf_counter() - began < 2:
+        for file in files:
+            simplejpeg.decode_jpeg(file, colorspace="BGR")
+        rounds += 1
+    pipe.send(rounds * len(files) / (time.perf_counter() - began))
+
+
+def rate_of_decoders(files: list[bytes], processes: int) -> float:
+    """Images a second of each of so many decoders, the mean."""
+    fork = multiprocessing.get_context("fork")
+    start, (inlet, outlet) = fork.Barrier(processes), fork.Pipe(duplex=False)
+    each = [
+        fork.Process(target=decode_alone, args=(files, start, outlet)) for _ in range(processes)
+    ]
+    for process in each:
+        process.start()
+    rates = [inlet.recv() for _ in each]
+    for process in each:
+        process.join()
+    return float(np.mean(rates))
+
+
+def show_limit(files: list[bytes], rounds: int, processes: int) -> None:
+    """What a decoder of several is worth, each a process of its own without anything shared."""
+    pairs = [
+        (rate_of_decoders(files, 1), rate_of_decoders(files, processes)) for _ in range(rounds)
+    ]
+    one, many = (list(rates) for rates in zip(*pairs, strict=True))
+    best, middle = max(many) / max(one), float(np.median(many) / np.median(one))
+    print(f"decoders alone, a process each: one of {processes} is worth {middle:.2f} ({best:.2f})")
+    figure(f"(images/s of a decoder alone, of {processes} processes)", "one process", "", best,
+           middle)  # fmt: skip
 
 
 def show_scaling(folder: Path, case: str, rounds: int, threads: int) -> None:
@@ -220,6 +263,8 @@ def main() -> None:
         for case in CASES:
             if args.only in case and args.threads > 1:
                 show_scaling(folder, case, args.rounds, args.threads)
+        if args.threads > 1:
+            show_limit(files, args.rounds, args.threads)
 
 
 if __name__ == "__main__":

@@ -128,7 +128,18 @@ def tell(net: str, size: int, batch: int, found: dict[str, Times]) -> None:
     workers = f"{size} gloo workers" if size > 1 else "one worker"
     beside = "DistributedDataParallel" if size > 1 else "plain PyTorch"
     figure(f"training step, {TITLES[net]}, {batch} images, {workers}, 1 thread each", beside,
-           "at least 1.0", other_low / low, other / middle)  # fmt: skip
+           "", other_low / low, other / middle)  # fmt: skip
+
+
+def tell_overhead(net: str, size: int, batch: int, found: dict[int, dict[str, Times]]) -> None:
+    """Tell the summary how much longer a step takes with an exchange, ours / theirs."""
+    added = {}
+    for kind in ("caffeio", "plain"):
+        alone, many = ([t[0] for t in found[n][kind]] for n in (1, size))
+        added[kind] = min(many) - min(alone), statistics.median(many) - statistics.median(alone)
+    low, middle = (a / b for a, b in zip(added["caffeio"], added["plain"], strict=True))
+    figure(f"what {size} gloo workers add to a step, {TITLES[net]}, {batch} images",
+           "DistributedDataParallel (ours / it)", "at most 1.0", low, middle)  # fmt: skip
 
 
 def main() -> None:
@@ -150,6 +161,7 @@ def main() -> None:
         times = {size: run(size, args) for size in (1, args.ranks)}
         for size, rounds in times.items():
             tell(net, size, args.batch, rounds)
+        tell_overhead(net, args.ranks, args.batch, times)
         alone, many = medians(times[1]), medians(times[args.ranks])
         added = {kind: (many[kind][0] - alone[kind][0], many[kind][1] - alone[kind][1])
                  for kind in many}  # fmt: skip

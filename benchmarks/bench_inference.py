@@ -170,7 +170,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--nets", default=",".join(BATCHES))
     parser.add_argument("--batch", type=int, default=0, help="0: what suits each net")
-    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=0)
     parser.add_argument("--without", default="", help="peers to leave out")
     parser.add_argument("--cpu-time", action="store_true")

@@ -5,7 +5,7 @@ neighbours, and the best times. Nets are made here, data are constant. Real pyca
 the same kinds of nets: 2 threads, LeNet b64 step 16.6 ms, CaffeNet b16 step 826 ms, ResNet-50 b16
 step 4829 ms.
 
-    python benchmarks/bench_pycaffe.py [--nets lenet,caffenet,resnet50,tiny] [--rounds 15]
+    python benchmarks/bench_pycaffe.py [--nets lenet,caffenet,resnet50,tiny] [--rounds 9]
 """
 
 from __future__ import annotations
@@ -174,7 +174,7 @@ def run(name, rounds):
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--nets", default="lenet,caffenet,resnet50,tiny")
-    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--threads", type=int, default=2)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)

@@ -3,7 +3,7 @@
 Both train on the same synthetic JPEGs' pixels, float32, channels-last, SGD with momentum, on the
 same threads, in turn; each in a process of its own, so that peak memory is its own.
 
-    python benchmarks/bench_resnet50.py [--solver .../solver_cyc1.prototxt] [--batch 16] [--iters 6]
+    python benchmarks/bench_resnet50.py [--solver .../solver_cyc1.prototxt] [--batch 16] [--iters 5]
 
 Without a solver it is a ResNet-50 of `nets.py` that reads the JPEGs with random crops.
 """
@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
 import subprocess
 import sys
 import tempfile
@@ -22,6 +21,7 @@ from pathlib import Path
 import torch
 from nets import plain, prototxt
 from peers import make_lmdb, plain_step
+from summary import peak_mb
 
 
 def run_caffeio(args: argparse.Namespace, lmdb: str, weights: str | None) -> dict[str, float]:
@@ -66,7 +66,7 @@ def report(args: argparse.Namespace, times: list[float], start: float) -> dict[s
     return {
         "images_per_s": args.batch / steady[len(steady) // 2],
         "best_images_per_s": args.batch / steady[0],
-        "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        "peak_mb": peak_mb(),
         "start_s": start,
     }
 
@@ -75,7 +75,7 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--solver")
     parser.add_argument("--batch", type=int, default=16)
-    parser.add_argument("--iters", type=int, default=6)
+    parser.add_argument("--iters", type=int, default=5)
     parser.add_argument("--precision", default="fp32", choices=["fp32", "bf16"])
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--only", choices=["caffeio", "plain"])

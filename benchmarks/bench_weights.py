@@ -240,7 +240,7 @@ def main() -> None:
     """Run both sizes."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--folder", help="where to put the files (default: the system's)")
-    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--rounds", type=int, default=5)
     options = parser.parse_args()
     versions = f"protobuf {google.protobuf.__version__}, safetensors {safetensors.__version__}"
     print(f"torch {torch.__version__}, numpy {np.__version__}, {versions}")

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gc
 import os
 import shutil
 from pathlib import Path
@@ -7,6 +8,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
+from caffeio.memory import keep_freed_memory
 from tests.paths import GOLDEN
 
 # Workers of pytest-xdist share the cores; this must stand before torch is imported.
@@ -14,12 +16,21 @@ if os.environ.get("PYTEST_XDIST_WORKER"):
     share = (os.cpu_count() or 1) // int(os.environ["PYTEST_XDIST_WORKER_COUNT"])
     os.environ["OMP_NUM_THREADS"] = str(max(1, share))
 
+# A quarter of the processor's time of large nets goes into pages that are given back and got anew.
+keep_freed_memory()
+
 # The suite draws the same examples in every run; nightly runs draw others. Neither goes by the
 # clock: hypothesis' own limits would fail a test because the machine is busy.
 TIMELESS = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow]}
 settings.register_profile("same", derandomize=True, **TIMELESS)
 settings.register_profile("other", **TIMELESS)
 settings.load_profile("other" if os.environ.get("CAFFEIO_NIGHTLY") else "same")
+
+
+def pytest_collection_finish() -> None:
+    """What is there for all tests is searched for garbage, and copied by forks, no more."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture

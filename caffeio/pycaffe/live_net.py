@@ -17,7 +17,7 @@ from caffeio.errors import CaffeIOError
 from caffeio.layers import LayerContext
 from caffeio.layers.python.native import native_class
 from caffeio.net.builder import Assembler, check_param_specs, loss_weights
-from caffeio.net.graph import Graph, Node
+from caffeio.net.graph import LayerNode, NetGraph
 from caffeio.net.net import Net
 from caffeio.net.step import Step, Trace, raw_blobs
 from caffeio.proto import caffe_pb2 as pb
@@ -51,7 +51,7 @@ class LiveAssembler(Assembler):
         self.live: dict[str, Blob] = {}
         self.wires: list[tuple[list[Blob], list[Blob]]] = []
 
-    def build(self, node: Node) -> Step:
+    def build(self, node: LayerNode) -> Step:
         """Make the layer of `node` and its blobs."""
         bottoms = [self.live[name] for name in node.param.bottom if name in self.live]
         if self._is_live_python(node):
@@ -66,12 +66,12 @@ class LiveAssembler(Assembler):
         self.wires.append((bottoms, tops))
         return step
 
-    def _is_live_python(self, node: Node) -> bool:
+    def _is_live_python(self, node: LayerNode) -> bool:
         if node.type != "Python":
             return False
         return native_class(node.param) is None or is_users(node.param, self.search_path)
 
-    def _build_python(self, node: Node, bottoms: list[Blob]) -> tuple[Step, list[Blob]]:
+    def _build_python(self, node: LayerNode, bottoms: list[Blob]) -> tuple[Step, list[Blob]]:
         param = node.param
         if not param.HasField("phase"):
             param.phase = pb.TRAIN if self.graph.phase == "TRAIN" else pb.TEST
@@ -112,7 +112,7 @@ class LiveNet(Net):
     which read and write `live[name].data` and `.diff`.
     """
 
-    def __init__(self, graph: Graph, **options: Any) -> None:
+    def __init__(self, graph: NetGraph, **options: Any) -> None:
         super().__init__(graph, **{**options, "allow_python": True})
         self.recording = graph.phase == "TRAIN" or graph.force_backward
         self.hooks: dict[str, list[Hook]] = {name: [] for name in HOOKS}

@@ -23,7 +23,6 @@ _TOO_LARGE = 1_900_000_000  # bytes; protobuf cannot serialize 2 GiB
 
 def model_of_program(path: Path) -> Model:
     """The Model of a program that torch.export.save wrote."""
-
     try:
         program = load_program(path)
     except FileNotFoundError:

@@ -201,7 +201,7 @@ def _compare(
 ) -> None:
     """Compare an output; what goes into a last Softmax or Sigmoid counts as well."""
     blob = compiled.outputs[item.output]
-    mine, wanted = net.blobs[blob].numpy(), np.asarray(theirs[item.output])
+    mine, wanted = net.blobs[blob].detach().numpy(), np.asarray(theirs[item.output])
     item.shape = wanted.shape
     maker = next((s for s in reversed(net.steps) if blob in s.tops), net.steps[-1])
     probability = maker.node.type in _PROBABILITIES
@@ -216,7 +216,7 @@ def _compare(
     item.add(run, mine, wanted, 1.0 if probability else None)
     logits = theirs.get(f"caffeio:logits:{item.output}")
     if logits is not None and probability and maker.bottoms[0] != maker.tops[0]:
-        before = net.blobs[maker.bottoms[0]].numpy()
+        before = net.blobs[maker.bottoms[0]].detach().numpy()
         if before.size == logits.size:
             item.add(f"{run}, before the {maker.node.type}", before.reshape(logits.shape), logits)
 

@@ -13,7 +13,7 @@ from caffeio.errors import CaffeIOError
 from caffeio.layers.base import FOREIGN_FIELD
 from caffeio.layers.registry import reads_data
 from caffeio.layers.unread_fields import unread_fields
-from caffeio.net.graph import Node
+from caffeio.net.graph import LayerNode
 from caffeio.proto.io.broken import BROKEN_HDF5
 from caffeio.proto.io.regular import read_regular
 
@@ -52,7 +52,7 @@ def phases_differ(context: NetContext) -> Iterator[Finding]:
     The data layers of the two phases have another scale, mean or crop. What the net learned on
     the one does not hold for the other.
     """
-    pairs: dict[str, Node] = {}
+    pairs: dict[str, LayerNode] = {}
     for phase in ("TRAIN", "TEST"):
         graph = context.graphs.get(phase)
         data = [n for n in graph.nodes if reads_data(n.type)] if graph else []

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from caffeio.converters.verify.models import Arrays, Model, NetModel
-from caffeio.converters.verify.numbers import absolute_difference, relative_difference
+from caffeio.converters.verify.models import Arrays, NetModel, RunnableModel
+from caffeio.converters.verify.numbers import differences, relative_difference
 from caffeio.converters.verify.samples import sample_inputs
 from caffeio.errors import CaffeIOError, UnsupportedError
 from caffeio.net.net import Net
@@ -102,7 +102,7 @@ def samples(net: Net, own: Arrays | None = None) -> Iterator[tuple[str, Arrays]]
 
 def check(
     reference: Net,
-    model: Model,
+    model: RunnableModel,
     outputs: Sequence[str],
     own: Arrays | None = None,
     *,
@@ -137,8 +137,8 @@ def check(
             if pair is not None:
                 other, mine = pair(makers.get(name, ""), other, mine)
             least = 1.0 if makers.get(name) in PROBABILITIES else 1e-6
-            row.absolute = max(row.absolute, absolute_difference(other, mine))
-            off = relative_difference(other, mine, least)
+            absolute, off = differences(other, mine, least)
+            row.absolute = max(row.absolute, absolute)
             if off >= row.relative:
                 row.relative, row.at = off, at
     if not rows:

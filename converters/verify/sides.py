@@ -126,7 +126,7 @@ def is_script(path: Path) -> bool:
         return False
 
 
-class NetSide:
+class BuiltNetSide:
     """A net with weights as `load_net` has it in TEST; losses end in what they measure."""
 
     def __init__(self, files: Files, options: DeployOptions) -> None:
@@ -232,7 +232,7 @@ class TorchSide:
         return
 
 
-Side = NetSide | OnnxSide | TorchSide
+Side = BuiltNetSide | OnnxSide | TorchSide
 
 
 def open_sides(
@@ -242,7 +242,7 @@ def open_sides(
     opened: list[Side | None] = [None, None]
     for i, (files, chosen) in enumerate(((first, options), (second, other))):
         if files.whole is None:
-            opened[i] = NetSide(files, chosen)
+            opened[i] = BuiltNetSide(files, chosen)
         elif files.whole.suffix == ".onnx":
             opened[i] = OnnxSide(files)
     for i, files in enumerate((first, second)):

@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 
 from caffeio.converters.kinds import kind_of, kind_of_text
 from caffeio.converters.show import graphics, nets, page, tree
-from caffeio.converters.show.layer_summary import layer_summary
+from caffeio.converters.show.layer_summary import layer_summary, short_type
 from caffeio.converters.show.layout import layout
 from caffeio.converters.show.stats import stats_of
 from caffeio.converters.show.view import make_view
@@ -96,11 +96,25 @@ CONV = 'type: "Convolution" convolution_param { %s }'
         ('type: "Eltwise" eltwise_param { operation: PROD }', "prod"),
         ('type: "Dropout" dropout_param { dropout_ratio: 0.4 }', "dropout_ratio 0.4"),
         ('type: "SoftmaxWithLoss" loss_weight: 0.3', "weight 0.3"),
+        ('type: "SoftmaxWithLossOHEM" loss_weight: 0', "weight 0"),
         ('type: "Quux"', ""),
+        ('type: "DepthwiseConvolution" convolution_param { num_output: 8 }', "depthwise -> 8"),
+        (  # its num_output and group do not count
+            'type: "ConvolutionDepthwise" convolution_param { num_output: 8 kernel_size: 3 }',
+            "3x3 depthwise",
+        ),
+        ('type: "AnnotatedData" data_param { source: "lmdb" batch_size: 4 }', "lmdb, 4 a batch"),
+        ('type: "MemoryData" memory_data_param { batch_size: 4 }', "batch_size 4"),
+        ('type: "Input" input_param { shape { dim: 1 } }', ""),
     ],
 )  # fmt: skip
 def test_words(text, words):
     assert layer_summary(parse(text, pb.LayerParameter).message) == words
+
+
+def test_short_types_are_those_of_the_classes():
+    assert short_type("Convolution+BatchNorm+Scale+ReLU") == "Conv+BN+Scale+ReLU"
+    assert short_type("ConvolutionDepthwise+Quux+Pooling") == "DWConv+Quux+Pool"
 
 
 graphs = st.integers(1, 30).flatmap(

@@ -13,7 +13,7 @@ import pytest
 from caffeio.data import Options
 from caffeio.errors import CaffeIOError
 from caffeio.net.builder import Assembler, share_params
-from caffeio.net.graph import Node, build_graph
+from caffeio.net.graph import LayerNode, build_graph
 from caffeio.net.shapes import LayerShapes, NetShapes, class_asked, infer_net, is_known
 from caffeio.net.sources import close_sources, open_sources
 from caffeio.net.step import Step
@@ -45,7 +45,7 @@ def fits(told: Shape | None, real: Shape) -> bool:
     return len(told) == len(real) and all(a in (-1, b) for a, b in zip(told, real, strict=True))
 
 
-def _is_asked(node: Node) -> bool:
+def _is_asked(node: LayerNode) -> bool:
     cls = class_asked(node.param)
     return cls is not None and not cls.runs_code
 

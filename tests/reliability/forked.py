@@ -15,15 +15,16 @@ import pickle
 import pkgutil
 import re
 import resource
+import select
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import tempfile
-import time
 import traceback
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple
@@ -35,14 +36,15 @@ from tests.paths import ROOT
 # What no output may hold: C0 but \t and \n, DEL, C1, bidirectional controls.
 HIDDEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 
+_CODE = struct.Struct("i")
+
 
 class Ended(NamedTuple):
-    """How a command ended: exit code (negative: the signal), output, errors, seconds of CPU."""
+    """How a command ended: exit code (negative: the signal), output, errors."""
 
     code: int
     out: str
     err: str
-    cpu: float
 
     @property
     def text(self) -> str:
@@ -65,33 +67,64 @@ def run(
     in the fork, which is then one of this process. After `seconds` it is killed: the code is then
     -SIGALRM.
     """
+    streams = [number for number in (stdout, stderr) if number is not None]
+    own = (stdout is not None, stderr is not None)
+    order = Order([list(arguments)], cwd, memory, seconds, own)
+    [ended] = _do(order, streams, stdin, before)
+    return ended
+
+
+def run_all(
+    commands: Sequence[Sequence[str | os.PathLike[str]]],
+    cwd: str | os.PathLike[str] | None = None,
+    memory: int = 6 << 30,
+    seconds: float = 60,
+) -> list[Ended]:
+    """Run many commands one after the other in one fork: how each ended.
+
+    The next ones have a fork of their own where one was killed: by its own fault, or for it took
+    more than `seconds`.
+    """
+    return _do(Order([list(one) for one in commands], cwd, memory, seconds), [])
+
+
+class Order:
+    """What a fork is to do: commands, one after the other."""
+
+    def __init__(
+        self, commands: list[list[str | os.PathLike[str]]], cwd: str | os.PathLike[str] | None,
+        memory: int, seconds: float, own: tuple[bool, bool] = (False, False),
+    ) -> None:  # fmt: skip
+        self.commands = [[os.fspath(part) for part in one] for one in commands]
+        self.cwd = os.fspath(cwd or os.getcwd())
+        self.memory, self.seconds = memory, seconds
+        self.own = own  # whether stdout, stderr are descriptors that come along
+        self.environ = dict(os.environ)
+        self.folder = Path()  # of the files that are stdin, stdout and stderr of each command
+
+
+def _do(
+    order: Order,
+    streams: list[int],
+    stdin: bytes = b"",
+    before: Callable[[], object] | None = None,
+) -> list[Ended]:
     with tempfile.TemporaryDirectory() as folder:
-        names = [Path(folder, name) for name in ("in", "out", "err")]
-        names[0].write_bytes(stdin)
-        order = Order(
-            [os.fspath(a) for a in arguments], names, os.fspath(cwd or os.getcwd()), memory,
-            seconds, dict(os.environ), (stdout is not None, stderr is not None),
-        )  # fmt: skip
-        streams = [number for number in (stdout, stderr) if number is not None]
+        order.folder = Path(folder)
+        (order.folder / "in").write_bytes(stdin)
         if before is None:
-            used, code = _server().ask(order, streams)
+            codes = _server().ask(order, streams)
         else:
             _import_all()
-            used, code = _fork(order, streams, before)
-        texts = [name.read_bytes().decode("utf-8", "surrogateescape") for name in names[1:]]
-    return Ended(code, *texts, used)
+            codes = _forks(order, streams, before)
+        return [
+            Ended(code, *(_text(order.folder / f"{name}{i}") for name in ("out", "err")))
+            for i, code in enumerate(codes)
+        ]
 
 
-class Order(NamedTuple):
-    """What a fork is to do."""
-
-    arguments: list[str]
-    names: list[Path]  # of the files that are its stdin, stdout and stderr
-    cwd: str
-    memory: int
-    seconds: float
-    environ: dict[str, str]
-    own: tuple[bool, bool]  # whether stdout, stderr are descriptors that come along
+def _text(path: Path) -> str:
+    return path.read_bytes().decode("utf-8", "surrogateescape") if path.exists() else ""
 
 
 class _Server:
@@ -107,12 +140,12 @@ class _Server:
             )
         atexit.register(self.end)
 
-    def ask(self, order: Order, streams: list[int]) -> tuple[float, int]:
+    def ask(self, order: Order, streams: list[int]) -> list[int]:
         socket.send_fds(self.socket, [pickle.dumps(order)], streams)
-        answer = self.socket.recv(1 << 12)
+        answer = self.socket.recv(1 << 16)
         assert answer, "the process that forks has ended"
-        used, code = pickle.loads(answer)
-        return used, code
+        codes: list[int] = pickle.loads(answer)
+        return codes
 
     def end(self) -> None:
         self.socket.close()
@@ -133,22 +166,48 @@ def _serve(number: int) -> None:
             data, streams, _, _ = socket.recv_fds(orders, 1 << 20, 2)
             if not data:
                 return
-            orders.send(pickle.dumps(_fork(pickle.loads(data), streams)))
+            orders.send(pickle.dumps(_forks(pickle.loads(data), streams)))
             for stream in streams:
                 os.close(stream)
 
 
-def _fork(
+def _forks(
     order: Order, streams: list[int], before: Callable[[], object] | None = None
-) -> tuple[float, int]:
+) -> list[int]:
+    """The exit codes of all commands; the fork that does them is made anew when one kills it."""
+    codes: list[int] = []
+    while len(codes) < len(order.commands):
+        codes += _fork(order, len(codes), streams, before)
+    return codes
+
+
+def _fork(
+    order: Order, first: int, streams: list[int], before: Callable[[], object] | None
+) -> list[int]:
+    """The exit codes of the commands from number `first` on, up to one that killed the fork."""
     sys.stdout.flush()
     sys.stderr.flush()
+    ours, theirs = os.pipe()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # threads and fork
         child = os.fork()
     if child == 0:
-        _child(order, streams, before)
-    return _wait(child, order.seconds)
+        os.close(ours)
+        _child(order, first, theirs, streams, before)
+    os.close(theirs)
+    codes: list[int] = []
+    with open(ours, "rb", buffering=0) as told:
+        while first + len(codes) < len(order.commands):
+            ready = select.select([told], [], [], order.seconds)[0]
+            code = told.read(_CODE.size) if ready else b""
+            if not code:
+                if not ready:
+                    os.kill(child, signal.SIGKILL)
+                status = os.waitpid(child, 0)[1]
+                return [*codes, os.waitstatus_to_exitcode(status) if ready else -signal.SIGALRM]
+            codes += _CODE.unpack(code)
+    os.waitpid(child, 0)
+    return codes
 
 
 @cache
@@ -162,35 +221,16 @@ def _import_all() -> None:
                     importlib.import_module(module.name)
 
 
-def _wait(child: int, seconds: float) -> tuple[float, int]:
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        done, status, usage = os.wait4(child, os.WNOHANG)
-        if done:
-            return usage.ru_utime + usage.ru_stime, os.waitstatus_to_exitcode(status)
-        time.sleep(0.005)
-    os.kill(child, signal.SIGKILL)
-    usage = os.wait4(child, 0)[2]
-    return usage.ru_utime + usage.ru_stime, -signal.SIGALRM
-
-
-def _child(order: Order, streams: list[int], before: Callable[[], object] | None) -> None:
-    code = 70
+def _child(
+    order: Order, first: int, told: int, streams: list[int],
+    before: Callable[[], object] | None,
+) -> None:  # fmt: skip
     try:
         gc.freeze()  # no collection touches, and so copies, what the fork brought along
-        for number, name in enumerate(order.names):
-            flags = os.O_RDONLY if number == 0 else os.O_CREAT | os.O_WRONLY
-            os.dup2(os.open(name, flags, 0o600), number)
         for number, stream in zip((n for n in (1, 2) if order.own[n - 1]), streams, strict=True):
             os.dup2(stream, number)
-        sys.stdin = os.fdopen(0, "r", closefd=False)
-        for number, stream in ((1, "stdout"), (2, "stderr")):
-            text = os.fdopen(number, "w", encoding="utf-8", errors="backslashreplace",
-                             closefd=False)  # fmt: skip
-            setattr(sys, stream, text)
         os.environ.clear()
         os.environ.update(order.environ)
-        os.chdir(order.cwd)
         torch.set_num_threads(1)  # OpenMP's threads did not come through the fork
         memory = (
             order.memory
@@ -198,13 +238,28 @@ def _child(order: Order, streams: list[int], before: Callable[[], object] | None
         )
         resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        for number in range(first, len(order.commands)):
+            os.write(told, _CODE.pack(_run(order, number, before)))
+        os._exit(0)
+    except BaseException:  # noqa: BLE001 nothing here may go on
+        traceback.print_exc()
+    finally:
+        os._exit(71)
+
+
+def _run(order: Order, number: int, before: Callable[[], object] | None) -> int:
+    """The exit code of one command, with files and an environment of its own."""
+    code = 70
+    try:
+        _streams(order, number)
+        os.chdir(order.cwd)
         warnings.resetwarnings()
         warnings.simplefilter("ignore")
         from caffeio.cli.main import main
 
         if before is not None:
             before()
-        main(order.arguments, prog_name="caffeio")
+        main(order.commands[number], prog_name="caffeio")
         code = 0
     except SystemExit as end:
         code = end.code if isinstance(end.code, int) else 0 if end.code is None else 1
@@ -215,7 +270,20 @@ def _child(order: Order, streams: list[int], before: Callable[[], object] | None
         for stream in (sys.stdout, sys.stderr):
             with contextlib.suppress(OSError, ValueError):
                 stream.flush()
-        os._exit(code)
+    return code
+
+
+def _streams(order: Order, number: int) -> None:
+    flags = os.O_CREAT | os.O_WRONLY
+    for place, name in ((0, "in"), (1, f"out{number}"), (2, f"err{number}")):
+        if place == 0 or not order.own[place - 1]:
+            file = os.open(order.folder / name, flags if place else os.O_RDONLY, 0o600)
+            os.dup2(file, place)
+            os.close(file)
+    sys.stdin = os.fdopen(0, "r", closefd=False)
+    for place, stream in ((1, "stdout"), (2, "stderr")):
+        text = os.fdopen(place, "w", encoding="utf-8", errors="backslashreplace", closefd=False)
+        setattr(sys, stream, text)
 
 
 def check(ended: Ended, what: str = "") -> Ended:

@@ -8,7 +8,7 @@ import pytest
 
 from tests.paths import SHARED, needs_shared
 from tests.reliability import hostile
-from tests.reliability.forked import check, one_error, run
+from tests.reliability.forked import check, one_error, run_all
 
 CASES = SHARED / "findings" / "cases" / "reliability"
 
@@ -56,9 +56,9 @@ QUICK = ("show", "diff-lmdb", "to-h5", "train-data")  # one way through each rea
 )
 def test_every_command(folder: tuple[Path, list[Path]], name: str) -> None:
     place, files = folder
-    for file in files:
-        arguments = [part.replace("{}", file.name) for part in COMMANDS[name]]
-        check(run(*arguments, cwd=place, seconds=100), f"{arguments}")
+    commands = [[part.replace("{}", file.name) for part in COMMANDS[name]] for file in files]
+    for arguments, ended in zip(commands, run_all(commands, cwd=place, seconds=100), strict=True):
+        check(ended, f"{arguments}")
 
 
 @pytest.mark.parametrize("what", ["show", "diff", "image-mean", "db verify"])
@@ -67,9 +67,10 @@ def test_damaged_lmdbs_are_errors(folder: tuple[Path, list[Path]], what: str) ->
     harmless = {"lmdb_empty", "lmdb_words", "lmdb_negative", "lmdb_bomb", "lmdb_huge"}
     damaged = [f.name for f in files if f.name.startswith("lmdb_") and f.name not in harmless]
     assert len(damaged) >= 10
-    for name in damaged:
-        more = ["good_lmdb"] if what == "diff" else []
-        one_error(run(*what.split(), name, *more, cwd=place), name)
+    more = ["good_lmdb"] if what == "diff" else []
+    commands = [[*what.split(), name, *more] for name in damaged]
+    for name, ended in zip(damaged, run_all(commands, cwd=place), strict=True):
+        one_error(ended, name)
 
 
 @needs_shared
@@ -78,7 +79,7 @@ def test_damaged_lmdbs_are_errors(folder: tuple[Path, list[Path]], what: str) ->
 def test_found_cases(case: Path, tmp_path: Path) -> None:
     """The inputs that broke the first version, under the commands that they broke."""
     (tmp_path / "tnet.prototxt").write_bytes((CASES / "tnet.prototxt").read_bytes())
-    commands = [["show", case], ["lint", case], ["diff", case, case]]
+    commands: list[list[str | Path]] = [["show", case], ["lint", case], ["diff", case, case]]
     if case.is_dir():
         commands += [["image-mean", case], ["db", "verify", case]]
     elif case.name.startswith("s_") or "solver" in case.name:
@@ -86,5 +87,5 @@ def test_found_cases(case: Path, tmp_path: Path) -> None:
     elif case.suffix == ".prototxt":
         commands += [["time", case, "--iterations", "1"], ["show", case, "--svg"],
                      ["layers", "--coverage", case]]  # fmt: skip
-    for arguments in commands:
-        check(run(*arguments, cwd=tmp_path), f"{arguments}")
+    for arguments, ended in zip(commands, run_all(commands, cwd=tmp_path), strict=True):
+        check(ended, f"{arguments}")
