@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from caffeio import __version__
 from caffeio.converters.deploy.deploy_net import DeployOptions, load_deploy_net
+from caffeio.converters.programs import load_program
 from caffeio.converters.torch_code.module import ModuleWriter, WrittenModule
 from caffeio.converters.verify.check import Checked, check
 from caffeio.converters.verify.models import Arrays
@@ -212,7 +213,7 @@ def check_program(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            module = torch.export.load(os.fspath(path)).module()
+            module = load_program(path).module()
         except Exception as error:  # noqa: BLE001 - torch's own, of what it has written itself
             text = (str(error).strip().splitlines() or [type(error).__name__])[0]
             raise UnsupportedError(f"torch.export cannot read it back: {text}") from None
