@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 
 from caffeio.errors import Locator, NetError
 from caffeio.net.wiring_errors import unknown_bottom
+from caffeio.profiles import BVLC, Profile
 from caffeio.proto import caffe_pb2 as pb
 
 
@@ -118,13 +119,13 @@ def build_graph(
     state: pb.NetState | None = None,
     locate: Locator | None = None,
     is_text: bool = False,
-    merge_scales: bool = False,
+    profile: Profile = BVLC,
 ) -> NetGraph:
     """Filter the layers of an upgraded `net` by state, insert splits, check the wiring.
 
-    `state` overrides phase, level and stages (a solver merges states of its own). `merge_scales`
-    lets every BatchNorm take in the Scale behind it, as Intel's MKL-DNN engine does.
-    `locate(i)` gives the place of layer i in its file. `is_text`: see Graph. Raises NetError.
+    `state` overrides phase, level and stages (a solver merges states of its own). Where `profile`
+    says so, every BatchNorm takes in the Scale behind it, as Intel's MKL-DNN engine does.
+    `locate(i)` gives the place of layer i in its file. `is_text`: see NetGraph. Raises NetError.
     """
     if state is None:
         state = net_state(net, phase, level, stages)
@@ -137,7 +138,7 @@ def build_graph(
             copy.CopyFrom(layer)
             names[copy.name] += 1
             nodes.append(LayerNode(copy, spot, index, number=names[copy.name]))
-    if merge_scales:
+    if profile.merge_batch_norm_scale:
         nodes = _merge_scales(nodes)
     graph = NetGraph(
         net.name,

@@ -145,7 +145,7 @@ class NetRecipe:
             state=self.state,
             locate=self.locate,
             is_text=self.is_text,
-            merge_scales=self.profile.merge_batch_norm_scale,
+            profile=self.profile,
         )
 
     @collector_paused()

@@ -169,7 +169,10 @@ class NetContext(_Context):
         for phase in PHASES:
             try:
                 graphs[phase] = build_graph(
-                    self.message, phase=phase, locate=lambda i: self.file.locate("layer", i)
+                    self.message,
+                    phase=phase,
+                    profile=self.profile,
+                    locate=lambda i: self.file.locate("layer", i),
                 )
             except NetError as error:
                 errors[phase] = error

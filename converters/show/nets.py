@@ -173,6 +173,7 @@ def _graph(shown: ShownNet, options: ShowOptions) -> NetGraph | None:
                     level=options.level,
                     stages=options.stages,
                     locate=place,
+                    profile=shown.profile,
                 )
             except NetError as error:
                 errors.append(f"cannot be built for {phase}: {error}")

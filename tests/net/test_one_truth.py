@@ -69,7 +69,7 @@ def differences(file: NetFile, phase: str, folder: Path, *, given: bool) -> Iter
     """
     profile = profile_of_dialect(file.dialect)
     try:
-        graph = build_graph(file.message, phase=phase, merge_scales=profile.merge_batch_norm_scale)
+        graph = build_graph(file.message, phase=phase, profile=profile)
     except CaffeIOError:
         return  # both need the graph
     mine = infer_net(graph, profile=profile, search_path=[folder])
@@ -83,7 +83,7 @@ def differences(file: NetFile, phase: str, folder: Path, *, given: bool) -> Iter
     sources = open_sources(graph, profile, folders, Options(threads=0), errors={})
     close_sources(sources)  # their shapes are enough
     net = Assembler(
-        build_graph(file.message, phase=phase, merge_scales=profile.merge_batch_norm_scale),
+        build_graph(file.message, phase=phase, profile=profile),
         profile=profile, sources=sources, input_shapes=inputs, allow_python=False,
         search_path=folders,
     )  # fmt: skip
