@@ -29,7 +29,7 @@ unexport PYTHONDONTWRITEBYTECODE
 CORES := $(shell $(PYTHON) -c 'import os; print(os.cpu_count() or 1)')
 WORKERS = --numprocesses=$(shell expr $(or $(CORES),1) + 1) --maxprocesses=8 --dist=worksteal
 
-.PHONY: interop demo test test-fast test-lowest test-newest test-portable test-sdist wheel test-nightly notebooks links nightly-models lint types docs bench clean
+.PHONY: interop demo test test-fast test-lowest test-newest test-portable test-sdist wheel test-nightly notebooks links nightly-models round-trips lint types docs bench clean
 
 $(STAMP): pyproject.toml hatch_build.py constraints.txt proto/dialect/schema.py $(wildcard proto/dialect/tables/*.tsv)
 	$(make_venv) $(VENV)
@@ -93,6 +93,11 @@ nightly-models:
 	.venv-models/bin/python -m pip install --quiet $(PIP_ARGS) --constraint constraints.txt \
 	  --editable '.[onnx,torch-export]' torchvision
 	.venv-models/bin/python tests/converters/from_onnx/nightly.py $(NETS)
+
+# Every net at hand goes Caffe -> ONNX -> Caffe. WORDS='nets fuzz' picks those whose path holds one
+# of them; with LOG=FILE it goes on where it stopped.
+round-trips: $(STAMP)
+	$(BIN)/python tests/converters/from_onnx/round_trips.py $(if $(LOG),--log $(LOG)) $(WORDS)
 
 # What other programs make of converted models: each in an environment of its own, since OpenCV 4
 # is our decoder. Without the public models (MODELS=FOLDER) only our own small nets take part.

@@ -29,22 +29,28 @@ def write_report(report: Any, form: str, output: str | None, *, most: int | None
 
     `most`: the rows of long tables that a text on standard output shows.
     """
-    import io
-    import sys
-
-    from caffeio.converters.report import html, markdown, text
-
-    if form == "text" and not output:
-        text.write(report, sys.stdout, most=most)
-        return
     if form == "text":
+        import io
+        import sys
+
+        from caffeio.converters.report import text
+
+        if not output:
+            text.write(report, sys.stdout, most=most)
+            return
         stream = io.StringIO()
         text.write(report, stream)
         body = stream.getvalue()
     elif form == "json":
         body = json_text(report.data, 2) + "\n"
+    elif form == "html":
+        from caffeio.converters.report import html
+
+        body = html.render(report)
     else:
-        body = (html if form == "html" else markdown).render(report)
+        from caffeio.converters.report import markdown
+
+        body = markdown.render(report)
     if output:
         from caffeio.cli._files import write_output
 

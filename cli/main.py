@@ -69,7 +69,8 @@ class CommandGroup(click.Group):
 
     def main(self, args: Sequence[str] | None = None, *rest: Any, **options: Any) -> Any:
         """Run the command line; a process that is ours and runs nets keeps freed memory."""
-        if args is None and sys.argv[1:2] and sys.argv[1] in _RUN_NETS:
+        runs = args is None and sys.argv[1:2] and sys.argv[1] in _RUN_NETS
+        if runs and not {"--help", "-h", *_HELP} & set(sys.argv):
             from caffeio.memory import keep_freed_memory
 
             keep_freed_memory()
@@ -134,6 +135,8 @@ class CommandGroup(click.Group):
             hint = for_option(error.option_name, inner, ctx.meta.get("caffeio.words", ()))
             said = visible_lines(f"No such option {error.option_name!r}. {hint}".rstrip())
             raise click.UsageError(said, inner) from None
+        except click.exceptions.Exit:  # a RuntimeError: --help is at its end
+            raise
         except click.ClickException as error:
             object.__setattr__(error, "message", visible_lines(error.message))
             raise

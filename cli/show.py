@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -90,8 +91,15 @@ def command(files: tuple[str, ...], **options: Any) -> None:
         _write_report(text, report, options)
 
 
-def _net(source: Any, options: dict[str, Any]) -> tuple[str | None, Any]:
+def _input_shapes(texts: Sequence[str]) -> dict[str, tuple[int, ...]]:
+    if not texts:  # the rest of show needs no numpy
+        return {}
     from caffeio.converters.prototxt import parse_input_shape
+
+    return dict(map(parse_input_shape, texts))
+
+
+def _net(source: Any, options: dict[str, Any]) -> tuple[str | None, Any]:
     from caffeio.converters.show import nets
     from caffeio.errors import CaffeIOError
 
@@ -102,7 +110,7 @@ def _net(source: Any, options: dict[str, Any]) -> tuple[str | None, Any]:
             phase.upper() if phase else None,
             options["stages"],
             options["level"],
-            dict(map(parse_input_shape, options["inputs"])),
+            _input_shapes(options["inputs"]),
             options["dialect"],
             options["caffe"],
             options["show_all"],

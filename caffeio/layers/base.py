@@ -117,6 +117,7 @@ class LayerType:
     reads_loss_param: ClassVar[bool] = False  # a loss that loss_param (normalization) changes
     predicts: ClassVar[str] = ""  # of a loss: the type whose top its predictions are (Softmax)
     family: ClassVar[str] = "other"  # what drawings colour alike: conv, pool, norm, join, other
+    short_type: ClassVar[str] = ""  # what narrow tables call it; empty: by its name
     fills_once: ClassVar[bool] = False  # a source that fills its constants once, before all passes
     reads_data: ClassVar[bool] = False  # a source whose shapes are those of what it reads
     differentiable: ClassVar[bool] = True  # False: bottoms never get a gradient (Accuracy, ArgMax)
@@ -125,6 +126,9 @@ class LayerType:
     # Bottoms that `force_backward` does not force a gradient on; None: bottom 1, if it is a loss.
     unforced_bottoms: ClassVar[frozenset[int] | None] = None
     learns_all: ClassVar[bool] = False  # gradients of all blobs, whatever their lr_mult is
+    # Backward computes gradients of bottoms only where propagate_down asks for them.
+    heeds_propagate_down: ClassVar[bool] = True
+    shape_only_last: ClassVar[bool] = False  # of its last bottom it reads the shape alone (Crop)
     dynamic: ClassVar[bool] = False  # tops change their shape with the data (detections, filters)
     runs_code: ClassVar[bool] = False  # nobody knows the shapes but the code that the net names
     # The messages of LayerParameter that belong to the type, and the fields that it knows; None:
@@ -278,6 +282,11 @@ class LayerType:
     def macs(self) -> int:
         """Multiply-accumulates of one forward pass at the shapes of the build; 0 if negligible."""
         return 0
+
+    @classmethod
+    def summary(cls, param: LayerParameter) -> str | None:
+        """Say in a few words what the fields make the layer do; None: they are listed as given."""
+        return None
 
     def add_blob(
         self,

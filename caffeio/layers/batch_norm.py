@@ -50,10 +50,21 @@ class BatchNorm(LayerType):
     has_blobs = True
     count_tells = True
     family = "norm"
+    short_type = "BN"
+    heeds_propagate_down = False
     fields = owns(batch_norm_param=_FIELDS)
     blob_names = ("mean", "variance", "factor", "scale", "bias")
     compute = "caffeio.ops.batch_norm:batch_norm"
     fresh = True
+
+    @classmethod
+    def summary(cls, param: pb.LayerParameter) -> str:
+        """Say `fraction 0.999, batch statistics`."""
+        p = param.batch_norm_param
+        words = f"fraction {p.moving_average_fraction:.7g}"
+        if p.HasField("use_global_stats"):
+            words += f", {'global' if p.use_global_stats else 'batch'} statistics"
+        return words
 
     def setup(self, shape: Shape) -> None:
         """Declare the blobs; raises LayerError for bottoms without a channel axis."""

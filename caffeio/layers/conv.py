@@ -17,6 +17,7 @@ from caffeio.layers.window import (
     least_sizes,
     per_axis,
     positions,
+    window_words,
 )
 from caffeio.proto import caffe_pb2 as pb
 
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from caffeio.layers.onnx.graph import OnnxGraph
 
 FIELD = "convolution_param"
-_FIELDS = (
+FIELDS = (
     "num_output", "bias_term", "group", "axis", "weight_filler", "bias_filler", "relu",
     "negative_slope",
     *(n + s for n in ("pad", "stride", "dilation", "filter_stride") for s in ("", "_h", "_w")),
@@ -45,7 +46,7 @@ class BaseConvolution(LayerType):
     tops = at_least(1)
     equal_bottoms_tops = True
     in_place = False
-    fields = owns(convolution_param=_FIELDS)
+    fields = owns(convolution_param=FIELDS)
     blob_names = ("weight", "bias")
     blob_axes = (4, 1)
     compute = "caffeio.ops.conv:convolution"
@@ -54,6 +55,18 @@ class BaseConvolution(LayerType):
     leaves_top = True
     reads_bottoms = None
     transposed: ClassVar[bool] = False
+    short_type = "Conv"
+
+    @classmethod
+    def summary(cls, param: pb.LayerParameter) -> str:
+        """Say `3x3 /2 pad 1 -> 64`."""
+        p = param.convolution_param
+        bias = [] if p.bias_term else ["no bias"]
+        return " ".join([*window_words(p), *cls._channel_words(p), *bias])
+
+    @classmethod
+    def _channel_words(cls, p: pb.ConvolutionParameter) -> list[str]:
+        return [*([f"{p.group} groups"] if p.group > 1 else []), f"-> {p.num_output}"]
 
     def setup(self, *shapes: Shape) -> None:
         """Declare the blobs; raises LayerError for fields that contradict the bottoms."""
@@ -183,28 +196,43 @@ class BaseConvolution(LayerType):
         )
 
 
-@layer("Convolution", "DepthwiseConvolution")
+@layer("Convolution")
 class Convolution(BaseConvolution):
     """Cross-correlation with zero padding; weight [num_output, C / group, kernel].
 
     Along each axis there are (size + 2 pad - dilation (kernel - 1) - 1) / stride + 1 positions. A
     kernel that sticks out by less than a stride still gives one, as C++ rounds toward 0.
-    DepthwiseConvolution is the same on another engine, by default with as many groups as channels.
     """
 
     family = "conv"
 
+
+@layer("DepthwiseConvolution")
+class DepthwiseConvolution(Convolution):
+    """Convolution on another engine, by default with as many groups as channels."""
+
+    short_type = "DWConv"
+
+    @classmethod
+    def _channel_words(cls, p: pb.ConvolutionParameter) -> list[str]:
+        if p.HasField("group"):
+            return super()._channel_words(p)
+        return ["depthwise", f"-> {p.num_output}"]
+
     def _groups(self, p: pb.ConvolutionParameter, channels: int) -> int:
-        depthwise = self.type_name == "DepthwiseConvolution" and not p.HasField("group")
-        return channels if depthwise else p.group
+        return p.group if p.HasField("group") else channels
 
 
 @layer("ConvolutionDepthwise")
 class ConvolutionDepthwise(Convolution):
     """One filter for each channel, weight [C, 1, kernel]; num_output and group do not count."""
 
-    family = "conv"
+    short_type = "DWConv"
     insists_on_shape = False
+
+    @classmethod
+    def _channel_words(cls, p: pb.ConvolutionParameter) -> list[str]:
+        return ["depthwise"]
 
     def _read_channels(self, p: pb.ConvolutionParameter, channels: int) -> None:
         self.channels = self.num_output = self.group = channels
@@ -217,6 +245,7 @@ class Deconvolution(BaseConvolution):
     Along each axis the top has stride (size - 1) + dilation (kernel - 1) + 1 - 2 pad values.
     """
 
+    short_type = "Deconv"
     family = "conv"
     transposed = True
 
@@ -232,60 +261,3 @@ class Deconvolution(BaseConvolution):
             f"pad {self.pad} leaves nothing of the top: {list(found)}",
             field=FIELD,
         )
-
-
-@layer("Im2col")
-class Im2col(LayerType):
-    """The patches that a convolution with these fields multiplies with its weights."""
-
-    family = "conv"
-    in_place = False
-    fields = owns(convolution_param=_FIELDS)
-    compute = "caffeio.ops.conv:im2col"
-    pure = True
-
-    def setup(self, shape: Shape) -> None:
-        """Raises LayerError for fields that contradict the bottom."""
-        p = self.param.convolution_param
-        self.start = self.axis(p.axis, len(shape), f"{FIELD}.axis")
-        axes = len(shape) - self.start - 1
-        self.check(axes >= 1, f"the bottom {shape} has no spatial axes", field=f"{FIELD}.axis")
-        self.kernel = per_axis(self, p, "kernel_size", FIELD, axes, None)
-        self.stride = per_axis(self, p, "stride", FIELD, axes, 1, both=True)
-        self.pad = per_axis(self, p, "pad", FIELD, axes, 0)
-        self.dilation = per_axis(self, p, "dilation", FIELD, axes, 1)
-        for name in ("kernel", "stride", "dilation"):
-            check_positive(self, getattr(self, name), f"{FIELD}.{name}")
-        self.check(
-            all(n > 0 for n in self.shapes(shape)[0][self.start + 1 :]),
-            f"the kernel {self.kernel} (dilation {self.dilation}) does not fit into the bottom "
-            f"{shape} with pad {self.pad}",
-            field=f"{FIELD}.kernel_size",
-        )
-
-    def shapes(self, shape: Shape) -> tuple[Shape, ...]:
-        """(..., C, spatial) -> (..., C * prod(kernel), positions)."""
-        channels, *sizes = shape[self.start :]
-        found = positions(tuple(sizes), self.kernel, self.stride, self.pad, self.dilation)
-        return ((*shape[: self.start], channels * math.prod(self.kernel), *found),)
-
-    def onnx(self, g: OnnxGraph, *bottoms: str) -> str:
-        """Write a Conv of each channel with kernels of a single 1."""
-        import numpy as np
-
-        (x,) = bottoms
-        outer, (channels, *spatial) = g.shape(x)[: self.start], g.shape(x)[self.start :]
-        if self.start != 1:
-            if g.dynamic_batch:
-                raise g.unsupported("axes before the channels are one with a fixed batch only")
-            x = g.reshape(x, math.prod(outer), channels, *spatial)
-        offsets = math.prod(self.kernel)
-        picks = np.tile(np.eye(offsets), (channels, 1)).reshape(-1, 1, *self.kernel)
-        least = least_sizes(self.kernel, self.pad, self.dilation)
-        missing = (max(0, n - size) for n, size in zip(least, spatial, strict=True))
-        behind = (p + m for p, m in zip(self.pad, missing, strict=True))
-        y: str = g.op(
-            "Conv", [x, g.const(picks, "picks")], group=channels, kernel_shape=self.kernel,
-            strides=self.stride, dilations=self.dilation, pads=(*self.pad, *behind),
-        )  # fmt: skip
-        return y if self.start == 1 else g.reshape(y, *self.top_shapes[0])

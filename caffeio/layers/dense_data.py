@@ -22,7 +22,7 @@ class DenseImageData(PictureLayer):
 
     tops = exactly(2)
     fields = owns(dense_image_data_param=None)
-    message = "dense_image_data_param"
+    batch_message = "dense_image_data_param"
 
     def item(self, *, usual: bool) -> Shape:
         """Give the crop, else the new size."""

@@ -39,6 +39,13 @@ class Eltwise(LayerType):
     writes_early = True
     backward = "caffeio.ops.backward:Eltwise"
 
+    @classmethod
+    def summary(cls, param: pb.LayerParameter) -> str:
+        """Say `sum of 1, -1`."""
+        p = param.eltwise_param
+        words = pb.EltwiseParameter.EltwiseOp.Name(p.operation).lower()
+        return f"{words} of {', '.join(f'{c:.7g}' for c in p.coeff)}" if p.coeff else words
+
     def setup(self, *shapes: Shape) -> None:
         """Raises LayerError for different shapes or wrong coefficients."""
         p = self.param.eltwise_param

@@ -13,6 +13,7 @@ from caffeio.layers.registry import layer
 
 if TYPE_CHECKING:
     from caffeio.layers.onnx.graph import OnnxGraph
+    from caffeio.proto.caffe_pb2 import LayerParameter
 
 _FIELDS = (
     "num_output", "bias_term", "weight_filler", "bias_filler", "axis", "transpose",
@@ -29,6 +30,7 @@ class InnerProduct(LayerType):
 
     has_blobs = True
     family = "conv"
+    short_type = "InnerProd"
     in_place = False
     fields = owns(inner_product_param=_FIELDS)
     blob_names = ("weight", "bias")
@@ -38,6 +40,12 @@ class InnerProduct(LayerType):
     fresh = True
     leaves_top = True
     reads_bottoms = frozenset({0})
+
+    @classmethod
+    def summary(cls, param: LayerParameter) -> str:
+        """Say `-> 1000`."""
+        p = param.inner_product_param
+        return f"-> {p.num_output}" + ("" if p.bias_term else " no bias")
 
     def setup(self, shape: Shape) -> None:
         """Declare the blobs; raises LayerError for a wrong axis or num_output."""

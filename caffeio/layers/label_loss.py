@@ -69,6 +69,7 @@ class SigmoidCrossEntropyLoss(LayerType):
     ignore_label do not count. In Intel's profile it is N (1 with NONE) and nothing is ignored.
     """
 
+    short_type = "SigmoidLoss"
     predicts = "Sigmoid"
     bottoms = exactly(2)
     is_loss = True

@@ -33,6 +33,7 @@ class PairLoss(LayerType):
 class EuclideanLoss(PairLoss):
     """sum((a - b)^2) / (2 N), N = a.shape[0]."""
 
+    short_type = "L2Loss"
     compute = "caffeio.ops.loss:euclidean_loss"
     pure = True
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from caffeio.layers.base import MAX_COUNT, LayerType, Shape, between, owns
 from caffeio.layers.dims import known
 from caffeio.layers.registry import layer
-from caffeio.layers.window import Ints, Window, check_positive, per_axis
+from caffeio.layers.window import Ints, Window, check_positive, per_axis, window_words
 from caffeio.proto import caffe_pb2 as pb
 
 if TYPE_CHECKING:
@@ -52,12 +52,23 @@ class Pooling(LayerType):
     """
 
     family = "pool"
+    short_type = "Pool"
     tops = between(1, 2)
     in_place = False
     fields = owns(pooling_param=_FIELDS)
     compute = "caffeio.ops.pooling:pool"
     pure = True
     fresh = True
+
+    @classmethod
+    def summary(cls, param: pb.LayerParameter) -> str:
+        """Say `max 3x3 /2`."""
+        p = param.pooling_param
+        method = pb.PoolingParameter.PoolMethod.Name(p.pool).lower()
+        words = ["global", method] if p.global_pooling else [method, *window_words(p)]
+        if p.round_mode == pb.PoolingParameter.FLOOR:
+            words.append("floor")
+        return " ".join(words)
 
     def setup(self, shape: Shape) -> None:
         """Raises LayerError for fields that contradict each other or the bottom."""

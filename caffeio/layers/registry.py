@@ -77,7 +77,8 @@ def find(type_name: str) -> type[LayerType] | None:
     For a type that is not built in, the packages of third parties are imported, as when a net is
     built: raises CaffeIOError for one that cannot be imported.
     """
-    load_own()
+    if type_name not in REGISTRY:
+        load_own()
     if type_name not in REGISTRY:
         load_plugins()
     return REGISTRY.get(type_name)
@@ -93,6 +94,11 @@ def reads_data(type_name: str) -> bool:
     """Whether layers of this type make the blobs that they read from a file or a database."""
     cls = find(type_name)
     return cls is not None and cls.reads_data
+
+
+def batch_message(type_name: str) -> str:
+    """Return the message of a data layer that has its batch_size (`data_param`); "" for others."""
+    return getattr(find(type_name), "batch_message", "")
 
 
 def is_loss_type(type_name: str) -> bool:
@@ -119,6 +125,12 @@ def may_end_type(type_name: str) -> bool:
     return is_metric_type(type_name) or (
         cls.may_end if cls is not None else type_name.endswith("Write")
     )
+
+
+def reads_shape_only_last(type_name: str) -> bool:
+    """Whether layers of this type read the shape alone of their last bottom."""
+    cls = find(type_name)
+    return cls is not None and cls.shape_only_last
 
 
 def family_of(type_name: str) -> str:

@@ -12,6 +12,7 @@ from caffeio.layers.registry import layer
 
 if TYPE_CHECKING:
     from caffeio.layers.onnx.graph import OnnxGraph
+    from caffeio.proto.caffe_pb2 import LayerParameter
 
 
 def operand_shape(owner: LayerType, shape: Shape, axis: int, num_axes: int, field: str) -> Shape:
@@ -79,6 +80,11 @@ class Scale(LayerType):
     fresh = True
     leaves_top = True
     reads_bottoms = None
+
+    @classmethod
+    def summary(cls, param: LayerParameter) -> str:
+        """Say whether it has a bias."""
+        return "with bias" if param.scale_param.bias_term else ""
 
     def setup(self, *shapes: Shape) -> None:
         """Declare the blobs; raises LayerError where the operand does not fit the bottom."""

@@ -66,11 +66,11 @@ class SoftmaxLossBase(LayerType):
 
     def _class_weights(self, scores: Shape) -> Any:
         """caffe-segnet: the loss of an item is multiplied by the weight of its class."""
-        import numpy as np
-
         param = self.param.loss_param
         if not param.weight_by_label_freqs:
             return None
+        import numpy as np
+
         classes = scores[self.softmax_axis]
         self.check(
             len(param.class_weighting) == classes,
@@ -102,6 +102,7 @@ class SoftmaxWithLoss(SoftmaxLossBase):
     makes the loss and that item's gradient nan.
     """
 
+    short_type = "SoftmaxLoss"
     predicts = "Softmax"
     bottoms = between(2, 3)
     tops = between(1, 2)

@@ -58,6 +58,7 @@ class SourceLayer(LayerType):
     transforms: ClassVar[bool] = True  # by a DataTransformer, which may have a generator
     prefetches: ClassVar[bool] = True  # in a thread, which has one
     has_reader: ClassVar[bool] = False  # Intel's reader thread fetches its records
+    batch_message: ClassVar[str] = ""  # that holds batch_size and, if it has one, source
     record: Record | None = None
     assumed: tuple[str, ...] = ()  # what `told` takes for granted while the record is not here
 
@@ -68,6 +69,14 @@ class SourceLayer(LayerType):
             len(given) in (0, 1, tops), f"give no shape, one, or one for each of the {tops} tops",
             field="input_param.shape",
         )  # fmt: skip
+
+    @classmethod
+    def summary(cls, param: pb.LayerParameter) -> str | None:
+        """Say `train_lmdb, 64 a batch`."""
+        if not cls.batch_message or not param.HasField(cls.batch_message):
+            return None
+        p = getattr(param, cls.batch_message)
+        return f"{p.source}, {p.batch_size} a batch" if getattr(p, "source", "") else None
 
     @classmethod
     def draw_own(cls, param: pb.LayerParameter, draw: Callable[[], int]) -> dict[str, int | None]:
@@ -112,7 +121,7 @@ class SourceLayer(LayerType):
 class PictureLayer(SourceLayer):
     """Batches of images (N, C, H, W) that transform_param changes, and their labels."""
 
-    message: ClassVar[str] = "data_param"  # that holds batch_size
+    batch_message = "data_param"
 
     def setup(self, *shapes: Shape) -> None:
         """Refuse what transform_param may not say."""
@@ -125,7 +134,7 @@ class PictureLayer(SourceLayer):
 
     def batch(self, *, usual: bool) -> int:
         """Find the batch size."""
-        return int(getattr(self.param, self.message).batch_size) or (1 if usual else ANY)
+        return int(getattr(self.param, self.batch_message).batch_size) or (1 if usual else ANY)
 
     def loaded(self, *, usual: bool) -> Shape:
         """(C, H, W) of the first image, as transform_param gets it."""
@@ -167,7 +176,7 @@ class ImageData(PictureLayer):
 
     fields = owns(image_data_param=None)
     tops = exactly(2)
-    message = "image_data_param"
+    batch_message = "image_data_param"
 
     @classmethod
     def draw_own(cls, param: pb.LayerParameter, draw: Callable[[], int]) -> dict[str, int | None]:
@@ -198,7 +207,7 @@ class WindowData(PictureLayer):
 
     fields = owns(window_data_param=None)
     tops = exactly(2)
-    message = "window_data_param"
+    batch_message = "window_data_param"
 
     @classmethod
     def draw_own(cls, param: pb.LayerParameter, draw: Callable[[], int]) -> dict[str, int | None]:
@@ -256,6 +265,7 @@ class MemoryData(SourceLayer):
     prefetches = False
     reads_data = False
     fields = owns(memory_data_param=None)
+    batch_message = "memory_data_param"
     tops = exactly(2)
 
     def setup(self, *shapes: Shape) -> None:
@@ -279,6 +289,7 @@ class HDF5Data(SourceLayer):
 
     transforms = False
     fields = owns(hdf5_data_param=None)
+    batch_message = "hdf5_data_param"
     tops = at_least(1)
 
     def setup(self, *shapes: Shape) -> None:
@@ -340,6 +351,11 @@ class Input(SourceLayer):
     is_data = False
     fields = owns(input_param=None)
     tops = at_least(0)
+
+    @classmethod
+    def summary(cls, param: pb.LayerParameter) -> str:
+        """Say nothing: its tops' shapes stand beside it."""
+        return ""
 
     def sizes(self, *, usual: bool) -> Sequence[Shape | None]:
         """Nothing is known of tops without input_param."""

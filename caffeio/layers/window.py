@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from math import trunc
 from typing import Any, Protocol
 
+from caffeio.shape_text import format_shape
+
 Ints = tuple[int, ...]
 Shape = tuple[int, ...]
 
@@ -34,6 +36,25 @@ def written_values(p: Any, name: str) -> Ints:
     if isinstance(given, int):  # one fork's field is not repeated
         return (given,) if p.HasField(name) else ()
     return tuple(given)
+
+
+def window_words(p: Any) -> list[str]:
+    """Say what message `p` makes of a window: `3x3`, `/2`, `pad 1`, `dilation 2`."""
+    words = [_written_size(p, "kernel_size", 0)]
+    rest = ("stride", 1, "/"), ("pad", 0, "pad "), ("dilation", 1, "dilation ")
+    for name, default, word in rest:
+        size = _written_size(p, name, default)
+        first, *others = size.split("x")
+        words.append(size and word + (size if set(others) - {first} else first))
+    return [word for word in words if word]
+
+
+def _written_size(p: Any, name: str, default: int) -> str:
+    """Say `3x3`; empty for the default."""
+    values = written_values(p, name)
+    if len(values) == 1:
+        values *= 2
+    return "" if not values or set(values) == {default} else format_shape(values)
 
 
 def _has_forms(p: Any, stem: str) -> bool:

@@ -7,12 +7,13 @@ from collections.abc import Mapping, Sequence
 from caffeio.data import SOURCE_TYPES, DataSource, Options, open_source
 from caffeio.data.base import SourceContext
 from caffeio.errors import CaffeIOError, DataError
-from caffeio.net.graph import Graph
+from caffeio.layers.registry import batch_message
+from caffeio.net.graph import NetGraph
 from caffeio.profiles import Profile
 
 
 def open_sources(
-    graph: Graph,
+    graph: NetGraph,
     profile: Profile,
     search_path: Sequence[str],
     options: Options,
@@ -54,28 +55,18 @@ def close_sources(sources: Mapping[str, DataSource]) -> None:
         source.close()
 
 
-# Where a data layer names a file or database that must be there.
-_NAMED = {
-    "AnnotatedData": "data_param",
-    "Data": "data_param",
-    "HDF5Data": "hdf5_data_param",
-    "ImageData": "image_data_param",
-    "WindowData": "window_data_param",
-}
-
-
-def check_sources(graph: Graph, profile: Profile, search_path: Sequence[str]) -> None:
+def check_sources(graph: NetGraph, profile: Profile, search_path: Sequence[str]) -> None:
     """Raise DataError if a data layer names a source or a mean file that is not there.
 
     Nothing is opened, and no torch is needed.
     """
     for node in graph.nodes:
-        if node.type not in _NAMED:
+        field = batch_message(node.type)
+        if node.type not in SOURCE_TYPES or not hasattr(getattr(node.param, field, None), "source"):
             continue
         context = SourceContext(
             node.param, profile=profile, search_path=tuple(search_path), where=node.where
         )
-        field = _NAMED[node.type]
         named = {f"{field}.source": getattr(node.param, field).source}
         t = node.param.transform_param
         if t.mean_file and not t.mean_value:  # both are an error of their own

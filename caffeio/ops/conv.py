@@ -17,7 +17,8 @@ from torch import Tensor
 from caffeio.layers.window import Ints, least_sizes
 
 if TYPE_CHECKING:
-    from caffeio.layers.conv import BaseConvolution, Im2col
+    from caffeio.layers.conv import BaseConvolution
+    from caffeio.layers.im2col import Im2col
 
 
 def make_room(x: Tensor, least: Ints) -> Tensor:

@@ -41,11 +41,13 @@ def class_labels(
     """
     whole = label.detach().to(torch.int64, copy=True).reshape(shape)
     seen = label.device.type == "cpu" and not torch.compiler.is_compiling()
-    if seen and ignore is None and whole.numel() and not is_traced():
+    ignored = None if ignore is None else whole == ignore
+    if seen and whole.numel() and not is_traced():
+        if ignored is not None and ignore is not None:  # they get the class that clamp would give
+            whole.masked_fill_(ignored, min(max(ignore, 0), max(classes - 1, 0)))
         low, high = whole.aminmax()
         if low >= 0 and high < classes:
-            return ClassLabels(whole, None, None)
-    ignored = None if ignore is None else whole == ignore
+            return ClassLabels(whole, ignored, None)
     index = whole.clamp(0, max(classes - 1, 0))
     invalid = index != whole
     if ignored is not None:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from caffeio.converters.diff.solver_diff import SolverDiff, SolverDiffOptions
     from caffeio.converters.diff.weights_diff import Arrays
 
-WEIGHTS = ("caffemodel", "caffemodel.h5")
+WEIGHTS = ("caffemodel", "caffemodel.h5", "safetensors", "pt", "npz")
 STATES = ("solverstate", "solverstate.h5")
 
 

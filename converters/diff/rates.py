@@ -170,7 +170,7 @@ def _picture(diff: RateDiff, names: tuple[str, str]) -> Picture:
         (names[1], diff.right, "right"),
     )
     curves = [
-        (name, list(map(float, one.rates)), tone)
+        (name, one.rates.tolist(), tone)
         for name, one, tone in sides
         if one.rates is not None and len(one.rates)
     ]
@@ -189,7 +189,7 @@ def _overview(diff: RateDiff, table: Any) -> None:
                 cells.append("")
             continue
         width = max(round(32 * len(rates) / longest), 1)
-        rows["curve"].append(sparkline(list(map(float, rates)), 0.0, high, width))
+        rows["curve"].append(sparkline(rates.tolist(), 0.0, high, width))
         with np.errstate(all="ignore"):
             top = int(np.nanargmax(rates)) if np.isfinite(rates).any() else 0
             rows["highest"].append(f"{_rate(float(rates[top]))} at {top:,}")

@@ -107,7 +107,7 @@ def _compare_nets(diff: SolverDiff) -> None:
 
 
 def _seen(side: SolverSide, options: SolverDiffOptions) -> SeenImages:
-    dataset = options.dataset_size or side.feed.entries
+    dataset = options.dataset_size or side.feed.records
     return images_seen(side.message, side.feed, side.profile, options.workers, dataset)
 
 

@@ -10,49 +10,51 @@ from typing import Any
 
 from caffeio.converters.report.model import share
 from caffeio.errors import DataError
-from caffeio.layers.registry import reads_data
+from caffeio.layers.registry import batch_message
 from caffeio.net.graph import is_included, net_state
 from caffeio.net.worker_batch import worker_batch
 from caffeio.profiles import Profile
-from caffeio.proto.caffe_pb2 import NetParameter, SolverParameter
+from caffeio.proto.caffe_pb2 import LayerParameter, NetParameter, SolverParameter
 from caffeio.proto.io.regular import open_regular
-
-_BATCH_FIELDS = (
-    "data_param", "image_data_param", "hdf5_data_param", "window_data_param", "memory_data_param",
-    "dense_image_data_param",
-)  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Feed:
-    """The data layer of a net: items in a batch, items in the data set (None: unknown)."""
+    """What a data layer reads, how many records are there (None: unknown), how many it takes."""
 
-    batch: int | None = None
-    entries: int | None = None
-    source: str = ""
     layer: str = ""
+    phase: str = ""
+    source: str = ""
+    records: int | None = None
+    batch: int | None = None  # at once, as the file says it
     field: str = ""  # that holds the batch size
     place: str = ""  # its net
+
+
+def feed_of_layer(
+    layer: LayerParameter, phase: str, search: Sequence[str] = (), place: str = ""
+) -> Feed | None:
+    """What a layer reads in `phase`, None if it is no data layer with a batch size."""
+    name = batch_message(layer.type)
+    if not name or not layer.HasField(name):
+        return None
+    param = getattr(layer, name)
+    source, batch = getattr(param, "source", ""), int(param.batch_size) or None
+    return Feed(layer.name, phase, source, count_entries(source, search), batch, name, place)
 
 
 def feed_of(net: NetParameter, phase: str, search: Sequence[str] = (), place: str = "") -> Feed:
     """The first data layer of `net`, which messages call `place`, in `phase`."""
     state = net_state(net, phase)
     for layer in net.layer:
-        if not reads_data(layer.type) and layer.type != "MemoryData":
-            continue
-        if not is_included(layer, state):
-            continue
-        for name in _BATCH_FIELDS:
-            if layer.HasField(name):
-                param = getattr(layer, name)
-                source = getattr(param, "source", "")
-                batch, entries = int(param.batch_size) or None, entries_of(source, search)
-                return Feed(batch, entries, source, layer.name, name, place)
+        if batch_message(layer.type) and is_included(layer, state):
+            feed = feed_of_layer(layer, phase, search, place)
+            if feed is not None:
+                return feed
     return Feed()
 
 
-def entries_of(source: str, search: Sequence[str] = ()) -> int | None:
+def count_entries(source: str, search: Sequence[str] = ()) -> int | None:
     """Records in an LMDB, or lines in a list of images; None if it is not here."""
     for folder in ("", *search):
         path = Path(folder, source)
@@ -179,6 +181,6 @@ def coverage(solver: SolverParameter, feed: Feed) -> str:
     if not solver.test_iter or feed.batch is None:
         return ""
     images = solver.test_iter[0] * feed.batch
-    if feed.entries:
-        return f"{images:,} images, {share(images, feed.entries)} of {feed.entries:,}"
+    if feed.records:
+        return f"{images:,} images, {share(images, feed.records)} of {feed.records:,}"
     return f"{images:,} images"

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from caffeio.converters.report.model import count
+from caffeio.proto.weights.blob_names import blob_name
 from caffeio.shape_text import format_shape
 
 Array = NDArray[Any]
@@ -21,12 +22,6 @@ DECADES = tuple(10.0**e for e in range(-8, 1))  # upper ends of the histogram's 
 BINS = (
     "equal", "<1e-8", "<1e-7", "<1e-6", "<1e-5", "<1e-4", "<1e-3", "<0.01", "<0.1", "<1", "more",
 )  # fmt: skip
-_BLOB_NAMES = {
-    "BatchNorm": ("mean", "variance", "factor", "scale", "bias"),
-    "Scale": ("scale", "bias"),
-    "PReLU": ("slope",),
-    "Bias": ("bias",),
-}
 
 
 @dataclass
@@ -126,12 +121,6 @@ def diff_arrays(
     added = [name for name in right if name not in left]
     renamed = _renamed(left, right, removed, added)
     return WeightsDiff(labels, kind, blobs, removed, added, renamed, reshaped, tol, atol)
-
-
-def blob_name(layer_type: str, index: int) -> str:
-    """What a blob is called: weight, bias, mean ..."""
-    names = _BLOB_NAMES.get(layer_type, ("weight", "bias"))
-    return names[index] if layer_type and index < len(names) else str(index)
 
 
 def _comparable(a: Array, b: Array) -> bool:

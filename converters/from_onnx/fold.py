@@ -109,9 +109,23 @@ def _constant_values(model: Model) -> tuple[set[str], dict[str, Array], dict[str
         shapes[name] = value.shape
         if name in constant:
             values[name] = np.asarray(value)
+    _cast_plainly(model, found)
     for item in model.graph.input:
         shapes[item.name] = tuple(dim.dim_value for dim in item.type.tensor_type.shape.dim)
     return constant, values, shapes
+
+
+def _cast_plainly(model: Model, found: Mapping[str, Array]) -> None:
+    """Let a CastLike be a Cast to the type that the run shows."""
+    import onnx
+
+    for node in model.graph.node:
+        value = found.get(node.output[0]) if node.op_type == "CastLike" else None
+        if isinstance(value, np.ndarray):
+            node.op_type = "Cast"
+            del node.input[1:]
+            kind = onnx.helper.np_dtype_to_tensor_dtype(value.dtype)
+            node.attribute.append(onnx.helper.make_attribute("to", kind))
 
 
 def _constant_names(model: Model) -> tuple[set[str], list[str]]:

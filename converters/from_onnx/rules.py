@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from caffeio.converters.from_onnx.graph import Dims
 from caffeio.converters.from_onnx.targets import Target
+
+if TYPE_CHECKING:  # lint needs no numpy for it
+    from caffeio.converters.from_onnx.graph import Dims
 
 # Fields that only some Caffes have, where one that lacks them reads something else.
 _FIELDS = (

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from functools import cache
-from importlib.resources import files
+from pathlib import Path
 
 from caffeio.errors import CaffeIOError
 
+FOLDER = Path(__file__).with_name("targets")
 STATES = ("read", "run", "hearsay")
 KINDS = ("title", "base", "dialect", "layer", "lacks", "field", "rule")
 RULES = {
@@ -85,8 +86,7 @@ class Target:
 
 def target_names() -> list[str]:
     """Names of all targets."""
-    folder = files(__package__) / "targets"
-    return sorted(p.name.removesuffix(".tsv") for p in folder.iterdir() if p.name.endswith(".tsv"))
+    return sorted(path.stem for path in FOLDER.glob("*.tsv"))
 
 
 @cache
@@ -94,7 +94,7 @@ def get_target(name: str) -> Target:
     """The target called `name`. Raises CaffeIOError, listing the known ones."""
     if name not in target_names():
         raise CaffeIOError(f"unknown target {name!r}; known are {', '.join(target_names())}")
-    text = (files(__package__) / "targets" / f"{name}.tsv").read_text("utf-8")
+    text = (FOLDER / f"{name}.tsv").read_text("utf-8")
     target = Target(name)
     for number, line in enumerate(text.splitlines(), 1):
         if line and not line.startswith("#"):

@@ -120,7 +120,7 @@ def build_net(compiled: Compiled, batch: int | None = None, *, own: bool = False
             if layer.type == "Input":
                 layer.input_param.shape[0].dim[0] = batch
     profile = profile_of_dialect(compiled.target.dialect)
-    net = Net(build_graph(message, phase="TEST"), profile=profile)
+    net = Net(build_graph(message, phase="TEST", profile=profile), profile=profile)
     every = {id(blob) for step in net.steps for blob in step.layer.blobs}
     net.initialize(replaced=every)
     arrays = {layer.param.name: layer.blobs for layer in compiled.layers}
@@ -201,7 +201,7 @@ def _compare(
 ) -> None:
     """Compare an output; what goes into a last Softmax or Sigmoid counts as well."""
     blob = compiled.outputs[item.output]
-    mine, wanted = net.blobs[blob].numpy(), np.asarray(theirs[item.output])
+    mine, wanted = net.blobs[blob].detach().numpy(), np.asarray(theirs[item.output])
     item.shape = wanted.shape
     maker = next((s for s in reversed(net.steps) if blob in s.tops), net.steps[-1])
     probability = maker.node.type in _PROBABILITIES
@@ -216,7 +216,7 @@ def _compare(
     item.add(run, mine, wanted, 1.0 if probability else None)
     logits = theirs.get(f"caffeio:logits:{item.output}")
     if logits is not None and probability and maker.bottoms[0] != maker.tops[0]:
-        before = net.blobs[maker.bottoms[0]].numpy()
+        before = net.blobs[maker.bottoms[0]].detach().numpy()
         if before.size == logits.size:
             item.add(f"{run}, before the {maker.node.type}", before.reshape(logits.shape), logits)
 

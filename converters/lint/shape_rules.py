@@ -5,14 +5,14 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from caffeio.converters.diff.training import entries_of
+from caffeio.converters.diff.training import count_entries
 from caffeio.converters.lint.model import ERROR, INFO, Finding, NetContext, net_rule
 from caffeio.data.first_record import first_record, opener
 from caffeio.errors import CaffeIOError
 from caffeio.layers.base import LayerContext
 from caffeio.layers.dims import with_unknown, without_unknown
 from caffeio.layers.pooling import Pooling
-from caffeio.layers.registry import reads_data
+from caffeio.layers.registry import batch_message, reads_data
 from caffeio.net.shapes import Shape
 from caffeio.proto import caffe_pb2 as pb
 from caffeio.shape_text import format_shape
@@ -177,7 +177,8 @@ def no_records(context: NetContext) -> Iterator[Finding]:
     """The database is here, and is empty: Caffe crashes when it reads from it."""
     for index, layer in enumerate(context.layers):
         source = layer.data_param.source
-        if layer.type in ("Data", "AnnotatedData") and entries_of(source, context.search) == 0:
+        database = batch_message(layer.type) == "data_param"
+        if database and count_entries(source, context.search) == 0:
             yield context.layer("CIO308", index, f"{source} is empty", "data_param", "source")
 
 
@@ -240,12 +241,12 @@ def largest_label(
     layer: pb.LayerParameter, search: tuple[str, ...], records: int = 100
 ) -> int | None:
     """The largest label of the first records of a database, or None where it is not here."""
-    from caffeio.data.db.database import open_db
-    from caffeio.data.records.datum import scan_datum
-
     path = opener(search)(layer.data_param.source)
     if path is None:
         return None
+    from caffeio.data.db.database import open_db
+    from caffeio.data.records.datum import scan_datum
+
     backend = pb.DataParameter.DB.Name(layer.data_param.backend)
     try:
         db = open_db(str(path), backend)

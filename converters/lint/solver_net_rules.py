@@ -119,11 +119,11 @@ def partial_test(context: SolverContext) -> Iterator[Finding]:
     if len(context.message.test_iter) > 1 or context.message.test_state:
         return  # each test net has data of its own
     feed = feed_of(context.net.message, "TEST", context.net.search)
-    if not feed.entries or not feed.batch:
+    if not feed.records or not feed.batch:
         return
     seen = context.message.test_iter[0] * feed.batch
-    if seen != feed.entries:
-        message = f"a test sees {seen:,} images, {feed.source} has {feed.entries:,}"
+    if seen != feed.records:
+        message = f"a test sees {seen:,} images, {feed.source} has {feed.records:,}"
         yield context.at("CIO519", message, "test_iter")
 
 

@@ -10,7 +10,6 @@ from caffeio.converters.diff.solver_fields import FIELDS
 from caffeio.converters.diff.training import snapshot_iterations
 from caffeio.converters.lint.model import ERROR, INFO, Finding, Fix, SolverContext, solver_rule
 from caffeio.errors import SolverError
-from caffeio.solver.schedule import Schedule
 
 TYPES = ("SGD", "Nesterov", "AdaGrad", "RMSProp", "AdaDelta", "Adam", "SAG")
 _DECAYS = ("step", "exp", "inv", "multistep", "sigmoid", "plateau")
@@ -22,6 +21,8 @@ def bad_schedule(context: SolverContext) -> Iterator[Finding]:
 
     An unknown lr_policy, a stepsize of 0, a negative gamma.
     """
+    from caffeio.solver.schedule import Schedule  # with numpy: nets are linted without
+
     try:
         Schedule(context.message, context.profile)
     except SolverError as error:

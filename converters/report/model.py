@@ -126,13 +126,7 @@ def listed(names: Sequence[str], limit: int = 5) -> str:
 
 def short_float(value: float) -> str:
     """A float as short as it can be and still read back as the same float32."""
-    text = f"{value:.7g}"
-    plain = 1e-4 <= abs(value) < 1e7
-    for digits in range(1, 8):
-        short = f"{value:.{digits}g}"
-        if float(short) == float(text) and not (plain and "e" in short):
-            return short
-    return text
+    return f"{value:.7g}"
 
 
 def ratio(value: float) -> str:

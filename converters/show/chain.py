@@ -136,7 +136,7 @@ def _phase(side: SolverSide, run: ChainRun, caffe: str | None) -> _Phase:
 
     if caffe:
         side.profile = get_profile(caffe)
-    dataset = run.dataset or side.feed.entries
+    dataset = run.dataset or side.feed.records
     return _Phase(side, images_seen(side.message, side.feed, side.profile, run.workers, dataset))
 
 

@@ -9,15 +9,15 @@ from pathlib import Path
 from typing import Any
 
 from caffeio.converters.diff.training import (
+    Feed,
     SeenImages,
-    entries_of,
+    feed_of_layer,
     snapshot_iterations,
     spans,
     test_iterations,
 )
 from caffeio.converters.report.model import Cell, Report, Section, count, listed, share, size
 from caffeio.converters.show.view import split_names
-from caffeio.layers.registry import reads_data
 from caffeio.memory import free_bytes
 from caffeio.net.recipe import NetRecipe
 from caffeio.net.shapes import NetShapes, infer_net, is_known, product
@@ -26,9 +26,6 @@ from caffeio.proto.weights.solverstate import newest_whole_pair
 from caffeio.training.job import Job
 from caffeio.training.phases import name_of, progress
 
-_BATCHES = (
-    "data_param", "image_data_param", "hdf5_data_param", "window_data_param", "memory_data_param",
-)  # fmt: skip
 _TWO_MOMENTS = ("Adam", "AdaDelta")
 
 
@@ -39,18 +36,6 @@ class Start:
     how: str  # "skipped", "resumed", "begins"
     source: str = ""
     iteration: int = 0
-
-
-@dataclass
-class Feed:
-    """One data layer: what it reads, how many records are there, how many it takes at once."""
-
-    layer: str
-    phase: str
-    source: str
-    records: int | None
-    batch: int | None  # as the file says it
-    field: str = ""
 
 
 @dataclass
@@ -120,16 +105,9 @@ def _start(job: Job, weights: list[str], before: str, snapshot: str | None, chai
 def _feeds(spec: NetRecipe) -> Iterator[Feed]:
     graph = spec.graph()
     for node in graph.nodes:
-        if not reads_data(node.type) and node.type != "MemoryData":
-            continue
-        for name in _BATCHES:
-            if node.param.HasField(name):
-                param = getattr(node.param, name)
-                source = getattr(param, "source", "")
-                records = entries_of(source, spec.search_path)
-                yield Feed(
-                    node.name, graph.phase, source, records, int(param.batch_size) or None, name
-                )
+        feed = feed_of_layer(node.param, graph.phase, spec.search_path)
+        if feed is not None:
+            yield feed
 
 
 def _memory(job: Job, workers: int) -> tuple[dict[str, int], bool]:
@@ -265,7 +243,7 @@ def _together(phases: Sequence[PhasePlan], out: Report) -> None:
 
 
 def _feed_as_data(feed: Feed) -> dict[str, Any]:
-    return {key: value for key, value in vars(feed).items() if key != "field"}
+    return {key: value for key, value in vars(feed).items() if key not in ("field", "place")}
 
 
 def _as_data(plan: PhasePlan) -> dict[str, Any]:

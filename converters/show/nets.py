@@ -5,28 +5,30 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from numpy.typing import NDArray
-
-from caffeio.converters.diff.weights_diff import blob_name
 from caffeio.converters.preprocessing import Recipe, recipe_of
 from caffeio.converters.report.model import Cell, Report, Section, Tone, count, listed, scaled, size
 from caffeio.converters.show.layer_summary import short_type
-from caffeio.converters.show.stats import Stats, stats_of
 from caffeio.converters.show.view import LayerRow, View, as_data, make_view, shape_words
 from caffeio.converters.source import Source
 from caffeio.errors import CaffeIOError, NetError
 from caffeio.layers.base import FOREIGN_FIELD
 from caffeio.layers.unread_fields import unread_fields
 from caffeio.memory import free_bytes
-from caffeio.net.graph import Graph, build_graph, is_included, net_state
+from caffeio.net.graph import NetGraph, build_graph, is_included, net_state
 from caffeio.net.shapes import NetShapes, infer_net, is_known
 from caffeio.profiles import BVLC, Profile, choose_profile
 from caffeio.proto import caffe_pb2 as pb
 from caffeio.proto.files import NetFile, read_net
 from caffeio.proto.io.mapped import map_file
+from caffeio.proto.weights.blob_names import blob_name
 from caffeio.shape_text import format_shape
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from caffeio.converters.show.stats import Stats
 
 
 @dataclass(frozen=True)
@@ -88,7 +90,7 @@ def load(source: Source, options: ShowOptions) -> ShownNet:
     return shown
 
 
-def _unread(graph: Graph) -> list[str]:
+def _unread(graph: NetGraph) -> list[str]:
     """Fields of data layers for which no source can be opened: a training stops there."""
     return [
         f"{node.where}: layer {node.name!r} (type {node.type}), {path}: {FOREIGN_FIELD}"
@@ -121,6 +123,8 @@ def _load_weights(shown: ShownNet, path: Path) -> None:
     from caffeio.proto.weights.load import load_weights
 
     weights = load_weights(path)
+    from caffeio.converters.show.stats import stats_of  # with numpy: a net alone needs none
+
     shown.stats = {name: [stats_of(blob) for blob in weights[name]] for name in weights}
     shown.blob_types = {entry.name: entry.type for entry in weights.layers}
     for name, blobs in shown.stats.items():
@@ -147,7 +151,7 @@ def dialect_words(file: NetFile, source: Source, given: str | None) -> str:
     return f"{found.dialect}, {100 * found.confidence:.0f} % sure{also}"
 
 
-def _graph(shown: ShownNet, options: ShowOptions) -> Graph | None:
+def _graph(shown: ShownNet, options: ShowOptions) -> NetGraph | None:
     """Build the net for the phase that was asked for, else for the first that works."""
     assert shown.file is not None
     message, locate = shown.file.message, shown.file.locate
@@ -169,6 +173,7 @@ def _graph(shown: ShownNet, options: ShowOptions) -> Graph | None:
                     level=options.level,
                     stages=options.stages,
                     locate=place,
+                    profile=shown.profile,
                 )
             except NetError as error:
                 errors.append(f"cannot be built for {phase}: {error}")

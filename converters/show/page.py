@@ -7,13 +7,13 @@ import re
 from collections.abc import Sequence
 
 from caffeio.converters.diff.messages import flatten
-from caffeio.converters.diff.weights_diff import blob_name
 from caffeio.converters.report import html
 from caffeio.converters.report.model import Report, scaled, size
 from caffeio.converters.show import graphics
 from caffeio.converters.show.nets import ShownNet
 from caffeio.converters.show.stats import Stats
 from caffeio.converters.show.view import LayerRow, Part, shape_words
+from caffeio.proto.weights.blob_names import blob_name
 from caffeio.shape_text import format_shape
 from caffeio.visible import escaped
 

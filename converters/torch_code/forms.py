@@ -18,9 +18,9 @@ from caffeio.converters.torch_code.text import (
 from caffeio.converters.torch_code.weight_forms import HELPERS, Names, rank
 from caffeio.layers.batch_index import BatchReindex, Filter
 from caffeio.layers.concat import Concat, Silence, Slice, Split
-from caffeio.layers.conv import Im2col
 from caffeio.layers.dropout import Dropout, SpatialDropout
 from caffeio.layers.eltwise import Eltwise
+from caffeio.layers.im2col import Im2col
 from caffeio.layers.indicator import ContinuationIndicator
 from caffeio.layers.lrn import LRN, MVN
 from caffeio.layers.lstm_unit import LSTMUnit

@@ -9,15 +9,17 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache, cached_property
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from google.protobuf.message import Message
 
-from caffeio.proto.text.document import Document
 from caffeio.proto.text.printer import format_message
 from caffeio.proto.text.reader import TextReader
 from caffeio.proto.text.slips import OF_V1_LAYERS, best_match
 from caffeio.proto.text.tables import MessageTable, table
+
+if TYPE_CHECKING:
+    from caffeio.proto.text.document import Document
 
 M = TypeVar("M", bound=Message)
 _SUGGESTIONS = 200  # so many unknown fields of a file get one: each takes a millisecond
@@ -69,6 +71,8 @@ class ParsedText:
     @cached_property
     def document(self) -> Document:
         """The lossless tree over the text."""
+        from caffeio.proto.text.document import Document  # for places and edits only
+
         return Document(self.text, type(self.message), path=self.path)
 
     @cached_property

@@ -27,6 +27,11 @@ def blob_names(kind: str, count: int) -> list[str]:
     return [names[i] if i < len(names) else str(i) for i in range(count)]
 
 
+def blob_name(kind: str, index: int) -> str:
+    """The name of one blob; its index where the type is not known ("") or gives it none."""
+    return blob_names(kind, index + 1)[index]
+
+
 def rank(last: str, place: int) -> tuple[int, int]:
     """Where a blob of this name stands among those of its layer; `place` is that in the file."""
     if last.isdecimal():

@@ -20,6 +20,10 @@ from caffeio.proto.weights.mapping import LayerEntry, Weights
 from caffeio.proto.weights.scan import NetScanner, other_kind
 from caffeio.proto.weights.write import write_caffemodel
 
+_EXPECTED = {  # by the ending of a name
+    ".safetensors": "a safetensors file", ".pt": "a PyTorch file", ".pth": "a PyTorch file",
+    ".npz": "a NumPy archive",
+}  # fmt: skip
 _SUFFIXES = {".safetensors": "safetensors", ".pt": "pytorch", ".pth": "pytorch", ".npz": "npz"}
 
 
@@ -33,13 +37,15 @@ def load_weights(path: str | os.PathLike[str], *, dialect: str | None = None) ->
     Raises WeightsError, naming the place, if the file is missing, cut off, damaged or of another
     kind, and if a blob's shape and the number of its values do not agree.
     """
-    buffer = map_file(path, WeightsError, "a caffemodel")
+    suffix = Path(path).suffix.lower()
+    expected = _EXPECTED.get(suffix, "a caffemodel")
+    buffer = map_file(path, WeightsError, expected)
     if is_hdf5(buffer):
         return load_weights_h5(path, buffer)
-    if tensors := _tensor_format(buffer, Path(path).suffix.lower()):
+    if tensors := _tensor_format(buffer, suffix):
         return _read_tensors(path, tensors)
     if kind := foreign(buffer):
-        raise WeightsError(f"{kind}; a caffemodel was expected", where=str(path))
+        raise WeightsError(f"{kind}; {expected} was expected", where=str(path))
     scanner = NetScanner(buffer)
     try:
         scanner.scan()

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
+from caffeio import load_net
 from caffeio.cli.main import main
 from caffeio.converters import source
 from caffeio.demo import recipe as demo
@@ -284,3 +285,24 @@ def test_the_page_draws_the_rates(tmp_path: Path) -> None:
     assert first[0][1] < first[-1][1] and first == sorted(first)  # y grows downwards
     files = [str(tmp_path / f"solver_{name}.prototxt") for name in ("cyc1", "cyc2")]
     assert "▁" in run(*files).output
+
+
+def test_weights_of_any_format_are_compared(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("n.prototxt").write_text(
+        'input: "x" input_dim: [1, 3, 4, 4] layer { name: "ip" type: "InnerProduct" bottom: "x" '
+        'top: "y" inner_product_param { num_output: 2 weight_filler { type: "xavier" } } }'
+    )
+    built = load_net("n.prototxt", seed=1)
+    names = [f"w.{end}" for end in ("caffemodel", "caffemodel.h5", "safetensors", "pt", "npz")]
+    for name in names:
+        built.save(name)
+    for name in names:
+        result = run(name, "w.caffemodel", "--exit-code")
+        assert "All blobs are equal" in result.output, result.output
+        assert result.exit_code == 0
+    built.params["ip"][1].data += 1
+    built.save("other.pt")
+    result = run("other.pt", "w.caffemodel", "--exit-code")
+    assert result.exit_code == 1 and "ip" in result.output
+    assert run("other.pt", "n.prototxt").exit_code == 2

@@ -9,7 +9,6 @@ import re
 import select
 import shutil
 import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,8 @@ from caffeio.cli import _train
 from caffeio.cli._watch import as_json
 from caffeio.cli.main import main
 from tests import warm
-from tests.paths import GOLDEN, ROOT
+from tests.fresh import modules_of
+from tests.paths import GOLDEN
 
 
 @pytest.fixture(autouse=True)
@@ -124,19 +124,9 @@ def test_metrics_that_cannot_be_written() -> None:
 
 def test_torchs_compiler_is_not_loaded() -> None:
     """It takes half the seconds in which a training starts, and nothing is compiled."""
-    code = (
-        "import sys\nfrom caffeio.cli.main import main\n"
-        "try: main(['train', 'solver.prototxt', '--set', 'max_iter=1', '--set', 'snapshot=0'])\n"
-        "except SystemExit as end: assert not end.code\n"
-        "assert {'torch._dynamo', 'sympy', 'onnx'}.isdisjoint(sys.modules)\n"
-        "print(sum(name.startswith('caffeio.') for name in sys.modules))"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", code], env={"PYTHONPATH": str(ROOT)}, capture_output=True, text=True,
-        check=False, timeout=60,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    assert int(done.stdout) > 50
+    loaded = modules_of("train", "solver.prototxt", "--set", "max_iter=1", "--set", "snapshot=0")
+    assert loaded.isdisjoint({"torch._dynamo", "sympy", "onnx"})
+    assert sum(name.startswith("caffeio.") for name in loaded) > 50
 
 
 def on_terminal(*arguments: str) -> str:

@@ -18,6 +18,7 @@ from caffeio.layers.registry import (
     is_metric_type,
     may_end_type,
 )
+from caffeio.proto.weights.blob_names import BLOBS
 from tests.paths import GOLDEN, ROOT
 
 AUDIT = """
@@ -94,3 +95,10 @@ def test_losses_say_whether_they_read_loss_param(kind):
     helpers = [own[name].__code__ for own in bases for name in names if callable(own.get(name))]
     names.update(name for code in helpers for name in code.co_names)
     assert cls.reads_loss_param == bool(names & {"loss_param", "normalization", "ignore_label"})
+
+
+@pytest.mark.parametrize("kind", known_types())
+def test_names_of_blobs_in_files_are_those_of_the_class(kind):
+    """proto/weights stands below the layers, so it has a table: it says what the classes say."""
+    cls = lookup(kind, kind)
+    assert BLOBS.get(kind, ()) == (cls.blob_names if cls.has_blobs else ())

@@ -395,3 +395,17 @@ def test_tensors_that_need_no_torch_import_none(folder: Path) -> None:
         "assert 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_the_kind_that_was_expected_is_that_of_the_name(tmp_path: Path) -> None:
+    words = {"pt": "a PyTorch file", "safetensors": "a safetensors file", "npz": "a NumPy archive",
+             "caffemodel": "a caffemodel"}  # fmt: skip
+    for end, word in words.items():
+        for name, data in (("none", None), ("empty", b""), ("text", b"hello\n")):
+            path = tmp_path / f"{name}.{end}"
+            if data is not None:
+                path.write_bytes(data)
+            if name == "text" and end in ("safetensors", "npz"):
+                continue  # their readers have words of their own
+            with pytest.raises(WeightsError, match=f"{word} was expected"):
+                load_weights(path)

@@ -9,8 +9,6 @@ import importlib
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from caffeio.layers.base import LayerType, Shape, at_least
 from caffeio.layers.python.native import NATIVE, native_class, python_layer
 from caffeio.layers.python.pycaffe import PyBlob, import_environment, make_layer
@@ -49,6 +47,8 @@ class PythonLayer(LayerType):
         self.module: str = param.python_param.module
         self.class_name: str = param.python_param.layer
         self.calls = 0  # forwards so far
+        import numpy as np
+
         self.add_buffer("anchor", np.zeros(0, np.float32))  # knows the device
 
     def setup(self, *shapes: Shape) -> None:

@@ -11,12 +11,13 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from math import prod
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
-import numpy as np
-from numpy.typing import NDArray
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
-Array = NDArray[np.float32]
+    Array: TypeAlias = NDArray[np.float32]
 
 
 class PyBlob:
@@ -80,6 +81,8 @@ class PyBlob:
     def _view(self, kind: str) -> Array:
         memory = self._memory.get(kind)
         if memory is None or memory.size < self._count:
+            import numpy as np  # those who only ask for layer types need none
+
             memory = self._memory[kind] = np.zeros(self._count, np.float32)
         if prod(self._shape) != self._count:  # not reshaped yet
             return memory[:0]

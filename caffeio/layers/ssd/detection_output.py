@@ -33,6 +33,7 @@ class DetectionOutput(LayerType):
     (save_output_param, visualize) is left to the caller.
     """
 
+    short_type = "Detections"
     may_end = True
     family = "loss"
     bottoms = between(3, 4)

@@ -27,6 +27,8 @@ def resize(w: Writer, node: Node) -> str:
         raise Refused(f"it resizes {shape} to {out}")
     if node.attrs.get("keep_aspect_ratio_policy", "stretch") != "stretch":
         raise Refused("it keeps the aspect ratio", "give the sizes themselves")
+    if float(node.attrs.get("extrapolation_value", 0)):
+        raise Refused("it puts a number where the region leaves the map", "let that be 0")
     matrices = [_matrix(w, node, axis) for axis in range(2, len(shape))]
     if flat:
         x, out = w.reshape(x, (*shape, 1), hint="as_2d"), (*out, 1)

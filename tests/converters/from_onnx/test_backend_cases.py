@@ -1,0 +1,220 @@
+"""onnx's own test cases of operators: equal or refused; what they found, in small."""
+
+from __future__ import annotations
+
+import os
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from caffeio.converters.from_onnx.compile import Compiled, compile_model
+from caffeio.converters.from_onnx.load import load_model
+from caffeio.converters.from_onnx.verify import LIMIT, build_net, verify
+from caffeio.converters.onnx import runtime
+from caffeio.errors import CaffeIOError, UnsupportedError
+from tests.converters.from_onnx.helpers import compiled, graph_of, kinds, onnx
+
+pytest.importorskip("onnxruntime")
+NIGHT = pytest.mark.skipif("CAFFEIO_NIGHTLY" not in os.environ, reason="runs at night")
+# What onnx says and onnxruntime does not: it is onnxruntime that we agree with.
+RUNTIMES_OWN = ("align_corners", "uint", "gather_negative", "starts_on_pad", "_bfloat16", "float16",
+                "argm")  # fmt: skip
+
+
+@cache
+def cases() -> dict[str, Any]:
+    from onnx.backend.test.case.node import collect_testcases
+
+    return {case.name: case for case in collect_testcases(None) if case.kind == "node"}
+
+
+def bound(model: Any, arrays: list[Any], kept: int) -> Any:
+    """The model with every input but one as a constant; None if it has no such input."""
+    names = [item.name for item in model.graph.input]
+    if len(names) < 2 or len(arrays) != len(names) or kept >= len(names):
+        return None
+    out = type(model)()
+    out.CopyFrom(model)
+    for number, (name, array) in enumerate(zip(names, arrays, strict=True)):
+        if number != kept:
+            if not isinstance(array, np.ndarray):
+                return None
+            out.graph.initializer.append(onnx.numpy_helper.from_array(array, name))
+    del out.graph.input[:]
+    out.graph.input.append(model.graph.input[kept])
+    return out
+
+
+def outcome(model: Any, folder: Path) -> Compiled | None:
+    """The compiled model, after the comparison; None if it is refused in one message."""
+    onnx.save(model, folder / "m.onnx")
+    try:
+        net = compile_model(load_model(folder / "m.onnx"))
+        report = verify(net)
+    except CaffeIOError:
+        return None
+    return net if report.worst <= LIMIT else None  # else nothing would be written
+
+
+def against_onnx(net: Compiled, names: list[str], arrays: list[Any], expected: list[Any]) -> None:
+    """The net gives what onnx itself expects of its example."""
+    feeds = {
+        net.inputs[name]: torch.from_numpy(np.array(array, np.float32))
+        for name, array in zip(names, arrays, strict=True)
+        if name in net.inputs
+    }
+    ours = build_net(net)
+    if any(tuple(x.shape) != tuple(ours.blob_shapes[n]) for n, x in feeds.items()):
+        return
+    with torch.no_grad():
+        ours(feeds)
+    for blob, wanted in zip(net.outputs.values(), expected, strict=True):
+        mine = ours.blobs[blob].detach().numpy()
+        assert mine.shape == np.shape(wanted)
+        np.testing.assert_allclose(mine, np.asarray(wanted, np.float32), rtol=1e-4, atol=1e-5)
+
+
+@NIGHT
+@pytest.mark.slow
+@pytest.mark.parametrize("kept", [None, 0, 1])
+@pytest.mark.parametrize("start", range(8))
+def test_equal_or_refused(start: int, kept: int | None, tmp_path: Path) -> None:
+    """Every case as it is (weights and axes are inputs), and with one input only."""
+    equal = 0
+    for name in sorted(cases())[start::8]:
+        case = cases()[name]
+        arrays, expected = case.data_sets[0]
+        model = case.model if kept is None else bound(case.model, arrays, kept)
+        net = None if model is None else outcome(model, tmp_path)
+        if net is None:
+            continue
+        equal += 1
+        plain = all(isinstance(a, np.ndarray) and a.dtype.kind in "fiub"
+                    for a in (*arrays, *expected))  # fmt: skip
+        if plain and not any(word in name for word in RUNTIMES_OWN):
+            against_onnx(net, [i.name for i in case.model.graph.input], arrays, expected)
+    assert equal >= (20 if kept != 1 else 5)
+
+
+def node(op: str, inputs: list[str], outputs: list[str], **attrs: Any) -> Any:
+    return onnx.helper.make_node(op, inputs, outputs, **attrs)
+
+
+def run(net: Compiled, x: Any) -> np.ndarray:
+    ours = build_net(net)
+    with torch.no_grad():
+        [found] = ours({next(iter(net.inputs.values())): torch.tensor(x)}).values()
+    return np.asarray(found)
+
+
+def test_of_equal_values_the_last_is_taken_and_said() -> None:
+    x = np.array([[1, 3, 3, 2]], np.float32)
+    for last in (0, 1):
+        model = graph_of([node("ArgMax", ["x"], ["y"], axis=1, select_last_index=last)],
+                         {"x": [1, 4]}, ["y"])  # fmt: skip
+        net = compiled(model)
+        assert run(net, x).tolist() == [[2]]
+        assert bool(net.notes) is (last == 0)
+
+
+@pytest.mark.parametrize("order", [1, 2])
+def test_a_norm_of_nothing(order: int) -> None:
+    """0 over a norm of 0 is 0, not nan."""
+    model = graph_of([node("LpNormalization", ["x"], ["y"], axis=1, p=order)],
+                     {"x": [2, 3]}, ["y"], opset=22)  # fmt: skip
+    found = run(compiled(model), np.array([[0, 0, 0], [1e-12, 0, 0]], np.float32))
+    np.testing.assert_allclose(found, [[0, 0, 0], [1, 0, 0]], rtol=1e-6)
+
+
+@pytest.mark.parametrize("mode", ["DCR", "CRD"])
+def test_space_to_depth_in_both_orders(mode: str) -> None:
+    """The newest opset has a mode; its example is onnx's own text."""
+    proto = node("SpaceToDepth", ["x"], ["y"], blocksize=2)
+    if mode == "CRD":
+        if onnx.defs.onnx_opset_version() < 28:
+            pytest.skip("needs onnx 1.23")
+        proto = node("SpaceToDepth", ["x"], ["y"], blocksize=2, mode=mode)
+    model = graph_of([proto], {"x": [1, 2, 4, 4]}, ["y"], opset=28 if mode == "CRD" else 13)
+    try:
+        net = compile_model(model)
+    except UnsupportedError as error:
+        pytest.skip(error.message)  # the runtime is too old
+    x = np.arange(32, dtype=np.float32).reshape(1, 2, 4, 4)
+    cut = x.reshape(1, 2, 2, 2, 2, 2).transpose(
+        (0, 3, 5, 1, 2, 4) if mode == "DCR" else (0, 1, 3, 5, 2, 4)
+    )
+    np.testing.assert_array_equal(run(net, x), cut.reshape(1, 8, 2, 2))
+
+
+@pytest.mark.parametrize("op", ["Sum", "Max", "Min", "Mean"])
+def test_an_operator_of_several_with_one_input(op: str) -> None:
+    model = graph_of([node(op, ["x"], ["y"]), node("Relu", ["y"], ["z"])], {"x": [1, 2]}, ["z"])
+    assert kinds(compiled(model)) == ["Input", "ReLU"]
+
+
+@pytest.mark.parametrize("other", [-1.5, -np.inf])
+@pytest.mark.parametrize("swapped", [False, True])
+def test_where_a_constant_chooses(other: float, swapped: bool) -> None:
+    """A mask of attention: minus infinity before a Softmax."""
+    names = ["c", "x", "k"] if not swapped else ["d", "k", "x"]
+    mask = np.array([[True, True, False, True]])
+    nodes = [node("Where", names, ["w"]), node("Softmax", ["w"], ["y"], axis=-1)]
+    model = graph_of(nodes, {"x": [2, 4]}, ["y"],
+                     {"c": mask, "d": ~mask, "k": np.float32(other)})  # fmt: skip
+    assert kinds(compiled(model)) == ["Input", "Scale", "Bias", "Softmax"]
+
+
+def test_cast_like_and_scalars() -> None:
+    nodes = [node("CastLike", ["k", "x"], ["c"]), node("CastLike", ["x", "c"], ["d"]),
+             node("Mul", ["d", "c"], ["y"])]  # fmt: skip
+    model = graph_of(nodes, {"x": []}, ["y"], {"k": np.array(3)})
+    assert kinds(compiled(model)) == ["Input", "Power"]
+
+
+@pytest.mark.parametrize("target", ["bvlc-1.0", "opencv"])
+def test_every_output_is_an_output_of_the_net(target: str) -> None:
+    """Also one that another layer reads, and one that is an input."""
+    nodes = [node("Relu", ["x"], ["a"]), node("Sigmoid", ["a"], ["b"])]
+    net = compiled(graph_of(nodes, {"x": [1, 2]}, ["x", "a", "b"]), target=target)
+    ours = build_net(net)
+    x = torch.tensor([[-1.0, 2.0]])
+    with torch.no_grad():
+        found = ours({net.inputs["x"]: x})
+    wanted = {"x": x, "a": x.relu(), "b": x.relu().sigmoid()}
+    for name, blob in net.outputs.items():
+        got = found[blob] if target == "bvlc-1.0" else ours.blobs[blob]
+        assert torch.allclose(got, wanted[name])
+    if target == "bvlc-1.0":
+        assert set(found) == set(net.outputs.values())
+
+
+def test_what_onnxruntime_lacks_is_run_by_onnx_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    def load(self: Any, model: Any) -> Any:
+        self.lacks = "Relu(99)"
+        return runtime._reference(model)
+
+    monkeypatch.setattr(runtime.OnnxRunner, "_load", load)
+    report = verify(compile_model(graph_of([node("Relu", ["x"], ["y"])], {"x": [1, 2]}, ["y"])))
+    assert (
+        "compared with onnx's reference evaluator (onnxruntime has no Relu(99))"
+        in (report.lines()[0])
+    )
+
+
+def test_a_number_beside_the_region_is_refused() -> None:
+    mode = "tf_crop_and_resize"
+    region = np.array([0, 0, -0.5, 0, 1, 1, 1.5, 1], np.float32)
+    sizes = np.array([1, 1, 3, 3])
+    for number in (0.0, 10.0):
+        nodes = [node("Resize", ["x", "roi", "", "s"], ["y"], mode="linear",
+                      coordinate_transformation_mode=mode, extrapolation_value=number)]  # fmt: skip
+        model = graph_of(nodes, {"x": [1, 1, 4, 4]}, ["y"], {"roi": region, "s": sizes})
+        if number:
+            with pytest.raises(UnsupportedError, match="where the region leaves the map"):
+                compile_model(model)
+        else:
+            compiled(model)

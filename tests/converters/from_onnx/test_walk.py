@@ -1,0 +1,40 @@
+"""The walk of all nets by Caffe -> ONNX -> Caffe, as the nightly job makes it, over a few."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.converters.from_onnx import round_trips
+
+pytest.importorskip("onnxruntime")
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="runs nets in forks")
+
+
+def test_the_walk_tells_what_came_back(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = tmp_path / "walk.jsonl"
+    words = ["tests/golden/nets/r", "tests/golden/layers/Crop", "tests/golden/layers/Accuracy/top1"]
+    assert round_trips.main(["--log", str(log), *words]) == 0
+    rows = [json.loads(line) for line in log.read_text().splitlines()]
+    found = {row["net"].removeprefix("tests/golden/"): row for row in rows}
+    net = found["nets/residual_inplace/net.prototxt"]
+    assert net["status"] == "equal"
+    assert net["worst"] <= round_trips.NEAR
+    assert 0 < net["after"] <= round_trips.MORE * net["before"]
+    assert {row["status"] for row in rows} <= set(round_trips.FINE)
+    assert "equal: off by" in capsys.readouterr().out
+    # nets that the log holds are not run again, and a finding is the exit code
+    log.write_text(log.read_text().replace('"status": "equal"', '"status": "off"', 1))
+    monkeypatch.setattr(round_trips, "apart", lambda *_: pytest.fail("ran again"))
+    assert round_trips.main(["--log", str(log), *words]) == 1
+
+
+def test_a_net_that_takes_too_long_or_dies_is_a_finding() -> None:
+    [case] = [c for c in round_trips.cases()
+              if c.name == "tests/golden/nets/residual_inplace/net.prototxt"]  # fmt: skip
+    assert round_trips.apart(case, 0.0).status == "slow"
