@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from caffeio.errors import CaffeIOError, WeightsError
-from caffeio.net.graph import Graph, Node, build_graph
+from caffeio.net.graph import LayerNode, NetGraph, build_graph
 from caffeio.net.shapes import Shape, agree, infer_net
 from caffeio.profiles import profile_of_dialect
 from caffeio.proto.files import NetFile
@@ -50,7 +50,7 @@ class Match:
             )
 
 
-def match_net(file: NetFile, weights: Weights, graph: Graph | None = None) -> Match:
+def match_net(file: NetFile, weights: Weights, graph: NetGraph | None = None) -> Match:
     """Hold the net of a file against weights for it, by names, counts and shapes.
 
     Shapes that depend on data that is not there match everything. Layers of a phase that `graph`
@@ -78,7 +78,7 @@ def match_net(file: NetFile, weights: Weights, graph: Graph | None = None) -> Ma
     return match
 
 
-def _graph(file: NetFile) -> Graph | None:
+def _graph(file: NetFile) -> NetGraph | None:
     for phase in ("TEST", "TRAIN"):
         try:
             return build_graph(file.message, phase=phase)
@@ -87,7 +87,7 @@ def _graph(file: NetFile) -> Graph | None:
     return None
 
 
-def _merged(node: Node, graph: Graph, weights: Weights) -> bool:
+def _merged(node: LayerNode, graph: NetGraph, weights: Weights) -> bool:
     """Whether a BatchNorm of the file holds the blobs of this Scale."""
     if node.type != "Scale" or len(node.param.bottom) != 1:
         return False
@@ -96,7 +96,7 @@ def _merged(node: Node, graph: Graph, weights: Weights) -> bool:
 
 
 def _wrong(
-    node: Node,
+    node: LayerNode,
     have: Sequence[BlobInfo],
     expected: Sequence[Shape],
     weights: Weights,

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from caffeio.converters.netstate import modern_shape
 from caffeio.errors import UnsupportedError, WeightsError
-from caffeio.net.graph import Graph
+from caffeio.net.graph import NetGraph
 from caffeio.proto import caffe_pb2 as pb
 from caffeio.proto.files import read_net
 from caffeio.proto.io.blobs import Array, BlobInfo
@@ -119,7 +119,7 @@ def _owners(weights: Weights) -> dict[tuple[str, int], bool]:
     return owners
 
 
-def net_of(graph: Graph) -> pb.NetParameter:
+def net_of(graph: NetGraph) -> pb.NetParameter:
     """The layers of a graph as Caffe's snapshots hold them, without blobs."""
     net = pb.NetParameter(name=graph.name)
     phase = pb.TRAIN if graph.phase == "TRAIN" else pb.TEST
@@ -133,7 +133,7 @@ def net_of(graph: Graph) -> pb.NetParameter:
 
 
 def with_blobs(
-    graph: Graph, weights: Mapping[str, Sequence[Array]], path: PathLike
+    graph: NetGraph, weights: Mapping[str, Sequence[Array]], path: PathLike
 ) -> tuple[pb.NetParameter, list[list[Array]]]:
     """The layers of `graph` as Caffe's snapshots hold them, and the blobs of each.
 
@@ -150,7 +150,7 @@ def weights_of(arrays: Mapping[str, Sequence[Array]], path: PathLike = "<memory>
     return weights_of_arrays(arrays, Path(path))
 
 
-def _with_shared(graph: Graph, weights: Mapping[str, Sequence[Array]]) -> list[Sequence[Array]]:
+def _with_shared(graph: NetGraph, weights: Mapping[str, Sequence[Array]]) -> list[Sequence[Array]]:
     """The blobs of every layer; one without any (HDF5) gets those that it shares by name."""
     owned: dict[str, Array] = {}
     out = []

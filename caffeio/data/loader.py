@@ -24,7 +24,7 @@ from caffeio.data.batch import Delivery, Result, SampleTask, Slot
 from caffeio.data.cores import local_world, usable_cores
 from caffeio.data.draws import Draws, SampleRandom, Word, undecided
 from caffeio.data.transform.image import Encoded, set_ipp
-from caffeio.data.transform.normalize import Image, Window
+from caffeio.data.transform.normalize import CropWindow, Image
 from caffeio.data.transform.transformer import Transformer
 from caffeio.errors import CaffeIOError, DataError
 from caffeio.layers.sources import PictureLayer, Record
@@ -82,7 +82,7 @@ class LoaderSource(DataSource):
         image, window = self.transformer.place(image, job.draws)
         return self._write(image, window, slot, index)
 
-    def _write(self, image: Image, window: Window, slot: Slot, index: int) -> Result:
+    def _write(self, image: Image, window: CropWindow, slot: Slot, index: int) -> Result:
         shape = (image.shape[0], window.height, window.width)
         floats = image.pixels.dtype != np.uint8
         if shape != slot.item or (floats and slot.memory.dtype == torch.uint8):

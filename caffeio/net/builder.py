@@ -15,7 +15,7 @@ from caffeio.layers.inference import check_blob_shape
 from caffeio.layers.python.native import class_of
 from caffeio.net.checks import SharedParams, insist, wrong_counts, wrong_params, wrong_weights
 from caffeio.net.given_blobs import take_given_blobs
-from caffeio.net.graph import Graph, Node
+from caffeio.net.graph import LayerNode, NetGraph
 from caffeio.net.step import (
     AUTOMATIC,
     LearnableParam,
@@ -34,7 +34,7 @@ class Assembler:
 
     def __init__(
         self,
-        graph: Graph,
+        graph: NetGraph,
         *,
         profile: Profile,
         sources: Mapping[str, DataSource],
@@ -59,7 +59,7 @@ class Assembler:
         mark_backward(self.steps, force=self.graph.force_backward)
         return self.steps
 
-    def build(self, node: Node) -> Step:
+    def build(self, node: LayerNode) -> Step:
         """Make the layer of `node`, find its tops' shapes, check its specs."""
         param = node.param
         cls = class_of(
@@ -96,7 +96,7 @@ class Assembler:
         )
         return Step(node, layer, tuple(param.bottom), tuple(tops), weights, stop, learns)
 
-    def set_up(self, node: Node, layer: Layer, tops: list[str]) -> None:
+    def set_up(self, node: LayerNode, layer: Layer, tops: list[str]) -> None:
         """Let the layer declare its blobs, and find its tops' shapes."""
         found: Sequence[Shape]
         if layer.is_source and node.key in self.sources:
@@ -111,7 +111,7 @@ class Assembler:
         self.blob_shapes.update(zip(tops, layer.top_shapes, strict=True))
 
 
-def loss_weights(node: Node, cls: type[LayerType], n_tops: int) -> tuple[float, ...]:
+def loss_weights(node: LayerNode, cls: type[LayerType], n_tops: int) -> tuple[float, ...]:
     """The loss weight of every top; a loss without any gets 1 for its first."""
     insist(node, wrong_weights(node, n_tops))
     weights = list(node.param.loss_weight)
@@ -121,7 +121,7 @@ def loss_weights(node: Node, cls: type[LayerType], n_tops: int) -> tuple[float, 
     return tuple(weights) or (0.0,) * n_tops
 
 
-def check_param_specs(node: Node, layer: Layer) -> None:
+def check_param_specs(node: LayerNode, layer: Layer) -> None:
     """Check the `param` list; statistics that are masked get lr_mult 0 as in Caffe's set-up."""
     statistics = [i for i, spec in enumerate(layer.blob_specs) if spec.statistic]
     insist(node, wrong_params(node, len(layer.blobs), statistics))

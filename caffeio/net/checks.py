@@ -12,7 +12,7 @@ from math import prod
 
 from caffeio.errors import NetError
 from caffeio.layers import LayerType
-from caffeio.net.graph import Node
+from caffeio.net.graph import LayerNode
 from caffeio.shape_text import caffe_shape
 
 Shape = Sequence[int]
@@ -27,22 +27,22 @@ class Refusal:
     steps: tuple[str | int, ...] = ()
     named: bool = True  # does the error begin with the layer's name?
 
-    def text(self, node: Node) -> str:
+    def text(self, node: LayerNode) -> str:
         """The error's text."""
         return f"layer {node.name!r}: {self.message}" if self.named else self.message
 
-    def error(self, node: Node) -> NetError:
+    def error(self, node: LayerNode) -> NetError:
         """Make the error with which a net is not built."""
         return NetError(self.text(node), where=node.where or None)
 
 
-def insist(node: Node, refusals: Iterable[Refusal]) -> None:
+def insist(node: LayerNode, refusals: Iterable[Refusal]) -> None:
     """Raise NetError for the first of `refusals`, if there is one."""
     for refusal in refusals:
         raise refusal.error(node)
 
 
-def wrong_counts(node: Node, cls: type[LayerType], n_tops: int) -> Iterator[Refusal]:
+def wrong_counts(node: LayerNode, cls: type[LayerType], n_tops: int) -> Iterator[Refusal]:
     """Find a wrong number of bottoms or tops, and a layer in place that cannot be."""
     problem = cls.count_problem(node.type, len(node.param.bottom), n_tops)
     if problem is not None:
@@ -54,7 +54,7 @@ def wrong_counts(node: Node, cls: type[LayerType], n_tops: int) -> Iterator[Refu
         yield Refusal("in-place", message, ("top", first))
 
 
-def wrong_weights(node: Node, n_tops: int) -> Iterator[Refusal]:
+def wrong_weights(node: LayerNode, n_tops: int) -> Iterator[Refusal]:
     """Find a loss_weight that is not given once for each top."""
     weights = len(node.param.loss_weight)
     if weights and weights != n_tops:
@@ -65,7 +65,7 @@ def wrong_weights(node: Node, n_tops: int) -> Iterator[Refusal]:
         yield Refusal("loss-weights", message, ("loss_weight",))
 
 
-def wrong_params(node: Node, blobs: int, statistics: Iterable[int]) -> Iterator[Refusal]:
+def wrong_params(node: LayerNode, blobs: int, statistics: Iterable[int]) -> Iterator[Refusal]:
     """Find more `param` specs than there are blobs, and statistics that would be learned."""
     specs = node.param.param
     if len(specs) > blobs:
@@ -84,7 +84,7 @@ def wrong_params(node: Node, blobs: int, statistics: Iterable[int]) -> Iterator[
 class BlobOwner:
     """The layer that named a shared param first: the blob is its own."""
 
-    node: Node
+    node: LayerNode
     index: int  # of the blob
     shape: Shape
     mults: dict[str, float] = field(default_factory=dict)  # as those that share it have set them
@@ -97,7 +97,7 @@ class SharedParams:
         self.owners: dict[str, BlobOwner] = {}
 
     def add(
-        self, node: Node, shapes: Mapping[int, Shape]
+        self, node: LayerNode, shapes: Mapping[int, Shape]
     ) -> Iterator[tuple[int, BlobOwner, Refusal | None]]:
         """Take a layer's named params in; yield those that another layer owns, and what is wrong.
 
@@ -119,7 +119,7 @@ class SharedParams:
             yield i, owner, refusal
 
     @staticmethod
-    def _wrong_shape(node: Node, i: int, owner: BlobOwner, mine: Shape) -> Refusal | None:
+    def _wrong_shape(node: LayerNode, i: int, owner: BlobOwner, mine: Shape) -> Refusal | None:
         spec, theirs = node.param.param[i], owner.shape
         if -1 in (*mine, *theirs):
             return None

@@ -24,7 +24,7 @@ from caffeio.shape_text import caffe_shape
 Plan = list[tuple[nn.Parameter, int, int]]  # target, source layer, source blob
 
 
-class Target(Protocol):
+class WeightsTarget(Protocol):
     """What is asked of the net that weights are copied into."""
 
     profile: Profile
@@ -32,7 +32,7 @@ class Target(Protocol):
     learnable: list[LearnableParam]
 
 
-def copy_trained_layers(net: Target, weights: Weights) -> list[str]:
+def copy_trained_layers(net: WeightsTarget, weights: Weights) -> list[str]:
     """Copy `weights` into `net`; returns the names of the file's layers that the net lacks.
 
     The first layer of a name receives; layers of the net that the file lacks keep what they
@@ -54,7 +54,7 @@ def copy_trained_layers(net: Target, weights: Weights) -> list[str]:
     return ignored
 
 
-def _targets(net: Target) -> tuple[dict[str, Step], dict[str, Step]]:
+def _targets(net: WeightsTarget) -> tuple[dict[str, Step], dict[str, Step]]:
     """The first layer of each name, and the BatchNorms by the Scale that each has taken in."""
     targets: dict[str, Step] = {}
     for step in net.steps:
@@ -62,7 +62,7 @@ def _targets(net: Target) -> tuple[dict[str, Step], dict[str, Step]]:
     return targets, {s.node.merged_scale: s for s in net.steps if s.node.merged_scale}
 
 
-def replaced_blobs(net: Target, weights: Weights) -> set[int]:
+def replaced_blobs(net: WeightsTarget, weights: Weights) -> set[int]:
     """Find the ids of the net's blobs that `copy_trained_layers` would write; raises as it does."""
     weights = weights_for(net, weights)
     targets, merged = _targets(net)
@@ -72,7 +72,7 @@ def replaced_blobs(net: Target, weights: Weights) -> set[int]:
     return {id(target) for part in parts for target, _, _ in part or ()}
 
 
-def mismatches(net: Target, weights: Weights) -> list[str]:
+def mismatches(net: WeightsTarget, weights: Weights) -> list[str]:
     """What `copy_trained_layers` would raise, a message for every layer of the file."""
     try:
         weights = weights_for(net, weights)
@@ -89,7 +89,11 @@ def mismatches(net: Target, weights: Weights) -> list[str]:
 
 
 def _plan_entry(
-    net: Target, weights: Weights, index: int, targets: dict[str, Step], merged: dict[str, Step]
+    net: WeightsTarget,
+    weights: Weights,
+    index: int,
+    targets: dict[str, Step],
+    merged: dict[str, Step],
 ) -> Plan | None:
     """Where the blobs of one layer of the file go; None if the net has no such layer."""
     entry = weights.layers[index]
@@ -106,7 +110,9 @@ def _plan_entry(
     return _plan_layer(net, weights, index, entry, target)
 
 
-def _plan_layer(net: Target, weights: Weights, index: int, entry: LayerEntry, step: Step) -> Plan:
+def _plan_layer(
+    net: WeightsTarget, weights: Weights, index: int, entry: LayerEntry, step: Step
+) -> Plan:
     blobs = raw_blobs(step.layer)
     plan: Plan = []
     have = len(entry.blobs)
@@ -144,7 +150,9 @@ def _plan_scale(weights: Weights, index: int, entry: LayerEntry, norm: Step) -> 
     return plan
 
 
-def _plan_hdf5(net: Target, weights: Weights, index: int, entry: LayerEntry, step: Step) -> Plan:
+def _plan_hdf5(
+    net: WeightsTarget, weights: Weights, index: int, entry: LayerEntry, step: Step
+) -> Plan:
     """HDF5 files hold owners only: a blob may be missing where another layer owns it here too."""
     blobs = raw_blobs(step.layer)
     owned = {id(p.tensor) for p in net.learnable if p.layer == step.node.name}
@@ -214,7 +222,7 @@ def copy_into(target: torch.Tensor, values: np.ndarray) -> None:
     target.copy_(torch.from_numpy(np.require(owned, requirements="W")).view(target.shape))
 
 
-def _scale_behind(net: Target, norm: Step) -> Step | None:
+def _scale_behind(net: WeightsTarget, norm: Step) -> Step | None:
     """The Scale layer with one bottom that reads this BatchNorm's top first, if there is one."""
     after = net.steps[net.steps.index(norm) + 1 :]
     for step in after:
@@ -224,7 +232,7 @@ def _scale_behind(net: Target, norm: Step) -> Step | None:
     return None
 
 
-def _norm_factors(net: Target, weights: Weights, targets: dict[str, Step]) -> None:
+def _norm_factors(net: WeightsTarget, weights: Weights, targets: dict[str, Step]) -> None:
     """NVIDIA's BatchNorm stores the statistics themselves: divide a BVLC file's sums."""
     if net.profile.batch_norm != "averages":
         return

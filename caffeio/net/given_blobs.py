@@ -12,13 +12,13 @@ from math import prod
 import numpy as np
 
 from caffeio.layers.base import BlobSpec, Shape
-from caffeio.net.graph import Node
+from caffeio.net.graph import LayerNode
 from caffeio.ops.module import Layer
 from caffeio.proto import caffe_pb2 as pb
 from caffeio.shape_text import caffe_shape
 
 
-def take_given_blobs(node: Node, layer: Layer, *, is_text: bool) -> None:
+def take_given_blobs(node: LayerNode, layer: Layer, *, is_text: bool) -> None:
     """Let the layer begin with the blobs of the net's message.
 
     Those of a binary net tell only shapes, for its values are elsewhere: they are passed over.

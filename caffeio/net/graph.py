@@ -12,11 +12,12 @@ from dataclasses import dataclass, field
 
 from caffeio.errors import Locator, NetError
 from caffeio.net.wiring_errors import unknown_bottom
+from caffeio.profiles import BVLC, Profile
 from caffeio.proto import caffe_pb2 as pb
 
 
 @dataclass(eq=False)
-class Node:
+class LayerNode:
     """One layer that takes part: its LayerParameter is a copy that may be changed by set-up."""
 
     param: pb.LayerParameter
@@ -58,14 +59,14 @@ class Node:
 
 
 @dataclass
-class Graph:
+class NetGraph:
     """The layers of one net in one state, in the order in which they run."""
 
     name: str
     phase: str  # "TRAIN" or "TEST"
     level: int
     stages: tuple[str, ...]
-    nodes: list[Node] = field(default_factory=list)
+    nodes: list[LayerNode] = field(default_factory=list)
     inputs: list[str] = field(default_factory=list)  # tops of Input layers, in order
     outputs: list[str] = field(default_factory=list)  # tops nobody consumes, sorted by bytes
     force_backward: bool = False
@@ -118,13 +119,13 @@ def build_graph(
     state: pb.NetState | None = None,
     locate: Locator | None = None,
     is_text: bool = False,
-    merge_scales: bool = False,
-) -> Graph:
+    profile: Profile = BVLC,
+) -> NetGraph:
     """Filter the layers of an upgraded `net` by state, insert splits, check the wiring.
 
-    `state` overrides phase, level and stages (a solver merges states of its own). `merge_scales`
-    lets every BatchNorm take in the Scale behind it, as Intel's MKL-DNN engine does.
-    `locate(i)` gives the place of layer i in its file. `is_text`: see Graph. Raises NetError.
+    `state` overrides phase, level and stages (a solver merges states of its own). Where `profile`
+    says so, every BatchNorm takes in the Scale behind it, as Intel's MKL-DNN engine does.
+    `locate(i)` gives the place of layer i in its file. `is_text`: see NetGraph. Raises NetError.
     """
     if state is None:
         state = net_state(net, phase, level, stages)
@@ -136,10 +137,10 @@ def build_graph(
             copy = pb.LayerParameter()
             copy.CopyFrom(layer)
             names[copy.name] += 1
-            nodes.append(Node(copy, spot, index, number=names[copy.name]))
-    if merge_scales:
+            nodes.append(LayerNode(copy, spot, index, number=names[copy.name]))
+    if profile.merge_batch_norm_scale:
         nodes = _merge_scales(nodes)
-    graph = Graph(
+    graph = NetGraph(
         net.name,
         pb.Phase.Name(state.phase),
         state.level,
@@ -153,7 +154,7 @@ def build_graph(
     return graph
 
 
-def _merge_scales(nodes: list[Node]) -> list[Node]:
+def _merge_scales(nodes: list[LayerNode]) -> list[LayerNode]:
     """Join each BatchNorm with the one-bottom Scale that reads its top first.
 
     The Scale's specs and fillers are lost, as they are in Intel Caffe: scale and shift become
@@ -197,7 +198,9 @@ def split_name(blob: str, layer: str, index: int) -> str:
     return f"{blob}_{layer}_{index}_split"
 
 
-def _insert_splits(nodes: list[Node], message: pb.NetParameter, state: pb.NetState) -> list[Node]:
+def _insert_splits(
+    nodes: list[LayerNode], message: pb.NetParameter, state: pb.NetState
+) -> list[LayerNode]:
     """Put a Split behind every top that is read more than once (its loss counts as a reader)."""
     producer: dict[str, tuple[int, int]] = {}  # blob name -> its latest (layer, top)
     source_of: dict[tuple[int, int], tuple[int, int]] = {}  # (layer, bottom) -> (layer, top)
@@ -218,7 +221,7 @@ def _insert_splits(nodes: list[Node], message: pb.NetParameter, state: pb.NetSta
                 readers[i, j] = readers.get((i, j), 0) + 1
 
     split_losses = {key[0] for key in loss_weight if readers[key] > 1}
-    out: list[Node] = []
+    out: list[LayerNode] = []
     given: dict[tuple[int, int], int] = {}  # how many tops of this split are taken
     names = [list(node.param.top) for node in nodes]
     for i, node in enumerate(nodes):
@@ -241,19 +244,21 @@ def _insert_splits(nodes: list[Node], message: pb.NetParameter, state: pb.NetSta
     return out
 
 
-def _split_node(node: Node, blob: str, index: int, count: int, weight: float | None) -> Node:
+def _split_node(
+    node: LayerNode, blob: str, index: int, count: int, weight: float | None
+) -> LayerNode:
     name = split_name(blob, node.name, index)
     param = pb.LayerParameter(name=name, type="Split", bottom=[blob])
     param.top.extend(f"{name}_{k}" for k in range(count))
     if weight:
         param.loss_weight.extend([weight] + [0.0] * (count - 1))
-    return Node(param, node.where)
+    return LayerNode(param, node.where)
 
 
-def _wire(graph: Graph) -> None:
+def _wire(graph: NetGraph) -> None:
     """Find in-place tops, inputs and outputs; refuse a top that two layers make."""
     available: set[str] = set()
-    made_by: dict[str, Node] = {}
+    made_by: dict[str, LayerNode] = {}
     for node in graph.nodes:
         param = node.param
         if len(param.propagate_down) not in (0, len(param.bottom)):

@@ -21,7 +21,7 @@ from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
 from caffeio.net.step import Step, raw_blobs
-from caffeio.ops.backward import Backward, Memory, autograd
+from caffeio.ops.backward import Backward, LayerMemory, autograd
 from caffeio.ops.tracing import outside_graphs
 
 if TYPE_CHECKING:
@@ -89,7 +89,7 @@ class _OnMemory(Function):
             for i, shape in enumerate(ctx.shapes[0])
         ]
         needs = ctx.needs_input_grad[3:]
-        memory = Memory(
+        memory = LayerMemory(
             step.layer,
             [_content(contents, *pair) for pair in zip(use.bottoms, ctx.shapes[0], strict=True)],
             [_content(contents, *pair) for pair in zip(use.tops, ctx.shapes[1], strict=True)],

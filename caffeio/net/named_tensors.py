@@ -15,13 +15,13 @@ from caffeio.proto.weights.blob_names import blob_names
 from caffeio.proto.weights.mapping import TENSORS, LayerEntry, Weights
 
 
-class Built(Protocol):
+class NamedNet(Protocol):
     """What is asked of the net that the weights are for."""
 
     steps: list[Step]
 
 
-def weights_for(net: Built, weights: Weights) -> Weights:
+def weights_for(net: NamedNet, weights: Weights) -> Weights:
     """The weights by the net's layers: those of a PyTorch module get Caffe's forms and layers.
 
     A module's BatchNorm becomes a BatchNorm and the Scale behind it, for example. Tensors that have
@@ -33,7 +33,7 @@ def weights_for(net: Built, weights: Weights) -> Weights:
     return _in_order(net, weights) if weights.format in TENSORS else weights
 
 
-def _in_order(net: Built, weights: Weights) -> Weights:
+def _in_order(net: NamedNet, weights: Weights) -> Weights:
     """The weights with the blobs of a layer in the order in which the net's layer has these names.
 
     An LSTM's state_dict has names of its own, which no file keeps in order.
@@ -59,7 +59,7 @@ def _in_order(net: Built, weights: Weights) -> Weights:
     return replace(weights, layers=layers, fetch=fetch)
 
 
-def _layers(net: Built) -> pb.NetParameter:
+def _layers(net: NamedNet) -> pb.NetParameter:
     """The net's layers without their blobs; a Scale that a BatchNorm has taken in stands behind."""
     found = pb.NetParameter()
     for step in net.steps:

@@ -29,7 +29,7 @@ from caffeio.net.builder import (
     refusal_forward,
 )
 from caffeio.net.copy_weights import copy_trained_layers
-from caffeio.net.graph import Graph
+from caffeio.net.graph import NetGraph
 from caffeio.net.memory import (
     Contents,
     needs_memory,
@@ -79,7 +79,7 @@ class Net(nn.Module):
 
     def __init__(
         self,
-        graph: Graph,
+        graph: NetGraph,
         *,
         profile: Profile = BVLC,
         sources: Mapping[str, DataSource] | None = None,

@@ -24,6 +24,7 @@ from caffeio.net.watch import Watch
 from caffeio.ops.batch_norm import fused_batch_norm_scale
 from caffeio.ops.folded_conv import FoldedConvolution, can_fold
 from caffeio.ops.pooling import PoolAtShape
+from caffeio.ops.quick_dense import QuickDense
 
 
 def can_prepare(net_phase: str, steps: Sequence[Step], memory: MemoryPlan) -> bool:
@@ -273,19 +274,12 @@ def _call_directly(program: Program) -> None:
             operation.run = partial(torch.softmax, dim=layer.dim)
         plain = type_name == "InnerProduct" and not layer.transpose and not layer.relu
         if plain and layer.start == 1:
-            bias = layer.blobs[1] if len(layer.blobs) > 1 else None
-            operation.run = partial(_dense, layer=layer, weight=layer.blobs[0], bias=bias)
+            operation.run = QuickDense(layer)
         if type_name == "Pooling" and not (layer.is_global and layer.method == "AVE"):
             operation.run = PoolAtShape(layer)
 
 
-def _dense(x: Tensor, *, layer: Any, weight: Tensor, bias: Tensor | None) -> Tensor:
-    if x.shape[1:].numel() != layer.inputs:
-        layer.forward(x)  # says what is wrong
-    return torch.nn.functional.linear(x.flatten(1), weight, bias)
-
-
-class Written(Protocol):
+class PreparableNet(Protocol):
     """What is asked of the net that is prepared."""
 
     steps: list[Step]
@@ -318,7 +312,7 @@ class Written(Protocol):
 class Inference:
     """The prepared form of one net, made when it first runs."""
 
-    def __init__(self, net: Written) -> None:
+    def __init__(self, net: PreparableNet) -> None:
         self._net = weakref.proxy(net)
         self._possible = can_prepare(net.phase, net.steps, plan_memory(net.steps, gradients=False))
         self._on_gpu = any(blob.is_cuda for blob in self._blobs())

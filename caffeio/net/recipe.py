@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Self
 
 from caffeio.errors import CaffeIOError, Locator, NetError
 from caffeio.memory import collector_paused
-from caffeio.net.graph import Graph, build_graph, net_state
+from caffeio.net.graph import NetGraph, build_graph, net_state
 from caffeio.net.unknown_fields import of_active_layers, refuse_unknown
 from caffeio.profiles import Profile, choose_profile
 from caffeio.proto import caffe_pb2 as pb
@@ -138,14 +138,14 @@ class NetRecipe:
         check_sources(self.graph(), self.profile, self.search_path)
 
     @collector_paused()
-    def graph(self) -> Graph:
+    def graph(self) -> NetGraph:
         """The layers that take part, wired, with splits; as the profile merges them."""
         return build_graph(
             self.message,
             state=self.state,
             locate=self.locate,
             is_text=self.is_text,
-            merge_scales=self.profile.merge_batch_norm_scale,
+            profile=self.profile,
         )
 
     @collector_paused()
@@ -156,7 +156,7 @@ class NetRecipe:
         rng: torch.Generator | CaffeRng | None = None,
         data: Options | None = None,
         missing_data_ok: bool = False,
-        graph: Graph | None = None,
+        graph: NetGraph | None = None,
         net_class: type[Net] | None = None,
         weights: Iterable[Weights] = (),
     ) -> Net:

@@ -14,7 +14,7 @@ from caffeio.layers.python.native import native_class
 from caffeio.layers.registry import find
 from caffeio.layers.sources import Record
 from caffeio.net.checks import Refusal, SharedParams, wrong_counts, wrong_params, wrong_weights
-from caffeio.net.graph import Graph, Node
+from caffeio.net.graph import LayerNode, NetGraph
 from caffeio.profiles import BVLC, Profile
 from caffeio.proto import caffe_pb2 as pb
 
@@ -106,16 +106,16 @@ def class_asked(param: pb.LayerParameter, type_name: str = "") -> type[LayerType
 class NetShapes:
     """What is known of a net's blobs without running it; lists are in the order of graph.nodes."""
 
-    graph: Graph
+    graph: NetGraph
     layers: list[LayerShapes] = field(default_factory=list)
     blobs: dict[str, Shape | None] = field(default_factory=dict)  # last value of an in-place chain
     guessed: dict[str, str] = field(default_factory=dict)  # data layer -> where its shapes are from
-    errors: list[tuple[Node, str]] = field(default_factory=list)  # of layers, by themselves
-    refusals: list[tuple[Node, Refusal]] = field(default_factory=list)  # of the net
+    errors: list[tuple[LayerNode, str]] = field(default_factory=list)  # of layers, by themselves
+    refusals: list[tuple[LayerNode, Refusal]] = field(default_factory=list)  # of the net
     owned: list[tuple[Shape, ...]] = field(default_factory=list)  # blobs less those shared
 
     @property
-    def problems(self) -> list[tuple[Node, str]]:
+    def problems(self) -> list[tuple[LayerNode, str]]:
         """Why the net cannot be built, in the errors' own words: by layers, in their order."""
         found = self.errors + [(node, refusal.text(node)) for node, refusal in self.refusals]
         places = {id(node): i for i, node in enumerate(self.graph.nodes)}
@@ -161,7 +161,7 @@ class NetShapes:
 
 
 def infer_net(
-    graph: Graph,
+    graph: NetGraph,
     input_shapes: Mapping[str, Sequence[int]] | None = None,
     *,
     profile: Profile = BVLC,
@@ -195,7 +195,7 @@ def infer_net(
     return result
 
 
-def _may_be_given(node: Node) -> bool:
+def _may_be_given(node: LayerNode) -> bool:
     """Whether a layer's top shapes may be given: it reads data, or its type is not known."""
     cls = class_asked(node.param)
     return cls is None or cls.is_source or cls.runs_code
@@ -213,7 +213,7 @@ def parameters_of(param: pb.LayerParameter, shapes: LayerShapes) -> int | None:
 
 def _of_layer(
     result: NetShapes,
-    node: Node,
+    node: LayerNode,
     profile: Profile,
     folders: Sequence[str],
     record: Record | None,
@@ -248,7 +248,7 @@ def _of_layer(
 
 
 def _key(
-    node: Node, cls: type[LayerType] | None, bottoms: Sequence[Shape | None], count: int
+    node: LayerNode, cls: type[LayerType] | None, bottoms: Sequence[Shape | None], count: int
 ) -> Key | None:
     """What decides a layer's shapes: all but its name and its blobs'; None if it is not known."""
     if cls is None or cls.is_source or cls.runs_code or not cls.__module__.startswith(_OURS):
@@ -260,7 +260,7 @@ def _key(
     return param.SerializeToString(), tuple(bottoms), count, 0 in node.in_place
 
 
-def _owned(node: Node, shapes: LayerShapes, names: set[str]) -> tuple[Shape, ...]:
+def _owned(node: LayerNode, shapes: LayerShapes, names: set[str]) -> tuple[Shape, ...]:
     """The blobs of a layer that no earlier layer shares by name."""
     own = []
     for index, blob in enumerate(shapes.blobs):

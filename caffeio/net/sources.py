@@ -8,12 +8,12 @@ from caffeio.data import SOURCE_TYPES, DataSource, Options, open_source
 from caffeio.data.base import SourceContext
 from caffeio.errors import CaffeIOError, DataError
 from caffeio.layers.registry import batch_message
-from caffeio.net.graph import Graph
+from caffeio.net.graph import NetGraph
 from caffeio.profiles import Profile
 
 
 def open_sources(
-    graph: Graph,
+    graph: NetGraph,
     profile: Profile,
     search_path: Sequence[str],
     options: Options,
@@ -55,7 +55,7 @@ def close_sources(sources: Mapping[str, DataSource]) -> None:
         source.close()
 
 
-def check_sources(graph: Graph, profile: Profile, search_path: Sequence[str]) -> None:
+def check_sources(graph: NetGraph, profile: Profile, search_path: Sequence[str]) -> None:
     """Raise DataError if a data layer names a source or a mean file that is not there.
 
     Nothing is opened, and no torch is needed.

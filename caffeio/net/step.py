@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from caffeio.net.graph import Node
+from caffeio.net.graph import LayerNode
 from caffeio.net.overwritten import Use
 from caffeio.ops.module import Layer
 
@@ -36,7 +36,7 @@ class LearnableParam:
 class Step:
     """One layer and its place in the net."""
 
-    node: Node
+    node: LayerNode
     layer: Layer
     bottoms: tuple[str, ...]
     tops: tuple[str, ...]

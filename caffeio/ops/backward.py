@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(eq=False)
-class Memory:
+class LayerMemory:
     """What one layer's Backward sees: the data and gradients of its blobs."""
 
     layer: Any
@@ -52,7 +52,7 @@ class Backward:
         """Return what the layer keeps of its forward in memory of its own."""
 
     @staticmethod
-    def run(m: Memory) -> None:
+    def run(m: LayerMemory) -> None:
         """Write `m.bottom_diffs`."""
         raise NotImplementedError
 
@@ -61,7 +61,7 @@ class ReLU(Backward):
     """top_diff * (1 above 0, else the slope): nan stays nan."""
 
     @staticmethod
-    def run(m: Memory) -> None:
+    def run(m: LayerMemory) -> None:
         x = m.bottoms[0]
         torch.mul(m.top_diffs[0], (x > 0) + m.layer.slope * (x <= 0), out=m.bottom_diffs[0])
 
@@ -70,7 +70,7 @@ class Clip(Backward):
     """top_diff * (1 from min to max, else 0): nan stays nan."""
 
     @staticmethod
-    def run(m: Memory) -> None:
+    def run(m: LayerMemory) -> None:
         low, high = m.layer.limits
         inside = (m.bottoms[0] >= low) & (m.bottoms[0] <= high)
         torch.mul(m.top_diffs[0], inside, out=m.bottom_diffs[0])
@@ -80,7 +80,7 @@ class Sigmoid(Backward):
     """top_diff * y * (1 - y)."""
 
     @staticmethod
-    def run(m: Memory) -> None:
+    def run(m: LayerMemory) -> None:
         y = m.tops[0]
         m.bottom_diffs[0].copy_((m.top_diffs[0] * y).double() * (1 - y.double()))
 
@@ -89,7 +89,7 @@ class BNLL(Backward):
     """top_diff * e / (e + 1) with e = e^x, x at most 50."""
 
     @staticmethod
-    def run(m: Memory) -> None:
+    def run(m: LayerMemory) -> None:
         e = m.bottoms[0].clamp(max=50).double().exp_().to(m.bottoms[0].dtype)
         m.bottom_diffs[0].copy_((m.top_diffs[0] * e).double() / (e.double() + 1))
 
@@ -98,7 +98,7 @@ class TanH(Backward):
     """top_diff * (1 - y^2)."""
 
     @staticmethod
-    def run(m: Memory) -> None:
+    def run(m: LayerMemory) -> None:
         y = m.tops[0]
         torch.mul(m.top_diffs[0], 1 - y * y, out=m.bottom_diffs[0])
 
@@ -107,7 +107,7 @@ class ELU(Backward):
     """top_diff where x > 0, else top_diff * (alpha + y)."""
 
     @staticmethod
-    def run(m: Memory) -> None:
+    def run(m: LayerMemory) -> None:
         alpha, scale = m.layer.alpha, m.layer.scale
         slope = torch.where(m.bottoms[0] > 0, scale, m.tops[0] + alpha * scale)
         torch.mul(m.top_diffs[0], slope, out=m.bottom_diffs[0])
@@ -117,7 +117,7 @@ class Exp(Backward):
     """top_diff * y * ln(base) * scale."""
 
     @staticmethod
-    def run(m: Memory) -> None:
+    def run(m: LayerMemory) -> None:
         torch.mul(m.tops[0], m.top_diffs[0], out=m.bottom_diffs[0])
         m.bottom_diffs[0].mul_(m.layer.inner)
 
@@ -132,7 +132,7 @@ class Swish(Backward):
         return s
 
     @staticmethod
-    def run(m: Memory) -> None:
+    def run(m: LayerMemory) -> None:
         y = (m.layer.beta * m.tops[0]).double()
         m.bottom_diffs[0].copy_(m.top_diffs[0].double() * (y + m.kept.double() * (1 - y)))
 
@@ -141,7 +141,7 @@ class Softmax(Backward):
     """(top_diff - sum of top_diff * y) * y."""
 
     @staticmethod
-    def run(m: Memory) -> None:
+    def run(m: LayerMemory) -> None:
         diff, y = m.bottom_diffs[0], m.tops[0]
         diff.copy_(m.top_diffs[0])
         diff.sub_(dots(diff, y, m.layer.dim)).mul_(y)
@@ -151,7 +151,7 @@ class Log(Backward):
     """top_diff * scale / ln(base) / (shift + scale * x); in place that factor, squared."""
 
     @staticmethod
-    def run(m: Memory) -> None:
+    def run(m: LayerMemory) -> None:
         layer, diff = m.layer, m.bottom_diffs[0]
         diff.copy_(m.bottoms[0]).mul_(layer.scale).add_(layer.shift)
         diff.reciprocal_().mul_(layer.scale * layer.outer)
@@ -162,7 +162,7 @@ class Power(Backward):
     """top_diff * power * scale * y / (shift + scale * x); in place that factor, squared."""
 
     @staticmethod
-    def run(m: Memory) -> None:
+    def run(m: LayerMemory) -> None:
         layer, diff, x = m.layer, m.bottom_diffs[0], m.bottoms[0]
         factor = layer.power * layer.scale
         if factor == 0 or layer.power == 1:
@@ -191,14 +191,14 @@ class LRN(Backward):
         return mean.mul_(layer.alpha).add_(1)
 
     @staticmethod
-    def run(m: Memory) -> None:
+    def run(m: LayerMemory) -> None:
         if m.layer.across:
             LRN._across(m)
         else:
             LRN._within(m)
 
     @staticmethod
-    def _across(m: Memory) -> None:
+    def _across(m: LayerMemory) -> None:
         layer, diff, scale = m.layer, m.bottom_diffs[0], m.kept
         factor = 2 * layer.alpha * layer.beta / layer.size
         if is_exact(diff) and is_short(diff, layer.size):
@@ -215,7 +215,7 @@ class LRN(Backward):
         diff.addcmul_(m.bottoms[0], around, value=-factor)
 
     @staticmethod
-    def _within(m: Memory) -> None:
+    def _within(m: LayerMemory) -> None:
         layer, x, scale = m.layer, m.bottoms[0], m.kept
         y = power(scale, -layer.beta)
         direct = m.top_diffs[0] * y
@@ -235,7 +235,7 @@ class MVN(Backward):
         return standardize(x, layer.dims, True, layer.eps)[1]
 
     @staticmethod
-    def run(m: Memory) -> None:
+    def run(m: LayerMemory) -> None:
         dims, y, grad = m.layer.dims, m.tops[0], m.top_diffs[0]
         diff = m.bottom_diffs[0].view(grad.shape)
         if not m.layer.normalize_variance:
@@ -269,7 +269,7 @@ class Eltwise(Backward):
         return winner
 
     @staticmethod
-    def run(m: Memory) -> None:
+    def run(m: LayerMemory) -> None:
         grad, layer = m.top_diffs[0], m.layer
         for i, (diff, propagate_down) in enumerate(
             zip(m.bottom_diffs, m.propagate_down, strict=True)
@@ -295,7 +295,7 @@ class LSTMUnit(Backward):
     """One step of an LSTM with the cell state that lies in the top."""
 
     @staticmethod
-    def run(m: Memory) -> None:
+    def run(m: LayerMemory) -> None:
         c_prev, gates, cont = m.bottoms
         acts, _, _ = unit_forward(gates, c_prev, cont.unsqueeze(-1))
         grad_gates, grad_c = unit_backward(acts, c_prev, m.tops[0], *m.top_diffs)
@@ -307,7 +307,7 @@ def _float(value: float) -> float:
     return torch.tensor(value).item()
 
 
-def autograd(m: Memory, params: Sequence[Tensor]) -> list[Tensor | None]:
+def autograd(m: LayerMemory, params: Sequence[Tensor]) -> list[Tensor | None]:
     """Gradients of bottoms and params by autograd, at what lies in the bottoms' memory."""
     with torch.enable_grad():
         bottoms = [

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
-from caffeio.ops.backward import Backward, Memory
+from caffeio.ops.backward import Backward, LayerMemory
 
 if TYPE_CHECKING:
     from caffeio.layers.base import LayerType
@@ -44,7 +44,7 @@ class _Exact(Function):
             return (None, None, *[next(found) if want else None for want in needs_gradient])
         diffs = [torch.zeros_like(x, memory_format=torch.contiguous_format) for x in bottoms]
         ctx.kernel.run(
-            Memory(
+            LayerMemory(
                 ctx.layer, bottoms, [y], [grads[0].contiguous()], diffs, needs_gradient, ctx.kept
             )
         )

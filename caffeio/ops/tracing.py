@@ -89,7 +89,8 @@ def _in_turn(hits: Tensor, valid: Tensor) -> Tensor:
 def scripted() -> Any:
     """Return the loop as TorchScript; torch calls that deprecated, as it does torch.jit.trace."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)
+        for kind in (DeprecationWarning, FutureWarning):  # until torch 2.13, from 2.14 on
+            warnings.simplefilter("ignore", kind)
         return torch.jit.script(_in_turn)
 
 

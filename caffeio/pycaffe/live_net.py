@@ -17,7 +17,7 @@ from caffeio.errors import CaffeIOError
 from caffeio.layers import LayerContext
 from caffeio.layers.python.native import native_class
 from caffeio.net.builder import Assembler, check_param_specs, loss_weights
-from caffeio.net.graph import Graph, Node
+from caffeio.net.graph import LayerNode, NetGraph
 from caffeio.net.net import Net
 from caffeio.net.step import Step, Trace, raw_blobs
 from caffeio.proto import caffe_pb2 as pb
@@ -34,8 +34,6 @@ from caffeio.pycaffe.weight_runners import ScaleRunner
 from caffeio.shape_text import caffe_shape
 
 Hook = Callable[[int], Any]
-# Their Backward computes all gradients, whether propagate_down and lr_mult ask for them or not.
-HEEDLESS = frozenset(("BatchNorm", "LSTM", "RNN"))
 HOOKS = ("before_forward", "after_forward", "before_backward", "after_backward")
 
 
@@ -51,7 +49,7 @@ class LiveAssembler(Assembler):
         self.live: dict[str, Blob] = {}
         self.wires: list[tuple[list[Blob], list[Blob]]] = []
 
-    def build(self, node: Node) -> Step:
+    def build(self, node: LayerNode) -> Step:
         """Make the layer of `node` and its blobs."""
         bottoms = [self.live[name] for name in node.param.bottom if name in self.live]
         if self._is_live_python(node):
@@ -66,12 +64,12 @@ class LiveAssembler(Assembler):
         self.wires.append((bottoms, tops))
         return step
 
-    def _is_live_python(self, node: Node) -> bool:
+    def _is_live_python(self, node: LayerNode) -> bool:
         if node.type != "Python":
             return False
         return native_class(node.param) is None or is_users(node.param, self.search_path)
 
-    def _build_python(self, node: Node, bottoms: list[Blob]) -> tuple[Step, list[Blob]]:
+    def _build_python(self, node: LayerNode, bottoms: list[Blob]) -> tuple[Step, list[Blob]]:
         param = node.param
         if not param.HasField("phase"):
             param.phase = pb.TRAIN if self.graph.phase == "TRAIN" else pb.TEST
@@ -112,7 +110,7 @@ class LiveNet(Net):
     which read and write `live[name].data` and `.diff`.
     """
 
-    def __init__(self, graph: Graph, **options: Any) -> None:
+    def __init__(self, graph: NetGraph, **options: Any) -> None:
         super().__init__(graph, **{**options, "allow_python": True})
         self.recording = graph.phase == "TRAIN" or graph.force_backward
         self.hooks: dict[str, list[Hook]] = {name: [] for name in HOOKS}
@@ -187,9 +185,9 @@ class LiveNet(Net):
                 (learn or force) and not spec.statistic
                 for learn, spec in zip(step.param_needs_gradient, layer.blob_specs, strict=True)
             ]
-            if runner.needed and step.node.type in HEEDLESS:
+            if runner.needed and not layer.heeds_propagate_down:
                 runner.bottom_needs_gradient = [i != 1 for i in range(len(runner.bottoms))]
-                if step.node.type != "BatchNorm":
+                if layer.learns_all:
                     runner.param_needs_gradient = [True] * len(runner.params)
             for i, need in enumerate(runner.param_needs_gradient):
                 raw_blobs(layer)[i].requires_grad_(need)

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from caffeio.proto.caffe_pb2 import LayerParameter
 
 
-class Phase(int):
+class PhaseNumber(int):
     """A layer's phase: a number in BVLC; the R-CNN forks' layers use `str(self.phase)`, "TRAIN"."""
 
     def __str__(self) -> str:
@@ -45,7 +45,7 @@ class LivePython(Layer):
         self.code.blobs = BlobVec()
         self.code.param_str = self.param.python_param.param_str
         self.code.param_str_ = self.code.param_str  # its name before 2015
-        self.code.phase = Phase(0 if self.train_phase else 1)
+        self.code.phase = PhaseNumber(0 if self.train_phase else 1)
         self.code.setup(list(bottoms), list(tops))
         self.code.reshape(list(bottoms), list(tops))
         for i, blob in enumerate(self.code.blobs):

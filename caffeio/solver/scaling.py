@@ -33,7 +33,7 @@ COUNTS = (
 
 
 @dataclass(frozen=True)
-class FieldChange:
+class ScaledField:
     """One value of a solver field before and after; `index` is None for a single field."""
 
     field: str
@@ -60,7 +60,7 @@ def scale_solver(
     rule: str = "linear",
     starts: bool = False,
     tests_shared: bool = True,
-) -> list[FieldChange]:
+) -> list[ScaledField]:
     """Return what has to change in `solver` when an update takes `factor` times as many images.
 
     `rule` says how rates grow: "linear", "sqrt" (for adaptive solvers), "none". With `starts` the
@@ -79,17 +79,17 @@ def scale_solver(
     return [change for change in changes if change.new != change.old]
 
 
-def _rates(solver: SolverParameter, gain: float, starts: bool) -> Iterator[FieldChange]:
+def _rates(solver: SolverParameter, gain: float, starts: bool) -> Iterator[ScaledField]:
     for name in RATES:
         for index, old in _values(solver, name):
-            yield FieldChange(name, index, old, _rounded(old * gain))
+            yield ScaledField(name, index, old, _rounded(old * gain))
     for name in ("warmup_start_lr", "rampup_lr"):
         for index, old in _values(solver, name):
             if not starts:
-                yield FieldChange(name, index, old, _rounded(old * gain))
+                yield ScaledField(name, index, old, _rounded(old * gain))
 
 
-def _counts(solver: SolverParameter, factor: float, names: Iterable[str]) -> Iterator[FieldChange]:
+def _counts(solver: SolverParameter, factor: float, names: Iterable[str]) -> Iterator[ScaledField]:
     for name in names:
         for index, old in _values(solver, name):
             exact = old / factor
@@ -97,18 +97,18 @@ def _counts(solver: SolverParameter, factor: float, names: Iterable[str]) -> Ite
             new = max(math.ceil(exact - 1e-9) if up else round(exact), 1) if old else 0
             off = abs(new - exact) / exact if exact else 0.0
             note = f"{100 * off:.0f} % off: {exact:.2f} is no whole number" if off > 0.02 else ""
-            yield FieldChange(name, index, int(old), new, note)
+            yield ScaledField(name, index, int(old), new, note)
 
 
-def _policy(solver: SolverParameter, factor: float) -> Iterator[FieldChange]:
+def _policy(solver: SolverParameter, factor: float) -> Iterator[ScaledField]:
     """Fields that count by the single update: gamma of exp, inv and sigmoid."""
     if not solver.HasField("gamma") or not solver.HasField("lr_policy"):
         return
     old = float(f"{solver.gamma:.7g}")
     if solver.lr_policy == "exp":
-        yield FieldChange("gamma", None, old, _rounded(old**factor))
+        yield ScaledField("gamma", None, old, _rounded(old**factor))
     elif solver.lr_policy in ("inv", "sigmoid"):
-        yield FieldChange("gamma", None, old, _rounded(old * factor))
+        yield ScaledField("gamma", None, old, _rounded(old * factor))
 
 
 def _values(solver: SolverParameter, name: str) -> Iterator[tuple[int | None, float]]:

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from caffeio.errors import CaffeIOError
 from caffeio.log.glog import Log
 from caffeio.net.batch_norm_folding import Folded, fold_batch_norms
-from caffeio.net.graph import Node, is_included, state_meets_rule
+from caffeio.net.graph import LayerNode, is_included, state_meets_rule
 from caffeio.net.net import Net, Step
 from caffeio.net.recipe import NetRecipe
 from caffeio.net.step import shown as blob_name
@@ -240,7 +240,7 @@ def _log_source(log: Log, net: Net, step: Step, param: pb.LayerParameter) -> Non
     log_window_mean(log, param)
 
 
-def _log_database(log: Log, net: Net, node: Node) -> None:
+def _log_database(log: Log, net: Net, node: LayerNode) -> None:
     """Intel's reader thread opens the database, a little later than BVLC's layer."""
     param = node.param
     if node.key in net.sources and param.type in ("Data", "AnnotatedData"):

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from caffeio.converters.convert import conversions
 from caffeio.converters.convert.certificate import write_certificate
-from caffeio.converters.convert.forgotten import require_weights
+from caffeio.converters.convert.forgotten import refuse_forgotten_weights
 from caffeio.converters.convert.pictures import told_preprocessing
 from caffeio.converters.convert.place import staged
 from caffeio.converters.kinds import kind_of
@@ -83,7 +83,7 @@ def convert(
                 f"{_title(start)} to {_title(job.target_format)} takes no option --{option}"
             )
     if job.kinds == ["prototxt"] and target_format in _FOR_PICTURES:
-        require_weights(job.sources[0], job.request)
+        refuse_forgotten_weights(job.sources[0], job.request)
     with staged(job.target, job.target_format, lambda: job.request.force or job.own) as job.out:
         try:
             outcome = chosen.run(job)

@@ -15,7 +15,7 @@ from caffeio.proto import caffe_pb2 as pb
 from caffeio.proto.files import read_net
 
 
-def require_weights(path: Path, request: Request) -> None:
+def refuse_forgotten_weights(path: Path, request: Request) -> None:
     """Raise UnsupportedError for a net whose layers have learned weights, given without any."""
     if request.untrained or request.input_blob or request.output_blob:
         return

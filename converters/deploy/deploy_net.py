@@ -46,6 +46,25 @@ class DeployOptions:
     untrained: bool = False  # layers that the weights lack are no error
     need_weights: bool = False  # without any weights a net is an error, unless `untrained`
 
+    def recipe(
+        self, message: pb.NetParameter, file: NetFile, profile: Profile, shapes: Shapes
+    ) -> NetRecipe:
+        """Say how a net of (changed) layers of `file` is built; errors name their lines there.
+
+        `shapes` are those of its inputs.
+        """
+        places = {layer.name: file.locate("layer", i) for i, layer in enumerate(file.message.layer)}
+        return NetRecipe(
+            message,
+            net_state(message, "TEST", self.level, self.stages),
+            profile,
+            file.dialect,
+            search_path=folders_of(file.path),
+            locate=lambda i: places.get(message.layer[i].name, ""),
+            allow_python=self.allow_python,
+            input_shapes=shapes,
+        )
+
 
 def load_deploy_net(
     prototxt: PathLike, weights: Weights | PathLike | None, options: DeployOptions
@@ -65,16 +84,7 @@ def load_deploy_net(
     message, notes = deployed(file, arrays, options, chosen)
     notes += _cut(message, options, chosen, file)
     _check_labels(message, file.message, places)
-    net = NetRecipe(
-        message,
-        net_state(message, "TEST", options.level, options.stages),
-        chosen,
-        file.dialect,
-        search_path=folders_of(file.path),
-        locate=lambda i: places.get(message.layer[i].name, ""),
-        allow_python=options.allow_python,
-        input_shapes=options.input_shapes,
-    ).build()
+    net = options.recipe(message, file, chosen, options.input_shapes).build()
     match = fill_in(net, arrays, places)
     if arrays is not None:
         match.refuse(str(arrays.path), untrained=options.untrained)

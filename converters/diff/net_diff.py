@@ -47,7 +47,7 @@ class NetSide:
                 if out and not ruled:  # the same layers take part
                     graph = replace(out[PHASES[0]].graph, phase=phase)
                 else:
-                    graph = build_graph(self.message, phase=phase)
+                    graph = build_graph(self.message, phase=phase, profile=self.profile)
             except NetError as error:
                 self.problems[phase] = str(error)
                 continue

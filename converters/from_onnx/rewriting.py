@@ -15,7 +15,7 @@ from caffeio.net.shapes import infer_net
 from caffeio.proto import caffe_pb2 as pb
 
 
-class Writer(Protocol):
+class LayerWriter(Protocol):
     """The net while it is written: what a form asks of it."""
 
     target: Target
@@ -55,7 +55,12 @@ def form_of(target: Target, param: Any) -> Rewrite | None:
 
 
 def rewritten(
-    w: Writer, form: Rewrite, param: Any, blobs: Sequence[Array], shape: Dims, batch: int | None
+    w: LayerWriter,
+    form: Rewrite,
+    param: Any,
+    blobs: Sequence[Array],
+    shape: Dims,
+    batch: int | None,
 ) -> str:
     """Add the layers of a form; returns the blob that equals the layer's top.
 
@@ -97,7 +102,7 @@ def _fields(layer: Any) -> dict[str, Any]:
     return {f.name: value for f, value in layer.ListFields() if f.name.endswith("_param")}
 
 
-def _shapes(w: Writer, bottoms: Sequence[str], layers: Sequence[Any]) -> dict[str, Dims]:
+def _shapes(w: LayerWriter, bottoms: Sequence[str], layers: Sequence[Any]) -> dict[str, Dims]:
     """Shapes of all blobs that the layers make."""
     net = pb.NetParameter()
     for name in bottoms:

@@ -15,6 +15,7 @@ from typing import Any
 
 from caffeio.converters.from_onnx import model as models
 from caffeio.converters.from_onnx.model import Model, checked, mapped, model_of
+from caffeio.converters.programs import load_program
 from caffeio.errors import CaffeIOError, UnsupportedError
 
 _TOO_LARGE = 1_900_000_000  # bytes; protobuf cannot serialize 2 GiB
@@ -22,10 +23,8 @@ _TOO_LARGE = 1_900_000_000  # bytes; protobuf cannot serialize 2 GiB
 
 def model_of_program(path: Path) -> Model:
     """The Model of a program that torch.export.save wrote."""
-    import torch
-
     try:
-        program = torch.export.load(path)
+        program = load_program(path)
     except FileNotFoundError:
         raise CaffeIOError("there is no such file", where=str(path)) from None
     except Exception as error:  # noqa: BLE001  (zip, pickle and torch's own)

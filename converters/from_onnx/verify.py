@@ -120,7 +120,7 @@ def build_net(compiled: Compiled, batch: int | None = None, *, own: bool = False
             if layer.type == "Input":
                 layer.input_param.shape[0].dim[0] = batch
     profile = profile_of_dialect(compiled.target.dialect)
-    net = Net(build_graph(message, phase="TEST"), profile=profile)
+    net = Net(build_graph(message, phase="TEST", profile=profile), profile=profile)
     every = {id(blob) for step in net.steps for blob in step.layer.blobs}
     net.initialize(replaced=every)
     arrays = {layer.param.name: layer.blobs for layer in compiled.layers}

@@ -12,7 +12,7 @@ from caffeio.layers.base import LayerContext, LayerType, Shape
 from caffeio.layers.dims import UnknownDimError, with_unknown
 from caffeio.layers.registry import lookup
 from caffeio.net.checks import SharedParams
-from caffeio.net.graph import Node
+from caffeio.net.graph import LayerNode
 from caffeio.net.overwritten import plan_memory
 from caffeio.net.shapes import NetShapes
 from caffeio.proto import caffe_pb2 as pb
@@ -22,7 +22,7 @@ from caffeio.proto import caffe_pb2 as pb
 class _Place:
     """A layer in its net, as far as it is known without running it."""
 
-    node: Node
+    node: LayerNode
     layer: Any
     bottoms: tuple[str, ...]
     tops: tuple[str, ...]
@@ -119,7 +119,7 @@ def _places(context: NetContext, shapes: NetShapes) -> list[_Place]:
     return places
 
 
-def _layer(context: NetContext, node: Node, bottoms: list[Shape | None]) -> LayerType:
+def _layer(context: NetContext, node: LayerNode, bottoms: list[Shape | None]) -> LayerType:
     """Make the layer, set up as far as the bottoms' shapes are known."""
     param = pb.LayerParameter()
     param.CopyFrom(node.param)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from caffeio.errors import NetError
 from caffeio.layers.registry import batch_message, is_loss_type, reads_data
-from caffeio.net.graph import Graph, build_graph
+from caffeio.net.graph import NetGraph, build_graph
 from caffeio.net.shapes import LayerShapes, NetShapes, Shape, infer_net
 from caffeio.profiles import Profile
 from caffeio.proto import caffe_pb2 as pb
@@ -164,19 +164,22 @@ class NetContext(_Context):
         return self.at(code, f"layer {name!r}: {message}", "layer", index, *steps, fix=fix)
 
     @cached_property
-    def _built(self) -> tuple[dict[str, Graph], dict[str, NetError]]:
+    def _built(self) -> tuple[dict[str, NetGraph], dict[str, NetError]]:
         graphs, errors = {}, {}
         for phase in PHASES:
             try:
                 graphs[phase] = build_graph(
-                    self.message, phase=phase, locate=lambda i: self.file.locate("layer", i)
+                    self.message,
+                    phase=phase,
+                    profile=self.profile,
+                    locate=lambda i: self.file.locate("layer", i),
                 )
             except NetError as error:
                 errors[phase] = error
         return graphs, errors
 
     @property
-    def graphs(self) -> dict[str, Graph]:
+    def graphs(self) -> dict[str, NetGraph]:
         """Phase -> graph, where the net can be built."""
         return self._built[0]
 

@@ -6,10 +6,10 @@ from collections.abc import Iterator
 
 from caffeio.converters.lint.model import ERROR, Finding, NetContext, is_loss, net_rule
 from caffeio.layers.registry import may_end_type, reads_data
-from caffeio.net.graph import Graph, Node
+from caffeio.net.graph import LayerNode, NetGraph
 
 
-def reached(graph: Graph) -> set[int]:
+def reached(graph: NetGraph) -> set[int]:
     """Indices of the nodes that feed a loss."""
     maker: dict[str, int] = {}
     sources: list[list[int]] = []
@@ -65,7 +65,7 @@ def unused_top(context: NetContext) -> Iterator[Finding]:
                 yield context.layer("CIO201", node.source_index, message, "top", i)
 
 
-def _last_maker(graph: Graph, blob: str) -> Node | None:
+def _last_maker(graph: NetGraph, blob: str) -> LayerNode | None:
     return next((node for node in reversed(graph.nodes) if blob in node.tops), None)
 
 

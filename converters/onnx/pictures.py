@@ -19,7 +19,7 @@ from caffeio.converters.onnx.build import Built
 from caffeio.converters.preprocessing import DRAWING, parse_mean
 from caffeio.data.base import read_mean
 from caffeio.data.draws import NO_DRAWS
-from caffeio.data.transform.normalize import Image, Window
+from caffeio.data.transform.normalize import CropWindow, Image
 from caffeio.data.transform.transformer import Transformer
 from caffeio.errors import CaffeIOError, UnsupportedError
 from caffeio.net.recipe import folders_of
@@ -42,7 +42,7 @@ class PictureOptions:
 
 
 @dataclass
-class Pictures:
+class PictureInput:
     """How the pictures for input `blob` become what the net reads."""
 
     blob: str
@@ -51,7 +51,7 @@ class Pictures:
     order: str
 
     @property
-    def window(self) -> Window:
+    def window(self) -> CropWindow:
         """The part of a picture that the net sees."""
         picture = Image(np.zeros(self.shape[1:], np.uint8), planar=False)
         return self.transformer.place(picture, NO_DRAWS)[1]
@@ -162,7 +162,7 @@ def find_pictures(
     choices: PictureOptions,
     profile: Profile,
     inputs: dict[str, Shape],
-) -> Pictures:
+) -> PictureInput:
     """The preprocessing of the net of `file`, whose `inputs` have these shapes.
 
     Raises UnsupportedError if nothing tells it, or if it is random.
@@ -195,7 +195,7 @@ def find_pictures(
     shape = inputs[blob]
     size = choices.size or (mean.shape[1:] if mean is not None else shape[2:])
     transformer = Transformer(param, "TEST", profile=profile, mean=mean)
-    found = Pictures(blob, transformer, (shape[0], *map(int, size), shape[1]), choices.order)
+    found = PictureInput(blob, transformer, (shape[0], *map(int, size), shape[1]), choices.order)
     _check_pictures(found, shape, choices)
     return found
 
@@ -236,7 +236,7 @@ def _mean(param: pb.TransformationParameter, file: NetFile) -> np.ndarray | None
     raise UnsupportedError(f"the mean cannot be read: {problem}")
 
 
-def _check_pictures(pictures: Pictures, shape: Shape, choices: PictureOptions) -> None:
+def _check_pictures(pictures: PictureInput, shape: Shape, choices: PictureOptions) -> None:
     """Refuse pictures that do not become the net's input."""
     try:
         made = pictures.made[1:]

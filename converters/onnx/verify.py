@@ -12,9 +12,9 @@ import numpy as np
 
 from caffeio.converters.deploy.deploy_net import DeployOptions, PathLike
 from caffeio.converters.onnx.half import HALF
-from caffeio.converters.onnx.pictures import PictureOptions, Pictures, find_pictures
+from caffeio.converters.onnx.pictures import PictureInput, PictureOptions, find_pictures
 from caffeio.converters.verify.check import Checked, before_probabilities, check
-from caffeio.converters.verify.models import Model, OnnxModel
+from caffeio.converters.verify.models import OnnxModel, RunnableModel
 from caffeio.converters.verify.reference import own_data, predictions, reference_net
 from caffeio.errors import UnsupportedError
 from caffeio.net.net import Net
@@ -125,7 +125,9 @@ class _Job:
         found.notes += [note] if note else []
         return found
 
-    def _model(self, path: PathLike, shown: Sequence[str], shapes: dict[str, Shape]) -> Model:
+    def _model(
+        self, path: PathLike, shown: Sequence[str], shapes: dict[str, Shape]
+    ) -> RunnableModel:
         """The model in the program that it is for."""
         if not self.client:
             return OnnxModel(path, shown, sizes=shapes)
@@ -176,7 +178,7 @@ def _pair(kind: str, theirs: np.ndarray, ours: np.ndarray) -> tuple[np.ndarray, 
 class _Feed:
     """Pictures for the model, and for the net what becomes of them."""
 
-    def __init__(self, image: str, pictures: Pictures) -> None:
+    def __init__(self, image: str, pictures: PictureInput) -> None:
         self.image, self.pictures = image, pictures
 
     def __call__(self, at: int, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:

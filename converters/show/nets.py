@@ -16,7 +16,7 @@ from caffeio.errors import CaffeIOError, NetError
 from caffeio.layers.base import FOREIGN_FIELD
 from caffeio.layers.unread_fields import unread_fields
 from caffeio.memory import free_bytes
-from caffeio.net.graph import Graph, build_graph, is_included, net_state
+from caffeio.net.graph import NetGraph, build_graph, is_included, net_state
 from caffeio.net.shapes import NetShapes, infer_net, is_known
 from caffeio.profiles import BVLC, Profile, choose_profile
 from caffeio.proto import caffe_pb2 as pb
@@ -90,7 +90,7 @@ def load(source: Source, options: ShowOptions) -> ShownNet:
     return shown
 
 
-def _unread(graph: Graph) -> list[str]:
+def _unread(graph: NetGraph) -> list[str]:
     """Fields of data layers for which no source can be opened: a training stops there."""
     return [
         f"{node.where}: layer {node.name!r} (type {node.type}), {path}: {FOREIGN_FIELD}"
@@ -151,7 +151,7 @@ def dialect_words(file: NetFile, source: Source, given: str | None) -> str:
     return f"{found.dialect}, {100 * found.confidence:.0f} % sure{also}"
 
 
-def _graph(shown: ShownNet, options: ShowOptions) -> Graph | None:
+def _graph(shown: ShownNet, options: ShowOptions) -> NetGraph | None:
     """Build the net for the phase that was asked for, else for the first that works."""
     assert shown.file is not None
     message, locate = shown.file.message, shown.file.locate
@@ -173,6 +173,7 @@ def _graph(shown: ShownNet, options: ShowOptions) -> Graph | None:
                     level=options.level,
                     stages=options.stages,
                     locate=place,
+                    profile=shown.profile,
                 )
             except NetError as error:
                 errors.append(f"cannot be built for {phase}: {error}")

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from caffeio.converters.show.layer_summary import layer_summary
-from caffeio.net.graph import Graph, Node
+from caffeio.net.graph import LayerNode, NetGraph
 from caffeio.net.shapes import LayerShapes, NetShapes, Shape, parameters_of, product
 from caffeio.shape_text import format_shape
 
@@ -16,7 +16,7 @@ from caffeio.shape_text import format_shape
 class Part:
     """One layer of the file."""
 
-    node: Node
+    node: LayerNode
     shapes: LayerShapes
     bottoms: list[str]  # as the file names them, not the tops of Split layers
 
@@ -36,7 +36,7 @@ class LayerRow:
     readers: list[int] = field(default_factory=list)
 
     @property
-    def node(self) -> Node:
+    def node(self) -> LayerNode:
         """The first layer."""
         return self.parts[0].node
 
@@ -80,7 +80,7 @@ class LayerRow:
 class View:
     """All rows of a net in one phase."""
 
-    graph: Graph
+    graph: NetGraph
     shapes: NetShapes
     rows: list[LayerRow]
 
@@ -135,14 +135,14 @@ def make_view(shapes: NetShapes, *, fold: bool = True) -> View:
     return View(shapes.graph, shapes, rows)
 
 
-def split_names(graph: Graph) -> dict[str, str]:
+def split_names(graph: NetGraph) -> dict[str, str]:
     """Tops of Split layers -> the blob that they are copies of."""
     return {
         top: node.bottoms[0] for node in graph.nodes if node.type == "Split" for top in node.tops
     }
 
 
-def _folds(node: Node) -> bool:
+def _folds(node: LayerNode) -> bool:
     """Whether a layer works in place on one blob."""
     return bool(node.in_place) and len(node.tops) == len(node.bottoms) == 1
 

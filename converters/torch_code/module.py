@@ -24,7 +24,7 @@ _LOADED = (forms, map_forms, region_forms, weight_forms)  # they register themse
 
 
 @dataclass
-class Line:
+class CodeLine:
     """One assignment of forward."""
 
     targets: tuple[str, ...]
@@ -37,7 +37,7 @@ class Line:
 
 
 @dataclass
-class Written:
+class WrittenModule:
     """A module: its source, its state_dict, and the blobs that go in and come out, in order."""
 
     name: str  # of the class
@@ -60,9 +60,9 @@ class ModuleWriter:
         self.needed = needed_steps(net, self.outputs)
         self.names: dict[str, str] = {}  # blob -> variable
         self.values: dict[str, str] = {}  # blob -> the variable that holds it now
-        self.lines: list[Line] = []
+        self.lines: list[CodeLine] = []
 
-    def run(self, head: str) -> Written:
+    def run(self, head: str) -> WrittenModule:
         """Write the module; `head` is the first line of its docstring."""
         merged = dict(batch_norm_pairs(self.net, self.needed, self.outputs))
         scales = set(merged.values())
@@ -85,7 +85,7 @@ class ModuleWriter:
                 self._layer(step)
         result = [self.values[blob] for blob in self.outputs]
         source = self._source(head, inputs, joined(self.lines), result)
-        return Written(self.kind, source, self.text.tensors, inputs, self.outputs)
+        return WrittenModule(self.kind, source, self.text.tensors, inputs, self.outputs)
 
     def _is_used(self, top: str, index: int) -> bool:
         later = [s for j, s in enumerate(self.net.steps) if j > index and j in self.needed]
@@ -115,7 +115,7 @@ class ModuleWriter:
         found = write(self.text, step.layer, bottoms)
         if isinstance(found, list):
             names = tuple(self._fresh(top) for top in step.tops)
-            self.lines.append(Line(names, found[0]))
+            self.lines.append(CodeLine(names, found[0]))
             self.values.update(zip(step.tops, names, strict=True))
             return
         for top, value in zip(
@@ -137,13 +137,13 @@ class ModuleWriter:
             self.values[top] = value
             return
         name = self._fresh(top)
-        self.lines.append(Line((name,), value))
+        self.lines.append(CodeLine((name,), value))
         self.values[top] = name
 
     # -- the file -----------------------------------------------------------------------------
 
     def _source(
-        self, head: str, inputs: Sequence[str], lines: Sequence[Line], result: Sequence[str]
+        self, head: str, inputs: Sequence[str], lines: Sequence[CodeLine], result: Sequence[str]
     ) -> str:
         copied = Copied()
         for helper in self.text.helpers:
@@ -221,12 +221,12 @@ def class_name(name: str) -> str:
     return f"{out}Net" if out in ("Tensor", "Path", "F", "None", "True", "False") else out
 
 
-def joined(lines: Sequence[Line]) -> list[Line]:
+def joined(lines: Sequence[CodeLine]) -> list[CodeLine]:
     """Put an assignment into the next one, where that reads it once and changes the same variable.
 
     So that `x = self.conv(x)` and `x = F.relu(x)` are one line.
     """
-    out: list[Line] = []
+    out: list[CodeLine] = []
     for line in lines:
         last = out[-1] if out else None
         if last is not None and len(last.targets) == 1 and last.targets == line.targets:
@@ -234,7 +234,7 @@ def joined(lines: Sequence[Line]) -> list[Line]:
             if _count(line.value, name) == 1:
                 value = _substitute(line.value, name, last.value)
                 if len(f"        {name} = {value}") <= WIDTH:
-                    out[-1] = Line(line.targets, value)
+                    out[-1] = CodeLine(line.targets, value)
                     continue
         out.append(line)
     return out

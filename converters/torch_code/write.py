@@ -18,7 +18,8 @@ from torch import Tensor, nn
 
 from caffeio import __version__
 from caffeio.converters.deploy.deploy_net import DeployOptions, load_deploy_net
-from caffeio.converters.torch_code.module import ModuleWriter, Written
+from caffeio.converters.programs import load_program
+from caffeio.converters.torch_code.module import ModuleWriter, WrittenModule
 from caffeio.converters.verify.check import Checked, check
 from caffeio.converters.verify.models import Arrays
 from caffeio.converters.verify.reference import own_data, predictions, reference_net
@@ -58,7 +59,7 @@ def write_module(
     path: PathLike,
     options: DeployOptions,
     target: PathLike,
-) -> tuple[Written, list[str]]:
+) -> tuple[WrittenModule, list[str]]:
     """Write `path` (.py) and its weights beside it (.safetensors); returns notes as well.
 
     `target` is what the file will be called. Raises UnsupportedError that names a layer without a
@@ -91,7 +92,7 @@ def check_module(
     prototxt: PathLike,
     weights: Weights | None,
     path: PathLike,
-    written: Written,
+    written: WrittenModule,
     options: DeployOptions,
 ) -> Checked:
     """Import the file, load its weights, and run it against the net of the user's files."""
@@ -144,7 +145,7 @@ _NO_NAME = re.compile(
 )  # torch cannot read it back
 
 
-class Program(nn.Module):
+class NetProgram(nn.Module):
     """A net whose inputs and outputs are tensors in a row, with the net's own parameter names."""
 
     def __init__(
@@ -189,7 +190,9 @@ def write_program(
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")  # torch's own, about its graphs
         try:
-            program = torch.export.export(Program(net, sources, outputs, rest), given, strict=False)
+            program = torch.export.export(
+                NetProgram(net, sources, outputs, rest), given, strict=False
+            )
             torch.export.save(program, buffer, extra_files={"caffeio": __version__})
         except Exception as error:  # noqa: BLE001 - whatever a layer does that cannot be recorded
             text = str(error).strip().splitlines() or [type(error).__name__]
@@ -210,7 +213,7 @@ def check_program(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            module = torch.export.load(os.fspath(path)).module()
+            module = load_program(path).module()
         except Exception as error:  # noqa: BLE001 - torch's own, of what it has written itself
             text = (str(error).strip().splitlines() or [type(error).__name__])[0]
             raise UnsupportedError(f"torch.export cannot read it back: {text}") from None

@@ -12,7 +12,7 @@ from caffeio.layers.batch_norm import BatchNorm
 from caffeio.shape_text import format_shape
 
 if TYPE_CHECKING:
-    from caffeio.converters.verify.row import LayerRow
+    from caffeio.converters.verify.row import ComparedLayer
     from caffeio.converters.verify.sides import Side
     from caffeio.net.net import Trace
 
@@ -20,7 +20,9 @@ Values = tuple[list[np.ndarray] | None, np.ndarray | None]
 NEAR = 1e-4
 
 
-def likely_cause(leader: Side, other: Side, trace: Trace, row: LayerRow, values: Values) -> str:
+def likely_cause(
+    leader: Side, other: Side, trace: Trace, row: ComparedLayer, values: Values
+) -> str:
     """A sentence on the first layer whose top differs; what was tried is in `_EXPLANATIONS`."""
     bottoms, top = values
     if row.other is not None and np.prod(row.other) != np.prod(row.shape):
@@ -42,7 +44,7 @@ def likely_cause(leader: Side, other: Side, trace: Trace, row: LayerRow, values:
     return f"the two compute {row.kind} differently: its parameters are not understood alike"
 
 
-def _of_shapes(row: LayerRow) -> str:
+def _of_shapes(row: ComparedLayer) -> str:
     dims = f"{format_shape(row.shape)} against {format_shape(row.other or ())}"
     if row.kind == "Pooling":
         return f"{dims}: one rounds the number of windows up (as Caffe does), the other down"

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from caffeio.converters.verify.models import Arrays, Model, NetModel
+from caffeio.converters.verify.models import Arrays, NetModel, RunnableModel
 from caffeio.converters.verify.numbers import differences, relative_difference
 from caffeio.converters.verify.samples import sample_inputs
 from caffeio.errors import CaffeIOError, UnsupportedError
@@ -102,7 +102,7 @@ def samples(net: Net, own: Arrays | None = None) -> Iterator[tuple[str, Arrays]]
 
 def check(
     reference: Net,
-    model: Model,
+    model: RunnableModel,
     outputs: Sequence[str],
     own: Arrays | None = None,
     *,

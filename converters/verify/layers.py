@@ -11,8 +11,9 @@ import torch
 from caffeio.converters.verify.cause import likely_cause
 from caffeio.converters.verify.check import PROBABILITIES, before_probabilities
 from caffeio.converters.verify.numbers import differences, relative_difference
-from caffeio.converters.verify.row import LayerRow
-from caffeio.converters.verify.sides import NetSide, OnnxSide, Seen, Side
+from caffeio.converters.verify.row import ComparedLayer
+from caffeio.converters.verify.sides import BuiltNetSide, OnnxSide, Seen, Side
+from caffeio.layers.recurrent import Recurrent
 from caffeio.net.net import Trace
 
 SKIPPED = ("Split", "Silence")
@@ -22,15 +23,15 @@ SKIPPED = ("Split", "Silence")
 class Comparison:
     """All rows in the net's order, and the verdict."""
 
-    rows: list[LayerRow] = field(default_factory=list)
-    outputs: list[LayerRow] = field(default_factory=list)
+    rows: list[ComparedLayer] = field(default_factory=list)
+    outputs: list[ComparedLayer] = field(default_factory=list)
     hidden: list[str] = field(default_factory=list)  # layers that the other model does not show
     samples: int = 0
     tolerance: float = 1e-4
     cause: str = ""
 
     @property
-    def first(self) -> LayerRow | None:
+    def first(self) -> ComparedLayer | None:
         """The first top that differs."""
         return next((row for row in self.rows if not row.relative <= self.tolerance), None)
 
@@ -53,9 +54,9 @@ def compare_layers(
     One that is a net of ours leads; its layers give the order. Rows have the largest difference of
     any input; the cause is looked for where it is largest.
     """
-    leader, other = (first, second) if isinstance(first, NetSide) else (second, first)
+    leader, other = (first, second) if isinstance(first, BuiltNetSide) else (second, first)
     result = Comparison(tolerance=tolerance, samples=len(inputs))
-    rows: dict[tuple[str, str], LayerRow] = {}
+    rows: dict[tuple[str, str], ComparedLayer] = {}
     for sample in inputs:
         mine = leader.see(sample)
         theirs = other.see({**mine.blobs, **sample})  # a model may begin at a blob
@@ -72,7 +73,7 @@ def compare_layers(
                 result.cause = likely_cause(leader, other, trace, row, _values(trace, mine, theirs))
     result.rows = list(rows.values())
     names = {row.layer for row in result.rows}
-    if isinstance(leader, NetSide):
+    if isinstance(leader, BuiltNetSide):
         result.hidden = [
             s.node.name
             for s in leader.net.steps
@@ -80,7 +81,7 @@ def compare_layers(
         ]
     last = {row.blob: row for row in result.rows}
     wanted = list(leader.outputs)
-    if isinstance(leader, NetSide):  # a saturated probability hides differences
+    if isinstance(leader, BuiltNetSide):  # a saturated probability hides differences
         wanted += before_probabilities(leader.net, wanted)
     result.outputs = [last[name] for name in wanted if name in last]
     return result
@@ -99,7 +100,7 @@ def _unmerge(mine: Seen, theirs: Seen) -> None:
             theirs.tops[scale.name, 0] = theirs.tops.pop((name, 0))
 
 
-def _rows(leader: Side, mine: Seen, theirs: Seen) -> list[tuple[LayerRow, Trace | None]]:
+def _rows(leader: Side, mine: Seen, theirs: Seen) -> list[tuple[ComparedLayer, Trace | None]]:
     """A row for each top that both show."""
     if not mine.trace:
         return [
@@ -108,7 +109,7 @@ def _rows(leader: Side, mine: Seen, theirs: Seen) -> list[tuple[LayerRow, Trace 
             if name in theirs.blobs
         ]
     last = {top: t for t in mine.trace for top in t.step.tops}
-    out: list[tuple[LayerRow, Trace | None]] = []
+    out: list[tuple[ComparedLayer, Trace | None]] = []
     for trace in mine.trace:
         step = trace.step
         if step.node.type in SKIPPED or step.layer.is_source:
@@ -128,9 +129,9 @@ def _theirs(layer: str, i: int, top: str, is_last: bool, theirs: Seen) -> np.nda
     return theirs.tops.get((layer, i)) if not is_last or not theirs.blobs else None
 
 
-def _row(layer: str, kind: str, blob: str, mine: np.ndarray, theirs: np.ndarray) -> LayerRow:
+def _row(layer: str, kind: str, blob: str, mine: np.ndarray, theirs: np.ndarray) -> ComparedLayer:
     least = 1.0 if kind in PROBABILITIES else 1e-6
-    row = LayerRow(layer, kind, blob, mine.shape)
+    row = ComparedLayer(layer, kind, blob, mine.shape)
     if mine.shape != theirs.shape:
         row.other = theirs.shape
         if mine.size == theirs.size:  # (N, C, 1, 1) for (N, C): the numbers still compare
@@ -166,9 +167,9 @@ def _values(
     return bottoms, _theirs(trace.step.node.name, 0, top, final[top] is trace, theirs)
 
 
-def _own(trace: Trace, row: LayerRow, mine: Seen, theirs: Seen) -> float | None:
+def _own(trace: Trace, row: ComparedLayer, mine: Seen, theirs: Seen) -> float | None:
     """What the layer makes of the other model's bottoms, against the other model's top."""
-    if row.blob != trace.step.tops[0] or trace.step.node.type in ("LSTM", "RNN"):
+    if row.blob != trace.step.tops[0] or isinstance(trace.step.layer, Recurrent):
         return None
     bottoms, top = _values(trace, mine, theirs)
     if bottoms is None or top is None or top.size != trace.tops[0].numel():

@@ -25,7 +25,7 @@ class DoesNotRunError(CaffeIOError):
     """A model that onnxruntime takes, but that stops with these inputs: it is wrong."""
 
 
-class Model(Protocol):
+class RunnableModel(Protocol):
     """Something that computes blobs from inputs."""
 
     @property

@@ -15,9 +15,8 @@ from caffeio.converters.deploy.deploy_net import (
 from caffeio.converters.weight_match import fill_in
 from caffeio.data import SOURCE_TYPES, make_source
 from caffeio.errors import CaffeIOError, UnsupportedError
-from caffeio.net.graph import net_state
 from caffeio.net.net import Net
-from caffeio.net.recipe import NetRecipe, folders_of
+from caffeio.net.recipe import folders_of
 from caffeio.profiles import Profile, choose_profile
 from caffeio.proto import caffe_pb2 as pb
 from caffeio.proto.files import NetFile
@@ -45,17 +44,7 @@ def reference_net(
     message.layer.extend(_added(file, message, weights, options, profile, shapes))
     keep_needed(message, outputs)
     drop_shapes(message)
-    places = {layer.name: file.locate("layer", i) for i, layer in enumerate(file.message.layer)}
-    net = NetRecipe(
-        message,
-        net_state(message, "TEST", options.level, options.stages),
-        profile,
-        file.dialect,
-        search_path=folders_of(file.path),
-        locate=lambda i: places.get(message.layer[i].name, ""),
-        allow_python=options.allow_python,
-        input_shapes=_source_shapes(message.layer, shapes),
-    ).build()
+    net = options.recipe(message, file, profile, _source_shapes(message.layer, shapes)).build()
     match = fill_in(net, weights)
     if weights is not None:
         match.refuse(str(weights.path), untrained=True)
@@ -73,15 +62,7 @@ def predictions(
     message, _ = deployed(file, weights, options, profile)
     if options.outputs:
         keep_needed(message, options.outputs)
-    net = NetRecipe(
-        message,
-        net_state(message, "TEST", options.level, options.stages),
-        profile,
-        file.dialect,
-        search_path=folders_of(file.path),
-        allow_python=options.allow_python,
-        input_shapes=options.input_shapes,
-    ).build(device="meta")
+    net = options.recipe(message, file, profile, options.input_shapes).build(device="meta")
     made = {top for step in net.steps if not step.layer.is_source for top in step.tops}
     outputs = list(options.outputs) or [blob for blob in net.outputs if blob in made]
     if not outputs:

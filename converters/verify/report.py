@@ -12,9 +12,9 @@ from caffeio.converters.report.model import Cell, Report, listed
 from caffeio.converters.verify.check import SCALES
 from caffeio.converters.verify.layers import Comparison, compare_layers
 from caffeio.converters.verify.reference import own_data
-from caffeio.converters.verify.row import LayerRow
+from caffeio.converters.verify.row import ComparedLayer
 from caffeio.converters.verify.samples import sample_inputs
-from caffeio.converters.verify.sides import NetSide, Side
+from caffeio.converters.verify.sides import BuiltNetSide, Side
 from caffeio.errors import CaffeIOError
 from caffeio.shape_text import format_shape
 
@@ -23,14 +23,14 @@ def inputs_for(
     first: Side, second: Side, given: Mapping[str, np.ndarray] | None, options: Any
 ) -> list[Mapping[str, np.ndarray]]:
     """What both are run on: the user's arrays, or random ones and the net's own data."""
-    leader = first if isinstance(first, NetSide) else second
+    leader = first if isinstance(first, BuiltNetSide) else second
     other = second if leader is first else first
     shapes = {**leader.inputs, **other.inputs}
     if given is not None:
         if missing := [name for name in other.inputs if name not in given]:
             raise CaffeIOError(f"no value is given for input {listed(missing)}")
         return [given]
-    if not isinstance(leader, NetSide):
+    if not isinstance(leader, BuiltNetSide):
         draws = [np.random.default_rng(seed) for seed in range(len(SCALES))]
         return [
             {n: (d.standard_normal(s) * k).astype(np.float32) for n, s in shapes.items()}
@@ -89,7 +89,7 @@ def _report_of(first: Side, second: Side, found: Comparison, given: bool) -> Rep
     return out
 
 
-def _table(out: Report, title: str, rows: Sequence[LayerRow], tolerance: float) -> None:
+def _table(out: Report, title: str, rows: Sequence[ComparedLayer], tolerance: float) -> None:
     table = out.section(title).table(
         "layer", "type", "blob", "shape", "absolute", "relative", "of the layer itself",
         right=(4, 5, 6),

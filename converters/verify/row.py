@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 
 @dataclass
-class LayerRow:
+class ComparedLayer:
     """One top: the largest differences over all inputs; `own` is what the layer itself adds.
 
     `own` is the difference of the layer, run on the other model's bottoms, from the other model's

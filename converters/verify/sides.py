@@ -16,6 +16,7 @@ import torch
 
 from caffeio.converters.deploy.deploy_net import DeployOptions
 from caffeio.converters.kinds import kind_of
+from caffeio.converters.programs import load_program
 from caffeio.converters.verify.models import Arrays, NetModel, OnnxModel
 from caffeio.converters.verify.reference import predictions, reference_net
 from caffeio.converters.weightfiles import FORMATS, read_weights
@@ -125,7 +126,7 @@ def is_script(path: Path) -> bool:
         return False
 
 
-class NetSide:
+class BuiltNetSide:
     """A net with weights as `load_net` has it in TEST; losses end in what they measure."""
 
     def __init__(self, files: Files, options: DeployOptions) -> None:
@@ -203,10 +204,11 @@ class TorchSide:
         path = str(files.whole)
         try:
             if files.whole.suffix == ".pt2":
-                self.program: Any = torch.export.load(path).module()
+                self.program: Any = load_program(path).module()
             else:
-                with warnings.catch_warnings():  # deprecated, but such files are there
-                    warnings.simplefilter("ignore", DeprecationWarning)
+                with warnings.catch_warnings():
+                    for kind in (DeprecationWarning, FutureWarning):  # but such files are there
+                        warnings.simplefilter("ignore", kind)
                     self.program = import_module("torch.jit").load(path, map_location="cpu")
         except Exception as error:  # noqa: BLE001  (zip, pickle and torch's own)
             text = (str(error).splitlines() or [type(error).__name__])[0]
@@ -230,7 +232,7 @@ class TorchSide:
         return
 
 
-Side = NetSide | OnnxSide | TorchSide
+Side = BuiltNetSide | OnnxSide | TorchSide
 
 
 def open_sides(
@@ -240,7 +242,7 @@ def open_sides(
     opened: list[Side | None] = [None, None]
     for i, (files, chosen) in enumerate(((first, options), (second, other))):
         if files.whole is None:
-            opened[i] = NetSide(files, chosen)
+            opened[i] = BuiltNetSide(files, chosen)
         elif files.whole.suffix == ".onnx":
             opened[i] = OnnxSide(files)
     for i, files in enumerate((first, second)):

@@ -20,7 +20,7 @@ class Block(nn.Module):
         return nn.functional.relu6(self.second(self.norm(self.first(x))) + x)
 
 
-warnings.simplefilter("ignore", DeprecationWarning)  # the older exporter needs no onnxscript
+warnings.simplefilter("ignore")  # the older exporter needs no onnxscript
 torch.manual_seed(0)
 module = nn.Sequential(
     nn.Conv2d(3, 16, 3, 2, 1), nn.SiLU(), Block(16), nn.MaxPool2d(3, 2, 1), Block(16),

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from caffeio.converters.convert.forgotten import require_weights
+from caffeio.converters.convert.forgotten import refuse_forgotten_weights
 from caffeio.converters.request import Request
 from caffeio.errors import UnsupportedError
 from caffeio.layers.registry import find, known_types
@@ -32,7 +32,7 @@ LEARNED = sorted(name for name in known_types() if message_of(name))
 def ask(path: Path, type_name: str, fields: str = "", message: str = "") -> None:
     message = message or message_of(type_name)
     path.write_text(LAYER.format(type_name, message, fields), encoding="utf-8")
-    require_weights(path, Request())
+    refuse_forgotten_weights(path, Request())
 
 
 def test_the_types_are_those_that_people_train() -> None:

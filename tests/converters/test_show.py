@@ -20,6 +20,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from caffeio import load_net
+from caffeio.converters.diff.net_diff import NetSide
 from caffeio.converters.kinds import kind_of, kind_of_text
 from caffeio.converters.show import graphics, nets, page, tree
 from caffeio.converters.show.layer_summary import layer_summary, short_type
@@ -30,6 +32,7 @@ from caffeio.converters.source import Source
 from caffeio.errors import CaffeIOError
 from caffeio.net.graph import build_graph
 from caffeio.net.shapes import infer_net
+from caffeio.profiles import PROFILES
 from caffeio.proto import caffe_pb2 as pb
 from caffeio.proto.files import read_net
 from caffeio.proto.io.streamed import streamed
@@ -469,3 +472,24 @@ def test_the_kind_of_a_text_is_found_in_linear_time():
         assert kind_of_text(text) in ("text", "net")
     assert kind_of_text("layer : {}") == kind_of_text("layers{ }") == "net"
     assert kind_of_text('name: "layer {"\nnet: "x"') == "solver"
+
+
+@pytest.mark.parametrize("profile", list(PROFILES))
+def test_a_scale_that_the_caffe_merges_is_not_counted_twice(tmp_path, profile):
+    """Intel's MKL-DNN engine lets BatchNorm take in the Scale behind it."""
+    text = (
+        'input: "x" input_dim: [1, 3, 8, 8] layer { name: "bn" type: "BatchNorm" bottom: "x" '
+        'top: "x2" } layer { name: "sc" type: "Scale" bottom: "x2" top: "y" '
+        'scale_param { bias_term: true } } layer { name: "r" type: "ReLU" bottom: "y" top: "y" }'
+    )
+    path = tmp_path / "n.prototxt"
+    path.write_text(text)
+    net = load_net(path, profile=profile, device="meta")
+    parameters = sum(blob.numel() for blobs in net.params.values() for blob in blobs)
+    shown = nets.load(Source(path.name, path, "net"), nets.ShowOptions(caffe=profile))
+    told = nets.data_of(shown)["net"]
+    kept = [layer["name"] for layer in told["layers"]]
+    assert told["parameters"] == parameters
+    assert kept[1:] == [name for name in net.layer_names if name in ("bn", "sc", "r")]
+    side = NetSide("n", read_net(path).message, PROFILES[profile])
+    assert side.shapes["TEST"].parameters == parameters

@@ -17,7 +17,7 @@ from torch import nn
 
 from caffeio import load_net
 from caffeio.cli.main import main
-from caffeio.converters.torch_code.module import ModuleWriter, Written
+from caffeio.converters.torch_code.module import ModuleWriter, WrittenModule
 from caffeio.converters.torch_code.text import FORMS, form_of, identifier, literal, python_number
 from caffeio.converters.verify.samples import sample_inputs
 from caffeio.errors import UnsupportedError
@@ -32,7 +32,7 @@ from tests.paths import ROOT
 IMPORTS_US = r"\s*(from|import) +caffeio"
 
 
-def module_of(written: Written) -> nn.Module:
+def module_of(written: WrittenModule) -> nn.Module:
     """The module as its own source makes it, with its tensors."""
     tree = ast.parse(written.source)
     assert "caffeio" not in {
@@ -52,14 +52,14 @@ def module_of(written: Written) -> nn.Module:
     return module.eval()
 
 
-def run(written: Written, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+def run(written: WrittenModule, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     with torch.no_grad():
         found = module_of(written)(*(torch.from_numpy(inputs[n].copy()) for n in written.inputs))
     tops = found if isinstance(found, tuple) else (found,)
     return {name: top.detach().numpy() for name, top in zip(written.outputs, tops, strict=True)}
 
 
-def written_of(net: Net, outputs: list[str] | None = None) -> Written:
+def written_of(net: Net, outputs: list[str] | None = None) -> WrittenModule:
     return ModuleWriter(net, outputs or []).run("A test.")
 
 
@@ -83,7 +83,7 @@ def net_of(text: str, *shapes: tuple[int, ...], seed: int = 0) -> Net:
 
 def check(
     text: str, *shapes: tuple[int, ...], seed: int = 0, given: dict[str, np.ndarray] | None = None
-) -> Written:
+) -> WrittenModule:
     net = net_of(text, *shapes, seed=seed)
     inputs = {**sample_inputs(net, seed), **(given or {})}
     net.reset_state()

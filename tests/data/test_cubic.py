@@ -17,9 +17,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from caffeio.data.transform import cubic
-from caffeio.data.transform.cubic import Part, needed
+from caffeio.data.transform.cubic import ImagePart, needed
 from caffeio.data.transform.image import set_ipp
-from caffeio.data.transform.normalize import Image, Window
+from caffeio.data.transform.normalize import CropWindow, Image
 from caffeio.data.transform.transformer import Transformer
 from caffeio.profiles import BVLC, NVIDIA, Profile
 from caffeio.proto import caffe_pb2 as pb
@@ -36,7 +36,7 @@ def no_ipp() -> Iterator[None]:
 
 
 @st.composite
-def parts(draw: st.DrawFn) -> tuple[int, int, int, int, Part]:
+def parts(draw: st.DrawFn) -> tuple[int, int, int, int, ImagePart]:
     """Height and width of an image, to what they are resized, and what of that is kept."""
     height, width = draw(st.integers(1, 70)), draw(st.integers(1, 70))
     near = st.integers(-2, 2)  # sizes that stay, or nearly stay, take other paths in OpenCV
@@ -44,7 +44,7 @@ def parts(draw: st.DrawFn) -> tuple[int, int, int, int, Part]:
     to_width = draw(st.integers(1, 70) | near.map(lambda d: max(1, width + d)))
     y, x = draw(st.integers(0, to_height - 1)), draw(st.integers(0, to_width - 1))
     rows, columns = draw(st.integers(1, to_height - y)), draw(st.integers(1, to_width - x))
-    return height, width, to_height, to_width, Part(y, x, rows, columns)
+    return height, width, to_height, to_width, ImagePart(y, x, rows, columns)
 
 
 def picture(height: int, width: int, channels: int, seed: int) -> np.ndarray:
@@ -59,7 +59,7 @@ def picture(height: int, width: int, channels: int, seed: int) -> np.ndarray:
 @given(sizes=parts(), channels=st.sampled_from([1, 3, 3, 3, 4]), seed=st.integers(0, 99))
 @pytest.mark.parametrize("compiled", [False, True])
 def test_a_part_is_cut_out_of_the_whole(
-    compiled: bool, sizes: tuple[int, int, int, int, Part], channels: int, seed: int
+    compiled: bool, sizes: tuple[int, int, int, int, ImagePart], channels: int, seed: int
 ) -> None:
     if compiled and (cubic.kernels() is None or not X86):
         pytest.skip("needs numba, and OpenCV's arithmetic of x86")
@@ -81,7 +81,7 @@ def test_large_pictures(size: tuple[int, int]) -> None:
     rectangle = image[7:-3, 5:-2]
     for to in ((224, 224), (341, 256), (256, 341), (2100, 90)):
         want = cv2.resize(rectangle, to, interpolation=cv2.INTER_CUBIC)
-        part = Part(3, 10, to[1] - 3, to[0] - 10)
+        part = ImagePart(3, 10, to[1] - 3, to[0] - 10)
         assert np.array_equal(cubic.cubic(rectangle, len(rectangle), to, part), want[3:, 10:])
 
 
@@ -103,7 +103,7 @@ def test_where_numba_cannot_compile_opencv_does_it(
     monkeypatch.setattr(cubic, "kernels", cache(cubic.kernels.__wrapped__))
     image = picture(30, 40, 3, 0)
     want = cv2.resize(image, (20, 10), interpolation=cv2.INTER_CUBIC)[2:7, 3:9]
-    assert np.array_equal(cubic.cubic(image, 30, (20, 10), Part(2, 3, 5, 6)), want)
+    assert np.array_equal(cubic.cubic(image, 30, (20, 10), ImagePart(2, 3, 5, 6)), want)
     assert cubic.loaded_kernels() is None
 
 
@@ -125,5 +125,5 @@ def test_compiled_planes_have_the_numbers_of_the_tables(
     for loops in (cubic.kernels, lambda: None):
         monkeypatch.setattr("caffeio.data.transform.normalize.loaded_kernels", loops)
         outs.append(np.full((3, 30, 29), np.nan, np.float32))
-        transformer.write(image, Window(2, 3, 30, 29, mirror, (40, 33)), outs[-1])
+        transformer.write(image, CropWindow(2, 3, 30, 29, mirror, (40, 33)), outs[-1])
     assert outs[0].tobytes() == outs[1].tobytes()

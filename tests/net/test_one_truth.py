@@ -13,7 +13,7 @@ import pytest
 from caffeio.data import Options
 from caffeio.errors import CaffeIOError
 from caffeio.net.builder import Assembler, share_params
-from caffeio.net.graph import Node, build_graph
+from caffeio.net.graph import LayerNode, build_graph
 from caffeio.net.shapes import LayerShapes, NetShapes, class_asked, infer_net, is_known
 from caffeio.net.sources import close_sources, open_sources
 from caffeio.net.step import Step
@@ -45,7 +45,7 @@ def fits(told: Shape | None, real: Shape) -> bool:
     return len(told) == len(real) and all(a in (-1, b) for a, b in zip(told, real, strict=True))
 
 
-def _is_asked(node: Node) -> bool:
+def _is_asked(node: LayerNode) -> bool:
     cls = class_asked(node.param)
     return cls is not None and not cls.runs_code
 
@@ -69,7 +69,7 @@ def differences(file: NetFile, phase: str, folder: Path, *, given: bool) -> Iter
     """
     profile = profile_of_dialect(file.dialect)
     try:
-        graph = build_graph(file.message, phase=phase, merge_scales=profile.merge_batch_norm_scale)
+        graph = build_graph(file.message, phase=phase, profile=profile)
     except CaffeIOError:
         return  # both need the graph
     mine = infer_net(graph, profile=profile, search_path=[folder])
@@ -83,7 +83,7 @@ def differences(file: NetFile, phase: str, folder: Path, *, given: bool) -> Iter
     sources = open_sources(graph, profile, folders, Options(threads=0), errors={})
     close_sources(sources)  # their shapes are enough
     net = Assembler(
-        build_graph(file.message, phase=phase, merge_scales=profile.merge_batch_norm_scale),
+        build_graph(file.message, phase=phase, profile=profile),
         profile=profile, sources=sources, input_shapes=inputs, allow_python=False,
         search_path=folders,
     )  # fmt: skip

@@ -17,7 +17,7 @@ from caffeio.errors import LayerError, NetError
 from caffeio.net import Net, prepared, watch
 from caffeio.net.prepared import can_run_on
 from caffeio.net.watch import ArraySamples, TensorSamples
-from caffeio.ops import folded_conv
+from caffeio.ops import folded_conv, quick_dense
 from caffeio.ops.folded_conv import FoldedConvolution
 from tests.fuzz.golden_nets import arrays_of, cases_of, off_by, under
 from tests.harness import assert_close, golden
@@ -439,3 +439,29 @@ def test_a_maximum_of_pairs_is_that_of_the_windows(
         assert net._inference is not None and net._inference._prepared is not None
         net.prepare(False)
         torch.testing.assert_close(fast, net({"x": x})["p"], rtol=0, atol=0, equal_nan=True)
+
+
+@pytest.mark.parametrize("batch", [1, 2, 5])
+@pytest.mark.parametrize("bias", ["", "bias_term: false"])
+@pytest.mark.parametrize("onednn", [True, False])
+@torch.no_grad()
+def test_large_dense_layers_by_onednn(
+    batch: int, bias: str, onednn: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Behind a convolution, whose top is channels-last, and behind one another."""
+    if not onednn:
+        monkeypatch.setattr(quick_dense, "has_dense_form", lambda: False)
+    text = INPUT % f"dim: {batch} dim: 4 dim: 9 dim: 8" + conv("c", "x", "c")
+    for name, bottom, count in (("i", "c", 300), ("j", "i", 256)):
+        p = f'num_output: {count} {bias} weight_filler {{ type: "xavier" }}'
+        text += layer(name, "InnerProduct", bottom, name, f"inner_product_param {{ {p} }}")
+    net, written = built(text), built(text, prepare=False)
+    x = given(net)
+    torch.testing.assert_close(net(x)["j"], written(x)["j"], rtol=2e-5, atol=2e-5)
+    assert net._inference is not None and net._inference._prepared is not None
+    runs = [o.run for o in net._inference._prepared.program.operations]
+    dense: list[Any] = [run for run in runs if isinstance(run, quick_dense.QuickDense)]
+    assert [run._by_onednn for run in dense] == [onednn and quick_dense.has_dense_form()] * 2
+    net.params["j"][0].mul_(2)  # the weights are the net's own
+    written.params["j"][0].mul_(2)
+    torch.testing.assert_close(net(x)["j"], written(x)["j"], rtol=2e-5, atol=2e-5)

@@ -259,9 +259,9 @@ def test_a_kill_between_link_and_rename_leaves_nothing_for_long(tmp_path: Path) 
 
 
 @pytest.fixture
-def windows(monkeypatch: pytest.MonkeyPatch) -> None:
+def windows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What Windows does otherwise: calls that it lacks, folders and what may only be read."""
-    names = "O_TMPFILE O_CLOEXEC O_NONBLOCK fchmod writev posix_fadvise sched_getaffinity uname"
+    names = "O_TMPFILE O_CLOEXEC fchmod writev posix_fadvise sched_getaffinity uname"
     for name in names.split():
         monkeypatch.delattr(os, name, raising=False)
     monkeypatch.setattr(atomic, "_WINDOWS", True)

@@ -17,7 +17,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from caffeio.data.transform.cubic import Part, cubic, needed
+from caffeio.data.transform.cubic import ImagePart, cubic, needed
 from caffeio.data.transform.image import INTERPOLATION, Pixels, check_size, resize, uses_ipp
 from caffeio.errors import DataError
 from caffeio.proto import caffe_pb2 as pb
@@ -110,7 +110,7 @@ class Cut(NamedTuple):
         some = self._by_parts()
         return self.y + (needed(self.height, self.to[1], end) if some else self.height)
 
-    def take(self, image: Pixels, part: Part | None = None) -> Pixels:
+    def take(self, image: Pixels, part: ImagePart | None = None) -> Pixels:
         """The resized rectangle, or the part of it that is wanted.
 
         Of the image only as many rows must be there as `rows` tells.

@@ -21,7 +21,7 @@ from caffeio.data.transform.image import Pixels
 _MARGIN = 32  # columns; OpenCV treats the last ones of a row otherwise (see kernels)
 
 
-class Part(NamedTuple):
+class ImagePart(NamedTuple):
     """A window of an image."""
 
     y: int
@@ -58,7 +58,7 @@ def needed(size: int, to: int, end: int) -> int:
     return size if count >= size or (to != size and round(count * (to / size)) == count) else count
 
 
-def cubic(image: Pixels, height: int, to: tuple[int, int], part: Part) -> Pixels:
+def cubic(image: Pixels, height: int, to: tuple[int, int], part: ImagePart) -> Pixels:
     """Resize to `to` (width, height) and cut out `part`.
 
     image: (H, W) or (H, W, C) uint8, the top of an image of `height` rows; rows that the part does
@@ -83,7 +83,7 @@ def rows(image: Pixels) -> Pixels:
     return np.lib.stride_tricks.as_strided(image, (height, width * channels), (image.strides[0], 1))
 
 
-def _by_opencv(image: Pixels, height: int, to: tuple[int, int], part: Part) -> Pixels:
+def _by_opencv(image: Pixels, height: int, to: tuple[int, int], part: ImagePart) -> Pixels:
     """Let OpenCV resize what is not below or to the right of the part, with the whole's factors."""
     fx, fy = to[0] / image.shape[1], to[1] / height
     right = needed(image.shape[1], to[0], part.x + part.width + _MARGIN)

@@ -39,7 +39,7 @@ class Image(NamedTuple):
         return (p.shape[2] if p.ndim == 3 else 1), p.shape[0], p.shape[1]
 
 
-class Window(NamedTuple):
+class CropWindow(NamedTuple):
     """Where the output lies in an image, and how it is written."""
 
     y: int
@@ -73,7 +73,7 @@ class Normalizer:
     def _fail(self, message: str, field: str = "") -> NoReturn:
         raise self.fail(message, field)
 
-    def write(self, image: Image, window: Window, out: NDArray[np.float32]) -> None:
+    def write(self, image: Image, window: CropWindow, out: NDArray[np.float32]) -> None:
         """Write the window's (pixel - mean) * scale into `out`, float32 (C, height, width)."""
         y, x, height, width, mirror, full = window
         pixels, channels = image.pixels, image.shape[0]
@@ -131,7 +131,7 @@ class Normalizer:
         elif len(self.means):
             np.subtract(target, (self.means_of(channels) * self.scale)[:, None, None], out=target)
 
-    def write_interleaved(self, image: Image, window: Window, out: NDArray[Any]) -> None:
+    def write_interleaved(self, image: Image, window: CropWindow, out: NDArray[Any]) -> None:
         """The same into `out` of shape (height, width, C): float32, or the bare uint8 pixels."""
         y, x, height, width, mirror, _ = window
         channels = image.shape[0]

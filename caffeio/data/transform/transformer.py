@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 from caffeio.data.draws import Draws, Word, undecided
 from caffeio.data.records.datum import Datum
 from caffeio.data.transform import augment, nvidia
-from caffeio.data.transform.cubic import Part
+from caffeio.data.transform.cubic import ImagePart
 from caffeio.data.transform.image import COLOR, GRAY, NATIVE, Encoded, Pixels, decode
 from caffeio.data.transform.noise import apply_noise
-from caffeio.data.transform.normalize import Fail, Image, Normalizer, Window, default_fail
+from caffeio.data.transform.normalize import CropWindow, Fail, Image, Normalizer, default_fail
 from caffeio.layers.transforms import check_transform, crop_of, transformed
 from caffeio.profiles import BVLC, Profile
 from caffeio.proto import caffe_pb2 as pb
@@ -29,7 +29,7 @@ class Plan(NamedTuple):
     """What is done to an image of a known size."""
 
     cut: augment.Cut | None  # what is resized; None: nothing
-    window: Window  # of the resized image
+    window: CropWindow  # of the resized image
 
     def rows(self) -> int:
         """How many rows of the image are needed, from its top."""
@@ -140,7 +140,7 @@ class Transformer(Normalizer):
                 "crop_size",
             )
 
-    def place(self, image: Image | Encoded, draws: Draws) -> tuple[Image, Window]:
+    def place(self, image: Image | Encoded, draws: Draws) -> tuple[Image, CropWindow]:
         """Resize `image`, choose the window that is written; pixels beside it may be left out."""
         if isinstance(image, Encoded):
             if self._by_rows:
@@ -160,16 +160,16 @@ class Transformer(Normalizer):
             width, height = cut.to
         return Plan(cut, self._window(height, width, mirror, draws))
 
-    def follow(self, image: Image, plan: Plan) -> tuple[Image, Window]:
+    def follow(self, image: Image, plan: Plan) -> tuple[Image, CropWindow]:
         """Carry out a plan for this image; rows below what the plan needs may be missing."""
         cut, window = plan
         if cut is None:
             return image, window
-        part = Part(window.y, window.x, window.height, window.width)
+        part = ImagePart(window.y, window.x, window.height, window.width)
         pixels = cut.take(self._interleaved(image), part)
         return Image(pixels, False, (window.y, window.x)), window
 
-    def _place_resized(self, image: Image, draws: Draws) -> tuple[Image, Window]:
+    def _place_resized(self, image: Image, draws: Draws) -> tuple[Image, CropWindow]:
         """The same with resize_param and noise_param, which change the whole image."""
         mirror = self.mirror and draws.next_word() % 2 != 0
         if self.randomly_resized:
@@ -191,11 +191,11 @@ class Transformer(Normalizer):
             return before, window
         return image, window
 
-    def _window(self, height: int, width: int, mirror: bool, draws: Draws) -> Window:
+    def _window(self, height: int, width: int, mirror: bool, draws: Draws) -> CropWindow:
         """Choose the window of an image of this size."""
         full = (height, width)
         if self.crop_size is None:
-            return Window(0, 0, height, width, mirror, full)
+            return CropWindow(0, 0, height, width, mirror, full)
         self._check_crop(height, width)
         rows, cols = self.crop_size
         if self.train:
@@ -203,9 +203,9 @@ class Transformer(Normalizer):
             x = draws.next_word() % (width - cols + 1)
         else:
             y, x = (height - rows) // 2, (width - cols) // 2
-        return Window(y, x, rows, cols, mirror, full)
+        return CropWindow(y, x, rows, cols, mirror, full)
 
-    def _check_inside(self, image: Image, window: Window) -> None:
+    def _check_inside(self, image: Image, window: CropWindow) -> None:
         """The sara fork cuts the crop out of the image before resize_param and noise_param."""
         _, height, width = image.shape
         if window.y + window.height > height or window.x + window.width > width:

@@ -15,7 +15,7 @@ import numpy as np
 from caffeio.layers.onnx.graph import OnnxGraph
 
 
-class Recurrent(Protocol):
+class RecurrentFacts(Protocol):
     """What a recurrent layer tells."""
 
     hidden: int
@@ -31,7 +31,7 @@ class Recurrent(Protocol):
         """The values of the blobs, as tensors."""
 
 
-def is_native(layer: Recurrent, g: OnnxGraph, bottoms: Sequence[str]) -> bool:
+def is_native(layer: RecurrentFacts, g: OnnxGraph, bottoms: Sequence[str]) -> bool:
     """Whether the operator of ONNX says what the layer does with these bottoms."""
     cont = g.constants.get(bottoms[1])
     if cont is None or layer.static or g.unroll or not (cont[1:] == 1).all():
@@ -40,7 +40,7 @@ def is_native(layer: Recurrent, g: OnnxGraph, bottoms: Sequence[str]) -> bool:
 
 
 def onnx_native(
-    layer: Recurrent, g: OnnxGraph, kind: str, bottoms: Sequence[str], gates: Sequence[int]
+    layer: RecurrentFacts, g: OnnxGraph, kind: str, bottoms: Sequence[str], gates: Sequence[int]
 ) -> tuple[str, ...]:
     """Hidden states (T, N, H) of all steps and the last states (1, N, H).
 

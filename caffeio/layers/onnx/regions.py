@@ -17,7 +17,7 @@ LOWEST = float(np.finfo(np.float32).min)
 _DOUBLE = 11  # onnx.TensorProto.DOUBLE
 
 
-class ProposalBase(Protocol):
+class ProposalFacts(Protocol):
     """What a layer tells that proposes regions."""
 
     anchors: Any  # (A, 4)
@@ -27,7 +27,7 @@ class ProposalBase(Protocol):
     threshold: float
 
 
-class PSROIPooling(Protocol):
+class PSROIPoolingFacts(Protocol):
     """What position-sensitive pooling tells."""
 
     dim: int
@@ -35,7 +35,7 @@ class PSROIPooling(Protocol):
     scale: float
 
 
-class YoloOutput(Protocol):
+class YoloOutputFacts(Protocol):
     """What the detections of YOLO tell."""
 
     classes: int
@@ -64,7 +64,7 @@ def nothing(g: OnnxGraph, images: str, found: str) -> str:
 
 
 def onnx_proposals(
-    layer: ProposalBase, g: OnnxGraph, bottoms: Sequence[str], least: float, *, drops: bool
+    layer: ProposalFacts, g: OnnxGraph, bottoms: Sequence[str], least: float, *, drops: bool
 ) -> tuple[str, str]:
     """Regions (R, 5) and their scores (R) of the best boxes of each image.
 
@@ -107,7 +107,7 @@ def onnx_proposals(
 
 
 def _image_boxes(
-    layer: ProposalBase, g: OnnxGraph, deltas: str, info: str, size: tuple[int, int]
+    layer: ProposalFacts, g: OnnxGraph, deltas: str, info: str, size: tuple[int, int]
 ) -> str:
     """The boxes (N, H x W x A, 4) in pixels, cut to the image."""
     anchors = np.array(layer.anchors.tolist(), np.float32)
@@ -140,7 +140,7 @@ def _too_small(g: OnnxGraph, boxes: str, info: str, places: tuple[int, int], lea
     return str(g.op("Greater", [most, g.const(0.0, "zero")]))
 
 
-def onnx_psroi(layer: PSROIPooling, g: OnnxGraph, x: str, rois: str) -> str:
+def onnx_psroi(layer: PSROIPoolingFacts, g: OnnxGraph, x: str, rois: str) -> str:
     """Means of bins as two products with matrices of 1 / cells."""
     if g.dynamic_batch:
         raise g.unsupported("regions name images of a batch whose size is not fixed")
@@ -168,7 +168,7 @@ def onnx_psroi(layer: PSROIPooling, g: OnnxGraph, x: str, rois: str) -> str:
     return str(out)
 
 
-def _bins(layer: PSROIPooling, g: OnnxGraph, rois: str, axis: int, size: int) -> str:
+def _bins(layer: PSROIPoolingFacts, g: OnnxGraph, rois: str, axis: int, size: int) -> str:
     """What each cell of an axis counts in each bin, (R, G, size): 1 / cells, or 0."""
     low, high = (_rounded(g, rois, column) for column in (2 - axis, 4 - axis))
     low = g.scaled(low, layer.scale)
@@ -203,7 +203,7 @@ def _rounded(g: OnnxGraph, rois: str, column: int) -> str:
 
 
 def onnx_yolo(
-    layer: YoloOutput, g: OnnxGraph, bottoms: Sequence[str], anchors: Sequence[Any],
+    layer: YoloOutputFacts, g: OnnxGraph, bottoms: Sequence[str], anchors: Sequence[Any],
     scales: Sequence[tuple[int, int]], *, best_class: bool,
 ) -> str:  # fmt: skip
     """Rows (1, 1, boxes, 7): the boxes of all maps and images, suppressed together, best first.
@@ -251,7 +251,7 @@ def _yolo_boxes(
 
 
 def _yolo_rows(
-    layer: YoloOutput, g: OnnxGraph, bottoms: Sequence[str], parts: Sequence[list[str]],
+    layer: YoloOutputFacts, g: OnnxGraph, bottoms: Sequence[str], parts: Sequence[list[str]],
     *, strict: bool,
 ) -> str:  # fmt: skip
     def joined(values: list[str]) -> str:

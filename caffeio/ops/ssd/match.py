@@ -22,7 +22,7 @@ LEAST_SIZE = 1e-5  # boxes that are smaller are never kept by the suppression of
 UNMATCHED, IGNORED = -1, -2
 
 
-class Truth(NamedTuple):
+class GroundTruth(NamedTuple):
     """Ground truth by image, padded to the fullest one."""
 
     boxes: Tensor  # (N, G, 4)
@@ -36,7 +36,7 @@ class Truth(NamedTuple):
 
 def ground_truth(
     layer: LayerType, rows: Tensor, num: int, background: int, classes: int, use_difficult: bool
-) -> Truth:
+) -> GroundTruth:
     """Group rows (item, label, instance, xmin, ymin, xmax, ymax, difficult) by image.
 
     Rows of item -1 are padding. Raises DataError for a label that is the background or no class.
@@ -66,11 +66,11 @@ def ground_truth(
     labels[item, place] = label
     valid = torch.zeros_like(labels, dtype=torch.bool)
     valid[item, place] = True
-    return Truth(boxes, labels, valid)
+    return GroundTruth(boxes, labels, valid)
 
 
 def match(
-    truth: Truth, label: int | None, boxes: Tensor, **rules: Unpack[Rules]
+    truth: GroundTruth, label: int | None, boxes: Tensor, **rules: Unpack[Rules]
 ) -> tuple[Tensor, Tensor]:
     """Match boxes (N or 1, P, 4) to the ground truth, or to that of `label` only.
 

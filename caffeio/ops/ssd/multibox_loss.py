@@ -14,21 +14,21 @@ from caffeio.ops.label_loss import _SigmoidCrossEntropy
 from caffeio.ops.labels import TINY
 from caffeio.ops.softmax_loss import _SoftmaxLoss
 from caffeio.ops.ssd.boxes import decode, encode
-from caffeio.ops.ssd.match import Rules, Truth, ground_truth, match, mine
+from caffeio.ops.ssd.match import GroundTruth, Rules, ground_truth, match, mine
 from caffeio.proto import caffe_pb2 as pb
 
 if TYPE_CHECKING:
     from caffeio.layers.ssd.multibox_loss import MultiBoxLoss
 
 
-class Batch(NamedTuple):
+class LossBatch(NamedTuple):
     """What the losses of one batch are computed from."""
 
     loc: Tensor  # (N, L, P, 4): predictions by location class
     conf: Tensor  # (N, P, classes)
     prior: Tensor  # (P, 4)
     variance: Tensor  # (P, 4)
-    truth: Truth
+    truth: GroundTruth
 
 
 def multi_box_loss(layer: MultiBoxLoss, *bottoms: Tensor) -> Tensor:
@@ -49,23 +49,23 @@ def multi_box_loss(layer: MultiBoxLoss, *bottoms: Tensor) -> Tensor:
     return loss / _divisor(layer, positives)
 
 
-def _batch(layer: MultiBoxLoss, bottoms: tuple[Tensor, ...]) -> Batch:
+def _batch(layer: MultiBoxLoss, bottoms: tuple[Tensor, ...]) -> LossBatch:
     loc, conf, prior, rows = bottoms
     num = len(loc)
     corners, variance = prior.detach().reshape(2, -1, 4)
     p = layer.param.multibox_loss_param
     truth = ground_truth(layer, rows, num, layer.background, layer.classes, p.use_difficult_gt)
     loc = loc.reshape(num, -1, layer.location_classes, 4).transpose(1, 2)
-    return Batch(loc, conf.reshape(num, -1, layer.classes), corners, variance, truth)
+    return LossBatch(loc, conf.reshape(num, -1, layer.classes), corners, variance, truth)
 
 
-def _decoded(layer: MultiBoxLoss, batch: Batch) -> Tensor:
+def _decoded(layer: MultiBoxLoss, batch: LossBatch) -> Tensor:
     """The predicted boxes (N, L, P, 4)."""
     in_target = layer.param.multibox_loss_param.encode_variance_in_target
     return decode(batch.prior, batch.variance, batch.loc.detach(), layer.code, in_target)
 
 
-def _match(layer: MultiBoxLoss, batch: Batch) -> tuple[Tensor, Tensor]:
+def _match(layer: MultiBoxLoss, batch: LossBatch) -> tuple[Tensor, Tensor]:
     """Index of the truth (N, L, P) and overlap for each location class."""
     p = layer.param.multibox_loss_param
     how: Rules = {
@@ -93,7 +93,7 @@ def _match(layer: MultiBoxLoss, batch: Batch) -> tuple[Tensor, Tensor]:
 
 
 def _mine(
-    layer: MultiBoxLoss, batch: Batch, index: Tensor, overlap: Tensor
+    layer: MultiBoxLoss, batch: LossBatch, index: Tensor, overlap: Tensor
 ) -> tuple[Tensor, Tensor]:
     """Indices that are left, and the negatives (N, P)."""
     p = layer.param.multibox_loss_param
@@ -115,7 +115,7 @@ def _mine(
     return left.unsqueeze(1), negatives
 
 
-def _target_labels(layer: MultiBoxLoss, batch: Batch, index: Tensor) -> Tensor:
+def _target_labels(layer: MultiBoxLoss, batch: LossBatch, index: Tensor) -> Tensor:
     """The class of every prior (N, P): its truth's, else the background."""
     background = torch.full_like(index, layer.background)
     if not batch.truth.labels.numel():
@@ -124,7 +124,7 @@ def _target_labels(layer: MultiBoxLoss, batch: Batch, index: Tensor) -> Tensor:
     return torch.where(index >= 0, labels, background)
 
 
-def _mining_losses(layer: MultiBoxLoss, batch: Batch, index: Tensor) -> Tensor:
+def _mining_losses(layer: MultiBoxLoss, batch: LossBatch, index: Tensor) -> Tensor:
     """Loss of classes of every prior (N, P) (ComputeConfLoss)."""
     label = _target_labels(layer, batch, index).unsqueeze(-1)
     if layer.softmax:
@@ -136,7 +136,7 @@ def _mining_losses(layer: MultiBoxLoss, batch: Batch, index: Tensor) -> Tensor:
     return each.sum(-1)
 
 
-def _loc_losses(layer: MultiBoxLoss, batch: Batch, index: Tensor) -> Tensor:
+def _loc_losses(layer: MultiBoxLoss, batch: LossBatch, index: Tensor) -> Tensor:
     """Loss of each prior's box (N, L, P); of no meaning where it is not matched."""
     p = layer.param.multibox_loss_param
     in_target = p.encode_variance_in_target
@@ -158,7 +158,7 @@ def _loc_losses(layer: MultiBoxLoss, batch: Batch, index: Tensor) -> Tensor:
     return torch.where(diff.abs() < 1, square, diff.abs() - 0.5).sum(-1)
 
 
-def _conf_loss(layer: MultiBoxLoss, batch: Batch, index: Tensor, negatives: Tensor) -> Tensor:
+def _conf_loss(layer: MultiBoxLoss, batch: LossBatch, index: Tensor, negatives: Tensor) -> Tensor:
     """Summed loss of classes."""
     merged = torch.full_like(index[:, 0], -1)
     for one in index.unbind(1):  # of several location classes the last one counts

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import warnings
+from collections.abc import Callable
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -109,7 +111,24 @@ def test_layers_of_caffe_1_0_where_opencv_has_fewer(name: str) -> None:
     assert ("LSTM" in kinds(net)) == (name in ("crnn", "paddle_ocr_rec"))
 
 
+@pytest.fixture
+def one_registry(monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch's exporter looks all its functions up anew for every net: a fifth of its time."""
+    try:
+        from torch.onnx._internal.exporter._registration import ONNXRegistry
+    except ImportError:
+        return  # of another torch
+    make_registry = ONNXRegistry.__dict__["from_torchlib"].__func__
+    monkeypatch.setattr(ONNXRegistry, "from_torchlib", classmethod(_kept(make_registry)))
+
+
+@cache
+def _kept(function: Callable[..., Any]) -> Callable[..., Any]:
+    return cache(function)
+
+
 @pytest.mark.skipif(find_spec("onnxscript") is None, reason="needs onnxscript")
+@pytest.mark.usefixtures("one_registry")
 @pytest.mark.parametrize(
     "name",
     [
