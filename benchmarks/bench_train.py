@@ -1,7 +1,7 @@
 """A training step of caffeio beside plain hand-written PyTorch: time and memory, in one process.
 
     python benchmarks/bench_train.py [--nets resnet50,vgg16] [--batch N] [--precision fp32,bf16]
-                                     [--rounds 5] [--compile] [--cpu-time]
+                                     [--rounds 7] [--compile] [--cpu-time]
 
 Both train the same layers on the same batch, channels-last, with SGD (momentum, weight decay): one
 iteration of ours is all that `caffeio train` does between two displays, update included; theirs is
@@ -149,7 +149,7 @@ def main() -> None:
     parser.add_argument("--nets", default="resnet50,vgg16,mobilenet,googlenet")
     parser.add_argument("--precision", default="fp32,bf16")
     parser.add_argument("--batch", type=int, default=0, help="0: what suits each net")
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--threads", type=int, default=0)
     parser.add_argument("--compile", action="store_true")
     parser.add_argument("--cpu-time", action="store_true")

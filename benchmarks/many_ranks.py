@@ -28,6 +28,7 @@ os.environ["OMP_NUM_THREADS"] = "1"
 
 import numpy as np
 import torch
+import torch._dynamo  # DistributedDataParallel asks for it: once, before the forks, not in each
 
 from caffeio import Trainer
 from caffeio.data.db.lmdb import write_lmdb

@@ -31,6 +31,7 @@ def pytest_collection_finish() -> None:
     """What is there for all tests is searched for garbage, and copied by forks, no more."""
     gc.collect()
     gc.freeze()
+    gc.set_threshold(100_000, 20, 50)  # as the commands do
 
 
 @pytest.fixture

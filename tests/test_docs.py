@@ -19,6 +19,7 @@ import subprocess
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner
@@ -27,6 +28,7 @@ from caffeio.cli.main import COMMANDS, main
 from caffeio.demo import glyphs, recipe
 from caffeio.layers import registry
 from caffeio.training.trainer import Trainer
+from tests import warm
 from tests.paths import EXPORTS_PROGRAMS, NO_PROGRAMS, ROOT
 
 PAGES = sorted(
@@ -57,7 +59,7 @@ NOT_RUN = {
     "    -m caffeio.cli train solver_init.prototxt solver_cyc1.prototxt solver_cyc2.prototxt \\",
     "    solver_cyc3.prototxt solver_collapse.prototxt --metrics train.jsonl",
 }
-NEEDS_A_SHELL = re.compile(r"[|<>;&$`]|--nproc|^(?!caffeio )")
+NEEDS_A_SHELL = re.compile(r"[|<>;&$`]|^(?!caffeio )")
 
 
 @dataclass
@@ -175,11 +177,12 @@ PREPARED = {"docs/howto/ci.md": make_repository}
 
 def run(command: str) -> tuple[str, int]:
     """Standard output and exit code; `caffeio` alone runs in this process, which saves seconds."""
-    if NEEDS_A_SHELL.search(re.sub(r"'[^']*'", "", command)):
-        done = subprocess.run(
-            ["bash", "-euo", "pipefail", "-c", command],
-            capture_output=True, text=True, timeout=120, check=False,
-        )  # fmt: skip
+    shell = NEEDS_A_SHELL.search(re.sub(r"'[^']*'", "", command))
+    if shell or "--nproc" in command:
+        options: dict[str, Any] = {"args": ["bash", "-euo", "pipefail", "-c", command]}
+        if not shell:
+            options = warm.caffeio(*shlex.split(command)[1:])
+        done = subprocess.run(**options, capture_output=True, text=True, timeout=120, check=False)
         if done.returncode:
             print(done.stderr)
         return done.stdout, done.returncode

@@ -8,71 +8,89 @@ import subprocess
 import sys
 import tomllib
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from caffeio import load_net
 from caffeio.errors import CaffeIOError, LayerError, UnknownLayerError
 from caffeio.layers import registry
+from tests.paths import ROOT
 
 EXAMPLE = Path(__file__).with_name("plugin_example")
 NET = """
 layer { name: "in" type: "Input" top: "x" input_param { shape { dim: 1 dim: 3 } } }
 layer { name: "soft" type: "Softsign" bottom: "x" top: "y" }
 """
+PYTHON = NET.replace(
+    'type: "Softsign"',
+    'type: "Python" python_param { module: "project.layers" layer: "SoftsignLayer" }',
+)
+# What a new interpreter finds that has the package; one does all, since each takes seconds.
 SCRIPT = """
-import sys, torch
+import io, json, sys
+from contextlib import redirect_stdout
+from caffeio.cli.main import main
 from caffeio import load_net
-net = load_net(sys.argv[1])
-y = net({"x": torch.tensor([[1.0, -3.0, 0.0]])})["y"]
-y.sum().backward()
-print(y.tolist(), net.params["soft"][0].grad.item(), net.layer_types)
+
+def told(words):
+    with redirect_stdout(io.StringIO()) as out:
+        main(words.split(), standalone_mode=False)
+    return out.getvalue()
+
+found = {words: told(words) for words in sys.argv[1:]}
+import torch
+for name in ("known", "python"):
+    net = load_net(open(name).read())
+    y = net({"x": torch.tensor([[1.0, -3.0, 0.0]])})["y"]
+    y.sum().backward()
+    found[name] = [y.tolist(), net.params["soft"][0].grad.item(), net.layer_types]
+print(json.dumps(found))
 """
 
 
-def run(*command: str) -> str:
-    environment = {**os.environ, "PYTHONPATH": str(EXAMPLE)}
+@pytest.fixture(scope="module")
+def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What commands print, and what nets compute, in a process that has the package."""
+    folder = tmp_path_factory.mktemp("plugins")
+    texts = {"known": NET, "other": NET.replace("Softsign", "Softsigm"), "python": PYTHON}
+    for name, text in texts.items():
+        (folder / name).write_text(text)
+    words = ["layers --json", *(f"show {name} --json" for name in texts), "diff known python"]
     result = subprocess.run(
-        [sys.executable, *command], env=environment, capture_output=True, text=True, check=False
-    )
+        [sys.executable, "-c", SCRIPT, *words], cwd=folder, capture_output=True, text=True,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(map(str, (EXAMPLE, ROOT)))}, check=False,
+    )  # fmt: skip
     assert result.returncode == 0, result.stderr
-    return result.stdout
+    out: dict[str, Any] = json.loads(result.stdout)
+    return out
 
 
-def test_a_net_with_the_type_runs_and_learns():
-    assert run("-c", SCRIPT, NET) == "[[0.5, -0.75, 0.0]] -0.25 ['Input', 'Softsign']\n"
+def test_a_net_with_the_type_runs_and_learns(found):
+    assert found["known"] == [[[0.5, -0.75, 0.0]], -0.25, ["Input", "Softsign"]]
 
 
-def test_a_python_layer_of_the_package_needs_no_permission():
-    code = 'python_param { module: "project.layers" layer: "SoftsignLayer" }'
-    text = NET.replace('type: "Softsign"', f'type: "Python" {code}')
-    assert run("-c", SCRIPT, text) == "[[0.5, -0.75, 0.0]] -0.25 ['Input', 'Python']\n"
+def test_a_python_layer_of_the_package_needs_no_permission(found):
+    assert found["python"] == [[[0.5, -0.75, 0.0]], -0.25, ["Input", "Python"]]
     with pytest.raises(LayerError, match="which is not allowed"):
-        load_net(text)
+        load_net(PYTHON)
 
 
-def test_show_and_diff_ask_the_package_too(tmp_path):
+def test_show_and_diff_ask_the_package_too(found):
     """A class that computes in `forward` is set up on the meta device, where shapes are known."""
-    for name, text in {"known": NET, "other": NET.replace("Softsign", "Softsigm")}.items():
-        (tmp_path / name).write_text(text)
-    python = 'python_param { module: "project.layers" layer: "SoftsignLayer" }'
-    (tmp_path / "python").write_text(NET.replace('type: "Softsign"', f'type: "Python" {python}'))
 
     def shown(name: str) -> tuple[object, object]:
-        text = run("-m", "caffeio.cli", "show", str(tmp_path / name), "--json")
-        net = json.loads(text)["net"]
+        net = json.loads(found[f"show {name} --json"])["net"]
         return net["layers"][-1]["parameters"], net["parameters_known"]
 
     assert shown("known") == shown("python") == (1, True)
     assert shown("other") == (None, False)
-    both = run("-m", "caffeio.cli", "diff", str(tmp_path / "known"), str(tmp_path / "python"))
+    both = found["diff known python"]
     assert "24 B" in both and "or more" not in both
 
 
-def test_the_type_is_listed():
-    types = {
-        kind["name"]: kind for kind in json.loads(run("-m", "caffeio.cli", "layers", "--json"))
-    }
+def test_the_type_is_listed(found):
+    types = {kind["name"]: kind for kind in json.loads(found["layers --json"])}
     assert types["Softsign"]["family"] == "caffeio_example_layers"
     assert types["Pooling"]["family"] == "pooling"
 

@@ -126,6 +126,9 @@ class LayerType:
     # Bottoms that `force_backward` does not force a gradient on; None: bottom 1, if it is a loss.
     unforced_bottoms: ClassVar[frozenset[int] | None] = None
     learns_all: ClassVar[bool] = False  # gradients of all blobs, whatever their lr_mult is
+    # Backward computes gradients of bottoms only where propagate_down asks for them.
+    heeds_propagate_down: ClassVar[bool] = True
+    shape_only_last: ClassVar[bool] = False  # of its last bottom it reads the shape alone (Crop)
     dynamic: ClassVar[bool] = False  # tops change their shape with the data (detections, filters)
     runs_code: ClassVar[bool] = False  # nobody knows the shapes but the code that the net names
     # The messages of LayerParameter that belong to the type, and the fields that it knows; None:

@@ -51,6 +51,7 @@ class BatchNorm(LayerType):
     count_tells = True
     family = "norm"
     short_type = "BN"
+    heeds_propagate_down = False
     fields = owns(batch_norm_param=_FIELDS)
     blob_names = ("mean", "variance", "factor", "scale", "bias")
     compute = "caffeio.ops.batch_norm:batch_norm"

@@ -43,6 +43,7 @@ class Recurrent(LayerType):
     label_bottoms = frozenset({1})
     unforced_bottoms = frozenset({1})
     learns_all = True
+    heeds_propagate_down = False
     states: ClassVar[tuple[str, ...]] = ("h",)
 
     def setup(self, *shapes: Shape) -> None:

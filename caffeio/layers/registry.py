@@ -127,6 +127,12 @@ def may_end_type(type_name: str) -> bool:
     )
 
 
+def reads_shape_only_last(type_name: str) -> bool:
+    """Whether layers of this type read the shape alone of their last bottom."""
+    cls = find(type_name)
+    return cls is not None and cls.shape_only_last
+
+
 def family_of(type_name: str) -> str:
     """Return the group of layer types that drawings colour alike: data, loss, or a class's own."""
     cls = find(type_name)

@@ -174,6 +174,7 @@ class Crop(LayerType):
     """Cuts bottom 0 to the sizes of bottom 1 from crop_param.axis (default 2) on, at `offset`."""
 
     bottoms = exactly(2)
+    shape_only_last = True
     in_place = False
     fields = owns(crop_param=("axis", "offset"))
     compute = "caffeio.ops.shape:crop"

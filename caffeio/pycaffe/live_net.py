@@ -34,8 +34,6 @@ from caffeio.pycaffe.weight_runners import ScaleRunner
 from caffeio.shape_text import caffe_shape
 
 Hook = Callable[[int], Any]
-# Their Backward computes all gradients, whether propagate_down and lr_mult ask for them or not.
-HEEDLESS = frozenset(("BatchNorm", "LSTM", "RNN"))
 HOOKS = ("before_forward", "after_forward", "before_backward", "after_backward")
 
 
@@ -187,9 +185,9 @@ class LiveNet(Net):
                 (learn or force) and not spec.statistic
                 for learn, spec in zip(step.param_needs_gradient, layer.blob_specs, strict=True)
             ]
-            if runner.needed and step.node.type in HEEDLESS:
+            if runner.needed and not layer.heeds_propagate_down:
                 runner.bottom_needs_gradient = [i != 1 for i in range(len(runner.bottoms))]
-                if step.node.type != "BatchNorm":
+                if layer.learns_all:
                     runner.param_needs_gradient = [True] * len(runner.params)
             for i, need in enumerate(runner.param_needs_gradient):
                 raw_blobs(layer)[i].requires_grad_(need)

@@ -11,7 +11,7 @@ from caffeio.converters.lint.model import ERROR, Finding, Fix, NetContext, net_r
 from caffeio.data.first_record import Opener, opener
 from caffeio.errors import CaffeIOError
 from caffeio.layers.base import FOREIGN_FIELD
-from caffeio.layers.registry import reads_data
+from caffeio.layers.registry import batch_message, reads_data
 from caffeio.layers.unread_fields import unread_fields
 from caffeio.net.graph import LayerNode
 from caffeio.proto.io.broken import BROKEN_HDF5
@@ -91,7 +91,7 @@ def no_backend(context: NetContext) -> Iterator[Finding]:
     """
     for index, layer in enumerate(context.layers):
         p = layer.data_param
-        if layer.type not in ("Data", "AnnotatedData") or p.HasField("backend"):
+        if batch_message(layer.type) != "data_param" or p.HasField("backend"):
             continue
         if "lmdb" in p.source.lower() and context.editable:
             fix = Fix("write backend: LMDB", (f"layer[{index}].data_param.backend=LMDB",))

@@ -12,7 +12,7 @@ from caffeio.errors import CaffeIOError
 from caffeio.layers.base import LayerContext
 from caffeio.layers.dims import with_unknown, without_unknown
 from caffeio.layers.pooling import Pooling
-from caffeio.layers.registry import reads_data
+from caffeio.layers.registry import batch_message, reads_data
 from caffeio.net.shapes import Shape
 from caffeio.proto import caffe_pb2 as pb
 from caffeio.shape_text import format_shape
@@ -177,7 +177,8 @@ def no_records(context: NetContext) -> Iterator[Finding]:
     """The database is here, and is empty: Caffe crashes when it reads from it."""
     for index, layer in enumerate(context.layers):
         source = layer.data_param.source
-        if layer.type in ("Data", "AnnotatedData") and count_entries(source, context.search) == 0:
+        database = batch_message(layer.type) == "data_param"
+        if database and count_entries(source, context.search) == 0:
             yield context.layer("CIO308", index, f"{source} is empty", "data_param", "source")
 
 

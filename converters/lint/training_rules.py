@@ -13,7 +13,7 @@ from caffeio.converters.lint.model import (
     is_loss,
     net_rule,
 )
-from caffeio.layers.registry import find
+from caffeio.layers.registry import batch_message, find, reads_data
 from caffeio.proto import caffe_pb2 as pb
 
 
@@ -217,10 +217,9 @@ def _bad_numbers(layer: pb.LayerParameter) -> Iterator[tuple[tuple[str, ...], st
             filler = getattr(param, field)
             if filler.type == "gaussian" and filler.std <= 0:
                 yield (name, field), f"a gaussian {field} with std {filler.std:g}"
-    if layer.type in ("Data", "HDF5Data"):
-        name = "data_param" if layer.type == "Data" else "hdf5_data_param"
-        if layer.HasField(name) and not getattr(layer, name).batch_size:
-            yield (name,), "no batch_size"
+    name = batch_message(layer.type) if reads_data(layer.type) else ""
+    if name and layer.HasField(name) and not getattr(layer, name).batch_size:
+        yield (name,), "no batch_size"
 
 
 @net_rule("CIO414", "bias-before-batch-norm", INFO)

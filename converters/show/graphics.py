@@ -8,7 +8,7 @@ from itertools import pairwise
 from caffeio.converters.report.model import scaled
 from caffeio.converters.show.layout import Drawing, layout
 from caffeio.converters.show.view import LayerRow, View, shape_words
-from caffeio.layers.registry import family_of
+from caffeio.layers.registry import family_of, reads_shape_only_last
 from caffeio.visible import escaped, visible
 
 COLOURS = {
@@ -27,7 +27,6 @@ STYLE = (
     ".box .name{font-weight:600}.box .dim{fill:#777}"
     ".edge{fill:none;stroke:#9aa0a6;stroke-width:1.3}.label{stroke-dasharray:3 4;opacity:.7}"
 )
-_SHAPE_ONLY = {"PriorBox", "Crop"}  # their last bottom gives a size and no values
 
 
 def label(row: LayerRow) -> list[str]:
@@ -83,7 +82,7 @@ def _is_label(view: View, start: int, end: int) -> bool:
     if source.sources or len(reader.sources) < 2:
         return False
     return family_of(reader.node.type) == "loss" or (
-        reader.node.type in _SHAPE_ONLY and reader.sources[-1] == start
+        reads_shape_only_last(reader.node.type) and reader.sources[-1] == start
     )
 
 

@@ -13,6 +13,7 @@ from caffeio.converters.verify.check import PROBABILITIES, before_probabilities
 from caffeio.converters.verify.numbers import differences, relative_difference
 from caffeio.converters.verify.row import ComparedLayer
 from caffeio.converters.verify.sides import BuiltNetSide, OnnxSide, Seen, Side
+from caffeio.layers.recurrent import Recurrent
 from caffeio.net.net import Trace
 
 SKIPPED = ("Split", "Silence")
@@ -168,7 +169,7 @@ def _values(
 
 def _own(trace: Trace, row: ComparedLayer, mine: Seen, theirs: Seen) -> float | None:
     """What the layer makes of the other model's bottoms, against the other model's top."""
-    if row.blob != trace.step.tops[0] or trace.step.node.type in ("LSTM", "RNN"):
+    if row.blob != trace.step.tops[0] or isinstance(trace.step.layer, Recurrent):
         return None
     bottoms, top = _values(trace, mine, theirs)
     if bottoms is None or top is None or top.size != trace.tops[0].numel():

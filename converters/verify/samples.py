@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
+from caffeio.layers.recurrent import Recurrent
 from caffeio.net.net import Net
 
-_CONTINUES = ("LSTM", "RNN")
 _POOLS_REGIONS = ("ROIPooling", "PSROIPooling")
 _RENAMES = ("Split", "Reshape", "Flatten", "Permute", "Slice")
 
@@ -69,7 +69,7 @@ def _indices(net: Net) -> dict[str, int]:
 
 def _marks(net: Net) -> list[str]:
     origin = _origin(net)
-    steps = [step for step in net.steps if step.node.type in _CONTINUES]
+    steps = [step for step in net.steps if isinstance(step.layer, Recurrent)]
     return [origin[step.bottoms[1]] for step in steps if step.bottoms[1] in origin]
 
 

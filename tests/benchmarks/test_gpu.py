@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
-import sys
 from pathlib import Path
 
+from tests import warm
 from tests.paths import ROOT
+
+
+def measured(*words: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    script = str(ROOT / "benchmarks" / "gpu.py")
+    options = warm.command(script, "--device", "cpu", "--quick", *words)
+    return subprocess.run(**options, cwd=folder, capture_output=True, text=True, check=False)
 
 
 def test_all_parts_run_on_a_cpu(tmp_path: Path) -> None:
     out = tmp_path / "gpu.json"
-    run = subprocess.run(
-        [sys.executable, ROOT / "benchmarks" / "gpu.py", "--device", "cpu", "--quick",
-         "--json", out],
-        capture_output=True, text=True, check=False, cwd=tmp_path,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
+    run = measured("--json", str(out), folder=tmp_path)
     assert run.returncode == 0, run.stderr
     assert "ERROR" not in run.stdout, run.stdout + run.stderr
     found = json.loads(out.read_text())
@@ -39,12 +39,7 @@ def test_all_parts_run_on_a_cpu(tmp_path: Path) -> None:
 
 def test_without_time_the_file_is_written_all_the_same(tmp_path: Path) -> None:
     out = tmp_path / "gpu.json"
-    run = subprocess.run(
-        [sys.executable, ROOT / "benchmarks" / "gpu.py", "--device", "cpu", "--quick",
-         "--seconds", "-1", "--json", out],
-        capture_output=True, text=True, check=False, cwd=tmp_path,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
+    run = measured("--seconds", "-1", "--json", str(out), folder=tmp_path)
     assert run.returncode == 0, run.stderr
     found = json.loads(out.read_text())
     assert found["step"]["error"] == found["train"]["error"] == "TimeoutError: no time left"

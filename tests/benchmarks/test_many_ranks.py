@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 
+from tests import warm
 from tests.paths import ROOT
 
 RANKS = 128 if os.environ.get("CAFFEIO_NIGHTLY") else 6
@@ -14,10 +14,8 @@ RANKS = 128 if os.environ.get("CAFFEIO_NIGHTLY") else 6
 
 def test_they_agree() -> None:
     script = ROOT / "benchmarks" / "many_ranks.py"
-    run = subprocess.run(
-        [sys.executable, script, "--ranks", str(RANKS), "--iterations", "20"],
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
+    options = warm.command(str(script), "--ranks", str(RANKS), "--iterations", "20")
+    run = subprocess.run(**options, capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stdout + run.stderr
     found = json.loads(run.stdout)
     assert found["agree"] and found["ranks"] == RANKS

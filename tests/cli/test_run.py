@@ -10,13 +10,14 @@ import pytest
 from click.testing import CliRunner
 
 from caffeio.cli.main import main
+from tests import warm
 
 
-def run(*args, cwd, **options):
-    command = [sys.executable, "-m", "caffeio.cli", "run", *args]
+def run(*args, cwd):
     return subprocess.run(
-        command, cwd=cwd, capture_output=True, text=True, timeout=120, check=False, **options
-    )
+        **warm.caffeio("run", *args), cwd=cwd, capture_output=True, text=True, timeout=120,
+        check=False,
+    )  # fmt: skip
 
 
 @pytest.fixture
@@ -106,8 +107,6 @@ def test_python_layers_of_caffeio_train_find_the_whole_of_caffe(tmp_path):
         'layer { name: "x" type: "Python" top: "x" python_param { module: "whole" layer: "Ones" } }'
         'layer { name: "s" type: "Reduction" bottom: "x" top: "s" }'
     )
-    command = [sys.executable, "-m", "caffeio.cli", "time", "net.prototxt", "-n", "1"]
-    done = subprocess.run(
-        [*command, "--allow-python"], cwd=tmp_path, capture_output=True, text=True, check=False
-    )
+    options = warm.caffeio("time", "net.prototxt", "-n", "1", "--allow-python")
+    done = subprocess.run(**options, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

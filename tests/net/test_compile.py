@@ -15,6 +15,7 @@ from tests.harness import assert_close
 from tests.paths import ROOT, SHARED, needs_shared
 
 NETS = ROOT / "tests" / "nets"
+NIGHT = "CAFFEIO_NIGHTLY" in os.environ
 
 
 @pytest.fixture(autouse=True)
@@ -69,15 +70,24 @@ def test_batches_of_other_sizes(name):
 
 
 @needs_shared
-@pytest.mark.slow
-def test_resnet50():
-    """The recipe's ResNet-50 in TRAIN, for two small images."""
+@pytest.mark.parametrize(
+    "blocks",
+    [4, pytest.param(16, marks=pytest.mark.skipif(not NIGHT, reason="nightly: ten seconds"))],
+)
+def test_resnet50(blocks: int) -> None:
+    """The recipe's ResNet-50 in TRAIN, or its first blocks, for two small images."""
     shapes = {"data": (2, 3, 64, 64), "label": (2,)}
     text = (SHARED / "seed" / "train_val.prototxt").read_text()
-    small = text.replace("kernel_size: 7\n    stride: 1", "kernel_size: 2\n    stride: 1")
-    assert small != text  # the last pooling layer
+    side = 2 if blocks == 16 else 8  # of the last pooling layer
+    small = text.replace("kernel_size: 7\n    stride: 1", f"kernel_size: {side}\n    stride: 1")
+    assert small != text
+    if blocks == 4:
+        begin, end = small.index("layer", small.index('name: "res3a_relu"')), small.index("pool5")
+        end = small.rindex("\nlayer", 0, end)
+        small = small[:begin] + small[end:].replace('bottom: "res5c"', 'bottom: "res3a"')
     torch.manual_seed(1)
     net = load_net(small, phase="TRAIN", input_shapes=shapes)
+    assert sum(kind == "Eltwise" for kind in net.layer_types) == blocks
     check(net, {"data": torch.randn(shapes["data"]), "label": torch.tensor([1.0, 3.0])})
 
 

@@ -345,10 +345,10 @@ def test_states_over_four_gigabytes(tmp_path: Path) -> None:
     if shutil.disk_usage(tmp_path).free < 8 << 30:
         pytest.skip("needs 5 GB of disk")
     path = tmp_path / "x.solverstate"
-    rows = np.broadcast_to(np.arange(1250, dtype=np.float32)[:, None], (1250, 1_000_000))
+    rows = np.broadcast_to(np.arange(1080, dtype=np.float32)[:, None], (1080, 1_000_000))
     write_solverstate(path, SolverState(3, "x", 1, [rows, np.ones(2)]), sync=False)
     assert path.stat().st_size > 1 << 32
     state = read_solverstate(path)
     assert state.current_step == 1
-    assert state.history[0][1249, -1] == 1249
+    assert state.history[0][1079, -1] == 1079
     assert state.history[1].tolist() == [1, 1]

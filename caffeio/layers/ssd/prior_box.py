@@ -32,6 +32,7 @@ class PriorBox(LayerType):
     pixels, as in Caffe. The boxes are computed once for each size of map and image.
     """
 
+    shape_only_last = True
     bottoms = exactly(2)
     differentiable = False
     in_place = False

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import warnings
+from collections.abc import Callable
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -109,7 +111,24 @@ def test_layers_of_caffe_1_0_where_opencv_has_fewer(name: str) -> None:
     assert ("LSTM" in kinds(net)) == (name in ("crnn", "paddle_ocr_rec"))
 
 
+@pytest.fixture
+def one_registry(monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch's exporter looks all its functions up anew for every net: a fifth of its time."""
+    try:
+        from torch.onnx._internal.exporter._registration import ONNXRegistry
+    except ImportError:
+        return  # of another torch
+    make_registry = ONNXRegistry.__dict__["from_torchlib"].__func__
+    monkeypatch.setattr(ONNXRegistry, "from_torchlib", classmethod(_kept(make_registry)))
+
+
+@cache
+def _kept(function: Callable[..., Any]) -> Callable[..., Any]:
+    return cache(function)
+
+
 @pytest.mark.skipif(find_spec("onnxscript") is None, reason="needs onnxscript")
+@pytest.mark.usefixtures("one_registry")
 @pytest.mark.parametrize(
     "name",
     [
@@ -124,6 +143,40 @@ def test_dynamo_export(name: str) -> None:
     script = len(compiled(export(module, x)).layers)
     net = compiled(model_of_module(module, x))
     assert len(net.layers) <= script + 2  # the two exporters' graphs come to the same layers
+
+
+@NIGHT
+@pytest.mark.slow
+@pytest.mark.parametrize("opset", [7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 18, 19, 20])
+@pytest.mark.parametrize("name", NETS)
+def test_opsets_of_torchscript(name: str, opset: int) -> None:
+    """Every opset that the older exporter writes; 17 is what the other tests use."""
+    module, x = make(name)
+    try:
+        model = export(module, x, opset=opset)
+    except Exception as error:  # noqa: BLE001  (torch's own, of several kinds)
+        pytest.skip(f"torch cannot export it: {str(error).splitlines()[0][:80]}")
+    assert model.opset_import[0].version == opset
+    compiled(model)
+
+
+@NIGHT
+@pytest.mark.slow
+@pytest.mark.skipif(find_spec("onnxscript") is None, reason="needs onnxscript")
+@pytest.mark.parametrize("opset", [18, 20, 21, 22, 23, 24])
+@pytest.mark.parametrize("name", NETS)
+def test_opsets_of_dynamo(name: str, opset: int) -> None:
+    """Every opset that the newer exporter writes."""
+    module, x = make(name)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        program = torch.onnx.export(
+            module.eval(), (x,), dynamo=True, verbose=False, opset_version=opset
+        )
+    assert program is not None
+    model = program.model_proto
+    assert model.opset_import[0].version == opset
+    compiled(model)
 
 
 @pytest.mark.skipif(not EXPORTS_PROGRAMS, reason=NO_PROGRAMS)
