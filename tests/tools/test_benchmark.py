@@ -5,7 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 
+from caffeio.data.sources.memory_data import DummySource
 from caffeio.errors import CaffeIOError
 from caffeio.log.glog import Log
 from caffeio.tools.benchmark import Timing, time_net
@@ -48,3 +50,24 @@ def test_a_net_without_its_data_is_timed_on_noise(tmp_path: Path) -> None:
     )
     with pytest.raises(CaffeIOError, match="--synthetic"):
         time_net(path, iterations=1)
+
+
+def test_a_backward_and_no_batch_goes_before_what_is_timed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As Caffe's tool does it; PyTorch's first backward starts its engine: half a second."""
+    events: list[str] = []
+    backward = torch.autograd.backward
+    read = DummySource.next
+    monkeypatch.setattr(
+        torch.autograd, "backward", lambda *args: (events.append("backward"), backward(*args))
+    )
+    monkeypatch.setattr(DummySource, "next", lambda self: (events.append("batch"), read(self))[1])
+    text = NET.replace(
+        'type: "Input" top: "data" input_param { shape { dim: 6 dim: 3 } }',
+        'type: "DummyData" top: "data" dummy_data_param { shape { dim: 6 dim: 3 } '
+        'data_filler { type: "uniform" } }',
+    )
+    log = Log(lambda line: events.append("begins") if "Benchmark begins" in line else None)
+    time_net(text, iterations=2, log=log)
+    before, after = events[: events.index("begins")], events[events.index("begins") + 1 :]
+    assert before == ["batch", "backward", "backward"]
+    assert after == ["batch", "backward", "backward"] * 2
