@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from caffeio.converters.from_onnx.caffe_net import CaffeLayer, Refused, Writer
-from caffeio.converters.from_onnx.finish import finish, name_blob, own_output
+from caffeio.converters.from_onnx.finish import finish, name_blob, own_output, silence_inputs
 from caffeio.converters.from_onnx.fix import fixed
 from caffeio.converters.from_onnx.fold import fold
 from caffeio.converters.from_onnx.graph import Dims, Graph, Node
@@ -245,12 +245,25 @@ def _finished(w: Writer, model: Model) -> Compiled:
     inputs = {value: w.values[value] for value in graph.inputs}
     for value in graph.outputs:
         w.values[value] = own_output(w, w.values[value])
+    silence_inputs(w, set(inputs.values()) - {w.values[value] for value in graph.outputs})
     outputs = {value: name_blob(w, w.values[value], value) for value in graph.outputs}
     name = plain(model.graph.name or "net")
     any_batch = graph.larger is not None and not w.one_batch
     if w.one_batch:
         w.notes.append(f"for this batch only: {', '.join(w.one_batch[:5])}")
+    w.notes += _of_inputs(w)
     return Compiled(name, w.target, w.layers, inputs, outputs, model, any_batch, w.notes)
+
+
+def _of_inputs(w: Writer) -> list[str]:
+    """What the target wants of inputs that the model has otherwise."""
+    shapes, name = [w.graph.shapes[value] for value in w.graph.inputs], w.target.name
+    notes = []
+    if w.target.rule("batch_1") and any(shape[:1] not in ((), (1,)) for shape in shapes):
+        notes.append(f"{name} wants a batch of 1: --input-shape fixes it")
+    if w.target.rule("one_input") and len(shapes) > 1:
+        notes.append(f"{name} wants one input, and the model has {len(shapes)}")
+    return notes
 
 
 def format_shapes(shapes: Sequence[Dims]) -> str:

@@ -159,6 +159,14 @@ def own_output(w: Writer, blob: str) -> str:
     return out
 
 
+def silence_inputs(w: Writer, inputs: set[str]) -> None:
+    """Give inputs that nothing reads a Silence: an input without a reader would be an output."""
+    reads = readers(w)
+    if unread := sorted(blob for blob in inputs if blob not in reads):
+        w.stem = "inputs"
+        w.silence(unread)
+
+
 def name_blob(w: Writer, blob: str, expected: str) -> str:
     """Call an output's blob, and the layer that makes it, as the model does; returns the name.
 

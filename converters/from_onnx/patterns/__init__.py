@@ -12,6 +12,7 @@ from caffeio.converters.from_onnx.patterns import (  # noqa: F401  (they registe
     means,
     moves,
     norms,
+    reshapes,
     unit_norm,
 )
 from caffeio.converters.from_onnx.patterns.base import PATTERNS

@@ -59,7 +59,8 @@ NOTHING = {"Dropout", "Split", "Silence", "Input"}
 SEVERAL = {"Crop": 4, "Embed": 2}
 EACH = {"Convolution", "Deconvolution"}  # as many layers in one as it has tops
 # What a net may be given where it does not say its input's shape.
-GUESSES = ((1, 3, 224, 224), (1, 3, 227, 227), (1, 3, 360, 480), (1, 1, 28, 28), (1, 3, 64, 64))
+GUESSES = ((1, 3, 224, 224), (1, 3, 227, 227), (1, 3, 360, 480), (1, 1, 28, 28), (1, 2, 28, 28),
+           (1, 3, 64, 64))  # fmt: skip
 MAX_PIXELS, SMALL = 96 * 96, 96
 
 
@@ -124,12 +125,22 @@ def loaded(case: Case) -> Net:
             path.write_text(case.text)
         net = _with_shapes(path)
         try:
-            smaller = {n: _small(net.blob_shapes[n]) for n in net.inputs}
+            maps = [
+                top
+                for top in source_tops(net)
+                if len(net.blob_shapes[top]) == 4 or top in net.inputs
+            ]
+            smaller = {n: _small(tuple(net.blob_shapes[n])) for n in maps}
             net = _read(path, smaller)
         except CaffeIOError:
             pass  # its last layers have numbers for one size
     randomize(net)
     return net
+
+
+def source_tops(net: Net) -> list[str]:
+    """What data and Input layers make; a Python layer's data are to be given, too."""
+    return [top for step in net.steps if step.layer.is_source for top in step.tops]
 
 
 def _read(path: Path, shapes: dict[str, tuple[int, ...]]) -> Net:
@@ -144,13 +155,13 @@ def _with_shapes(path: Path) -> Net:
     except UnsupportedError as error:
         if "--input-shape" not in error.message:
             raise
-        name = error.message.split("'")[1]
+        name, last = error.message.split("'")[1], CaffeIOError(error.message, where=error.where)
         for shape in GUESSES:
             try:
                 return _read(path, {name: shape})
-            except CaffeIOError:
-                continue
-        raise
+            except CaffeIOError as other:
+                last = last if "--input-shape" in other.message else other
+        raise last from None
 
 
 def _small(shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -194,8 +205,9 @@ def ranks(net: Net, built: Built, back: Compiled) -> tuple[float, float]:
             one.reset_state()
         with torch.no_grad():
             mine({back.inputs[n]: torch.from_numpy(v) for n, v in inputs.items()})
-            pairs = zip(net.inputs, built.inputs, strict=True)
-            double({blob: torch.from_numpy(inputs[n]).double() for blob, n in pairs})
+            given = {n: torch.zeros(net.blob_shapes[n]) for n in source_tops(net)}
+            given |= {n: torch.from_numpy(v) for n, v in inputs.items()}
+            double({n: v.double() for n, v in given.items()})
         for blob, name in built.outputs.items():
             exact = double.blobs[blob].numpy()
             found = (mine.blobs[back.outputs[name]].numpy(), theirs[name])
@@ -331,6 +343,7 @@ def main(args: list[str]) -> int:
     """Walk; returns the exit code."""
     parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
     parser.add_argument("words", nargs="*")
+    parser.add_argument("--without", default="", help="a word that the path shall not hold")
     parser.add_argument("--log", type=Path)
     parser.add_argument("--seconds", type=float, default=600, help="for one net")
     given = parser.parse_args(args)
@@ -342,6 +355,8 @@ def main(args: list[str]) -> int:
     done: list[Found] = []
     for case in cases():
         if given.words and not any(word in case.name for word in given.words):
+            continue
+        if given.without and given.without in case.name:
             continue
         found = known.get(case.name) or apart(case, given.seconds)
         done.append(found)

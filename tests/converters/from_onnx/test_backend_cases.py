@@ -192,6 +192,13 @@ def test_every_output_is_an_output_of_the_net(target: str) -> None:
         assert set(found) == set(net.outputs.values())
 
 
+def test_an_input_that_nothing_reads_is_no_output() -> None:
+    model = graph_of([node("Relu", ["x"], ["y"])], {"x": [1, 2], "z": [3]}, ["y"])
+    net = compiled(model)
+    assert kinds(net) == ["Input", "Input", "ReLU", "Silence"]
+    assert build_net(net).outputs == ["y"]
+
+
 def test_what_onnxruntime_lacks_is_run_by_onnx_itself(monkeypatch: pytest.MonkeyPatch) -> None:
     def load(self: Any, model: Any) -> Any:
         self.lacks = "Relu(99)"

@@ -145,6 +145,40 @@ def test_dynamo_export(name: str) -> None:
     assert len(net.layers) <= script + 2  # the two exporters' graphs come to the same layers
 
 
+@NIGHT
+@pytest.mark.slow
+@pytest.mark.parametrize("opset", [7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 18, 19, 20])
+@pytest.mark.parametrize("name", NETS)
+def test_opsets_of_torchscript(name: str, opset: int) -> None:
+    """Every opset that the older exporter writes; 17 is what the other tests use."""
+    module, x = make(name)
+    try:
+        model = export(module, x, opset=opset)
+    except Exception as error:  # noqa: BLE001  (torch's own, of several kinds)
+        pytest.skip(f"torch cannot export it: {str(error).splitlines()[0][:80]}")
+    assert model.opset_import[0].version == opset
+    compiled(model)
+
+
+@NIGHT
+@pytest.mark.slow
+@pytest.mark.skipif(find_spec("onnxscript") is None, reason="needs onnxscript")
+@pytest.mark.parametrize("opset", [18, 20, 21, 22, 23, 24])
+@pytest.mark.parametrize("name", NETS)
+def test_opsets_of_dynamo(name: str, opset: int) -> None:
+    """Every opset that the newer exporter writes."""
+    module, x = make(name)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        program = torch.onnx.export(
+            module.eval(), (x,), dynamo=True, verbose=False, opset_version=opset
+        )
+    assert program is not None
+    model = program.model_proto
+    assert model.opset_import[0].version == opset
+    compiled(model)
+
+
 @pytest.mark.skipif(not EXPORTS_PROGRAMS, reason=NO_PROGRAMS)
 def test_a_program_of_torch_export(tmp_path: Path) -> None:
     pytest.importorskip("onnxscript")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -22,7 +23,7 @@ from caffeio.converters.from_onnx.write import prototxt_text, unverified
 from caffeio.converters.rewrites.floor import floor_pooling
 from caffeio.errors import CaffeIOError
 from caffeio.proto import caffe_pb2 as pb
-from tests.converters.from_onnx.helpers import Of, compiled, export, kinds
+from tests.converters.from_onnx.helpers import Of, compiled, export, graph_of, kinds, onnx
 from tests.converters.from_onnx.test_operators import FUNCTIONS, X
 
 pytest.importorskip("onnxruntime")
@@ -94,3 +95,26 @@ def test_a_rule_refuses() -> None:
         compile_model(export(nn.InstanceNorm2d(8), X), target="ncnn")
     with pytest.raises(CaffeIOError, match="more than 4 axes"):
         compile_model(export(Of(lambda m, x: torch.stack([x, 2 * x], 2)), X), target="ncnn")
+
+
+def test_reshapes_in_a_row_are_one() -> None:
+    """A blob between them may have more axes than the target takes."""
+    nodes = [
+        onnx.helper.make_node("Relu", ["x"], ["r"]),
+        onnx.helper.make_node("Unsqueeze", ["r", "two"], ["u"]),
+        onnx.helper.make_node("Squeeze", ["u", "two"], ["s"]),
+        onnx.helper.make_node("Sigmoid", ["s"], ["y"]),
+    ]
+    model = graph_of(nodes, {"x": ["N", 4, 5, 6]}, ["y"], {"two": np.array([2])})
+    net = compiled(model, target="nnie")
+    assert kinds(net) == ["Input", "ReLU", "Sigmoid"]
+    assert not net.notes
+
+
+def test_inputs_that_the_target_wants_otherwise_are_noted() -> None:
+    nodes = [onnx.helper.make_node("Add", ["a", "b"], ["y"])]
+    net = compile_model(graph_of(nodes, {"a": [2, 3], "b": [2, 3]}, ["y"]), target="nnie")
+    assert net.notes == [
+        "nnie wants a batch of 1: --input-shape fixes it",
+        "nnie wants one input, and the model has 2",
+    ]
