@@ -18,6 +18,11 @@ pytest.importorskip("onnxruntime")
 CORPUS = SHARED / "corpus" / "caffemodels"
 MODELS = json.loads((CORPUS / "index.json").read_text()) if CORPUS.exists() else []
 PAIRS = [pytest.param(entry, id=entry["id"]) for entry in MODELS if "prototxt" in entry]
+# Nets of convolutions alone: smaller pictures go the same way, in a tenth of the time.
+SMALLER = {
+    "wechat_sr": {"data": (1, 1, 56, 72)},
+    "waifu_upconv7": {"input": (1, 3, 46, 54)},
+}
 # What BVLC's Caffe 1.0 has no layers for, and why no exact form exists.
 NO_BVLC = {
     "res10_ssd": "DetectionOutput",
@@ -43,7 +48,7 @@ def test_a_public_model(entry: dict[str, Any], tmp_path: Path) -> None:
     files = folder / entry["prototxt"], folder / entry["model"]
     shapes = [
         part
-        for name, dims in (entry["inputs"] or {}).items()
+        for name, dims in (SMALLER.get(entry["id"]) or entry["inputs"] or {}).items()
         for part in ("--input-shape", f"{name}={','.join(map(str, dims))}")
     ]
     assert compared(*files, tmp_path / "m.onnx", *shapes) <= 2e-5

@@ -69,34 +69,42 @@ def run(
     """
     streams = [number for number in (stdout, stderr) if number is not None]
     own = (stdout is not None, stderr is not None)
-    order = Order([list(arguments)], cwd, memory, seconds, own)
+    order = Order([list(arguments)], [cwd], memory, seconds, own)
     [ended] = _do(order, streams, stdin, before)
     return ended
 
 
 def run_all(
     commands: Sequence[Sequence[str | os.PathLike[str]]],
-    cwd: str | os.PathLike[str] | None = None,
+    cwd: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] | None = None,
     memory: int = 6 << 30,
     seconds: float = 60,
 ) -> list[Ended]:
     """Run many commands one after the other in one fork: how each ended.
 
+    `cwd` is the folder of all, or that of each.
     The next ones have a fork of their own where one was killed: by its own fault, or for it took
     more than `seconds`.
     """
-    return _do(Order([list(one) for one in commands], cwd, memory, seconds), [])
+    folders = (
+        cwd if isinstance(cwd, Sequence) and not isinstance(cwd, str) else [cwd] * len(commands)
+    )
+    return _do(Order([list(one) for one in commands], folders, memory, seconds), [])
 
 
 class Order:
     """What a fork is to do: commands, one after the other."""
 
     def __init__(
-        self, commands: list[list[str | os.PathLike[str]]], cwd: str | os.PathLike[str] | None,
-        memory: int, seconds: float, own: tuple[bool, bool] = (False, False),
-    ) -> None:  # fmt: skip
+        self,
+        commands: list[list[str | os.PathLike[str]]],
+        folders: Sequence[str | os.PathLike[str] | None],
+        memory: int,
+        seconds: float,
+        own: tuple[bool, bool] = (False, False),
+    ) -> None:
         self.commands = [[os.fspath(part) for part in one] for one in commands]
-        self.cwd = os.fspath(cwd or os.getcwd())
+        self.folders = [os.fspath(folder or os.getcwd()) for folder in folders]
         self.memory, self.seconds = memory, seconds
         self.own = own  # whether stdout, stderr are descriptors that come along
         self.environ = dict(os.environ)
@@ -252,7 +260,7 @@ def _run(order: Order, number: int, before: Callable[[], object] | None) -> int:
     code = 70
     try:
         _streams(order, number)
-        os.chdir(order.cwd)
+        os.chdir(order.folders[number])
         warnings.resetwarnings()
         warnings.simplefilter("ignore")
         from caffeio.cli.main import main
