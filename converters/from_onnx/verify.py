@@ -43,8 +43,9 @@ class Compared:
         if theirs.size == 0 == mine.size:
             return  # there is nothing in it
         finite = theirs[np.isfinite(theirs)]
-        if not finite.size:
-            self.runs.append((run, float("inf"), 1.0))  # nothing to hold it against
+        if not finite.size:  # nothing to hold it against: other runs must tell
+            if not np.array_equal(mine, theirs, equal_nan=True):
+                self.runs.append((run, float("inf"), 1.0))
             return
         largest = float(np.abs(finite).max()) if scale is None else scale
         self.runs.append((run, absolute_difference(mine, theirs), largest))

@@ -50,7 +50,7 @@ from tests.paths import GOLDEN, SHARED
 NEAR, MORE = 1e-5, 1.2  # of the largest value; layers, of those that the net had
 # Farther off than NEAR may be a net whose float32 is so far from its float64, whoever computes it:
 # the net that came back may be half again as far from that as onnxruntime is.
-EQUAL_RANK = 1.5
+EQUAL_RANK, ROUNDING = 1.5, 0.1
 # Where a net stands: those that are no findings, then those that are.
 FINE = ("equal", "not exported", "refused", "no net")
 FINDINGS = ("off", "layers", "error", "slow", "died")
@@ -98,6 +98,8 @@ def cases() -> Iterator[Case]:
     """All nets, small ones of ours first."""
     for root, name in ((GOLDEN, "tests/golden"), (SHARED / "golden", "golden")):
         for path in sorted(root.rglob("*.prototxt")):
+            if path.name.startswith(("solver", "tmp_solver")):
+                continue
             beside = path.with_name("weights.caffemodel")
             weights = beside if beside.exists() and path.name == "net.prototxt" else None
             yield Case(f"{name}/{path.relative_to(root)}", path, weights)
@@ -288,9 +290,12 @@ def walk(case: Case, known: Mapping[str, Found]) -> Found:
     found.before, found.after = before.total(), after.total()
     several = sum(SEVERAL.get(kind, 1) for kind in before.elements())
     found.status = "equal"
-    if not report.worst <= NEAR:
+    if report.worst == float("inf"):
+        found.status = "off"
+    elif not report.worst <= NEAR:
         found.float64 = list(ranks(net, built, back))
-        if not found.float64[0] <= EQUAL_RANK * found.float64[1]:
+        rounding = found.float64[1] <= ROUNDING  # more is another choice of rows
+        if not (rounding and found.float64[0] <= EQUAL_RANK * found.float64[1]):
             found.status = "off"
     if found.status == "equal" and found.after > max(
         MORE * found.before, several, len(net.outputs)

@@ -248,3 +248,13 @@ def test_two_bounds_are_a_clip(first: str, low: float, high: float) -> None:
     nodes = [node(first, ["x", first], ["a"]), node(last, [last, "a"], ["y"])]
     net = compiled(graph_of(nodes, {"x": [3, 4]}, ["y"], given), target="bvlc")
     assert kinds(net) == ["Input", "Clip"]
+
+
+def test_a_run_without_a_finite_number_leaves_it_to_the_others() -> None:
+    """A Log of what only the large inputs make negative, under a sum; and one of nothing else."""
+    for shift, worst in ((6.0, 0.0), (-1e9, float("inf"))):
+        nodes = [node("Add", ["x", "k"], ["a"]), node("Log", ["a"], ["b"]),
+                 node("ReduceSum", ["b"], ["y"], keepdims=0)]  # fmt: skip
+        model = graph_of(nodes, {"x": [1, 500]}, ["y"], {"k": np.float32(shift)})
+        report = verify(compile_model(model))
+        assert report.outputs[0].worst == pytest.approx(worst, abs=1e-5)
