@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from click.testing import CliRunner, Result
+from click.testing import CliRunner
 
 from caffeio.cli.main import main
 from caffeio.proto.weights.load import load_weights
+from tests.cli.converting import run
 from tests.paths import SHARED, needs_shared
 
 pytest.importorskip("onnxruntime")
@@ -27,12 +28,6 @@ NO_BVLC = {
     "res10_ssd": "DetectionOutput",
     "yuface_v1": "DetectionOutput",
 }
-
-
-def run(*args: str | Path) -> Result:
-    result = CliRunner().invoke(main, ["convert", *map(str, args)])
-    assert "Traceback" not in result.output
-    return result
 
 
 def compared(*args: str | Path) -> float:
