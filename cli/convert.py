@@ -182,8 +182,7 @@ def _stdin(scratch: Path) -> Path:
 
 
 def _request(options: dict[str, Any]) -> Any:
-    from caffeio.converters.prototxt import parse_input_shape
-    from caffeio.converters.request import Request
+    from caffeio.converters.request import Request, parse_input_shape
 
     shapes = dict(parse_input_shape(text) for text in options.pop("input_shape"))
     options["client"] = options["client"] or ""

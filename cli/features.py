@@ -72,7 +72,7 @@ def command(model: str, weights: str, picture: str, output: str, form: str, **op
     _given.require_net(model, "features", example=example if swapped else "")
     _given.require_weights(weights, "features")
     _given.require_blobs(model, options["blobs"])
-    from caffeio.converters.prototxt import parse_input_shape
+    from caffeio.converters.request import parse_input_shape
 
     shapes = dict(map(parse_input_shape, options["shapes"]))
     require_readable_picture(picture)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -91,15 +90,8 @@ def command(files: tuple[str, ...], **options: Any) -> None:
         _write_report(text, report, options)
 
 
-def _input_shapes(texts: Sequence[str]) -> dict[str, tuple[int, ...]]:
-    if not texts:  # the rest of show needs no numpy
-        return {}
-    from caffeio.converters.prototxt import parse_input_shape
-
-    return dict(map(parse_input_shape, texts))
-
-
 def _net(source: Any, options: dict[str, Any]) -> tuple[str | None, Any]:
+    from caffeio.converters.request import parse_input_shape
     from caffeio.converters.show import nets
     from caffeio.errors import CaffeIOError
 
@@ -110,7 +102,7 @@ def _net(source: Any, options: dict[str, Any]) -> tuple[str | None, Any]:
             phase.upper() if phase else None,
             options["stages"],
             options["level"],
-            _input_shapes(options["inputs"]),
+            dict(map(parse_input_shape, options["inputs"])),
             options["dialect"],
             options["caffe"],
             options["show_all"],

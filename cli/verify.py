@@ -44,7 +44,7 @@ def command(ctx: click.Context, /, files: tuple[str, ...], **options: Any) -> No
     there(*files)
     apart(options["output"])
     from caffeio.converters.deploy.deploy_net import DeployOptions
-    from caffeio.converters.prototxt import parse_input_shape
+    from caffeio.converters.request import parse_input_shape
     from caffeio.converters.verify.report import compare
     from caffeio.converters.verify.sides import open_sides, pair_up
 

@@ -106,17 +106,3 @@ def write_binary(
     with atomic_write(dst, error=CaffeIOError) as file:
         file.write(data)
     return lost
-
-
-def parse_input_shape(text: str) -> tuple[str, tuple[int, ...]]:
-    """The blob name and shape of an option such as data=1,3,224,224. Raises CaffeIOError."""
-    name, equals, dims = text.rpartition("=")
-    try:
-        shape = tuple(int(n) for n in dims.replace("x", ",").split(","))
-    except ValueError:
-        shape = ()
-    if not equals or not name or not shape or min(shape) < 1:
-        raise CaffeIOError(
-            f"{text!r} is no input shape; one looks like data=1,3,224,224 (NAME=N,C,H,W)"
-        )
-    return name, shape

@@ -1,10 +1,12 @@
-"""The dataclasses of a conversion: Request (options), Conversion (files), Outcome (messages)."""
+"""A conversion: Request (options), Conversion (files), Outcome (messages)."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from caffeio.errors import CaffeIOError
 
 if TYPE_CHECKING:
     from caffeio.converters.verify.check import Checked
@@ -78,3 +80,17 @@ class Conversion:
     request: Request
     out: Path
     own: bool = False
+
+
+def parse_input_shape(text: str) -> tuple[str, tuple[int, ...]]:
+    """The blob name and shape of an option such as data=1,3,224,224. Raises CaffeIOError."""
+    name, equals, dims = text.rpartition("=")
+    try:
+        shape = tuple(int(n) for n in dims.replace("x", ",").split(","))
+    except ValueError:
+        shape = ()
+    if not equals or not name or not shape or min(shape) < 1:
+        raise CaffeIOError(
+            f"{text!r} is no input shape; one looks like data=1,3,224,224 (NAME=N,C,H,W)"
+        )
+    return name, shape

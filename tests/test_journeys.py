@@ -18,6 +18,7 @@ from click.testing import CliRunner
 
 from caffeio.cli.main import main
 from caffeio.demo import glyphs, recipe
+from tests import warm
 from tests.paths import EXPORTS_PROGRAMS, NO_PROGRAMS, ROOT, SHARED, needs_shared
 
 PAGES = {
@@ -153,11 +154,9 @@ def test_d_a_script_that_imports_caffe(here: Path, capfd: pytest.CaptureFixture[
     body += "net.blobs['data'].data[...] = 2\nnet.forward()\n"
     Path("new.py").write_text(body + "print('y is', net.blobs['y'].data[0, 0])\n")
     Path("old.py").write_text(body + "print 'y is', net.blobs['y'].data[0, 0]\n")
-    for command in ("new.py", "--py2 old.py"):
-        done = subprocess.run(
-            f"{shlex.quote(_python())} -m caffeio run {command}", shell=True, check=False,
-            capture_output=True, text=True, timeout=120, env=_env(),
-        )  # fmt: skip
+    anew = {"args": f"{shlex.quote(_python())} -m caffeio run new.py", "shell": True, "env": _env()}
+    for options in (anew, warm.caffeio("run", "--py2", "old.py")):
+        done = subprocess.run(**options, check=False, capture_output=True, text=True, timeout=120)
         assert done.returncode == 0 and done.stdout == "y is 6.0\n", done.stderr
 
 

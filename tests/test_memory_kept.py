@@ -14,13 +14,13 @@ import sys
 from unittest import mock
 with mock.patch("caffeio.memory.keep_freed_memory") as keep:
     from caffeio.cli.main import main
-    for words in (["train", "--help"], ["show", "--help"]):
+    for words in (["train", "none"], ["show", "none"], ["train", "--help"]):
         sys.argv = ["caffeio", *words]
-        try:
-            main()
-        except SystemExit:
-            pass
-        main(words, standalone_mode=False)
+        for arguments in (None, words):
+            try:
+                main(arguments)
+            except SystemExit:
+                pass
     print("\\ncalls", keep.call_count)
 """
 

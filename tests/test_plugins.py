@@ -124,3 +124,20 @@ def test_a_broken_package_is_named_each_time(tmp_path, monkeypatch):
     for _ in range(2):
         with pytest.raises(CaffeIOError, match=r"package 'broken-layers'.*no_such_module"):
             load_net(NET)
+
+
+def test_a_class_cannot_stand_for_a_type_that_is_built_in() -> None:
+    """Not even where it is the first that anyone asks for."""
+    code = (
+        "from caffeio.layers.base import LayerType\n"
+        "from caffeio.layers.registry import find, layer\n"
+        "try: layer('LRN')(type('Mine', (LayerType,), {}))\n"
+        "except ValueError as error: print(error)\n"
+        "print(find('LRN').__module__)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True,
+        env={"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin"},
+    )  # fmt: skip
+    assert "'LRN' is already defined" in done.stdout
+    assert done.stdout.endswith("caffeio.layers.lrn\n")

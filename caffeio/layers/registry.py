@@ -20,9 +20,14 @@ ENTRY_POINTS = "caffeio.layers"  # third parties name a module or a layer class 
 
 
 def layer(*type_names: str) -> Callable[[L], L]:
-    """Register the class that defines the Caffe layer types `type_names`."""
+    """Register the class that defines the Caffe layer types `type_names`.
+
+    Raises ValueError for a type that is there.
+    """
 
     def add(cls: L) -> L:
+        if not cls.__module__.startswith("caffeio.layers."):
+            load_own()  # so that a name that one of them has is refused here
         for type_name in type_names:
             if type_name in REGISTRY:
                 raise ValueError(

@@ -19,8 +19,6 @@ from caffeio.converters.convert.proof import (
     random_weights,
 )
 from caffeio.converters.request import Conversion, Outcome, Request
-from caffeio.converters.translate.adapt import sort_lost
-from caffeio.converters.translate.net_text import translate_net
 from caffeio.converters.weight_names import match_net
 from caffeio.converters.weightfiles import (
     FORMATS,
@@ -127,6 +125,8 @@ def to_caffemodel(job: Conversion) -> Outcome:
     dialect = r.to_dialect or file.dialect
     net, matters = _write_net(job, outcome, (net, blobs), file.dialect, dialect)
     if r.to_dialect is None and dialect != "bvlc" and not _clear(job.out, dialect):
+        from caffeio.converters.translate.net_text import translate_net
+
         plain = translate_net(net, blobs, file.dialect, "bvlc")
         if not plain.matters:  # else it cannot be helped: --dialect reads it
             dialect = "bvlc"
@@ -159,9 +159,13 @@ def _write_net(
     lost: list[Lost] = []
     if source == target:
         write_caffemodel(job.out, net, blobs, dialect=target, lost=lost)
+        from caffeio.converters.translate.adapt import sort_lost
+
         found, notes = sort_lost(lost, net)
         outcome.warnings += notes
         return net, [str(item) for item in found]
+    from caffeio.converters.translate.net_text import translate_net
+
     new = translate_net(net, blobs, source, target, job.request.input_shape)
     write_caffemodel(job.out, new.message, new.blobs, dialect=target, lost=lost)
     outcome.warnings += new.done
@@ -291,6 +295,8 @@ def _translate_text(
     r = job.request
     assert r.to_dialect is not None
     blobs = [list((weights or {}).get(layer.name, ())) for layer in message.layer]
+    from caffeio.converters.translate.net_text import translate_net
+
     new = translate_net(message, blobs, file.dialect, r.to_dialect, r.input_shape)
     outcome.warnings += new.done
     unknown = [f"{item} (no known Caffe has it)" for item in file.unknown]
@@ -311,6 +317,8 @@ def _translate_text(
     def run() -> Checked:
         stand_in = weights or random_weights(file, options)
         own = [list(stand_in.get(layer.name, ())) for layer in message.layer]
+        from caffeio.converters.translate.net_text import translate_net
+
         with_weights = translate_net(message, own, file.dialect, str(r.to_dialect), r.input_shape)
         second = read_net(text, dialect=r.to_dialect), weights_of(with_weights.arrays())
         return prove_nets((file, stand_in), second, options, replace(options, dialect=r.to_dialect))

@@ -29,6 +29,7 @@ from caffeio.converters.rewrites.neurons import LARGE
 
 def clip(w: Writer, x: str, low: float, high: float) -> str:
     """min(max(x, low), high)."""
+    low = min(low, high)  # with bounds the wrong way round Caffe's Clip gives the other one
     bounded = low > -3e38 and high < 3e38
     if (low, high) == (0, 6) and w.target.has("ReLU6"):
         return w.unary("ReLU6", x)
@@ -36,6 +37,8 @@ def clip(w: Writer, x: str, low: float, high: float) -> str:
         return w.unary("Clip", x, clip_param={"min": low, "max": high})
     if low == 0:
         return w.unary("ReLU", x)
+    if w.target.has("Clip") and (low > -3e38 or high < 3e38):
+        return w.unary("Clip", x, clip_param={"min": low, "max": high})
     if low > -3e38:
         if abs(low) >= LARGE:
             below = w.unary("ReLU", w.power(x, scale=-1, shift=low, hint="below"), hint="lack")

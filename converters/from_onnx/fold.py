@@ -6,17 +6,18 @@ run is onnxruntime's (or onnx's reference evaluator's), so nothing is evaluated 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Collection, Mapping
 
 import numpy as np
 
+from caffeio.converters.from_onnx.branches import inline_ifs, outer_values
 from caffeio.converters.from_onnx.graph import Array, Dims, Graph, Node
 from caffeio.converters.from_onnx.inputs import sample
 from caffeio.converters.from_onnx.model import Model, array_of, opset_of
 from caffeio.converters.onnx.runtime import OnnxRunner
 from caffeio.errors import UnsupportedError
 
+_SHAPE_OF = "caffeio:shape of "
 _SHAPES = ("Shape", "Size")  # their values are known, whatever goes in
 _RANDOM = ("RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Bernoulli",
            "Multinomial")  # fmt: skip
@@ -55,7 +56,7 @@ def fold(model: Model) -> Graph:
     """
     while True:
         constant, values, shapes = _constant_values(model)
-        if not _inline_ifs(model, constant, values):
+        if not inline_ifs(model, constant, values):
             break
     empty = _empty(model, shapes) - constant
     values |= {name: np.zeros(shapes[name], np.float32) for name in empty}
@@ -93,19 +94,20 @@ def with_batch(model: Model, more: int) -> Model | None:
 
 def _constant_values(model: Model) -> tuple[set[str], dict[str, Array], dict[str, Dims]]:
     """Names of constant values, their values, and all shapes."""
-    import onnx
-
     model.check_files()
     constant, made = _constant_names(model)
-    probe = model.copy()
-    have = {item.name for item in probe.graph.output}
-    probe.graph.output.extend(onnx.ValueInfoProto(name=name) for name in made if name not in have)
-    found = OnnxRunner(probe.runnable(), weights=probe.weights)(sample(model))
     values = {t.name: array_of(t) for t in model.graph.initializer} | model.weights
     shapes: dict[str, Dims] = {}
+    try:
+        found = _probe(model, made, constant)
+    except UnsupportedError:  # a sequence has no shape; or the model does not run at all
+        found = _probe(model, made, made)
     for name, value in found.items():
         if not isinstance(value, np.ndarray | np.generic):
             continue  # a sequence or nothing: its operator is refused by name
+        if name.startswith(_SHAPE_OF):
+            shapes[name.removeprefix(_SHAPE_OF)] = tuple(int(n) for n in np.asarray(value))
+            continue
         shapes[name] = value.shape
         if name in constant:
             values[name] = np.asarray(value)
@@ -113,6 +115,26 @@ def _constant_values(model: Model) -> tuple[set[str], dict[str, Array], dict[str
     for item in model.graph.input:
         shapes[item.name] = tuple(dim.dim_value for dim in item.type.tensor_type.shape.dim)
     return constant, values, shapes
+
+
+def _probe(model: Model, made: Collection[str], whole: Collection[str]) -> dict[str, Array]:
+    """Run the model for the values `whole`, and the shapes of the others.
+
+    All values of a net for large pictures take gigabytes; those that nothing asks for are freed.
+    """
+    import onnx
+
+    kept = {*whole, *(n for node in model.graph.node if node.op_type == "CastLike"
+                      for n in node.output)}  # fmt: skip
+    probe = model.copy()
+    del probe.graph.output[:]
+    for name in made:
+        asked = name
+        if name not in kept:
+            asked = _SHAPE_OF + name
+            probe.graph.node.add(op_type="Shape", input=[name], output=[asked])
+        probe.graph.output.append(onnx.ValueInfoProto(name=asked))
+    return OnnxRunner(probe.runnable(), weights=probe.weights)(sample(model))
 
 
 def _cast_plainly(model: Model, found: Mapping[str, Array]) -> None:
@@ -133,7 +155,7 @@ def _constant_names(model: Model) -> tuple[set[str], list[str]]:
     made = []
     for node in model.graph.node:
         made += [name for name in node.output if name]
-        inputs = {*node.input, *_outer(node)}
+        inputs = {*node.input, *outer_values(node)}
         fixed = node.op_type in _SHAPES or inputs <= constant
         if fixed and node.op_type not in _RANDOM and node.domain in _ORDINARY:
             constant.update(node.output)
@@ -151,61 +173,6 @@ def _empty(model: Model, shapes: Mapping[str, Dims]) -> set[str]:
             unsure.update(node.output)
         else:
             out.update(name for name in node.output if 0 in shapes.get(name, ()))
-    return out
-
-
-def _outer(node: Any) -> set[str]:
-    """Values from outside that the graphs inside a node read."""
-    out: set[str] = set()
-    for attribute in node.attribute:
-        if attribute.HasField("g"):
-            graph = attribute.g
-            inside = {item.name for item in (*graph.input, *graph.initializer)}
-            for inner in graph.node:
-                out.update(name for name in (*inner.input, *_outer(inner)) if name not in inside)
-                inside.update(inner.output)
-            out.update(item.name for item in graph.output if item.name not in inside)
-    return out
-
-
-def _inline_ifs(model: Model, constant: set[str], values: Mapping[str, Array]) -> bool:
-    """Replace an If whose condition is known by its branch; true if there was one."""
-    nodes, changed = [], False
-    for number, node in enumerate(model.graph.node):
-        known = node.op_type == "If" and node.input[0] in constant
-        if not known or set(node.output) <= constant:
-            nodes.append(node)
-            continue
-        changed = True
-        chosen = "then_branch" if bool(values[node.input[0]]) else "else_branch"
-        branch = next(a.g for a in node.attribute if a.name == chosen)
-        nodes += _branch_nodes(model, branch, node, f"if{number}_")
-    if changed:
-        copies = [type(node).FromString(node.SerializeToString()) for node in nodes]
-        del model.graph.node[:]
-        model.graph.node.extend(copies)
-    return changed
-
-
-def _branch_nodes(model: Model, branch: Any, node: Any, prefix: str) -> list[Any]:
-    import onnx
-
-    inside = {name for inner in branch.node for name in inner.output if name}
-    inside |= {tensor.name for tensor in branch.initializer}
-    names = {name: prefix + name for name in inside}
-    for tensor in branch.initializer:
-        copy = model.graph.initializer.add()
-        copy.CopyFrom(tensor)
-        copy.name = names[tensor.name]
-    out = []
-    for inner in branch.node:
-        copy = onnx.NodeProto()
-        copy.CopyFrom(inner)
-        copy.input[:] = [names.get(name, name) for name in inner.input]
-        copy.output[:] = [names.get(name, name) for name in inner.output]
-        out.append(copy)
-    for item, outer in zip(branch.output, node.output, strict=True):
-        out.append(onnx.helper.make_node("Identity", [names.get(item.name, item.name)], [outer]))
     return out
 
 

@@ -5,20 +5,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from click.testing import CliRunner, Result
 
 import caffeio
-from caffeio.cli.main import main
 from caffeio.converters.convert.convert import CONVERSIONS, listing
 from caffeio.converters.weightfiles import FORMATS, read_weights
 from caffeio.proto.files import read_net
+from tests.cli.converting import bad, good, run
 from tests.paths import GOLDEN
 
 NET = GOLDEN / "nets" / "residual_inplace"
-
-
-def run(*args: str | Path, stdin: bytes | None = None) -> Result:
-    return CliRunner().invoke(main, ["convert", *map(str, args)], input=stdin)
 
 
 @pytest.fixture
@@ -27,18 +22,6 @@ def folder(tmp_path: Path) -> Path:
     shutil.copy(NET / "net.prototxt", tmp_path / "net.prototxt")
     shutil.copy(NET / "weights.caffemodel", tmp_path / "w.caffemodel")
     return tmp_path
-
-
-def good(*args: str | Path, stdin: bytes | None = None) -> Result:
-    result = run(*args, stdin=stdin)
-    assert result.exit_code == 0, result.output
-    return result
-
-
-def bad(*args: str | Path) -> str:
-    result = run(*args)
-    assert result.exit_code == 2, result.output
-    return result.stderr
 
 
 @pytest.mark.parametrize("suffix", ["h5", "safetensors", "pt", "pth", "npz"])

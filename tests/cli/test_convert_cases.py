@@ -9,33 +9,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from click.testing import CliRunner, Result
 
 import caffeio
-from caffeio.cli.main import main
 from caffeio.proto.files import read_net
 from caffeio.proto.weights.load import load_weights, write_caffemodel
+from tests.cli.converting import bad, good, run
 from tests.paths import GOLDEN, ROOT
 
 ort = pytest.importorskip("onnxruntime")
 CASES = ROOT / "tests" / "cases" / "convert"
-
-
-def run(*args: str | Path, command: str = "convert") -> Result:
-    return CliRunner().invoke(main, [command, *map(str, args)])
-
-
-def good(*args: str | Path) -> Result:
-    result = run(*args)
-    assert result.exit_code == 0, result.output
-    return result
-
-
-def bad(*args: str | Path) -> str:
-    result = run(*args)
-    assert result.exit_code == 2, result.output
-    assert "Traceback" not in result.output
-    return result.stderr
 
 
 def case(name: str, folder: Path) -> Path:

@@ -7,27 +7,27 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from click.testing import CliRunner, Result
+from click.testing import CliRunner
 
 from caffeio.cli.main import main
 from caffeio.proto.weights.load import load_weights
+from tests.cli.converting import run
 from tests.paths import SHARED, needs_shared
 
 pytest.importorskip("onnxruntime")
 CORPUS = SHARED / "corpus" / "caffemodels"
 MODELS = json.loads((CORPUS / "index.json").read_text()) if CORPUS.exists() else []
 PAIRS = [pytest.param(entry, id=entry["id"]) for entry in MODELS if "prototxt" in entry]
+# Nets of convolutions alone: smaller pictures go the same way, in a tenth of the time.
+SMALLER = {
+    "wechat_sr": {"data": (1, 1, 56, 72)},
+    "waifu_upconv7": {"input": (1, 3, 46, 54)},
+}
 # What BVLC's Caffe 1.0 has no layers for, and why no exact form exists.
 NO_BVLC = {
     "res10_ssd": "DetectionOutput",
     "yuface_v1": "DetectionOutput",
 }
-
-
-def run(*args: str | Path) -> Result:
-    result = CliRunner().invoke(main, ["convert", *map(str, args)])
-    assert "Traceback" not in result.output
-    return result
 
 
 def compared(*args: str | Path) -> float:
@@ -48,7 +48,7 @@ def test_a_public_model(entry: dict[str, Any], tmp_path: Path) -> None:
     files = folder / entry["prototxt"], folder / entry["model"]
     shapes = [
         part
-        for name, dims in (entry["inputs"] or {}).items()
+        for name, dims in (SMALLER.get(entry["id"]) or entry["inputs"] or {}).items()
         for part in ("--input-shape", f"{name}={','.join(map(str, dims))}")
     ]
     assert compared(*files, tmp_path / "m.onnx", *shapes) <= 2e-5

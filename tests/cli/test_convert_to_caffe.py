@@ -8,19 +8,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from click.testing import CliRunner, Result
 from torch import nn
 
-from caffeio.cli.main import main
 from caffeio.net.net import load_net
 from caffeio.proto.files import read_net
+from tests.cli.converting import run
 from tests.converters.from_onnx.helpers import export, graph_of, onnx
 
 pytest.importorskip("onnxruntime")
-
-
-def run(*args: str | Path) -> Result:
-    return CliRunner().invoke(main, ["convert", *map(str, args)])
 
 
 @pytest.fixture

@@ -9,32 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from click.testing import CliRunner, Result
 from torch import Tensor, nn
 
 import caffeio
-from caffeio.cli.main import main
 from caffeio.proto.weights.load import load_weights
+from tests.cli.converting import bad, good
 from tests.paths import ROOT, SHARED, needs_shared
-
-
-def run(*args: str | Path) -> Result:
-    result = CliRunner().invoke(main, ["convert", *map(str, args)])
-    assert "Traceback" not in result.output
-    return result
-
-
-def good(*args: str | Path) -> Result:
-    result = run(*args)
-    assert result.exit_code == 0, result.output
-    return result
-
-
-def bad(*args: str | Path) -> str:
-    result = run(*args)
-    assert result.exit_code == 2, result.output
-    return result.stderr
-
 
 NET = """
 layer { name: "data" type: "Input" top: "data" input_param { shape { dim: 2 dim: 3 dim: 8 dim: 8 } } }

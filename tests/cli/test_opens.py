@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from caffeio import load_net
-from tests.paths import ROOT
+from tests import warm
 
 NET = """
 name: "small"
@@ -70,10 +69,8 @@ def test_commands_open_a_caffemodel_once(tmp_path: Path, monkeypatch: pytest.Mon
     Path("n.prototxt").write_text(NET)
     Path("s.prototxt").write_text(SOLVER)
     load_net(NET, phase="TRAIN").save("w.caffemodel")
-    done = subprocess.run(
-        [sys.executable, "-c", COUNT, *COMMANDS], capture_output=True, text=True, check=False,
-        env={"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "PATH": ""},
-    )  # fmt: skip
+    options = warm.command("-c", COUNT, *COMMANDS)
+    done = subprocess.run(**options, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     counts = json.loads(Path("counts.json").read_text())
     assert {line: opens for line, (opens, _) in counts.items()} == dict.fromkeys(COMMANDS, 1)

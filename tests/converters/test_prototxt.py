@@ -9,6 +9,7 @@ from google.protobuf import text_format
 
 from caffeio.converters import prototxt
 from caffeio.converters.deploy.deploy import deploy, drop_fillers, from_snapshot
+from caffeio.converters.request import parse_input_shape
 from caffeio.converters.splits import heal_splits
 from caffeio.errors import CaffeIOError, ParseError, UnsupportedError
 from caffeio.proto import caffe_pb2 as pb
@@ -298,10 +299,10 @@ def test_errors(tmp_path: Path) -> None:
     [("data=1,3,224,224", ("data", (1, 3, 224, 224))), ("a=b=2x3", ("a=b", (2, 3)))],
 )
 def test_input_shape_option(text: str, wanted: tuple[str, tuple[int, ...]]) -> None:
-    assert prototxt.parse_input_shape(text) == wanted
+    assert parse_input_shape(text) == wanted
 
 
 @pytest.mark.parametrize("text", ["data", "=1,2", "data=", "data=1,x", "data=0,3"])
 def test_bad_input_shape_option(text: str) -> None:
     with pytest.raises(CaffeIOError, match="is no input shape"):
-        prototxt.parse_input_shape(text)
+        parse_input_shape(text)

@@ -15,7 +15,7 @@ from caffeio.net import load_net
 from caffeio.proto import caffe_pb2 as pb
 from caffeio.proto.weights.solverstate import newest_whole_pair
 from tests.fuzz.test_any_net import changed
-from tests.reliability.forked import Ended, check, run
+from tests.reliability.forked import Ended, check, run_all
 
 NIGHT = "CAFFEIO_NIGHTLY" in os.environ
 NET = """name: "n"
@@ -105,31 +105,44 @@ def weights() -> bytes:
         return path.read_bytes()
 
 
-def one(seed: int) -> Ended:
+def written(seed: int) -> tuple[str, list[str]]:
+    """Write the files of that seed into a folder of its name; the kind of case and the command."""
     rng = random.Random(seed)
-    for path in Path().iterdir():
-        if path.is_file():
-            path.unlink()
     kind = rng.choice(("solver", "solver", "net", "both", "test", "time"))
     net = changed(NET, rng) if kind != "solver" else NET
     text = solver(rng) if kind in ("solver", "both") else SOLVER
-    Path("n.prototxt").write_text(net)
-    Path("s.prototxt").write_text(text)
-    Path("w.caffemodel").write_bytes(weights())
+    folder = Path(str(seed))
+    folder.mkdir()
+    (folder / "n.prototxt").write_text(net)
+    (folder / "s.prototxt").write_text(text)
+    (folder / "w.caffemodel").write_bytes(weights())
     command = {
         "test": ["test", "n.prototxt", "w.caffemodel", "-n", "1"],
         "time": ["time", "n.prototxt", "--iterations", "1"],
     }.get(kind, ["train", "s.prototxt", *rng.choice(([], [], ["--snapshot", "auto"]))])
-    ended = check(run(*command, memory=2 << 30, seconds=60), f"seed {seed}: {command}\n{text}{net}")
-    left = [path.name for path in Path().iterdir() if path.name.startswith(".")]
+    return kind, command
+
+
+def looked_at(seed: int, kind: str, command: list[str], ended: Ended) -> None:
+    folder = Path(str(seed))
+    texts = (folder / "s.prototxt").read_text() + (folder / "n.prototxt").read_text()
+    check(ended, f"seed {seed}: {command}\n{texts}")
+    left = [path.name for path in folder.iterdir() if path.name.startswith(".")]
     assert not left, f"seed {seed}: {left}"
     if kind == "net" and ended.code == 0:
-        assert newest_whole_pair("s") is not None, f"seed {seed}: {ended}"
-    return ended
+        assert newest_whole_pair(str(folder / "s")) is not None, f"seed {seed}: {ended}"
 
 
 @pytest.mark.parametrize("first", range(0, 2000, 500) if NIGHT else [0])
 def test_any_training(first: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    codes = [one(seed).code for seed in range(first, first + (500 if NIGHT else 40))]
+    seeds = range(first, first + (500 if NIGHT else 40))
+    cases = [written(seed) for seed in seeds]
+    all_ended = run_all(
+        [command for _, command in cases], [tmp_path / str(seed) for seed in seeds],
+        memory=2 << 30,
+    )  # fmt: skip
+    for seed, case, ended in zip(seeds, cases, all_ended, strict=True):
+        looked_at(seed, *case, ended)
+    codes = [ended.code for ended in all_ended]
     assert codes.count(0) > 5 and codes.count(2) > 5

@@ -2,13 +2,13 @@ from __future__ import annotations
 
 import random
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from tests import warm
 from tests.fuzz.run import mutate
 from tests.fuzz.targets import TARGETS, good_files, run_one, seeds
 from tests.paths import ROOT
@@ -44,8 +44,7 @@ def test_hypothesis(name: str, data: st.DataObject) -> None:
 
 
 def test_the_runner() -> None:
-    script = ROOT / "tests" / "fuzz" / "run.py"
-    command = [sys.executable, str(script), "blobproto", "--runs", "200"]
-    result = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
+    options = warm.command(str(ROOT / "tests" / "fuzz" / "run.py"), "blobproto", "--runs", "200")
+    result = subprocess.run(**options, capture_output=True, text=True, check=False, cwd=ROOT)
     assert result.returncode == 0, result.stdout + result.stderr
     assert result.stdout.startswith("blobproto: 200 runs, 0 cases")

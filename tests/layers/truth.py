@@ -39,7 +39,8 @@ class Case:
         return f"{' '.join(self.text.split())} of {self.bottoms}, {tops}"
 
     def param(self) -> pb.LayerParameter:
-        param = text_format.Parse(self.text, pb.LayerParameter(name="x"))
+        param = _parsed(self.text)
+        param.name = param.name or "x"
         del param.bottom[:], param.top[:]
         param.bottom.extend(f"b{i}" for i in range(len(self.bottoms)))
         param.top.extend(f"t{i}" for i in range(self.tops))
@@ -49,6 +50,15 @@ class Case:
 
 
 Facts = tuple[Any, Any, Any]
+_PARSED: dict[str, pb.LayerParameter] = {}  # a third of the time goes into texts
+
+
+def _parsed(text: str) -> pb.LayerParameter:
+    if text not in _PARSED:
+        _PARSED[text] = text_format.Parse(text, pb.LayerParameter())
+    copy = pb.LayerParameter()
+    copy.CopyFrom(_PARSED[text])
+    return copy
 
 
 class Watched:
@@ -240,10 +250,12 @@ def _fields(cls: type[LayerType]) -> list[tuple[str, FieldDescriptor]]:
 
 
 def _with(case: Case, changes: Iterable[tuple[str, FieldDescriptor, Any]]) -> Case:
-    param = text_format.Parse(case.text, pb.LayerParameter())
+    param = _parsed(case.text)
     for message, field, value in changes:
         set_field(param, message, field, value)
-    return replace(case, text=text_format.MessageToString(param, as_one_line=True))
+    text = text_format.MessageToString(param, as_one_line=True)
+    _PARSED[text] = param
+    return replace(case, text=text)
 
 
 def other_shapes(bottoms: tuple[Shape, ...]) -> Iterator[tuple[Shape, ...]]:

@@ -1,13 +1,15 @@
 """Commands in forked processes: what kills or hangs one kills no test; memory is limited.
 
-They are forks of a small process that has imported everything and does nothing else: a fork of the
-tests' own, which has grown, takes three times the processor time.
+They are forks of a process that has imported everything and does nothing else: a fork of the tests'
+own, which has grown, takes three times the processor time. That process is a fork as well, of the
+tests' before the first of them runs: a new interpreter would import it all again.
 """
 
 from __future__ import annotations
 
 import atexit
 import contextlib
+import faulthandler
 import gc
 import importlib
 import os
@@ -19,7 +21,6 @@ import select
 import signal
 import socket
 import struct
-import subprocess
 import sys
 import tempfile
 import traceback
@@ -30,8 +31,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-
-from tests.paths import ROOT
 
 # What no output may hold: C0 but \t and \n, DEL, C1, bidirectional controls.
 HIDDEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
@@ -69,34 +68,42 @@ def run(
     """
     streams = [number for number in (stdout, stderr) if number is not None]
     own = (stdout is not None, stderr is not None)
-    order = Order([list(arguments)], cwd, memory, seconds, own)
+    order = Order([list(arguments)], [cwd], memory, seconds, own)
     [ended] = _do(order, streams, stdin, before)
     return ended
 
 
 def run_all(
     commands: Sequence[Sequence[str | os.PathLike[str]]],
-    cwd: str | os.PathLike[str] | None = None,
+    cwd: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] | None = None,
     memory: int = 6 << 30,
     seconds: float = 60,
 ) -> list[Ended]:
     """Run many commands one after the other in one fork: how each ended.
 
+    `cwd` is the folder of all, or that of each.
     The next ones have a fork of their own where one was killed: by its own fault, or for it took
     more than `seconds`.
     """
-    return _do(Order([list(one) for one in commands], cwd, memory, seconds), [])
+    folders = (
+        cwd if isinstance(cwd, Sequence) and not isinstance(cwd, str) else [cwd] * len(commands)
+    )
+    return _do(Order([list(one) for one in commands], folders, memory, seconds), [])
 
 
 class Order:
     """What a fork is to do: commands, one after the other."""
 
     def __init__(
-        self, commands: list[list[str | os.PathLike[str]]], cwd: str | os.PathLike[str] | None,
-        memory: int, seconds: float, own: tuple[bool, bool] = (False, False),
-    ) -> None:  # fmt: skip
+        self,
+        commands: list[list[str | os.PathLike[str]]],
+        folders: Sequence[str | os.PathLike[str] | None],
+        memory: int,
+        seconds: float,
+        own: tuple[bool, bool] = (False, False),
+    ) -> None:
         self.commands = [[os.fspath(part) for part in one] for one in commands]
-        self.cwd = os.fspath(cwd or os.getcwd())
+        self.folders = [os.fspath(folder or os.getcwd()) for folder in folders]
         self.memory, self.seconds = memory, seconds
         self.own = own  # whether stdout, stderr are descriptors that come along
         self.environ = dict(os.environ)
@@ -113,7 +120,7 @@ def _do(
         order.folder = Path(folder)
         (order.folder / "in").write_bytes(stdin)
         if before is None:
-            codes = _server().ask(order, streams)
+            codes = begin().ask(order, streams)
         else:
             _import_all()
             codes = _forks(order, streams, before)
@@ -132,12 +139,15 @@ class _Server:
 
     def __init__(self) -> None:
         self.socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        command = [sys.executable, "-m", "tests.reliability.forked", str(theirs.fileno())]
-        env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-        with theirs:
-            self.process = subprocess.Popen(
-                command, env=env, cwd=ROOT, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL
-            )
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # threads and fork
+            self.process = os.fork()
+        if not self.process:
+            try:
+                _serve(theirs)
+            finally:
+                os._exit(0)  # an orderly end would free all modules first
+        theirs.close()
         atexit.register(self.end)
 
     def ask(self, order: Order, streams: list[int]) -> list[int]:
@@ -149,23 +159,36 @@ class _Server:
 
     def end(self) -> None:
         self.socket.close()
-        self.process.wait()
+        os.waitpid(self.process, 0)
 
 
 @cache
-def _server() -> _Server:
+def begin() -> _Server:
+    """Make the process that forks, if there is none yet."""
     return _Server()
 
 
-def _serve(number: int) -> None:
-    _import_all()
-    gc.collect()
-    gc.freeze()
-    with socket.socket(fileno=number) as orders:
+def _serve(orders: socket.socket) -> None:
+    """Fork for each order, until the tests' process has ended."""
+    for number in map(int, os.listdir("/proc/self/fd")):
+        if number > 2 and number != orders.fileno():
+            with contextlib.suppress(OSError):
+                os.close(number)
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    faulthandler.disable()
+    for number in signal.valid_signals():
+        if callable(signal.getsignal(number)):
+            signal.signal(number, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    with orders:
         while True:
             data, streams, _, _ = socket.recv_fds(orders, 1 << 20, 2)
             if not data:
                 return
+            if not _import_all.cache_info().currsize:
+                _import_all()
+                gc.collect()
+                gc.freeze()
             orders.send(pickle.dumps(_forks(pickle.loads(data), streams)))
             for stream in streams:
                 os.close(stream)
@@ -252,7 +275,7 @@ def _run(order: Order, number: int, before: Callable[[], object] | None) -> int:
     code = 70
     try:
         _streams(order, number)
-        os.chdir(order.cwd)
+        os.chdir(order.folders[number])
         warnings.resetwarnings()
         warnings.simplefilter("ignore")
         from caffeio.cli.main import main
@@ -307,8 +330,3 @@ def one_error(ended: Ended, *words: str) -> str:
     for word in words:
         assert word in message, message
     return message
-
-
-if __name__ == "__main__":
-    _serve(int(sys.argv[1]))
-    os._exit(0)  # an orderly end would free all modules first

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from caffeio.net import load_net
+from tests import warm
 from tests.paths import ROOT
 from tests.reliability.forked import one_error, run
 
@@ -102,7 +103,7 @@ def test_a_trace_that_cannot_be_written(training_case: Path) -> None:
         "[(t.step(1), p.iteration({})) for _ in range(8)]; p.close(); p.close(); "
         "assert len(said) == 1 and 'cannot be written' in said[0], said"
     )
-    env = {**os.environ, "PYTHONPATH": str(ROOT)}
-    ended = subprocess.run([sys.executable, "-c", script], env=env, capture_output=True, text=True,
-                           check=False)  # fmt: skip
+    ended = subprocess.run(
+        **warm.command("-c", script), capture_output=True, text=True, check=False
+    )
     assert ended.returncode == 0, ended

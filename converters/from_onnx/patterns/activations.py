@@ -188,3 +188,30 @@ def _erf_gate(
         if line is not None and factor and np.isclose(factor[1], 2**-0.5):
             return factor[0], [plus, erf, line]
     return None
+
+
+@pattern
+def two_bounds(graph: Graph) -> None:
+    """Min of Max, or Max of Min, with numbers: a Clip."""
+    maker = alone(graph)
+    for node in list(graph.nodes):
+        found = _bound(graph, node)
+        inner = maker(found[0]) if found else None
+        before = _bound(graph, inner) if inner is not None else None
+        if found is None or inner is None or before is None or inner.op == node.op:
+            continue
+        low, high = (before[1], found[1]) if node.op == "Min" else (found[1], before[1])
+        if node.op == "Max":
+            high = max(low, high)  # the last one wins
+        attrs = {"min": min(low, high), "max": high}
+        replace(graph, node, [inner], Node("Clip", node.name, [before[0]], node.outputs, attrs))
+        maker = alone(graph)
+
+
+def _bound(graph: Graph, node: Node) -> tuple[str, float] | None:
+    """The value that a Max or Min with one number bounds, and the number."""
+    for x, other in pairs(node) if node.op in ("Max", "Min") else ():
+        number = scalar(graph, other)
+        if number is not None and graph.shape(node.outputs[0]) == graph.shape(x):
+            return x, number
+    return None

@@ -186,7 +186,8 @@ def _product(graph: Graph, node: Node, order: Order) -> Moved:
         return None
     kernel = new_constant(graph, node.inputs[1], weight.T[:, :, None, None])
     attrs = {"kernel_shape": [1, 1]}
-    return Node("Conv", node.name, [node.inputs[0], kernel], [], attrs), order
+    inputs = [node.inputs[0], kernel, *node.inputs[2:]]  # a row that was added is the bias
+    return Node("Conv", node.name, inputs, [], attrs), order
 
 
 def _transpose(graph: Graph, node: Node, order: Order) -> Moved:

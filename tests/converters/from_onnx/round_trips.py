@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import copy
 import csv
+import hashlib
 import json
 import multiprocessing
 import sys
@@ -22,9 +23,10 @@ import time
 import traceback
 import warnings
 from collections import Counter
-from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -79,6 +81,7 @@ class Found:
     notes: list[str] = field(default_factory=list)
     seconds: float = 0.0
     float64: list[float] = field(default_factory=list)  # how far ours is from it, and onnxruntime's
+    digest: str = ""  # of the model: nets of one model come back as one
 
 
 @dataclass(frozen=True)
@@ -216,10 +219,15 @@ def ranks(net: Net, built: Built, back: Compiled) -> tuple[float, float]:
     return worst[0], worst[1]
 
 
-def round_trip(net: Net) -> tuple[Built, Compiled, VerifyReport]:
+def digest_of(model: Any) -> str:
+    """A digest of a model's graph, names and weights; "" for one that is too large."""
+    if model.graph.ByteSize() > 1_900_000_000:
+        return ""
+    return hashlib.sha256(model.graph.SerializeToString(deterministic=True)).hexdigest()
+
+
+def round_trip(net: Net, model: Any) -> tuple[Compiled, VerifyReport]:
     """The net from the net's ONNX model, for the first target that takes it; and the comparison."""
-    built = build(net)
-    model = to_model(built, net)
     kinds = {step.node.type for step in net.steps if not step.layer.is_source} - NOTHING
     lacks = {name: sum(not get_target(name).has(kind) for kind in kinds) for name in TARGETS}
     first: UnsupportedError | None = None
@@ -229,7 +237,7 @@ def round_trip(net: Net) -> tuple[Built, Compiled, VerifyReport]:
         except UnsupportedError as error:
             first = first or error
             continue
-        return built, back, verify(back)
+        return back, verify(back)
     assert first is not None
     raise first
 
@@ -254,14 +262,19 @@ def counts(kinds: Iterable[str]) -> Counter[str]:
     return Counter(kind for kind in kinds if kind not in NOTHING)
 
 
-def walk(case: Case) -> Found:
-    """Take one net there and back."""
+def walk(case: Case, known: Mapping[str, Found]) -> Found:
+    """Take one net there and back; `known` are nets that did, by the digests of their models."""
     found = Found(case.name, "not exported")
     try:
         net = loaded(case)
-        to_model(build(net), net)
+        built = build(net)
+        model = to_model(built, net)
+        model.graph.name = ""
+        found.digest = digest_of(model)
+        if same := known.get(found.digest):
+            return replace(same, net=case.name, why=f"the same model as {same.net}")
         found.status = "refused"
-        built, back, report = round_trip(net)
+        back, report = round_trip(net, model)
     except UnsupportedError as error:
         found.why = str(error)
         return found
@@ -286,21 +299,23 @@ def walk(case: Case) -> Found:
     return found
 
 
-def _worker(case: Case, folder: str) -> None:
+def _worker(case: Case, folder: str, known: Mapping[str, Found]) -> None:
     warnings.simplefilter("ignore")
     began = time.monotonic()
     try:
-        found = walk(case)
+        found = walk(case, known)
     except Exception:  # noqa: BLE001  (whatever it is, it is a finding)
         found = Found(case.name, "error", traceback.format_exc()[-2000:])
     found.seconds = round(time.monotonic() - began, 1)
     (Path(folder) / "found.json").write_text(json.dumps(asdict(found)))
 
 
-def apart(case: Case, seconds: float) -> Found:
+def apart(case: Case, seconds: float, known: Mapping[str, Found] | None = None) -> Found:
     """Run a net in a process of its own, which has so many seconds."""
     with tempfile.TemporaryDirectory() as folder:
-        process = multiprocessing.get_context("fork").Process(target=_worker, args=(case, folder))
+        process = multiprocessing.get_context("fork").Process(
+            target=_worker, args=(case, folder, known or {})
+        )
         process.start()
         process.join(seconds)
         if process.is_alive():
@@ -358,7 +373,8 @@ def main(args: list[str]) -> int:
             continue
         if given.without and given.without in case.name:
             continue
-        found = known.get(case.name) or apart(case, given.seconds)
+        same = {row.digest: row for row in done if row.digest and row.status == "equal"}
+        found = known.get(case.name) or apart(case, given.seconds, same)
         done.append(found)
         if given.log and case.name not in known:
             with given.log.open("a") as log:

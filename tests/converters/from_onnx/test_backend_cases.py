@@ -225,3 +225,26 @@ def test_a_number_beside_the_region_is_refused() -> None:
                 compile_model(model)
         else:
             compiled(model)
+
+
+@pytest.mark.parametrize("target", ["bvlc-1.0", "bvlc"])
+@pytest.mark.parametrize(("low", "high"), [(0.5, -0.25), (None, 0.25), (-0.25, None)])
+def test_bounds_the_wrong_way_round_or_one_only(
+    target: str, low: float | None, high: float | None
+) -> None:
+    """The upper bound wins in ONNX, the lower one in Caffe's Clip."""
+    given = {n: np.float32(v) for n, v in (("lo", low), ("hi", high)) if v is not None}
+    names = ["x", *(n if n in given else "" for n in ("lo", "hi"))]
+    model = graph_of([node("Clip", names, ["y"])], {"x": [3, 4]}, ["y"], given)
+    net = compiled(model, target=target)
+    assert kinds(net) == ["Input", "Clip"] or target != "bvlc"
+
+
+@pytest.mark.parametrize("first", ["Max", "Min"])
+@pytest.mark.parametrize(("low", "high"), [(-0.5, 0.75), (0.75, -0.5)])
+def test_two_bounds_are_a_clip(first: str, low: float, high: float) -> None:
+    given = {"Max": np.float32(low), "Min": np.float32(high)}
+    last = "Min" if first == "Max" else "Max"
+    nodes = [node(first, ["x", first], ["a"]), node(last, [last, "a"], ["y"])]
+    net = compiled(graph_of(nodes, {"x": [3, 4]}, ["y"], given), target="bvlc")
+    assert kinds(net) == ["Input", "Clip"]

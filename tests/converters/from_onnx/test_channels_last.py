@@ -52,6 +52,10 @@ def one(op: str, inputs: tuple[str, ...] = ("y",), **attrs: Any) -> list[Any]:
         (one("Pad", ("y", "p")), {"p": np.array([0, 1, 0, 0, 0, 0, 2, 0])}),
         (one("ReduceMean", axes=[1, 2], keepdims=1), {}),
         (one("MatMul", ("y", "k")), {"k": numbers(4, 7)}),
+        (
+            [onnx.helper.make_node("MatMul", ["y", "k"], ["p"]), *one("Add", ("p", "b"))],
+            {"k": numbers(4, 7), "b": numbers(7)},
+        ),
         (one("Transpose", perm=[0, 2, 1, 3]), {}),
     ],
 )

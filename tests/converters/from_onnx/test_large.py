@@ -233,3 +233,24 @@ def test_halves_and_unaligned_tensors_of_a_file(
     net = compile_model(mapped(proto, tmp_path))
     np.testing.assert_array_equal(arrays_of(net)[0], w.astype(np.float32).T)
     assert verify(net).worst <= NEAR
+
+
+def test_no_value_is_kept_for_its_shape(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All values of a net for large pictures take gigabytes."""
+    from caffeio.converters.from_onnx import fold
+
+    most = [0]
+
+    class Runner(fold.OnnxRunner):
+        def __call__(self, inputs: Any) -> dict[str, Any]:
+            found = super().__call__(inputs)
+            most[0] = max(most[0], sum(np.asarray(value).nbytes for value in found.values()))
+            return found
+
+    monkeypatch.setattr(fold, "OnnxRunner", Runner)
+    nodes = [onnx.helper.make_node("Relu", ["x"], ["a"]),
+             onnx.helper.make_node("CastLike", ["k", "x"], ["c"]),
+             onnx.helper.make_node("Mul", ["a", "c"], ["y"])]  # fmt: skip
+    model = graph_of(nodes, {"x": ["N", 3, 99, 99]}, ["y"], {"k": np.array(3)})
+    assert verify(compile_model(model)).worst == 0
+    assert 0 < most[0] < 200
