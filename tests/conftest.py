@@ -3,6 +3,7 @@ from __future__ import annotations
 import gc
 import os
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
@@ -27,11 +28,14 @@ settings.register_profile("other", **TIMELESS)
 settings.load_profile("other" if os.environ.get("CAFFEIO_NIGHTLY") else "same")
 
 
-def pytest_collection_finish() -> None:
+def pytest_collection_finish(session: pytest.Session) -> None:
     """What is there for all tests is searched for garbage, and copied by forks, no more."""
     gc.collect()
     gc.freeze()
     gc.set_threshold(100_000, 20, 50)  # as the commands do
+    forked = sys.modules.get("tests.reliability.forked")
+    if forked is not None and not session.config.option.collectonly:
+        forked.begin()
 
 
 @pytest.fixture

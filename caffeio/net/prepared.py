@@ -23,6 +23,7 @@ from caffeio.net.values import Operation, Program, program_of
 from caffeio.net.watch import Watch
 from caffeio.ops.batch_norm import fused_batch_norm_scale
 from caffeio.ops.folded_conv import FoldedConvolution, can_fold
+from caffeio.ops.lrn import lrn_in_pieces
 from caffeio.ops.pooling import PoolAtShape
 from caffeio.ops.quick_dense import QuickDense
 
@@ -277,6 +278,8 @@ def _call_directly(program: Program) -> None:
             operation.run = QuickDense(layer)
         if type_name == "Pooling" and not (layer.is_global and layer.method == "AVE"):
             operation.run = PoolAtShape(layer)
+        if type_name == "LRN":
+            operation.run = partial(lrn_in_pieces, layer)
 
 
 class PreparableNet(Protocol):

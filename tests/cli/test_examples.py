@@ -24,6 +24,7 @@ from caffeio.cli.main import main
 from caffeio.data.db.database import write_db
 from caffeio.data.records.datum import encode_datum
 from caffeio.net import load_net
+from tests import warm
 from tests.paths import ROOT
 
 SSD = "caffeio features ssd.prototxt ssd.caffemodel street.jpg --threshold 0.3"
@@ -35,7 +36,7 @@ NOT_RUN = {
     "caffeio device-query -gpu all": "wants a GPU",
     SSD: "wants a detector: tests/cli/test_features.py",
 }
-NEEDS_A_SHELL = re.compile(r"[|<>;&$`*]|^(?!caffeio )|caffeio run")
+NEEDS_A_SHELL = re.compile(r"[|<>;&$`*]|^(?!caffeio )")
 
 LAYERS = """
 layer {
@@ -313,6 +314,11 @@ def test_example(
         done = subprocess.run(["bash", "-euo", "pipefail", "-c", example], env=env, check=False,
                               capture_output=True, text=True, timeout=120)  # fmt: skip
         assert done.returncode in allowed, done.stderr
+        return
+    if path == "run":
+        options = warm.caffeio(*shlex.split(example)[1:])
+        done = subprocess.run(**options, check=False, capture_output=True, text=True, timeout=120)
+        assert done.returncode == 0, done.stderr
         return
     result = CliRunner().invoke(main, shlex.split(example)[1:], prog_name="caffeio")
     if result.exception and not isinstance(result.exception, SystemExit):

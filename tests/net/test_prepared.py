@@ -17,7 +17,7 @@ from caffeio.errors import LayerError, NetError
 from caffeio.net import Net, prepared, watch
 from caffeio.net.prepared import can_run_on
 from caffeio.net.watch import ArraySamples, TensorSamples
-from caffeio.ops import folded_conv, quick_dense
+from caffeio.ops import folded_conv, lrn, quick_dense
 from caffeio.ops.folded_conv import FoldedConvolution
 from tests.fuzz.golden_nets import arrays_of, cases_of, off_by, under
 from tests.harness import assert_close, golden
@@ -465,3 +465,23 @@ def test_large_dense_layers_by_onednn(
     net.params["j"][0].mul_(2)  # the weights are the net's own
     written.params["j"][0].mul_(2)
     torch.testing.assert_close(net(x)["j"], written(x)["j"], rtol=2e-5, atol=2e-5)
+
+
+@pytest.mark.parametrize("sizes", [(2, 40, 9, 7), (1, 33, 1, 1), (3, 64, 5, 4)])
+@pytest.mark.parametrize("rest", ["local_size: 5", "local_size: 7 beta: 0.5 k: 2 alpha: 0.1"])
+@torch.no_grad()
+def test_lrn_in_pieces_has_the_same_bits(
+    sizes: tuple[int, ...], rest: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Pieces of one row, of some rows with a rest, and of all of them."""
+    shape = " ".join(f"dim: {n}" for n in sizes)
+    net = built(INPUT % shape + layer("n", "LRN", "x", "n", f"lrn_param {{ {rest} }}"))
+    x = (given(net)["x"] * 20).to(memory_format=torch.channels_last)
+    normal = net.steps[-1].layer
+    wanted = lrn.lrn(normal, x)
+    monkeypatch.setattr(lrn, "LARGE", 1)
+    for piece in (1, 5 * sizes[1], 1 << 16):
+        monkeypatch.setattr(lrn, "PIECE", piece)
+        assert torch.equal(lrn.lrn_in_pieces(normal, x), wanted)
+        assert torch.equal(lrn.lrn_in_pieces(normal, x.contiguous()), wanted)
+    torch.testing.assert_close(net({"x": x})["n"], wanted, rtol=2e-6, atol=1e-6)

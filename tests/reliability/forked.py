@@ -1,13 +1,15 @@
 """Commands in forked processes: what kills or hangs one kills no test; memory is limited.
 
-They are forks of a small process that has imported everything and does nothing else: a fork of the
-tests' own, which has grown, takes three times the processor time.
+They are forks of a process that has imported everything and does nothing else: a fork of the tests'
+own, which has grown, takes three times the processor time. That process is a fork as well, of the
+tests' before the first of them runs: a new interpreter would import it all again.
 """
 
 from __future__ import annotations
 
 import atexit
 import contextlib
+import faulthandler
 import gc
 import importlib
 import os
@@ -19,7 +21,6 @@ import select
 import signal
 import socket
 import struct
-import subprocess
 import sys
 import tempfile
 import traceback
@@ -30,8 +31,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-
-from tests.paths import ROOT
 
 # What no output may hold: C0 but \t and \n, DEL, C1, bidirectional controls.
 HIDDEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
@@ -121,7 +120,7 @@ def _do(
         order.folder = Path(folder)
         (order.folder / "in").write_bytes(stdin)
         if before is None:
-            codes = _server().ask(order, streams)
+            codes = begin().ask(order, streams)
         else:
             _import_all()
             codes = _forks(order, streams, before)
@@ -140,12 +139,15 @@ class _Server:
 
     def __init__(self) -> None:
         self.socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        command = [sys.executable, "-m", "tests.reliability.forked", str(theirs.fileno())]
-        env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-        with theirs:
-            self.process = subprocess.Popen(
-                command, env=env, cwd=ROOT, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL
-            )
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # threads and fork
+            self.process = os.fork()
+        if not self.process:
+            try:
+                _serve(theirs)
+            finally:
+                os._exit(0)  # an orderly end would free all modules first
+        theirs.close()
         atexit.register(self.end)
 
     def ask(self, order: Order, streams: list[int]) -> list[int]:
@@ -157,23 +159,36 @@ class _Server:
 
     def end(self) -> None:
         self.socket.close()
-        self.process.wait()
+        os.waitpid(self.process, 0)
 
 
 @cache
-def _server() -> _Server:
+def begin() -> _Server:
+    """Make the process that forks, if there is none yet."""
     return _Server()
 
 
-def _serve(number: int) -> None:
-    _import_all()
-    gc.collect()
-    gc.freeze()
-    with socket.socket(fileno=number) as orders:
+def _serve(orders: socket.socket) -> None:
+    """Fork for each order, until the tests' process has ended."""
+    for number in map(int, os.listdir("/proc/self/fd")):
+        if number > 2 and number != orders.fileno():
+            with contextlib.suppress(OSError):
+                os.close(number)
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    faulthandler.disable()
+    for number in signal.valid_signals():
+        if callable(signal.getsignal(number)):
+            signal.signal(number, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    with orders:
         while True:
             data, streams, _, _ = socket.recv_fds(orders, 1 << 20, 2)
             if not data:
                 return
+            if not _import_all.cache_info().currsize:
+                _import_all()
+                gc.collect()
+                gc.freeze()
             orders.send(pickle.dumps(_forks(pickle.loads(data), streams)))
             for stream in streams:
                 os.close(stream)
@@ -315,8 +330,3 @@ def one_error(ended: Ended, *words: str) -> str:
     for word in words:
         assert word in message, message
     return message
-
-
-if __name__ == "__main__":
-    _serve(int(sys.argv[1]))
-    os._exit(0)  # an orderly end would free all modules first
