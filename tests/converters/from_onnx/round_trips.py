@@ -36,6 +36,7 @@ from caffeio.converters.deploy.deploy_net import DeployOptions, load_deploy_net
 from caffeio.converters.from_onnx.compile import Compiled, compile_model
 from caffeio.converters.from_onnx.samples import samples
 from caffeio.converters.from_onnx.targets import get_target
+from caffeio.converters.from_onnx.truth import LIMIT
 from caffeio.converters.from_onnx.verify import VerifyReport, build_net, verify
 from caffeio.converters.onnx.build import Built, build
 from caffeio.converters.onnx.export import to_model
@@ -217,7 +218,11 @@ def ranks(net: Net, built: Built, back: Compiled) -> tuple[float, float]:
             exact = double.blobs[blob].numpy()
             found = (mine.blobs[back.outputs[name]].numpy(), theirs[name])
             for i, value in enumerate(found):
-                worst[i] = max(worst[i], relative_difference(value.reshape(exact.shape), exact))
+                same = value.size == exact.size  # else other rows were chosen
+                off = float("inf")
+                if same:
+                    off = relative_difference(value.reshape(exact.shape), exact)
+                worst[i] = max(worst[i], off)
     return worst[0], worst[1]
 
 
@@ -290,9 +295,10 @@ def walk(case: Case, known: Mapping[str, Found]) -> Found:
     found.before, found.after = before.total(), after.total()
     several = sum(SEVERAL.get(kind, 1) for kind in before.elements())
     found.status = "equal"
+    chooses = any(step.layer.dynamic for step in net.steps)  # regions: their sizes go through Exp
     if report.worst == float("inf"):
         found.status = "off"
-    elif not report.worst <= NEAR:
+    elif not report.worst <= (LIMIT if chooses else NEAR):
         found.float64 = list(ranks(net, built, back))
         rounding = found.float64[1] <= ROUNDING  # more is another choice of rows
         if not (rounding and found.float64[0] <= EQUAL_RANK * found.float64[1]):
