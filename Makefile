@@ -69,7 +69,7 @@ test-portable:
 	$(PYTHON) -m venv --clear .venv-portable
 	python=.venv-portable/bin/python; test -e $$python || python=.venv-portable/Scripts/python; \
 	$$python -m pip install --quiet $(PIP_ARGS) --upgrade 'pip>=25.1' && \
-	$$python -m pip install --quiet $(PIP_ARGS) --editable '.[hdf5,onnx,safetensors]' --group dev && \
+	$$python -m pip install --quiet $(PIP_ARGS) --editable '.[hdf5,onnx,plot,safetensors]' --group dev && \
 	$$python -m pytest -q $(WORKERS) -m 'not slow' tests/proto tests/layers tests/net tests/solver tests/converters
 
 # The sdist holds all that its own suite needs; the wheel alone runs the demo.
