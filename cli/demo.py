@@ -45,9 +45,11 @@ def command(folder: Path) -> None:
     console.print("- Guessing would be right in 5 % of the cases.")
     console.print("- The ensemble is the mean of the three collapsed models' class probabilities.")
     console.print(f"- The trained weights, for any Caffe: {report.caffemodel}")
-    console.print(
-        f"- The same net as ONNX: {report.onnx} (onnxruntime's outputs differ from ours by at "
-        f"most {report.onnx_error:.1e} of the largest)"
-    )
-    console.print(f"- Learning rate and loss of all phases: {report.picture}")
+    compared = "not compared: pip install 'caffeio[onnx]'"
+    if report.onnx_error is not None:
+        error = f"{report.onnx_error:.1e}"
+        compared = f"onnxruntime's outputs differ from ours by at most {error} of the largest"
+    console.print(f"- The same net as ONNX: {report.onnx} ({compared})", markup=False)
+    drawn = report.picture or "not drawn: pip install 'caffeio[plot]'"
+    console.print(f"- Learning rate and loss of all phases: {drawn}", markup=False)
     console.print(f"- Done in {time.perf_counter() - began:.0f} s.")

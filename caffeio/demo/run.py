@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ class DemoReport:
     picture: Path | None = None
     caffemodel: Path | None = None
     onnx: Path | None = None
-    onnx_error: float = 0.0
+    onnx_error: float | None = None  # not compared: onnxruntime is not installed
     images_per_s: float = 0.0
 
 
@@ -106,11 +107,14 @@ def _export(folder: Path, weights: Path, report: DemoReport) -> None:
     report.caffemodel = weights
     report.onnx = folder / "glyph-resnet.onnx"
     export_onnx(folder / "train_val.prototxt", weights, report.onnx)
-    report.onnx_error = verify_onnx(folder / "train_val.prototxt", weights, report.onnx)
+    if find_spec("onnxruntime") is not None:
+        report.onnx_error = verify_onnx(folder / "train_val.prototxt", weights, report.onnx)
 
 
-def _draw(folder: Path, report: DemoReport) -> Path:
-    """Learning rate and loss of all phases, end to end, and the accuracies."""
+def _draw(folder: Path, report: DemoReport) -> Path | None:
+    """Learning rate and loss of all phases, end to end, and the accuracies; None undrawn."""
+    if find_spec("matplotlib") is None:
+        return None
     import matplotlib
 
     matplotlib.use("Agg")
