@@ -55,7 +55,7 @@ EQUAL_RANK, ROUNDING = 1.5, 0.1
 # Where a net stands: those that are no findings, then those that are.
 FINE = ("equal", "not exported", "refused", "no net")
 FINDINGS = ("off", "layers", "error", "slow", "died")
-TARGETS = ("bvlc", "ssd", "nnie", "intel", "nvidia")  # those with the net's layers come first
+TARGETS = ("bvlc", "ssd", "nnie", "intel", "nvidia", "ncnn")  # most layers first
 # Layers without work of their own in TEST.
 NOTHING = {"Dropout", "Split", "Silence", "Input"}
 # Layer types whose one layer is several operators of ONNX, and comes back as those.
