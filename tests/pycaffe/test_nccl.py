@@ -24,7 +24,6 @@ SOLVER = 'net: "NET" base_lr: 0.1 momentum: 0.9 lr_policy: "fixed" random_seed: 
 WORKER = """
 import sys
 import numpy as np
-import pytest
 import caffeio.pycaffe as caffe
 uid, rank, out = sys.argv[1].encode(), int(sys.argv[2]), sys.argv[3]
 caffe.init_log(2)
