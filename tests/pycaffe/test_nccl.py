@@ -120,6 +120,17 @@ def test_each_solver_reads_its_own_records(tmp_path, text, make):
     assert len(parts[0]) == (10 if text else 20)
 
 
+def test_a_rank_that_no_solver_has_is_refused(tmp_path):
+    shutil.copytree(GOLDEN / "solvers" / "lmdb", tmp_path / "lmdb")
+    net = (GOLDEN / "solvers" / "sgd_fixed" / "net.prototxt").read_text()
+    path = tmp_path / "net.prototxt"
+    path.write_text(net.replace("../lmdb", str(tmp_path / "lmdb")))
+    caffe.set_solver_rank(1)  # of one
+    with pytest.raises(RuntimeError, match="rank 1 is none of 1 readers"):
+        caffe.Net(str(path), caffe.TRAIN)
+    caffe.Net(str(path), caffe.TEST)
+
+
 def test_solvers_that_cannot_share_a_batch_are_refused(tmp_path):
     net = (GOLDEN / "solvers" / "sgd_fixed" / "net.prototxt").read_text()
     path = tmp_path / "net.prototxt"
