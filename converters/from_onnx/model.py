@@ -215,6 +215,9 @@ def _numbers(tensor: Any, file: HeldFile, offset: int, length: int) -> Array:
 
 
 def _take_in(tensor: Any, array: Array) -> None:
+    """Put what `_external` has found into the message; bfloat16 came as float32."""
+    if tensor.data_type == tensor.BFLOAT16:
+        tensor.data_type = tensor.FLOAT
     tensor.raw_data = array.tobytes()
     tensor.data_location = tensor.DEFAULT
     del tensor.external_data[:]
