@@ -13,7 +13,7 @@ import torch
 
 from caffeio.converters.from_onnx.compile import Compiled, compile_model
 from caffeio.converters.from_onnx.load import load_model
-from caffeio.converters.from_onnx.verify import LIMIT, build_net, verify
+from caffeio.converters.from_onnx.verify import LIMIT, Compared, build_net, verify
 from caffeio.converters.onnx import runtime
 from caffeio.errors import CaffeIOError, UnsupportedError
 from tests.converters.from_onnx.helpers import compiled, graph_of, kinds, onnx
@@ -258,3 +258,13 @@ def test_a_run_without_a_finite_number_leaves_it_to_the_others() -> None:
         model = graph_of(nodes, {"x": [1, 500]}, ["y"], {"k": np.float32(shift)})
         report = verify(compile_model(model))
         assert report.outputs[0].worst == pytest.approx(worst, abs=1e-5)
+
+
+def test_runs_without_a_number_compare_nothing() -> None:
+    item, empty = Compared("y", (0, 7)), np.zeros((0, 7), np.float32)
+    item.add("normal", empty, empty)
+    assert item.worst == float("inf")
+    item.add("ramp", np.ones((2, 7)), np.ones((2, 7)))
+    assert item.worst == 0
+    item.add("large", np.zeros((0, 6)), empty)
+    assert item.worst == float("inf")
