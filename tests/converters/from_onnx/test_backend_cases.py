@@ -12,7 +12,9 @@ import pytest
 import torch
 
 from caffeio.converters.from_onnx.compile import Compiled, compile_model
+from caffeio.converters.from_onnx.inputs import lookups
 from caffeio.converters.from_onnx.load import load_model
+from caffeio.converters.from_onnx.model import model_of
 from caffeio.converters.from_onnx.verify import LIMIT, Compared, build_net, verify
 from caffeio.converters.onnx import runtime
 from caffeio.errors import CaffeIOError, UnsupportedError
@@ -270,3 +272,12 @@ def test_runs_without_a_number_compare_nothing() -> None:
     assert item.worst == 0
     item.add("large", np.zeros((0, 6)), empty)
     assert item.worst == float("inf")
+
+
+def test_indices_reach_all_rows_of_a_table_that_is_a_node() -> None:
+    table = onnx.numpy_helper.from_array(np.eye(5, 3, dtype=np.float32))
+    nodes = [node("Constant", [], ["t"], value=table), node("Gather", ["t", "i"], ["y"])]
+    model = graph_of(nodes, {"i": [1, 4]}, ["y"])
+    model.graph.input[0].type.tensor_type.elem_type = onnx.TensorProto.INT64
+    assert lookups(model_of(model)) == {"i": 5}
+    assert "Embed" in kinds(compiled(model))
