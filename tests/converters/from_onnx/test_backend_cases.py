@@ -217,14 +217,14 @@ def test_what_onnxruntime_lacks_is_run_by_onnx_itself(monkeypatch: pytest.Monkey
 
 
 def test_a_number_beside_the_region_is_refused() -> None:
-    mode = "tf_crop_and_resize"
+    crop = "tf_crop_and_resize"
     region = np.array([0, 0, -0.5, 0, 1, 1, 1.5, 1], np.float32)
     sizes = np.array([1, 1, 3, 3])
-    for number in (0.0, 10.0):
+    for mode, number in ((crop, 0.0), (crop, 10.0), ("half_pixel", 10.0)):
         nodes = [node("Resize", ["x", "roi", "", "s"], ["y"], mode="linear",
                       coordinate_transformation_mode=mode, extrapolation_value=number)]  # fmt: skip
         model = graph_of(nodes, {"x": [1, 1, 4, 4]}, ["y"], {"roi": region, "s": sizes})
-        if number:
+        if mode == crop and number:
             with pytest.raises(UnsupportedError, match="where the region leaves the map"):
                 compile_model(model)
         else:
