@@ -108,13 +108,13 @@ def main() -> int:
     known = scripts()
     if unknown := set(args.names) - known.keys():
         parser.error(f"no benchmark {', '.join(unknown)}: there are {', '.join(known)}")
-    failed, began = [], time.time()
+    failed, left_out, began = [], [], time.time()
     with tempfile.TemporaryDirectory() as place:
         rows = Path(place) / "rows"
         for name in [n for n in known if not args.names or n in args.names]:
             if name == "caffe" and not os.environ.get("CAFFE_ROOT"):
-                print("== bench_caffe.py: left out, CAFFE_ROOT names no real Caffe")
-                failed += [] if args.names else ["caffe (CAFFE_ROOT names no real Caffe)"]
+                left_out = ["bench_caffe.py (CAFFE_ROOT names no real Caffe)"]
+                print(f"== left out: {left_out[0]}")
                 continue
             start = time.time()
             said = run(known[name], rows)
@@ -125,15 +125,15 @@ def main() -> int:
             title = known[name][0] + ("" if name in known[name][0] else f":{name}")
             args.page.write_text(put(args.page.read_text(), title, text))
         found = [json.loads(x) for x in rows.read_text().splitlines()] if rows.exists() else []
-    missing = [f for f in failed if not f.startswith("caffe (")]
     if not args.names:
         day = datetime.now(UTC).strftime("%Y-%m-%d")
         text = f"{day}, {(time.time() - began) / 60:.0f} minutes: {machine()}.\n\n{table(found)}"
-        text += f"\n\nNot in it: {', '.join(failed)}." if failed else ""
+        missing = ", ".join([*failed, *left_out])
+        text += f"\n\nNot in it: {missing}." if missing else ""
         args.page.write_text(sum_up(args.page.read_text(), text))
-    if missing:
-        print(f"failed: {', '.join(missing)}", file=sys.stderr)
-    return int(bool(missing))
+    if failed:
+        print(f"failed: {', '.join(failed)}", file=sys.stderr)
+    return int(bool(failed))
 
 
 if __name__ == "__main__":

@@ -13,15 +13,14 @@ ROWS = "BENCH_ROWS"  # the variable that names the file which rows are added to
 NEEDS = {"at least": operator.ge, "at most": operator.le}
 
 
-def figure(what: str, beside: str, asked: str, low: float, middle: float, unit: str = "") -> None:
-    """Tell the summary a figure: `low` of the minima, `middle` of the medians.
+def figure(what: str, beside: str, asked: str, low: float, middle: float) -> None:
+    """Tell the summary a ratio: `low` of the minima, `middle` of the medians.
 
-    `asked` is "at least 1.3", "at most 1.02", or empty where nothing is; `unit` stands behind the
-    numbers of what is no ratio. Does nothing outside of `make bench`.
+    `asked` is "at least 1.3", "at most 1.02", or empty where nothing is. Does nothing outside of
+    `make bench`.
     """
     if path := os.environ.get(ROWS):
-        row = {"what": what, "beside": beside, "asked": asked, "low": low, "middle": middle,
-               "unit": unit}  # fmt: skip
+        row = {"what": what, "beside": beside, "asked": asked, "low": low, "middle": middle}
         with Path(path).open("a") as file:
             file.write(json.dumps(row) + "\n")
 
@@ -48,10 +47,9 @@ def table(rows: Sequence[dict[str, str | float]]) -> str:
     lines = ["| what | beside | asked | minima | medians | met |", "|---|---|---|---|---|---|"]
     for row in rows:
         low, middle = float(row["low"]), float(row["middle"])
-        unit = f" {row['unit']}" if row["unit"] else ""
         met = verdict(str(row["asked"]), low, middle)
-        lines.append(f"| {row['what']} | {row['beside']} | {row['asked']} | {low:.2f}{unit} | "
-                     f"{middle:.2f}{unit} | {met} |")  # fmt: skip
+        lines.append(f"| {row['what']} | {row['beside']} | {row['asked']} | {low:.2f} | "
+                     f"{middle:.2f} | {met} |")  # fmt: skip
     return "\n".join(lines)
 
 
