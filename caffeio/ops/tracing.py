@@ -20,11 +20,13 @@ HAS_LOOPS = tuple(map(int, torch.__version__.split(".")[:2])) >= (2, 13)
 def is_exporting() -> bool:
     """Whether torch.export, or torch.onnx.export by way of it, records what runs.
 
-    A release of torch that cannot tell its strict mode from torch.compile says no there.
+    The flag is read, not torch.compiler.is_exporting(): until torch 2.12 that function is true
+    under torch.compile, too. A release that has no flag and cannot tell its strict mode from
+    torch.compile says no there.
     """
-    asked = getattr(torch.compiler, "is_exporting", None)
-    if asked is not None:
-        return bool(asked())
+    flag = getattr(torch.compiler, "_is_exporting_flag", None)
+    if flag is not None:
+        return bool(flag)
     return torch.compiler.is_compiling() and not torch.compiler.is_dynamo_compiling()
 
 
