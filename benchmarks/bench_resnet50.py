@@ -1,7 +1,8 @@
 """The seed's ResNet-50 beside a plain hand-written PyTorch one: images/s and peak memory.
 
-Both train on the same synthetic JPEGs' pixels, float32, channels-last, SGD with momentum, on the
-same threads, in turn; each in a process of its own, so that peak memory is its own.
+Ours reads and decodes synthetic JPEGs meanwhile, theirs has one batch of random numbers; both are
+float32, channels-last, SGD with momentum, on the same threads, in turn, each in a process of its
+own, so that peak memory is its own.
 
     python benchmarks/bench_resnet50.py [--solver .../solver_cyc1.prototxt] [--batch 16] [--iters 5]
 

@@ -3,7 +3,7 @@
     python benchmarks/run_all.py [NAME ...] [--page docs/performance.md]
 
 NAME is a script's without `bench_` and `.py`: `text`, `train` ..., or `compile`, `scaling`; without
-names all run, on all cores, which takes half an hour on two idle ones, and the table that sums them
+names all run, on all cores, which takes 25 minutes on two idle ones, and the table that sums them
 up is written, too: one row a figure, from this run alone. A script that fails is named at the end
 and in the table (exit code 1), and the others run all the same. bench_caffe.py needs a real Caffe
 (the variable CAFFE_ROOT) and is left out without. The page keeps what it has of scripts that did

@@ -21,30 +21,11 @@ _SHAPE_OF = "caffeio:shape of "
 _SHAPES = ("Shape", "Size")  # their values are known, whatever goes in
 _RANDOM = ("RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Bernoulli",
            "Multinomial")  # fmt: skip
-_BY_DATA = (
-    "NonZero",
-    "NonMaxSuppression",
-    "Unique",
-    "Compress",
-    "Loop",
-    "Scan",
-    "If",
-    "SequenceAt",
-    "OptionalGetElement",
-)  # fmt: skip  (their shapes depend on the data)
-_BY_INPUTS = (
-    "Range",
-    "ConstantOfShape",
-    "Reshape",
-    "Expand",
-    "Tile",
-    "Slice",
-    "Pad",
-    "Resize",
-    "TopK",
-    "OneHot",
-    "Split",
-)  # fmt: skip  (by those behind the first)
+# Their shapes depend on the data: of all inputs, or of those behind the first.
+_BY_DATA = ("NonZero", "NonMaxSuppression", "Unique", "Compress", "Loop", "Scan", "If",
+            "SequenceAt", "OptionalGetElement", "Range", "ConstantOfShape")  # fmt: skip
+_BY_INPUTS = ("Reshape", "Expand", "Tile", "Slice", "Pad", "Resize", "Upsample", "TopK", "OneHot",
+              "Split")  # fmt: skip
 _NOTHING = ("Identity", "Dropout")  # in inference
 _ORDINARY = ("", "ai.onnx")
 
@@ -168,7 +149,9 @@ def _empty(model: Model, shapes: Mapping[str, Dims]) -> set[str]:
     out: set[str] = set()
     constant = _constant_names(model)[0]
     for node in model.graph.node:
-        sized = node.op_type in _BY_INPUTS and not constant.issuperset(node.input[1:] or node.input)
+        if constant.issuperset(node.output):
+            continue
+        sized = node.op_type in _BY_INPUTS and not constant.issuperset(node.input[1:])
         if sized or node.op_type in _BY_DATA or unsure.intersection(node.input):
             unsure.update(node.output)
         else:

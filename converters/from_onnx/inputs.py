@@ -13,8 +13,12 @@ from caffeio.converters.from_onnx.model import Model, array_of
 def lookups(model: Model) -> dict[str, int]:
     """Inputs that are indices of rows -> the number of rows; regions are of row 0."""
     origin = {item.name: item.name for item in model.graph.input}
-    rows = {t.name: int(t.dims[0]) for t in model.graph.initializer if t.dims}
-    ones = {t.name: t for t in model.graph.initializer if math.prod(t.dims) == 1}
+    tensors = {t.name: t for t in model.graph.initializer}
+    for node in model.graph.node:
+        if node.op_type == "Constant":
+            tensors.update((node.output[0], a.t) for a in node.attribute if a.name == "value")
+    rows = {name: int(t.dims[0]) for name, t in tensors.items() if t.dims}
+    ones = {name: t for name, t in tensors.items() if math.prod(t.dims) == 1}
     rows |= {name: len(array) for name, array in model.weights.items()}
     shapes = {
         item.name: [dim.dim_value for dim in item.type.tensor_type.shape.dim]

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 import os
-import weakref
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,47 +14,13 @@ from typing import Any
 import numpy as np
 
 from caffeio.converters.from_onnx.graph import Array
+from caffeio.converters.from_onnx.held_file import HeldFile
 from caffeio.errors import CaffeIOError, UnsupportedError
 
 OLDEST = 7  # the first opset with today's broadcasting
 LARGE = 1 << 20  # bytes: initializers from this size on lie beside the message
 READ = 1 << 28  # bytes: weights' files below this size are read instead of mapped
 _WHOLE = (1, 2, 3, 4, 5, 6, 7, 10, 11, 12, 13, 16)  # TensorProto's types of whole bytes
-
-
-class HeldFile:
-    """A file that is mapped, held open to see whether it is still what it was.
-
-    A map that reaches beyond the end of its file ends the process with a bus error.
-    """
-
-    def __init__(self, path: Path) -> None:
-        """Open the file. Raises OSError."""
-        self.path = path
-        self.number = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
-        weakref.finalize(self, os.close, self.number)
-        self._was = self._now()
-        self.size = self._was[0]
-
-    def _now(self) -> tuple[int, int]:
-        state = os.fstat(self.number)
-        return state.st_size, state.st_mtime_ns
-
-    def check(self) -> None:
-        """Raise CaffeIOError if the file has been written since it was opened."""
-        if self._now() != self._was:
-            raise CaffeIOError(
-                "was written while it was read: nothing of it can be trusted", where=str(self.path)
-            )
-
-    def bytes(self, offset: int, length: int) -> Array:
-        """A part of the file, read. Raises CaffeIOError if the file ends before it."""
-        with open(os.dup(self.number), "rb") as file:  # noqa: PTH123  (of a number)
-            file.seek(offset)
-            raw = np.fromfile(file, np.uint8, count=length)
-        if raw.size != length:
-            raise CaffeIOError("got shorter while it was read", where=str(self.path))
-        return raw
 
 
 @dataclass
@@ -215,6 +180,9 @@ def _numbers(tensor: Any, file: HeldFile, offset: int, length: int) -> Array:
 
 
 def _take_in(tensor: Any, array: Array) -> None:
+    """Put what `_external` has found into the message; bfloat16 came as float32."""
+    if tensor.data_type == tensor.BFLOAT16:
+        tensor.data_type = tensor.FLOAT
     tensor.raw_data = array.tobytes()
     tensor.data_location = tensor.DEFAULT
     del tensor.external_data[:]

@@ -40,8 +40,6 @@ class Compared:
 
     def add(self, run: str, mine: Array, theirs: Array, scale: float | None = None) -> None:
         """Note a run; `scale` stands for the largest value (1 for probabilities)."""
-        if theirs.size == 0 == mine.size:
-            return  # there is nothing in it
         finite = theirs[np.isfinite(theirs)]
         if not finite.size:  # nothing to hold it against: other runs must tell
             if not np.array_equal(mine, theirs, equal_nan=True):
@@ -59,8 +57,8 @@ class Compared:
 
     @property
     def worst(self) -> float:
-        """The largest relative difference of all runs; 0 if all were empty."""
-        return max(self.relative.values(), default=0.0 if 0 in self.shape else float("inf"))
+        """The largest relative difference of all runs; infinite if none had a number."""
+        return max(self.relative.values(), default=float("inf"))
 
     @property
     def run(self) -> str:

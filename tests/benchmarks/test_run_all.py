@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -112,6 +113,18 @@ def test_a_figure_is_held_against_what_was_asked(
     asked: str, low: float, middle: float, met: str
 ) -> None:
     assert script("summary").verdict(asked, low, middle) == met
+
+
+def test_added_times_that_noise_turns_around_are_not_met(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a plain loop that two workers make faster, ours / it would be below 0."""
+    monkeypatch.setenv("BENCH_ROWS", str(tmp_path / "rows"))
+    times = {kind: [(ms, ms)] * 3 for kind, ms in (("caffeio", 7.0), ("plain", 6.0))}
+    faster = {"caffeio": [(8.0, 8.0)] * 3, "plain": [(5.9, 5.9)] * 3}
+    script("bench_ddp").tell_overhead("lenet", 2, 16, {1: times, 2: faster})
+    [row] = map(json.loads, (tmp_path / "rows").read_text().splitlines())
+    assert script("summary").verdict(row["asked"], row["low"], row["middle"]) == "**short**"
 
 
 def test_the_peak_of_memory_is_the_programs_own() -> None:

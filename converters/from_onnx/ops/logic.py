@@ -114,7 +114,7 @@ def where(w: Writer, node: Node) -> str:
 
 def _by_constant(w: Writer, node: Node, chosen: Array, out: Dims) -> str:
     """Values where a constant says so: each times 0 or 1, and constants added."""
-    computed, numbers = [], np.zeros(out)
+    computed, numbers = [], np.zeros(())
     for name, mask in zip(node.inputs[1:], (chosen, ~chosen), strict=True):
         value = w.graph.constant(name)
         if value is not None:
@@ -123,7 +123,7 @@ def _by_constant(w: Writer, node: Node, chosen: Array, out: Dims) -> str:
             whole = combined(w, [w.blob(name)], [1.0], out, "SUM")
             computed.append(whole if mask.all() else times_constant(w, whole, mask * 1.0, out))
     if not computed:
-        return w.constant(numbers)
+        return w.constant(np.broadcast_to(numbers, out))
     x = combined(w, computed, [1.0] * len(computed), out, "SUM")
     return plus_constant(w, x, numbers, out) if numbers.any() else x
 

@@ -27,7 +27,8 @@ def resize(w: Writer, node: Node) -> str:
         raise Refused(f"it resizes {shape} to {out}")
     if node.attrs.get("keep_aspect_ratio_policy", "stretch") != "stretch":
         raise Refused("it keeps the aspect ratio", "give the sizes themselves")
-    if float(node.attrs.get("extrapolation_value", 0)):
+    crops = node.attrs.get("coordinate_transformation_mode") == "tf_crop_and_resize"
+    if crops and float(node.attrs.get("extrapolation_value", 0)):
         raise Refused("it puts a number where the region leaves the map", "let that be 0")
     matrices = [_matrix(w, node, axis) for axis in range(2, len(shape))]
     if flat:

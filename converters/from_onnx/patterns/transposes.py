@@ -126,10 +126,10 @@ def _together(graph: Graph, node: Node, order: Order) -> Moved:
             if len(graph.shape(name)) != len(order):
                 return None
             inputs.append(name)
-        elif value.size == 1 and node.op != "Concat":
-            inputs.append(name)
         elif value.ndim > len(order):
             return None
+        elif value.size == 1 and node.op != "Concat":
+            inputs.append(name)
         else:
             wide = value.reshape((1,) * (len(order) - value.ndim) + value.shape)
             back: Array = wide.transpose(np.argsort(order))

@@ -15,6 +15,14 @@ from caffeio.converters.from_onnx.verify import VerifyReport, verify
 
 onnx: Any = __import__("onnx")
 NEAR = 1e-5
+# A float32 run of a net may be farther from the float64 of it by half again than another runtime's
+# float32, which one of two right runs is. Where that is farther than ROUNDING, it is no rounding.
+EQUAL_RANK, ROUNDING = 1.5, 0.1
+
+
+def of_equal_rank(mine: float, theirs: float) -> bool:
+    """Whether two runs are about as far from float64."""
+    return theirs <= ROUNDING and mine <= EQUAL_RANK * theirs
 
 
 class Of(nn.Module):

@@ -46,12 +46,12 @@ from caffeio.errors import CaffeIOError, UnsupportedError
 from caffeio.net.net import Net
 from caffeio.net.step import Step
 from caffeio.proto.weights.load import load_weights
+from tests.converters.from_onnx.helpers import of_equal_rank
 from tests.paths import GOLDEN, SHARED
 
-NEAR, MORE = 1e-5, 1.2  # of the largest value; layers, of those that the net had
-# Farther off than NEAR may be a net whose float32 is so far from its float64, whoever computes it:
-# the net that came back may be half again as far from that as onnxruntime is.
-EQUAL_RANK, ROUNDING = 1.5, 0.1
+# Of the largest value (farther off may be a net whose float32 is so far from its float64, whoever
+# computes it); layers, of those that the net had.
+NEAR, MORE = 1e-5, 1.2
 # Where a net stands: those that are no findings, then those that are.
 FINE = ("equal", "not exported", "refused", "no net")
 FINDINGS = ("off", "layers", "error", "slow", "died")
@@ -64,7 +64,7 @@ EACH = {"Convolution", "Deconvolution"}  # as many layers in one as it has tops
 # What a net may be given where it does not say its input's shape.
 GUESSES = ((1, 3, 224, 224), (1, 3, 227, 227), (1, 3, 360, 480), (1, 1, 28, 28), (1, 2, 28, 28),
            (1, 3, 64, 64))  # fmt: skip
-MAX_PIXELS, SMALL = 96 * 96, 96
+SMALL = 96
 
 
 @dataclass
@@ -300,8 +300,7 @@ def walk(case: Case, known: Mapping[str, Found]) -> Found:
         found.status = "off"
     elif not report.worst <= (LIMIT if chooses else NEAR):
         found.float64 = list(ranks(net, built, back))
-        rounding = found.float64[1] <= ROUNDING  # more is another choice of rows
-        if not (rounding and found.float64[0] <= EQUAL_RANK * found.float64[1]):
+        if not of_equal_rank(*found.float64):
             found.status = "off"
     if found.status == "equal" and found.after > max(
         MORE * found.before, several, len(net.outputs)

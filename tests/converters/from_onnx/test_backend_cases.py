@@ -12,8 +12,10 @@ import pytest
 import torch
 
 from caffeio.converters.from_onnx.compile import Compiled, compile_model
+from caffeio.converters.from_onnx.inputs import lookups
 from caffeio.converters.from_onnx.load import load_model
-from caffeio.converters.from_onnx.verify import LIMIT, build_net, verify
+from caffeio.converters.from_onnx.model import model_of
+from caffeio.converters.from_onnx.verify import LIMIT, Compared, build_net, verify
 from caffeio.converters.onnx import runtime
 from caffeio.errors import CaffeIOError, UnsupportedError
 from tests.converters.from_onnx.helpers import compiled, graph_of, kinds, onnx
@@ -165,7 +167,9 @@ def test_where_a_constant_chooses(other: float, swapped: bool) -> None:
     nodes = [node("Where", names, ["w"]), node("Softmax", ["w"], ["y"], axis=-1)]
     model = graph_of(nodes, {"x": [2, 4]}, ["y"],
                      {"c": mask, "d": ~mask, "k": np.float32(other)})  # fmt: skip
-    assert kinds(compiled(model)) == ["Input", "Scale", "Bias", "Softmax"]
+    net = compiled(model)
+    assert kinds(net) == ["Input", "Scale", "Softmax"]
+    assert net.any_batch
 
 
 def test_cast_like_and_scalars() -> None:
@@ -213,14 +217,14 @@ def test_what_onnxruntime_lacks_is_run_by_onnx_itself(monkeypatch: pytest.Monkey
 
 
 def test_a_number_beside_the_region_is_refused() -> None:
-    mode = "tf_crop_and_resize"
+    crop = "tf_crop_and_resize"
     region = np.array([0, 0, -0.5, 0, 1, 1, 1.5, 1], np.float32)
     sizes = np.array([1, 1, 3, 3])
-    for number in (0.0, 10.0):
+    for mode, number in ((crop, 0.0), (crop, 10.0), ("half_pixel", 10.0)):
         nodes = [node("Resize", ["x", "roi", "", "s"], ["y"], mode="linear",
                       coordinate_transformation_mode=mode, extrapolation_value=number)]  # fmt: skip
         model = graph_of(nodes, {"x": [1, 1, 4, 4]}, ["y"], {"roi": region, "s": sizes})
-        if number:
+        if mode == crop and number:
             with pytest.raises(UnsupportedError, match="where the region leaves the map"):
                 compile_model(model)
         else:
@@ -258,3 +262,22 @@ def test_a_run_without_a_finite_number_leaves_it_to_the_others() -> None:
         model = graph_of(nodes, {"x": [1, 500]}, ["y"], {"k": np.float32(shift)})
         report = verify(compile_model(model))
         assert report.outputs[0].worst == pytest.approx(worst, abs=1e-5)
+
+
+def test_runs_without_a_number_compare_nothing() -> None:
+    item, empty = Compared("y", (0, 7)), np.zeros((0, 7), np.float32)
+    item.add("normal", empty, empty)
+    assert item.worst == float("inf")
+    item.add("ramp", np.ones((2, 7)), np.ones((2, 7)))
+    assert item.worst == 0
+    item.add("large", np.zeros((0, 6)), empty)
+    assert item.worst == float("inf")
+
+
+def test_indices_reach_all_rows_of_a_table_that_is_a_node() -> None:
+    table = onnx.numpy_helper.from_array(np.eye(5, 3, dtype=np.float32))
+    nodes = [node("Constant", [], ["t"], value=table), node("Gather", ["t", "i"], ["y"])]
+    model = graph_of(nodes, {"i": [1, 4]}, ["y"])
+    model.graph.input[0].type.tensor_type.elem_type = onnx.TensorProto.INT64
+    assert lookups(model_of(model)) == {"i": 5}
+    assert "Embed" in kinds(compiled(model))

@@ -90,3 +90,17 @@ def test_a_lone_transpose_stays_where_it_is() -> None:
     nodes = [make("Transpose", ["x"], ["t"], perm=FIRST), make("Relu", ["t"], ["y"])]
     net = compiled(graph_of(nodes, {"x": [1, 5, 6, 3]}, ["y"]), target="ssd")
     assert kinds(net) == ["Input", "Permute", "ReLU"]
+
+
+def test_a_number_with_more_axes_than_the_map() -> None:
+    """What it is added to has more axes than the Transpose before: that stays there."""
+    make = onnx.helper.make_node
+    nodes = [
+        make("Transpose", ["x"], ["y"], perm=LAST),
+        make("Relu", ["y"], ["r"]),
+        make("Transpose", ["r"], ["t"], perm=FIRST),
+        make("Add", ["y", "k"], ["a"]),
+        make("Reshape", ["a", "flat"], ["f"]),
+    ]
+    constants = {"k": np.ones((1, 1, 1, 1, 1), np.float32), "flat": np.array([1, 90])}
+    compiled(graph_of(nodes, {"x": [1, 3, 5, 6]}, ["t", "f"], constants), target="ssd")

@@ -208,11 +208,12 @@ def test_damaged_external_data(tmp_path: Path, entry: str, value: str, said: str
 
 @pytest.mark.parametrize("kind", ["FLOAT16", "BFLOAT16"])
 @pytest.mark.parametrize("offset", [0, 1, 2])
+@pytest.mark.parametrize("large", [16, models.LARGE])
 def test_halves_and_unaligned_tensors_of_a_file(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, offset: int
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, offset: int, large: int
 ) -> None:
     """What is no float32 at a multiple of its size is read instead of mapped."""
-    monkeypatch.setattr(models, "LARGE", 16)
+    monkeypatch.setattr(models, "LARGE", large)
     rng = np.random.default_rng(1)
     w = rng.standard_normal((4, 4)).astype(np.float16)
     if kind == "FLOAT16":

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from pathlib import Path
 
 import pytest
 
-from tests.converters.from_onnx import round_trips
+from tests.converters.from_onnx import helpers, round_trips
 
 pytest.importorskip("onnxruntime")
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="runs nets in forks")
@@ -34,7 +35,25 @@ def test_the_walk_tells_what_came_back(
     assert round_trips.main(["--log", str(log), *words]) == 1
 
 
-def test_a_net_that_takes_too_long_or_dies_is_a_finding() -> None:
+def a_case() -> round_trips.Case:
     [case] = [c for c in round_trips.cases()
               if c.name == "tests/golden/nets/residual_inplace/net.prototxt"]  # fmt: skip
-    assert round_trips.apart(case, 0.0).status == "slow"
+    return case
+
+
+def test_a_net_that_takes_too_long_or_dies_is_a_finding(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert round_trips.apart(a_case(), 0.0).status == "slow"
+    monkeypatch.setattr(round_trips, "walk", lambda *_: os._exit(3))
+    died = round_trips.apart(a_case(), 60)
+    assert (died.status, died.why) == ("died", "exit code 3")
+
+
+def test_what_is_farther_off_is_held_against_float64(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(round_trips, "NEAR", -1.0)  # so that this net is
+    monkeypatch.setattr(helpers, "EQUAL_RANK", 10)
+    found = round_trips.walk(a_case(), {})
+    assert found.status == "equal"
+    assert 0 < max(found.float64) < 1e-5
+    monkeypatch.setattr(helpers, "EQUAL_RANK", 0)
+    assert round_trips.walk(a_case(), {}).status == "off"
+    assert not helpers.of_equal_rank(0.2, 0.2)
