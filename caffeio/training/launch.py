@@ -28,6 +28,7 @@ from pathlib import Path
 
 from torch._C._distributed_c10d import TCPStore
 
+from caffeio.data.cores import usable_cores
 from caffeio.visible import visible
 
 _PATIENCE = 20.0  # seconds that workers get to end after the first one that was told to
@@ -72,7 +73,7 @@ def _start(
 ) -> list[subprocess.Popen[bytes]]:
     for old in errors.iterdir():
         old.unlink()
-    threads = max(1, (os.cpu_count() or 1) // workers)
+    threads = max(1, usable_cores() // workers)
     processes = []
     for rank in range(workers):
         env = {

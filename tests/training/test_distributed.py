@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import signal
@@ -16,7 +17,7 @@ import numpy as np
 import pytest
 
 from caffeio import load_weights
-from caffeio.data.loader import local_world
+from caffeio.data.cores import local_world
 from caffeio.training import launch as launch_module
 from caffeio.training.launch import launch
 from tests import warm
@@ -157,7 +158,10 @@ def test_workers_of_one_machine_know_how_many_they_are(monkeypatch: pytest.Monke
             return 0
 
     monkeypatch.setattr(subprocess, "Popen", Worker)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(6)), raising=False)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     assert launch(3, ["train"]) == 0
+    assert [env["OMP_NUM_THREADS"] for env in environments] == ["2"] * 3
     assert [env["LOCAL_WORLD_SIZE"] for env in environments] == ["3"] * 3
     monkeypatch.setenv("LOCAL_WORLD_SIZE", environments[0]["LOCAL_WORLD_SIZE"])
     assert local_world() == 3
