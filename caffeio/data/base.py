@@ -185,6 +185,7 @@ class DataSource(ABC):
     def __init__(self, layer: SourceContext) -> None:
         self.layer = layer
         o = layer.options
+        layer.check(0 <= o.rank < o.world, f"rank {o.rank} is none of {o.world} readers")
         key = o.shared_seed
         if key is None:
             key = entropy() if o.world == 1 else 0

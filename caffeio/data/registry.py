@@ -43,7 +43,8 @@ def make_source(
     fields are taken as keywords. seed: `random_seed`, or the main generator at this layer's turn:
     the numbers are real Caffe's then (an int means that nothing was drawn before; BVLC adds the
     rank). Relative paths are looked up from the working directory, then in `search_path`. `where`
-    ("file:line:column") goes in front of errors. Raises DataError.
+    ("file:line:column") goes in front of errors. Raises DataError, also for a rank that is none of
+    0..world-1.
     """
     return open_source(
         param, phase=phase, profile=profile, seed=seed, search_path=search_path, where=where,

@@ -170,6 +170,8 @@ def _merge_scales(nodes: list[LayerNode]) -> list[LayerNode]:
         if j is None or nodes[j].type != "Scale" or len(nodes[j].param.bottom) != 1:
             continue
         scale = nodes[j].param
+        if len(scale.top) != 1:
+            continue  # refused as it stands
         node.merged_scale = scale.name
         node.param.top[0] = scale.top[0]
         node.param.batch_norm_param.bias_term = scale.scale_param.bias_term

@@ -81,7 +81,8 @@ def lrn(layer: LRN, x: Tensor) -> Tensor:
 def lrn_in_pieces(layer: LRN, x: Tensor) -> Tensor:
     """`lrn` without a gradient, in pieces that stay in a CPU's cache, where channels lie last.
 
-    The operations are those of `lrn`, number by number, and so are the results.
+    The operations are those of `lrn`, number by number, and so are the results with beta 0.75; the
+    last digit of another power depends on where in memory PyTorch computes it.
     """
     small = is_exact(x) and is_short(x, layer.size)
     last = x.device.type == "cpu" and x.is_contiguous(memory_format=torch.channels_last)

@@ -42,7 +42,7 @@ class QuickDense:
         if x.shape[1:].numel() != layer.inputs:
             return inner_product(layer, x)  # says what is wrong
         x = x.flatten(1)
-        if not self._by_onednn or x.shape[0] < 2:
+        if not self._by_onednn or x.shape[0] < 2 or x.dtype != torch.float32:
             return F.linear(x, self._weight, self._bias)
         run = torch.ops.mkldnn._linear_pointwise.default
         y: Tensor = run(x, self._weight, self._bias, "none", [], "")

@@ -20,9 +20,8 @@ from caffeio.proto.weights.mapping import LayerEntry, Weights
 from caffeio.proto.weights.scan import NetScanner, other_kind
 from caffeio.proto.weights.write import write_caffemodel
 
-_EXPECTED = {  # by the ending of a name
-    ".safetensors": "a safetensors file", ".pt": "a PyTorch file", ".pth": "a PyTorch file",
-    ".npz": "a NumPy archive",
+_TITLES = {
+    "safetensors": "a safetensors file", "pytorch": "a PyTorch file", "npz": "a NumPy archive",
 }  # fmt: skip
 _SUFFIXES = {".safetensors": "safetensors", ".pt": "pytorch", ".pth": "pytorch", ".npz": "npz"}
 
@@ -38,7 +37,7 @@ def load_weights(path: str | os.PathLike[str], *, dialect: str | None = None) ->
     kind, and if a blob's shape and the number of its values do not agree.
     """
     suffix = Path(path).suffix.lower()
-    expected = _EXPECTED.get(suffix, "a caffemodel")
+    expected = _TITLES.get(_SUFFIXES.get(suffix, ""), "a caffemodel")
     buffer = map_file(path, WeightsError, expected)
     if is_hdf5(buffer):
         return load_weights_h5(path, buffer)

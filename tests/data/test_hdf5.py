@@ -59,6 +59,13 @@ def test_shards(tmp_path: Path) -> None:
         assert source.next()[1].tolist() == [0, 1]
 
 
+@pytest.mark.parametrize(("rank", "world"), [(2, 2), (1, 1), (-1, 2), (0, 0)])
+def test_a_rank_that_nobody_has_reads_nothing(tmp_path: Path, rank: int, world: int) -> None:
+    """It would look for its rows for ever, or read another rank's."""
+    with pytest.raises(DataError, match=f"rank {rank} is none of {world} readers"):
+        make_source(hdf5(files(tmp_path, 3), "batch_size: 2"), rank=rank, world=world)
+
+
 def test_refusals(tmp_path: Path) -> None:
     files(tmp_path, 3)
     param = hdf5(tmp_path)

@@ -295,3 +295,16 @@ def test_hdf5_lacks_shared_blobs_one_by_one(tmp_path: Path) -> None:
     alone = load_net(text.replace('param { name: "w" }', ""))
     with pytest.raises(WeightsError, match="number of blobs"):
         alone.copy_trained_layers_from(load_weights(path))
+
+
+@pytest.mark.parametrize("tops", ["", 'top: "y" top: "z"'])
+@pytest.mark.parametrize("profile", ["bvlc", "intel-mkldnn"])
+def test_a_scale_without_its_one_top_is_refused(tops: str, profile: str) -> None:
+    """Also where BatchNorm takes it in."""
+    text = (
+        'input: "x" input_shape { dim: 2 dim: 3 } '
+        'layer { name: "b" type: "BatchNorm" bottom: "x" top: "y" } '
+        f'layer {{ name: "s" type: "Scale" bottom: "y" {tops} }}'
+    )
+    with pytest.raises(NetError, match="Scale produces 1 top"):
+        load_net(text, profile=profile)

@@ -24,7 +24,6 @@ SOLVER = 'net: "NET" base_lr: 0.1 momentum: 0.9 lr_policy: "fixed" random_seed: 
 WORKER = """
 import sys
 import numpy as np
-import pytest
 import caffeio.pycaffe as caffe
 uid, rank, out = sys.argv[1].encode(), int(sys.argv[2]), sys.argv[3]
 caffe.init_log(2)
@@ -119,6 +118,17 @@ def test_each_solver_reads_its_own_records(tmp_path, text, make):
     (whole,), parts = batches(1, caffe.TEST), batches(2, caffe.TEST)
     assert all(np.array_equal(part, whole[: len(part)]) for part in parts)
     assert len(parts[0]) == (10 if text else 20)
+
+
+def test_a_rank_that_no_solver_has_is_refused(tmp_path):
+    shutil.copytree(GOLDEN / "solvers" / "lmdb", tmp_path / "lmdb")
+    net = (GOLDEN / "solvers" / "sgd_fixed" / "net.prototxt").read_text()
+    path = tmp_path / "net.prototxt"
+    path.write_text(net.replace("../lmdb", str(tmp_path / "lmdb")))
+    caffe.set_solver_rank(1)  # of one
+    with pytest.raises(RuntimeError, match="rank 1 is none of 1 readers"):
+        caffe.Net(str(path), caffe.TRAIN)
+    caffe.Net(str(path), caffe.TEST)
 
 
 def test_solvers_that_cannot_share_a_batch_are_refused(tmp_path):
