@@ -6,9 +6,12 @@ import json
 import os
 import sys
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
+from caffeio.converters.from_onnx.verify import Compared, VerifyReport
 from tests.converters.from_onnx import helpers, round_trips
 
 pytest.importorskip("onnxruntime")
@@ -57,3 +60,20 @@ def test_what_is_farther_off_is_held_against_float64(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(helpers, "EQUAL_RANK", 0)
     assert round_trips.walk(a_case(), {}).status == "off"
     assert not helpers.of_equal_rank(0.2, 0.2)
+
+
+@pytest.mark.parametrize(
+    ("rois", "scores", "inner", "near"),
+    [(5e-5, 9e-6, 5e-5, True), (5e-5, 5e-5, 0, False), (2e-4, 0, 0, False), (0, 0, 2e-4, False)],
+)
+def test_only_chosen_rows_have_the_wider_limit(
+    rois: float, scores: float, inner: float, near: bool
+) -> None:
+    steps = [SimpleNamespace(layer=SimpleNamespace(dynamic=top == "rois"), tops=[top])
+             for top in ("rois", "scores")]  # fmt: skip
+    built = SimpleNamespace(outputs={"rois": "R", "scores": "S"})
+    found = [Compared(name, runs=[("normal", off, 1.0)])
+             for name, off in (("R", rois), ("S", scores), ("in", inner))]  # fmt: skip
+    report = VerifyReport(found[:2], ["normal"], [], {"in": found[2]})
+    net: Any = SimpleNamespace(steps=steps)
+    assert round_trips.is_near(net, cast(Any, built), report) is near
