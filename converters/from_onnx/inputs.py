@@ -8,6 +8,7 @@ import numpy as np
 
 from caffeio.converters.from_onnx.graph import Array
 from caffeio.converters.from_onnx.model import Model, array_of
+from caffeio.converters.onnx.told import told_layers
 
 
 def lookups(model: Model) -> dict[str, int]:
@@ -51,12 +52,32 @@ def sample(model: Model) -> dict[str, Array]:
     import onnx
 
     rng = np.random.default_rng(0)
-    out, indices = {}, lookups(model)
+    out, indices, sizes = {}, lookups(model), image_sizes(model)
     for item in model.graph.input:
         tensor = item.type.tensor_type
         dims = tuple(dim.dim_value for dim in tensor.shape.dim)
         dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type)
         floats = dtype.kind == "f" and item.name not in indices
         made = rng.standard_normal(dims) if floats else np.zeros(dims)
+        if item.name in sizes:
+            made = np.resize(sizes[item.name], dims)
         out[item.name] = np.asarray(made, dtype)
     return out
+
+
+def image_sizes(model: Model) -> dict[str, tuple[float, float, float]]:
+    """Inputs that tell a Proposal of images -> height, width and scale.
+
+    Other numbers leave it without a region, and onnxruntime's Einsum of none ends the process.
+    """
+    shapes = {
+        item.name: [dim.dim_value for dim in item.type.tensor_type.shape.dim]
+        for item in model.graph.input
+    }
+    height, width = max((s[2:] for s in shapes.values() if len(s) == 4), default=[1, 1])
+    told = (one.bottoms[2] for one in told_layers(model.proto) if len(one.bottoms) == 3)
+    return {
+        name: (height, width, 1.0)
+        for name in told
+        if name in shapes and len(shapes[name]) == 2 and shapes[name][1] >= 3
+    }

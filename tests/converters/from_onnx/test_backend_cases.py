@@ -12,11 +12,12 @@ import pytest
 import torch
 
 from caffeio.converters.from_onnx.compile import Compiled, compile_model
-from caffeio.converters.from_onnx.inputs import lookups
+from caffeio.converters.from_onnx.inputs import lookups, sample
 from caffeio.converters.from_onnx.load import load_model
 from caffeio.converters.from_onnx.model import model_of
 from caffeio.converters.from_onnx.verify import LIMIT, Compared, build_net, verify
 from caffeio.converters.onnx import runtime
+from caffeio.converters.onnx.told import Told
 from caffeio.errors import CaffeIOError, UnsupportedError
 from tests.converters.from_onnx.helpers import compiled, graph_of, kinds, onnx
 
@@ -281,3 +282,13 @@ def test_indices_reach_all_rows_of_a_table_that_is_a_node() -> None:
     model.graph.input[0].type.tensor_type.elem_type = onnx.TensorProto.INT64
     assert lookups(model_of(model)) == {"i": 5}
     assert "Embed" in kinds(compiled(model))
+
+
+def test_the_first_run_tells_a_proposal_of_the_size_of_the_image() -> None:
+    """By other numbers it finds no region, and onnxruntime may end the process."""
+    nodes = [node("Add", ["x", "info"], ["rois"])]
+    model = graph_of(nodes, {"x": [1, 3, 48, 3], "info": [1, 3]}, ["rois"])
+    key, value = Told('type: "Proposal"', ["x", "x", "info"], ["rois"], []).entry()
+    model.metadata_props.add(key=key, value=value)
+    assert sample(model_of(model))["info"].tolist() == [[48, 3, 1]]
+    assert sample(model_of(model))["x"].std() > 0.5
