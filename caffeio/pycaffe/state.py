@@ -119,7 +119,9 @@ def solver_count() -> int:
 
 
 def set_solver_count(count: int) -> None:
-    """Say how many solvers train together."""
+    """Say how many solvers train together. Raises RuntimeError for less than one."""
+    if int(count) < 1:
+        raise RuntimeError(f"set_solver_count: at least 1 solver was expected, not {count}")
     state.solver_count = int(count)
 
 

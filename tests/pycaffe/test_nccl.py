@@ -138,3 +138,10 @@ def test_solvers_that_cannot_share_a_batch_are_refused(tmp_path):
     caffe.set_solver_count(3)
     with pytest.raises(RuntimeError, match="3 workers cannot share it evenly"):
         caffe.Net(str(path), caffe.TRAIN)
+
+
+@pytest.mark.parametrize("count", [0, -2])
+def test_less_than_one_solver_is_refused(count):
+    with pytest.raises(RuntimeError, match=f"at least 1 solver was expected, not {count}"):
+        caffe.set_solver_count(count)
+    assert caffe.solver_count() == 1
