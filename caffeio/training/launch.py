@@ -115,8 +115,11 @@ def _wait(processes: Sequence[subprocess.Popen[bytes]], asked: Sequence[int], er
     deadline = math.inf
     while True:
         codes = [process.poll() for process in processes]
-        failed = next((rank for rank, code in enumerate(codes) if code), None)
-        if failed is not None:
+        if any(codes):
+            codes = [
+                process.poll() for process in processes
+            ]  # one may have ended since it was asked
+            failed = _first_failed(codes)
             code = codes[failed] or 0
             if code < 0:
                 _say(
@@ -137,6 +140,15 @@ def _wait(processes: Sequence[subprocess.Popen[bytes]], asked: Sequence[int], er
             _end(processes)
             return 0 if codes[0] == 0 else 128 + signal.SIGKILL
         time.sleep(0.05)
+
+
+def _first_failed(codes: Sequence[int | None]) -> int:
+    """The worker that made the others fail, of those that have failed.
+
+    Who is killed comes first: those that lose a worker end with an error, or abort as NCCL does.
+    """
+    failed = [rank for rank, code in enumerate(codes) if code]
+    return min(failed, key=lambda rank: (codes[rank] or 0) >= 0 or codes[rank] == -signal.SIGABRT)
 
 
 def _end(processes: Sequence[subprocess.Popen[bytes]]) -> None:

@@ -21,6 +21,7 @@ from caffeio.proto.weights.solverstate import newest_whole_pair
 from caffeio.training.connection import is_connection_error, lost_workers
 from caffeio.training.facts import facts_of
 from caffeio.training.job import read_job
+from caffeio.training.launch import _first_failed
 from caffeio.training.options import TrainFields, TrainOptions
 from caffeio.training.watchdog import Watchdog, watched
 from tests import warm
@@ -85,6 +86,14 @@ def pair(training_case: Path) -> Iterator[Run]:
     if run.process.poll() is None:
         run.process.kill()
     run.process.wait()
+
+
+@pytest.mark.parametrize(
+    ("codes", "first"),
+    [((None, 2), 1), ((2, -9), 1), ((-9, 2), 0), ((-6, -9), 1), ((2, -6), 0), ((0, 2, 3), 1)],
+)
+def test_who_is_killed_made_the_others_fail(codes: tuple[int | None, ...], first: int) -> None:
+    assert _first_failed(codes) == first
 
 
 def test_a_killed_worker_is_named(pair: Run) -> None:
