@@ -128,7 +128,7 @@ def test_of_equal_values_the_last_is_taken_and_said() -> None:
 def test_a_norm_of_nothing(order: int) -> None:
     """0 over a norm of 0 is 0, not nan."""
     model = graph_of([node("LpNormalization", ["x"], ["y"], axis=1, p=order)],
-                     {"x": [2, 3]}, ["y"], opset=22)  # fmt: skip
+                     {"x": [2, 3]}, ["y"], opset=21)  # fmt: skip
     found = run(compiled(model), np.array([[0, 0, 0], [1e-12, 0, 0]], np.float32))
     np.testing.assert_allclose(found, [[0, 0, 0], [1, 0, 0]], rtol=1e-6)
 
