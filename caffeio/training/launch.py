@@ -116,9 +116,7 @@ def _wait(processes: Sequence[subprocess.Popen[bytes]], asked: Sequence[int], er
     while True:
         codes = [process.poll() for process in processes]
         if any(codes):
-            codes = [
-                process.poll() for process in processes
-            ]  # one may have ended since it was asked
+            codes = [process.poll() for process in processes]  # who ended meanwhile, too
             failed = _first_failed(codes)
             code = codes[failed] or 0
             if code < 0:
