@@ -123,9 +123,9 @@ def kind_or_none(head: bytes, size: int, name: str, where: str) -> str | None:
 
 def _damaged(path: Path) -> str:
     """The kind of a file that only its name tells; a cut-off one gets its reader's own words."""
-    from caffeio.proto.weights.load import load_weights
+    from caffeio.proto.weights.load import TENSOR_SUFFIXES, load_weights
 
-    if path.name.endswith(".caffemodel"):
+    if path.suffix.lower() in (".caffemodel", *TENSOR_SUFFIXES):
         load_weights(path)
         return "caffemodel"
     raise _no_kind(str(path))

@@ -23,7 +23,12 @@ from caffeio.proto.weights.write import write_caffemodel
 _TITLES = {
     "safetensors": "a safetensors file", "pytorch": "a PyTorch file", "npz": "a NumPy archive",
 }  # fmt: skip
-_SUFFIXES = {".safetensors": "safetensors", ".pt": "pytorch", ".pth": "pytorch", ".npz": "npz"}
+TENSOR_SUFFIXES = {
+    ".safetensors": "safetensors",
+    ".pt": "pytorch",
+    ".pth": "pytorch",
+    ".npz": "npz",
+}
 
 
 def load_weights(path: str | os.PathLike[str], *, dialect: str | None = None) -> Weights:
@@ -37,7 +42,7 @@ def load_weights(path: str | os.PathLike[str], *, dialect: str | None = None) ->
     kind, and if a blob's shape and the number of its values do not agree.
     """
     suffix = Path(path).suffix.lower()
-    expected = _TITLES.get(_SUFFIXES.get(suffix, ""), "a caffemodel")
+    expected = _TITLES.get(TENSOR_SUFFIXES.get(suffix, ""), "a caffemodel")
     buffer = map_file(path, WeightsError, expected)
     if is_hdf5(buffer):
         return load_weights_h5(path, buffer)
@@ -65,7 +70,7 @@ def _tensor_format(buffer: Buffer, suffix: str) -> str | None:
         return "npz" if suffix == ".npz" or member.endswith(b".npy") else "pytorch"
     if head.startswith(b"\x80\x02"):  # PyTorch before 1.6
         return "pytorch"
-    return None if foreign(buffer) else _SUFFIXES.get(suffix)
+    return None if foreign(buffer) else TENSOR_SUFFIXES.get(suffix)
 
 
 def _read_tensors(path: str | os.PathLike[str], kind: str) -> Weights:

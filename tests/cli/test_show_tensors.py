@@ -55,3 +55,19 @@ def test_programs_and_damage(tmp_path: Path) -> None:
     assert (result.exit_code, "is no ONNX model" in result.stderr) == (2, True)
     np.savez(tmp_path / "a.npz", x=np.arange(3))
     assert "int64" in run("show", tmp_path / "a.npz").stdout
+
+
+@pytest.mark.parametrize(
+    ("suffix", "said"),
+    [
+        ("safetensors", "is no safetensors file"),
+        ("pt", "is no PyTorch file"),
+        ("npz", "is damaged or no .npz"),
+    ],
+)
+def test_what_only_a_name_tells(suffix: str, said: str, tmp_path: Path) -> None:
+    """Bytes that fit no kind: the reader of the file's ending says what is wrong with them."""
+    path = tmp_path / f"m.{suffix}"
+    path.write_bytes(b"\xf3\x01\x00\x99" * 99)
+    result = run("show", path)
+    assert result.exit_code == 2 and f"m.{suffix}: {said}" in result.output, result.output
