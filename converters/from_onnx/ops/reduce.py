@@ -89,7 +89,9 @@ def reduce(w: Writer, node: Node) -> str:
         return _shaped(w, _log_sum_exp(w, x, axes), node)
     whole = axes == list(range(axes[0], len(shape)))
     if whole and kind in ("Mean", "Sum") and _is_factor_of(w, node):
-        return _reduction(w, x, axes[0], {"operation": "SUM", "axis": axes[0]})
+        return _reduction(
+            w, x, axes[0], {"operation": "MEAN" if kind == "Mean" else "SUM", "axis": axes[0]}
+        )
     if whole and kind in ("L1", "SumSquare") and w.target.has("Reduction"):
         operation: dict[str, Any] = {
             "operation": "ASUM" if kind == "L1" else "SUMSQ",
@@ -115,13 +117,12 @@ def reduce(w: Writer, node: Node) -> str:
 
 
 def _is_factor_of(w: Writer, node: Node) -> bool:
-    """Whether a reduction only drops axes of size 1, and a factor follows: its coefficient then."""
+    """Whether axes go and a factor follows, which is a Reduction's coefficient."""
     out, source = node.outputs[0], w.graph.shapes[node.inputs[0]]
     behind = w.graph.readers().get(out, [])
     return (
         w.target.has("Reduction")
         and len(w.graph.shapes[out]) < len(source)
-        and math.prod(w.graph.shapes[out]) == math.prod(source)
         and out not in w.graph.outputs
         and len(behind) == 1
         and behind[0].op == "Mul"
