@@ -61,8 +61,9 @@ class _Popen(subprocess.Popen[Any]):
     """Workers that a fork starts are forks of it."""
 
     def __init__(self, args: Any, **options: Any) -> None:
-        if args[:3] == [sys.executable, "-m", "caffeio.cli"]:
-            options["preexec_fn"] = partial(_become, args, options.get("env") or {**os.environ})
+        words = [word for word in args if word != "-u"]
+        if words[:3] == [sys.executable, "-m", "caffeio.cli"]:
+            options["preexec_fn"] = partial(_become, words, options.get("env") or {**os.environ})
         super().__init__(args, **options)
 
 
