@@ -29,6 +29,7 @@ import weakref
 from collections.abc import Mapping, Sequence
 from functools import cache, partial
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -103,7 +104,8 @@ def _run(args: list[str]) -> int:
         elif args[0] == "-c":
             sys.path.insert(0, "")
             sys.argv = ["-c", *args[2:]]
-            exec(compile(args[1], "<string>", "exec"), {"__name__": "__main__"})  # noqa: S102
+            sys.modules["__main__"] = main = ModuleType("__main__")
+            exec(compile(args[1], "<string>", "exec"), vars(main))  # noqa: S102
         else:
             sys.path.insert(0, str(Path(args[0]).parent))
             sys.argv = args
