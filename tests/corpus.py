@@ -13,7 +13,7 @@ _WORDS = re.compile(rb"\b(?:type|phase|backend|pool|method|code_type)\s*:\s*\"?\
 
 
 def by_day(paths: Sequence[Path]) -> list[Path]:
-    """The paths in their order, by day without long texts that repeat the layer types of shorter ones.
+    """The paths in their order, by day without long texts with the layer types of shorter ones.
 
     Three quarters of all layers are in a fifth of the texts: deep residual nets of blocks that
     shorter relatives have as well.
