@@ -14,9 +14,15 @@ from caffeio.net.net import Net
 
 
 def samples(
-    model: Model, net: Net, blobs: Mapping[str, str], seed: int, *, few: bool = False
+    model: Model,
+    net: Net,
+    blobs: Mapping[str, str],
+    seed: int,
+    *,
+    few: bool = False,
+    scale: float = 1.0,
 ) -> Iterator[tuple[str, dict[str, Array]]]:
-    """Names of runs and their inputs; with `few` one run only.
+    """Names of runs and their inputs; with `few` one run only, and numbers times `scale`.
 
     Regions lie in the image, and what Proposal reads of an image is its size: a layer of `net`
     would refuse other numbers, or find nothing. `blobs` are the net's inputs by the model's names.
@@ -38,7 +44,7 @@ def samples(
                 rows = indices.get(item.name, 2)
                 inputs[item.name] = np.asarray(rng.integers(0, rows, shape), dtype)
             else:
-                inputs[item.name] = np.asarray(_floats(kind, shape, rng), dtype)
+                inputs[item.name] = np.asarray(scale * _floats(kind, shape, rng), dtype)
         yield kind, inputs
 
 

@@ -8,8 +8,9 @@ from typing import Any
 from caffeio.converters.from_onnx import exact
 from caffeio.converters.from_onnx.caffe_net import Refused, Writer
 from caffeio.converters.from_onnx.graph import Dims, Node
-from caffeio.converters.from_onnx.ops.pointwise import combined
+from caffeio.converters.from_onnx.operands import combined
 from caffeio.converters.from_onnx.ops.pool import over_map
+from caffeio.converters.from_onnx.patterns.base import scalar
 from caffeio.converters.from_onnx.table import operator
 from caffeio.converters.rewrites.moves import MOST_PIECES
 
@@ -87,6 +88,8 @@ def reduce(w: Writer, node: Node) -> str:
     if kind == "LogSumExp":
         return _shaped(w, _log_sum_exp(w, x, axes), node)
     whole = axes == list(range(axes[0], len(shape)))
+    if whole and kind in ("Mean", "Sum") and _is_factor_of(w, node):
+        return _reduction(w, x, axes[0], {"operation": "SUM", "axis": axes[0]})
     if whole and kind in ("L1", "SumSquare") and w.target.has("Reduction"):
         operation: dict[str, Any] = {
             "operation": "ASUM" if kind == "L1" else "SUMSQ",
@@ -109,6 +112,21 @@ def reduce(w: Writer, node: Node) -> str:
     if kind == "LogSum":
         y = w.unary("Log", y, hint="log")
     return _shaped(w, y, node)
+
+
+def _is_factor_of(w: Writer, node: Node) -> bool:
+    """Whether a reduction only drops axes of size 1, and a factor follows: its coefficient then."""
+    out, source = node.outputs[0], w.graph.shapes[node.inputs[0]]
+    behind = w.graph.readers().get(out, [])
+    return (
+        w.target.has("Reduction")
+        and len(w.graph.shapes[out]) < len(source)
+        and math.prod(w.graph.shapes[out]) == math.prod(source)
+        and out not in w.graph.outputs
+        and len(behind) == 1
+        and behind[0].op == "Mul"
+        and any(scalar(w.graph, name) is not None for name in behind[0].inputs)
+    )
 
 
 def _product(w: Writer, x: str, axes: list[int]) -> str:
