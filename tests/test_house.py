@@ -31,7 +31,6 @@ LONG_FILES = {
     "caffeio/training/trainer.py": "the training loop",
     "converters/convert/conversions.py": "one function for each pair of kinds",
     "converters/deploy/deploy_net.py": "the net of a deploy prototxt, cut and filled",
-    "converters/from_onnx/ops/pointwise.py": "one converter for each operator",
     "converters/onnx/export.py": "from a net to an ONNX model, and what the flags change",
     "converters/onnx/opset.py": "one form for each operator that an older opset says otherwise",
     "converters/torch_code/forms.py": "one PyTorch form for each layer without weights",

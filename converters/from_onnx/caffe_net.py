@@ -26,10 +26,11 @@ class Refused(Exception):  # noqa: N818  (no error of the user's: it is collecte
 
 @dataclass(eq=False)
 class CaffeLayer:
-    """One layer: its message without weights, and its weights."""
+    """One layer: its message without weights, its weights, and the operator that it was made of."""
 
     param: pb.LayerParameter
     blobs: list[Array] = field(default_factory=list)
+    operator: str = ""
 
     @property
     def type_name(self) -> str:
@@ -133,7 +134,8 @@ class Writer:
         self.shapes.update(zip(tops, shapes, strict=True))
         self.batch.update(dict.fromkeys(tops, batch))
         arrays = [np.ascontiguousarray(blob, np.float32) for blob in blobs]
-        self.layers.append(CaffeLayer(param, arrays))
+        made_of = self.node.op if self.node is not None else ""
+        self.layers.append(CaffeLayer(param, arrays, made_of))
         return tops if several else tops[0]
 
     def silence(self, xs: Sequence[str]) -> None:

@@ -10,8 +10,13 @@ import math
 
 import numpy as np
 
+from caffeio.converters.from_onnx.absorbing import (
+    flat_products,
+    products_of_rows,
+    windows_with_axis,
+)
 from caffeio.converters.from_onnx.caffe_net import CaffeLayer, Writer
-from caffeio.converters.from_onnx.graph import Array
+from caffeio.converters.from_onnx.graph import Array, Dims
 from caffeio.converters.from_onnx.wiring import (
     bypass,
     makers,
@@ -65,23 +70,6 @@ def _rewrite(w: Writer, index: int, layer: CaffeLayer, source: str) -> None:
     w.layers[index] = made
 
 
-def _flat_products(w: Writer, keep: set[str]) -> bool:
-    """An InnerProduct flattens by itself."""
-    for layer in w.layers:
-        if layer.type_name != "InnerProduct" or layer.param.inner_product_param.axis != 1:
-            continue
-        before = only_maker(w, layer, keep, _SHAPES)
-        if before is None:
-            continue
-        source, flat = before.bottoms[0], before.tops[0]
-        same_rows = w.shape(source)[:1] == w.shape(flat)[:1] and len(w.shape(flat)) == 2
-        if same_rows and w.batch.get(source) in (0, None) and len(w.shape(source)) > 1:
-            layer.param.bottom[0] = source
-            w.layers.remove(before)
-            return True
-    return False
-
-
 def _powers(w: Writer, keep: set[str]) -> bool:
     """Lines of lines are lines; what changes nothing goes."""
     for layer in w.layers:
@@ -107,23 +95,43 @@ def _powers(w: Writer, keep: set[str]) -> bool:
 
 
 def _scale_bias(w: Writer, keep: set[str]) -> bool:
-    """A Bias behind a Scale over the same axes is the Scale's own."""
+    """A Bias behind a Scale over the same axes is the Scale's own; one number is such a Bias."""
     for layer in w.layers:
-        if layer.type_name != "Bias" or len(layer.bottoms) != 1:
+        if layer.type_name not in ("Bias", "Power") or len(layer.bottoms) != 1:
             continue
         before = only_maker(w, layer, keep, ("Scale",))
-        if before is None or len(before.bottoms) != 1 or len(before.blobs) != 1:
+        if before is None or before.param.scale_param.bias_term:
             continue
-        s, b = before.param.scale_param, layer.param.bias_param
-        if (s.axis, s.num_axes) != (b.axis, b.num_axes):
+        computed = len(before.bottoms) == 2
+        if computed and w.target.rule("operand"):
+            continue  # it reads no bias beside a second bottom
+        bias = _bias_of(layer, before, w.shape(before.bottoms[-1]) if computed else None)
+        if bias is None:
             continue
-        before.blobs.append(layer.blobs[0])
-        s.bias_term = True
+        before.blobs.append(bias)
+        before.param.scale_param.bias_term = True
         del before.param.top[:]
         before.param.top.append(layer.tops[0])
         w.layers.remove(layer)
         return True
     return False
+
+
+def _bias_of(layer: CaffeLayer, scale: CaffeLayer, operand: Dims | None) -> Array | None:
+    """What a Bias or Power adds, in the shape of a Scale's factors; None if it is not so.
+
+    `operand` is the shape of factors that are computed.
+    """
+    if layer.type_name == "Power":
+        p = layer.param.power_param
+        if operand is None or (p.power, p.scale) != (1, 1):
+            return None
+        return np.full(operand, p.shift, np.float32)
+    s, b = scale.param.scale_param, layer.param.bias_param
+    if operand is None:
+        return layer.blobs[0] if (s.axis, s.num_axes) == (b.axis, b.num_axes) else None
+    same = s.axis == b.axis and layer.blobs[0].shape == operand
+    return layer.blobs[0] if same else None
 
 
 def _scales(w: Writer, keep: set[str]) -> bool:
@@ -271,5 +279,6 @@ def _coefficients(w: Writer, keep: set[str]) -> bool:
 
 
 STEPS = (
-    _reshapes, _flat_products, _powers, _scales, _scale_bias, _sums, _logarithms, _reductions,
+    _reshapes, flat_products, _powers, _scales, _scale_bias, _sums, _logarithms, _reductions,
+    products_of_rows, windows_with_axis,
 )  # fmt: skip

@@ -35,6 +35,8 @@ def complaints(
             break
     yield from _passed_over(target, param)
     yield from _axes(target, param)
+    yield from _windows(target, param, bottoms)
+    yield from _operand(target, param)
 
 
 def _passed_over(target: Target, param: Any) -> Iterator[str]:
@@ -66,3 +68,28 @@ def _axes(target: Target, param: Any) -> Iterator[str]:
         p = param.convolution_param
         if p.group not in (1, p.num_output):
             yield f"a Deconvolution of {p.group} groups: only 1, or one for each channel"
+
+
+def _windows(target: Target, param: Any, bottoms: Sequence[Dims | None]) -> Iterator[str]:
+    """What a toolchain that knows maps only reads wrongly in a convolution."""
+    if param.type not in ("Convolution", "Deconvolution"):
+        return
+    p = param.convolution_param
+    if target.rule("convolution_maps"):
+        axes = next((len(shape) - 1 - p.axis for shape in bottoms if shape is not None), 2)
+        if p.axis != 1:
+            yield f"a {param.type} whose axis is {p.axis}: only 1 is read"
+        elif axes != 2 or len(p.kernel_size) > 2:
+            yield f"a {param.type} over other than two axes"
+    if target.rule("one_dilation") and len(set(p.dilation)) > 1:
+        yield f"a {param.type} with two dilations: they are read in the wrong order"
+
+
+def _operand(target: Target, param: Any) -> Iterator[str]:
+    """A second bottom of a Scale that is not put where it belongs."""
+    if param.type not in ("Scale", "Bias") or len(param.bottom) != 2:
+        return
+    axis = (param.scale_param if param.type == "Scale" else param.bias_param).axis
+    row = target.rule("operand")
+    if row is not None and row.value != "any" and axis != 0:
+        yield f"a {param.type} whose second bottom begins at axis {axis}: only 0 is read"

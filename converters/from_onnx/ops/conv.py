@@ -63,7 +63,7 @@ def equal_pads(
 
 @operator("Conv")
 def conv(w: Writer, node: Node) -> str:
-    """A Convolution; 1-D ones as H x 1 where the target has 4 axes at most."""
+    """A Convolution; 1-D ones as H x 1, until `absorbing.py` finds that nothing else wants maps."""
     weight, bias = weights_of(w, node)
     x = w.blob(node.inputs[0])
     shape = w.shape(x)
@@ -79,7 +79,7 @@ def convolve(
     if flat:
         x = w.reshape(x, (*shape, 1), hint="as_2d")
         weight = weight[..., None]
-        window = {k: [*v, 0 if k in ("begin", "end") else 1] for k, v in window.items()}
+        window = _with_thin_axis(window)
     group = shape[1] // weight.shape[1]
     spatial = w.shape(x)[2:]
     if weight.shape[1] == 1 and w.target.rule("thin_depthwise"):
@@ -98,6 +98,12 @@ def convolve(
     blobs = [weight] if bias is None else [weight, bias]
     top: str = w.layer("Convolution", [x], out, blobs=blobs, convolution_param=fields)
     return w.reshape(top, out[:3], hint="as_1d") if flat else top
+
+
+def _with_thin_axis(window: dict[str, list[int]]) -> dict[str, list[int]]:
+    """A window over one axis as one over maps of one column; its dilation is the same there."""
+    column = {"begin": [0], "end": [0], "stride": [1], "dilation": window["dilation"]}
+    return {key: values + column[key] for key, values in window.items()}
 
 
 def _without_idle_taps(
@@ -151,6 +157,8 @@ def _fields(
             fields[f"{short}_h"], fields[f"{short}_w"] = values
     if group != 1:
         fields["group"] = group
+    if len(kernel) != 2:
+        fields["engine"] = "CAFFE"  # cuDNN's takes two axes only
     return fields
 
 
@@ -167,7 +175,7 @@ def conv_transpose(w: Writer, node: Node) -> str:
     if flat:
         x = w.reshape(x, (*shape, 1), hint="as_2d")
         weight, begin = weight[..., None], [*begin, 0]
-        window = {k: [*v, 0 if k in ("begin", "end") else 1] for k, v in window.items()}
+        window = _with_thin_axis(window)
         out_size = (*out_size, 1)
     top = deconvolve(w, x, weight, bias, group, window, begin, out_size[2:])
     return w.reshape(top, out_size[:3], hint="as_1d") if flat else top

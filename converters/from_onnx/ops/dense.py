@@ -9,7 +9,7 @@ import numpy as np
 from caffeio.converters.from_onnx.caffe_net import Refused, Writer
 from caffeio.converters.from_onnx.exact import mix_channels, permute, take
 from caffeio.converters.from_onnx.graph import Array, Node
-from caffeio.converters.from_onnx.ops.pointwise import combined, plus_constant
+from caffeio.converters.from_onnx.operands import combined, plus_constant
 from caffeio.converters.from_onnx.table import operator
 
 _TWO = "both of its matrices are computed; Caffe multiplies by constants only"

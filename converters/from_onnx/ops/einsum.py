@@ -9,8 +9,8 @@ import numpy as np
 from caffeio.converters.from_onnx.caffe_net import Refused, Writer
 from caffeio.converters.from_onnx.exact import mix_channels, permute
 from caffeio.converters.from_onnx.graph import Array, Node
+from caffeio.converters.from_onnx.operands import times_constant
 from caffeio.converters.from_onnx.ops.dense import inner_product
-from caffeio.converters.from_onnx.ops.pointwise import times_constant
 from caffeio.converters.from_onnx.ops.reduce import reduced
 from caffeio.converters.from_onnx.table import CUT, operator
 

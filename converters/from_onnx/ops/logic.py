@@ -8,7 +8,7 @@ import numpy as np
 
 from caffeio.converters.from_onnx.caffe_net import Refused, Writer
 from caffeio.converters.from_onnx.graph import Array, Dims, Node
-from caffeio.converters.from_onnx.ops.pointwise import combined, plus_constant, times_constant
+from caffeio.converters.from_onnx.operands import combined, plus_constant, times_constant
 from caffeio.converters.from_onnx.table import operator
 
 COMPARISONS = ("Greater", "Less", "GreaterOrEqual", "LessOrEqual", "Equal", "Not", "And", "Or",

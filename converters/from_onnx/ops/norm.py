@@ -9,7 +9,7 @@ import numpy as np
 from caffeio.converters.from_onnx import exact
 from caffeio.converters.from_onnx.caffe_net import Refused, Writer
 from caffeio.converters.from_onnx.graph import Array, Node
-from caffeio.converters.from_onnx.ops.pointwise import combined, times_constant
+from caffeio.converters.from_onnx.operands import combined, times_constant
 from caffeio.converters.from_onnx.ops.reduce import reduced
 from caffeio.converters.from_onnx.table import operator
 

@@ -10,8 +10,8 @@ from caffeio.converters.from_onnx.caffe_net import Refused, Writer
 from caffeio.converters.from_onnx.exact import crop, mix_channels, take
 from caffeio.converters.from_onnx.exact import window as depthwise
 from caffeio.converters.from_onnx.graph import Node
+from caffeio.converters.from_onnx.operands import plus_constant
 from caffeio.converters.from_onnx.ops.conv import equal_pads
-from caffeio.converters.from_onnx.ops.pointwise import plus_constant
 from caffeio.converters.from_onnx.table import operator
 
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 
 from caffeio.converters.from_onnx import exact
 from caffeio.converters.from_onnx.caffe_net import Refused, Writer
-from caffeio.converters.from_onnx.graph import Array, Dims, Node
+from caffeio.converters.from_onnx.graph import Array, Node
+from caffeio.converters.from_onnx.operands import combined, grown, plus_constant, times_constant
 from caffeio.converters.from_onnx.table import operator
 
 LIMIT = 3.4e38
@@ -205,10 +205,6 @@ def _scalar(w: Writer, name: str) -> float | None:
     return float(value.reshape(-1)[0]) if value is not None and value.size == 1 else None
 
 
-def _aligned(array: Array, rank: int) -> Array:
-    return array.reshape((1,) * (rank - array.ndim) + array.shape)
-
-
 @operator("Add", "Sub", "Sum")
 def add(w: Writer, node: Node) -> str:
     """Eltwise SUM, Bias, or Power with a shift."""
@@ -222,95 +218,6 @@ def add(w: Writer, node: Node) -> str:
         return plus_constant(w, x, array, out)
     xs = [w.blob(name) for name in node.inputs]
     return combined(w, xs, coeff, out, "SUM")
-
-
-def plus_constant(w: Writer, x: str, array: Array, out: Dims) -> str:
-    """`x` + constants: Power for one number, Bias for a run of axes."""
-    if array.size == 1 and len(out) == len(w.shape(x)):
-        return w.power(x, shift=float(array.reshape(())))
-    return _with_constant(w, x, array, out, "Bias", "bias_param")
-
-
-def times_constant(w: Writer, x: str, array: Array, out: Dims) -> str:
-    """`x` * constants: Power for one number, Scale for a run of axes."""
-    if array.size == 1 and len(out) == len(w.shape(x)):
-        return w.power(x, scale=float(array.reshape(-1)[0]))
-    return _with_constant(w, x, array, out, "Scale", "scale_param")
-
-
-def _with_constant(w: Writer, x: str, array: Array, out: Dims, kind: str, param: str) -> str:
-    x = _grown(w, x, out)
-    array = _aligned(array, len(out))
-    wide = [i for i, n in enumerate(array.shape) if n != 1]
-    begin, end = (wide[0], wide[-1] + 1) if wide else (1 if len(out) > 1 else 0, 1)
-    if begin == 0 and w.batch.get(x) == 0:
-        w.fix_batch()
-    run = np.broadcast_to(array, (*array.shape[:begin], *out[begin:end], *array.shape[end:]))
-    blob = run.reshape(out[begin:end]) if wide else run.reshape(-1)[:1]
-    if not wide:
-        return (
-            w.power(x, shift=float(blob[0])) if kind == "Bias" else w.power(x, scale=float(blob[0]))
-        )
-    fields: Any = {} if begin == 1 else {"axis": begin}
-    if end - begin != 1:
-        fields["num_axes"] = end - begin
-    blobs = [blob]
-    if kind == "Bias" and not w.target.has("Bias"):
-        kind, param, blobs = "Scale", "scale_param", [np.ones_like(blob), blob]
-        fields["bias_term"] = True
-    top: str = w.layer(kind, [x], out, blobs=blobs, **{param: fields})
-    return top
-
-
-def _grown(w: Writer, x: str, out: Dims) -> str:
-    """`x` with as many axes as `out`, repeated along those where it has 1."""
-    have, batch = w.shape(x), w.batch.get(x)
-    more = len(out) - len(have)
-    if more:
-        to = None if batch is None else batch + more
-        x = w.reshape(x, (1,) * more + have, batch=to)
-    return exact.spread(w, x, out)
-
-
-def combined(w: Writer, xs: list[str], coeff: list[float], out: Dims, operation: str) -> str:
-    """An Eltwise; the smaller of two blobs by a Scale or Bias with two bottoms, else repeated."""
-    shapes = [w.shape(x) for x in xs]
-    if len(xs) == 1 and coeff == [1.0]:
-        return _grown(w, xs[0], out)
-    if all(shape == out for shape in shapes):
-        return w.eltwise(operation, xs, coeff if operation == "SUM" else ())
-    if len(xs) == 2 and operation != "MAX" and out in shapes:
-        large = shapes.index(out)
-        top = _two_bottoms(w, xs[large], xs[1 - large], coeff[large], coeff[1 - large], operation)
-        if top is not None:
-            return top
-    xs = [_grown(w, x, out) for x in xs]
-    return w.eltwise(operation, xs, coeff if operation == "SUM" else ())
-
-
-def _two_bottoms(w: Writer, x: str, small: str, cx: float, cs: float, operation: str) -> str | None:
-    """A Scale or Bias whose second bottom covers some axes of the first; None if it cannot."""
-    shape = w.shape(x)
-    full = (1,) * (len(shape) - len(w.shape(small))) + w.shape(small)
-    run = exact.span(full, shape)
-    if run is None:
-        return None
-    begin, end = run
-    batch = w.batch.get(small)
-    if batch is not None:
-        batch += len(shape) - len(w.shape(small)) - begin
-        if not 0 <= batch < end - begin:
-            return None
-    if begin == 0 and w.batch.get(x) == 0 and batch != 0:
-        return None
-    if operation == "SUM" and not w.target.has("Bias"):
-        return None
-    x, small = w.power(x, scale=cx, hint="sign"), w.power(small, scale=cs, hint="minus")
-    small = w.reshape(small, full[begin:end], hint="factor", batch=batch)
-    kind, param = ("Scale", "scale_param") if operation == "PROD" else ("Bias", "bias_param")
-    fields: Any = {} if begin == 1 else {"axis": begin}
-    top: str = w.layer(kind, [x, small], shape, **{param: fields})
-    return top
 
 
 @operator("Mul")
@@ -371,10 +278,10 @@ def _extreme(w: Writer, node: Node, bound: Callable[[str, float], str], sign: fl
     numbers = [n for n in (_scalar(w, name) for name in node.inputs) if n is not None]
     xs = [w.blob(name) for name in node.inputs if _scalar(w, name) is None]
     if len(xs) > 1:
-        xs = [_grown(w, w.power(x, scale=sign, hint="sign"), out) for x in xs]
+        xs = [grown(w, w.power(x, scale=sign, hint="sign"), out) for x in xs]
         x = w.power(w.eltwise("MAX", xs), scale=sign, hint="back")
     else:
-        x = _grown(w, xs[0], out)
+        x = grown(w, xs[0], out)
     for number in numbers:
         x = bound(x, number)
     return x
@@ -384,5 +291,5 @@ def _extreme(w: Writer, node: Node, bound: Callable[[str, float], str], sign: fl
 def mean(w: Writer, node: Node) -> str:
     """Eltwise SUM with equal coefficients."""
     out = w.graph.shapes[node.outputs[0]]
-    xs = [_grown(w, w.blob(name), out) for name in node.inputs]
+    xs = [grown(w, w.blob(name), out) for name in node.inputs]
     return w.eltwise("SUM", xs, [1 / len(xs)] * len(xs)) if len(xs) > 1 else xs[0]

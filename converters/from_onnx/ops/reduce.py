@@ -8,8 +8,9 @@ from typing import Any
 from caffeio.converters.from_onnx import exact
 from caffeio.converters.from_onnx.caffe_net import Refused, Writer
 from caffeio.converters.from_onnx.graph import Dims, Node
-from caffeio.converters.from_onnx.ops.pointwise import combined
+from caffeio.converters.from_onnx.operands import combined
 from caffeio.converters.from_onnx.ops.pool import over_map
+from caffeio.converters.from_onnx.patterns.base import scalar
 from caffeio.converters.from_onnx.table import operator
 from caffeio.converters.rewrites.moves import MOST_PIECES
 
@@ -86,13 +87,12 @@ def reduce(w: Writer, node: Node) -> str:
         return _shaped(w, _product(w, x, axes), node)
     if kind == "LogSumExp":
         return _shaped(w, _log_sum_exp(w, x, axes), node)
-    whole = axes == list(range(axes[0], len(shape)))
-    if whole and kind in ("L1", "SumSquare") and w.target.has("Reduction"):
-        operation: dict[str, Any] = {
-            "operation": "ASUM" if kind == "L1" else "SUMSQ",
-            "axis": axes[0],
-        }
-        y = _reduction(w, x, axes[0], operation)
+    whole = axes == list(range(axes[0], len(shape))) and w.target.has("Reduction")
+    own = {"L1": "ASUM", "SumSquare": "SUMSQ"}
+    if _is_factor_of(w, node):
+        own.update(Mean="MEAN", Sum="SUM")
+    if whole and kind in own:
+        y = _reduction(w, x, axes[0], {"operation": own[kind], "axis": axes[0]})
         return _shaped(w, y, node)
     if kind == "L1":
         x = w.unary("AbsVal", x, hint="each")
@@ -109,6 +109,19 @@ def reduce(w: Writer, node: Node) -> str:
     if kind == "LogSum":
         y = w.unary("Log", y, hint="log")
     return _shaped(w, y, node)
+
+
+def _is_factor_of(w: Writer, node: Node) -> bool:
+    """Whether axes go and a factor follows, which is a Reduction's coefficient."""
+    out, source = node.outputs[0], w.graph.shapes[node.inputs[0]]
+    behind = w.graph.readers().get(out, [])
+    return (
+        len(w.graph.shapes[out]) < len(source)
+        and out not in w.graph.outputs
+        and len(behind) == 1
+        and behind[0].op == "Mul"
+        and any(scalar(w.graph, name) is not None for name in behind[0].inputs)
+    )
 
 
 def _product(w: Writer, x: str, axes: list[int]) -> str:
