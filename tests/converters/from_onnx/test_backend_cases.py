@@ -26,8 +26,8 @@ from tests.converters.from_onnx.node_cases import FORMS, cases, outcome, table
 pytest.importorskip("onnxruntime")
 NIGHT = pytest.mark.skipif("CAFFEIO_NIGHTLY" not in os.environ, reason="runs at night")
 # What onnx says and onnxruntime does not: it is onnxruntime that we agree with.
-RUNTIMES_OWN = ("align_corners", "uint", "gather_negative", "starts_on_pad", "_bfloat16", "float16", "fp16",
-                "argm")  # fmt: skip
+RUNTIMES_OWN = ("align_corners", "uint", "gather_negative", "starts_on_pad", "_bfloat16", "float16",
+                "fp16", "argm")  # fmt: skip
 
 
 def against_onnx(net: Compiled, names: list[str], arrays: list[Any], expected: list[Any]) -> None:
