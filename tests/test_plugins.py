@@ -15,6 +15,7 @@ import pytest
 from caffeio import load_net
 from caffeio.errors import CaffeIOError, LayerError, UnknownLayerError
 from caffeio.layers import registry
+from tests import warm
 from tests.paths import ROOT
 
 EXAMPLE = Path(__file__).with_name("plugin_example")
@@ -26,13 +27,15 @@ PYTHON = NET.replace(
     'type: "Softsign"',
     'type: "Python" python_param { module: "project.layers" layer: "SoftsignLayer" }',
 )
-# What a new interpreter finds that has the package. Each answer is that of a fork which has not
-# looked for packages yet; only torch, which takes seconds, is there.
+# What a process finds that has the package. Each answer is that of a fork which has not looked for
+# packages yet; only torch, which takes seconds, is there.
 SCRIPT = """
 import io, json, sys
 from contextlib import redirect_stdout
 from multiprocessing import get_context
 import torch, torch._dynamo  # a layer that is set up on the meta device asks for it
+from caffeio.layers import registry
+registry._Loaded.plugins = False
 from caffeio import load_net
 from caffeio.cli.main import main
 
@@ -65,9 +68,10 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         (folder / name).write_text(text)
     commands = ["layers --json", *(f"show {name} --json" for name in texts), "diff known python"]
     questions = [*commands, "known", "python"]
+    path = os.pathsep.join(map(str, (EXAMPLE, ROOT)))
     result = subprocess.run(
-        [sys.executable, "-c", SCRIPT, *questions], cwd=folder, capture_output=True, text=True,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(map(str, (EXAMPLE, ROOT)))}, check=False,
+        **warm.command("-c", SCRIPT, *questions, env={"PYTHONPATH": path}),
+        cwd=folder, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert result.returncode == 0, result.stderr
     out: dict[str, Any] = json.loads(result.stdout)

@@ -29,6 +29,7 @@ import weakref
 from collections.abc import Mapping, Sequence
 from functools import cache, partial
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -61,8 +62,9 @@ class _Popen(subprocess.Popen[Any]):
     """Workers that a fork starts are forks of it."""
 
     def __init__(self, args: Any, **options: Any) -> None:
-        if args[:3] == [sys.executable, "-m", "caffeio.cli"]:
-            options["preexec_fn"] = partial(_become, args, options.get("env") or {**os.environ})
+        words = [word for word in args if word != "-u"]
+        if words[:3] == [sys.executable, "-m", "caffeio.cli"]:
+            options["preexec_fn"] = partial(_become, words, options.get("env") or {**os.environ})
         super().__init__(args, **options)
 
 
@@ -102,7 +104,8 @@ def _run(args: list[str]) -> int:
         elif args[0] == "-c":
             sys.path.insert(0, "")
             sys.argv = ["-c", *args[2:]]
-            exec(compile(args[1], "<string>", "exec"), {"__name__": "__main__"})  # noqa: S102
+            sys.modules["__main__"] = main = ModuleType("__main__")
+            exec(compile(args[1], "<string>", "exec"), vars(main))  # noqa: S102
         else:
             sys.path.insert(0, str(Path(args[0]).parent))
             sys.argv = args

@@ -63,6 +63,10 @@ class Accuracy(LayerType):
             not param.min_is_better, "is not supported", field="accuracy_param.min_is_better"
         )
 
+        ties = self.profile.accuracy_ties == "against_label"
+        whole = self.ignore is None and self.n_tops == 1
+        self.plain = ties and whole and self.class_axis == 1  # BVLC's, of all items
+
     def shapes(self, scores: Shape, labels: Shape) -> tuple[Shape, ...]:
         """Give a scalar, and one number a class when there is a second top."""
         return ((), (scores[self.class_axis],))[: self.n_tops]

@@ -87,6 +87,9 @@ class Pooling(LayerType):
         )
         self._read_window(p, shape)
         self._check_window(shape)
+        plain = self.method == "MAX" and not self.mask and len(shape) == 4 and known(shape)
+        native = plain and self.window(shape).is_native(shape[2:])
+        self.native_sizes = shape[2:] if native else None  # at which PyTorch's MAX is Caffe's
 
     def _read_window(self, p: pb.PoolingParameter, shape: Shape) -> None:
         axes = len(shape) - 2

@@ -122,6 +122,10 @@ class SoftmaxWithLoss(SoftmaxLossBase):
                 f"bottom 2 must hold one weight for each label: {prod(shapes[2])} weights, "
                 f"{prod(shapes[1])} labels",
             )
+        whole = len(shapes) == 2 and self.ignore is None and self.n_tops == 1
+        weighted = self.smoothing is not None or self.param.loss_param.weight_by_label_freqs
+        tiny = self.profile.softmax_loss_nan_is_tiny
+        self.plain = whole and not weighted and not tiny and self.softmax_axis == 1
 
     def shapes(self, *bottoms: Shape) -> tuple[Shape, ...]:
         """Give a scalar, and the probabilities when there is a second top."""

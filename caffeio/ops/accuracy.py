@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from caffeio.layers.labels import check_label_count
+from caffeio.ops.few_scores import accuracy_of_few
 from caffeio.ops.labels import ClassLabels, class_labels
 
 if TYPE_CHECKING:
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
 def accuracy(layer: Accuracy, *bottoms: Tensor) -> Tensor | tuple[Tensor, ...]:
     """Return the share of right items, and that of each class when there is a second top."""
     scores, axis = bottoms[0].detach(), layer.class_axis
+    few = accuracy_of_few(layer, scores, bottoms[1])
+    if few is not None:
+        return few
     shape = tuple(scores.shape)
     check_label_count(layer, shape, tuple(bottoms[1].shape), axis, "axis")
     labels = class_labels(

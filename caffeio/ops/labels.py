@@ -83,11 +83,10 @@ def normalizer(
     """
     if mode == "VALID" and ignored is not None:
         return (~ignored).sum().clamp(min=1).to(torch.float32)
-    sizes = {
-        "FULL": outer * inner,
-        "VALID": outer * inner,
-        "BATCH_SIZE": outer,
-        "PRE_FIXED": layer.param.loss_param.pre_fixed_normalizer,
-        "NONE": 1,
-    }
-    return max(1.0, float(sizes[mode]))
+    if mode in ("FULL", "VALID"):
+        size: float = outer * inner
+    elif mode == "BATCH_SIZE":
+        size = outer
+    else:
+        size = layer.param.loss_param.pre_fixed_normalizer if mode == "PRE_FIXED" else 1
+    return max(1.0, float(size))

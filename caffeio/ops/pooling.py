@@ -142,6 +142,9 @@ def pool_windows(
 
 def pool(layer: Pooling, x: Tensor) -> Tensor | tuple[Tensor, ...]:
     """(N, C, spatial) -> (N, C, windows), and the mask if it is wanted."""
+    if not torch.compiler.is_compiling() and x.shape[2:] == layer.native_sizes:
+        w = layer.window(x.shape)
+        return torch.max_pool2d(x, w.kernel, w.stride, w.pad, w.dilation, w.ceil)
     if layer.is_global and layer.method == "AVE":
         return x.mean(tuple(range(2, x.dim())), keepdim=True)
     y, mask = pool_windows(

@@ -18,6 +18,7 @@ from caffeio.layers.labels import check_label_count
 from caffeio.layers.softmax_loss import Smoothing
 from caffeio.ops import digits
 from caffeio.ops.digits import is_exact
+from caffeio.ops.few_scores import loss_of_few
 from caffeio.ops.labels import TINY, ClassLabels, class_labels, normalizer
 from caffeio.ops.reduction import softmax_exactly
 from caffeio.ops.tracing import apply
@@ -123,6 +124,9 @@ def divisor(layer: SoftmaxLossBase, scores: Tensor, labels: ClassLabels) -> Tens
 
 def softmax_with_loss(layer: SoftmaxWithLoss, *bottoms: Tensor) -> Tensor | tuple[Tensor, ...]:
     """Return the loss, and the probabilities when the layer has a second top."""
+    few = loss_of_few(layer, bottoms)
+    if few is not None:
+        return few
     scores, labels = bottoms[0], labels_of(layer, bottoms[0], bottoms[1])
     if len(bottoms) == 3:
         weight = bottoms[2].detach().reshape(labels.target.shape)

@@ -228,6 +228,8 @@ def flat(tensor: Tensor) -> Tensor | None:
     """The elements of `tensor` in the order of memory, as a view; None if it has holes."""
     if tensor.is_contiguous():
         return tensor.view(-1)
+    if tensor.dim() == 4 and tensor.is_contiguous(memory_format=torch.channels_last):
+        return tensor.as_strided((tensor.numel(),), (1,))
     ordered = sorted(range(tensor.dim()), key=tensor.stride, reverse=True)
     permuted = tensor.permute(ordered)
     return permuted.view(-1) if permuted.is_contiguous() else None

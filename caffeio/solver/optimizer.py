@@ -200,7 +200,9 @@ class CaffeOptimizer(Optimizer):
             self.clip(report=False)
         self._clip_done = False
         self._rate = np.asarray(rate, np.float32)
-        self._rates = np.broadcast_to(self._rate, (len(self.blobs),))
+        count = len(self.blobs)
+        one = self._rate.ndim == 0
+        self._rates = np.full(count, self._rate) if one else np.broadcast_to(self._rate, (count,))
         self._iteration = iteration
         self._begin()
         for batch in self._batches():

@@ -123,6 +123,8 @@ class Schedule:
                 self._advance_plateau(iteration, state, log)
             elif self.policy == "step":
                 state.current_step = iteration // self.solver.stepsize
+            elif self.policy == "fixed" and not self.profile.nvidia_policies:
+                return np.float32(self.solver.base_lr)  # without arrays: it is asked so often
         steps = np.array([state.current_step], np.int64)
         return np.float32(self._at(np.array([iteration], np.int64), steps)[0])
 
@@ -180,8 +182,8 @@ class Schedule:
         """The rates at iterations `t`, after `steps` steps."""
         with np.errstate(all="ignore"):  # poly_cyc past its end is nan, as in Caffe
             rates = self._formula(self.solver, t, np.zeros_like(t) if steps is None else steps)
-            early = t < self.policy_start
-            if early.any():
+            early = t < self.policy_start if self.policy_start else None
+            if early is not None and early.any():
                 rates = np.where(early, self._early(self.solver, t), rates)
         if self.profile.nvidia_policies:
             low = np.float32(self.solver.min_lr)

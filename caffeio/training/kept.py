@@ -39,9 +39,10 @@ class Kept:
         """Keep all as it is now: the next thing that runs is a forward."""
         if self._places is None:
             self._find()
-        with self.guard, torch.no_grad():
+        with self.guard:
             if self._values:
-                torch._foreach_copy_(self._values, self._blobs)
+                with torch.no_grad():
+                    torch._foreach_copy_(self._values, self._blobs)
             self._rates = replace(self._live_rates)
             self._begun = True
 

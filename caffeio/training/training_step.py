@@ -29,7 +29,10 @@ class TrainingStep(nn.Module):
         """The weighted total loss (scalar) and the net's outputs, for `data` or the next batch."""
         data = self.net.read_inputs() if data is None else data
         kind = next(iter(data.values())).device.type if data else "cpu"
-        with torch.autocast(kind, torch.bfloat16, enabled=self.bf16):
+        if self.bf16 or torch.is_autocast_enabled(kind):  # else there is nothing to switch
+            with torch.autocast(kind, torch.bfloat16, enabled=self.bf16):
+                outputs = self._run[0](data)
+        else:
             outputs = self._run[0](data)
         return self.net.loss, outputs
 

@@ -16,6 +16,7 @@ from caffeio.converters.lint.run import RULES, Selection, fixed_text, lint, rule
 from caffeio.converters.source import Source
 from caffeio.proto import caffe_pb2 as pb
 from caffeio.proto.files import read_net
+from tests.corpus import by_day
 from tests.paths import SHARED, needs_shared
 
 RECIPE = Path(__file__).parent / "recipe"
@@ -459,11 +460,8 @@ def test_what_kills_caffe_is_seen(case):
 @needs_shared
 def test_nothing_crashes_on_the_corpus():
     rows = csv.DictReader((SHARED / "corpus" / "index.csv").read_text().splitlines())
-    kinds = {"net", "solver"}
-    count = 0
-    for row in list(rows)[::3]:
-        if row["kind"] in kinds:
-            path = SHARED / "corpus" / row["path"]
-            lint(Source(path.name, path, row["kind"]), Selection())
-            count += 1
-    assert count > 100
+    kinds = {SHARED / "corpus" / row["path"]: row["kind"] for row in list(rows)[::3]}
+    paths = by_day([path for path, kind in kinds.items() if kind in ("net", "solver")])
+    assert len(paths) > 100
+    for path in paths:
+        lint(Source(path.name, path, kinds[path]), Selection())

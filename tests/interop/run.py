@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
+from tests import warm
 from tests.interop.models import Model, models, prepare
 from tests.paths import SHARED
 
@@ -158,14 +159,11 @@ def run(
 
 def _client(client: str, jobs: list[dict[str, Any]], python: str, path: Path) -> str:
     path.write_text(json.dumps(jobs))
-    script = Path(__file__).with_name("client.py")
-    done = subprocess.run(
-        [python, "-P", str(script), client, str(path)],
-        capture_output=True,
-        text=True,
-        cwd=path.parent,
-        check=False,
-    )
+    words = [str(Path(__file__).with_name("client.py")), client, str(path)]
+    options: dict[str, Any] = {"args": [python, "-P", *words]}
+    if python == sys.executable:
+        options = warm.command(*words)
+    done = subprocess.run(**options, capture_output=True, text=True, cwd=path.parent, check=False)
     if done.returncode:
         raise SystemExit(f"{client}: {done.stderr[-2000:]}")
     return re.split(r"[-+]", done.stdout.split()[0])[0]

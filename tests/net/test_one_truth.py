@@ -20,6 +20,7 @@ from caffeio.net.step import Step
 from caffeio.ops.module import Layer
 from caffeio.profiles import profile_of_dialect
 from caffeio.proto.files import NetFile, read_net
+from tests.corpus import by_day
 from tests.paths import GOLDEN, SHARED, needs_shared
 
 CASES = sorted(GOLDEN.glob("layers/*/*.prototxt")) + sorted(GOLDEN.glob("nets/*/net.prototxt"))
@@ -130,7 +131,7 @@ def test_golden_nets(path, monkeypatch):
 @pytest.mark.parametrize("part", range(4))
 def test_nets_of_the_world(part):
     rows = csv.DictReader((SHARED / "corpus" / "index.csv").read_text().splitlines())
-    paths = [SHARED / "corpus" / row["path"] for row in rows if row["kind"] == "net"]
+    paths = by_day([SHARED / "corpus" / row["path"] for row in rows if row["kind"] == "net"])
     wrong = []
     for number, path in enumerate(paths[part::4]):
         try:

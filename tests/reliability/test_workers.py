@@ -8,7 +8,6 @@ import re
 import signal
 import socket
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -25,7 +24,6 @@ from caffeio.training.launch import _first_failed
 from caffeio.training.options import TrainFields, TrainOptions
 from caffeio.training.watchdog import Watchdog, watched
 from tests import warm
-from tests.paths import ROOT
 
 ENDLESS = ["max_iter=1000000", "display=0", "test_interval=1000000", "test_initialization=false"]
 SET = [word for setting in ENDLESS for word in ("--set", setting)]
@@ -177,12 +175,13 @@ def test_the_worker_that_fails_first_is_named(training_case: Path) -> None:
 @pytest.mark.slow
 def test_torchrun_restarts_from_the_newest_pair(training_case: Path) -> None:
     """torchrun's own restart: the worker that is killed, and all others, begin at the snapshot."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2",
-               "--max-restarts", "2", "--standalone", "-m", "caffeio.cli", "train",
-               "solver.prototxt", *SET, "--set", "snapshot=5"]  # fmt: skip
-    env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    command = warm.command(
+        "-m", "torch.distributed.run", "--nproc-per-node", "2", "--max-restarts", "2",
+        "--standalone", "-m", "caffeio.cli", "train", "solver.prototxt", *SET,
+        "--set", "snapshot=5",
+    )  # fmt: skip
     with Path("err").open("wb") as err:
-        agent = subprocess.Popen(command, env=env, stderr=err, start_new_session=True)
+        agent = subprocess.Popen(**command, stderr=err, start_new_session=True)
     try:
         _until(lambda: newest_whole_pair("snap") is not None, agent)
         os.kill(_child_of(agent.pid, rank=1), signal.SIGKILL)
@@ -202,10 +201,10 @@ def _until(done: Callable[[], bool], process: subprocess.Popen[bytes], seconds: 
 
 
 def _child_of(parent: int, rank: int) -> int:
-    for pid in Path(f"/proc/{parent}/task/{parent}/children").read_text().split():
-        if b"RANK=%d" % rank in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0"):
-            return int(pid)
-    raise AssertionError
+    """The process of a worker: they are started in their order."""
+    children = Path(f"/proc/{parent}/task/{parent}/children").read_text().split()
+    assert len(children) == 2
+    return int(children[rank])
 
 
 def two(*differs: str) -> list[Run]:

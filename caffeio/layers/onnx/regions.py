@@ -141,11 +141,15 @@ def _too_small(g: OnnxGraph, boxes: str, info: str, places: tuple[int, int], lea
 
 
 def onnx_psroi(layer: PSROIPoolingFacts, g: OnnxGraph, x: str, rois: str) -> str:
-    """Means of bins as two products with matrices of 1 / cells."""
+    """Means of bins as two products with matrices of 1 / cells.
+
+    onnxruntime's Einsum divides by the number of regions, and the process ends where there is none:
+    one more is added behind them, and taken away.
+    """
     if g.dynamic_batch:
         raise g.unsupported("regions name images of a batch whose size is not fixed")
     images, _, *sides = g.shape(x)
-    rois = g.reshape(rois, -1, 5)
+    rois = g.op("Pad", [g.reshape(rois, -1, 5), g.ints((0, 0, 1, 0), "one_more")])
     weights = [_bins(layer, g, rois, axis, sides[axis]) for axis in (0, 1)]
     maps = g.reshape(x, images, layer.dim, layer.group, layer.group, *sides)
     parts = [maps]
@@ -165,7 +169,8 @@ def onnx_psroi(layer: PSROIPoolingFacts, g: OnnxGraph, x: str, rois: str) -> str
     out = tops[0]
     for top in tops[1:]:
         out = g.op("Add", [out, top])
-    return str(out)
+    ends = [g.ints((n,), "without_it") for n in (0, -1, 0)]
+    return str(g.op("Slice", [out, *ends]))
 
 
 def _bins(layer: PSROIPoolingFacts, g: OnnxGraph, rois: str, axis: int, size: int) -> str:

@@ -229,12 +229,14 @@ def test_a_product_of_rows() -> None:
     assert kinds(flat) == ["Input", "Reshape", "InnerProduct", "Reshape"]
 
 
-def test_a_mean_of_one_number_and_a_factor_are_one_reduction() -> None:
+@pytest.mark.parametrize(("axes", "shape"), [([3], [2, 3, 6]), ([2, 3], [2, 3])])
+def test_a_mean_and_a_factor_are_one_reduction(axes: list[int], shape: list[int]) -> None:
     nodes = [
-        make("ReduceMean", ["x"], ["m"], axes=[3], keepdims=1),
+        make("ReduceMean", ["x"], ["m"], axes=axes, keepdims=1),
         make("Mul", ["m", "k"], ["p"]),
         make("Reshape", ["p", "shape"], ["y"]),
     ]
-    constants = {"k": np.float32(-0.9), "shape": np.array([2, 3, 6])}
+    constants = {"k": np.float32(-0.9), "shape": np.array(shape)}
     net = compiled(graph_of(nodes, {"x": (2, 3, 6, 1)}, ["y"], constants))
     assert kinds(net) == ["Input", "Reduction"]
+    assert last(net).param.reduction_param.coeff == np.float32(-0.9)

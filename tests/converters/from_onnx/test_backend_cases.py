@@ -11,11 +11,12 @@ import numpy as np
 import pytest
 import torch
 
+from caffeio.converters.from_onnx.compared import Compared
 from caffeio.converters.from_onnx.compile import Compiled, compile_model
 from caffeio.converters.from_onnx.inputs import lookups, sample
 from caffeio.converters.from_onnx.load import load_model
 from caffeio.converters.from_onnx.model import model_of
-from caffeio.converters.from_onnx.verify import LIMIT, Compared, build_net, verify
+from caffeio.converters.from_onnx.verify import LIMIT, build_net, verify
 from caffeio.converters.onnx import runtime
 from caffeio.converters.onnx.told import Told
 from caffeio.errors import CaffeIOError, UnsupportedError

@@ -64,6 +64,40 @@ def test_psroi_pooling(images: int) -> None:
     assert "Einsum" in kinds(model)
 
 
+# What nets do with the maps of regions, most of the layers that R-FCN and Faster R-CNN have there.
+BEHIND = {
+    "pool": 'type: "Pooling" pooling_param { pool: AVE kernel_size: 2 }',
+    "global": 'type: "Pooling" pooling_param { pool: MAX global_pooling: true }',
+    "product": 'type: "InnerProduct" inner_product_param { num_output: 5 }',
+    "convolution": 'type: "Convolution" convolution_param { num_output: 5 kernel_size: 2 }',
+    "softmax": 'type: "Softmax"',
+    "reshape": 'type: "Reshape" reshape_param { shape { dim: -1 dim: 6 } }',
+    "batch_norm": 'type: "BatchNorm"',
+    "argmax": 'type: "ArgMax" argmax_param { axis: 1 }',
+}
+POOLED = {
+    "PSROIPooling": "psroi_pooling_param { spatial_scale: 0.0625 output_dim: 3 group_size: 2 }",
+    "ROIPooling": "roi_pooling_param { spatial_scale: 0.0625 pooled_h: 2 pooled_w: 2 }",
+}
+
+
+@pytest.mark.parametrize("behind", BEHIND)
+@pytest.mark.parametrize("pooled", POOLED)
+def test_no_region_at_all(pooled: str, behind: str) -> None:
+    """onnxruntime's Einsum ends the process where it gets no row: such a model has a row more."""
+    proposal = PYTHON.replace("PARAM", PARAM)
+    text = f"""
+layer {{ name: "r" bottom: "b0" bottom: "b1" bottom: "b2" top: "r" {proposal} }}
+layer {{ name: "q" bottom: "b3" bottom: "r" top: "q" type: "{pooled}" {POOLED[pooled]} }}
+layer {{ name: "y" bottom: "q" top: "y" {BEHIND[behind]} }}"""
+    shapes = [(1, 12, 4, 5), (1, 24, 4, 5), (1, 3), (1, 12, 4, 5)]
+    none = np.array([[70, 90, 1e6]], np.float32)  # no box is as large as is wanted
+    check(text, *shapes, given={"b2": none})
+    model = check(text, *shapes, given={"b2": INFO})
+    rows = [d.dim_value or None for d in dims_of(model.graph.output[0])]
+    assert rows[0] is None
+
+
 YOLO = "num_classes: 3 num_box: 2 biases: 1 biases: 1.5 biases: 3 biases: 2 CONF nms_threshold: 0.3"
 
 
