@@ -34,7 +34,7 @@ def resize(w: Writer, node: Node) -> str:
     if flat:
         x, out = w.reshape(x, (*shape, 1), hint="as_2d"), (*out, 1)
         matrices.append(np.eye(1))
-    y = _known(w, x, matrices)
+    y = _known(w, x, matrices) or _interp(w, x, matrices)
     if y is None:
         y = _by_matrices(w, x, matrices)
     return w.reshape(y, out[:3], hint="as_1d") if flat else y
@@ -166,6 +166,29 @@ def _lines(size: int, factor: int) -> Array:
     np.add.at(out, (rows, low), 1 - (at - low))
     np.add.at(out, (rows, high), at - low)
     return out
+
+
+def _interp(w: Writer, x: str, matrices: list[Array]) -> str | None:
+    """The target's own layer for lines between aligned corners; None where they are not these."""
+    sizes = [m.shape for m in matrices]
+    if not w.target.has("Interp") or any(1 in shape for shape in sizes):
+        return None
+    if not all(np.allclose(m, _between_corners(*m.shape), atol=1e-5) for m in matrices):
+        return None
+    height, width = (out for out, _ in sizes)
+    fields = {"height": height, "width": width}
+    top: str = w.layer("Interp", [x], (*w.shape(x)[:2], height, width), interp_param=fields)
+    return top
+
+
+def _between_corners(out: int, size: int) -> Array:
+    """The matrix of lines whose first and last points are those of the map."""
+    at = np.arange(out) * (size - 1) / (out - 1)
+    low = np.minimum(at.astype(int), size - 2)
+    matrix, rows = np.zeros((out, size)), np.arange(out)
+    matrix[rows, low] = 1 - (at - low)
+    matrix[rows, low + 1] = at - low
+    return matrix
 
 
 def _deconvolution(
