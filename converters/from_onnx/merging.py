@@ -7,6 +7,7 @@ until none does. What a step makes computes the same numbers, but for the last b
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 
@@ -95,14 +96,9 @@ def _powers(w: Writer, keep: set[str]) -> bool:
 
 
 def _scale_bias(w: Writer, keep: set[str]) -> bool:
-    """A Bias behind a Scale over the same axes is the Scale's own; one number is such a Bias.
-
-    Where the target has no Bias, a Scale whose factors are 1 is one.
-    """
+    """A Bias behind a Scale over the same axes is the Scale's own; one number is such a Bias."""
     for layer in w.layers:
-        if not (layer.type_name in ("Bias", "Power") or _only_bias(layer)):
-            continue
-        if len(layer.bottoms) != 1:
+        if layer.type_name not in ("Bias", "Power", "Scale") or len(layer.bottoms) != 1:
             continue
         before = only_maker(w, layer, keep, ("Scale",))
         if before is None or before.param.scale_param.bias_term:
@@ -132,18 +128,15 @@ def _bias_of(layer: CaffeLayer, scale: CaffeLayer, operand: Dims | None) -> Arra
         if operand is None or (p.power, p.scale) != (1, 1):
             return None
         return np.full(operand, p.shift, np.float32)
-    s = scale.param.scale_param
-    b = layer.param.bias_param if layer.type_name == "Bias" else layer.param.scale_param
-    bias = layer.blobs[-1]
+    s, bias = scale.param.scale_param, layer.blobs[-1]
+    b: Any = layer.param.bias_param
+    if layer.type_name == "Scale":  # by ones, for a target without Bias
+        if len(layer.blobs) != 2 or not np.all(layer.blobs[0] == 1):
+            return None
+        b = layer.param.scale_param
     if operand is None:
         return bias if (s.axis, s.num_axes) == (b.axis, b.num_axes) else None
     return bias if s.axis == b.axis and bias.shape == operand else None
-
-
-def _only_bias(layer: CaffeLayer) -> bool:
-    """Whether a layer is a Scale whose factors are 1, and that has a bias."""
-    one = layer.type_name == "Scale" and len(layer.bottoms) == 1 and len(layer.blobs) == 2
-    return one and bool(np.all(layer.blobs[0] == 1))
 
 
 def _scales(w: Writer, keep: set[str]) -> bool:

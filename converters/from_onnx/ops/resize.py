@@ -34,7 +34,7 @@ def resize(w: Writer, node: Node) -> str:
     if flat:
         x, out = w.reshape(x, (*shape, 1), hint="as_2d"), (*out, 1)
         matrices.append(np.eye(1))
-    y = _known(w, x, matrices) or _interp(w, x, matrices)
+    y = _interp(w, node, x, matrices) or _known(w, x, matrices)
     if y is None:
         y = _by_matrices(w, x, matrices)
     return w.reshape(y, out[:3], hint="as_1d") if flat else y
@@ -118,6 +118,31 @@ def _resize_constant(
     return OnnxRunner(model)(given)["y"]
 
 
+def _interp(w: Writer, node: Node, x: str, matrices: list[Array]) -> str | None:
+    """The layer Interp of a target that has it and keeps the corners in place; else None."""
+    shape, sizes = w.shape(x), [len(matrix) for matrix in matrices]
+    linear = node.attrs.get("mode") in ("linear", "bilinear")
+    if not (linear and w.target.has("Interp")) or w.batch.get(x) not in (0, None) or min(sizes) < 2:
+        return None
+    if not all(np.allclose(m, _cornered(*m.shape), atol=1e-5) for m in matrices):
+        return None
+    top: str = w.layer(
+        "Interp", [x], (*shape[:2], *sizes),
+        interp_param=dict(zip(("height", "width"), sizes, strict=True)),
+    )  # fmt: skip
+    return top
+
+
+def _cornered(rows: int, size: int) -> Array:
+    """The matrix of lines whose first and last points are those of the map."""
+    at = np.arange(rows) * ((size - 1) / (rows - 1))
+    low = np.minimum(at.astype(int), max(size - 2, 0))
+    out = np.zeros((rows, size))
+    np.add.at(out, (np.arange(rows), low), 1 - (at - low))
+    np.add.at(out, (np.arange(rows), np.minimum(low + 1, size - 1)), at - low)
+    return out
+
+
 def _known(w: Writer, x: str, matrices: list[Array]) -> str | None:
     """Whole factors: repetition, or lines between neighbours with the edge repeated."""
     factors = [len(m) // m.shape[1] for m in matrices]
@@ -166,29 +191,6 @@ def _lines(size: int, factor: int) -> Array:
     np.add.at(out, (rows, low), 1 - (at - low))
     np.add.at(out, (rows, high), at - low)
     return out
-
-
-def _interp(w: Writer, x: str, matrices: list[Array]) -> str | None:
-    """The target's own layer for lines between aligned corners; None where they are not these."""
-    sizes = [m.shape for m in matrices]
-    if not w.target.has("Interp") or any(1 in shape for shape in sizes):
-        return None
-    if not all(np.allclose(m, _between_corners(*m.shape), atol=1e-5) for m in matrices):
-        return None
-    height, width = (out for out, _ in sizes)
-    fields = {"height": height, "width": width}
-    top: str = w.layer("Interp", [x], (*w.shape(x)[:2], height, width), interp_param=fields)
-    return top
-
-
-def _between_corners(out: int, size: int) -> Array:
-    """The matrix of lines whose first and last points are those of the map."""
-    at = np.arange(out) * (size - 1) / (out - 1)
-    low = np.minimum(at.astype(int), size - 2)
-    matrix, rows = np.zeros((out, size)), np.arange(out)
-    matrix[rows, low] = 1 - (at - low)
-    matrix[rows, low + 1] = at - low
-    return matrix
 
 
 def _deconvolution(

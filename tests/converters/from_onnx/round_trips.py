@@ -56,7 +56,7 @@ NEAR, MORE = 1e-5, 1.2
 # Where a net stands: those that are no findings, then those that are.
 FINE = ("equal", "no number", "not exported", "refused", "no net")
 FINDINGS = ("off", "layers", "error", "slow", "died")
-TARGETS = ("bvlc", "ssd", "nnie", "intel", "nvidia", "ncnn")  # most layers first
+TARGETS = ("bvlc", "ssd", "nnie", "intel", "nvidia", "sophgo", "ncnn")  # most layers first
 # Layers without work of their own in TEST.
 NOTHING = {"Dropout", "Split", "Silence", "Input"}
 # Layer types whose one layer is several operators of ONNX, and comes back as those.

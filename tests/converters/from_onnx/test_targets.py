@@ -65,22 +65,14 @@ def test_own_layers_of_a_target_are_used() -> None:
     assert kinds(compiled(silu, target="intel")) == ["Input", "Swish"]
     turned = export(Of(lambda m, x: x.permute(0, 2, 3, 1)), X)
     assert kinds(compiled(turned, target="ssd")) == ["Input", "Permute"]
+    big = Of(lambda m, x: F.interpolate(x, (17, 20), mode="bilinear", align_corners=True))
+    assert kinds(compiled(export(big, X), target="sophgo")) == ["Input", "Interp"]
+    assert "Interp" not in kinds(compiled(export(big, X), target="ncnn"))
+    half = Of(lambda m, x: F.interpolate(x, (17, 20), mode="bilinear"))
+    assert "Interp" not in kinds(compiled(export(half, X), target="sophgo"))
     pool = compiled(export(nn.MaxPool2d(2), X), target="bvlc")
     assert kinds(pool) == ["Input", "Pooling"]
     assert "round_mode: FLOOR" in prototxt_text(pool, "x")
-
-
-def test_lines_between_aligned_corners_are_an_interp() -> None:
-    def resized(m: object, x: torch.Tensor) -> torch.Tensor:
-        return F.interpolate(x, size=(11, 9), mode="bilinear", align_corners=True)
-
-    def pixels(m: object, x: torch.Tensor) -> torch.Tensor:
-        return F.interpolate(x, size=(11, 9), mode="bilinear", align_corners=False)
-
-    model = export(Of(resized), X)
-    assert kinds(compiled(model, target="sophgo")) == ["Input", "Interp"]
-    assert "Interp" not in kinds(compiled(model, target="ncnn"))  # which aligns no corners
-    assert "Interp" not in kinds(compiled(export(Of(pixels), X), target="sophgo"))
 
 
 def test_factors_and_a_bias_are_one_scale_where_there_is_no_bias_layer() -> None:
