@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from caffeio.errors import NetError
+from caffeio.net.image_slices import parts_of
 from caffeio.net.late_blobs import LateBlobs
 from caffeio.net.overwritten import MemoryPlan, plan_memory
 from caffeio.net.step import Step, raw_blobs
@@ -95,7 +96,7 @@ class Prepared:
         _write_over(self.program)
         _call_directly(self.program)
         self.program.set_free()
-        self._calls = [(o.run, o.reads, o.writes, o.free_after) for o in self.program.operations]
+        self._parts = parts_of(self.program)
         self.watch = Watch([step.layer for step in steps if len(step.layer.blobs)])
 
     def run(self, sources: Sequence[tuple[Tensor, ...]]) -> tuple[dict[str, Tensor], Tensor | None]:
@@ -105,15 +106,8 @@ class Prepared:
         for (_, written), tops in zip(program.sources, sources, strict=True):
             for value, top in zip(written, tops, strict=True):
                 values[value] = top
-        for run, reads, writes, free in self._calls:
-            made = run(*[values[i] for i in reads])
-            if isinstance(made, tuple):
-                for value, top in zip(writes, made, strict=True):
-                    values[value] = top
-            elif writes:
-                values[writes[0]] = made
-            for value in free:
-                values[value] = None
+        for run in self._parts:
+            run(values)
         loss: Tensor | None = None
         for value, weight in program.losses:
             top = values[value]

@@ -43,10 +43,10 @@ class FoldedConvolution:
         self.adds = False  # the second bottom is added, in its own memory if `in_place`
         self.in_place = False
         self.slope: float | None = layer.negative_slope if layer.relu else None  # of the ReLU
-        self._packed: tuple[Tensor, Tensor | None] | None = None
+        # weight, bias and whether the bottom needs no zeros behind it, by what the bottom is
+        self._packed: dict[tuple[Any, ...], tuple[Tensor, Tensor | None, bool]] = {}
         self._activation: tuple[str, list[float]] = ("none", [])  # as oneDNN calls the ReLU
-        self._for: tuple[Any, ...] = ()  # the bottom that the weights are packed for
-        self._roomy = True  # whether that bottom needs no zeros behind it
+        self.forms = 1  # how many sizes of bottoms the weights are kept packed for
 
     def is_finite(self) -> bool:
         """Whether the folded weights are: a variance of 0 with eps 0 has no such form."""
@@ -74,7 +74,7 @@ class FoldedConvolution:
         folded = weight * factor.view(-1, *[1] * (weight.dim() - 1))  # in float64
         return folded.to(weight.dtype), shift.to(weight.dtype)
 
-    def _pack(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
+    def _pack(self, x: Tensor) -> tuple[Tensor, Tensor | None, bool]:
         """Make the weights for bottoms like `x`, in the form that is fastest here."""
         layer = self.layer
         if x.shape[1] != layer.channels:
@@ -91,32 +91,32 @@ class FoldedConvolution:
             bias = None if bias is None else bias.clone()
         else:
             weight = weight.contiguous(memory_format=torch.channels_last)
-        self._packed, self._for = (weight, bias), (x.shape, x.dtype, x.device)
-        self._roomy = roomy is x
-        return self._packed
+        if len(self._packed) >= self.forms:
+            self._packed.clear()
+        made = self._packed[x.shape, x.dtype, x.device] = weight, bias, roomy is x
+        return made
 
     def __call__(self, x: Tensor, other: Tensor | None = None) -> Tensor:
         """(N, C, H, W), and the blob to add -> (N, num_output, positions)."""
-        layer, packed = self.layer, self._packed
-        if packed is None or self._for != (x.shape, x.dtype, x.device):
-            packed = self._pack(x)
-        if not self._roomy:
+        layer = self.layer
+        weight, bias, roomy = self._packed.get((x.shape, x.dtype, x.device)) or self._pack(x)
+        if not roomy:
             x = make_room(x, layer.least)
-        if not packed[0].is_mkldnn:
-            return self._plain(x, other, *packed)
+        if not weight.is_mkldnn:
+            return self._plain(x, other, weight, bias)
         form = (layer.pad, layer.stride, layer.dilation, layer.group)
         attr, scalars = self._activation
         mkldnn = torch.ops.mkldnn
         y: Tensor
         if other is None:
-            y = mkldnn._convolution_pointwise.default(x, *packed, *form, attr, scalars, "")
+            y = mkldnn._convolution_pointwise.default(x, weight, bias, *form, attr, scalars, "")
             return y
         rest = ("add", 1.0, None if attr == "none" else attr, scalars, "")
         if self.in_place and other.is_contiguous(memory_format=torch.channels_last):
-            y = mkldnn._convolution_pointwise_.binary(other, x, *packed, *form, *rest)
+            y = mkldnn._convolution_pointwise_.binary(other, x, weight, bias, *form, *rest)
         else:
             other = other.contiguous(memory_format=torch.channels_last)
-            y = mkldnn._convolution_pointwise.binary(x, other, *packed, *form, *rest)
+            y = mkldnn._convolution_pointwise.binary(x, other, weight, bias, *form, *rest)
         return y
 
     def _named_activation(self) -> tuple[str, list[float]]:

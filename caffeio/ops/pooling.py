@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 LOWEST = torch.finfo(torch.float32).min  # -FLT_MAX: what Caffe's maximum starts from
 IN_CACHE = 1 << 22  # values: of so many two passes over memory are faster than one slow one
+FEW = 1 << 17  # values: up to so many PyTorch's one call is the faster one
 DIVISORS = ("bvlc", "full", "real")  # by what a window's sum is divided, see `divisors`
 
 
@@ -180,10 +181,12 @@ class PoolAtShape:
             torch.max_pool2d, kernel_size=w.kernel, stride=w.stride, padding=w.pad,
             dilation=w.dilation, ceil_mode=w.ceil,
         )  # fmt: skip
-        halves = w.kernel == w.stride == (2, 2) and w.pad == (0, 0) and w.dilation == (1, 1)
         even = shape[2] % 2 == shape[3] % 2 == 0
-        if halves and even and shape.numel() <= IN_CACHE:
+        fits = shape.numel() <= IN_CACHE and w.dilation == (1, 1)
+        if fits and w.kernel == w.stride == (2, 2) and w.pad == (0, 0) and even:
             return partial(_max_of_pairs, native=native)
+        if fits and w.kernel == (3, 3) and w.stride == w.pad == (1, 1) and shape.numel() > FEW:
+            return partial(_max_of_threes, native=native)
         return native
 
 
@@ -196,6 +199,24 @@ def _max_of_pairs(x: Tensor, native: Callable[[Tensor], Tensor]) -> Tensor:
         return native(x)
     rows = torch.maximum(x[:, :, ::2], x[:, :, 1::2])
     return torch.maximum(rows[..., ::2], rows[..., 1::2])
+
+
+def _max_of_threes(x: Tensor, native: Callable[[Tensor], Tensor]) -> Tensor:
+    """Take the maximum of each value and its neighbours, along rows and columns, as above."""
+    if x.device.type != "cpu" or not x.is_contiguous(memory_format=torch.channels_last):
+        return native(x)
+    half, y = torch.empty_like(x), torch.empty_like(x)
+    _max_along(x, 2, half)
+    _max_along(half, 3, y)
+    return y
+
+
+def _max_along(x: Tensor, axis: int, out: Tensor) -> None:
+    n = x.shape[axis] - 1
+    before, behind = x.narrow(axis, 0, n), x.narrow(axis, 1, n)
+    torch.maximum(behind, before, out=out.narrow(axis, 1, n))
+    out.select(axis, 0).copy_(x.select(axis, 0))
+    torch.maximum(behind, out.narrow(axis, 0, n), out=out.narrow(axis, 0, n))
 
 
 def spatial_pyramid(layer: SPP, x: Tensor) -> Tensor:

@@ -9,11 +9,14 @@
     patterns/         several nodes that Caffe says in one layer become one node
     ops/              a table (table.py): one converter an operator, each writes layers to a Writer
     caffe_net.py        the Writer: the Caffe net while it is written, and the shape of every blob
+    operands.py         two blobs of different shapes, or a blob and constants
     exact.py            what Caffe has no layer for, in layers that it has; rewriting.py takes other
                         Caffes' layers from `converters/rewrites`, which --to-dialect uses too
-    merging.py        neighbours that are one layer; wiring.py: who makes and reads a blob
+    merging.py        neighbours that are one layer; absorbing.py: Reshapes around a layer that has
+                        an `axis`; wiring.py: who makes and reads a blob
     finish.py         what nobody reads goes, ReLU in place, names (names.py)
     verify.py         onnxruntime on the original, our Net on the result; truth.py: float64 decides;
+                        samples.py: on what inputs; compared.py: what was found;
                         selection.py: rows that a layer chooses
     write.py          prototxt, and caffemodel or HDF5
 

@@ -47,6 +47,8 @@ def _passed_over(target: Target, param: Any) -> Iterator[str]:
         yield "a BatchNorm by the statistics of its bottom is read as one by stored statistics"
     if param.type == "Log" and param.log_param.ListFields() and target.rule("plain_log"):
         yield "the base, scale and shift of a Log are not read"
+    if param.type == "Interp" and target.rule("interp_half_pixel"):
+        yield "an Interp is computed from the pixels' centres, not with its corners in place"
 
 
 def _axes(target: Target, param: Any) -> Iterator[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
@@ -12,6 +12,9 @@ from caffeio.converters.from_onnx.model import Model
 from caffeio.converters.verify.samples import places
 from caffeio.net.net import Net
 
+KINDS = ("normal", "ramp", "large")
+ONE_SIGN = ("positive", "negative")  # for what has no number of the other sign, as a logarithm
+
 
 def samples(
     model: Model,
@@ -19,10 +22,10 @@ def samples(
     blobs: Mapping[str, str],
     seed: int,
     *,
-    few: bool = False,
+    kinds: Sequence[str] = KINDS,
     scale: float = 1.0,
 ) -> Iterator[tuple[str, dict[str, Array]]]:
-    """Names of runs and their inputs; with `few` one run only, and numbers times `scale`.
+    """Names of runs and their inputs: those of some `kinds`, and numbers times `scale`.
 
     Regions lie in the image, and what Proposal reads of an image is its size: a layer of `net`
     would refuse other numbers, or find nothing. `blobs` are the net's inputs by the model's names.
@@ -30,7 +33,7 @@ def samples(
     import onnx
 
     rng, indices = np.random.default_rng(seed), lookups(model)
-    for kind in ("normal", "ramp", "large") if not few else ("normal",):
+    for kind in kinds:
         inputs: dict[str, Array] = {}
         given = places(net, rng)
         for item in model.graph.input:
@@ -54,4 +57,7 @@ def _floats(kind: str, shape: tuple[int, ...], rng: np.random.Generator) -> Arra
         signs = np.where(np.arange(size) % 3, 1, -1)
         ramp: Array = np.linspace(0.5, 2, size) * signs
         return ramp.reshape(shape)
-    return rng.standard_normal(shape) * (4.0 if kind == "large" else 1.0)
+    normal: Array = rng.standard_normal(shape)
+    if kind in ONE_SIGN:
+        return (np.abs(normal) + 0.1) * (1.0 if kind == "positive" else -1.0)
+    return normal * (4.0 if kind == "large" else 1.0)

@@ -35,6 +35,7 @@ RULES = {
     "thin_depthwise": "a 3 x 3 kernel a channel over a map of one row or column is read beside it",
     "convolution_maps": "Convolution and Deconvolution slide over two axes, behind axis 1",
     "one_dilation": "the dilations of a Convolution are equal",
+    "interp_half_pixel": "Interp is not computed with its corners in place",
     "operand": "a second bottom of a Scale or Bias has axes: any, those from axis 0 on, or N and C",
     "deconvolution_group": "Deconvolution has one group, or one for each channel",
 }

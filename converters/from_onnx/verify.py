@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from itertools import islice
 
 import numpy as np
 import torch
 
+from caffeio.converters.from_onnx.compared import Compared, VerifyReport
 from caffeio.converters.from_onnx.compile import Compiled
 from caffeio.converters.from_onnx.fold import with_batch
 from caffeio.converters.from_onnx.graph import Array
 from caffeio.converters.from_onnx.model import Model
-from caffeio.converters.from_onnx.samples import samples
+from caffeio.converters.from_onnx.samples import KINDS, ONE_SIGN, samples
 from caffeio.converters.from_onnx.selection import bottoms_of, selected, selecting, with_bottoms
 from caffeio.converters.from_onnx.truth import LIMIT, Truth, nearer, unfit
 from caffeio.converters.onnx.runtime import OnnxRunner
-from caffeio.converters.verify.check import Checked, Row
-from caffeio.converters.verify.numbers import absolute_difference, relative_difference
+from caffeio.converters.verify.numbers import relative_difference
 from caffeio.errors import CaffeIOError
 from caffeio.net.graph import build_graph
 from caffeio.net.net import Net
@@ -26,88 +26,6 @@ from caffeio.profiles import profile_of_dialect
 
 _PROBABILITIES = ("Softmax", "Sigmoid")
 _SCALES = (1.0, 0.6, 0.36)  # of the inputs, until float32 can tell something by them
-
-
-@dataclass
-class Compared:
-    """One output in all runs: by run the largest difference, and the largest value.
-
-    A run that makes next to nothing of its input is held against a hundredth of what other runs
-    make of theirs, since rounding is all that it shows.
-    """
-
-    output: str
-    shape: tuple[int, ...] = ()
-    runs: list[tuple[str, float, float]] = field(default_factory=list)
-
-    def add(self, run: str, mine: Array, theirs: Array, scale: float | None = None) -> None:
-        """Note a run; `scale` stands for the largest value (1 for probabilities)."""
-        finite = theirs[np.isfinite(theirs)]
-        if not finite.size:  # nothing to hold it against: other runs must tell
-            if not np.array_equal(mine, theirs, equal_nan=True):
-                self.runs.append((run, float("inf"), 1.0))
-            return
-        largest = float(np.abs(finite).max()) if scale is None else scale
-        self.runs.append((run, absolute_difference(mine, theirs), largest))
-
-    @property
-    def relative(self) -> dict[str, float]:
-        """The largest relative difference of each run."""
-        largest = max((scale for _, _, scale in self.runs), default=0.0)
-        least = max(largest / 100, 1e-6)
-        return {run: off / max(scale, least) for run, off, scale in self.runs}
-
-    @property
-    def worst(self) -> float:
-        """The largest relative difference of all runs; infinite if none had a number."""
-        return max(self.relative.values(), default=float("inf"))
-
-    @property
-    def run(self) -> str:
-        """The run with the largest difference."""
-        found = self.relative
-        return max(found, key=lambda run: found[run]) if found else ""
-
-    @property
-    def absolute(self) -> float:
-        """The largest difference of all runs."""
-        return max((off for _, off, _ in self.runs), default=self.worst)
-
-
-@dataclass
-class VerifyReport:
-    """What was compared: the outputs, the runs, and what could not be.
-
-    `inner` are blobs that an output selects its rows from.
-    """
-
-    outputs: list[Compared]
-    runs: list[str]
-    notes: list[str]
-    inner: dict[str, Compared] = field(default_factory=dict)
-    by: str = "onnxruntime"
-
-    @property
-    def items(self) -> list[Compared]:
-        """All that was compared."""
-        return [*self.outputs, *self.inner.values()]
-
-    @property
-    def worst(self) -> float:
-        """The largest difference of all."""
-        return max((item.worst for item in self.items), default=float("inf"))
-
-    def lines(self) -> list[str]:
-        """The comparison for people: an output a line."""
-        head = f"compared with {self.by} on inputs {', '.join(self.runs)}; largest relative"
-        return [head + " difference:", *(f"  {o.output}: {o.worst:.2g}" for o in self.items)]
-
-    def checked(self) -> Checked:
-        """The comparison as the other conversions report theirs."""
-        rows = [Row(o.output, o.shape, "output", o.absolute, o.worst) for o in self.outputs]
-        rows += [Row(i.output, i.shape, "selected from", i.absolute, i.worst)
-                 for i in self.inner.values()]  # fmt: skip
-        return Checked(rows, [f"inputs {', '.join(self.runs)}"], list(self.notes))
 
 
 def build_net(compiled: Compiled, batch: int | None = None, *, own: bool = False) -> Net:
@@ -153,7 +71,12 @@ def verify(compiled: Compiled, seed: int = 0) -> VerifyReport:
     Raises UnsupportedError if onnxruntime is not installed.
     """
     report = VerifyReport([Compared(name) for name in compiled.outputs], [], [])
-    _runs(compiled, compiled.model, build_net(compiled), report, "", seed)
+    net = build_net(compiled)
+    kinds: Sequence[str] = KINDS[:1]
+    _runs(compiled, compiled.model, net, report, KINDS, seed)
+    if any(not item.runs for item in report.outputs):  # a reduction of logarithms, for instance
+        kinds = ONE_SIGN
+        _runs(compiled, compiled.model, net, report, kinds, seed)
     more = with_batch(compiled.model, 2) if compiled.any_batch else None
     if more is None:
         report.notes.append("only this batch was compared: the model fixes it")
@@ -164,20 +87,26 @@ def verify(compiled: Compiled, seed: int = 0) -> VerifyReport:
     except CaffeIOError:
         report.notes.append(f"the net is for this batch only: it does not fit a batch of {size}")
         return report
-    _runs(compiled, more, net, report, f" batch {size}", seed)
+    _runs(compiled, more, net, report, kinds, seed, f" batch {size}")
     return report
 
 
 def _runs(
-    compiled: Compiled, model: Model, net: Net, report: VerifyReport, suffix: str, seed: int
+    compiled: Compiled,
+    model: Model,
+    net: Net,
+    report: VerifyReport,
+    kinds: Sequence[str],
+    seed: int,
+    suffix: str = "",
 ) -> None:
     more = with_bottoms(_with_logits(model))
     runner = OnnxRunner(more.runnable(), need_runtime=True, weights=more.weights)
     if runner.lacks:
         report.by = f"onnx's reference evaluator (onnxruntime has no {runner.lacks})"
-    for i, (kind, _) in enumerate(samples(model, net, compiled.inputs, seed, few=bool(suffix))):
+    for i, (kind, _) in enumerate(samples(model, net, compiled.inputs, seed, kinds=kinds)):
         for scale in _SCALES:
-            made = samples(model, net, compiled.inputs, seed, few=bool(suffix), scale=scale)
+            made = samples(model, net, compiled.inputs, seed, kinds=kinds, scale=scale)
             inputs = next(islice(made, i, None))[1]
             model.check_files()
             theirs, truth = runner(inputs), Truth(more, inputs)
@@ -286,7 +215,15 @@ def _with_logits(model: Model) -> Model:
 
 
 def check(report: VerifyReport, where: str) -> None:
-    """Raise CaffeIOError if an output differs by more than the limit."""
+    """Raise CaffeIOError if an output differs by more than the limit, or was not compared."""
+    silent = [item.output for item in report.outputs if not item.runs]
+    if silent:
+        raise CaffeIOError(
+            f"neither the model nor the Caffe net has a number in {', '.join(map(repr, silent))} "
+            f"on inputs {', '.join(report.runs)} (nan or infinite, or no rows): nothing could be "
+            "compared, and nothing is written (--no-verify writes it all the same)",
+            where=where,
+        )
     bad = [item for item in report.items if not item.worst <= LIMIT]
     if bad:
         listed = "; ".join(f"{b.output!r} by {b.worst:.3g} ({b.run} inputs)" for b in bad)

@@ -198,13 +198,15 @@ def make_runs(folder: Path) -> None:
 
 
 def make_repository(folder: Path) -> None:
+    """One commit on main, one on top of it; in few files and folders, which each example copies."""
     git = ["git", "-c", "user.name=x", "-c", "user.email=x@example.org"]
     solver = folder / "models" / "solver.prototxt"
-    first = (["init", "-qb", "main"], ["add", "models"], ["commit", "-qm", "one"])
+    first = (["init", "-qb", "main", "--template="], ["add", "models"], ["commit", "-qm", "one"])
     for arguments in (*first, ["checkout", "-qb", "mine"]):
         subprocess.run([*git, *arguments], cwd=folder, check=True, timeout=60)
     solver.write_text(solver.read_text().replace("base_lr: 0.01", "base_lr: 0.02"))
-    subprocess.run([*git, "commit", "-qam", "two"], cwd=folder, check=True, timeout=60)
+    for arguments in (["commit", "-qam", "two"], ["gc", "-q"]):
+        subprocess.run([*git, *arguments], cwd=folder, check=True, timeout=60)
 
 
 @pytest.fixture(scope="module")

@@ -149,7 +149,7 @@ def test_every_field_in_every_profile(kind: str) -> None:
     cls = lookup(kind, kind)
     assert kind in CASES, "add a seed"
     first, others = chosen(CASES[kind])
-    grids = [(case, grid(case, cls, 200 if NIGHT else 20)) for case in first]
+    grids = [(case, grid(case, cls, 200 if NIGHT else 12)) for case in first]
     grids += [(case, islice(mixtures(case, cls, 4), 4)) for case in others]
     wrong = [
         text

@@ -16,6 +16,7 @@ from tests.paths import ROOT, SHARED, needs_shared
 
 NETS = ROOT / "tests" / "nets"
 NIGHT = "CAFFEIO_NIGHTLY" in os.environ
+nightly = pytest.mark.skipif(not NIGHT, reason="nightly: a larger net of the same kind")
 
 
 @pytest.fixture(autouse=True)
@@ -54,7 +55,7 @@ def test_small_net(name, phase):
     check(net, {"data": torch.randn(2, 3, side, side), "label": torch.tensor([1.0, 3.0])})
 
 
-@pytest.mark.parametrize("name", ["vgg_like", "googlenet_like"])
+@pytest.mark.parametrize("name", ["vgg_like", pytest.param("googlenet_like", marks=nightly)])
 def test_batches_of_other_sizes(name):
     """The compiled net is traced again, with sizes that vary."""
     torch.manual_seed(1)
@@ -72,7 +73,7 @@ def test_batches_of_other_sizes(name):
 @needs_shared
 @pytest.mark.parametrize(
     "blocks",
-    [4, pytest.param(16, marks=pytest.mark.skipif(not NIGHT, reason="nightly: ten seconds"))],
+    [4, pytest.param(16, marks=nightly)],
 )
 def test_resnet50(blocks: int) -> None:
     """The recipe's ResNet-50 in TRAIN, or its first blocks, for two small images."""

@@ -14,10 +14,10 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from caffeio import load_net
 from caffeio.errors import LayerError, NetError
-from caffeio.net import Net, prepared, watch
+from caffeio.net import Net, image_slices, prepared, watch
 from caffeio.net.prepared import can_run_on
 from caffeio.net.watch import ArraySamples, TensorSamples
-from caffeio.ops import folded_conv, lrn, quick_dense
+from caffeio.ops import folded_conv, lrn, pooling, quick_dense
 from caffeio.ops.folded_conv import FoldedConvolution
 from tests.fuzz.golden_nets import arrays_of, cases_of, off_by, under
 from tests.harness import assert_close, golden
@@ -157,6 +157,15 @@ def test_prepared_nets_give_the_numbers_of_the_layers(name: str) -> None:
     assert all(torch.equal(blobs[key], net.blobs[key]) for key in rest)
 
 
+@pytest.fixture(params=["the batch", "image by image"])
+def at_a_time(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """How many images layers run on: blobs of these nets are too small for slices."""
+    if request.param != "the batch":
+        monkeypatch.setattr(image_slices, "BUDGET", 1)
+        monkeypatch.setattr(image_slices, "A_THREAD", 0)
+
+
+@pytest.mark.usefixtures("at_a_time")
 @pytest.mark.parametrize("meta_path", CASES, ids=ids)
 @torch.no_grad()
 def test_golden_nets_prepared(meta_path: Path) -> None:
@@ -174,6 +183,7 @@ def test_golden_nets_prepared(meta_path: Path) -> None:
     assert all(net.blobs[name] is value for name, value in outputs.items())
 
 
+@pytest.mark.usefixtures("at_a_time")
 @pytest.mark.parametrize("name", ["nets", "inplace"])
 @torch.no_grad()
 def test_random_nets_prepared(name: str) -> None:
@@ -439,6 +449,41 @@ def test_a_maximum_of_pairs_is_that_of_the_windows(
         assert net._inference is not None and net._inference._prepared is not None
         net.prepare(False)
         torch.testing.assert_close(fast, net({"x": x})["p"], rtol=0, atol=0, equal_nan=True)
+
+
+@pytest.mark.parametrize("sizes", [(8, 6), (7, 5), (2, 3), (1, 4), (1, 1)])
+@pytest.mark.parametrize("rest", ["pad: 1", "pad: 1 round_mode: FLOOR", "", "pad: 1 stride: 2"])
+@pytest.mark.parametrize("form", [torch.channels_last, torch.contiguous_format])
+def test_a_maximum_of_threes_is_that_of_the_windows(
+    sizes: tuple[int, int], rest: str, form: torch.memory_format, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also of nan and of infinities; other strides and pads are PyTorch's."""
+    monkeypatch.setattr(pooling, "FEW", 0)
+    if not rest and min(sizes) < 3:
+        return
+    pool = layer("p", "Pooling", "x", "p", f"pooling_param {{ kernel_size: 3 {rest} }}")
+    net = built(INPUT % f"dim: 2 dim: 3 dim: {sizes[0]} dim: {sizes[1]}" + pool)
+    x = given(net)["x"].to(memory_format=form)
+    x[0, 0, 0, 0], x[0, 1, -1, -1], x[1, 2, -1, -1] = torch.nan, torch.inf, -torch.inf
+    with torch.no_grad():
+        fast = net({"x": x})["p"]
+        net.prepare(False)
+        torch.testing.assert_close(fast, net({"x": x})["p"], rtol=0, atol=0, equal_nan=True)
+
+
+@pytest.mark.parametrize("rest", ["kernel_size: 2 stride: 2", "kernel_size: 3 pad: 1"])
+@torch.no_grad()
+def test_only_a_zero_has_another_sign(rest: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of +0 and -0 in one window either may be the maximum; all else has the same bits."""
+    monkeypatch.setattr(pooling, "FEW", 0)
+    net = built(INPUT % "dim: 2 dim: 20 dim: 8 dim: 6" + layer(
+        "p", "Pooling", "x", "p", f"pooling_param {{ {rest} }}"))  # fmt: skip
+    random = torch.Generator().manual_seed(1)
+    x = torch.tensor([0.0, -0.0, -1.0, 1.0])[torch.randint(4, (2, 20, 8, 6), generator=random)]
+    fast = net({"x": x.contiguous(memory_format=torch.channels_last)})["p"].contiguous()
+    wanted = net.prepare(False)({"x": x})["p"]
+    assert torch.equal(fast, wanted)
+    assert (wanted == 0).any() and (wanted != 0).any()
 
 
 @pytest.mark.parametrize("batch", [1, 2, 5])

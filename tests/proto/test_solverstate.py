@@ -4,7 +4,6 @@ import os
 import shutil
 import struct
 import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -27,7 +26,9 @@ from caffeio.proto.weights.solverstate import (
     snapshot_names,
     write_solverstate,
 )
+from tests import warm
 from tests.paths import GOLDEN, ROOT
+from tests.proto.huge import NIGHT, huge
 from tests.proto.test_hdf5 import ids, timeless
 
 STATES = sorted(GOLDEN.glob("**/*.solverstate"))
@@ -323,7 +324,7 @@ def test_killed_at_any_moment(tmp_path: Path) -> None:
     last = 0
     for round_ in range(6):
         process = subprocess.Popen(
-            [sys.executable, "-c", KILLED, str(tmp_path), str(last + 1)],
+            **warm.command("-c", KILLED, str(tmp_path), str(last + 1)),
             cwd=ROOT,
             stdout=subprocess.PIPE,
         )
@@ -341,11 +342,11 @@ def test_killed_at_any_moment(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_states_over_four_gigabytes(tmp_path: Path) -> None:
-    if shutil.disk_usage(tmp_path).free < 8 << 30:
+def test_states_over_four_gigabytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if NIGHT and shutil.disk_usage(tmp_path).free < 8 << 30:
         pytest.skip("needs 5 GB of disk")
     path = tmp_path / "x.solverstate"
-    rows = np.broadcast_to(np.arange(1080, dtype=np.float32)[:, None], (1080, 1_000_000))
+    rows = huge(tmp_path, monkeypatch)
     write_solverstate(path, SolverState(3, "x", 1, [rows, np.ones(2)]), sync=False)
     assert path.stat().st_size > 1 << 32
     state = read_solverstate(path)

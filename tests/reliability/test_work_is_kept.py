@@ -167,7 +167,7 @@ def test_a_signal_in_a_long_iteration(training_case: Path, signals: int) -> None
         while signal.getsignal(signal.SIGINT) is signal.default_int_handler:
             time.sleep(0.01)
         for _ in range(signals):
-            time.sleep(0.5)
+            time.sleep(0.2)
             os.kill(os.getpid(), signal.SIGINT)
 
     ended = run(

@@ -87,15 +87,12 @@ def reduce(w: Writer, node: Node) -> str:
         return _shaped(w, _product(w, x, axes), node)
     if kind == "LogSumExp":
         return _shaped(w, _log_sum_exp(w, x, axes), node)
-    whole = axes == list(range(axes[0], len(shape)))
-    if whole and kind in ("Mean", "Sum") and _is_factor_of(w, node):
-        return _reduction(w, x, axes[0], {"operation": "SUM", "axis": axes[0]})
-    if whole and kind in ("L1", "SumSquare") and w.target.has("Reduction"):
-        operation: dict[str, Any] = {
-            "operation": "ASUM" if kind == "L1" else "SUMSQ",
-            "axis": axes[0],
-        }
-        y = _reduction(w, x, axes[0], operation)
+    whole = axes == list(range(axes[0], len(shape))) and w.target.has("Reduction")
+    own = {"L1": "ASUM", "SumSquare": "SUMSQ"}
+    if _is_factor_of(w, node):
+        own.update(Mean="MEAN", Sum="SUM")
+    if whole and kind in own:
+        y = _reduction(w, x, axes[0], {"operation": own[kind], "axis": axes[0]})
         return _shaped(w, y, node)
     if kind == "L1":
         x = w.unary("AbsVal", x, hint="each")
@@ -115,13 +112,11 @@ def reduce(w: Writer, node: Node) -> str:
 
 
 def _is_factor_of(w: Writer, node: Node) -> bool:
-    """Whether a reduction only drops axes of size 1, and a factor follows: its coefficient then."""
+    """Whether axes go and a factor follows, which is a Reduction's coefficient."""
     out, source = node.outputs[0], w.graph.shapes[node.inputs[0]]
     behind = w.graph.readers().get(out, [])
     return (
-        w.target.has("Reduction")
-        and len(w.graph.shapes[out]) < len(source)
-        and math.prod(w.graph.shapes[out]) == math.prod(source)
+        len(w.graph.shapes[out]) < len(source)
         and out not in w.graph.outputs
         and len(behind) == 1
         and behind[0].op == "Mul"

@@ -10,8 +10,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from caffeio.converters.from_onnx.compared import VerifyReport
 from caffeio.converters.from_onnx.compile import Compiled, compile_model
-from caffeio.converters.from_onnx.verify import VerifyReport, verify
+from caffeio.converters.from_onnx.verify import verify
 
 onnx: Any = __import__("onnx")
 NEAR = 1e-5

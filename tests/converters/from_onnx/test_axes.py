@@ -90,6 +90,17 @@ def test_a_sum_behind_a_product_is_its_bias_where_the_target_reads_one() -> None
         assert not scale.param.scale_param.bias_term
 
 
+@pytest.mark.parametrize("target", ["bvlc-1.0", "ncnn", "sophgo", "opencv"])
+def test_factors_and_numbers_behind_them_are_one_scale(target: str) -> None:
+    """Also where the target has no Bias."""
+    nodes = [make("Sigmoid", ["x"], ["a"]), make("Mul", ["a", "k"], ["b"]),
+             make("Add", ["b", "c"], ["y"])]  # fmt: skip
+    constants = {"k": numbers(3, 1, 1), "c": numbers(3, 1, 1)}
+    net = compiled(graph_of(nodes, {"x": (1, 3, 4, 5)}, ["y"], constants), target=target)
+    assert kinds(net) == ["Input", "Sigmoid", "Scale"]
+    assert len(last(net).blobs) == 2
+
+
 @pytest.mark.parametrize(
     ("x", "small", "target"),
     [
@@ -229,12 +240,14 @@ def test_a_product_of_rows() -> None:
     assert kinds(flat) == ["Input", "Reshape", "InnerProduct", "Reshape"]
 
 
-def test_a_mean_of_one_number_and_a_factor_are_one_reduction() -> None:
+@pytest.mark.parametrize(("axes", "shape"), [([3], [2, 3, 6]), ([2, 3], [2, 3])])
+def test_a_mean_and_a_factor_are_one_reduction(axes: list[int], shape: list[int]) -> None:
     nodes = [
-        make("ReduceMean", ["x"], ["m"], axes=[3], keepdims=1),
+        make("ReduceMean", ["x"], ["m"], axes=axes, keepdims=1),
         make("Mul", ["m", "k"], ["p"]),
         make("Reshape", ["p", "shape"], ["y"]),
     ]
-    constants = {"k": np.float32(-0.9), "shape": np.array([2, 3, 6])}
+    constants = {"k": np.float32(-0.9), "shape": np.array(shape)}
     net = compiled(graph_of(nodes, {"x": (2, 3, 6, 1)}, ["y"], constants))
     assert kinds(net) == ["Input", "Reduction"]
+    assert last(net).param.reduction_param.coeff == np.float32(-0.9)

@@ -49,6 +49,15 @@ def test_a_target_refuses(code: str, target: str, text: str, message: str, tmp_p
     assert "CIO7" not in lint(text, "bvlc", tmp_path) or target == "bvlc-1.0"
 
 
+def test_an_interp_that_ncnn_computes_otherwise(tmp_path: Path) -> None:
+    text = (
+        INPUT
+        + 'layer { name: "i" type: "Interp" bottom: "data" top: "i" interp_param { height: 9 width: 9 } }'
+    )
+    assert "not with its corners in place" in lint(text, "ncnn", tmp_path)
+    assert "CIO7" not in lint(text, "sophgo", tmp_path)
+
+
 @pytest.mark.parametrize("target", ["bvlc-1.0", "nnie", "ncnn", "sophgo", "rockchip"])
 def test_a_good_net_passes(target: str, tmp_path: Path) -> None:
     assert "CIO7" not in lint(GOOD, target, tmp_path)

@@ -101,3 +101,29 @@ def test_what_the_evaluator_cannot_run_decides_nothing() -> None:
     model = model_of(export(Of(lambda _, x: x.abs()), X))
     model.graph.node[0].op_type = "Nothing"
     assert Truth(model, {"data": X.numpy()}).of(model.graph.output[0].name) is None
+
+
+def logarithms() -> torch.nn.Module:
+    return Of(lambda _, x: torch.log(x).sum((1, 2, 3)))
+
+
+def test_inputs_of_one_sign_where_others_give_no_number() -> None:
+    """A sum of logarithms is nan for numbers of both signs, and was not compared."""
+    net = compile_model(export(logarithms(), X))
+    report = verify(net)
+    check(report, "net")
+    assert report.runs == ["normal", "ramp", "large", "positive", "negative", *report.runs[5:]]
+    assert set(report.outputs[0].relative) <= {
+        "positive", "positive batch 3",
+    }  # fmt: skip
+    assert 0 <= report.worst < NEAR
+    last = net.layers[-1]
+    last.param.reduction_param.coeff = 1.001
+    with pytest.raises(CaffeIOError, match=r"differ .* \(positive"):
+        check(verify(net), "net")
+
+
+def test_an_output_that_never_has_a_number_is_said_so() -> None:
+    net = compile_model(export(Of(lambda _, x: torch.log(-x.abs()).sum((1, 2, 3))), X))
+    with pytest.raises(CaffeIOError, match=r"has a number in '.*' on inputs normal, ramp, large"):
+        check(verify(net), "net")

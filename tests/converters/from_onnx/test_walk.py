@@ -11,7 +11,7 @@ from typing import Any, cast
 
 import pytest
 
-from caffeio.converters.from_onnx.verify import Compared, VerifyReport
+from caffeio.converters.from_onnx.compared import Compared, VerifyReport
 from tests.converters.from_onnx import helpers, round_trips
 
 pytest.importorskip("onnxruntime")
