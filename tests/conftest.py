@@ -3,7 +3,9 @@ from __future__ import annotations
 import gc
 import os
 import shutil
+import stat
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -20,12 +22,25 @@ if os.environ.get("PYTEST_XDIST_WORKER"):
 # A quarter of the processor's time of large nets goes into pages that are given back and got anew.
 keep_freed_memory()
 
+NIGHT = "CAFFEIO_NIGHTLY" in os.environ
+
+
+def _without_the_disk(descriptor: int, fsync: Callable[[int], None] = os.fsync) -> None:
+    """Wait for what is no file or folder only: disks are slow, and no test cuts the power."""
+    mode = os.fstat(descriptor).st_mode
+    if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+        fsync(descriptor)
+
+
+if not NIGHT:
+    os.fsync = _without_the_disk
+
 # The suite draws the same examples in every run; nightly runs draw others. Neither goes by the
 # clock: hypothesis' own limits would fail a test because the machine is busy.
 TIMELESS = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow]}
 settings.register_profile("same", derandomize=True, **TIMELESS)
 settings.register_profile("other", **TIMELESS)
-settings.load_profile("other" if os.environ.get("CAFFEIO_NIGHTLY") else "same")
+settings.load_profile("other" if NIGHT else "same")
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
