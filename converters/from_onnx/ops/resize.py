@@ -122,8 +122,7 @@ def _interp(w: Writer, node: Node, x: str, matrices: list[Array]) -> str | None:
     """The layer Interp of a target that has it and keeps the corners in place; else None."""
     shape, sizes = w.shape(x), [len(matrix) for matrix in matrices]
     linear = node.attrs.get("mode") in ("linear", "bilinear")
-    own = w.target.has("Interp") and not w.target.rule("interp_half_pixel")
-    if not (linear and own) or w.batch.get(x) not in (0, None) or min(sizes) < 2:
+    if not (linear and w.target.has("Interp")) or w.batch.get(x) not in (0, None) or min(sizes) < 2:
         return None
     if not all(np.allclose(m, _cornered(*m.shape), atol=1e-5) for m in matrices):
         return None

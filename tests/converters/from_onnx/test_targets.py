@@ -75,6 +75,12 @@ def test_own_layers_of_a_target_are_used() -> None:
     assert "round_mode: FLOOR" in prototxt_text(pool, "x")
 
 
+def test_factors_and_a_bias_are_one_scale_where_there_is_no_bias_layer() -> None:
+    factors, bias = torch.rand(8, 1, 1) + 0.5, torch.randn(8, 1, 1)
+    model = export(Of(lambda m, x: F.relu(x) * factors + bias), X)
+    assert kinds(compiled(model, target="ncnn")) == ["Input", "ReLU", "Scale"]
+
+
 @pytest.mark.parametrize("field", ["round_mode", "ceil_mode"])
 def test_either_field_that_rounds_down_is_enough(field: str) -> None:
     param = pb.LayerParameter(type="Pooling")
