@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -27,7 +26,7 @@ from tests.paths import GOLDEN, ROOT, SHARED, needs_shared
 
 pytest.importorskip("onnxruntime")
 onnx: Any = pytest.importorskip("onnx")
-NIGHT = pytest.mark.skipif("CAFFEIO_NIGHTLY" not in os.environ, reason="runs at night")
+nightly = pytest.mark.skipif(not NIGHT, reason="runs at night")
 NEAR = 1e-5
 # Worse conditioned: on the ramp load_net's and onnxruntime's own float32 are both 1e-5 of the
 # largest value from float64.
