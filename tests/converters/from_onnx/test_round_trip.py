@@ -99,7 +99,7 @@ def _opset_cases() -> Iterator[Any]:
     for case in CASES:
         [path] = case.values
         name = f"{path.parent.name}/{path.stem}"
-        night = () if name in OPSET_CASES else (NIGHT, pytest.mark.slow)
+        night = () if name in OPSET_CASES else (nightly, pytest.mark.slow)
         if name not in NOT_BACK:
             yield pytest.param(path, id=name, marks=night)
 
