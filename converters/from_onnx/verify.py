@@ -15,6 +15,7 @@ from caffeio.converters.from_onnx.graph import Array
 from caffeio.converters.from_onnx.model import Model
 from caffeio.converters.from_onnx.samples import KINDS, ONE_SIGN, samples
 from caffeio.converters.from_onnx.selection import bottoms_of, selected, selecting, with_bottoms
+from caffeio.converters.from_onnx.ties import settled, with_chosen
 from caffeio.converters.from_onnx.truth import LIMIT, Truth, nearer, unfit
 from caffeio.converters.onnx.runtime import OnnxRunner
 from caffeio.converters.verify.numbers import relative_difference
@@ -100,7 +101,7 @@ def _runs(
     seed: int,
     suffix: str = "",
 ) -> None:
-    more = with_bottoms(_with_logits(model))
+    more = with_chosen(with_bottoms(_with_logits(model)))
     runner = OnnxRunner(more.runnable(), need_runtime=True, weights=more.weights)
     if runner.lacks:
         report.by = f"onnx's reference evaluator (onnxruntime has no {runner.lacks})"
@@ -130,7 +131,7 @@ def _runs(
 def _why_unfit(compiled: Compiled, net: Net, theirs: dict[str, Array], truth: Truth) -> str:
     """Why inputs prove nothing, in words; "" if they do."""
     for name, blob in compiled.outputs.items():
-        mine = net.blobs[blob].detach().numpy()
+        mine, _ = settled(name, net.blobs[blob].detach().numpy(), theirs)
         found = unfit(name, mine, np.asarray(theirs[name]), truth)
         if found is not None and selecting(net, blob) is None:
             return (
@@ -151,7 +152,13 @@ def _compare(
 ) -> None:
     """Compare an output; what goes into a last Softmax or Sigmoid counts as well."""
     blob = compiled.outputs[item.output]
-    mine, wanted = net.blobs[blob].detach().numpy(), np.asarray(theirs[item.output])
+    wanted = np.asarray(theirs[item.output])
+    mine, ties = settled(item.output, net.blobs[blob].detach().numpy(), theirs)
+    if ties:
+        report.notes.append(
+            f"{item.output!r} ({run} inputs): {ties} of {mine.size} indices are other ones of "
+            "numbers that are equal but for rounding"
+        )
     item.shape = wanted.shape
     maker = next((s for s in reversed(net.steps) if blob in s.tops), net.steps[-1])
     probability = maker.node.type in _PROBABILITIES
