@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import atexit
 import gc
 import os
 import shutil
@@ -14,8 +15,10 @@ from hypothesis import HealthCheck, settings
 from caffeio.memory import keep_freed_memory
 from tests.paths import GOLDEN
 
-# Workers of pytest-xdist share the cores; this must stand before torch is imported.
+# Workers of pytest-xdist share the cores; this must stand before torch is imported. When all is
+# said, they end: what they hold goes with them, and need not be freed piece by piece.
 if os.environ.get("PYTEST_XDIST_WORKER"):
+    atexit.register(os._exit, 0)
     share = (os.cpu_count() or 1) // int(os.environ["PYTEST_XDIST_WORKER_COUNT"])
     os.environ["OMP_NUM_THREADS"] = str(max(1, share))
 
@@ -38,7 +41,7 @@ if not NIGHT:
 # The suite draws the same examples in every run; nightly runs draw others. Neither goes by the
 # clock: hypothesis' own limits would fail a test because the machine is busy.
 TIMELESS = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow]}
-settings.register_profile("same", derandomize=True, **TIMELESS)
+settings.register_profile("same", derandomize=True, max_examples=60, **TIMELESS)
 settings.register_profile("other", **TIMELESS)
 settings.load_profile("other" if NIGHT else "same")
 
@@ -51,6 +54,12 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     forked = sys.modules.get("tests.reliability.forked")
     if forked is not None and not session.config.option.collectonly:
         forked.begin()
+
+
+def pytest_sessionfinish() -> None:
+    """What is garbage now is looked at once; a worker's heap of gigabytes takes long each time."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture

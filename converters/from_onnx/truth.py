@@ -58,16 +58,16 @@ class Truth:
 def nearer(name: str, mine: Array, theirs: Array, truth: Truth) -> tuple[Array, float]:
     """What to hold `mine` against, and how far `theirs` is from float64 if that was asked.
 
-    That is `theirs` where the two agree, or where they are nearer to the truth than `mine`; else
-    the truth itself. A runtime that is off by more than rounding explains is believed.
+    That is `theirs` where the two agree; else the truth itself, if `mine` is the nearer one or
+    within LIMIT of it. A runtime that is off by more than rounding explains is believed.
     """
     if relative_difference(mine, theirs) <= LIMIT:
         return theirs, 0.0
     exact = truth.of(name)
     if exact is None or exact.shape != theirs.shape:
         return theirs, 0.0
-    off = relative_difference(theirs, exact)
-    if off > _ROUNDING or relative_difference(mine, exact) >= off:
+    off, own = relative_difference(theirs, exact), relative_difference(mine, exact)
+    if off > _ROUNDING or own >= max(off, LIMIT):
         return theirs, 0.0
     return exact, off
 
@@ -85,4 +85,4 @@ def unfit(name: str, mine: Array, theirs: Array, truth: Truth) -> tuple[float, f
     if exact is None or exact.shape != theirs.shape or exact.shape != mine.shape:
         return None
     off, own = relative_difference(theirs, exact), relative_difference(mine, exact)
-    return (own, off) if LIMIT < off <= _ROUNDING and LIMIT < own <= _RANK * off else None
+    return (own, off) if off > LIMIT and LIMIT < own <= _RANK * off else None

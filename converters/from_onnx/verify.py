@@ -26,7 +26,7 @@ from caffeio.net.step import Step
 from caffeio.profiles import profile_of_dialect
 
 _PROBABILITIES = ("Softmax", "Sigmoid")
-_SCALES = (1.0, 0.6, 0.36)  # of the inputs, until float32 can tell something by them
+_SCALES = (1.0, 0.6, 0.36, 0.2, 0.1)  # of the inputs, until float32 can tell something by them
 
 
 def build_net(compiled: Compiled, batch: int | None = None, *, own: bool = False) -> Net:

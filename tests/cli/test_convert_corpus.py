@@ -12,21 +12,13 @@ from click.testing import CliRunner
 from caffeio.cli.main import main
 from caffeio.proto.weights.load import load_weights
 from tests.cli.converting import run
-from tests.corpus import NIGHT
+from tests.corpus import NIGHT, SMALLER
 from tests.paths import SHARED, needs_shared
 
 pytest.importorskip("onnxruntime")
 CORPUS = SHARED / "corpus" / "caffemodels"
 MODELS = json.loads((CORPUS / "index.json").read_text()) if CORPUS.exists() else []
 PAIRS = [pytest.param(entry, id=entry["id"]) for entry in MODELS if "prototxt" in entry]
-# Smaller pictures go the same way, in a tenth of the time.
-SMALLER = {
-    "rfb320": {"input": (1, 3, 120, 160)},
-    "waifu_upresnet10": {"input": (1, 3, 54, 54)},
-    "yuface_v1": {"data": (1, 3, 120, 160)},
-    "wechat_sr": {"data": (1, 1, 56, 72)},
-    "waifu_upconv7": {"input": (1, 3, 46, 54)},
-}
 # Residual nets of 250 layers: what else is made of them goes the others' way, and is made at night.
 ONNX_BY_DAY = {"nsfw"}
 # What BVLC's Caffe 1.0 has no layers for, and why no exact form exists.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,11 +21,12 @@ from caffeio.net.net import Net
 from caffeio.proto.weights.load import load_weights
 from tests.converters.test_onnx import CASES as LAYER_CASES
 from tests.converters.test_onnx import case_net
+from tests.corpus import NIGHT, SMALLER
 from tests.paths import GOLDEN, ROOT, SHARED, needs_shared
 
 pytest.importorskip("onnxruntime")
 onnx: Any = pytest.importorskip("onnx")
-NIGHT = pytest.mark.skipif("CAFFEIO_NIGHTLY" not in os.environ, reason="runs at night")
+nightly = pytest.mark.skipif(not NIGHT, reason="runs at night")
 NEAR = 1e-5
 # Worse conditioned: on the ramp load_net's and onnxruntime's own float32 are both 1e-5 of the
 # largest value from float64.
@@ -99,7 +99,7 @@ def _opset_cases() -> Iterator[Any]:
     for case in CASES:
         [path] = case.values
         name = f"{path.parent.name}/{path.stem}"
-        night = () if name in OPSET_CASES else (NIGHT, pytest.mark.slow)
+        night = () if name in OPSET_CASES else (nightly, pytest.mark.slow)
         if name not in NOT_BACK:
             yield pytest.param(path, id=name, marks=night)
 
@@ -152,7 +152,8 @@ def test_public_models(name: str) -> None:
     folder = CORPUS / name
     [prototxt] = folder.glob("*.prototxt")
     [weights] = folder.glob("*.caffemodel")
-    net, _ = load_deploy_net(prototxt, load_weights(weights), DeployOptions())
+    options = DeployOptions(input_shapes={} if NIGHT else SMALLER.get(name, {}))
+    net, _ = load_deploy_net(prototxt, load_weights(weights), options)
     back = there_and_back(net, near=CONDITIONED.get(name, NEAR))
     assert of_compiled(back).total() <= 1.2 * of_net(net).total(), of_compiled(back)
 

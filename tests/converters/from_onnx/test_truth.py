@@ -49,6 +49,9 @@ def test_who_is_believed(monkeypatch: pytest.MonkeyPatch) -> None:
     assert off == pytest.approx(0.01, rel=1e-3)
     assert nearer(name, rough, right, truth)[0] is right  # mine is the rough one
     assert nearer(name, right, wrong, truth)[0] is wrong  # no rounding explains that
+    above, below = right * 1.00008, right * 0.99995
+    assert nearer(name, above, below, truth)[0].dtype == np.float64  # mine is near enough
+    assert nearer(name, right * 1.0002, below, truth)[0] is below
     assert nearer("another", right, rough, truth)[0] is rough
     monkeypatch.setattr(truths, "_MOST", 10)
     assert nearer(name, right, rough, Truth(model, inputs))[0] is rough
@@ -93,7 +96,7 @@ def test_which_inputs_prove_nothing() -> None:
     assert unfit(name, right * 1.04, right * 0.99, truth) is None  # ours is much farther off
     assert unfit(name, right * 1.001, right * 1.00005, truth) is None  # theirs is near
     assert unfit(name, right * 1.00005, right * 1.001, truth) is None  # ours is near
-    assert unfit(name, right * 1.3, right * 0.8, truth) is None  # no rounding explains that
+    assert unfit(name, right * 1.4, right * 0.8, truth) == pytest.approx((0.4, 0.2), rel=1e-3)
     assert unfit(name, right * 1.3, right * 1.30001, truth) is None  # they agree
 
 
