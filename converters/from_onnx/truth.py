@@ -16,7 +16,7 @@ from caffeio.converters.verify.numbers import relative_difference
 
 LIMIT = 1e-4  # of the largest value: what is nearer agrees
 _ROUNDING = 0.1  # a difference between float32 and float64 that is larger is no rounding
-_RANK = 3.0  # two right runs in float32 may be so much unequally far from float64
+RANK = 3.0  # two right runs in float32 may be so much unequally far from float64
 _MOST = 1 << 28  # bytes of weights; the reference evaluator takes minutes for more
 
 
@@ -85,4 +85,4 @@ def unfit(name: str, mine: Array, theirs: Array, truth: Truth) -> tuple[float, f
     if exact is None or exact.shape != theirs.shape or exact.shape != mine.shape:
         return None
     off, own = relative_difference(theirs, exact), relative_difference(mine, exact)
-    return (own, off) if off > LIMIT and LIMIT < own <= _RANK * off else None
+    return (own, off) if off > LIMIT and LIMIT < own <= RANK * off else None
