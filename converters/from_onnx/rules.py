@@ -6,7 +6,6 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from caffeio.converters.from_onnx.targets import Target
-from caffeio.converters.rewrites.floor import along
 
 if TYPE_CHECKING:  # lint needs no numpy for it
     from caffeio.converters.from_onnx.graph import Dims
@@ -149,6 +148,8 @@ def _poolings(
     bottom, top = bottoms[0], tops[0]
     if bottom is None or top is None or len(bottom) != 4:
         return
+    from caffeio.converters.rewrites.floor import along  # imports numpy, which lint seldom needs
+
     kernel, stride, pads = (
         [along(p, name, i) for i in (0, 1)] for name in ("kernel_size", "stride", "pad")
     )
