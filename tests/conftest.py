@@ -1,9 +1,12 @@
 from __future__ import annotations
 
+import atexit
 import gc
 import os
 import shutil
+import stat
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -12,20 +15,35 @@ from hypothesis import HealthCheck, settings
 from caffeio.memory import keep_freed_memory
 from tests.paths import GOLDEN
 
-# Workers of pytest-xdist share the cores; this must stand before torch is imported.
+# Workers of pytest-xdist share the cores; this must stand before torch is imported. When all is
+# said, they end: what they hold goes with them, and need not be freed piece by piece.
 if os.environ.get("PYTEST_XDIST_WORKER"):
+    atexit.register(os._exit, 0)
     share = (os.cpu_count() or 1) // int(os.environ["PYTEST_XDIST_WORKER_COUNT"])
     os.environ["OMP_NUM_THREADS"] = str(max(1, share))
 
 # A quarter of the processor's time of large nets goes into pages that are given back and got anew.
 keep_freed_memory()
 
+NIGHT = "CAFFEIO_NIGHTLY" in os.environ
+
+
+def _without_the_disk(descriptor: int, fsync: Callable[[int], None] = os.fsync) -> None:
+    """Wait for what is no file or folder only: disks are slow, and no test cuts the power."""
+    mode = os.fstat(descriptor).st_mode
+    if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+        fsync(descriptor)
+
+
+if not NIGHT:
+    os.fsync = _without_the_disk
+
 # The suite draws the same examples in every run; nightly runs draw others. Neither goes by the
 # clock: hypothesis' own limits would fail a test because the machine is busy.
 TIMELESS = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow]}
-settings.register_profile("same", derandomize=True, **TIMELESS)
+settings.register_profile("same", derandomize=True, max_examples=60, **TIMELESS)
 settings.register_profile("other", **TIMELESS)
-settings.load_profile("other" if os.environ.get("CAFFEIO_NIGHTLY") else "same")
+settings.load_profile("other" if NIGHT else "same")
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
@@ -36,6 +54,12 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     forked = sys.modules.get("tests.reliability.forked")
     if forked is not None and not session.config.option.collectonly:
         forked.begin()
+
+
+def pytest_sessionfinish() -> None:
+    """What is garbage now is looked at once; a worker's heap of gigabytes takes long each time."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture

@@ -9,6 +9,14 @@ from pathlib import Path
 
 NIGHT = "CAFFEIO_NIGHTLY" in os.environ
 LONG = 30_000
+# Smaller pictures go the same way through the public models, in a tenth of the time.
+SMALLER = {
+    "rfb320": {"input": (1, 3, 120, 160)},
+    "waifu_upconv7": {"input": (1, 3, 46, 54)},
+    "waifu_upresnet10": {"input": (1, 3, 54, 54)},
+    "wechat_sr": {"data": (1, 1, 56, 72)},
+    "yuface_v1": {"data": (1, 3, 120, 160)},
+}
 _WORDS = re.compile(rb"\b(?:type|phase|backend|pool|method|code_type)\s*:\s*\"?\w+")
 
 

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import math
+import threading
+from collections.abc import Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,6 +40,36 @@ class Slot:
         if self.copied is not None:
             self.copied.synchronize()
             self.copied = None
+
+
+class Parts:
+    """The parts of a batch, on which threads work: one waits for all of them, and wakes once.
+
+    Who waited for one part after the other would be woken, and would take a core, for each.
+    """
+
+    def __init__(self, futures: Sequence[Future[list[Result]]]) -> None:
+        self._futures, self._left = futures, len(futures)
+        self._lock, self._ended = threading.Lock(), threading.Event()
+        for future in futures:
+            future.add_done_callback(self._one_less)
+
+    def _one_less(self, _: Future[list[Result]]) -> None:
+        with self._lock:
+            self._left -= 1
+            if self._left == 0:
+                self._ended.set()
+
+    def results(self) -> list[Result]:
+        """The results of all samples in order; raises the error of the first part that has one."""
+        self._ended.wait()
+        return [result for future in self._futures for result in future.result()]
+
+    def settle(self) -> None:
+        """Wait for what still runs; what has not begun never will."""
+        for future in self._futures:
+            future.cancel()
+        self._ended.wait()
 
 
 class Delivery:

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from caffeio.boost_random import CaffeRng
 from caffeio.data.base import DataSource, Shape, SourceContext
-from caffeio.data.batch import Delivery, Result, SampleTask, Slot
+from caffeio.data.batch import Delivery, Parts, Result, SampleTask, Slot
 from caffeio.data.cores import local_world, usable_cores
 from caffeio.data.draws import Draws, SampleRandom, Word, undecided
 from caffeio.data.transform.image import Encoded, set_ipp
@@ -59,7 +59,7 @@ class LoaderSource(DataSource):
         self._told = layer.source_layer()  # raises for what its parameters may not say
         self._pool: ThreadPoolExecutor | None = None
         self._planner: ThreadPoolExecutor | None = None
-        self._pending: deque[tuple[Slot, Future[list[Future[list[Result]]]]]] = deque()
+        self._pending: deque[tuple[Slot, Future[Parts]]] = deque()
         self._given: Slot | None = None
         self._closed = False
         self._predrawn = False
@@ -180,10 +180,7 @@ class LoaderSource(DataSource):
             self._given = None
         slot, planned = self._pending.popleft()
         try:
-            results: list[Result] = []
-            for future in planned.result():
-                results += future.result()
-            tops = self._finish(results, slot)
+            tops = self._finish(planned.result().results(), slot)
         except BaseException:
             self._settle(planned)
             self._pending.append((slot, self._submit_plan(slot)))
@@ -223,18 +220,20 @@ class LoaderSource(DataSource):
     def _submit(self, slot: Slot) -> None:
         self._pending.append((slot, self._submit_plan(slot)))
 
-    def _submit_plan(self, slot: Slot) -> Future[list[Future[list[Result]]]]:
+    def _submit_plan(self, slot: Slot) -> Future[Parts]:
         assert self._planner is not None
         return self._planner.submit(self._plan_batch, slot)
 
-    def _plan_batch(self, slot: Slot) -> list[Future[list[Result]]]:
+    def _plan_batch(self, slot: Slot) -> Parts:
         assert self._pool is not None
         jobs = self._plan()
         slot.wait()
-        return [
-            self._pool.submit(self._load_chunk, jobs[i : i + CHUNK], slot, i)
-            for i in range(0, len(jobs), CHUNK)
-        ]
+        return Parts(
+            [
+                self._pool.submit(self._load_chunk, jobs[i : i + CHUNK], slot, i)
+                for i in range(0, len(jobs), CHUNK)
+            ]
+        )
 
     def _plan(self) -> list[SampleTask]:
         try:
@@ -305,13 +304,11 @@ class LoaderSource(DataSource):
         return name if isinstance(name, str) else bytes(name).decode("utf-8", "backslashreplace")
 
     @staticmethod
-    def _settle(planned: Future[list[Future[list[Result]]]]) -> None:
+    def _settle(planned: Future[Parts]) -> None:
         """Wait for what still runs of a failed batch: it writes to the slot."""
         if planned.cancelled() or planned.exception() is not None:
             return
-        for future in planned.result():
-            if not future.cancel():
-                future.exception()
+        planned.result().settle()
 
     # -- results ---------------------------------------------------------------------------
 

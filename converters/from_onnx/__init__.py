@@ -17,7 +17,7 @@
     finish.py         what nobody reads goes, ReLU in place, names (names.py)
     verify.py         onnxruntime on the original, our Net on the result; truth.py: float64 decides;
                         samples.py: on what inputs; compared.py: what was found;
-                        selection.py: rows that a layer chooses
+                        selection.py: rows that a layer chooses; ties.py: indices of equal numbers
     write.py          prototxt, and caffemodel or HDF5
 
 `targets.py` reads what each Caffe takes out of `targets/`; `rules.py` holds layers against it, here

@@ -204,10 +204,13 @@ class Writer:
         if power not in (1, 2) or len(self.shape(x)) < 2:
             raise Refused(f"{self.target.name} has no layer Power")
         if (scale, shift) != (1.0, 0.0):
-            channels = self.shape(x)[1]
-            blobs = [np.full(channels, scale), np.full(channels, shift)]
+            shape = self.shape(x)
+            flat = len(shape) == 3 and self.target.rule("scale_axes") is not None
+            x = self.reshape(x, (*shape, 1), hint="as_map") if flat else x
+            blobs = [np.full(shape[1], scale), np.full(shape[1], shift)]
             fields = {"bias_term": True}
             x = self.layer("Scale", [x], self.shape(x), blobs=blobs, hint=hint, scale_param=fields)
+            x = self.reshape(x, shape, hint="as_lines") if flat else x
         return x if power == 1 else self.eltwise("PROD", [x, x], hint=hint)
 
     def unary(self, type_name: str, x: str, hint: str = "", **params: Any) -> str:

@@ -184,6 +184,8 @@ def spread(w: Writer, x: str, shape: Dims) -> str:
         have = w.shape(x)
         if have[axis] == size:
             continue
+        if not size:
+            raise Refused("its result is empty", "Caffe's blobs hold one number at least")
         if w.target.has("Tile"):
             new = (*have[:axis], size, *have[axis + 1 :])
             fields = {"axis": axis, "tiles": size}

@@ -7,6 +7,7 @@ until none does. What a step makes computes the same numbers, but for the last b
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 
@@ -97,7 +98,7 @@ def _powers(w: Writer, keep: set[str]) -> bool:
 def _scale_bias(w: Writer, keep: set[str]) -> bool:
     """A Bias behind a Scale over the same axes is the Scale's own; one number is such a Bias."""
     for layer in w.layers:
-        if layer.type_name not in ("Bias", "Power") or len(layer.bottoms) != 1:
+        if layer.type_name not in ("Bias", "Power", "Scale") or len(layer.bottoms) != 1:
             continue
         before = only_maker(w, layer, keep, ("Scale",))
         if before is None or before.param.scale_param.bias_term:
@@ -127,11 +128,15 @@ def _bias_of(layer: CaffeLayer, scale: CaffeLayer, operand: Dims | None) -> Arra
         if operand is None or (p.power, p.scale) != (1, 1):
             return None
         return np.full(operand, p.shift, np.float32)
-    s, b = scale.param.scale_param, layer.param.bias_param
+    s, bias = scale.param.scale_param, layer.blobs[-1]
+    b: Any = layer.param.bias_param
+    if layer.type_name == "Scale":  # by ones, for a target without Bias
+        if len(layer.blobs) != 2 or not np.all(layer.blobs[0] == 1):
+            return None
+        b = layer.param.scale_param
     if operand is None:
-        return layer.blobs[0] if (s.axis, s.num_axes) == (b.axis, b.num_axes) else None
-    same = s.axis == b.axis and layer.blobs[0].shape == operand
-    return layer.blobs[0] if same else None
+        return bias if (s.axis, s.num_axes) == (b.axis, b.num_axes) else None
+    return bias if s.axis == b.axis and bias.shape == operand else None
 
 
 def _scales(w: Writer, keep: set[str]) -> bool:

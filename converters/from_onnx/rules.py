@@ -22,6 +22,9 @@ def complaints(
     target: Target, param: Any, bottoms: Sequence[Dims | None], tops: Sequence[Dims | None]
 ) -> Iterator[str]:
     """What is wrong with a layer (a LayerParameter) of these shapes for the target."""
+    if wrong := target.wrong.get(param.type):
+        yield f"{target.name} computes a {param.type} otherwise: {wrong.value}"
+        return
     if not target.has(param.type):
         yield f"{target.name} has no layer {param.type}"
         return
@@ -34,9 +37,39 @@ def complaints(
             yield f"a blob {shape} has more than {target.max_axes} axes"
             break
     yield from _passed_over(target, param)
+    yield from _values(target, param)
     yield from _axes(target, param)
+    yield from _ranks(target, param, bottoms)
     yield from _windows(target, param, bottoms)
+    yield from _poolings(target, param, bottoms, tops)
     yield from _operand(target, param)
+
+
+def _values(target: Target, param: Any) -> Iterator[str]:
+    """Values of fields that are read over, or taken for others."""
+    for row in target.only.values():
+        type_name, _, path = row.name.partition(" ")
+        if type_name != param.type:
+            continue
+        message, *inner, name = [param, *path.split(".")]
+        for part in inner:
+            message = getattr(message, part)
+        field = message.DESCRIPTOR.fields_by_name[name]
+        if row.value == "set":
+            if not message.HasField(name):
+                yield f"a {type_name} without {name}: it must be given"
+            continue
+        found = _word(field, getattr(message, name))
+        if found not in row.value.split(","):
+            yield f"a {type_name} whose {name} is {found}: only {row.value} is read"
+
+
+def _word(field: Any, value: Any) -> str:
+    """A field's value as a prototxt shows it."""
+    if field.enum_type is not None:
+        name: str = field.enum_type.values_by_number[value].name
+        return name
+    return str(value).lower() if isinstance(value, bool) else f"{value:g}"
 
 
 def _passed_over(target: Target, param: Any) -> Iterator[str]:
@@ -64,10 +97,28 @@ def _axes(target: Target, param: Any) -> Iterator[str]:
         order = ",".join(map(str, param.permute_param.order))
         if order != row.value:
             yield f"a Permute of the order {order}: only {row.value} is taken"
+    elif type_name == "Permute" and target.rule("permute_batch"):
+        if list(param.permute_param.order)[:1] not in ([], [0]):
+            yield "a Permute that moves the batch: it is passed over"
     elif type_name == "Deconvolution" and target.rule("deconvolution_group"):
         p = param.convolution_param
         if p.group not in (1, p.num_output):
             yield f"a Deconvolution of {p.group} groups: only 1, or one for each channel"
+
+
+def _ranks(target: Target, param: Any, bottoms: Sequence[Dims | None]) -> Iterator[str]:
+    """Axes that are right or wrong by how many the bottoms have."""
+    type_name, rank = param.type, len(bottoms[0]) if bottoms and bottoms[0] else 0
+    if type_name == "Reduction" and rank and target.rule("last_axis_reduction"):
+        axis = param.reduction_param.axis
+        if axis % rank != rank - 1:
+            yield f"a Reduction from axis {axis} on of {rank}: the last axis only is read"
+    regions = bottoms[1] if type_name == "ROIPooling" and len(bottoms) > 1 else None
+    if regions is not None and len(regions) < 4 and target.rule("regions_of_4_axes"):
+        yield f"an ROIPooling whose regions are {regions}: they need four axes"
+    row = target.rule("scale_axes") if type_name == "Scale" and rank else None
+    if row is not None and str(rank) not in row.value.split(","):
+        yield f"a Scale of a blob of {rank} axes: only {row.value} are taken"
 
 
 def _windows(target: Target, param: Any, bottoms: Sequence[Dims | None]) -> Iterator[str]:
@@ -81,8 +132,36 @@ def _windows(target: Target, param: Any, bottoms: Sequence[Dims | None]) -> Iter
             yield f"a {param.type} whose axis is {p.axis}: only 1 is read"
         elif axes != 2 or len(p.kernel_size) > 2:
             yield f"a {param.type} over other than two axes"
-    if target.rule("one_dilation") and len(set(p.dilation)) > 1:
-        yield f"a {param.type} with two dilations: they are read in the wrong order"
+    if row := target.rule("one_number"):
+        for name in ("kernel_size", "stride", "pad", "dilation"):
+            if len(set(getattr(p, name))) > 1:
+                yield f"a {param.type} with two numbers in {name}: {row.value}"
+
+
+def _poolings(
+    target: Target, param: Any, bottoms: Sequence[Dims | None], tops: Sequence[Dims | None]
+) -> Iterator[str]:
+    """Windows of a Pooling that are counted or placed otherwise."""
+    p = param.pooling_param
+    if param.type != "Pooling" or p.global_pooling or not (bottoms and tops):
+        return
+    bottom, top = bottoms[0], tops[0]
+    if bottom is None or top is None or len(bottom) != 4:
+        return
+    from caffeio.converters.rewrites.floor import along  # imports numpy, which lint seldom needs
+
+    kernel, stride, pads = (
+        [along(p, name, i) for i in (0, 1)] for name in ("kernel_size", "stride", "pad")
+    )
+    if target.rule("whole_window") and any(pads) and kernel == list(bottom[2:]):
+        yield "a padded Pooling as large as its map: it is taken for a global one"
+    if p.pool != p.AVE:
+        return
+    if target.rule("padded_average") and any(pads):
+        yield "an AVE Pooling with padding: the padding is left out of the mean"
+    over = [(top[2 + i] - 1) * stride[i] + kernel[i] > bottom[2 + i] + 2 * pads[i] for i in (0, 1)]
+    if target.rule("overhang") and any(over):
+        yield "an AVE Pooling whose last windows reach beyond the padding: all of them is counted"
 
 
 def _operand(target: Target, param: Any) -> Iterator[str]:
@@ -91,5 +170,7 @@ def _operand(target: Target, param: Any) -> Iterator[str]:
         return
     axis = (param.scale_param if param.type == "Scale" else param.bias_param).axis
     row = target.rule("operand")
+    if row is not None and param.type == "Scale" and param.scale_param.bias_term:
+        yield "the bias of a Scale with two bottoms is not read"
     if row is not None and row.value != "any" and axis != 0:
         yield f"a {param.type} whose second bottom begins at axis {axis}: only 0 is read"

@@ -15,7 +15,7 @@ from caffeio.errors import CaffeIOError
 
 FOLDER = Path(__file__).with_name("targets")
 STATES = ("read", "run", "hearsay")
-KINDS = ("title", "base", "dialect", "layer", "lacks", "field", "rule")
+KINDS = ("title", "base", "dialect", "layer", "lacks", "field", "rule", "only", "wrong")
 RULES = {
     "max_axes": "blobs of more axes are refused",
     "plain_names": "names hold letters, digits and _ . - only",
@@ -34,7 +34,14 @@ RULES = {
     "plain_log": "the fields of a Log are not read",
     "thin_depthwise": "a 3 x 3 kernel a channel over a map of one row or column is read beside it",
     "convolution_maps": "Convolution and Deconvolution slide over two axes, behind axis 1",
-    "one_dilation": "the dilations of a Convolution are equal",
+    "one_number": "two numbers in one field of a window are misread; its _h and _w are right",
+    "permute_batch": "Permute leaves the batch in its place",
+    "padded_average": "an AVE Pooling leaves its padding out of the mean",
+    "overhang": "an AVE Pooling counts all of a window that reaches beyond the padding",
+    "whole_window": "a Pooling as large as its map is taken for a global one without padding",
+    "last_axis_reduction": "a Reduction takes the last axis only",
+    "scale_axes": "a Scale has blobs of so many axes",
+    "regions_of_4_axes": "ROIPooling's regions have four axes",
     "operand": "a second bottom of a Scale or Bias has axes: any, those from axis 0 on, or N and C",
     "deconvolution_group": "Deconvolution has one group, or one for each channel",
 }
@@ -61,6 +68,8 @@ class Target:
     layers: dict[str, TargetRow] = field(default_factory=dict)
     fields: dict[str, TargetRow] = field(default_factory=dict)
     rules: dict[str, TargetRow] = field(default_factory=dict)
+    only: dict[str, TargetRow] = field(default_factory=dict)
+    wrong: dict[str, TargetRow] = field(default_factory=dict)
     rows: list[TargetRow] = field(default_factory=list)
 
     def has(self, kind: str) -> bool:
@@ -121,6 +130,8 @@ def _add_row(target: Target, row: TargetRow) -> None:
         target.layers.update(base.layers)
         target.fields.update(base.fields)
         target.rules.update(base.rules)
+        target.only.update(base.only)
+        target.wrong.update(base.wrong)
         target.rows += base.rows
         return
     target.rows.append(row)
@@ -132,8 +143,12 @@ def _add_row(target: Target, row: TargetRow) -> None:
         target.layers[row.name] = row
     elif row.kind == "field":
         target.fields[row.name] = row
+    elif row.kind == "only":
+        target.only[row.name] = row
+    elif row.kind == "wrong":
+        target.wrong[row.name] = row
     elif row.kind == "lacks":
-        for table in (target.layers, target.fields, target.rules):
+        for table in (target.layers, target.fields, target.rules, target.only, target.wrong):
             table.pop(row.name, None)
     else:
         target.rules[row.name] = row

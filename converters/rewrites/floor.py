@@ -21,7 +21,7 @@ def floor_pooling(piece: Piece) -> None:
         raise CannotRewriteError("it has a mask")
     shape, cuts = piece.shape(), []
     for k, axis in enumerate(range(2, len(shape))):
-        kernel, stride, pad = (_of(p, name, k) for name in ("kernel_size", "stride", "pad"))
+        kernel, stride, pad = (along(p, name, k) for name in ("kernel_size", "stride", "pad"))
         down = (shape[axis] + 2 * pad - kernel) // stride + 1
         up = -(-(shape[axis] + 2 * pad - kernel) // stride) + 1
         if pad and (up - 1) * stride >= shape[axis] + pad:
@@ -46,7 +46,8 @@ def floor_pooling(piece: Piece) -> None:
         now = top
 
 
-def _of(p: Any, name: str, index: int) -> int:
+def along(p: Any, name: str, index: int) -> int:
+    """A PoolingParameter's kernel_size, stride or pad along one axis of the map."""
     short = {"kernel_size": "kernel"}.get(name, name)
     sides = ("h", "w")
     if index < 2 and p.HasField(f"{short}_{sides[index]}"):

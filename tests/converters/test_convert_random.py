@@ -19,6 +19,7 @@ from caffeio.converters.onnx.verify import check_onnx
 from caffeio.errors import CaffeIOError
 from caffeio.proto.files import read_net
 from caffeio.proto.weights.load import write_caffemodel
+from tests.corpus import NIGHT
 from tests.fuzz.golden_nets import cases_of
 
 ort = pytest.importorskip("onnxruntime")
@@ -73,7 +74,7 @@ def nets(draw: Any) -> str:
 
 @given(text=nets(), lost=st.sets(st.integers(0, 6)), seed=st.integers(0, 9))
 @settings(
-    max_examples=60,
+    max_examples=60 if NIGHT else 30,
     deadline=None,
     derandomize=True,
     suppress_health_check=[HealthCheck.function_scoped_fixture],

@@ -137,10 +137,14 @@ FAULTS = {
     "the letters are larger": "body { font-size: 16px !important }",
     "a pane stays white in the dark": "#graph { background: #fff !important }",
 }
+LEAST = ("the letters are larger", "the drawing is off the centre")  # to be seen: half the others
+nightly = pytest.mark.skipif("CAFFEIO_NIGHTLY" not in os.environ, reason="larger faults: at night")
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("fault", FAULTS)
+@pytest.mark.parametrize(
+    "fault", [pytest.param(fault, marks=() if fault in LEAST else nightly) for fault in FAULTS]
+)
 def test_a_fault_would_be_seen(tmp_path: Path, fault: str) -> None:
     dark = "dark" in fault
     name, size = ("ssd_like" if dark else "lenet"), "1400,900"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import ast
 import json
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +22,7 @@ from caffeio.converters.verify.samples import sample_inputs
 from caffeio.errors import UnsupportedError
 from caffeio.layers import LayerType, known_types, lookup
 from caffeio.net import Net
+from tests import warm
 from tests.converters.onnx.test_regions import INFO, PARAM, PROPOSAL, PYTHON, YOLO
 from tests.converters.test_onnx import CASES, RANDOM, WITHOUT_FORM, case_net
 from tests.converters.test_onnx import FORMS as ROWS
@@ -299,14 +299,17 @@ def test_command(name: str, tmp_path: Path) -> None:
     ]
     pytest.importorskip("safetensors.torch")
     code = (
-        "import json, sys; sys.modules['caffeio'] = None; import torch, net\n"
+        "import json, sys\n"
+        "for n in [*sys.modules, 'caffeio']:\n"
+        "    if n.partition('.')[0] == 'caffeio': sys.modules[n] = None\n"
+        "import torch, net\n"
         f"x = torch.linspace(-1, 1, {np.prod(net.blob_shapes['data'][1:])})"
         f".reshape(1, *{net.blob_shapes['data'][1:]})\n"
         "y = net.load_model()(x)\n"
         "print(json.dumps((y if isinstance(y, tuple) else (y,))[0].flatten().tolist()))"
     )
     done = subprocess.run(
-        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True
+        **warm.command("-c", code), cwd=tmp_path, capture_output=True, text=True, check=True
     )
     x = torch.linspace(-1, 1, int(np.prod(net.blob_shapes["data"][1:])))
     x = x.reshape(1, *net.blob_shapes["data"][1:])

@@ -113,8 +113,9 @@ def test_where_numba_cannot_compile_opencv_does_it(
              "scale: 0.017 mean_value: 104.37", "scale: 1.3 mean_value: [1.1, 2.2, 3.3]"]
 )  # fmt: skip
 @pytest.mark.parametrize("mirror", [False, True])
+@pytest.mark.parametrize("width", [1, 7, 8, 29, 32])
 def test_compiled_planes_have_the_numbers_of_the_tables(
-    text: str, profile: Profile, mirror: bool, monkeypatch: pytest.MonkeyPatch
+    text: str, profile: Profile, mirror: bool, width: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if cubic.kernels() is None:
         pytest.skip("needs numba")
@@ -124,6 +125,6 @@ def test_compiled_planes_have_the_numbers_of_the_tables(
     outs = []
     for loops in (cubic.kernels, lambda: None):
         monkeypatch.setattr("caffeio.data.transform.normalize.loaded_kernels", loops)
-        outs.append(np.full((3, 30, 29), np.nan, np.float32))
-        transformer.write(image, CropWindow(2, 3, 30, 29, mirror, (40, 33)), outs[-1])
+        outs.append(np.full((3, 30, width), np.nan, np.float32))
+        transformer.write(image, CropWindow(2, 1, 30, width, mirror, (40, 33)), outs[-1])
     assert outs[0].tobytes() == outs[1].tobytes()

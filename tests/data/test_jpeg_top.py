@@ -55,6 +55,41 @@ def test_rows_of_the_whole(
     assert np.array_equal(found.reshape(-1, *whole.shape[1:])[:rows], whole[:rows])
 
 
+def as_rgb(data: bytes) -> bytes:
+    """The same file with components that are called R, G and B."""
+    file = bytearray(data)
+    for marker, first in ((b"\xff\xc0", 10), (b"\xff\xda", 5)):
+        at, step = file.index(marker) + first, 3 if first == 10 else 2
+        file[at : at + 3 * step : step] = b"RGB"
+    return bytes(file)
+
+
+def adobe(transform: int) -> bytes:
+    return b"\xff\xee\x00\x0eAdobe\x00\x64\x00\x00\x00\x00" + bytes([transform])
+
+
+@pytest.mark.parametrize("sampling", SAMPLINGS)
+def test_the_colours_are_known_where_the_head_tells(sampling: str) -> None:
+    data = jpeg(3, 60, 40, sampling)
+    end = 4 + int.from_bytes(data[4:6], "big")
+    assert data[2:4] == b"\xff\xe0"  # JFIF
+    bare = data[:2] + data[end:]
+    files = [data, bare, data[:end] + adobe(0) + data[end:], data[:2] + adobe(0) + data[end:]]
+    files.append(data.replace(b"JFIF", b"JFIX"))
+    if sampling != "Gray":
+        files += [as_rgb(file) for file in files]
+    known = []
+    for file in files:
+        frame = plain_frame(file)
+        assert frame is not None
+        found = simplejpeg.decode_jpeg_header(file)[2]
+        known.append(frame.colours != "")
+        assert frame.colours in ("", found)
+        assert np.array_equal(Encoded(file).top(60), decode(file))
+    assert known[0]
+    assert all(known) == (sampling == "Gray")
+
+
 @settings(deadline=None, max_examples=200)
 @given(st.data())
 def test_damaged_files_give_the_same_rows_or_are_left_to_the_full_decoder(

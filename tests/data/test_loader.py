@@ -7,6 +7,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Sequence
+from concurrent.futures import Future
 from pathlib import Path
 
 import cv2
@@ -15,7 +16,7 @@ import pytest
 import torch
 
 from caffeio.boost_random import CaffeRng
-from caffeio.data.batch import Result, SampleTask, Slot
+from caffeio.data.batch import Parts, Result, SampleTask, Slot
 from caffeio.data.cores import usable_cores
 from caffeio.data.db.lmdb import write_lmdb
 from caffeio.data.draws import Draws
@@ -242,6 +243,40 @@ def test_a_failed_batch_is_waited_for_before_its_memory_is_used_again(
         with pytest.raises(DataError, match="broken"):
             source.next()
         assert ended.is_set()
+
+
+def test_parts_of_a_batch_are_waited_for_together() -> None:
+    futures: list[Future[list[Result]]] = [Future() for _ in range(4)]
+    parts = Parts(futures)
+    one, two = Result((1,)), Result((2,))
+    for place, result in ((2, [two]), (0, [one]), (3, [])):
+        futures[place].set_result(result)
+        assert not parts._ended.is_set()
+    futures[1].set_result([two, one])
+    assert parts.results() == [one, two, one, two]
+
+
+def test_the_first_part_that_failed_is_the_one_that_is_told() -> None:
+    futures: list[Future[list[Result]]] = [Future() for _ in range(3)]
+    parts = Parts(futures)
+    futures[2].set_exception(DataError("the last"))
+    futures[1].set_exception(DataError("the middle"))
+    futures[0].set_result([])
+    with pytest.raises(DataError, match="the middle"):
+        parts.results()
+
+
+def test_parts_that_have_not_begun_are_given_up() -> None:
+    futures: list[Future[list[Result]]] = [Future() for _ in range(3)]
+    parts = Parts(futures)
+    futures[1].set_running_or_notify_cancel()
+    waiting = threading.Thread(target=parts.settle)
+    waiting.start()
+    waiting.join(0.05)
+    assert waiting.is_alive()  # for the one that runs
+    futures[1].set_result([])
+    waiting.join(60)
+    assert [future.cancelled() for future in futures] == [True, False, True]
 
 
 def test_threads_are_as_many_as_there_are_cores_to_use(monkeypatch: pytest.MonkeyPatch) -> None:

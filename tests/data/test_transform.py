@@ -175,6 +175,17 @@ def test_die_of_several_interpolations() -> None:
     assert (low, high) == (cv2.INTER_LINEAR, cv2.INTER_NEAREST)
 
 
+@pytest.mark.parametrize(
+    "words", [[0], [2**31], [2**32 - 129, 1], [2**32 - 128, 2, 3], [2**32 - 1, 2**32 - 100, 4]]
+)
+def test_one_interpolation_draws_what_a_die_of_one_side_draws(words: list[int]) -> None:
+    param = text_format.Parse("interp_mode: CUBIC", pb.ResizeParameter())
+    left, right = iter(words), iter(words)
+    assert augment.interpolation(param, left.__next__) == cv2.INTER_CUBIC
+    augment.uniform(right.__next__, 0, 1)
+    assert list(left) == list(right)
+
+
 def test_random_resize_draws_the_shorter_side() -> None:
     param = text_format.Parse("min_size: 20 max_size: 22", pb.RandomResizeParameter())
     for word, size in ((0, 20), (1, 21), (2, 22), (3, 20)):

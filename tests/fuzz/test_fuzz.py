@@ -9,6 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests import warm
+from tests.corpus import NIGHT
 from tests.fuzz.run import mutate
 from tests.fuzz.targets import TARGETS, good_files, run_one, seeds
 from tests.paths import ROOT
@@ -28,7 +29,7 @@ def test_good_files_and_mutations(name: str) -> None:
     assert good_files(name)
     for data in good_files(name):
         target(data)
-    for _ in range(1500):
+    for _ in range(1500 if NIGHT else 800):
         run_one(target, mutate(rng.choice(good), good, rng))
 
 

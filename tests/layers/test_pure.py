@@ -13,7 +13,7 @@ from caffeio.layers.conv import Convolution
 from caffeio.layers.inference import infer_layer
 from caffeio.ops.module import Layer, make_module
 from tests.layers.build import build, run
-from tests.layers.test_one_truth import CASES
+from tests.layers.test_one_truth import all_cases
 from tests.layers.truth import Case
 
 
@@ -42,7 +42,7 @@ def check(layer: Layer, bottoms: list[torch.Tensor]) -> None:
 @torch.no_grad()
 @pytest.mark.parametrize("kind", [kind for kind in known_types() if not lookup(kind, "x").is_data])
 def test_pure_layers_forget_and_fresh_ones_share_nothing(kind: str) -> None:
-    built = (layer_of(case) for case in CASES.get(kind, []))
+    built = (layer_of(case) for case in all_cases().get(kind, []))
     pure = [layer for layer in built if layer is not None and layer.pure]
     assert pure or not lookup(kind, "x").pure
     for layer in islice(pure, 12):

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import re
 import subprocess
-import sys
 from pathlib import Path
 
+from tests import warm
 from tests.paths import ROOT
 
 
 def test_dream(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "caffeio.cli", "run", ROOT / "examples/pycaffe/dream.py"]
     done = subprocess.run(
-        command, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False
-    )
+        **warm.caffeio("run", str(ROOT / "examples/pycaffe/dream.py")),
+        cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
     assert done.returncode == 0, done.stderr
     values = [float(x) for x in re.findall(r"^step \d: (\S+)$", done.stdout, re.MULTILINE)]
     assert len(values) == 5 and values == sorted(values) and values[-1] > 1.2 * values[0]

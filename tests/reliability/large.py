@@ -8,6 +8,7 @@ from collections.abc import Callable
 from types import CodeType, FrameType
 from typing import Any
 
+from tests.corpus import NIGHT
 from tests.paths import ROOT
 
 HEAD = """name: "large"
@@ -146,7 +147,7 @@ def work(run: Callable[[], Any]) -> Counter[CodeType]:
     return found
 
 
-def grows(run: Callable[[int], Callable[[], Any]], base: int = 20) -> list[str]:
+def grows(run: Callable[[int], Callable[[], Any]], base: int = 20 if NIGHT else 14) -> list[str]:
     """The functions whose work grows faster than a net's length, with what they did."""
     run(base)()  # what is imported, and learned, once
     counts = [work(run(base * factor)) for factor in (2, 4)]

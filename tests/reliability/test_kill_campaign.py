@@ -25,7 +25,7 @@ from tests.paths import ROOT
 from tests.reliability.forked import check, run
 
 NIGHT = "CAFFEIO_NIGHTLY" in os.environ
-KILLS = 60 if NIGHT else 4
+KILLS = 60 if NIGHT else 3
 COMMON = ["-q", "--weights", "init.caffemodel", "--set", "display=0",
           "--set", "test_initialization=false"]  # fmt: skip
 BATCH = "layer[data].data_param.batch_size"  # snapshots stand at whole epochs of 200 records:
@@ -141,7 +141,7 @@ def test_a_kill_at_every_call_of_a_snapshot(first: int, training_case: Path) -> 
                  "--set", f"{BATCH}=100"]  # fmt: skip
     assert check(run(*arguments)).code == 0
     whole = files("snap_iter_4.*")
-    for number in range(first, 400, 5):
+    for number in range(first, 400, 5 if NIGHT else 7):
         clear("snap_iter_*")
         ended = run(*arguments, before=partial(die_at, number))
         if ended.code == 0:

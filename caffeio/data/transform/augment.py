@@ -30,6 +30,8 @@ _PAD_MODES = {
     pb.ResizeParameter.MIRRORED: cv2.BORDER_REFLECT_101,
     pb.ResizeParameter.REPEAT_NEAREST: cv2.BORDER_REPLICATE,
 }
+_CODES = {number: INTERPOLATION[name] for name, number in pb.ResizeParameter.Interp_mode.items()}
+_ROUNDS_TO_ONE = (1 << 32) - 128  # from here on a word is 2^32 in float32
 
 
 def pick(next_word: Word, n: int) -> int:
@@ -80,10 +82,13 @@ def interpolation(param: pb.ResizeParameter, thread_rng: Word) -> int:
     modes = param.interp_mode
     if not modes:
         return INTERPOLATION["LINEAR"]
+    if len(modes) == 1:  # a number in [0, 1) is drawn all the same; see `uniform`
+        while thread_rng() >= _ROUNDS_TO_ONE:
+            pass
+        return _CODES[modes[0]]
     value = uniform(thread_rng, 0, float(_cumulative(len(modes))[-1]))
     index = int(np.searchsorted(_cumulative(len(modes)), value, side="left"))
-    name = pb.ResizeParameter.Interp_mode.Name(modes[min(index, len(modes) - 1)])
-    return INTERPOLATION[name]
+    return _CODES[modes[min(index, len(modes) - 1)]]
 
 
 def apply_resize(

@@ -115,7 +115,8 @@ def _decode_jpeg(
     if simplejpeg is None:
         return None
     try:
-        components = simplejpeg.decode_jpeg_header(data)[2]
+        components = frame.colours if frame is not None else ""
+        components = components or simplejpeg.decode_jpeg_header(data)[2]
         if components not in ("Gray", "YCbCr", "RGB"):
             return None
         gray = flag == GRAY or (flag == NATIVE and components == "Gray")

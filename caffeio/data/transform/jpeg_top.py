@@ -35,6 +35,7 @@ class Frame(NamedTuple):
     width: int
     channels: int  # 1 or 3
     unit: int  # rows that are coded together
+    colours: str = ""  # "Gray" or "YCbCr"; empty: the decoder must tell
 
 
 def plain_frame(data: Buffer) -> Frame | None:
@@ -49,11 +50,16 @@ def plain_frame(data: Buffer) -> Frame | None:
 
 def _walk(head: bytes) -> Frame | None:
     """Walk the markers up to the one scan, which has all channels."""
-    frame, at = None, 2
+    frame, at, jfif = None, 2, False
     while head[at] == 0xFF:
         marker, size = head[at + 1], head[at + 2] << 8 | head[at + 3]
         if marker == 0xDA:
-            return frame if frame is not None and head[at + 4] == frame.channels else None
+            if frame is None or head[at + 4] != frame.channels:
+                return None
+            colours = "Gray" if frame.channels == 1 else "YCbCr" if jfif else ""
+            return frame._replace(colours=colours)
+        # whatever an Adobe marker says: libjpeg's jdapimin.c, default_decompress_parms
+        jfif = jfif or (marker == 0xE0 and size >= 16 and head[at + 4 : at + 9] == b"JFIF\0")
         restarts = marker == 0xDD and head[at + 4 : at + 6] != b"\0\0"
         if restarts or marker in _OTHERS or size < 2:
             return None

@@ -178,3 +178,83 @@ def write_plane(
         else:
             for x in range(len(pixels)):
                 row[x] = (_F(pixels[x]) - mean) * scale
+
+
+def _spread_code(back: bool) -> Callable[..., Any]:
+    """Make the code of `_spread` (`back`: of `_spread_back`)."""
+
+    def emit(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        triples = ir.VectorType(ir.IntType(8), 3 * _LANES)
+        numbers, floats = (ir.VectorType(t, _LANES) for t in (ir.IntType(32), ir.FloatType()))
+
+        def place(index: int, at: int) -> Any:
+            array = context.make_array(signature.args[index])(context, builder, values[index])
+            return builder.gep(array.data, [values[at]])
+
+        taken = builder.load(builder.bitcast(place(0, 1), triples.as_pointer()), align=1)
+        for c in range(3):
+            lanes = [3 * k + c for k in range(_LANES)]
+            order = ir.Constant(
+                ir.VectorType(ir.IntType(32), _LANES), lanes[::-1] if back else lanes
+            )
+            plane = builder.shuffle_vector(taken, ir.Constant(triples, ir.Undefined), order)
+            values_of = builder.sitofp(builder.zext(plane, numbers), floats)
+            builder.store(values_of, builder.bitcast(place(2 + c, 5), floats.as_pointer()), align=4)
+        return context.get_dummy_value()
+
+    return emit
+
+
+@extending.intrinsic  # type: ignore[untyped-decorator]
+def _spread(
+    context: Any, row: Any, at: Any, first: Any, second: Any, third: Any, to: Any
+) -> tuple[Any, Callable[..., Any]]:
+    """Write the bytes of eight pixels from row[at] on as floats into three planes, from `to` on."""
+    place = numba.types.intp
+    return numba.void(row, place, first, second, third, place), _spread_code(False)
+
+
+@extending.intrinsic  # type: ignore[untyped-decorator]
+def _spread_back(
+    context: Any, row: Any, at: Any, first: Any, second: Any, third: Any, to: Any
+) -> tuple[Any, Callable[..., Any]]:
+    """Do the same from right to left."""
+    place = numba.types.intp
+    return numba.void(row, place, first, second, third, place), _spread_code(True)
+
+
+@_compiled()
+def _normalize(row: Floats, scaled: bool, scale: np.float32, mean: np.float32) -> None:
+    """Turn pixels into values: (pixel - mean) * scale, or pixel * scale - mean."""
+    if scaled:
+        for x in range(len(row)):
+            row[x] = row[x] * scale - mean
+    else:
+        for x in range(len(row)):
+            row[x] = (row[x] - mean) * scale
+
+
+@_compiled(
+    numba.void(_BYTES, *[numba.boolean] * 2, numba.float32, numba.float32[::1],
+               numba.float32[:, :, ::1])
+)  # fmt: skip
+def write_pixels(
+    image: Bytes, mirror: bool, scaled: bool, scale: np.float32, means: Floats, out: Floats
+) -> None:
+    """Write pixels of three bytes, (rows, 3 * width), as three planes of values (`write_plane`)."""
+    width = out.shape[2]
+    for y in range(out.shape[1]):
+        row = image[y]
+        first, second, third = out[0, y], out[1, y], out[2, y]
+        done = width // _LANES * _LANES
+        for to in range(0, done, _LANES):
+            if mirror:
+                _spread_back(row, 3 * (width - _LANES - to), first, second, third, to)
+            else:
+                _spread(row, 3 * to, first, second, third, to)
+        for to in range(done, width):
+            x = width - 1 - to if mirror else to
+            first[to], second[to], third[to] = row[3 * x], row[3 * x + 1], row[3 * x + 2]
+        _normalize(first, scaled, scale, means[0])
+        _normalize(second, scaled, scale, means[1])
+        _normalize(third, scaled, scale, means[2])

@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from caffeio.data.transform.cubic import loaded_kernels
+from caffeio.data.transform.cubic import in_rows, loaded_kernels, rows
 from caffeio.errors import DataError
 from caffeio.profiles import Profile
 from caffeio.proto import caffe_pb2 as pb
@@ -68,7 +68,7 @@ class Normalizer:
         self.param, self.profile, self.mean, self.fail = param, profile, mean, fail
         self.scale = np.float32(param.scale)
         self.means = np.array(param.mean_value, np.float32)
-        self._tables: dict[tuple[int, bool], tuple[list[Array], Array, list[np.float32]]] = {}
+        self._tables: dict[tuple[int, bool], tuple[list[Array], Array, NDArray[np.float32]]] = {}
 
     def _fail(self, message: str, field: str = "") -> NoReturn:
         raise self.fail(message, field)
@@ -83,6 +83,8 @@ class Normalizer:
         inside = slice(top, top + height), slice(left, left + width)
         part = pixels[(slice(None), *inside) if image.planar else inside]
         if self.mean is None and pixels.dtype == np.uint8:
+            if self._written_at_once(part, image, mirror, out):
+                return
             if mirror and not image.planar:
                 part = cv2.flip(part, 1).reshape(part.shape)
             planes = _planes(part, image.planar)
@@ -102,6 +104,16 @@ class Normalizer:
         elif len(self.means):
             np.subtract(target, self.means_of(channels)[:, None, None], out=target)
         np.multiply(out, self.scale, out=out)
+
+    def _written_at_once(self, part: Array, image: Image, mirror: bool, out: Array) -> bool:
+        """Write pixels of three bytes by one compiled loop, if it is loaded; say whether."""
+        loops = loaded_kernels()
+        if loops is None or image.planar or not (in_rows(part) and out.flags.c_contiguous):
+            return False
+        scaled = self.scales_first(image)
+        means = self._table(3, scaled)[2]
+        loops.write_pixels(rows(part), mirror, scaled, self.scale, means, out)
+        return True
 
     def _write_bytes(self, planes: Sequence[Array], scaled: bool, out: Array) -> None:
         """Write planes of bytes: by the compiled loop if it is loaded, by tables otherwise."""
@@ -171,18 +183,19 @@ class Normalizer:
             )
         return np.broadcast_to(self.means, (channels,))
 
-    def _table(self, channels: int, scaled: bool) -> tuple[list[Array], Array, list[np.float32]]:
+    def _table(self, channels: int, scaled: bool) -> tuple[list[Array], Array, NDArray[np.float32]]:
         """What each of the 256 pixel values becomes, by channel: planar, interleaved; the means."""
         key = channels, scaled
         if key not in self._tables:
-            rows: Array = np.broadcast_to(np.arange(256, dtype=np.float32), (channels, 256))
+            values: Array = np.broadcast_to(np.arange(256, dtype=np.float32), (channels, 256))
             means = self.means_of(channels) if len(self.means) else np.zeros(channels, np.float32)
             means = means * self.scale if scaled else means
             column = means[:, None]
-            rows = rows * self.scale - column if scaled else (rows - column) * self.scale
-            rows = np.ascontiguousarray(rows)
-            together = np.ascontiguousarray(rows.T).reshape(1, 256, channels)
-            self._tables[key] = ([row.reshape(1, 256) for row in rows], together, list(means))
+            values = values * self.scale - column if scaled else (values - column) * self.scale
+            values = np.ascontiguousarray(values)
+            together = np.ascontiguousarray(values.T).reshape(1, 256, channels)
+            means = np.array(means, np.float32)
+            self._tables[key] = ([row.reshape(1, 256) for row in values], together, means)
         return self._tables[key]
 
 

@@ -65,10 +65,10 @@ class Transformer(Normalizer):
         for field in ("resize_param", "noise_param"):  # a net may be built without its data
             if len(getattr(param, field)) > 1:
                 self._fail("more than one is not implemented", field)
+        self._as_nvidia = nvidia.nvidia_resizes(param)
+        self._by_shorter_side = param.HasField("random_resize_param")
         self.randomly_resized = (
-            param.HasField("random_resize_param")
-            or param.HasField("random_aspect_ratio_param")
-            or nvidia.nvidia_resizes(param)
+            self._as_nvidia or self._by_shorter_side or param.HasField("random_aspect_ratio_param")
         )
         # words that a sample draws beforehand, and a guess of how many more it will want
         self.predrawn = int(self.mirror) + 2 * int(self.train and self.crop_size is not None)
@@ -230,9 +230,9 @@ class Transformer(Normalizer):
 
     def _random_cut(self, height: int, width: int, draws: Draws) -> augment.Cut:
         p, rngs = self.param, (draws.transformer_rng, draws.thread_rng)
-        if nvidia.nvidia_resizes(p):
+        if self._as_nvidia:
             return nvidia.nvidia_resize(height, width, p, draws.transformer_rng)
-        if p.HasField("random_resize_param"):
+        if self._by_shorter_side:
             return augment.random_resize(height, width, p.random_resize_param, *rngs)
         aspect = p.random_aspect_ratio_param
         return augment.random_aspect_ratio(height, width, aspect, self.crop, *rngs)

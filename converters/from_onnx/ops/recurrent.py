@@ -106,7 +106,7 @@ def lstm(w: Writer, node: Node) -> list[str]:
     x = w.blob(node.inputs[0])
     used = {name for other in w.graph.nodes for name in other.inputs} | set(w.graph.outputs)
     used_tops = [i < len(node.outputs) and node.outputs[i] in used for i in range(3)]
-    if not w.target.has("LSTM"):
+    if not (w.target.has("LSTM") and w.target.has("Parameter")):  # that marks the sequences
         return _unrolled(w, node, 4, _lstm_steps, both=True)
     ys: list[str] = []
     lasts: list[list[str]] = []
@@ -147,12 +147,6 @@ def _lstm(w: Writer, x: str, d: Direction, used_tops: list[bool]) -> tuple[str, 
 def _continues(w: Writer, x: str, *, fresh: bool) -> str:
     """What marks the beginning of sequences, (T, N): 0, then 1; all 1 after a given state."""
     steps, batch, _ = w.shape(x)
-    if fresh and w.target.has("ContinuationIndicator"):
-        top: str = w.layer(
-            "ContinuationIndicator", [x], (steps, batch), hint="cont", batch=1,
-            continuation_indicator_param={"time_step": steps, "axis": 1},
-        )  # fmt: skip
-        return top
     marks = np.ones((steps, batch))
     if fresh:
         marks[0] = 0
@@ -200,7 +194,8 @@ class Unrolled:
     def product(self, x: str, matrix: Array, bias: Array | None, key: str) -> str:
         """An InnerProduct whose weights all steps share."""
         y = inner_product(self.w, x, matrix, bias, 2)
-        layer = self.w.layers[-1].param
+        made = (layer for layer in reversed(self.w.layers) if layer.type_name == "InnerProduct")
+        layer = next(made).param  # a Reshape may be behind it
         owner = self.first.setdefault(key, layer.name)
         for name in ("weights", "bias")[: 1 if bias is None else 2]:
             layer.param.add(name=f"{owner}_{name}")

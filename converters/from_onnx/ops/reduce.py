@@ -17,10 +17,13 @@ from caffeio.converters.rewrites.moves import MOST_PIECES
 
 @operator("Softmax", "LogSoftmax")
 def softmax(w: Writer, node: Node) -> str:
-    """Softmax, and a Log behind it; before opset 13 it goes over all axes from its own on."""
+    """Softmax, and a Log behind it; before opset 13 it goes over all axes from its own on.
+
+    `along` says that it goes over one axis all the same: a Transpose before it has been taken away.
+    """
     x = w.blob(node.inputs[0])
     shape = w.shape(x)
-    flat = w.graph.opset < 13
+    flat = w.graph.opset < 13 and not node.attrs.get("along")
     axis = int(node.attrs.get("axis", 1 if flat else -1)) % len(shape)
     y = x
     if flat and math.prod(shape[axis + 1 :]) != 1:

@@ -34,7 +34,7 @@ def resize(w: Writer, node: Node) -> str:
     if flat:
         x, out = w.reshape(x, (*shape, 1), hint="as_2d"), (*out, 1)
         matrices.append(np.eye(1))
-    y = _known(w, x, matrices)
+    y = _interp(w, node, x, matrices) or _known(w, x, matrices)
     if y is None:
         y = _by_matrices(w, x, matrices)
     return w.reshape(y, out[:3], hint="as_1d") if flat else y
@@ -116,6 +116,31 @@ def _resize_constant(
     imports = [onnx.helper.make_opsetid("", opset)]
     model = onnx.helper.make_model(graph, opset_imports=imports, ir_version=8)
     return OnnxRunner(model)(given)["y"]
+
+
+def _interp(w: Writer, node: Node, x: str, matrices: list[Array]) -> str | None:
+    """The layer Interp of a target that has it and keeps the corners in place; else None."""
+    shape, sizes = w.shape(x), [len(matrix) for matrix in matrices]
+    linear = node.attrs.get("mode") in ("linear", "bilinear")
+    if not (linear and w.target.has("Interp")) or w.batch.get(x) not in (0, None) or min(sizes) < 2:
+        return None
+    if not all(np.allclose(m, _cornered(*m.shape), atol=1e-5) for m in matrices):
+        return None
+    top: str = w.layer(
+        "Interp", [x], (*shape[:2], *sizes),
+        interp_param=dict(zip(("height", "width"), sizes, strict=True)),
+    )  # fmt: skip
+    return top
+
+
+def _cornered(rows: int, size: int) -> Array:
+    """The matrix of lines whose first and last points are those of the map."""
+    at = np.arange(rows) * ((size - 1) / (rows - 1))
+    low = np.minimum(at.astype(int), max(size - 2, 0))
+    out = np.zeros((rows, size))
+    np.add.at(out, (np.arange(rows), low), 1 - (at - low))
+    np.add.at(out, (np.arange(rows), np.minimum(low + 1, size - 1)), at - low)
+    return out
 
 
 def _known(w: Writer, x: str, matrices: list[Array]) -> str | None:

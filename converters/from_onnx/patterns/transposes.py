@@ -7,6 +7,7 @@ constants turned back.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -159,11 +160,12 @@ def _reduce(graph: Graph, node: Node, order: Order) -> Moved:
 
 
 def _along(graph: Graph, node: Node, order: Order) -> Moved:
-    """An operator along one axis."""
-    if graph.opset < 13 and node.op != "Split":
+    """An operator along one axis; a Softmax before opset 13 goes over all axes from its own on."""
+    old = graph.opset < 13 and node.op != "Split" and not node.attrs.get("along")
+    axis = int(node.attrs.get("axis", 0 if node.op == "Split" else 1 if old else -1)) % len(order)
+    if old and math.prod(graph.shape(node.inputs[0])[axis + 1 :]) != 1:
         return None
-    axis = int(node.attrs.get("axis", 0 if node.op == "Split" else -1))
-    return _copy(node, axis=order[axis % len(order)]), order
+    return _copy(node, axis=order[axis], along=1), order
 
 
 def _pad(graph: Graph, node: Node, order: Order) -> Moved:

@@ -90,6 +90,17 @@ def test_a_sum_behind_a_product_is_its_bias_where_the_target_reads_one() -> None
         assert not scale.param.scale_param.bias_term
 
 
+@pytest.mark.parametrize("target", ["bvlc-1.0", "ncnn", "sophgo", "opencv"])
+def test_factors_and_numbers_behind_them_are_one_scale(target: str) -> None:
+    """Also where the target has no Bias."""
+    nodes = [make("Sigmoid", ["x"], ["a"]), make("Mul", ["a", "k"], ["b"]),
+             make("Add", ["b", "c"], ["y"])]  # fmt: skip
+    constants = {"k": numbers(3, 1, 1), "c": numbers(3, 1, 1)}
+    net = compiled(graph_of(nodes, {"x": (1, 3, 4, 5)}, ["y"], constants), target=target)
+    assert kinds(net) == ["Input", "Sigmoid", "Scale"]
+    assert len(last(net).blobs) == 2
+
+
 @pytest.mark.parametrize(
     ("x", "small", "target"),
     [

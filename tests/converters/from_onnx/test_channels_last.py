@@ -104,3 +104,20 @@ def test_a_number_with_more_axes_than_the_map() -> None:
     ]
     constants = {"k": np.ones((1, 1, 1, 1, 1), np.float32), "flat": np.array([1, 90])}
     compiled(graph_of(nodes, {"x": [1, 3, 5, 6]}, ["t", "f"], constants), target="ssd")
+
+
+@pytest.mark.parametrize("op", ["Softmax", "LogSoftmax"])
+@pytest.mark.parametrize("opset", [9, 11, 12, 13])
+def test_a_softmax_over_channels_before_opset_13(opset: int, op: str) -> None:
+    """It took all axes from its own on then, so that exporters put Transposes around it."""
+    make = onnx.helper.make_node
+    nodes = [
+        make("Transpose", ["x"], ["t"], perm=LAST),
+        make(op, ["t"], ["s"], axis=3),
+        make("Transpose", ["s"], ["y"], perm=FIRST),
+    ]
+    found = compiled(graph_of(nodes, {"x": ["N", 3, 5, 6]}, ["y"], opset=opset))
+    assert kinds(found) == ["Input", "Softmax", "Log"][: 2 + (op == "LogSoftmax")]
+    nodes[1] = make(op, ["t"], ["s"], axis=2)
+    found = compiled(graph_of(nodes, {"x": ["N", 3, 5, 6]}, ["y"], opset=opset), target="ssd")
+    assert kinds(found).count("Permute") == (2 if opset < 13 else 0)

@@ -288,11 +288,23 @@ def test_states_of_an_lstm() -> None:
     compiled(export(module, *inputs, dynamic=False))
 
 
-def test_an_lstm_where_the_target_marks_sequences_itself() -> None:
+def test_an_lstm_where_the_target_cannot_mark_sequences() -> None:
     torch.manual_seed(0)
     module = Of(lambda m, x: m[0](x)[0], nn.LSTM(6, 5, 2, bidirectional=True, batch_first=True))
     net = compiled(export(module, torch.randn(2, 7, 6)), target="sophgo")
-    assert kinds(net).count("ContinuationIndicator") == 4
+    assert "LSTM" not in kinds(net)
+    assert kinds(net).count("Sigmoid") == 4 * 7 * 3
+
+
+@pytest.mark.parametrize("cell", [nn.RNN, nn.GRU])
+def test_steps_share_weights_where_a_product_has_axis_1(cell: type[nn.Module]) -> None:
+    torch.manual_seed(0)
+    module = Of(lambda m, x: m[0](x)[0], cell(6, 5))
+    net = compiled(export(module, torch.randn(4, 1, 6), dynamic=False), target="nnie")
+    shared = [layer for layer in net.layers if layer.param.param]
+    assert {layer.type_name for layer in shared} == {"InnerProduct"}
+    names = {param.name for layer in shared for param in layer.param.param}
+    assert len(names) < len(shared)
 
 
 def test_batch_first_lstm() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,15 +14,19 @@ from caffeio.converters.deploy.deploy_net import DeployOptions, load_deploy_net
 from caffeio.converters.from_onnx.compile import Compiled, compile_model
 from caffeio.converters.from_onnx.verify import verify
 from caffeio.converters.onnx.build import build
-from caffeio.converters.onnx.export import to_model
+from caffeio.converters.onnx.choices import Choices
+from caffeio.converters.onnx.export import finish, to_model
 from caffeio.errors import CaffeIOError, UnsupportedError
 from caffeio.net.net import Net
 from caffeio.proto.weights.load import load_weights
 from tests.converters.test_onnx import CASES as LAYER_CASES
 from tests.converters.test_onnx import case_net
+from tests.corpus import NIGHT, SMALLER
 from tests.paths import GOLDEN, ROOT, SHARED, needs_shared
 
 pytest.importorskip("onnxruntime")
+onnx: Any = pytest.importorskip("onnx")
+nightly = pytest.mark.skipif(not NIGHT, reason="runs at night")
 NEAR = 1e-5
 # Worse conditioned: on the ramp load_net's and onnxruntime's own float32 are both 1e-5 of the
 # largest value from float64.
@@ -84,6 +89,40 @@ def test_layers(case: Path) -> None:
     assert of_compiled(back).total() <= max(1.2 * of_net(net).total(), most), of_compiled(back)
 
 
+# One layer of each kind of change that opsets brought: axes that became inputs, Softmax over one
+# axis, Clip's bounds, Pad, Slice, Resize, recurrent layers; and by night all of them.
+OPSET_CASES = {"Softmax/spatial", "Reduction/sum_axis1_coeff", "Slice/points", "Clip/basic",
+               "Pooling/ave_k3s2_pad1", "LSTM/basic", "ArgMax/axis1", "Crop/spatial"}  # fmt: skip
+
+
+def _opset_cases() -> Iterator[Any]:
+    for case in CASES:
+        [path] = case.values
+        name = f"{path.parent.name}/{path.stem}"
+        night = () if name in OPSET_CASES else (nightly, pytest.mark.slow)
+        if name not in NOT_BACK:
+            yield pytest.param(path, id=name, marks=night)
+
+
+@pytest.mark.parametrize("case", [*_opset_cases()])
+def test_every_opset_comes_back_as_the_same_layers(case: Path) -> None:
+    found = {}
+    for opset in range(9, min(24, onnx.defs.onnx_opset_version()) + 1):
+        net = case_net(case, dict(np.load(case.with_suffix(".npz"))))
+        try:
+            built = build(net)
+            finish(built, net, Choices(opset=opset))
+        except UnsupportedError as error:
+            pytest.skip(f"no ONNX form: {error.message[:80]}")
+        model = to_model(built, net)
+        assert model.opset_import[0].version == opset
+        back = compile_model(model, target="bvlc")
+        report = verify(back)
+        assert report.worst <= NEAR, (opset, report)
+        found[opset] = [layer.type_name for layer in back.layers]
+    assert len({str(kinds) for kinds in found.values()}) == 1, found
+
+
 @pytest.mark.parametrize("path", NETS, ids=lambda p: f"{p.parent.name}-{p.stem}")
 def test_nets(path: Path) -> None:
     weights = path.parent / "weights.caffemodel"
@@ -113,7 +152,8 @@ def test_public_models(name: str) -> None:
     folder = CORPUS / name
     [prototxt] = folder.glob("*.prototxt")
     [weights] = folder.glob("*.caffemodel")
-    net, _ = load_deploy_net(prototxt, load_weights(weights), DeployOptions())
+    options = DeployOptions(input_shapes={} if NIGHT else SMALLER.get(name, {}))
+    net, _ = load_deploy_net(prototxt, load_weights(weights), options)
     back = there_and_back(net, near=CONDITIONED.get(name, NEAR))
     assert of_compiled(back).total() <= 1.2 * of_net(net).total(), of_compiled(back)
 

@@ -65,9 +65,20 @@ def test_own_layers_of_a_target_are_used() -> None:
     assert kinds(compiled(silu, target="intel")) == ["Input", "Swish"]
     turned = export(Of(lambda m, x: x.permute(0, 2, 3, 1)), X)
     assert kinds(compiled(turned, target="ssd")) == ["Input", "Permute"]
+    big = Of(lambda m, x: F.interpolate(x, (17, 20), mode="bilinear", align_corners=True))
+    assert kinds(compiled(export(big, X), target="sophgo")) == ["Input", "Interp"]
+    assert "Interp" not in kinds(compiled(export(big, X), target="ncnn"))
+    half = Of(lambda m, x: F.interpolate(x, (17, 20), mode="bilinear"))
+    assert "Interp" not in kinds(compiled(export(half, X), target="sophgo"))
     pool = compiled(export(nn.MaxPool2d(2), X), target="bvlc")
     assert kinds(pool) == ["Input", "Pooling"]
     assert "round_mode: FLOOR" in prototxt_text(pool, "x")
+
+
+def test_factors_and_a_bias_are_one_scale_where_there_is_no_bias_layer() -> None:
+    factors, bias = torch.rand(8, 1, 1) + 0.5, torch.randn(8, 1, 1)
+    model = export(Of(lambda m, x: F.relu(x) * factors + bias), X)
+    assert kinds(compiled(model, target="ncnn")) == ["Input", "ReLU", "Scale"]
 
 
 @pytest.mark.parametrize("field", ["round_mode", "ceil_mode"])

@@ -63,6 +63,22 @@ def test_what_is_farther_off_is_held_against_float64(monkeypatch: pytest.MonkeyP
 
 
 @pytest.mark.parametrize(
+    ("largest", "means", "equal"),
+    [
+        ((2.2e-5, 1e-5), (2.5e-6, 1.9e-6), True),  # an Inception with BatchNorm, layer for layer
+        ((2.2e-5, 1e-5), (3.5e-6, 1.9e-6), False),
+        ((4e-5, 1e-5), (1.9e-6, 1.9e-6), False),
+        ((0.2, 0.2), (0.1, 0.1), False),
+        ((float("inf"), 1e-5), (float("inf"), 1e-6), False),
+    ],
+)
+def test_of_two_right_runs_the_means_are_alike(
+    largest: tuple[float, float], means: tuple[float, float], equal: bool
+) -> None:
+    assert round_trips.are_equal([*largest, *means]) is equal
+
+
+@pytest.mark.parametrize(
     ("rois", "scores", "inner", "near"),
     [(5e-5, 9e-6, 5e-5, True), (5e-5, 5e-5, 0, False), (2e-4, 0, 0, False), (0, 0, 2e-4, False)],
 )
