@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from caffeio.layers.lrn import LRN, MVN
 
 
-PIECE = 1 << 16  # values a thread: a piece and its temporaries stay in the second cache
-LARGE = 1 << 21  # values: fewer stay in a cache as they are
+PIECE = 1 << 17  # values a thread: a piece and its temporaries stay in a cache
+LARGE = 1 << 20  # values: fewer stay in a cache as they are
 
 
 class _AcrossChannels(Function):
