@@ -133,7 +133,7 @@ class Writer:
             raise Refused(complaint)
         self.shapes.update(zip(tops, shapes, strict=True))
         self.batch.update(dict.fromkeys(tops, batch))
-        arrays = [np.ascontiguousarray(blob, np.float32) for blob in blobs]
+        arrays = [np.asarray(blob, np.float32, order="C") for blob in blobs]
         made_of = self.node.op if self.node is not None else ""
         self.layers.append(CaffeLayer(param, arrays, made_of))
         return tops if several else tops[0]

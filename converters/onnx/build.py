@@ -110,8 +110,10 @@ def _add_steps(
             tops = _tops(graph, step, bottoms, None if graph.dynamic_batch else net, i)
             masks = step.node.type == "Pooling" and len(tops) > 1  # which Upsample reads
             if len(graph.nodes) - before >= LEAST or masks:
-                blobs = [graph.param(step.layer, k) for k in range(len(step.layer.blobs))]
-                told.append(Told(format_message(step.node.param), bottoms, list(tops), blobs))
+                blobs = [graph.used_param(step.layer, k) for k in range(len(step.layer.blobs))]
+                shapes = [list(blob.shape) for blob in step.layer.blobs]
+                text = format_message(step.node.param)
+                told.append(Told(text, bottoms, list(tops), blobs, shapes))
         graph.shapes.update(zip(tops, step.layer.top_shapes, strict=True))
         graph.shapes.update(graph.own_shapes)
         values.update(zip(step.tops, tops, strict=True))

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from caffeio._json import to_json
@@ -21,18 +21,22 @@ LEAST = 4  # operators from which on a layer is worth a note
 
 @dataclass
 class Told:
-    """One layer: its message as text, and the names of its values."""
+    """One layer: its message as text, the names of its values, and the shapes of its blobs.
+
+    A blob's value may have another shape in the model, with axes of size 1 for broadcasting.
+    """
 
     layer: str
     bottoms: list[str]
     tops: list[str]
     blobs: list[str]
+    shapes: list[list[int]] = field(default_factory=list)
 
     def renamed(self, names: Mapping[str, str]) -> Told:
         """The same with values under other names."""
         bottoms = [names.get(name, name) for name in self.bottoms]
         tops = [names.get(name, name) for name in self.tops]
-        return Told(self.layer, bottoms, tops, self.blobs)
+        return Told(self.layer, bottoms, tops, self.blobs, self.shapes)
 
     def entry(self) -> tuple[str, str]:
         """Key and value of the metadata."""
@@ -47,7 +51,8 @@ def told_layers(model: Any) -> list[Told]:
             try:
                 data = json.loads(item.value)
                 names = [[str(n) for n in data[key]] for key in ("bottoms", "tops", "blobs")]
-                found.append(Told(str(data["layer"]), *names))
-            except (ValueError, KeyError, TypeError):
+                shapes = [[int(n) for n in shape] for shape in data.get("shapes", [])]
+                found.append(Told(str(data["layer"]), names[0], names[1], names[2], shapes))
+            except (ValueError, KeyError, TypeError, AttributeError):
                 continue
     return found

@@ -131,6 +131,12 @@ class OnnxGraph:
             self.shapes[name] = tuple(blob.shape)
         return name
 
+    def used_param(self, layer: OnnxLayer, index: int) -> str:
+        """Blob `index` as it was written last, in whatever shape; as it is if it was not."""
+        own = f"{layer.blobs[index].detach().data_ptr()}:"
+        written = [name for key, name in self._shared.items() if key.startswith(own)]
+        return written[-1] if written else self.param(layer, index)
+
     def shape(self, name: str) -> tuple[int, ...]:
         """The shape of a bottom, a constant or a param, as the net was built."""
         return self.shapes[name]

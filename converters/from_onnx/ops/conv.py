@@ -80,6 +80,7 @@ def convolve(
         x = w.reshape(x, (*shape, 1), hint="as_2d")
         weight = weight[..., None]
         window = _with_thin_axis(window)
+    _refuse_more_axes(shape)
     group = shape[1] // weight.shape[1]
     spatial = w.shape(x)[2:]
     if weight.shape[1] == 1 and w.target.rule("thin_depthwise"):
@@ -98,6 +99,13 @@ def convolve(
     blobs = [weight] if bias is None else [weight, bias]
     top: str = w.layer("Convolution", [x], out, blobs=blobs, convolution_param=fields)
     return w.reshape(top, out[:3], hint="as_1d") if flat else top
+
+
+def _refuse_more_axes(shape: Dims) -> None:
+    if len(shape) > 5:
+        raise Refused(
+            f"it slides over {len(shape) - 2} axes, and our own layers over three at most"
+        )
 
 
 def _with_thin_axis(window: dict[str, list[int]]) -> dict[str, list[int]]:
@@ -168,6 +176,7 @@ def conv_transpose(w: Writer, node: Node) -> str:
     weight, bias = weights_of(w, node)
     x = w.blob(node.inputs[0])
     shape, out_size = w.shape(x), w.graph.shapes[node.outputs[0]]
+    _refuse_more_axes(shape)
     flat = len(shape) == 3
     group = int(node.attrs.get("group", 1))
     window = window_of(node, shape[2:], weight.shape[2:])

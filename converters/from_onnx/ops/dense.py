@@ -101,8 +101,6 @@ def _by_right(w: Writer, x: str, b: Array, bias: Array | None) -> str:
         return w.reshape(y, w.shape(y)[:-1])
     if b.ndim != 2:
         raise Refused("a stack of constant matrices is its second one")
-    if len(shape) == 1:
-        raise Refused("its first matrix is a vector")
     return inner_product(w, x, b.T, bias, len(shape) - 1)
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from caffeio.converters.from_onnx.graph import Graph, Node
+import math
+
+from caffeio.converters.from_onnx.graph import Array, Graph, Node
 from caffeio.converters.from_onnx.targets import Target
 from caffeio.converters.onnx.told import Told
 from caffeio.errors import ParseError
@@ -31,8 +33,8 @@ def restore(graph: Graph, told: list[Told], target: Target) -> None:
         if not (known and target.has(param.type) and all(top in makers for top in one.tops)):
             continue
         last = max(graph.nodes.index(makers[top]) for top in one.tops)
-        blobs = [graph.constant(name) for name in one.blobs]
-        if any(blob is None for blob in blobs):
+        blobs = _blobs(graph, one)
+        if blobs is None:
             continue
         attrs = {"layer": param, "blobs": blobs}
         node = Node(KIND, param.name, list(one.bottoms), list(one.tops), attrs)
@@ -42,3 +44,15 @@ def restore(graph: Graph, told: list[Told], target: Target) -> None:
             maker.outputs = ["" if name in one.tops else name for name in maker.outputs]
         graph.nodes.insert(last + 1, node)
         graph.sweep()
+
+
+def _blobs(graph: Graph, one: Told) -> list[Array] | None:
+    """A told layer's blobs in the layer's shapes; None if they are not all there."""
+    found = []
+    for index, name in enumerate(one.blobs):
+        blob = graph.constant(name)
+        shape = one.shapes[index] if index < len(one.shapes) else None
+        if blob is None or (shape is not None and math.prod(shape) != blob.size):
+            return None
+        found.append(blob if shape is None else blob.reshape(shape))
+    return found

@@ -17,8 +17,10 @@ from caffeio.converters.onnx.build import build
 from caffeio.converters.onnx.choices import Choices
 from caffeio.converters.onnx.export import finish, to_model
 from caffeio.errors import CaffeIOError, UnsupportedError
+from caffeio.net.load import load_net
 from caffeio.net.net import Net
 from caffeio.proto.weights.load import load_weights
+from tests.converters.from_onnx.helpers import graph_of
 from tests.converters.test_onnx import CASES as LAYER_CASES
 from tests.converters.test_onnx import case_net
 from tests.corpus import NIGHT, SMALLER
@@ -207,3 +209,40 @@ def test_a_note_that_is_wrong_is_found_by_the_numbers() -> None:
     except CaffeIOError:
         return  # the blobs do not fit
     assert worst > NEAR
+
+
+@pytest.mark.parametrize("shape", [(2, 3, 4, 5), (2, 3, 5), (1, 3)])
+@pytest.mark.parametrize("across", ["true", "false"])
+@pytest.mark.parametrize("shared", ["true", "false"])
+def test_normalize_comes_back(shape: tuple[int, ...], across: str, shared: str) -> None:
+    """Its factor has other shapes in ONNX: none, or axes of size 1 for broadcasting."""
+    dims = " ".join(f"dim: {n}" for n in shape)
+    net = load_net(
+        f"""layer {{ name: "i" type: "Input" top: "x" input_param {{ shape {{ {dims} }} }} }}
+        layer {{ name: "n" type: "Normalize" bottom: "x" top: "y" norm_param {{
+          across_spatial: {across} channel_shared: {shared}
+          scale_filler {{ type: "uniform" min: 1 max: 2 }} }} }}""",
+        phase="TEST",
+    )
+    assert list(of_compiled(there_and_back(net))) == ["Normalize"]
+
+
+@pytest.mark.parametrize("target", ["bvlc", "ncnn"])
+def test_a_product_of_a_vector_comes_back(target: str) -> None:
+    net = load_net(
+        """layer { name: "i" type: "Input" top: "x" input_param { shape { dim: 5 } } }
+        layer { name: "p" type: "InnerProduct" bottom: "x" top: "y" inner_product_param {
+          num_output: 3 axis: 0 weight_filler { type: "xavier" } } }""",
+        phase="TEST",
+    )
+    back = there_and_back(net, target)
+    assert of_compiled(back)["InnerProduct"] == 1
+    if target == "bvlc":
+        assert of_compiled(back).total() == 1
+
+
+def test_windows_over_more_axes_than_we_compute_are_refused() -> None:
+    node = onnx.helper.make_node("Conv", ["x", "w"], ["y"])
+    weight = {"w": np.ones((1, 1, 1, 1, 1, 1), np.float32)}
+    with pytest.raises(UnsupportedError, match="slides over 4 axes"):
+        compile_model(graph_of([node], {"x": [1, 1, 2, 2, 2, 2]}, ["y"], weight))
