@@ -1,12 +1,14 @@
 """Two workers of caffeio beside two of plain DistributedDataParallel, in the same run.
 
-    python benchmarks/bench_ddp.py [--nets lenet,mobilenet] [--ranks 2] [--batch N] [--rounds 5]
+    python benchmarks/bench_ddp.py [--nets lenet,mobilenet] [--ranks 2] [--batch N] [--rounds N]
 
 All ranks train on batches that are there already, over gloo with one thread each; both kinds run in
-turn in the same processes, in every second round the other one first. A round is many iterations
+turn in the same processes, in every second round in the other order. A round is many iterations
 without a break, as `caffeio train` does them. A row shows one worker and all of them: milliseconds
 of an iteration (medians of the rounds, and in brackets processor time of a worker), what the
-exchange adds, and the ratio plain / caffeio (above 1: ours is faster).
+exchange adds, and the ratio plain / caffeio (above 1: ours is faster). What the exchange adds is
+told by the same processes, which also train beside each other without one, round by round: workers
+that share a machine are slower for that alone.
 """
 
 from __future__ import annotations
@@ -37,16 +39,20 @@ from summary import faster, figure
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from caffeio.training.distributed import World
+
 BATCHES = {"lenet": 16, "mobilenet": 4}
-ITERATIONS = {"lenet": 20}  # of a round; of other nets 5
-Run = Callable[[int], None]  # many iterations
+ITERATIONS = {"lenet": 20}  # of a round; of other nets 3
+ROUNDS = {"lenet": 30}  # of other nets 9
+ALONE = " alone"  # beside the others, without an exchange
+Run = Callable[[int], object]  # many iterations
 Times = list[tuple[float, float]]  # of each round: by the clock, and of the processor
 
 
-def theirs(name: str, batch: int) -> Run:
+def theirs(name: str, batch: int, *, together: bool) -> Run:
     """The loop that a PyTorch user would write for several workers."""
     net: nn.Module = plain(name).to(memory_format=torch.channels_last).train()
-    if dist.is_initialized():
+    if together:
         net = DistributedDataParallel(net, gradient_as_bucket_view=True, static_graph=True)
     step = plain_step(net, *bench_train.batch_of(name, batch))
 
@@ -74,8 +80,20 @@ def worker(rank: int, size: int, port: int, args: argparse.Namespace, pipe: Any)
     if size > 1:
         dist.init_process_group("gloo")
     with tempfile.TemporaryDirectory() as folder:
-        ours = bench_train.trainer_of(args.net, args.batch, "fp32", False, Path(folder))
-        kinds: dict[str, Run] = {"caffeio": ours.step, "plain": theirs(args.net, args.batch)}
+
+        def ours(world: World | None) -> Run:
+            trainer = bench_train.trainer_of(
+                args.net, args.batch, "fp32", False, Path(folder), world
+            )
+            return trainer.step
+
+        kinds: dict[str, Run] = {
+            "caffeio": ours(None),
+            "plain": theirs(args.net, args.batch, together=size > 1),
+        }
+        if size > 1:
+            kinds["caffeio" + ALONE] = ours(World())
+            kinds["plain" + ALONE] = theirs(args.net, args.batch, together=False)
         found: dict[str, Times] = {kind: [] for kind in kinds}
         for number in range(args.rounds + 1):
             for kind, work in list(kinds.items())[:: 1 if number % 2 else -1]:
@@ -129,17 +147,28 @@ def tell(net: str, size: int, batch: int, found: dict[str, Times]) -> None:
     faster(what, beside, "", mine, other)
 
 
-def tell_overhead(net: str, size: int, batch: int, found: dict[int, dict[str, Times]]) -> None:
+def added(found: dict[str, Times]) -> dict[str, Times]:
+    """How much longer each round was with an exchange than beside the others without one."""
+    return {
+        kind: [
+            (a - c, b - d) for (a, b), (c, d) in zip(found[kind], found[kind + ALONE], strict=True)
+        ]
+        for kind in ("caffeio", "plain")
+    }
+
+
+def tell_overhead(net: str, size: int, batch: int, found: dict[str, Times]) -> None:
     """Tell the summary how much longer a step takes with an exchange, ours / theirs."""
-    added = {}
-    for kind in ("caffeio", "plain"):
-        alone, many = ([t[0] for t in found[n][kind]] for n in (1, size))
-        added[kind] = min(many) - min(alone), statistics.median(many) - statistics.median(alone)
-    low, middle = (  # where noise hides what is added to the plain loop, nothing is met
-        a / b if b > 0 else math.inf for a, b in zip(added["caffeio"], added["plain"], strict=True)
+    low = {
+        kind: min(t[0] for t in found[kind]) - min(t[0] for t in found[kind + ALONE])
+        for kind in ("caffeio", "plain")
+    }
+    middle = {kind: clock for kind, (clock, _) in medians(added(found)).items()}
+    best, median = (  # where noise hides what is added to the plain loop, nothing is met
+        a["caffeio"] / a["plain"] if a["plain"] > 0 else math.inf for a in (low, middle)
     )
-    figure(f"what {size} gloo workers add to a step, {TITLES[net]}, {batch} images",
-           "DistributedDataParallel (ours / it)", "at most 1.0", low, middle)  # fmt: skip
+    figure(f"what an exchange of {size} gloo workers adds to a step, {TITLES[net]}, {batch} images",
+           "DistributedDataParallel (ours / it)", "at most 1.0", best, median)  # fmt: skip
 
 
 def main() -> None:
@@ -148,24 +177,24 @@ def main() -> None:
     parser.add_argument("--nets", default="lenet,mobilenet")
     parser.add_argument("--ranks", type=int, default=2)
     parser.add_argument("--batch", type=int, default=0, help="0: what suits each net")
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=0, help="0: what suits each net")
     parser.add_argument("--iterations", type=int, default=0, help="of a round; 0: what suits")
     parser.add_argument("--json", help="write what was found here")
     args = parser.parse_args()
-    rows, asked = [], (args.batch, args.iterations)
+    rows, asked = [], (args.batch, args.iterations, args.rounds)
     print("net, batch a worker         caffeio (processor)      plain (processor)   ratio")
     for net in args.nets.split(","):
         args.net = net
         args.batch = asked[0] or BATCHES.get(net, 4)
-        args.iterations = asked[1] or ITERATIONS.get(net, 5)
+        args.iterations = asked[1] or ITERATIONS.get(net, 3)
+        args.rounds = asked[2] or ROUNDS.get(net, 9)
         times = {size: run(size, args) for size in (1, args.ranks)}
         for size, rounds in times.items():
             tell(net, size, args.batch, rounds)
-        tell_overhead(net, args.ranks, args.batch, times)
-        alone, many = medians(times[1]), medians(times[args.ranks])
-        added = {kind: (many[kind][0] - alone[kind][0], many[kind][1] - alone[kind][1])
-                 for kind in many}  # fmt: skip
-        titles = {"one worker": alone, f"{args.ranks} workers": many, "the exchange": added}
+        tell_overhead(net, args.ranks, args.batch, times[args.ranks])
+        titles = {"one worker": medians(times[1]),
+                  f"{args.ranks} workers": medians(times[args.ranks]),
+                  "the exchange": medians(added(times[args.ranks]))}  # fmt: skip
         for title, found in titles.items():
             (mine, busy), (other, theirs_busy) = found["caffeio"], found["plain"]
             rows.append({"net": net, "workers": title, "caffeio": mine, "plain": other,

@@ -28,6 +28,7 @@ from nets import SIZES, TITLES, plain, prototxt
 from peers import DECAY, RATE, plain_step
 from summary import faster, figure, peak_mb
 
+from caffeio.training.distributed import World
 from caffeio.training.trainer import Trainer
 
 BATCHES = {"resnet50": 8, "vgg16": 4, "mobilenet": 8, "googlenet": 8, "caffenet": 8,
@@ -42,8 +43,11 @@ def batch_of(name: str, batch: int) -> tuple[torch.Tensor, torch.Tensor]:
     return images, torch.randint(0, 10, (batch,))
 
 
-def trainer_of(name: str, batch: int, precision: str, compiled: bool, folder: Path) -> Trainer:
-    """A Trainer whose inputs are given."""
+def trainer_of(
+    name: str, batch: int, precision: str, compiled: bool, folder: Path,
+    world: World | None = None,
+) -> Trainer:  # fmt: skip
+    """A Trainer whose inputs are given; `world`: its workers, as in Trainer."""
     net = folder / f"{name}.prototxt"
     net.write_text(prototxt(name, batch, train=True))
     solver = folder / f"{name}_solver.prototxt"
@@ -52,7 +56,7 @@ def trainer_of(name: str, batch: int, precision: str, compiled: bool, folder: Pa
         f'max_iter: 1000000 random_seed: 1 snapshot_prefix: "{folder}/out" '
         "snapshot_after_train: false"
     )
-    trainer = Trainer(solver, device="cpu", precision=precision, compile=compiled)
+    trainer = Trainer(solver, world=world, device="cpu", precision=precision, compile=compiled)
     images, labels = batch_of(name, batch)
     inputs = {"data": images, "label": labels.float()}
     trainer.net.read_data = lambda step, given: tuple(inputs[top] for top in step.tops)

@@ -124,6 +124,7 @@ def run(ranks: int, iterations: int) -> dict[str, Any]:
         try:
             told.append(inlet.recv())
         except EOFError:
+            process.join()  # else its code is not there yet
             told.append({"error": f"a worker ended with code {process.exitcode}"})
     for process in workers:
         process.join()

@@ -154,22 +154,9 @@ def test_d_a_script_that_imports_caffe(here: Path, capfd: pytest.CaptureFixture[
     body += "net.blobs['data'].data[...] = 2\nnet.forward()\n"
     Path("new.py").write_text(body + "print('y is', net.blobs['y'].data[0, 0])\n")
     Path("old.py").write_text(body + "print 'y is', net.blobs['y'].data[0, 0]\n")
-    anew = {"args": f"{shlex.quote(_python())} -m caffeio run new.py", "shell": True, "env": _env()}
-    for options in (anew, warm.caffeio("run", "--py2", "old.py")):
+    for options in (warm.caffeio("run", "new.py"), warm.caffeio("run", "--py2", "old.py")):
         done = subprocess.run(**options, check=False, capture_output=True, text=True, timeout=120)
         assert done.returncode == 0 and done.stdout == "y is 6.0\n", done.stderr
-
-
-def _python() -> str:
-    import sys
-
-    return sys.executable
-
-
-def _env() -> dict[str, str]:
-    import os
-
-    return {**os.environ, "PYTHONPATH": str(ROOT)}
 
 
 def test_e_a_review_of_two_revisions(demo: Path) -> None:

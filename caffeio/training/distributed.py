@@ -28,8 +28,9 @@ from caffeio.training.connection import TIMEOUT, connect, worker_timeout
 from caffeio.training.cuda_graph import GraphedStep
 from caffeio.training.events import Action
 from caffeio.training.options import TrainOptions
-from caffeio.training.training_step import TrainingStep, compressed
+from caffeio.training.training_step import ParallelStep, TrainingStep, compressed
 from caffeio.training.watchdog import Watchdog
+from caffeio.training.wishes import Wishes, action_of, flags_of
 
 T = TypeVar("T")
 LEAVING = timedelta(seconds=20)
@@ -45,7 +46,7 @@ class World:
     control: dist.ProcessGroup | None = None  # for flags: gloo, so that no GPU has to wait
     made: tuple[dist.ProcessGroup | None, ...] = ()  # groups to destroy; None: the default, all
     watchdog: Watchdog | None = None
-    pending: list[tuple[dist.Work, Tensor]] = field(default_factory=list)  # actions on their way
+    wishes: Wishes = field(default_factory=Wishes)
 
     @classmethod
     def init(cls, device: str = "cpu", *, reason: str | None = None) -> World:
@@ -112,7 +113,7 @@ class World:
             return module
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", ".*broadcast_buffers", FutureWarning)
-            wrapped = DistributedDataParallel(
+            wrapped = ParallelStep(
                 module,
                 device_ids=[self.device] if self.device.type == "cuda" else None,
                 broadcast_buffers=False,
@@ -152,30 +153,30 @@ class World:
         """All that any worker asks for: a signal that reached one reaches all."""
         if self.size == 1:
             return action
-        flags = _flags(action)
+        flags = flags_of(action)
         dist.all_reduce(flags, op=dist.ReduceOp.MAX, group=self.control)
-        return _action(flags)
+        return action_of(flags)
 
     def exchange_actions(self, action: Action, *, now: bool) -> Action:
-        """What any worker asked for an iteration ago; `action` is on its way meanwhile.
+        """What any worker asked for some iterations ago; `action` is on its way meanwhile.
 
-        So no worker waits for flags: they travel while the next iteration is computed. With `now`
-        they are waited for, because no iteration comes next: nothing is on its way afterwards.
-        All workers must call it in every iteration.
+        So no worker waits for flags: they travel while the next iterations are computed, and where
+        those are short not in each of them (see Wishes). With `now` they are waited for, because
+        no iteration comes next: nothing is on its way afterwards. All workers must call it in every
+        iteration.
         """
         if self.size == 1:
             return action
-        found = Action.NONE
-        if self.pending:
-            work, flags = self.pending.pop()
-            work.wait()
-            found = _action(flags)
+        wishes = self.wishes
+        if not wishes.due(action, now=now):
+            return Action.NONE
+        found = wishes.arrived()
         if now or Action.STOP in found:
-            return found | self.all_reduce_actions(action)
-        flags = _flags(action)
+            return found | self.all_reduce_actions(wishes.take())
+        flags = torch.cat((flags_of(wishes.take()), wishes.pace()))
         work = dist.all_reduce(flags, op=dist.ReduceOp.MAX, group=self.control, async_op=True)
         assert work is not None
-        self.pending.append((work, flags))
+        wishes.pending.append((work, flags))
         return found
 
     def all_reduce_any(self, value: bool) -> bool:
@@ -235,15 +236,6 @@ class World:
         """Wait until the device has done all that it was told to do."""
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
-
-
-def _flags(action: Action) -> Tensor:
-    return torch.tensor([int(flag in action) for flag in (Action.SNAPSHOT, Action.STOP)])
-
-
-def _action(flags: Tensor) -> Action:
-    snapshot, stop = flags.tolist()
-    return Action((Action.SNAPSHOT if snapshot else 0) | (Action.STOP if stop else 0))
 
 
 def _place(device: str, size: int, reason: str | None) -> torch.device:

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from caffeio.net.net import Net
 
@@ -35,6 +36,35 @@ class TrainingStep(nn.Module):
         else:
             outputs = self._run[0](data)
         return self.net.loss, outputs
+
+
+class _LossAlone(nn.Module):
+    """A training step that returns its loss, and keeps the outputs aside."""
+
+    def __init__(self, step: TrainingStep) -> None:
+        super().__init__()
+        self.step = step
+        self.outputs: dict[str, Tensor] = {}
+
+    def forward(self, data: Mapping[str, Tensor] | None = None) -> Tensor:
+        """The loss (scalar), for `data` or the next batch."""
+        loss, self.outputs = self.step(data)
+        return loss  # type: ignore[no-any-return]
+
+
+class ParallelStep(DistributedDataParallel):
+    """A training step whose backward averages the gradients over the workers.
+
+    DistributedDataParallel copies every tensor that a forward returns: here that is the loss alone.
+    """
+
+    def __init__(self, step: TrainingStep, **options: Any) -> None:
+        super().__init__(_LossAlone(step), **options)
+
+    def forward(self, *data: Any) -> tuple[Tensor, dict[str, Tensor]]:
+        """What TrainingStep returns."""
+        loss = super().forward(*data)  # type: ignore[no-untyped-call]
+        return loss, self.module.outputs
 
 
 def compressed(kind: torch.dtype, bucket: Any) -> torch.futures.Future[Tensor]:

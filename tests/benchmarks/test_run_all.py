@@ -118,13 +118,26 @@ def test_a_figure_is_held_against_what_was_asked(
 def test_added_times_that_noise_turns_around_are_not_met(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of a plain loop that two workers make faster, ours / it would be below 0."""
+    """Of a plain loop that an exchange makes faster, ours / it would be below 0."""
     monkeypatch.setenv("BENCH_ROWS", str(tmp_path / "rows"))
-    times = {kind: [(ms, ms)] * 3 for kind, ms in (("caffeio", 7.0), ("plain", 6.0))}
-    faster = {"caffeio": [(8.0, 8.0)] * 3, "plain": [(5.9, 5.9)] * 3}
-    script("bench_ddp").tell_overhead("lenet", 2, 16, {1: times, 2: faster})
+    took = {"caffeio alone": 7.0, "plain alone": 6.0, "caffeio": 8.0, "plain": 5.9}
+    times = {kind: [(ms, ms)] * 3 for kind, ms in took.items()}
+    script("bench_ddp").tell_overhead("lenet", 2, 16, times)
     [row] = map(json.loads, (tmp_path / "rows").read_text().splitlines())
     assert script("summary").verdict(row["asked"], row["low"], row["middle"]) == "**short**"
+
+
+def test_what_an_exchange_adds_is_told_round_by_round(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A slow spell that meets both in one round adds nothing."""
+    monkeypatch.setenv("BENCH_ROWS", str(tmp_path / "rows"))
+    spell = [0.0, 9.0, 4.0]
+    took = {"caffeio alone": 7.0, "plain alone": 6.0, "caffeio": 10.0, "plain": 8.0}
+    times = {kind: [(ms + more, ms) for more in spell] for kind, ms in took.items()}
+    script("bench_ddp").tell_overhead("lenet", 2, 16, times)
+    [row] = map(json.loads, (tmp_path / "rows").read_text().splitlines())
+    assert (row["low"], row["middle"]) == (1.5, 1.5)
 
 
 def test_the_peak_of_memory_is_the_programs_own() -> None:

@@ -23,8 +23,10 @@ from caffeio.demo import recipe
 from caffeio.net import load_net
 from caffeio.proto import caffe_pb2 as pb
 from caffeio.proto.files import read_net
+from tests.corpus import NIGHT
 from tests.paths import ROOT, SHARED, needs_shared
 
+nightly = pytest.mark.skipif(not NIGHT, reason="at night: a net like that of the test above")
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 
 LENET = """
@@ -242,7 +244,10 @@ def test_branches(tmp_path: Path, name: str) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "boxes"),
-    [("seed/train_val.prototxt", 76), ("corpus/caffemodels/res10_ssd/deploy.prototxt.txt", 0)],
+    [
+        pytest.param("seed/train_val.prototxt", 76, marks=nightly),
+        ("corpus/caffemodels/res10_ssd/deploy.prototxt.txt", 0),
+    ],
 )
 def test_known_nets(tmp_path: Path, name: str, boxes: int) -> None:
     said = look(page_of(tmp_path, SHARED / name))

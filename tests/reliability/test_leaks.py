@@ -49,7 +49,7 @@ def test_trainers_and_nets_leave_nothing(training_case: Path) -> None:
     for _ in range(5):
         one()
     before = used()
-    for _ in range(200 if NIGHT else 20):
+    for _ in range(200 if NIGHT else 12):
         one()
     after = used()
     assert after[1] <= before[1]

@@ -61,8 +61,13 @@ assert world.all_reduce_actions(Action.NONE) is Action.NONE
 late = [world.exchange_actions(Action.SNAPSHOT if (rank, i) == (1, 1) else Action.NONE, now=i == 3)
         for i in range(4)]
 assert late == [Action.NONE, Action.NONE, Action.SNAPSHOT, Action.NONE], late
-late = [world.exchange_actions(Action.STOP if rank == 0 else Action.NONE, now=True), *world.pending]
-assert late == [Action.STOP], late
+late = [world.exchange_actions(Action.STOP if rank == 0 else Action.NONE, now=True)]
+assert late + world.wishes.pending == [Action.STOP], late
+told = [i for i in range(300)
+        if world.exchange_actions(Action(int((rank, i) == (1, 100))), now=i == 299)]
+assert len(told) == 1 and 100 < told[0] <= 100 + 2 * 64, told
+assert world.broadcast((told, world.wishes.every)) == (told, world.wishes.every)
+assert 1 < world.wishes.every <= 64
 assert world.all_reduce_any(rank == 1) and not world.all_reduce_any(False)
 assert world.broadcast("mine" if rank == 0 else "theirs") == "mine"
 numbers = torch.tensor([1.0, 2.0]) * (rank + 1)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from typing import Any
 
 import numpy as np
@@ -17,6 +16,7 @@ from caffeio.converters.from_onnx.verify import LIMIT, verify
 from caffeio.converters.onnx.runtime import evaluate
 from caffeio.errors import UnsupportedError
 from tests.converters.from_onnx.helpers import graph_of, onnx
+from tests.corpus import NIGHT
 
 pytest.importorskip("onnxruntime")
 Shape = tuple[int, ...]
@@ -382,7 +382,7 @@ def hold(model: Any, target: str) -> None:
     assert report.worst <= LIMIT, f"{report}\n{onnx.printer.to_text(model.graph)}"
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=60 if NIGHT else 30, deadline=None, suppress_health_check=list(HealthCheck))
 @given(graphs(), st.sampled_from(target_names()))
 def test_equal_or_refused(model: Any, target: str) -> None:
     if model is not None:
@@ -390,7 +390,7 @@ def test_equal_or_refused(model: Any, target: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.skipif("CAFFEIO_NIGHTLY" not in os.environ, reason="runs at night")
+@pytest.mark.skipif(not NIGHT, reason="runs at night")
 @settings(max_examples=1500, deadline=None, suppress_health_check=list(HealthCheck))
 @given(graphs(), st.sampled_from(["bvlc-1.0", "ssd"]))
 def test_equal_or_refused_many(model: Any, target: str) -> None:

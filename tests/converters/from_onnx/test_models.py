@@ -33,7 +33,7 @@ FOR_OPENCV = {"yolo5", "yolo8", "crnn", "paddle_ocr_rec"}
 # Nets whose relatives are among SOME: each takes a second in torch's newer exporter
 RELATIVES = ("resnet50", "vgg11_bn", "mobilenet_v2", "mnasnet", "squeezenet", "efficientnet",
              "regnet_y", "googlenet", "inception_v3", "unet_transpose", "unet_bilinear", "yolo8",
-             "paddle_ocr_rec")  # fmt: skip
+             "paddle_ocr_rec", "densenet", "ssdlite")  # fmt: skip
 NIGHT = pytest.mark.skipif("CAFFEIO_NIGHTLY" not in os.environ, reason="runs at night")
 SOME = ("resnet18", "mobilenet_v3", "shufflenet_v2", "unet_resize", "yolo5", "crnn")
 
