@@ -112,14 +112,14 @@ class _Cover:
     shape: Dims
     batch: int | None
     any_batch: bool
-    rank: tuple[bool, bool, int, int]
+    rank: tuple[bool, bool, bool, int, int]
 
 
 def _covers(w: Writer, x: str, small: str) -> Iterator[_Cover]:
     """All shapes that a blob may have as the second bottom of a Scale or Bias of `x`.
 
-    Best are those that hold for every batch, then those that need no Reshape, then those that
-    begin at the first axis.
+    Best are those that hold for every batch, then those that need no Reshape, then those that keep
+    the axis that grows with it, then those that begin at the first axis.
     """
     shape, have = w.shape(x), w.shape(small)
     more = len(shape) - len(have)
@@ -134,11 +134,12 @@ def _covers(w: Writer, x: str, small: str) -> Iterator[_Cover]:
             inside = at is not None and begin <= at < end
             mine = w.batch.get(x)
             fits = at == mine if mine is not None and begin <= mine < end else at is None
-            rank = (not fits, full[begin:end] not in ready, begin, end)
+            lost = at is not None and not inside
+            rank = (not fits, full[begin:end] not in ready, lost, begin, end)
             batch = at - begin if at is not None and inside else None
             yield _Cover(begin, full[begin:end], batch, fits, rank)
     if not wide and _takes(w, 0, 0):
-        rank = (at is not None, () not in ready, len(shape), 0)
+        rank = (at is not None, () not in ready, at is not None, len(shape), 0)
         yield _Cover(1, (), None, at is None, rank)
 
 

@@ -69,7 +69,10 @@ def test_a_second_bottom_needs_no_reshape_where_a_shape_fits() -> None:
     inputs: Any = {"x": (2, 3, 4, 5), "s": (3,)}
     net = compiled(graph_of(nodes, inputs, ["y"], {"shape": shape}))
     assert kinds(net) == ["Input", "Input", "Scale"]
-    inputs["s"] = ()
+    inputs = {"x": (1, 1, 4, 5), "s": (1,)}
+    net = compiled(graph_of(nodes, inputs, ["y"], {"shape": np.array([-1, 1, 1])}))
+    assert kinds(net) == ["Input", "Input", "Scale"]
+    inputs = {"x": (2, 3, 4, 5), "s": ()}
     shape = np.array([1, 1, 1, 1])
     net = compiled(graph_of(nodes, inputs, ["y"], {"shape": shape}))
     assert kinds(net) == ["Input", "Input", "Scale"]
