@@ -126,10 +126,11 @@ def _run(args: list[str]) -> int:
 def _begin_anew(env: Mapping[str, str]) -> None:
     """Leave behind what the tests have, and have what a new interpreter has."""
     gc.freeze()  # no collection touches, and so copies, what the fork brought along
-    for number in os.listdir("/proc/self/fd"):
-        if int(number) > 2:
-            with contextlib.suppress(OSError):
-                os.close(int(number))
+    null = os.open(os.devnull, os.O_RDWR)
+    for number in map(int, os.listdir("/proc/self/fd")):
+        if number not in (0, 1, 2, null):  # libuv closes its numbers in each fork: none of ours
+            os.dup2(null, number, inheritable=False)
+    os.close(null)
     os.environ.clear()
     os.environ.update(env)
     for place in reversed(env.get("PYTHONPATH", "").split(os.pathsep)):
