@@ -42,7 +42,7 @@ def complaints(
     yield from _ranks(target, param, bottoms)
     yield from _windows(target, param, bottoms)
     yield from _poolings(target, param, bottoms, tops)
-    yield from _operand(target, param)
+    yield from _operand(target, param, bottoms)
 
 
 def _values(target: Target, param: Any) -> Iterator[str]:
@@ -164,13 +164,27 @@ def _poolings(
         yield "an AVE Pooling whose last windows reach beyond the padding: all of them is counted"
 
 
-def _operand(target: Target, param: Any) -> Iterator[str]:
-    """A second bottom of a Scale that is not put where it belongs."""
-    if param.type not in ("Scale", "Bias") or len(param.bottom) != 2:
-        return
-    axis = (param.scale_param if param.type == "Scale" else param.bias_param).axis
+def _operand(target: Target, param: Any, bottoms: Sequence[Dims | None]) -> Iterator[str]:
+    """A second bottom of a Scale or Bias that is not put where it belongs."""
     row = target.rule("operand")
-    if row is not None and param.type == "Scale" and param.scale_param.bias_term:
+    if row is None or param.type not in ("Scale", "Bias") or len(param.bottom) != 2:
+        return
+    if param.type == "Scale" and param.scale_param.bias_term:
         yield "the bias of a Scale with two bottoms is not read"
-    if row is not None and row.value != "any" and axis != 0:
+    axis = (param.scale_param if param.type == "Scale" else param.bias_param).axis
+    shape = bottoms[1] if len(bottoms) == 2 else None
+    if row.value != "any" and axis != 0:
         yield f"a {param.type} whose second bottom begins at axis {axis}: only 0 is read"
+    elif shape is not None and not takes_operand(target, axis, len(shape)):
+        wanted = "only one of N and C is read" if shape else "one number without an axis is refused"
+        yield f"a {param.type} whose second bottom is {shape}: {wanted}"
+
+
+def takes_operand(target: Target, begin: int, axes: int) -> bool:
+    """Whether a second bottom of a Scale or Bias may have so many axes, and stand from `begin`."""
+    row = target.rule("operand")
+    if row is None:
+        return True
+    if not axes:
+        return False
+    return row.value == "any" or (begin == 0 and (row.value == "axis 0" or axes == 2))

@@ -13,6 +13,7 @@ from caffeio.layers.registry import reads_data
 from caffeio.net.shapes import is_known
 from caffeio.proto import caffe_pb2 as pb
 
+Shape = tuple[int, ...]
 _ODD = re.compile(r"[^A-Za-z0-9_.\-]")
 
 
@@ -39,12 +40,10 @@ def target_lacks_layer(context: NetContext) -> Iterator[Finding]:
     for index, layer in enumerate(context.layers):
         if not context.in_phase(layer, "TEST") or reads_data(layer.type) or is_loss(layer):
             continue
-        tops, bottoms = [], []
+        shapes: list[list[Shape | None]] = [[], []]
         for phase, found, own in context.shapes_of(index):
             if phase == "TEST":
-                bottoms = [s for s in found if s is not None and is_known(s)]
-                tops = [s for s in own.tops if s is not None and is_known(s)]
-        shapes = [[tuple(map(int, s)) for s in group] for group in (bottoms, tops)]
+                shapes = [[_known(shape) for shape in group] for group in (found, own.tops)]
         for message in complaints(target, layer, *shapes):
             yield context.layer("CIO701", index, message + _unsure(target), "type")
 
@@ -185,9 +184,14 @@ def _thin(context: NetContext) -> Iterator[int]:
             yield index
 
 
-def _bottom(context: NetContext, index: int) -> tuple[int, ...] | None:
+def _bottom(context: NetContext, index: int) -> Shape | None:
     """The shape of a layer's first bottom in TEST, if it is known."""
     for phase, found, _ in context.shapes_of(index):
-        if phase == "TEST" and found and found[0] is not None and is_known(found[0]):
-            return tuple(map(int, found[0]))
+        if phase == "TEST" and found and (shape := _known(found[0])) is not None:
+            return shape
     return None
+
+
+def _known(shape: Shape | None) -> Shape | None:
+    """A shape all of whose dimensions are known, else None."""
+    return tuple(map(int, shape)) if shape is not None and is_known(shape) else None
