@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from caffeio.converters.from_onnx.targets import Target
+from caffeio.layers.window import axis_values
 
 if TYPE_CHECKING:  # lint needs no numpy for it
     from caffeio.converters.from_onnx.graph import Dims
@@ -148,12 +149,11 @@ def _poolings(
     bottom, top = bottoms[0], tops[0]
     if bottom is None or top is None or len(bottom) != 4:
         return
-    from caffeio.converters.rewrites.floor import along  # imports numpy, which lint seldom needs
-
     kernel, stride, pads = (
-        [along(p, name, i) for i in (0, 1)] for name in ("kernel_size", "stride", "pad")
+        axis_values(p, name, 2, default)
+        for name, default in (("kernel_size", 0), ("stride", 1), ("pad", 0))
     )
-    if target.rule("whole_window") and any(pads) and kernel == list(bottom[2:]):
+    if target.rule("whole_window") and any(pads) and kernel == bottom[2:]:
         yield "a padded Pooling as large as its map: it is taken for a global one"
     if p.pool != p.AVE:
         return

@@ -10,6 +10,7 @@ from caffeio.converters.from_onnx.targets import RULES as HABITS
 from caffeio.converters.from_onnx.targets import Target, TargetRow, get_target
 from caffeio.converters.lint.model import ERROR, Finding, NetContext, is_loss, net_rule
 from caffeio.layers.registry import reads_data
+from caffeio.layers.window import axis_values
 from caffeio.net.shapes import is_known
 from caffeio.proto import caffe_pb2 as pb
 
@@ -175,9 +176,10 @@ def _thin(context: NetContext) -> Iterator[int]:
         p, bottom = layer.convolution_param, _bottom(context, index)
         if layer.type != "Convolution" or bottom is None or len(bottom) != 4:
             continue
-        kernel = list(p.kernel_size) or [p.kernel_h, p.kernel_w]
-        pad = list(p.pad) or [p.pad_h, p.pad_w]
-        stride = list(p.stride) or [p.stride_h or 1, p.stride_w or 1]
+        kernel, pad, stride = (
+            axis_values(p, name, 2, default)
+            for name, default in (("kernel_size", 0), ("pad", 0), ("stride", 1))
+        )
         depthwise = p.group == bottom[1] == p.num_output > 1
         window = set(kernel) == {3} and set(pad) == {1} and max(stride) <= 2
         if depthwise and window and 1 in bottom[2:]:
