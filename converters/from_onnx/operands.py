@@ -12,8 +12,7 @@ from caffeio.converters.from_onnx import exact
 from caffeio.converters.from_onnx.caffe_net import Writer
 from caffeio.converters.from_onnx.graph import Array, Dims
 from caffeio.converters.from_onnx.rules import takes_operand
-
-_VIEWS = ("Reshape", "Flatten")
+from caffeio.converters.from_onnx.wiring import SHAPES
 
 
 def _aligned(array: Array, rank: int) -> Array:
@@ -149,6 +148,6 @@ def _covers(w: Writer, x: str, small: str) -> Iterator[_Cover]:
 def _source_shape(w: Writer, blob: str) -> Dims:
     """The shape of what a Reshape made a blob of, else the blob's own."""
     maker = next((layer for layer in reversed(w.layers) if blob in layer.tops), None)
-    if maker is None or maker.type_name not in _VIEWS:
+    if maker is None or maker.type_name not in SHAPES:
         return w.shape(blob)
     return w.shape(maker.bottoms[0])

@@ -40,7 +40,11 @@ def test_all_targets_are_there_and_every_row_has_a_source() -> None:
         for row in target.rows:
             assert row.state in STATES
             assert len(row.source) > 8
-        assert set(target.rules) <= set(RULES)
+        assert not set(target.wrong) & set(target.layers)
+        for kind in {name.partition(" ")[0] for name in target.only}:
+            assert target.has(kind)  # else no row of its fields is asked
+            list(complaints(target, pb.LayerParameter(type=kind), [], []))  # all of them are fields
+    assert set().union(*(get_target(name).rules for name in target_names())) == set(RULES)
 
 
 def test_an_unknown_target_is_named_with_the_known_ones() -> None:
