@@ -133,3 +133,21 @@ def test_inputs_that_the_target_wants_otherwise_are_noted() -> None:
         "nnie wants a batch of 1: --input-shape fixes it",
         "nnie wants one input, and the model has 2",
     ]
+
+
+@pytest.mark.parametrize(
+    ("op", "sizes"), [("Mul", [(4, 1)]), ("Add", [(4, 1)]), ("BatchNormalization", [(4,)] * 4)]
+)
+def test_factors_of_lines_are_those_of_maps_where_a_scale_takes_no_lines(
+    op: str, sizes: list[tuple[int, ...]]
+) -> None:
+    """TPU-MLIR's Scale has 2 or 4 axes."""
+    constants = {f"k{i}": torch.rand(size).numpy() + 0.5 for i, size in enumerate(sizes)}
+    node = onnx.helper.make_node(op, ["x", *constants], ["y"])
+    model = graph_of([node], {"x": ["N", 4, 6]}, ["y"], constants)
+    net = compiled(model, target="sophgo")
+    assert kinds(net)[-3:] == ["Reshape", "Scale", "Reshape"]
+    assert net.any_batch == (batch == "N")
+    assert "Reshape" not in kinds(
+        compiled(graph_of([node], {"x": [batch, 4, 6]}, ["y"], constants))
+    )
