@@ -24,11 +24,6 @@ from caffeio.ops.folded_conv import FoldedConvolution
 # works best on many positions; more leaves a cache of 32 MB, and what malloc keeps for the next.
 BUDGET = 24 << 20
 A_THREAD = 12 << 20  # the same for each thread where there are more than two
-# types whose layers compute every image by itself, if they do not work along axis 0
-APART = frozenset({
-    "BatchNorm", "Concat", "ELU", "Eltwise", "LRN", "PReLU", "Pooling", "ReLU", "ReLU6", "Sigmoid",
-    "Swish", "TanH",
-})  # fmt: skip
 Call = tuple[Callable[..., Any], Sequence[int], Sequence[int], Sequence[int]]
 
 
@@ -69,14 +64,7 @@ def _works_apart(operation: Operation) -> bool:
         return False
     if len({shape[0] for shape in shapes}) != 1:
         return False
-    if isinstance(operation.run, FoldedConvolution):
-        return True
-    kind = operation.step.node.type
-    if kind == "Concat":
-        return bool(layer.concat_axis)
-    if kind in ("Bias", "Scale"):
-        return len(operation.reads) == 1 and bool(layer.start)
-    return kind in APART
+    return isinstance(operation.run, FoldedConvolution) or bool(layer.by_image)
 
 
 @dataclass
