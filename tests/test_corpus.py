@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +10,7 @@ import pytest
 import torch
 
 from caffeio import load_net
-from caffeio.tools.layer_support import NetCheck, NetChecks, check_nets
+from caffeio.tools.layer_support import NetChecks, check_net, check_nets
 from tests.corpus import NIGHT, by_day
 from tests.harness import assert_close
 from tests.paths import SHARED
@@ -46,13 +45,8 @@ MODELS = (
 @pytest.fixture(scope="module")
 def corpus() -> NetChecks:
     paths = by_day(sorted(path for path in FOLDER.rglob("*") if path.is_file()))
-    checks = check_nets(paths)
-    return replace(checks, nets=[net for net in checks.nets if net.phases or names_layers(net)])
-
-
-def names_layers(net: NetCheck) -> bool:
-    """Whether a file that is no net is none by mistake, as `check_nets` asks of whole folders."""
-    return "this is no net" not in net.reason
+    nets = map(check_net, paths)
+    return NetChecks([net for net in nets if net.phases or net.reason])  # as of whole folders
 
 
 def name(path: str) -> str:

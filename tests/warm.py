@@ -62,9 +62,8 @@ class _Popen(subprocess.Popen[Any]):
     """Workers that a fork starts are forks of it."""
 
     def __init__(self, args: Any, **options: Any) -> None:
-        words = [word for word in args if word != "-u"]
-        if words[:3] == [sys.executable, "-m", "caffeio.cli"]:
-            options["preexec_fn"] = partial(_become, words, options.get("env") or {**os.environ})
+        if [word for word in args if word != "-u"][:3] == [sys.executable, "-m", "caffeio.cli"]:
+            options["preexec_fn"] = partial(_become, args, options.get("env") or {**os.environ})
         super().__init__(args, **options)
 
 
@@ -96,6 +95,9 @@ def _become(args: Sequence[str], env: Mapping[str, str]) -> None:
 def _run(args: list[str]) -> int:
     while args[0] == "-u":
         del args[0]
+    alone = args[0] == "-P"  # the folder of the script is not looked through
+    if alone:
+        del args[0]
     try:
         if args[0] == "-m":
             sys.path.insert(0, os.getcwd())
@@ -107,7 +109,8 @@ def _run(args: list[str]) -> int:
             sys.modules["__main__"] = main = ModuleType("__main__")
             exec(compile(args[1], "<string>", "exec"), vars(main))  # noqa: S102
         else:
-            sys.path.insert(0, str(Path(args[0]).parent))
+            if not alone:
+                sys.path.insert(0, str(Path(args[0]).parent))
             sys.argv = args
             runpy.run_path(args[0], run_name="__main__")
     except SystemExit as end:

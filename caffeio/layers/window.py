@@ -38,6 +38,19 @@ def written_values(p: Any, name: str) -> Ints:
     return tuple(given)
 
 
+def axis_values(p: Any, name: str, axes: int, default: int) -> Ints:
+    """Values of a window's field for each of `axes` spatial axes, of a message that fits them.
+
+    `default` stands for what is not given; the last value is that of all further axes.
+    """
+    stem = name.removesuffix("_size")
+    values = written_values(p, name) or (default,)
+    if _has_forms(p, stem):
+        forms = f"{stem}_h", f"{stem}_w"
+        values = tuple(getattr(p, form) if p.HasField(form) else default for form in forms)
+    return (*values, *values[-1:] * axes)[:axes]
+
+
 def window_words(p: Any) -> list[str]:
     """Say what message `p` makes of a window: `3x3`, `/2`, `pad 1`, `dilation 2`."""
     words = [_written_size(p, "kernel_size", 0)]

@@ -15,6 +15,7 @@ from caffeio.converters.from_onnx.caffe_net import CaffeLayer, Writer
 from caffeio.converters.from_onnx.graph import Dims
 from caffeio.converters.from_onnx.rules import complaints
 from caffeio.converters.from_onnx.wiring import makers, only_maker, readers
+from caffeio.layers.window import axis_values
 from caffeio.proto import caffe_pb2 as pb
 
 _SHAPES = ("Reshape", "Flatten")
@@ -106,7 +107,7 @@ def _around(w: Writer, layer: CaffeLayer, keep: set[str]) -> tuple[str, CaffeLay
 
 def _axes_left(w: Writer, layer: CaffeLayer) -> Iterator[list[int]]:
     """Spatial axes of a convolution: all of them, then without those that do nothing."""
-    sizes, windows = w.shape(layer.bottoms[0])[2:], _windows(layer, w)
+    sizes, windows = w.shape(layer.bottoms[0])[2:], _windows(layer)
     spatial = range(len(sizes))
     idle = [i for i in spatial if sizes[i] == 1 and windows[i] == (1, 0)]
     yield list(spatial)
@@ -114,12 +115,11 @@ def _axes_left(w: Writer, layer: CaffeLayer) -> Iterator[list[int]]:
         yield [i for i in spatial if i not in idle[-count:]]
 
 
-def _windows(layer: CaffeLayer, w: Writer) -> list[tuple[int, int]]:
+def _windows(layer: CaffeLayer) -> list[tuple[int, int]]:
     """Kernel and pad of each spatial axis."""
-    p, axes = layer.param.convolution_param, len(w.shape(layer.bottoms[0])) - 2
-    pads = [p.pad_h, p.pad_w] if p.HasField("pad_h") or p.HasField("pad_w") else list(p.pad)
-    pads = pads * axes if len(pads) == 1 else pads or [0] * axes
-    return list(zip(layer.blobs[0].shape[2:], pads, strict=True))
+    kernel = layer.blobs[0].shape[2:]
+    pads = axis_values(layer.param.convolution_param, "pad", len(kernel), 0)
+    return list(zip(kernel, pads, strict=True))
 
 
 def _begins(
@@ -171,25 +171,14 @@ def _with_axes(param: pb.LayerParameter, layer: CaffeLayer, left: list[int], beg
     if len(left) == len(kernel):
         return
     p.engine = p.CAFFE
-    for name, values in _lists(old, len(kernel)).items():
-        short = {"kernel_size": "kernel"}.get(name, name)
-        for field in (name, f"{short}_h", f"{short}_w"):
+    for name, default in (("kernel_size", 1), ("stride", 1), ("pad", 0), ("dilation", 1)):
+        values = axis_values(old, name, len(kernel), default)
+        stem = name.removesuffix("_size")
+        for field in (name, f"{stem}_h", f"{stem}_w"):
             p.ClearField(field)
         chosen = [values[i] for i in left] or ([1] if name == "kernel_size" else [])
-        if name == "kernel_size" or any(n != (name != "pad") for n in chosen):
+        if name == "kernel_size" or any(n != default for n in chosen):
             getattr(p, name).extend(chosen[:1] if len(set(chosen)) == 1 else chosen)
-
-
-def _lists(p: pb.ConvolutionParameter, axes: int) -> dict[str, list[int]]:
-    """Kernel, stride, pad and dilation, a number for each axis."""
-    found = {}
-    for name, default in (("kernel_size", 1), ("stride", 1), ("pad", 0), ("dilation", 1)):
-        short = {"kernel_size": "kernel"}.get(name, name)
-        values = list(getattr(p, name))
-        if name != "dilation" and p.HasField(f"{short}_h"):
-            values = [getattr(p, f"{short}_h"), getattr(p, f"{short}_w")]
-        found[name] = values * axes if len(values) == 1 else values or [default] * axes
-    return found
 
 
 def _squeeze(layer: CaffeLayer, left: list[int]) -> None:

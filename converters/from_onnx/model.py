@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -44,6 +45,14 @@ class Model:
         proto = type(self.proto)()
         proto.CopyFrom(self.proto)
         return Model(proto, dict(self.weights), self.files)
+
+    def with_outputs(self, values: Mapping[str, str]) -> Model:
+        """A copy that has values as further outputs, by the names that they get there."""
+        other = self.copy()
+        for name, value in values.items():
+            other.graph.node.add(op_type="Identity", input=[value], output=[name])
+            other.graph.output.add(name=name)
+        return other
 
     def check_files(self) -> None:
         """Raise CaffeIOError if a file that is mapped has been written: before its use."""

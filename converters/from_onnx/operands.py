@@ -11,6 +11,7 @@ import numpy as np
 from caffeio.converters.from_onnx import exact
 from caffeio.converters.from_onnx.caffe_net import Writer
 from caffeio.converters.from_onnx.graph import Array, Dims
+from caffeio.converters.from_onnx.rules import takes_operand
 
 _VIEWS = ("Reshape", "Flatten")
 
@@ -129,7 +130,9 @@ def _covers(w: Writer, x: str, small: str) -> Iterator[_Cover]:
     at = None if grows is None else grows + more
     for begin in range(wide[0] + 1 if wide else len(shape)):
         for end in range(wide[-1] + 1 if wide else begin + 1, len(shape) + 1):
-            if full[begin:end] != shape[begin:end] or not _takes(w, begin, end - begin):
+            if full[begin:end] != shape[begin:end]:
+                continue
+            if not takes_operand(w.target, begin, end - begin):
                 continue
             inside = at is not None and begin <= at < end
             mine = w.batch.get(x)
@@ -138,19 +141,9 @@ def _covers(w: Writer, x: str, small: str) -> Iterator[_Cover]:
             rank = (not fits, full[begin:end] not in ready, lost, begin, end)
             batch = at - begin if at is not None and inside else None
             yield _Cover(begin, full[begin:end], batch, fits, rank)
-    if not wide and _takes(w, 0, 0):
+    if not wide and takes_operand(w.target, 0, 0):
         rank = (at is not None, () not in ready, at is not None, len(shape), 0)
         yield _Cover(1, (), None, at is None, rank)
-
-
-def _takes(w: Writer, begin: int, axes: int) -> bool:
-    """Whether the target reads a second bottom of so many axes of the first, from `begin` on."""
-    row = w.target.rule("operand")
-    if row is None:
-        return True
-    if not axes:
-        return False
-    return row.value == "any" or (begin == 0 and (row.value == "axis 0" or axes == 2))
 
 
 def _source_shape(w: Writer, blob: str) -> Dims:

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from caffeio.converters.from_onnx.targets import Target
+from caffeio.layers.window import axis_values
 
 if TYPE_CHECKING:  # lint needs no numpy for it
     from caffeio.converters.from_onnx.graph import Dims
@@ -42,7 +43,7 @@ def complaints(
     yield from _ranks(target, param, bottoms)
     yield from _windows(target, param, bottoms)
     yield from _poolings(target, param, bottoms, tops)
-    yield from _operand(target, param)
+    yield from _operand(target, param, bottoms)
 
 
 def _values(target: Target, param: Any) -> Iterator[str]:
@@ -148,12 +149,11 @@ def _poolings(
     bottom, top = bottoms[0], tops[0]
     if bottom is None or top is None or len(bottom) != 4:
         return
-    from caffeio.converters.rewrites.floor import along  # imports numpy, which lint seldom needs
-
     kernel, stride, pads = (
-        [along(p, name, i) for i in (0, 1)] for name in ("kernel_size", "stride", "pad")
+        axis_values(p, name, 2, default)
+        for name, default in (("kernel_size", 0), ("stride", 1), ("pad", 0))
     )
-    if target.rule("whole_window") and any(pads) and kernel == list(bottom[2:]):
+    if target.rule("whole_window") and any(pads) and kernel == bottom[2:]:
         yield "a padded Pooling as large as its map: it is taken for a global one"
     if p.pool != p.AVE:
         return
@@ -164,13 +164,27 @@ def _poolings(
         yield "an AVE Pooling whose last windows reach beyond the padding: all of them is counted"
 
 
-def _operand(target: Target, param: Any) -> Iterator[str]:
-    """A second bottom of a Scale that is not put where it belongs."""
-    if param.type not in ("Scale", "Bias") or len(param.bottom) != 2:
-        return
-    axis = (param.scale_param if param.type == "Scale" else param.bias_param).axis
+def _operand(target: Target, param: Any, bottoms: Sequence[Dims | None]) -> Iterator[str]:
+    """A second bottom of a Scale or Bias that is not put where it belongs."""
     row = target.rule("operand")
-    if row is not None and param.type == "Scale" and param.scale_param.bias_term:
+    if row is None or param.type not in ("Scale", "Bias") or len(param.bottom) != 2:
+        return
+    if param.type == "Scale" and param.scale_param.bias_term:
         yield "the bias of a Scale with two bottoms is not read"
-    if row is not None and row.value != "any" and axis != 0:
+    axis = (param.scale_param if param.type == "Scale" else param.bias_param).axis
+    shape = bottoms[1] if len(bottoms) == 2 else None
+    if row.value != "any" and axis != 0:
         yield f"a {param.type} whose second bottom begins at axis {axis}: only 0 is read"
+    elif shape is not None and not takes_operand(target, axis, len(shape)):
+        wanted = "only one of N and C is read" if shape else "one number without an axis is refused"
+        yield f"a {param.type} whose second bottom is {shape}: {wanted}"
+
+
+def takes_operand(target: Target, begin: int, axes: int) -> bool:
+    """Whether a second bottom of a Scale or Bias may have so many axes, and stand from `begin`."""
+    row = target.rule("operand")
+    if row is None:
+        return True
+    if not axes:
+        return False
+    return row.value == "any" or (begin == 0 and (row.value == "axis 0" or axes == 2))

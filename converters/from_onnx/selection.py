@@ -38,18 +38,15 @@ def selecting(net: Net, blob: str) -> Step | None:
 
 def with_bottoms(model: Model) -> Model:
     """The model with the values that its metadata's layers read as further outputs."""
-    other = model.copy()
-    graph = other.graph
+    graph, found = model.graph, {}
     outputs = {item.name for item in graph.output}
-    known = {item.name for item in (*graph.input, *graph.initializer)} | set(other.weights)
+    known = {item.name for item in (*graph.input, *graph.initializer)} | set(model.weights)
     known |= {name for node in graph.node for name in node.output}
-    for told in told_layers(other.proto):
+    for told in told_layers(model.proto):
         for output in outputs.intersection(told.tops) if known.issuperset(told.bottoms) else ():
             for index, value in enumerate(told.bottoms):
-                name = f"{_PREFIX}{index}:{output}"
-                graph.node.add(op_type="Identity", input=[value], output=[name])
-                graph.output.add(name=name)
-    return other
+                found[f"{_PREFIX}{index}:{output}"] = value
+    return model.with_outputs(found)
 
 
 def bottoms_of(

@@ -42,7 +42,7 @@ RULES = {
     "last_axis_reduction": "a Reduction takes the last axis only",
     "scale_axes": "a Scale has blobs of so many axes",
     "regions_of_4_axes": "ROIPooling's regions have four axes",
-    "operand": "a second bottom of a Scale or Bias has axes: any, those from axis 0 on, or N and C",
+    "operand": "a second bottom of a Scale or Bias has axes: any, from axis 0 on, or N and C",
     "deconvolution_group": "Deconvolution has one group, or one for each channel",
 }
 

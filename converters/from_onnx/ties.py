@@ -25,19 +25,16 @@ def with_chosen(model: Model) -> Model:
 
     Such an output's name says the axis.
     """
-    other = model.copy()
-    graph = other.graph
-    makers = {name: node for node in graph.node for name in node.output}
-    for output in [item.name for item in graph.output]:
+    makers = {name: node for node in model.graph.node for name in node.output}
+    chosen = {}
+    for output in (item.name for item in model.graph.output):
         node = makers.get(output)
         while node is not None and node.op_type in _MOVES_NOTHING:
             node = makers.get(node.input[0])
         if node is not None and node.op_type in _CHOOSE:
             axis = next((a.i for a in node.attribute if a.name == "axis"), 0)
-            name = f"{_PREFIX}{axis}:{output}"
-            graph.node.add(op_type="Identity", input=[node.input[0]], output=[name])
-            graph.output.add(name=name)
-    return other
+            chosen[f"{_PREFIX}{axis}:{output}"] = node.input[0]
+    return model.with_outputs(chosen)
 
 
 def settled(output: str, mine: Array, theirs: Mapping[str, Array]) -> tuple[Array, int]:
@@ -46,13 +43,10 @@ def settled(output: str, mine: Array, theirs: Mapping[str, Array]) -> tuple[Arra
     What is no output of an ArgMax stays as it is.
     """
     wanted = np.asarray(theirs[output])
-    found = next(
-        (name for name in theirs if name.startswith(_PREFIX) and name.endswith(f":{output}")), None
-    )
+    found = _chosen(output, theirs)
     if found is None or mine.shape != wanted.shape or np.array_equal(mine, wanted):
         return mine, 0
-    numbers = np.asarray(theirs[found])
-    axis = int(found.removeprefix(_PREFIX).split(":")[0]) % numbers.ndim
+    numbers, axis = found
     kept = (*numbers.shape[:axis], 1, *numbers.shape[axis + 1 :])
     indices = mine.reshape(kept)
     whole = indices.astype(np.int64)
@@ -67,3 +61,12 @@ def settled(output: str, mine: Array, theirs: Mapping[str, Array]) -> tuple[Arra
     equal |= chosen == best  # infinities
     equal = equal.reshape(mine.shape) & (mine != wanted)
     return np.where(equal, wanted, mine), int(equal.sum())
+
+
+def _chosen(output: str, theirs: Mapping[str, Array]) -> tuple[Array, int] | None:
+    """What an output's indices choose from, and along which axis."""
+    for name, numbers in theirs.items():
+        axis, _, of = name.removeprefix(_PREFIX).partition(":")
+        if name.startswith(_PREFIX) and of == output:
+            return np.asarray(numbers), int(axis) % np.ndim(numbers)
+    return None

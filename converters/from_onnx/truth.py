@@ -78,7 +78,9 @@ def unfit(mine: Array, theirs: Array, exact: Array) -> float | None:
 
     `exact` is what the same Caffe net makes of them in float64. They prove nothing where rounding
     alone moves its numbers by more than LIMIT, and `theirs` is no farther from `mine` than that
-    explains.
+    explains, nor much nearer to `exact`: then it is the Caffe net alone that rounds so badly.
     """
     apart, own = relative_difference(mine, theirs), relative_difference(mine, exact)
-    return own if apart > LIMIT and own > LIMIT and apart <= _EXPLAINED * own else None
+    off = relative_difference(theirs, exact)
+    both = own > LIMIT and own <= _EXPLAINED * off
+    return own if both and LIMIT < apart <= _EXPLAINED * own else None

@@ -27,8 +27,9 @@ from caffeio.net.step import Step
 from caffeio.profiles import profile_of_dialect
 
 _PROBABILITIES = ("Softmax", "Sigmoid")
+_LOGITS = "caffeio:logits:"
 _MOST = 1 << 30  # bytes of weights of a net that is copied in float64
-_SCALES = (1.0, 0.6, 0.36, 0.2, 0.1)  # of the inputs, until float32 can tell something by them
+_SMALLER = (0.6, 0.36, 0.2, 0.1)  # times the inputs, until float32 can tell something by them
 
 
 def build_net(compiled: Compiled, batch: int | None = None, *, own: bool = False) -> Net:
@@ -107,10 +108,9 @@ def _runs(
     runner = OnnxRunner(more.runnable(), need_runtime=True, weights=more.weights)
     if runner.lacks:
         report.by = f"onnx's reference evaluator (onnxruntime has no {runner.lacks})"
-    for i, (kind, _) in enumerate(samples(model, net, compiled.inputs, seed, kinds=kinds)):
-        for scale in _SCALES:
-            made = samples(model, net, compiled.inputs, seed, kinds=kinds, scale=scale)
-            inputs = next(islice(made, i, None))[1]
+    for i, (kind, first) in enumerate(samples(model, net, compiled.inputs, seed, kinds=kinds)):
+        inputs = first
+        for scale in (*_SMALLER, None):
             model.check_files()
             theirs, truth = runner(inputs), Truth(more, inputs)
             net.reset_state()  # an LSTM would begin where the last run ended
@@ -122,9 +122,11 @@ def _runs(
                     }
                 )
             why = _why_unfit(compiled, net, inputs, theirs)
-            if not why or scale == _SCALES[-1]:
+            if not why or scale is None:
                 break
             report.notes.append(f"{kind}{suffix} inputs {why}; smaller ones took their place")
+            made = samples(model, net, compiled.inputs, seed, kinds=kinds, scale=scale)
+            inputs = next(islice(made, i, None))[1]
         report.runs.append(kind + suffix)
         for item in report.outputs:
             _compare(compiled, net, theirs, item, kind + suffix, truth, report)
@@ -199,7 +201,7 @@ def _compare(
             f"onnx's reference evaluator, since onnxruntime's float32 is {off:.2g} from them"
         )
     item.add(run, mine, wanted, 1.0 if probability else None)
-    logits = theirs.get(f"caffeio:logits:{item.output}")
+    logits = theirs.get(f"{_LOGITS}{item.output}")
     if logits is not None and probability and maker.bottoms[0] != maker.tops[0]:
         before = net.blobs[maker.bottoms[0]].detach().numpy()
         if before.size == logits.size:
@@ -238,15 +240,15 @@ def _compare_bottoms(
 
 def _with_logits(model: Model) -> Model:
     """The model with the inputs of its last Softmax and Sigmoid as further outputs."""
-    other = model.copy()
-    outputs = {item.name for item in other.graph.output}
-    for node in list(other.graph.node):
-        made = outputs.intersection(node.output)
-        if node.op_type in _PROBABILITIES and made:
-            name = f"caffeio:logits:{next(iter(made))}"
-            other.graph.node.add(op_type="Identity", input=[node.input[0]], output=[name])
-            other.graph.output.add(name=name)
-    return other
+    outputs = {item.name for item in model.graph.output}
+    return model.with_outputs(
+        {
+            f"{_LOGITS}{output}": node.input[0]
+            for node in model.graph.node
+            if node.op_type in _PROBABILITIES
+            for output in outputs.intersection(node.output)
+        }
+    )
 
 
 def check(report: VerifyReport, where: str) -> None:

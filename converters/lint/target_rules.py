@@ -10,9 +10,11 @@ from caffeio.converters.from_onnx.targets import RULES as HABITS
 from caffeio.converters.from_onnx.targets import Target, TargetRow, get_target
 from caffeio.converters.lint.model import ERROR, Finding, NetContext, is_loss, net_rule
 from caffeio.layers.registry import reads_data
+from caffeio.layers.window import axis_values
 from caffeio.net.shapes import is_known
 from caffeio.proto import caffe_pb2 as pb
 
+Shape = tuple[int, ...]
 _ODD = re.compile(r"[^A-Za-z0-9_.\-]")
 
 
@@ -39,12 +41,10 @@ def target_lacks_layer(context: NetContext) -> Iterator[Finding]:
     for index, layer in enumerate(context.layers):
         if not context.in_phase(layer, "TEST") or reads_data(layer.type) or is_loss(layer):
             continue
-        tops, bottoms = [], []
+        shapes: list[list[Shape | None]] = [[], []]
         for phase, found, own in context.shapes_of(index):
             if phase == "TEST":
-                bottoms = [s for s in found if s is not None and is_known(s)]
-                tops = [s for s in own.tops if s is not None and is_known(s)]
-        shapes = [[tuple(map(int, s)) for s in group] for group in (bottoms, tops)]
+                shapes = [[_known(shape) for shape in group] for group in (found, own.tops)]
         for message in complaints(target, layer, *shapes):
             yield context.layer("CIO701", index, message + _unsure(target), "type")
 
@@ -176,18 +176,24 @@ def _thin(context: NetContext) -> Iterator[int]:
         p, bottom = layer.convolution_param, _bottom(context, index)
         if layer.type != "Convolution" or bottom is None or len(bottom) != 4:
             continue
-        kernel = list(p.kernel_size) or [p.kernel_h, p.kernel_w]
-        pad = list(p.pad) or [p.pad_h, p.pad_w]
-        stride = list(p.stride) or [p.stride_h or 1, p.stride_w or 1]
+        kernel, pad, stride = (
+            axis_values(p, name, 2, default)
+            for name, default in (("kernel_size", 0), ("pad", 0), ("stride", 1))
+        )
         depthwise = p.group == bottom[1] == p.num_output > 1
         window = set(kernel) == {3} and set(pad) == {1} and max(stride) <= 2
         if depthwise and window and 1 in bottom[2:]:
             yield index
 
 
-def _bottom(context: NetContext, index: int) -> tuple[int, ...] | None:
+def _bottom(context: NetContext, index: int) -> Shape | None:
     """The shape of a layer's first bottom in TEST, if it is known."""
     for phase, found, _ in context.shapes_of(index):
-        if phase == "TEST" and found and found[0] is not None and is_known(found[0]):
-            return tuple(map(int, found[0]))
+        if phase == "TEST" and found and (shape := _known(found[0])) is not None:
+            return shape
     return None
+
+
+def _known(shape: Shape | None) -> Shape | None:
+    """A shape all of whose dimensions are known, else None."""
+    return tuple(map(int, shape)) if shape is not None and is_known(shape) else None

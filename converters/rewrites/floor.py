@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from caffeio.converters.rewrites.piece import CannotRewriteError, Piece
+from caffeio.layers.window import axis_values, written_values
 
 
 def rounds_down(p: Any) -> bool:
@@ -19,14 +20,20 @@ def floor_pooling(piece: Piece) -> None:
     p = piece.old.pooling_param
     if len(piece.old.top) > 1:
         raise CannotRewriteError("it has a mask")
-    shape, cuts = piece.shape(), []
-    for k, axis in enumerate(range(2, len(shape))):
-        kernel, stride, pad = (along(p, name, k) for name in ("kernel_size", "stride", "pad"))
-        down = (shape[axis] + 2 * pad - kernel) // stride + 1
-        up = -(-(shape[axis] + 2 * pad - kernel) // stride) + 1
-        if pad and (up - 1) * stride >= shape[axis] + pad:
+    sizes, cuts = piece.shape()[2:], []
+    if not written_values(p, "kernel_size"):
+        raise CannotRewriteError("its windows are not told")
+    kernels, strides, pads = (
+        axis_values(p, name, len(sizes), default)
+        for name, default in (("kernel_size", 0), ("stride", 1), ("pad", 0))
+    )
+    windows = zip(sizes, kernels, strides, pads, strict=True)
+    for axis, (before, kernel, stride, pad) in enumerate(windows, 2):
+        down = (before + 2 * pad - kernel) // stride + 1
+        up = -(-(before + 2 * pad - kernel) // stride) + 1
+        if pad and (up - 1) * stride >= before + pad:
             up -= 1
-        if pad and (down - 1) * stride >= shape[axis] + pad:
+        if pad and (down - 1) * stride >= before + pad:
             down -= 1
         if up != down:
             cuts.append((axis, down))
@@ -44,17 +51,3 @@ def floor_pooling(piece: Piece) -> None:
         cut.slice_param.slice_point.append(size)
         piece.add("Silence", [rest], [], f"rest{axis}")
         now = top
-
-
-def along(p: Any, name: str, index: int) -> int:
-    """A PoolingParameter's kernel_size, stride or pad along one axis of the map."""
-    short = {"kernel_size": "kernel"}.get(name, name)
-    sides = ("h", "w")
-    if index < 2 and p.HasField(f"{short}_{sides[index]}"):
-        return int(getattr(p, f"{short}_{sides[index]}"))
-    values = list(getattr(p, name))
-    if not values:
-        if name == "kernel_size":
-            raise CannotRewriteError("its windows are not told")
-        return 1 if name == "stride" else 0
-    return int(values[min(index, len(values) - 1)])

@@ -12,7 +12,7 @@ from click.testing import CliRunner
 from caffeio.cli.main import main
 from caffeio.proto.weights.load import load_weights
 from tests.cli.converting import run
-from tests.corpus import NIGHT, SMALLER
+from tests.corpus import NIGHT, smaller
 from tests.paths import SHARED, needs_shared
 
 pytest.importorskip("onnxruntime")
@@ -46,7 +46,7 @@ def test_a_public_model(entry: dict[str, Any], tmp_path: Path) -> None:
     files = folder / entry["prototxt"], folder / entry["model"]
     shapes = [
         part
-        for name, dims in (SMALLER.get(entry["id"]) or entry["inputs"] or {}).items()
+        for name, dims in (smaller(entry["id"]) or entry["inputs"] or {}).items()
         for part in ("--input-shape", f"{name}={','.join(map(str, dims))}")
     ]
     assert compared(*files, tmp_path / "m.onnx", *shapes) <= 2e-5

@@ -159,8 +159,8 @@ def run(
 
 def _client(client: str, jobs: list[dict[str, Any]], python: str, path: Path) -> str:
     path.write_text(json.dumps(jobs))
-    words = [str(Path(__file__).with_name("client.py")), client, str(path)]
-    options: dict[str, Any] = {"args": [python, "-P", *words]}
+    words = ["-P", str(Path(__file__).with_name("client.py")), client, str(path)]
+    options: dict[str, Any] = {"args": [python, *words]}
     if python == sys.executable:
         options = warm.command(*words)
     done = subprocess.run(**options, capture_output=True, text=True, cwd=path.parent, check=False)

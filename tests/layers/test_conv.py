@@ -10,6 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from caffeio.errors import LayerError
+from caffeio.layers.window import axis_values
+from caffeio.proto import caffe_pb2 as pb
 from tests.harness import assert_close, check_case, layer_cases
 from tests.layers.tools import backward, make, random
 
@@ -188,3 +190,14 @@ def test_checks_of_bottoms() -> None:
         make(text, (1, 1, 2, 2))
     with pytest.raises(LayerError, match="has no spatial axes"):
         make('type: "Im2col" convolution_param { kernel_size: 1 axis: -1 }', (1, 3, 5))
+
+
+def test_values_of_each_axis() -> None:
+    p = pb.ConvolutionParameter(kernel_size=[3], pad_w=2, dilation=[2, 1])
+    assert axis_values(p, "kernel_size", 3, 1) == (3, 3, 3)
+    assert axis_values(p, "stride", 2, 1) == (1, 1)
+    assert axis_values(p, "pad", 2, 0) == (0, 2)
+    assert axis_values(p, "dilation", 2, 1) == (2, 1)
+    p = pb.PoolingParameter(kernel_h=3, kernel_w=2, stride_w=2)
+    assert axis_values(p, "kernel_size", 2, 0) == (3, 2)
+    assert axis_values(p, "stride", 2, 1) == (1, 2)

@@ -83,12 +83,15 @@ def campaign(
     assert len(whole) == 2, whole.keys()
     clear(snapshots)
     killed: list[int] = []
-    for _ in range(KILLS):
+    tries = 0
+    while tries < KILLS or (not killed and tries < 20 * KILLS):
+        tries += 1
         ended = run(*arguments, seconds=rng.uniform(0.01, length))
         if ended.code == -signal.SIGALRM:
             killed.append(len(list(Path().glob(snapshots))) // 2)
         elif ended.code == 0:
             clear(snapshots if anew else pattern)
+    assert killed
     assert check(run(*arguments)).code == 0
     assert files(pattern) == whole
     assert not [path.name for path in Path().iterdir() if path.name.startswith(".")]

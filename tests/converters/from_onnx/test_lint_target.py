@@ -20,6 +20,7 @@ def one(kind: str, fields: str) -> str:
     return f'layer {{ name: "one" type: "{kind}" bottom: "data" top: "one" {fields} }}\n'
 
 
+SCALE = 'layer { name: "m" type: "Scale" bottom: "data" bottom: "s" top: "m" scale_param { axis: 0 } }\n'
 # code, target, net, a piece of the message
 CASES = [
     ("CIO701", "bvlc-1.0", GOOD + 'layer { name: "s" type: "Swish" bottom: "c" top: "s" }', "bvlc-1.0 has no layer Swish"),
@@ -49,6 +50,8 @@ CASES = [
     ("CIO701", "sophgo", INPUT.replace(" dim: 6 }", " }") + one("Scale", ""), "of 3 axes: only 2,4 are taken"),
     ("CIO701", "sophgo", INPUT + INPUT.replace("data", "s").replace("dim: 1 dim: 8 dim: 6 dim: 6", "dim: 1") + 'layer { name: "m" type: "Scale" bottom: "data" bottom: "s" top: "m" scale_param { axis: 0 bias_term: true } }', "the bias of a Scale with two bottoms is not read"),
     ("CIO701", "sophgo", INPUT + INPUT.replace("data", "r").replace("dim: 1 dim: 8 dim: 6 dim: 6", "dim: 3 dim: 5") + 'layer { name: "m" type: "ROIPooling" bottom: "data" bottom: "r" top: "m" roi_pooling_param { pooled_h: 2 pooled_w: 2 } }', "they need four axes"),
+    ("CIO701", "ncnn", INPUT + INPUT.replace("data", "s") + SCALE, "second bottom is (1, 8, 6, 6): only one of N and C is read"),
+    ("CIO701", "opencv", INPUT + INPUT.replace("data", "s").replace("dim: 1 dim: 8 dim: 6 dim: 6", "") + SCALE, "second bottom is (): one number without an axis is refused"),
     ("CIO702", "nnie", INPUT + CONV.replace('name: "c"', 'name: "a/c"'), "letters, digits"),
     ("CIO703", "nnie", INPUT + INPUT.replace('"data"', '"more"'), "one Input layer"),
     ("CIO703", "ncnn", GOOD.replace("dim: 1 dim: 8", "dim: 4 dim: 8"), "the batch is 1"),
@@ -84,6 +87,7 @@ RIGHT = [
     one("Pooling", "pooling_param { pool: AVE global_pooling: true }"),
     one("Pooling", "pooling_param { pool: AVE kernel_size: 6 }"),
     one("Pooling", "pooling_param { kernel_size: 3 stride: 2 pad: 1 }"),
+    INPUT.replace("data", "s").replace(" dim: 6", "") + SCALE,
     one("LRN", ""), one("Flatten", ""), one("Softmax", ""), one("Scale", ""),
     CONV.replace("kernel_size: 3", "kernel_size: 3 kernel_size: 3 pad_h: 1 pad_w: 2"),
 ]  # fmt: skip

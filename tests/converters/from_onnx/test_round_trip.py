@@ -23,7 +23,7 @@ from caffeio.proto.weights.load import load_weights
 from tests.converters.from_onnx.helpers import graph_of
 from tests.converters.test_onnx import CASES as LAYER_CASES
 from tests.converters.test_onnx import case_net
-from tests.corpus import NIGHT, SMALLER
+from tests.corpus import NIGHT, smaller
 from tests.paths import GOLDEN, ROOT, SHARED, needs_shared
 
 pytest.importorskip("onnxruntime")
@@ -154,7 +154,7 @@ def test_public_models(name: str) -> None:
     folder = CORPUS / name
     [prototxt] = folder.glob("*.prototxt")
     [weights] = folder.glob("*.caffemodel")
-    options = DeployOptions(input_shapes={} if NIGHT else SMALLER.get(name, {}))
+    options = DeployOptions(input_shapes=smaller(name))
     net, _ = load_deploy_net(prototxt, load_weights(weights), options)
     back = there_and_back(net, near=CONDITIONED.get(name, NEAR))
     assert of_compiled(back).total() <= 1.2 * of_net(net).total(), of_compiled(back)

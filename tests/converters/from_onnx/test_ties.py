@@ -67,3 +67,6 @@ def test_which_indices_are_settled() -> None:
         assert (found.tolist(), ties) == (wanted, count)
     assert settled("z", np.array([1.25]), theirs)[1] == 0
     assert settled("y", np.array([[3, 1]]), theirs)[1] == 0
+    colon = {"a:y": theirs["y"], "caffeio:chosen:1:a:y": scores, "y": np.array([3, 1])}
+    assert settled("a:y", np.array([3, 4]), colon)[1] == 1
+    assert settled("y", np.array([3, 4]), colon)[1] == 0  # no ArgMax made it

@@ -93,6 +93,7 @@ def test_which_inputs_prove_nothing() -> None:
     assert unfit(right * 1.02, right * 0.99, right) == pytest.approx(0.02, rel=1e-3)
     assert unfit(right * 1.4, right * 0.8, right) == pytest.approx(0.4, rel=1e-3)
     assert unfit(right * 1.01, right * 1.2, right) is None  # rounding does not explain that
+    assert unfit(right * 1.02, right * 0.999, right) is None  # ours alone is badly conditioned
     assert unfit(right * 1.00005, right * 1.001, right) is None  # ours is well conditioned
     assert unfit(right * 1.3, right * 1.30001, right) is None  # they agree
 
