@@ -13,7 +13,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from caffeio.memory import keep_freed_memory
-from tests.paths import GOLDEN
+from tests.paths import GOLDEN, NIGHT
 
 # Workers of pytest-xdist share the cores; this must stand before torch is imported. When all is
 # said, they end: what they hold goes with them, and need not be freed piece by piece.
@@ -24,8 +24,6 @@ if os.environ.get("PYTEST_XDIST_WORKER"):
 
 # A quarter of the processor's time of large nets goes into pages that are given back and got anew.
 keep_freed_memory()
-
-NIGHT = "CAFFEIO_NIGHTLY" in os.environ
 
 
 def _without_the_disk(descriptor: int, fsync: Callable[[int], None] = os.fsync) -> None:

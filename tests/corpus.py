@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
 
-NIGHT = "CAFFEIO_NIGHTLY" in os.environ
+from tests.paths import NIGHT
+
 LONG = 30_000
 _SMALLER = {
     "rfb320": {"input": (1, 3, 120, 160)},

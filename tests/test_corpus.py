@@ -11,9 +11,9 @@ import torch
 
 from caffeio import load_net
 from caffeio.tools.layer_support import NetChecks, check_net, check_nets
-from tests.corpus import NIGHT, by_day
+from tests.corpus import by_day
 from tests.harness import assert_close
-from tests.paths import SHARED
+from tests.paths import NIGHT, SHARED
 
 CORPUS = SHARED / "corpus"
 FOLDER = CORPUS / "prototxt"

@@ -35,11 +35,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from tests.paths import ROOT
+from tests.paths import NIGHT, ROOT
 
 # Builds of torch for GPUs start autograd's threads in the first backward, which no fork survives.
 FOR_CPUS = torch.version.cuda is None and torch.version.hip is None
-FORKS = sys.platform == "linux" and FOR_CPUS and "CAFFEIO_NIGHTLY" not in os.environ
+FORKS = sys.platform == "linux" and FOR_CPUS and not NIGHT
 _TORCH_SEED = 67280421310721  # of a process in which nobody has set one
 
 

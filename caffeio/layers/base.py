@@ -157,6 +157,7 @@ class LayerType:
     )
     fresh: bool = False  # each of its tops is memory of its own, and no view of a bottom's
     leaves_top: bool = False  # and no backward reads the top, so that a ReLU may write over it
+    by_image: bool = False  # each image (axis 0) of the tops follows from that of the bottoms
 
     # Blobs are memory in Caffe, and Backward reads what later layers in place have left there: see
     # caffeio/net/overwritten.py. Where the parameters decide, `setup` sets these on the layer.
@@ -176,7 +177,7 @@ class LayerType:
     def __init_subclass__(cls, **given: Any) -> None:
         super().__init_subclass__(**given)
         if not {"compute", "forward"}.isdisjoint(cls.__dict__) and "_made_here" not in cls.__dict__:
-            for fact in ("pure", "fresh", "leaves_top"):
+            for fact in ("pure", "fresh", "leaves_top", "by_image"):
                 setattr(cls, fact, cls.__dict__.get(fact, False))
 
     def __init__(self, param: LayerParameter, context: LayerContext | None = None) -> None:

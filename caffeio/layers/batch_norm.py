@@ -79,7 +79,7 @@ class BatchNorm(LayerType):
         if p.HasField("use_global_stats") and not self.averages:
             self.use_global = p.use_global_stats
         self.updates = not self.use_global and (self.train_phase or not self.merged)
-        self.pure = self.use_global  # one product and one sum a channel
+        self.pure = self.by_image = self.use_global  # one product and one sum a channel
         self.part = p.stats_batch_size  # 0: the whole batch
         self.check(
             not self.part or shape[0] % self.part == 0,

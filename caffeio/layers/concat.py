@@ -55,6 +55,7 @@ class Concat(AxisLayer):
         first = shapes[0]
         self.shares_memory = self.shares_gradient = len(shapes) == 1
         self.concat_axis = axis = self.axis_or_dim(len(first), "concat_param", "concat_dim")
+        self.by_image = axis > 0
         for i, shape in enumerate(shapes[1:], 1):
             rest = (*shape[:axis], *shape[axis + 1 :])
             self.check(

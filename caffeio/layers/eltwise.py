@@ -34,6 +34,7 @@ class Eltwise(LayerType):
     fields = owns(eltwise_param=("operation", "coeff", "stable_prod_grad"))
     compute = "caffeio.ops.eltwise:eltwise"
     pure = True
+    by_image = True
     fresh = True
     leaves_top = True
     writes_early = True

@@ -32,6 +32,7 @@ class LRN(LayerType):
     fields = owns(lrn_param=("local_size", "alpha", "beta", "k", "norm_region"))
     compute = "caffeio.ops.lrn:lrn"
     pure = True
+    by_image = True
     fresh = True
 
     def setup(self, shape: Shape) -> None:

@@ -23,6 +23,7 @@ class ReLU(LayerType):
     fields = owns(relu_param=("negative_slope",))
     compute = "caffeio.ops.neuron:relu"
     pure = True
+    by_image = True
     fresh = True
     backward = "caffeio.ops.backward:ReLU"
     reads_bottoms = frozenset({0})
@@ -45,6 +46,7 @@ class ReLU6(LayerType):
     fields = owns(relu6_param=("negative_slope",))
     compute = "caffeio.ops.neuron:relu6"
     pure = True
+    by_image = True
     reads_bottoms = frozenset({0})
 
     def setup(self, shape: Shape) -> None:
@@ -71,6 +73,7 @@ class PReLU(LayerType):
     blob_axes = (1,)
     compute = "caffeio.ops.neuron:prelu"
     pure = True
+    by_image = True
     fresh = True
     reads_bottoms = frozenset({0})
 
@@ -101,6 +104,7 @@ class ELU(LayerType):
     fields = owns(elu_param=("alpha", "lambda"))
     compute = "caffeio.ops.neuron:elu"
     pure = True
+    by_image = True
     reads_top = True
     reads_bottoms = frozenset({0})
     reads_signs = True
@@ -176,6 +180,7 @@ class Sigmoid(LayerType):
     fields = owns(sigmoid_param=())
     compute = "caffeio.ops.neuron:sigmoid"
     pure = True
+    by_image = True
     fresh = True
     reads_top = True
     backward = "caffeio.ops.backward:Sigmoid"
@@ -192,6 +197,7 @@ class TanH(LayerType):
     fields = owns(tanh_param=())
     compute = "caffeio.ops.neuron:tanh"
     pure = True
+    by_image = True
     fresh = True
     reads_top = True
     backward = "caffeio.ops.backward:TanH"
@@ -208,6 +214,7 @@ class Swish(LayerType):
     fields = owns(swish_param=("beta",))
     compute = "caffeio.ops.neuron:swish"
     pure = True
+    by_image = True
     reads_top = True
     backward = "caffeio.ops.backward:Swish"
 

@@ -58,6 +58,7 @@ class Pooling(LayerType):
     fields = owns(pooling_param=_FIELDS)
     compute = "caffeio.ops.pooling:pool"
     pure = True
+    by_image = True
     fresh = True
 
     @classmethod

@@ -96,6 +96,7 @@ class Scale(LayerType):
         else:
             operand = shapes[1]
         self.start = check_operand(self, shapes[0], p.axis, operand, "scale_param")
+        self.by_image = len(shapes) == 1 and self.start > 0
         self.has_bias = p.bias_term
         if self.has_bias:
             self.add_blob("bias", operand, p.bias_filler if p.HasField("bias_filler") else None)
@@ -136,6 +137,7 @@ class Bias(LayerType):
         else:
             operand = shapes[1]
         self.start = check_operand(self, shapes[0], p.axis, operand, "bias_param")
+        self.by_image = len(shapes) == 1 and self.start > 0
 
     def onnx(self, g: OnnxGraph, *bottoms: str) -> str:
         """Add."""

@@ -24,11 +24,6 @@ from caffeio.ops.folded_conv import FoldedConvolution
 # works best on many positions; more leaves a cache of 32 MB, and what malloc keeps for the next.
 BUDGET = 24 << 20
 A_THREAD = 12 << 20  # the same for each thread where there are more than two
-# types whose layers compute every image by itself, if they do not work along axis 0
-APART = frozenset({
-    "BatchNorm", "Concat", "ELU", "Eltwise", "LRN", "PReLU", "Pooling", "ReLU", "ReLU6", "Sigmoid",
-    "Swish", "TanH",
-})  # fmt: skip
 Call = tuple[Callable[..., Any], Sequence[int], Sequence[int], Sequence[int]]
 
 
@@ -69,14 +64,7 @@ def _works_apart(operation: Operation) -> bool:
         return False
     if len({shape[0] for shape in shapes}) != 1:
         return False
-    if isinstance(operation.run, FoldedConvolution):
-        return True
-    kind = operation.step.node.type
-    if kind == "Concat":
-        return bool(layer.concat_axis)
-    if kind in ("Bias", "Scale"):
-        return len(operation.reads) == 1 and bool(layer.start)
-    return kind in APART
+    return isinstance(operation.run, FoldedConvolution) or bool(layer.by_image)
 
 
 @dataclass
@@ -86,6 +74,7 @@ class Plan:
     first: int = 0
     last: int = 0
     counts: tuple[int, ...] = ()  # empty: all run on the whole batch
+    key: tuple[Any, ...] = ()  # the shapes and the number of threads that it was made for
 
 
 class ImageSlices:
@@ -100,15 +89,16 @@ class ImageSlices:
         self._built = _bottoms_of(group[0])[0]
         made = {value for operation in group for value in operation.writes}
         self._reads = [v for operation in group for v in operation.reads if v not in made]
-        self._for: tuple[Any, ...] = ()
         self._plan = Plan()
 
     def __call__(self, values: list[Any]) -> None:
         """Run the group on the numbered `values`."""
         key = (*(values[value].shape for value in self._reads), torch.get_num_threads())
-        if key != self._for:
-            self._plan, self._for = self.plan([values[value] for value in self._reads]), key
-        plan = self._plan
+        plan = self._plan  # looked at once: another thread may run the net on another batch
+        if key != plan.key:
+            plan = self.plan([values[value] for value in self._reads])
+            plan.key = key
+            self._plan = plan
         if not plan.counts:
             run_calls(self._calls, values)
             return
@@ -119,7 +109,8 @@ class ImageSlices:
     def plan(self, bottoms: Sequence[Tensor]) -> Plan:
         """Find what runs on slices for bottoms like these."""
         batch = bottoms[0].shape[0] if bottoms[0].dim() else 0
-        if batch < 2 or any(x.shape[:1] != (batch,) or x.device.type != "cpu" for x in bottoms):
+        fit = (x.shape[:1] == (batch,) and x.numel() and x.device.type == "cpu" for x in bottoms)
+        if batch < 2 or not all(fit):
             return Plan()
         scale = bottoms[0].numel() / batch / prod(self._built[1:])
         budget = max(BUDGET, A_THREAD * torch.get_num_threads()) / scale

@@ -160,14 +160,15 @@ class PoolAtShape:
 
     def __init__(self, layer: Pooling) -> None:
         self._layer = layer
-        self._shape: torch.Size | None = None
-        self._run: Callable[[Tensor], Any] = partial(pool, layer)
+        self._found: tuple[Any, Callable[[Tensor], Any]] = None, partial(pool, layer)
 
     def __call__(self, x: Tensor) -> Tensor | tuple[Tensor, ...]:
         """(N, C, spatial) -> (N, C, windows), and the mask if it is wanted."""
-        if x.shape != self._shape:
-            self._run, self._shape = self._at(x.shape), x.shape
-        y: Tensor | tuple[Tensor, ...] = self._run(x)
+        shape, run = self._found  # in one look: another thread may pool another shape
+        if x.shape != shape:
+            run = self._at(x.shape)
+            self._found = x.shape, run
+        y: Tensor | tuple[Tensor, ...] = run(x)
         return y
 
     def _at(self, shape: torch.Size) -> Callable[[Tensor], Any]:

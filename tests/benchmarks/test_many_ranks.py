@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 
 from tests import warm
-from tests.paths import ROOT
+from tests.paths import NIGHT, ROOT
 
-RANKS = 128 if os.environ.get("CAFFEIO_NIGHTLY") else 6
+RANKS = 128 if NIGHT else 6
 
 
 def test_they_agree() -> None:

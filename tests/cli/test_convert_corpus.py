@@ -12,8 +12,8 @@ from click.testing import CliRunner
 from caffeio.cli.main import main
 from caffeio.proto.weights.load import load_weights
 from tests.cli.converting import run
-from tests.corpus import NIGHT, smaller
-from tests.paths import SHARED, needs_shared
+from tests.corpus import smaller
+from tests.paths import NIGHT, SHARED, needs_shared
 
 pytest.importorskip("onnxruntime")
 CORPUS = SHARED / "corpus" / "caffemodels"

@@ -19,8 +19,8 @@ from caffeio.converters.onnx.verify import check_onnx
 from caffeio.errors import CaffeIOError
 from caffeio.proto.files import read_net
 from caffeio.proto.weights.load import write_caffemodel
-from tests.corpus import NIGHT
 from tests.fuzz.golden_nets import cases_of
+from tests.paths import NIGHT
 
 ort = pytest.importorskip("onnxruntime")
 FILLERS = ["", 'FILLER { type: "constant" value: 1.5 }', "FILLER { value: -0.75 }"]

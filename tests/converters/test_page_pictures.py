@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from caffeio.cli.main import main
 from caffeio.demo import recipe
 from tests.converters.test_show_page import LENET, NAMES, page_of, resnet
-from tests.paths import ROOT
+from tests.paths import NIGHT, ROOT
 
 STORED = Path(__file__).parent / "pages"
 LIMIT = 3.0
@@ -138,7 +138,7 @@ FAULTS = {
     "a pane stays white in the dark": "#graph { background: #fff !important }",
 }
 LEAST = ("the letters are larger", "the drawing is off the centre")  # to be seen: half the others
-nightly = pytest.mark.skipif("CAFFEIO_NIGHTLY" not in os.environ, reason="larger faults: at night")
+nightly = pytest.mark.skipif(not NIGHT, reason="larger faults: at night")
 
 
 @pytest.mark.slow

@@ -23,8 +23,7 @@ from caffeio.demo import recipe
 from caffeio.net import load_net
 from caffeio.proto import caffe_pb2 as pb
 from caffeio.proto.files import read_net
-from tests.corpus import NIGHT
-from tests.paths import ROOT, SHARED, needs_shared
+from tests.paths import NIGHT, ROOT, SHARED, needs_shared
 
 nightly = pytest.mark.skipif(not NIGHT, reason="at night: a net like that of the test above")
 NAMES = ("chromium", "chromium-browser", "google-chrome")

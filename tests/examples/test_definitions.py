@@ -19,14 +19,11 @@ from typing import Any
 
 import pytest
 
-from tests.paths import ROOT
+from tests.paths import ROOT, nightly
 
 HERE = ROOT / "examples" / "imagenet-resnet50"
 WAYS = ("train.sh", "torchrun.sh", "train.sbatch", "train-job.yaml")
 BIN = Path(sys.executable).parent
-nightly = pytest.mark.skipif(
-    not os.environ.get("CAFFEIO_NIGHTLY"), reason="takes too long for every push: nightly"
-)
 
 
 def tool(name: str) -> str:

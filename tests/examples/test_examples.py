@@ -21,12 +21,9 @@ from caffeio.training.events import Events, Scores
 from caffeio.training.trainer import Trainer
 from tests import warm
 from tests.data.helpers import photo
-from tests.paths import ROOT, SHARED, needs_shared
+from tests.paths import ROOT, SHARED, needs_shared, nightly
 
 EXAMPLES = ROOT / "examples"
-nightly = pytest.mark.skipif(
-    not os.environ.get("CAFFEIO_NIGHTLY"), reason="takes too long for every push: nightly"
-)
 MNIST = Path(os.environ.get("CAFFEIO_MNIST", SHARED / "data" / "mnist"))  # IDX, gzipped or not
 DIGITS = next(MNIST.glob("t10k-images-idx3-ubyte*"), None)
 needs_mnist = pytest.mark.skipif(

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from caffeio.errors import CaffeIOError
 from caffeio.net import load_net
-from tests.paths import GOLDEN
+from tests.paths import GOLDEN, nightly
 
 READERS = ("Data", "ImageData", "WindowData", "HDF5Data", "HDF5Output", "Python", "MemoryData")
 FILES = [
@@ -101,7 +101,7 @@ def test_any_text(data: st.DataObject) -> None:
     run_all(text[:at] + piece + text[at + length :], "TRAIN", random.Random(0))
 
 
-@pytest.mark.skipif("CAFFEIO_NIGHTLY" not in os.environ, reason="runs at night")
+@nightly
 def test_many_changed_nets() -> None:
     for seed in range(10_000, 40_000):
         check(seed)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import random
 import re
 import tempfile
@@ -15,9 +14,9 @@ from caffeio.net import load_net
 from caffeio.proto import caffe_pb2 as pb
 from caffeio.proto.weights.solverstate import newest_whole_pair
 from tests.fuzz.test_any_net import changed
+from tests.paths import NIGHT
 from tests.reliability.forked import Ended, check, run_all
 
-NIGHT = "CAFFEIO_NIGHTLY" in os.environ
 NET = """name: "n"
 layer { name: "data" type: "DummyData" top: "data" top: "label" dummy_data_param {
   shape { dim: 4 dim: 3 dim: 6 dim: 6 } shape { dim: 4 } data_filler { type: "gaussian" std: 1 }

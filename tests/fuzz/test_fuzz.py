@@ -9,10 +9,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests import warm
-from tests.corpus import NIGHT
 from tests.fuzz.run import mutate
 from tests.fuzz.targets import TARGETS, good_files, run_one, seeds
-from tests.paths import ROOT
+from tests.paths import NIGHT, ROOT
 
 CORPUS = sorted(p for p in (Path(__file__).parent / "corpus").glob("*/*") if p.is_file())
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 
 import numpy as np
@@ -10,6 +9,7 @@ import pytest
 import torch
 
 from caffeio.net import load_net
+from tests.paths import nightly
 
 Array = np.ndarray
 Forward = Callable[[Array], Array]
@@ -111,7 +111,7 @@ def test_chains(first: int) -> None:
         _check(seed)
 
 
-@pytest.mark.skipif("CAFFEIO_NIGHTLY" not in os.environ, reason="runs at night")
+@nightly
 def test_many_chains() -> None:
     for seed in range(1000, 4000):
         _check(seed)

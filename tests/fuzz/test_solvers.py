@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import h5py
@@ -11,6 +10,7 @@ import pytest
 
 from caffeio.training import Trainer
 from tests.fuzz.solver_reading import Case, make, net_text, solver_text, train
+from tests.paths import nightly
 
 RUNS = 100
 
@@ -50,7 +50,7 @@ def test_random_trainings(first: int, tmp_path: Path) -> None:
         assert worst(case, folder) < 2e-5, f"seed {seed}: {case.solver}"
 
 
-@pytest.mark.skipif("CAFFEIO_NIGHTLY" not in os.environ, reason="runs at night")
+@nightly
 def test_many_trainings(tmp_path: Path) -> None:
     for seed in range(10_000, 12_000):
         folder = tmp_path / str(seed)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import cache
@@ -15,7 +14,7 @@ from caffeio.net.graph import build_graph
 from caffeio.net.shapes import infer_net
 from caffeio.proto.files import read_net
 from tests.layers.truth import Case, differences_of_all, grid, mixtures
-from tests.paths import GOLDEN
+from tests.paths import GOLDEN, NIGHT
 
 # Layers of forks, which no golden case has.
 SEEDS = [
@@ -125,9 +124,6 @@ def all_cases() -> dict[str, list[Case]]:
     for seed in SEEDS:
         found.setdefault(seed.param().type, []).append(seed)
     return found
-
-
-NIGHT = "CAFFEIO_NIGHTLY" in os.environ
 
 
 def chosen(cases: Sequence[Case]) -> tuple[list[Case], list[Case]]:

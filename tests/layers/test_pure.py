@@ -1,4 +1,4 @@
-"""What layer types say of themselves to a net that is prepared for inference: `pure`, `fresh`."""
+"""What layer types say of themselves to a net that is prepared for inference."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from caffeio.errors import CaffeIOError
 from caffeio.layers import LayerType, known_types, lookup
 from caffeio.layers.conv import Convolution
 from caffeio.layers.inference import infer_layer
+from caffeio.layers.neuron import ReLU
 from caffeio.ops.module import Layer, make_module
 from tests.layers.build import build, run
 from tests.layers.test_one_truth import all_cases
@@ -37,6 +38,17 @@ def check(layer: Layer, bottoms: list[torch.Tensor]) -> None:
     if layer.fresh:
         theirs = {t.untyped_storage().data_ptr() for t in (*bottoms, *layer.blobs)}
         assert theirs.isdisjoint(top.untyped_storage().data_ptr() for top in again)
+    if layer.by_image and bottoms[0].dim():
+        check_images(layer, bottoms, first)
+
+
+def check_images(layer: Layer, bottoms: list[torch.Tensor], tops: list[torch.Tensor]) -> None:
+    """Run it on one image after the other: the same tops."""
+    assert len({len(t) for t in (*bottoms, *tops)}) == 1
+    for i in range(len(bottoms[0])):
+        alone = run(layer, *(bottom.narrow(0, i, 1) for bottom in bottoms))
+        for a, b in zip(alone, tops, strict=True):
+            torch.testing.assert_close(a, b.narrow(0, i, 1), equal_nan=True)
 
 
 @torch.no_grad()
@@ -62,8 +74,14 @@ def test_who_computes_anew_says_anew() -> None:
         compute = "caffeio.ops.conv:convolution"
         pure = True
 
+    class Joining(ReLU):
+        compute = "caffeio.ops.reduction:softmax"
+        pure = True
+
     def facts(cls: type[LayerType]) -> tuple[bool, bool]:
         return cls.pure, cls.fresh
+
+    assert ReLU.by_image and not Joining.by_image
 
     assert facts(Renamed) == facts(Convolution) == (True, True)
     assert facts(Counting) == (False, False) and facts(Told) == (True, False)
@@ -83,3 +101,22 @@ def test_who_computes_anew_says_anew() -> None:
 )
 def test_where_the_parameters_decide(text: str, pure: bool) -> None:
     assert build(text, (2, 3, 4, 5)).pure == pure
+
+
+@pytest.mark.parametrize(
+    ("text", "by_image"),
+    [
+        ('type: "BatchNorm"', True),
+        ('type: "BatchNorm" batch_norm_param { use_global_stats: false }', False),
+        ('type: "Concat"', True),
+        ('type: "Concat" concat_param { axis: 0 }', False),
+        ('type: "Concat" concat_param { axis: -4 }', False),
+        ('type: "Scale"', True),
+        ('type: "Scale" scale_param { axis: 0 }', False),
+        ('type: "Bias" bias_param { axis: 2 }', True),
+        ('type: "Bias" bias_param { axis: 0 num_axes: 1 }', False),
+        ('type: "Softmax" softmax_param { axis: 0 }', False),
+    ],
+)
+def test_who_joins_images_says_so(text: str, by_image: bool) -> None:
+    assert build(text, (2, 3, 4, 5)).by_image == by_image

@@ -12,10 +12,9 @@ import torch
 from caffeio import load_net
 from caffeio.net.net import Net
 from tests.harness import assert_close
-from tests.paths import ROOT, SHARED, needs_shared
+from tests.paths import NIGHT, ROOT, SHARED, needs_shared
 
 NETS = ROOT / "tests" / "nets"
-NIGHT = "CAFFEIO_NIGHTLY" in os.environ
 nightly = pytest.mark.skipif(not NIGHT, reason="nightly: a larger net of the same kind")
 
 

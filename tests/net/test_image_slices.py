@@ -165,6 +165,39 @@ def test_inputs_of_other_batches_run_whole(monkeypatch: pytest.MonkeyPatch) -> N
     assert counts(net) == [()]
 
 
+@torch.no_grad()
+def test_images_without_values_run_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(image_slices, "BUDGET", 1)
+    net = built(INPUT % "dim: 4 dim: 4 dim: 9 dim: 8" + layer("r", "ReLU", "x", "r"))
+    net(inputs_of(net))
+    assert counts(net) == [(1, 1, 1, 1)]
+    assert net({"x": torch.empty(4, 4, 0, 8)})["r"].shape == (4, 4, 0, 8)
+
+
+@torch.no_grad()
+def test_another_thread_may_run_another_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between the look at the plan and its use."""
+    monkeypatch.setattr(image_slices, "BUDGET", 1)
+    net = built(INPUT % "dim: 5 dim: 4 dim: 9 dim: 8" + conv("c", "x", "c"))
+    inputs = inputs_of(net)
+    wanted = net(inputs)["c"].clone()
+    others: list[torch.Tensor] = []
+    threads = torch.get_num_threads()
+
+    class Interrupted(int):
+        def __eq__(self, other: object) -> bool:
+            if not others:
+                others.append(net({"x": inputs["x"][:2]})["c"])
+            return int(self) == other
+
+        __hash__ = int.__hash__
+
+    numbers = iter([Interrupted(threads)])
+    monkeypatch.setattr(torch, "get_num_threads", lambda: next(numbers, threads))
+    assert torch.equal(net(inputs)["c"], wanted)
+    assert others[0].shape[0] == 2
+
+
 KINDS = (
     'Convolution kernel_size: 1', 'Convolution kernel_size: 3 pad: 1',
     'Convolution kernel_size: 3 pad: 1 group: 4', 'ReLU', 'Norm', 'Concat', 'Eltwise', 'LRN',

@@ -10,8 +10,8 @@ import pytest
 from numpy.typing import NDArray
 
 from caffeio.proto.io import stream
+from tests.paths import NIGHT
 
-NIGHT = "CAFFEIO_NIGHTLY" in os.environ
 SHAPE = (1080, 1_000_000)  # of float32: 4.32 GB
 _EDGE = 64 << 20
 

@@ -27,8 +27,8 @@ from caffeio.proto.weights.solverstate import (
     write_solverstate,
 )
 from tests import warm
-from tests.paths import GOLDEN, ROOT
-from tests.proto.huge import NIGHT, huge
+from tests.paths import GOLDEN, NIGHT, ROOT
+from tests.proto.huge import huge
 from tests.proto.test_hdf5 import ids, timeless
 
 STATES = sorted(GOLDEN.glob("**/*.solverstate"))

@@ -18,8 +18,8 @@ from caffeio.proto.dialect.dialect import decode
 from caffeio.proto.io.varint import varint
 from caffeio.proto.io.wire import bytes_field, varint_field
 from caffeio.proto.weights.load import Weights, load_weights, write_caffemodel
-from tests.paths import GOLDEN, SHARED, needs_shared
-from tests.proto.huge import NIGHT, SHAPE, huge
+from tests.paths import GOLDEN, NIGHT, SHARED, needs_shared
+from tests.proto.huge import SHAPE, huge
 
 MODELS = sorted(p for p in GOLDEN.glob("**/*.caffemodel") if "errors" not in p.parts)
 CORPUS = SHARED / "corpus" / "caffemodels"

@@ -8,8 +8,7 @@ from collections.abc import Callable
 from types import CodeType, FrameType
 from typing import Any
 
-from tests.corpus import NIGHT
-from tests.paths import ROOT
+from tests.paths import NIGHT, ROOT
 
 HEAD = """name: "large"
 layer { name: "data" type: "Input" top: "b0" input_param { shape { dim: 1 dim: 3 dim: 4 dim: 4 } } }

@@ -21,10 +21,9 @@ import h5py
 import pytest
 
 from caffeio.proto.weights.solverstate import newest_whole_pair
-from tests.paths import ROOT
+from tests.paths import NIGHT, ROOT, nightly
 from tests.reliability.forked import check, run
 
-NIGHT = "CAFFEIO_NIGHTLY" in os.environ
 KILLS = 60 if NIGHT else 3
 COMMON = ["-q", "--weights", "init.caffemodel", "--set", "display=0",
           "--set", "test_initialization=false"]  # fmt: skip
@@ -184,7 +183,7 @@ def die_at(number: int) -> None:
     atomic.os = Deadly()  # type: ignore[assignment]
 
 
-@pytest.mark.skipif(not NIGHT, reason="runs at night")
+@nightly
 @pytest.mark.parametrize("who", ["launcher", "root", "worker"])
 @pytest.mark.parametrize("count", [2, 3])
 def test_workers(who: str, count: int, training_case: Path) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import gc
 import io
-import os
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -22,6 +21,7 @@ from caffeio.net import load_net
 from caffeio.proto.io.varint import varint
 from caffeio.proto.io.wire import FIXED32, bytes_field, bytes_header, tag
 from caffeio.proto.weights.load import load_weights
+from tests.paths import nightly
 from tests.reliability import large
 
 KINDS = [*large.KINDS, "wide", "stages"]
@@ -47,7 +47,6 @@ COMMANDS: dict[str, list[str]] = {
     "load": [],
 }
 PUSHED = ("show", "lint", "diff", "load")
-nightly = pytest.mark.skipif("CAFFEIO_NIGHTLY" not in os.environ, reason="runs at night")
 
 
 def write(kind: str, count: int) -> None:

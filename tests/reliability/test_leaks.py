@@ -6,15 +6,12 @@ import gc
 import os
 from pathlib import Path
 
-import pytest
-
 from caffeio.data.db.lmdb import write_lmdb
 from caffeio.data.records.datum import encode_datum
 from caffeio.net import load_net
 from caffeio.training.trainer import Trainer
+from tests.paths import NIGHT, nightly
 from tests.reliability.forked import check, run
-
-NIGHT = "CAFFEIO_NIGHTLY" in os.environ
 
 
 def used() -> tuple[int, int]:
@@ -53,7 +50,7 @@ def test_trainers_and_nets_leave_nothing(training_case: Path) -> None:
         one()
     after = used()
     assert after[1] <= before[1]
-    assert after[0] - before[0] < 16 << 20, f"{before[0]} -> {after[0]} bytes"
+    assert after[0] - before[0] < (16 if NIGHT else 9) << 20, f"{before[0]} -> {after[0]} bytes"
 
 
 def test_a_hundred_test_nets(training_case: Path) -> None:
@@ -74,7 +71,7 @@ def test_a_hundred_test_nets(training_case: Path) -> None:
     assert during - before < 2 * count + 20
 
 
-@pytest.mark.skipif(not NIGHT, reason="runs at night")
+@nightly
 def test_a_million_records(tmp_path: Path) -> None:
     """An LMDB of 1,000,000 records is written, checked, counted and read from, in little memory."""
     datum = encode_datum(data=b"\1\2\3\4", shape=(1, 2, 2), label=1)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -22,9 +21,9 @@ from caffeio.errors import UnsupportedError
 from tests.converters.from_onnx import node_cases
 from tests.converters.from_onnx.helpers import compiled, graph_of, kinds, onnx
 from tests.converters.from_onnx.node_cases import FORMS, cases, outcome, table
+from tests.paths import nightly
 
 pytest.importorskip("onnxruntime")
-NIGHT = pytest.mark.skipif("CAFFEIO_NIGHTLY" not in os.environ, reason="runs at night")
 # What onnx says and onnxruntime does not: it is onnxruntime that we agree with.
 RUNTIMES_OWN = ("align_corners", "uint", "gather_negative", "starts_on_pad", "_bfloat16", "float16",
                 "fp16", "argm")  # fmt: skip
@@ -74,7 +73,7 @@ def known(names: Sequence[str], forms: str, folder: Path) -> None:
     assert not more, f"not in the table (python {node_cases.__name__.replace('.', '/')}.py): {more}"
 
 
-@NIGHT
+@nightly
 @pytest.mark.slow
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("start", range(8))

@@ -16,7 +16,7 @@ from caffeio.converters.from_onnx.verify import LIMIT, verify
 from caffeio.converters.onnx.runtime import evaluate
 from caffeio.errors import UnsupportedError
 from tests.converters.from_onnx.helpers import graph_of, onnx
-from tests.corpus import NIGHT
+from tests.paths import NIGHT, nightly
 
 pytest.importorskip("onnxruntime")
 Shape = tuple[int, ...]
@@ -390,7 +390,7 @@ def test_equal_or_refused(model: Any, target: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not NIGHT, reason="runs at night")
+@nightly
 @settings(max_examples=1500, deadline=None, suppress_health_check=list(HealthCheck))
 @given(graphs(), st.sampled_from(["bvlc-1.0", "ssd"]))
 def test_equal_or_refused_many(model: Any, target: str) -> None:

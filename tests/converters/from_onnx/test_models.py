@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import warnings
 from collections.abc import Callable
 from functools import cache
@@ -25,7 +24,7 @@ from caffeio.net.net import load_net
 from tests.converters.from_onnx.helpers import NEAR, Of, compiled, export, kinds
 from tests.converters.from_onnx.nets import NETS, make
 from tests.converters.from_onnx.test_operators import FUNCTIONS, X
-from tests.paths import EXPORTS_PROGRAMS, NO_PROGRAMS
+from tests.paths import EXPORTS_PROGRAMS, NO_PROGRAMS, nightly
 
 pytest.importorskip("onnxruntime")
 # OpenCV's reader has no Bias, Parameter and LSTM: these nets are written for it
@@ -34,7 +33,6 @@ FOR_OPENCV = {"yolo5", "yolo8", "crnn", "paddle_ocr_rec"}
 RELATIVES = ("resnet50", "vgg11_bn", "mobilenet_v2", "mnasnet", "squeezenet", "efficientnet",
              "regnet_y", "googlenet", "inception_v3", "unet_transpose", "unet_bilinear", "yolo8",
              "paddle_ocr_rec", "densenet", "ssdlite")  # fmt: skip
-NIGHT = pytest.mark.skipif("CAFFEIO_NIGHTLY" not in os.environ, reason="runs at night")
 SOME = ("resnet18", "mobilenet_v3", "shufflenet_v2", "unet_resize", "yolo5", "crnn")
 
 
@@ -135,7 +133,7 @@ def _kept(function: Callable[..., Any]) -> Callable[..., Any]:
     "name",
     [
         pytest.param(
-            n, marks=() if n in SOME else (pytest.mark.slow, *([NIGHT] if n in RELATIVES else []))
+            n, marks=() if n in SOME else (pytest.mark.slow, *([nightly] if n in RELATIVES else []))
         )
         for n in NETS
     ],
@@ -147,7 +145,7 @@ def test_dynamo_export(name: str) -> None:
     assert len(net.layers) <= script + 2  # the two exporters' graphs come to the same layers
 
 
-@NIGHT
+@nightly
 @pytest.mark.slow
 @pytest.mark.parametrize("opset", [7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 18, 19, 20])
 @pytest.mark.parametrize("name", NETS)
@@ -166,7 +164,7 @@ def test_opsets_of_torchscript(name: str, opset: int) -> None:
     compiled(model)
 
 
-@NIGHT
+@nightly
 @pytest.mark.slow
 @pytest.mark.skipif(find_spec("onnxscript") is None, reason="needs onnxscript")
 @pytest.mark.parametrize("opset", [18, 20, 21, 22, 23, 24])

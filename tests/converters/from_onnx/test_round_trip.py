@@ -23,12 +23,11 @@ from caffeio.proto.weights.load import load_weights
 from tests.converters.from_onnx.helpers import graph_of
 from tests.converters.test_onnx import CASES as LAYER_CASES
 from tests.converters.test_onnx import case_net
-from tests.corpus import NIGHT, smaller
-from tests.paths import GOLDEN, ROOT, SHARED, needs_shared
+from tests.corpus import smaller
+from tests.paths import GOLDEN, ROOT, SHARED, needs_shared, nightly
 
 pytest.importorskip("onnxruntime")
 onnx: Any = pytest.importorskip("onnx")
-nightly = pytest.mark.skipif(not NIGHT, reason="runs at night")
 NEAR = 1e-5
 # Worse conditioned: on the ramp load_net's and onnxruntime's own float32 are both 1e-5 of the
 # largest value from float64.

@@ -147,7 +147,5 @@ def test_factors_of_lines_are_those_of_maps_where_a_scale_takes_no_lines(
     model = graph_of([node], {"x": ["N", 4, 6]}, ["y"], constants)
     net = compiled(model, target="sophgo")
     assert kinds(net)[-3:] == ["Reshape", "Scale", "Reshape"]
-    assert net.any_batch == (batch == "N")
-    assert "Reshape" not in kinds(
-        compiled(graph_of([node], {"x": [batch, 4, 6]}, ["y"], constants))
-    )
+    assert net.any_batch
+    assert "Reshape" not in kinds(compiled(model))

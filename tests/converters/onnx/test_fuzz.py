@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import random
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from caffeio.converters.onnx.verify import check_onnx
 from caffeio.converters.verify.check import LIMIT, LIMIT_HALF
 from caffeio.errors import CaffeIOError
 from tests.fuzz.golden_nets import cases_of
+from tests.paths import nightly
 
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
@@ -61,7 +61,7 @@ def test_the_same_or_an_error(tmp_path: Path) -> None:
     assert held >= 12  # most of what is not refused is compared
 
 
-@pytest.mark.skipif("CAFFEIO_NIGHTLY" not in os.environ, reason="runs at night")
+@nightly
 def test_all_nets(tmp_path: Path) -> None:
     for case in CASES:
         for turn in range(3):
