@@ -209,14 +209,18 @@ class Writer:
             x = self.scale(x, blobs, {"bias_term": True}, hint)
         return x if power == 1 else self.eltwise("PROD", [x, x], hint=hint)
 
-    def scale(self, x: str, blobs: Sequence[Array], fields: dict[str, Any], hint: str = "") -> str:
-        """A Scale by constants; of maps of one column where the target's takes no three axes."""
+    def scale(
+        self, x: str, by: Sequence[Array] | str, fields: dict[str, Any], hint: str = ""
+    ) -> str:
+        """A Scale by constants or a blob; of maps of one column where it takes no three axes."""
         shape, batch, row = self.shape(x), self.batch.get(x), self.target.rule("scale_axes")
         thin = row is not None and len(shape) == 3 and "3" not in row.value.split(",")
         if thin:
             x = self.reshape(x, (*shape, 1), hint="as_map", batch=batch)
+        bottoms = [x, by] if isinstance(by, str) else [x]
+        blobs = () if isinstance(by, str) else by
         top: str = self.layer(
-            "Scale", [x], self.shape(x), blobs=blobs, hint=hint, scale_param=fields
+            "Scale", bottoms, self.shape(x), blobs=blobs, hint=hint, scale_param=fields
         )
         return self.reshape(top, shape, hint="as_lines", batch=batch) if thin else top
 

@@ -95,9 +95,10 @@ def _two_bottoms(w: Writer, x: str, small: str, cx: float, cs: float, operation:
         w.fix_batch()
     x, small = w.power(x, scale=cx, hint="sign"), w.power(small, scale=cs, hint="minus")
     small = w.reshape(small, cover.shape, hint="factor", batch=cover.batch)
-    kind, param = ("Scale", "scale_param") if operation == "PROD" else ("Bias", "bias_param")
     fields: Any = {} if cover.begin == 1 else {"axis": cover.begin}
-    top: str = w.layer(kind, [x, small], shape, **{param: fields})
+    if operation == "PROD":
+        return w.scale(x, small, fields)
+    top: str = w.layer("Bias", [x, small], shape, bias_param=fields)
     return top
 
 

@@ -105,24 +105,27 @@ def test_factors_and_numbers_behind_them_are_one_scale(target: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("x", "small", "target"),
+    ("x", "small", "target", "found"),
     [
-        ((2, 3, 4, 5), (4, 5), "opencv"),
-        ((2, 3, 4, 5), (5,), "opencv"),
-        ((2, 3, 4, 5), (2, 3, 1, 1), "opencv"),
-        ((2, 3, 4, 5), (1,), "opencv"),
-        ((1, 3, 4, 5), (1, 3, 1, 1), "ncnn"),
-        ((1, 3, 4, 5), (4, 5), "sophgo"),
-        ((1, 3, 4, 5), (1, 3, 4, 1), "sophgo"),
+        ((2, 3, 4, 5), (4, 5), "opencv", [(2, (4, 5))]),
+        ((2, 3, 4, 5), (5,), "opencv", [(3, (5,))]),
+        ((2, 3, 4, 5), (2, 3, 1, 1), "opencv", [(0, (2, 3))]),
+        ((2, 3, 4, 5), (1,), "opencv", []),
+        ((1, 3, 4, 5), (1, 3, 1, 1), "ncnn", [(0, (1, 3))]),
+        ((1, 3, 4, 5), (5,), "ncnn", []),
+        ((1, 3, 4, 5), (4, 5), "sophgo", []),
+        ((1, 3, 4, 5), (1, 3, 4, 1), "sophgo", [(0, (1, 3, 4))]),
+        ((1, 3, 4), (1, 3, 1), "sophgo", [(0, (1, 3))]),
     ],
 )
-def test_a_second_bottom_that_the_target_reads(x: Any, small: Any, target: str) -> None:
+def test_a_second_bottom_that_the_target_reads(
+    x: Any, small: Any, target: str, found: list[tuple[int, tuple[int, ...]]]
+) -> None:
     """TPU-MLIR does not read the axis; ncnn takes one number a channel; OpenCV no lone number."""
     net = product(x, small, target=target)
-    for layer in net.layers:
-        if layer.type_name == "Scale" and len(layer.bottoms) == 2:
-            assert target == "opencv" or layer.param.scale_param.axis == 0
-            assert net_shape(net, layer.bottoms[1]) != ()
+    scales = [la for la in net.layers if la.type_name == "Scale" and len(la.bottoms) == 2]
+    shapes = [(la.param.scale_param.axis, net_shape(net, la.bottoms[1])) for la in scales]
+    assert shapes == found
 
 
 def net_shape(net: Compiled, blob: str) -> tuple[int, ...]:
