@@ -14,11 +14,10 @@ import numpy as np
 from caffeio.converters.from_onnx.caffe_net import CaffeLayer, Writer
 from caffeio.converters.from_onnx.graph import Dims
 from caffeio.converters.from_onnx.rules import complaints
-from caffeio.converters.from_onnx.wiring import makers, only_maker, readers
+from caffeio.converters.from_onnx.wiring import SHAPES, makers, only_maker, readers
 from caffeio.layers.window import axis_values
 from caffeio.proto import caffe_pb2 as pb
 
-_SHAPES = ("Reshape", "Flatten")
 _WINDOWS = ("Convolution", "Deconvolution")
 _OPERATORS = ("Conv", "ConvTranspose")
 
@@ -28,7 +27,7 @@ def flat_products(w: Writer, keep: set[str]) -> bool:
     for layer in w.layers:
         if layer.type_name != "InnerProduct":
             continue
-        before = only_maker(w, layer, keep, _SHAPES)
+        before = only_maker(w, layer, keep, SHAPES)
         if before is None:
             continue
         source, flat = before.bottoms[0], before.tops[0]
@@ -98,9 +97,9 @@ def _around(w: Writer, layer: CaffeLayer, keep: set[str]) -> tuple[str, CaffeLay
     """What the Reshape in front of a layer reads, and the Reshape behind it, the only reader."""
     bottom, top = layer.bottoms[0], layer.tops[0]
     before, after = makers(w).get(bottom), readers(w).get(top, [])
-    if before is None or before.type_name not in _SHAPES or bottom in keep:
+    if before is None or before.type_name not in SHAPES or bottom in keep:
         return None
-    if top in keep or len(after) != 1 or after[0].type_name not in _SHAPES:
+    if top in keep or len(after) != 1 or after[0].type_name not in SHAPES:
         return None
     return before.bottoms[0], after[0]
 

@@ -204,14 +204,21 @@ class Writer:
         if power not in (1, 2) or len(self.shape(x)) < 2:
             raise Refused(f"{self.target.name} has no layer Power")
         if (scale, shift) != (1.0, 0.0):
-            shape = self.shape(x)
-            flat = len(shape) == 3 and self.target.rule("scale_axes") is not None
-            x = self.reshape(x, (*shape, 1), hint="as_map") if flat else x
-            blobs = [np.full(shape[1], scale), np.full(shape[1], shift)]
-            fields = {"bias_term": True}
-            x = self.layer("Scale", [x], self.shape(x), blobs=blobs, hint=hint, scale_param=fields)
-            x = self.reshape(x, shape, hint="as_lines") if flat else x
+            channels = self.shape(x)[1]
+            blobs = [np.full(channels, scale), np.full(channels, shift)]
+            x = self.scale(x, blobs, {"bias_term": True}, hint)
         return x if power == 1 else self.eltwise("PROD", [x, x], hint=hint)
+
+    def scale(self, x: str, blobs: Sequence[Array], fields: dict[str, Any], hint: str = "") -> str:
+        """A Scale by constants; of maps of one column where the target's takes no three axes."""
+        shape, batch, row = self.shape(x), self.batch.get(x), self.target.rule("scale_axes")
+        thin = row is not None and len(shape) == 3 and "3" not in row.value.split(",")
+        if thin:
+            x = self.reshape(x, (*shape, 1), hint="as_map", batch=batch)
+        top: str = self.layer(
+            "Scale", [x], self.shape(x), blobs=blobs, hint=hint, scale_param=fields
+        )
+        return self.reshape(top, shape, hint="as_lines", batch=batch) if thin else top
 
     def unary(self, type_name: str, x: str, hint: str = "", **params: Any) -> str:
         """A layer whose top has its bottom's shape."""

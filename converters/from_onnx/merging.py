@@ -19,6 +19,7 @@ from caffeio.converters.from_onnx.absorbing import (
 from caffeio.converters.from_onnx.caffe_net import CaffeLayer, Writer
 from caffeio.converters.from_onnx.graph import Array, Dims
 from caffeio.converters.from_onnx.wiring import (
+    SHAPES,
     bypass,
     makers,
     may_go,
@@ -28,15 +29,13 @@ from caffeio.converters.from_onnx.wiring import (
     rename,
 )
 
-_SHAPES = ("Reshape", "Flatten")
-
 
 def _reshapes(w: Writer, keep: set[str]) -> bool:
     """A Reshape of a Reshape is one, or none."""
     for index, layer in enumerate(w.layers):
-        if layer.type_name not in _SHAPES:
+        if layer.type_name not in SHAPES:
             continue
-        before = only_maker(w, layer, keep, _SHAPES)
+        before = only_maker(w, layer, keep, SHAPES)
         if before is None:
             continue
         source, top = before.bottoms[0], layer.tops[0]

@@ -12,8 +12,7 @@ from caffeio.converters.from_onnx import exact
 from caffeio.converters.from_onnx.caffe_net import Writer
 from caffeio.converters.from_onnx.graph import Array, Dims
 from caffeio.converters.from_onnx.rules import takes_operand
-
-_VIEWS = ("Reshape", "Flatten")
+from caffeio.converters.from_onnx.wiring import SHAPES
 
 
 def _aligned(array: Array, rank: int) -> Array:
@@ -24,17 +23,17 @@ def plus_constant(w: Writer, x: str, array: Array, out: Dims) -> str:
     """`x` + constants: Power for one number, Bias for a run of axes."""
     if array.size == 1 and len(out) == len(w.shape(x)):
         return w.power(x, shift=float(array.reshape(())))
-    return _with_constant(w, x, array, out, "Bias", "bias_param")
+    return _with_constant(w, x, array, out, "Bias")
 
 
 def times_constant(w: Writer, x: str, array: Array, out: Dims) -> str:
     """`x` * constants: Power for one number, Scale for a run of axes."""
     if array.size == 1 and len(out) == len(w.shape(x)):
         return w.power(x, scale=float(array.reshape(-1)[0]))
-    return _with_constant(w, x, array, out, "Scale", "scale_param")
+    return _with_constant(w, x, array, out, "Scale")
 
 
-def _with_constant(w: Writer, x: str, array: Array, out: Dims, kind: str, param: str) -> str:
+def _with_constant(w: Writer, x: str, array: Array, out: Dims, kind: str) -> str:
     x = grown(w, x, out)
     array = _aligned(array, len(out))
     wide = [i for i, n in enumerate(array.shape) if n != 1]
@@ -50,11 +49,11 @@ def _with_constant(w: Writer, x: str, array: Array, out: Dims, kind: str, param:
     fields: Any = {} if begin == 1 else {"axis": begin}
     if end - begin != 1:
         fields["num_axes"] = end - begin
-    blobs = [blob]
-    if kind == "Bias" and not w.target.has("Bias"):
-        kind, param, blobs = "Scale", "scale_param", [np.ones_like(blob), blob]
-        fields["bias_term"] = True
-    top: str = w.layer(kind, [x], out, blobs=blobs, **{param: fields})
+    if kind == "Scale":
+        return w.scale(x, [blob], fields)
+    if not w.target.has("Bias"):
+        return w.scale(x, [np.ones_like(blob), blob], {**fields, "bias_term": True})
+    top: str = w.layer("Bias", [x], out, blobs=[blob], bias_param=fields)
     return top
 
 
@@ -149,6 +148,6 @@ def _covers(w: Writer, x: str, small: str) -> Iterator[_Cover]:
 def _source_shape(w: Writer, blob: str) -> Dims:
     """The shape of what a Reshape made a blob of, else the blob's own."""
     maker = next((layer for layer in reversed(w.layers) if blob in layer.tops), None)
-    if maker is None or maker.type_name not in _VIEWS:
+    if maker is None or maker.type_name not in SHAPES:
         return w.shape(blob)
     return w.shape(maker.bottoms[0])

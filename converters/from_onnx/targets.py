@@ -1,8 +1,10 @@
 """What each target's Caffe takes: layer types, fields, ranks and habits, out of `targets/*.tsv`.
 
-A row is a fact: kind, name, value, state, source. `state` is "read" for what stands in public
-source code or a public document, "run" for what was tried here, "hearsay" for what people report
-and nobody here has checked.
+A row is a fact: kind, name, value, state, source. A "layer" is taken, a "wrong" one is taken and
+computes other numbers, which `value` says; "only" are the values of a field (its layer type and
+path) that are read, or "set" where it must be given; a "rule" is one of RULES. `state` is "read"
+for what stands in public source code or a public document, "run" for what was tried here, "hearsay"
+for what people report and nobody here has checked.
 """
 
 from __future__ import annotations

@@ -17,7 +17,6 @@ from caffeio.converters.verify.numbers import relative_difference
 LIMIT = 1e-4  # of the largest value: what is nearer agrees
 _ROUNDING = 0.1  # a difference between float32 and float64 that is larger is no rounding
 _EXPLAINED = 10  # times the rounding of one run may be the difference of two: chance is in both
-RANK = 3.0  # two right runs in float32 may be so much unequally far from float64
 _MOST = 1 << 28  # bytes of weights; the reference evaluator takes minutes for more
 
 

@@ -6,6 +6,8 @@ from collections.abc import Callable
 
 from caffeio.converters.from_onnx.caffe_net import CaffeLayer, Writer
 
+SHAPES = ("Reshape", "Flatten")  # layers whose top has the numbers of their bottom
+
 
 def readers(w: Writer) -> dict[str, list[CaffeLayer]]:
     """Blob -> the layers that read it."""

@@ -42,10 +42,7 @@ def affine(w: Writer, x: str, gamma: Array, beta: Array, axis: int) -> str:
         fields["axis"] = axis
     if gamma.ndim != 1:
         fields["num_axes"] = gamma.ndim
-    top: str = w.layer(
-        "Scale", [x], w.shape(x), blobs=[gamma, beta], hint="scale", scale_param=fields
-    )
-    return top
+    return w.scale(x, [gamma, beta], fields, hint="scale")
 
 
 @operator("BatchStatistics")

@@ -11,6 +11,7 @@ from caffeio.converters.from_onnx import exact
 from caffeio.converters.from_onnx.caffe_net import Refused, Writer
 from caffeio.converters.from_onnx.graph import Array, Node
 from caffeio.converters.from_onnx.operands import combined, grown, plus_constant, times_constant
+from caffeio.converters.from_onnx.patterns.base import scalar
 from caffeio.converters.from_onnx.table import operator
 
 LIMIT = 3.4e38
@@ -200,11 +201,6 @@ def _gelu_erf(w: Writer, x: str) -> str:
 # --- two blobs, or one and a constant
 
 
-def _scalar(w: Writer, name: str) -> float | None:
-    value = w.graph.constant(name)
-    return float(value.reshape(-1)[0]) if value is not None and value.size == 1 else None
-
-
 @operator("Add", "Sub", "Sum")
 def add(w: Writer, node: Node) -> str:
     """Eltwise SUM, Bias, or Power with a shift."""
@@ -253,7 +249,7 @@ def div(w: Writer, node: Node) -> str:
 @operator("Pow")
 def pow_(w: Writer, node: Node) -> str:
     """Power with a constant exponent, Exp with a constant base."""
-    base, exponent = (_scalar(w, name) for name in node.inputs)
+    base, exponent = (scalar(w.graph, name) for name in node.inputs)
     if base is not None and base > 0 and exponent is None:
         return w.unary("Exp", w.blob(node.inputs[1]), exp_param={"base": base})
     if exponent is None:
@@ -275,8 +271,8 @@ def minimum(w: Writer, node: Node) -> str:
 
 def _extreme(w: Writer, node: Node, bound: Callable[[str, float], str], sign: float) -> str:
     out = w.graph.shapes[node.outputs[0]]
-    numbers = [n for n in (_scalar(w, name) for name in node.inputs) if n is not None]
-    xs = [w.blob(name) for name in node.inputs if _scalar(w, name) is None]
+    numbers = [n for n in (scalar(w.graph, name) for name in node.inputs) if n is not None]
+    xs = [w.blob(name) for name in node.inputs if scalar(w.graph, name) is None]
     if len(xs) > 1:
         xs = [grown(w, w.power(x, scale=sign, hint="sign"), out) for x in xs]
         x = w.power(w.eltwise("MAX", xs), scale=sign, hint="back")

@@ -225,9 +225,7 @@ def _rescaled(w: Writer, y: str, factor: Array) -> str:
         return y
     if np.all(factor == factor.flat[0]):
         return w.power(y, scale=float(factor.flat[0]), hint="divisor")
-    fields = {"axis": 2, "num_axes": 2}
-    top: str = w.layer("Scale", [y], w.shape(y), blobs=[factor], hint="divisor", scale_param=fields)
-    return top
+    return w.scale(y, [factor], {"axis": 2, "num_axes": 2}, hint="divisor")
 
 
 def _by_convolution(

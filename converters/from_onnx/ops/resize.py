@@ -135,12 +135,7 @@ def _interp(w: Writer, node: Node, x: str, matrices: list[Array]) -> str | None:
 
 def _cornered(rows: int, size: int) -> Array:
     """The matrix of lines whose first and last points are those of the map."""
-    at = np.arange(rows) * ((size - 1) / (rows - 1))
-    low = np.minimum(at.astype(int), max(size - 2, 0))
-    out = np.zeros((rows, size))
-    np.add.at(out, (np.arange(rows), low), 1 - (at - low))
-    np.add.at(out, (np.arange(rows), np.minimum(low + 1, size - 1)), at - low)
-    return out
+    return _between(np.arange(rows) * ((size - 1) / (rows - 1)), size)
 
 
 def _known(w: Writer, x: str, matrices: list[Array]) -> str | None:
@@ -183,11 +178,16 @@ def _lines(size: int, factor: int) -> Array:
     """The matrix of half-pixel lines with the edge repeated."""
     if factor == 1:
         return np.eye(size)
-    at = np.clip((np.arange(size * factor) + 0.5) / factor - 0.5, 0, size - 1)
+    at = (np.arange(size * factor) + 0.5) / factor - 0.5
+    return _between(np.clip(at, 0, size - 1), size)
+
+
+def _between(at: Array, size: int) -> Array:
+    """The matrix of lines between the neighbours of each place of an axis."""
     low = np.minimum(at.astype(int), max(size - 2, 0))
     high = np.minimum(low + 1, size - 1)
-    out = np.zeros((size * factor, size))
-    rows = np.arange(size * factor)
+    out = np.zeros((len(at), size))
+    rows = np.arange(len(at))
     np.add.at(out, (rows, low), 1 - (at - low))
     np.add.at(out, (rows, high), at - low)
     return out

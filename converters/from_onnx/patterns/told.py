@@ -52,7 +52,11 @@ def _blobs(graph: Graph, one: Told) -> list[Array] | None:
     for index, name in enumerate(one.blobs):
         blob = graph.constant(name)
         shape = one.shapes[index] if index < len(one.shapes) else None
-        if blob is None or (shape is not None and math.prod(shape) != blob.size):
+        if blob is None or (shape is not None and not _fits(blob, shape)):
             return None
         found.append(blob if shape is None else blob.reshape(shape))
     return found
+
+
+def _fits(blob: Array, shape: list[int]) -> bool:
+    return min(shape, default=0) >= 0 and math.prod(shape) == blob.size

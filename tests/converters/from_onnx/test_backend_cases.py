@@ -83,7 +83,7 @@ def test_equal_or_refused(start: int, form: str, tmp_path: Path) -> None:
 
 
 def test_some_cases(tmp_path: Path) -> None:
-    """By day a few of those that are equal, of every operator one."""
+    """By day one of those that are equal, of every third operator."""
     first: dict[str, str] = {}
     for name in sorted(set(table()) & set(cases())):
         first.setdefault(cases()[name].model.graph.node[-1].op_type, name)

@@ -40,7 +40,11 @@ def test_all_targets_are_there_and_every_row_has_a_source() -> None:
         for row in target.rows:
             assert row.state in STATES
             assert len(row.source) > 8
-        assert set(target.rules) <= set(RULES)
+        assert not set(target.wrong) & set(target.layers)
+        for kind in {name.partition(" ")[0] for name in target.only}:
+            assert target.has(kind)  # else no row of its fields is asked
+            list(complaints(target, pb.LayerParameter(type=kind), [], []))  # all of them are fields
+    assert set().union(*(get_target(name).rules for name in target_names())) == set(RULES)
 
 
 def test_an_unknown_target_is_named_with_the_known_ones() -> None:
@@ -129,3 +133,19 @@ def test_inputs_that_the_target_wants_otherwise_are_noted() -> None:
         "nnie wants a batch of 1: --input-shape fixes it",
         "nnie wants one input, and the model has 2",
     ]
+
+
+@pytest.mark.parametrize(
+    ("op", "sizes"), [("Mul", [(4, 1)]), ("Add", [(4, 1)]), ("BatchNormalization", [(4,)] * 4)]
+)
+def test_factors_of_lines_are_those_of_maps_where_a_scale_takes_no_lines(
+    op: str, sizes: list[tuple[int, ...]]
+) -> None:
+    """TPU-MLIR's Scale has 2 or 4 axes."""
+    constants = {f"k{i}": torch.rand(size).numpy() + 0.5 for i, size in enumerate(sizes)}
+    node = onnx.helper.make_node(op, ["x", *constants], ["y"])
+    model = graph_of([node], {"x": ["N", 4, 6]}, ["y"], constants)
+    net = compiled(model, target="sophgo")
+    assert kinds(net)[-3:] == ["Reshape", "Scale", "Reshape"]
+    assert net.any_batch
+    assert "Reshape" not in kinds(compiled(model))
