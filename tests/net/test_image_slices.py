@@ -13,8 +13,7 @@ from caffeio import load_net
 from caffeio.net import Net, image_slices
 from caffeio.net.image_slices import ImageSlices
 from caffeio.ops.folded_conv import FoldedConvolution
-from tests.harness import assert_close
-from tests.net.test_prepared import CHAINS, INPUT, built, conv, layer, norm
+from tests.net.test_prepared import CHAINS, INPUT, built, compare, conv, layer, norm
 from tests.net.test_prepared import given as inputs_of
 
 POOL = "pooling_param { kernel_size: 3 stride: %d pad: 1 }"
@@ -44,23 +43,6 @@ def names(net: Net) -> list[str]:
         if plan.counts:
             found += [each.step.node.name for each in group._group[plan.first : plan.last]]
     return found
-
-
-def compare(net: Net, inputs: dict[str, torch.Tensor]) -> None:
-    """Prepared twice, and as written, which leaves the net as written."""
-    kept = {key: value.clone() for key, value in inputs.items()}
-    outputs = {key: value.clone() for key, value in net(inputs).items()}
-    blobs = dict(net.blobs)
-    assert all(torch.equal(inputs[key], kept[key]) for key in inputs)
-    again = net(inputs)
-    assert all(torch.equal(again[key], outputs[key]) for key in outputs)
-    net.prepare(False)
-    written = net(inputs)
-    for key, value in written.items():
-        assert_close(outputs[key], value, key, 1e-5)
-        assert outputs[key].shape == value.shape
-    rest = set(net.blobs) - set(outputs)
-    assert all(torch.equal(blobs[key], net.blobs[key]) for key in rest)
 
 
 @pytest.mark.parametrize("images", [1, 2])
