@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -137,6 +137,15 @@ class Writer:
         made_of = self.node.op if self.node is not None else ""
         self.layers.append(CaffeLayer(param, arrays, made_of))
         return tops if several else tops[0]
+
+    def tried(self, make: Callable[[], str]) -> str | None:
+        """What `make` writes; None, and nothing is written, if the target does not take it."""
+        before = len(self.layers)
+        try:
+            return make()
+        except Refused:
+            del self.layers[before:]
+            return None
 
     def silence(self, xs: Sequence[str]) -> None:
         """Give blobs that nothing reads a reader, so that they are no outputs of the net."""

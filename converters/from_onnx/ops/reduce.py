@@ -90,12 +90,10 @@ def reduce(w: Writer, node: Node) -> str:
         return _shaped(w, _product(w, x, axes), node)
     if kind == "LogSumExp":
         return _shaped(w, _log_sum_exp(w, x, axes), node)
-    whole = axes == list(range(axes[0], len(shape))) and w.target.has("Reduction")
     own = {"L1": "ASUM", "SumSquare": "SUMSQ"}
     if _is_factor_of(w, node):
         own.update(Mean="MEAN", Sum="SUM")
-    if whole and kind in own:
-        y = _reduction(w, x, axes[0], {"operation": own[kind], "axis": axes[0]})
+    if kind in own and (y := _reduction(w, x, axes, own[kind])) is not None:
         return _shaped(w, y, node)
     if kind == "L1":
         x = w.unary("AbsVal", x, hint="each")
@@ -154,13 +152,9 @@ def reduced(w: Writer, x: str, axes: list[int], method: str) -> str:
         return x
     if axes == [2, 3] and len(shape) == 4 and method != "SUM":
         return over_map(w, x, method, kept)
-    whole = axes == list(range(axes[0], len(shape))) and w.target.has("Reduction")
-    if whole and method != "MAX":
-        operation: dict[str, Any] = {
-            "operation": "MEAN" if method == "AVE" else "SUM",
-            "axis": axes[0],
-        }
-        return w.reshape(_reduction(w, x, axes[0], operation), kept)
+    own = {"AVE": "MEAN", "SUM": "SUM"}.get(method)
+    if own is not None and (y := _reduction(w, x, axes, own)) is not None:
+        return w.reshape(y, kept)
     if w.batch.get(x) in axes:
         w.fix_batch()
     if axes == list(range(2, len(shape))) and method != "SUM":
@@ -173,13 +167,16 @@ def reduced(w: Writer, x: str, axes: list[int], method: str) -> str:
     return reduced(w, y, [a for a in axes if a > last], method) if run != axes else y
 
 
-def _reduction(w: Writer, x: str, axis: int, fields: dict[str, Any]) -> str:
-    """A Reduction of all axes from `axis` on."""
-    batch = w.batch.get(x)
+def _reduction(w: Writer, x: str, axes: list[int], operation: str) -> str | None:
+    """A Reduction, which takes all axes from one on; None where it or the target does not fit."""
+    axis, shape, batch = axes[0], w.shape(x), w.batch.get(x)
+    if axes != list(range(axis, len(shape))):
+        return None
     left = None if batch is None or batch >= axis else batch
-    fields = {key: value for key, value in fields.items() if (key, value) != ("axis", 0)}
-    top: str = w.layer("Reduction", [x], w.shape(x)[:axis], batch=left, reduction_param=fields)
-    return top
+    fields: dict[str, Any] = {"operation": operation} | ({"axis": axis} if axis else {})
+    return w.tried(
+        lambda: w.layer("Reduction", [x], shape[:axis], batch=left, reduction_param=fields)
+    )
 
 
 def _reduce_axes(w: Writer, x: str, begin: int, end: int, method: str) -> str:

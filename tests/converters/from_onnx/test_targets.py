@@ -85,6 +85,17 @@ def test_factors_and_a_bias_are_one_scale_where_there_is_no_bias_layer() -> None
     assert kinds(compiled(model, target="ncnn")) == ["Input", "ReLU", "Scale"]
 
 
+def test_another_form_where_a_target_computes_the_layer_otherwise() -> None:
+    padded = export(nn.AvgPool2d(3, 2, 1), X)
+    assert kinds(compiled(padded, target="bvlc")) == ["Input", "Pooling"]
+    assert kinds(compiled(padded, target="ncnn"))[:2] == ["Input", "Convolution"]
+    total = export(Of(lambda m, x: F.relu(x).sum((1, 2, 3))), X)
+    assert kinds(compiled(total, target="bvlc")) == ["Input", "ReLU", "Reduction"]
+    assert "Reduction" not in kinds(compiled(total, target="sophgo"))
+    mean = export(Of(lambda m, x: x.flatten(1).mean(1)), X)
+    assert "Reduction" in kinds(compiled(mean, target="sophgo"))  # of the last axis
+
+
 @pytest.mark.parametrize("field", ["round_mode", "ceil_mode"])
 def test_either_field_that_rounds_down_is_enough(field: str) -> None:
     param = pb.LayerParameter(type="Pooling")
