@@ -60,7 +60,9 @@ def shot(page: Path, size: str = "1400,900", *, dark: bool = False) -> Gray:
                  "--force-device-scale-factor=1", f"--window-size={size}",
                  f"--user-data-dir={profile}", "--disable-background-networking", "--no-first-run",
                  f"--blink-settings=preferredColorScheme={0 if dark else 1}",
-                 "--virtual-time-budget=8000", f"--screenshot={out}", page.as_uri()],
+                 "--virtual-time-budget=8000",
+                 "--run-all-compositor-stages-before-draw",  # else a busy machine leaves tiles out
+                 f"--screenshot={out}", page.as_uri()],
                 capture_output=True, text=True, timeout=120, check=False,
             )  # fmt: skip
         if out.exists():
